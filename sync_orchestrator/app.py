@@ -1,0 +1,102 @@
+"""The composition root: puts configuration, database, adapters and the core together. Tests swap systems here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from sync_orchestrator import config as configuration
+from sync_orchestrator.adapters.build import source_for, third_party_for
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.breaker import shared_rate
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+from sync_orchestrator.core.remap import remap
+from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.versions import Rules
+from sync_orchestrator.database import embedded
+from sync_orchestrator.database.migrate import migrate
+
+
+def home() -> Path:
+    """The folder of everything local: ``SYNC_HOME``, or ``.sync`` in the working directory."""
+    return Path(os.environ.get("SYNC_HOME", ".sync")).resolve()
+
+
+def config_path() -> Path:
+    """``SYNC_CONFIG``, or ``sync.yaml`` in the working directory."""
+    return Path(os.environ.get("SYNC_CONFIG", "sync.yaml")).resolve()
+
+
+def database_url() -> str:
+    """The database: ``SYNC_DATABASE_URL``, or the embedded server, started if it is not running."""
+    url = os.environ.get("SYNC_DATABASE_URL")
+    return url.replace("postgresql://", "postgresql+psycopg://", 1) if url else embedded.start(home() / "postgres")
+
+
+def open_database(url: str | None = None) -> Engine:
+    """An engine on a database of the present shape."""
+    engine = connect(url or database_url())
+    migrate(engine)
+    return engine
+
+
+def open_context(engine: Engine | None = None, config: Config | None = None) -> Context:
+    """The whole system, ready to work.
+
+    Raises ConfigError where ``sync.yaml`` or the environment is wrong.
+    """
+    config = config or configuration.load(config_path())
+    engine = engine or open_database()
+    rates = {
+        name: shared_rate(engine, name, system.rate)
+        for name, system in config.third_parties.items() if system.rate is not None
+    }
+    third_parties = {
+        name: third_party_for(name, config, rates.get(entity.third_party.system))
+        for name, entity in config.entities.items()
+    }
+    sources = {
+        name: {part: source_for(name, part, config, None) for part in entity.parts}
+        for name, entity in config.entities.items()
+    }
+    return assemble(engine, config, sources, third_parties)
+
+
+def assemble(
+    engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty]
+) -> Context:
+    """Puts given systems together by entity, and registers them in the database."""
+    entities = {name: entity_context(name, config, sources[name], third_parties[name]) for name in config.entities}
+    context = Context(engine, config, entities)
+    with engine.begin() as connection:
+        for name in sorted({*config.sources, *config.third_parties}):
+            run(connection, statements.REGISTER_SYSTEM, name=name)
+    remap(context)
+    return context
+
+
+def entity_context(
+    name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
+) -> EntityContext:
+    """One entity's rules and systems."""
+    entity = config.entities[name]
+    return EntityContext(
+        name=name,
+        settings=entity,
+        retry=config.retry_of(name),
+        rules=Rules(
+            owner=entity.owner,
+            required=frozenset(part for part, settings in entity.parts.items() if settings.required),
+            on_missing=entity.on_missing,
+            readable=frozenset(part for part, source in sources.items() if source.can_read),
+        ),
+        mapping=Mapping(entity.mapping),
+        sources=sources,
+        third_party=third_party,
+        system=config.third_parties[entity.third_party.system],
+    )

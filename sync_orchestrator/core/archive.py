@@ -1,0 +1,126 @@
+"""The archive: merges changes into records under the version guard, set-wise and in key order.
+
+Not here: which change wins (``versions.py``), where changes come from (``drain.py``, ``full_sync.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import archive as statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide
+
+LIVE, BACKFILL = 0, 1
+"""Lanes: live changes are pushed before what a full sync filled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What became of one change; ``revision`` is the one that holds it, where there is one."""
+
+    change: Change
+    verdict: Verdict
+    revision: int | None
+
+
+@dataclass(slots=True)
+class _Before:
+    state: RecordState
+    revision: int
+
+
+def ticket(connection: Connection) -> int:
+    """A number for a read that begins now: later reads get larger ones, on every machine."""
+    return int(run(connection, statements.TICKET)[0][0])
+
+
+def merge(
+    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, lane: int = LIVE
+) -> list[Merged]:
+    """Merges changes of one entity in the caller's transaction and says what became of each.
+
+    The owner's changes come first, and those of one part oldest first, whatever order they are given in. A record's arrival wakes the events
+    that wait for it.
+    """
+    if not changes:
+        return []
+    keys = sorted({change.key for change in changes})
+    before = _lock(connection, entity, keys)
+    arrived: set[str] = set()
+    merged: list[Merged] = []
+    touched: dict[tuple[str, str], Change] = {}
+    for change in sorted(changes, key=lambda change: (change.part != rules.owner, *_age(change))):
+        known = before[change.key].state
+        was_here = rules.owner in known.parts
+        verdict = decide(known, change, rules)
+        if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
+            touched[change.key, change.part] = change
+            if not was_here and rules.owner in known.parts:
+                arrived.add(change.key)
+        holds = verdict in (Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE)
+        merged.append(Merged(change, verdict, known.revision if holds else None))
+    _write_parts(connection, entity, touched.values())
+    _write_records(connection, entity, before, lane)
+    run(connection, statements.DROP_SHELLS, entity=entity, keys=[k for k in keys if before[k].state.revision == 0])
+    if arrived:
+        run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(arrived))
+    return merged
+
+
+def _age(change: Change) -> tuple[int, int, int, bytes]:
+    stamp = change.stamp
+    return stamp.epoch, stamp.version, stamp.ticket, stamp.content_hash
+
+
+def _lock(connection: Connection, entity: str, keys: list[str]) -> dict[str, _Before]:
+    run(connection, statements.LOCK_SHELLS, entity=entity, keys=keys)
+    before = {
+        row.key: _Before(RecordState(row.revision, row.group_key, row.deleted, row.ready), row.revision)
+        for row in run(connection, statements.LOCK, entity=entity, keys=keys)
+    }
+    for row in run(connection, statements.STAMPS, entity=entity, keys=keys):
+        before[row.key].state.parts[row.part] = Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash))
+    return before
+
+
+def _write_parts(connection: Connection, entity: str, changes: Iterable[Change]) -> None:
+    rows = sorted(changes, key=lambda change: (change.key, change.part))
+    if rows:
+        run(
+            connection,
+            statements.WRITE_PARTS,
+            entity=entity,
+            key=[row.key for row in rows],
+            part=[row.part for row in rows],
+            epoch=[row.stamp.epoch for row in rows],
+            version=[row.stamp.version for row in rows],
+            ticket=[row.stamp.ticket for row in rows],
+            content_hash=[row.stamp.content_hash for row in rows],
+            deleted=[row.deleted for row in rows],
+            data=[Jsonb({} if row.deleted else row.data or {}) for row in rows],
+        )
+
+
+def _write_records(connection: Connection, entity: str, before: dict[str, _Before], lane: int) -> None:
+    rows = [(key, known.state) for key, known in before.items() if known.state.revision != known.revision]
+    if not rows:
+        return
+    run(
+        connection,
+        statements.WRITE_RECORDS,
+        entity=entity,
+        lane=lane,
+        key=[key for key, _ in rows],
+        group_key=[state.group for _, state in rows],
+        revision=[state.revision for _, state in rows],
+        deleted=[state.deleted for _, state in rows],
+        ready=[state.ready for _, state in rows],
+    )
+    groups = sorted({state.group for _, state in rows if state.group})
+    run(connection, statements.NEW_GROUPS, entity=entity, groups=groups)

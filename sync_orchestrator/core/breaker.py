@@ -1,0 +1,75 @@
+"""Whether a third party may be called now: pauses, Retry-After, the circuit breaker and the shared rate.
+
+Not here: what opens and closes the breaker (``settle.py``, where the outcomes are).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.config import ThirdPartySystem
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import push as statements
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """``wait`` None: go on. Otherwise seconds to wait; ``probe``: one record may be pushed as a probe."""
+
+    wait: float | None = None
+    probe: bool = False
+    open: bool = False
+    paused: bool = False
+
+
+def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
+    """Asks whether pushes may go out; a probe is given to one asker only, so the caller must commit."""
+    state = run(connection, statements.SYSTEM, name=name)[0]
+    if state.paused:
+        return Gate(wait=5.0, paused=True)
+    if state.blocked_for is not None and state.blocked_for > 0:
+        return Gate(wait=state.blocked_for, open=state.open_since is not None)
+    if state.open_since is None:
+        return Gate()
+    if state.probe_in > 0:
+        return Gate(wait=state.probe_in, open=True)
+    run(connection, statements.OPEN, name=name, wait=state.probe_wait or system.breaker.probe_after)
+    return Gate(probe=True, open=True)
+
+
+def is_open(connection: Connection, name: str) -> bool:
+    """Whether the breaker is open, or the third party paused."""
+    state = run(connection, statements.SYSTEM, name=name)[0]
+    return state.open_since is not None or bool(state.paused)
+
+
+def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitable[None]]:
+    """A wait before each call that keeps all runs on all machines together below ``rate`` calls a second.
+
+    Room is reserved in the database, a twentieth of a second's worth at a time.
+    """
+    chunk = max(1, int(rate / 20))
+    step = 1.0 / rate
+    lock = asyncio.Lock()
+    left: list[float] = []
+
+    def reserve() -> float:
+        with engine.begin() as connection:
+            return float(run(connection, statements.RESERVE, name=name, n=chunk, step=step)[0][0])
+
+    async def before_call() -> None:
+        loop = asyncio.get_running_loop()
+        async with lock:
+            if not left:
+                wait = await asyncio.to_thread(reserve)
+                start = loop.time() + wait
+                left.extend(start + n * step for n in reversed(range(chunk)))
+            at = left.pop()
+        if (delay := at - loop.time()) > 0:
+            await asyncio.sleep(delay)
+
+    return before_call

@@ -1,0 +1,110 @@
+"""Ours against theirs, for one business group: which records are suspect, and of what. Pure, on pandas tables.
+
+Not here: asking the third party and believing a suspect (``validation.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A record that looks wrong at the third party. ``ours`` and ``theirs`` are digests; ``revision`` 0: unknown here."""
+
+    key: str
+    kind: Kind
+    external_id: str | None
+    ours: bytes | None
+    theirs: bytes | None
+    revision: int = 0
+    applied_at: Any = None
+
+
+OURS = ["key", "external_id", "applied_digest", "prior_digest", "revision", "applied_at", "deleted", "ever_applied",
+        "present", "ambiguous"]
+THEIRS = ["key", "external_id", "digest"]
+
+
+def suspects(ours: Iterable[Any], theirs: Iterable[tuple[str | None, str, bytes]]) -> tuple[list[Suspect], set[str]]:
+    """Compares a group, leaving ambiguous records out of judgement.
+
+    ``ours``: rows of ``statements.validation.OURS``; ``theirs``: (key, external id, digest of the mapped fields).
+    Returns the suspects, and the keys that the third party shows here and the archive does not have in this group.
+    """
+    mine = pd.DataFrame([tuple(row) for row in ours], columns=OURS, dtype=object)
+    there = pd.DataFrame(list(theirs), columns=THEIRS, dtype=object).drop_duplicates(["key", "external_id"])
+    keyed = there[there["key"].notna()]
+    both = mine.merge(keyed, on="key", how="outer", suffixes=("", "_theirs"), indicator=True)
+    judged = both[~both["ambiguous"].astype("boolean").fillna(False).astype(bool)]
+    known = judged[judged["_merge"] != "right_only"]
+    present = known[known["present"].astype(bool)]
+    found = [
+        *_missing(present), *_different(present), *_twins(known),
+        *_extra(known[~known["present"].astype(bool) & (known["_merge"] == "both")]),
+    ]
+    unknown = set(judged.loc[judged["_merge"] == "right_only", "key"])
+    return found, unknown
+
+
+def foreign(there: Iterable[tuple[str | None, str, bytes]], keys: set[str]) -> list[Suspect]:
+    """The third party's records without a key of ours, or with one of ``keys``, which nobody here knows."""
+    return [
+        Suspect(key or external_id, "foreign", external_id, None, theirs)
+        for key, external_id, theirs in there if key is None or key in keys
+    ]
+
+
+def _missing(present: pd.DataFrame) -> list[Suspect]:
+    return [_suspect(row, "missing") for row in present[present["_merge"] == "left_only"].itertuples()]
+
+
+def _different(present: pd.DataFrame) -> list[Suspect]:
+    here = present[present["_merge"] == "both"]
+    ours_there = here[here["external_id"] == here["external_id_theirs"]]
+    replaced = here[~here["key"].isin(ours_there["key"])].drop_duplicates("key")
+    wrong = ours_there[ours_there["applied_digest"].map(_hex) != ours_there["digest"].map(_hex)]
+    return [
+        _suspect(row, "stale" if _hex(row.prior_digest) == _hex(row.digest) else "different")
+        for row in pd.concat([wrong, replaced]).itertuples()
+    ]
+
+
+def _twins(known: pd.DataFrame) -> list[Suspect]:
+    both = known[known["_merge"] == "both"]
+    many = both[both.duplicated("key", keep=False)]
+    return [_suspect(row, "twin") for row in many.itertuples() if row.external_id != row.external_id_theirs]
+
+
+def _extra(gone: pd.DataFrame) -> list[Suspect]:
+    return [
+        _suspect(row, "extra" if row.ever_applied else "foreign")
+        for row in gone.drop_duplicates("key").itertuples() if row.deleted
+    ]
+
+
+def _suspect(row: Any, kind: Kind) -> Suspect:
+    there = row._merge == "both" if hasattr(row, "_merge") else kind != "missing"
+    return Suspect(
+        row.key, kind, row.external_id_theirs if there else row.external_id, _bytes(row.applied_digest),
+        _bytes(row.digest) if there else None, int(row.revision), _none(row.applied_at),
+    )
+
+
+def _none(value: Any) -> Any:
+    return None if value is None or value is pd.NaT else value
+
+
+def _bytes(value: Any) -> bytes | None:
+    return bytes(value) if isinstance(value, bytes | memoryview) else None
+
+
+def _hex(value: Any) -> str:
+    found = _bytes(value)
+    return "" if found is None else found.hex()

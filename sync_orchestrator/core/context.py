@@ -1,0 +1,59 @@
+"""What the work of the core is done with: the database, the configuration, and each entity's rules and systems.
+
+Built in one place, ``app.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
+from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+from sync_orchestrator.core.versions import Rules
+
+
+@dataclass(frozen=True, slots=True)
+class EntityContext:
+    """One entity: its rules, its source systems by part, its collection at the third party."""
+
+    name: str
+    settings: Entity
+    retry: Retry
+    rules: Rules
+    mapping: Mapping
+    sources: dict[str, SourceSystem]
+    third_party: ThirdParty
+    system: ThirdPartySystem
+
+    @property
+    def system_name(self) -> str:
+        return self.settings.third_party.system
+
+    @property
+    def owner(self) -> SourceSystem:
+        return self.sources[self.settings.owner]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    engine: Engine
+    config: Config
+    entities: dict[str, EntityContext]
+
+    def of_system(self, name: str) -> list[EntityContext]:
+        """The entities that are kept at one third party."""
+        return [entity for entity in self.entities.values() if entity.system_name == name]
+
+    def systems(self) -> Iterator[tuple[str, ThirdPartySystem]]:
+        return iter(self.config.third_parties.items())
+
+    async def close(self) -> None:
+        """Ends the connections to all systems."""
+        for entity in self.entities.values():
+            await entity.third_party.close()
+            for source in entity.sources.values():
+                await source.close()

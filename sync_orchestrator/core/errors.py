@@ -1,0 +1,80 @@
+"""The errors of the project, as one tree.
+
+SyncError
+├── ConfigError        sync.yaml or the environment is wrong; the message names the place and the mend
+├── InvalidEvent       a change event that must be refused at the edge
+├── MappingFailed      a record that the mapping cannot turn into a payload
+├── CallFailed         a call to a source system or the third party that brought no usable answer
+├── NotFound           a person named something that is not here
+├── GroupBusy          another full sync of the same business group holds its lease
+└── DeletionsHeld      a full sync would delete more than the cap allows
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SyncError(Exception):
+    """Base of everything this project raises on purpose."""
+
+
+class ConfigError(SyncError):
+    """The configuration cannot be used; the message names the place and the mend."""
+
+
+class InvalidEvent(SyncError):
+    """A change event that cannot be taken; the message says which field and why."""
+
+
+class MappingFailed(SyncError):
+    """A record's parts do not fit the entity's mapping."""
+
+
+class NotFound(SyncError):
+    """What a person named does not exist."""
+
+
+class GroupBusy(SyncError):
+    """Another full sync of the same business group is under way."""
+
+
+class DeletionsHeld(SyncError):
+    """A full sync would delete more than the cap allows; nothing was deleted."""
+
+
+class Failure(StrEnum):
+    """How a call failed, and so whether waiting can mend it."""
+
+    TRANSIENT = "transient"
+    THROTTLED = "throttled"
+    AUTH = "auth"
+    PERMANENT = "permanent"
+
+
+class CallFailed(SyncError):
+    """A call that brought no usable answer.
+
+    ``unknown`` is true where the other side may have carried out the call all the same (no answer, a 5xx).
+    ``retry_after`` is in seconds, where the other side named a time.
+    """
+
+    def __init__(
+        self,
+        kind: Failure,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        unknown: bool = False,
+        duplicate: bool = False,
+        missing: bool = False,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.status = status
+        self.retry_after = retry_after
+        self.unknown = unknown
+        self.duplicate = duplicate
+        self.missing = missing

@@ -1,0 +1,284 @@
+"""Working off a batch of claimed events: into the archive, or on to wait, die or be superseded.
+
+Not here: claiming and looping (``drain.py``), which change wins (``versions.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jmespath
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.archive import Merged, merge, ticket
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.retry import after_failure
+from sync_orchestrator.core.settle import Settled, finish_reached
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import archive as archive_statements
+from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
+
+_claimed = CrashPoint("events.claimed")
+_read = CrashPoint("events.read")
+_before_merge_commit = CrashPoint("events.before_merge_commit")
+_merged = CrashPoint("events.merged")
+
+NO_RECORD = "its record is not here"
+
+
+@dataclass(slots=True)
+class _Fates:
+    """What is to be written down for the events of one batch."""
+
+    archived: list[tuple[int, int]] = field(default_factory=list)
+    superseded: list[tuple[int, str]] = field(default_factory=list)
+    failed: list[tuple[Any, ...]] = field(default_factory=list)
+    to_read: list[Any] = field(default_factory=list)
+    dead: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    ahead: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What the source systems said of an event's part, and of its owner's where the record is not here."""
+
+    event: Any
+    parts: dict[str, PartRead | None]
+    failure: CallFailed | None
+    ticket: int
+
+
+async def work_off(context: Context, most: int, tokens: set[int]) -> tuple[int, Settled]:
+    """Claims up to ``most`` due events and settles each as far as the archive decides it.
+
+    Returns how many were claimed and what was finished. Tokens of leases still held are added to ``tokens``.
+    """
+    settings = context.config.limits
+    rows = await asyncio.to_thread(
+        in_transaction, context.engine,
+        lambda connection: run(
+            connection, statements.CLAIM, entities=list(context.entities), most=most, lease=settings.lease),
+    )
+    result = Settled()
+    if not rows:
+        return 0, result
+    _claimed()
+    tokens.add(rows[0].lease_token)
+    by_entity: dict[str, list[Any]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.seq):
+        by_entity[row.entity].append(row)
+    for name, events in sorted(by_entity.items()):
+        batch = _Batch(context, context.entities[name], events)
+        await batch.run(result)
+    return len(rows), result
+
+
+class _Batch:
+    """The claimed events of one entity."""
+
+    def __init__(self, context: Context, entity: EntityContext, events: Sequence[Any]) -> None:
+        self._context = context
+        self._entity = entity
+        self._events = {event.seq: event for event in events}
+        self._token = events[0].lease_token
+        owner = entity.settings.parts[entity.rules.owner]
+        self._group = jmespath.compile(owner.group or "@")
+
+    async def run(self, result: Settled) -> None:
+        fates = await asyncio.to_thread(in_transaction, self._context.engine, lambda c: self._merge_told(c, result))
+        _merged()
+        if fates.to_read:
+            reads = await self._ask(fates.to_read)
+            _read()
+            await asyncio.to_thread(in_transaction, self._context.engine, lambda c: self._merge_read(c, reads, result))
+
+    def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
+        fates = _Fates()
+        changes = []
+        for event in self._events.values():
+            if self._is_ahead(event, fates):
+                continue
+            if event.thin and event.source in self._entity.rules.readable:
+                fates.to_read.append(event)
+            elif event.thin:
+                self._dies(event, f"its source '{event.source}' cannot be read by key: events must carry data", fates)
+            else:
+                changes.append(self._told(event))
+        self._judge(connection, changes, fates)
+        self._write(connection, fates, result)
+        return fates
+
+    def _is_ahead(self, event: Any, fates: _Fates) -> bool:
+        if self._entity.settings.parts[event.source].version.kind != "time":
+            return False
+        ahead = event.version / 1e6 - event.now - self._entity.settings.max_ahead
+        if ahead <= 0:
+            return False
+        fates.failed.append((event.seq, "waiting", event.attempts, ahead + 1, "its version lies too far in the future",
+                             "clock", False))
+        fates.ahead.append(event.key)
+        return True
+
+    def _told(self, event: Any) -> Change:
+        content = TOMBSTONE_HASH if event.action == "delete" else digest(event.data)
+        group = event.group_key
+        if event.source == self._entity.rules.owner and event.data:
+            group = group_text(self._group.search(event.data)) or group
+        return Change(event.key, event.source, event.action, Stamp(event.epoch, event.version, 0, content),
+                      event.data, group, event.seq)
+
+    def _judge(self, connection: Connection, changes: Sequence[Change], fates: _Fates) -> None:
+        covered: dict[str, bool] | None = None
+        for merged in merge(connection, self._entity.name, changes, self._entity.rules):
+            if merged.change.seq is None:
+                continue
+            event = self._events[merged.change.seq]
+            if merged.verdict is Verdict.MISSING and not event.ask_source:
+                covered = covered if covered is not None else self._covered(connection)
+                self._missing(event, covered, fates)
+            else:
+                self._fate(event, merged, fates)
+
+    def _fate(self, event: Any, merged: Merged, fates: _Fates) -> None:
+        match merged.verdict:
+            case Verdict.ACCEPTED | Verdict.KEPT | Verdict.DUPLICATE:
+                assert merged.revision is not None
+                fates.archived.append((event.seq, merged.revision))
+            case Verdict.SUPERSEDED:
+                fates.superseded.append((event.seq, "a newer version is archived already"))
+            case Verdict.TIE | Verdict.FETCH | Verdict.MISSING:
+                fates.to_read.append(event)  # without a readable owner it is judged as missing afterwards
+            case Verdict.NO_GROUP:
+                self._dies(event, f"no business group at '{self._group.expression}' in the part", fates)
+
+    def _missing(self, event: Any, covered: dict[str, bool], fates: _Fates) -> None:
+        is_covered = covered.get(event.group_key) if event.group_key else bool(covered) and all(covered.values())
+        if not is_covered:
+            fates.failed.append((event.seq, "waiting", event.attempts, None, NO_RECORD, "record", False))
+        else:
+            self._fails(event, CallFailed(Failure.TRANSIENT, NO_RECORD), fates, awaiting="record")
+
+    def _covered(self, connection: Connection) -> dict[str, bool]:
+        rows = run(connection, archive_statements.COVERED, entity=self._entity.name)
+        return {row.group_key: row.covered for row in rows}
+
+    def _fails(self, event: Any, failure: CallFailed, fates: _Fates, *, awaiting: str | None = None) -> None:
+        decision = after_failure(self._entity.retry, event.attempts, failure.kind, retry_after=failure.retry_after,
+                                 draw=random.random())
+        state = "dead" if decision.wait is None else "waiting"
+        fates.failed.append((event.seq, state, decision.attempts, decision.wait, failure.detail, awaiting, False))
+        if state == "dead":
+            fates.dead[failure.detail.split(":")[0][:80]].append(event.key)
+
+    def _dies(self, event: Any, reason: str, fates: _Fates) -> None:
+        self._fails(event, CallFailed(Failure.PERMANENT, reason), fates)
+
+    async def _ask(self, events: Sequence[Any]) -> list[_Read]:
+        with self._context.engine.begin() as connection:
+            number = ticket(connection)
+        return await asyncio.gather(*(self._ask_one(event, number) for event in events))
+
+    async def _ask_one(self, event: Any, number: int) -> _Read:
+        parts: dict[str, PartRead | None] = {}
+        owner = self._entity.rules.owner
+        fetch = event.ask_source or self._entity.rules.on_missing == "fetch"
+        asked = ({event.source, owner} if fetch else {event.source}) & self._entity.rules.readable
+        try:
+            for part in sorted(asked):
+                parts[part] = await self._entity.sources[part].read(event.key)
+        except CallFailed as failure:
+            return _Read(event, parts, failure, number)
+        return _Read(event, parts, None, number)
+
+    def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> None:
+        fates = _Fates()
+        changes: list[Change] = []
+        for read in reads:
+            changes += self._read_changes(read, fates)
+        self._judge(connection, changes, fates)
+        if fates.to_read:
+            for event in fates.to_read:
+                self._missing(event, self._covered(connection), fates)
+        self._write(connection, fates, result)
+
+    def _read_changes(self, read: _Read, fates: _Fates) -> list[Change]:
+        event, owner = read.event, self._entity.rules.owner
+        if read.failure is not None:
+            self._fails(event, read.failure, fates)
+            return []
+        if any(found is None for part, found in read.parts.items() if part in (event.source, owner)):
+            return self._absent(read, fates)
+        own = read.parts.get(event.source)
+        if own is not None and own.version < event.version:
+            self._fails(event, CallFailed(Failure.TRANSIENT, "its source still shows an older version"), fates)
+            return []
+        told = [self._told(event)] if own is None else []
+        return told + [
+            change_of_read(found, part, event.epoch, read.ticket, seq=event.seq if part == event.source else None)
+            for part, found in read.parts.items() if found is not None
+        ]
+
+    def _absent(self, read: _Read, fates: _Fates) -> list[Change]:
+        """Its source has no such record: believed when it says so a second time."""
+        event, owner = read.event, self._entity.rules.owner
+        if event.absent_at is None:
+            wait = self._entity.retry.first_wait
+            fates.failed.append((event.seq, "waiting", event.attempts, wait, "its source has no such record",
+                                 None, True))
+            return []
+        if owner in read.parts and read.parts[owner] is None and event.action != "delete":
+            fates.superseded.append((event.seq, "the source confirms that there is no such record"))
+            if event.source != owner:
+                return []
+        part = event.source
+        gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH)
+        seq = None if any(seq == event.seq for seq, _ in fates.superseded) else event.seq
+        return [Change(event.key, part, "delete", gone, None, None, seq)]
+
+    def _write(self, connection: Connection, fates: _Fates, result: Settled) -> None:
+        name = self._entity.name
+        if fates.archived:
+            run(connection, statements.ARCHIVED, token=self._token, seq=[seq for seq, _ in fates.archived],
+                revision=[revision for _, revision in fates.archived])
+            keys = sorted({self._events[seq].key for seq, _ in fates.archived})
+            finish_reached(connection, name, keys, result)
+        if fates.superseded:
+            rows = run(connection, statements.SUPERSEDED, token=self._token,
+                       seq=[seq for seq, _ in fates.superseded], reason=[reason for _, reason in fates.superseded])
+            result.superseded += sum(row.n for row in rows)
+        if fates.failed:
+            columns = list(zip(*fates.failed, strict=True))
+            run(connection, statements.FAILED, token=self._token,
+                **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
+                           map(list, columns), strict=True)))
+            result.failed += len(fates.failed)
+        for cause, keys in fates.dead.items():
+            result.dead += len(keys)
+            alerts.tell_of_records(connection, "dead", f"{name}: {cause}",
+                                   f"{name}: changes that could not be mirrored", name, keys)
+        if fates.ahead:
+            alerts.tell_of_records(connection, "ahead", f"{name}: versions in the future",
+                                   f"{name}: versions lie too far in the future", name, fates.ahead)
+        _before_merge_commit()
+
+
+def change_of_read(found: PartRead, part: str, epoch: int, number: int, *, seq: int | None = None) -> Change:
+    """A part read from its source as a change; it outranks what events of the same version told."""
+    stamp = Stamp(epoch, found.version, number, TOMBSTONE_HASH if found.deleted else digest(found.data))
+    return Change(found.key, part, "delete" if found.deleted else "update", stamp, found.data, found.group, seq)
+
+
+def group_text(value: Any) -> str | None:
+    """A business group as text; None where there is none."""
+    return None if value is None or value == "" or isinstance(value, dict | list | bool) else str(value)

@@ -1,0 +1,374 @@
+"""Full sync of a business group, in two halves: fill the archive from the sources, then bring the third party in step.
+
+It does not pass each row through the ledger: the archive itself knows what is out of step. Live changes go on beside
+it; the version guard decides. Not here: pushing (``drain.py``), merging (``archive.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.archive import BACKFILL, merge, ticket
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.errors import DeletionsHeld, GroupBusy
+from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
+
+_page_read = CrashPoint("full_sync.page_read")
+_before_page_commit = CrashPoint("full_sync.before_page_commit")
+_page_merged = CrashPoint("full_sync.page_merged")
+_before_deletions_commit = CrashPoint("full_sync.before_deletions_commit")
+_filled = CrashPoint("full_sync.filled")
+_pushed = CrashPoint("full_sync.pushed")
+_completed = CrashPoint("full_sync.completed")
+
+
+@dataclass(slots=True)
+class FillReport:
+    """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive."""
+
+    entity: str
+    group: str
+    listed: int = 0
+    changed: int = 0
+    deleted: int = 0
+    moved: int = 0
+    resumed: bool = False
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What pushing a group came to; ``open`` and ``parked`` records are still out of step."""
+
+    entity: str
+    group: str
+    calls: int = 0
+    acknowledged: int = 0
+    open: int = 0
+    parked: int = 0
+    redriven: int = 0
+
+
+Progress = Callable[[str, int], None]
+"""Called with the phase and how many records it has dealt with."""
+
+
+async def discover_groups(context: Context, entity: EntityContext) -> list[str]:
+    """Asks the owner which business groups exist, and returns all that are known now, sorted."""
+    told = await entity.owner.groups()
+
+    def work(connection: Connection) -> list[str]:
+        if told:
+            run(connection, statements.ADD_GROUPS, entity=entity.name, groups=sorted(set(told)))
+        return known_groups(connection, entity.name)
+
+    return await asyncio.to_thread(in_transaction, context.engine, work)
+
+
+def known_groups(connection: Connection, entity: str) -> list[str]:
+    """The business groups of an entity that have been seen so far, sorted."""
+    return [row.group_key for row in run(connection, statements.GROUPS, entity=entity)]
+
+
+async def fill(
+    context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
+    progress: Progress | None = None,
+) -> FillReport:
+    """Brings a group's archive to what its sources say, and finds what the owner no longer has.
+
+    ``allow_deletions`` raises the cap for this time. Goes on where an interrupted one stopped, if the listing allows.
+    Raises GroupBusy, DeletionsHeld, CallFailed.
+    """
+    async with _leased(context, entity.name, group) as lease:
+        work = _Fill(context, entity, lease, progress)
+        await work.list()
+        await work.delete(allow_deletions)
+    _filled()
+    return work.report
+
+
+async def bring_in_step(
+    context: Context, entity: EntityContext, group: str, *, patience: float | None = None,
+    progress: Progress | None = None,
+) -> StepReport:
+    """Pushes what of a group is out of step, then compensates: all that failed meanwhile is tried again.
+
+    Waits for retries up to ``patience`` seconds; what is open after that is left to the drain. Raises GroupBusy.
+    """
+    report = StepReport(entity.name, group)
+    patience = context.config.limits.drain_seconds if patience is None else patience
+    ends = asyncio.get_running_loop().time() + patience
+    async with _leased(context, entity.name, group) as lease:
+        await lease.phase("push")
+        await _push(context, entity, lease, report, ends, progress)
+        _pushed()
+        await lease.phase("compensate")
+        report.redriven = await asyncio.to_thread(in_transaction, context.engine, lambda c: _complete(c, lease))
+        _completed()
+        await _push(context, entity, lease, report, ends, progress)
+    return report
+
+
+async def full_sync(
+    context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[FillReport, StepReport]:
+    """Both halves, one after the other."""
+    filled = await fill(context, entity, group, allow_deletions=allow_deletions, progress=progress)
+    return filled, await bring_in_step(context, entity, group, progress=progress)
+
+
+class _Lease:
+    """The hold on one business group; every write under it is fenced by the token."""
+
+    def __init__(self, context: Context, entity: str, group: str, row: object) -> None:
+        self._context = context
+        self.entity = entity
+        self.group = group
+        self.row = row
+        self.token: int = row.lease_token  # type: ignore[attr-defined]
+        self.seconds = context.config.limits.lease
+
+    def fenced(self, connection: Connection, statement: str, **params: object) -> object:
+        """Runs a statement that must still find the lease ours, and returns its row.
+
+        Raises GroupBusy where another has taken over.
+        """
+        rows = run(connection, statement, entity=self.entity, group=self.group, token=self.token, **params)
+        if not rows:
+            raise GroupBusy(f"another full sync has taken over {self.entity} {self.group}")
+        return rows[0]
+
+    async def phase(self, phase: str) -> None:
+        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
+            connection, statements.PHASE, phase=phase, lease=self.seconds))
+
+    async def renew(self) -> None:
+        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
+            connection, statements.RENEW, lease=self.seconds))
+
+
+@asynccontextmanager
+async def _leased(context: Context, entity: str, group: str) -> AsyncIterator[_Lease]:
+    def take(connection: Connection) -> _Lease:
+        run(connection, statements.ADD_GROUPS, entity=entity, groups=[group])
+        rows = run(connection, statements.TAKE, entity=entity, group=group, lease=context.config.limits.lease)
+        if not rows:
+            raise GroupBusy(f"a full sync of {entity} {group} is under way")
+        return _Lease(context, entity, group, rows[0])
+
+    lease = await asyncio.to_thread(in_transaction, context.engine, take)
+    renewing = asyncio.create_task(_keep(lease))
+    error: str | None = None
+    try:
+        yield lease
+    except Exception as failure:
+        error = str(failure)[:500]
+        raise
+    finally:
+        renewing.cancel()
+        in_transaction(context.engine, lambda connection: run(
+            connection, statements.LET_GO, entity=entity, group=group, token=lease.token, error=error))
+
+
+async def _keep(lease: _Lease) -> None:
+    while True:
+        await asyncio.sleep(lease.seconds / 3)
+        await lease.renew()
+
+
+class _Fill:
+    def __init__(self, context: Context, entity: EntityContext, lease: _Lease, progress: Progress | None) -> None:
+        self._context = context
+        self._entity = entity
+        self._lease = lease
+        self._progress = progress
+        self._sync_id = 0
+        self._epochs: dict[str, int] = {}
+        self.report = FillReport(entity.name, lease.group)
+
+    async def list(self) -> None:
+        """Streams the owner's pages with the other parts of the same keys, and merges page by page."""
+        cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin)
+        number = await self._ticket()
+        async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
+            async for rows, position in pages:
+                others = await self._other_parts([row.key for row in rows if not row.deleted])
+                _page_read()
+                await asyncio.to_thread(
+                    in_transaction, self._context.engine,
+                    lambda c, rows=rows, position=position, number=number, others=others:
+                        self._merge_page(c, rows, others, number, position))
+                _page_merged()
+                if self._progress is not None:
+                    self._progress("read", self.report.listed)
+                number = await self._ticket()
+        await self._parts_by_group()
+
+    def _begin(self, connection: Connection) -> str | None:
+        self._epochs = {row.name: row.epoch for row in run(connection, statements.EPOCHS)}
+        row = self._lease.row
+        unfinished = row.sync_phase == "list" and row.sync_cursor is not None and row.recent  # type: ignore[attr-defined]
+        if unfinished and self._entity.owner.keyset_listing:
+            self._sync_id = row.sync_id  # type: ignore[attr-defined]
+            self.report.listed = row.sync_listed  # type: ignore[attr-defined]
+            self.report.resumed = True
+            return str(row.sync_cursor)  # type: ignore[attr-defined]
+        self._sync_id = self._lease.fenced(connection, statements.BEGIN).sync_id  # type: ignore[attr-defined]
+        return None
+
+    async def _ticket(self) -> int:
+        return await asyncio.to_thread(in_transaction, self._context.engine, ticket)
+
+    async def _other_parts(self, keys: Sequence[str]) -> dict[str, Sequence[PartRead]]:
+        others = [part for part in self._entity.sources
+                  if part != self._entity.rules.owner and part in self._entity.rules.readable]
+        found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in others))
+        return dict(zip(others, found, strict=True))
+
+    def _merge_page(self, connection: Connection, rows: Sequence[PartRead], others: dict[str, Sequence[PartRead]],
+                    number: int, position: str | None) -> None:
+        owner = self._entity.rules.owner
+        changes = [self._change(row, owner, number) for row in rows]
+        changes += [self._change(row, part, number) for part, found in others.items() for row in found]
+        self._merge(connection, changes)
+        run(connection, statements.LISTED, sync_id=self._sync_id, keys=[row.key for row in rows])
+        done = self._lease.fenced(connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position,
+                                  n=len(rows), lease=self._lease.seconds)
+        self.report.listed = done.sync_listed  # type: ignore[attr-defined]
+        _before_page_commit()
+
+    def _change(self, row: PartRead, part: str, number: int) -> Change:
+        change = change_of_read(row, part, self._epochs.get(part, 0), number)
+        if part == self._entity.rules.owner and change.group is None:
+            change.group = self._lease.group
+        return change
+
+    def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
+        merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
+        accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
+        self.report.changed += len(accepted)
+        return len(accepted)
+
+    async def _parts_by_group(self) -> None:
+        """Parts whose source cannot be read by key are listed by group."""
+        for part, source in self._entity.sources.items():
+            if part == self._entity.rules.owner or part in self._entity.rules.readable:
+                continue
+            number = await self._ticket()
+            async with aclosing(source.pages(self._lease.group)) as pages:  # type: ignore[type-var]
+                async for rows, _ in pages:
+                    changes = [self._change(row, part, number) for row in rows]
+                    await asyncio.to_thread(in_transaction, self._context.engine,
+                                            lambda c, changes=changes: self._merge(c, changes))
+                    number = await self._ticket()
+
+    async def delete(self, allowed: int | None) -> None:
+        """Makes tombstones of what the owner no longer has: proven, capped, confirmed by key."""
+        await self._lease.phase("delete")
+        with self._context.engine.begin() as connection:
+            unlisted = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
+                           owner=self._entity.rules.owner)
+            size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
+        if unlisted:
+            await self._check_complete(len(unlisted))
+            cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
+            if len(unlisted) > cap:
+                self._hold(f"{len(unlisted)} of {size} records would be deleted, more than the cap of {cap}",
+                           [row.key for row in unlisted[:10]])
+            await self._confirm(unlisted)
+        alerts_over = f"{self._entity.name} {self._lease.group}"
+        await asyncio.to_thread(in_transaction, self._context.engine, lambda c: (
+            run(c, statements.FORGET_LISTED, sync_id=self._sync_id), alerts.resolve(c, "delete_cap", alerts_over)))
+
+    async def _check_complete(self, unlisted: int) -> None:
+        if self._entity.owner.keyset_listing:
+            return
+        count = await self._entity.owner.count(self._lease.group)
+        if count != self.report.listed:
+            self._hold(f"{unlisted} records were not listed, but the listing is not proven complete "
+                       f"({self.report.listed} listed, {count} counted)", [])
+
+    def _hold(self, reason: str, examples: Sequence[str]) -> None:
+        place = f"{self._entity.name} {self._lease.group}"
+        in_transaction(self._context.engine, lambda connection: alerts.tell(
+            connection, "delete_cap", place, f"{place}: {reason}", entity=self._entity.name, examples=examples))
+        raise DeletionsHeld(f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once "
+                            f"with --allow-deletions")
+
+    async def _confirm(self, unlisted: Sequence[object]) -> None:
+        number = await self._ticket()
+        owner = self._entity.rules.owner
+        keys: list[str] = [row.key for row in unlisted]  # type: ignore[attr-defined]
+        here: dict[str, PartRead] = {}
+        if owner in self._entity.rules.readable:
+            reads = await asyncio.gather(*(self._entity.owner.read(key) for key in keys))
+            here = {read.key: read for read in reads if read is not None}
+        changes = [self._change_here(here[key], number) for key in keys if key in here]
+        changes += [
+            Change(row.key, owner, "delete",  # type: ignore[attr-defined]
+                   Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)  # type: ignore[attr-defined]
+            for row in unlisted if row.key not in here  # type: ignore[attr-defined]
+        ]
+
+        def work(connection: Connection) -> None:
+            self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
+            merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
+            self.report.deleted += sum(
+                1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
+            self.report.moved += len(here)
+            _before_deletions_commit()
+
+        await asyncio.to_thread(in_transaction, self._context.engine, work)
+
+    def _change_here(self, read: PartRead, number: int) -> Change:
+        return change_of_read(read, self._entity.rules.owner, self._epochs.get(self._entity.rules.owner, 0), number)
+
+
+async def _push(context: Context, entity: EntityContext, lease: _Lease, report: StepReport, ends: float,
+                progress: Progress | None) -> None:
+    loop = asyncio.get_running_loop()
+    before = report.acknowledged
+
+    def told(drained: DrainReport) -> None:
+        if progress is not None:
+            progress("push", before + drained.settled.acknowledged)
+
+    while True:
+        drained = await drain(context, linger=0, most_seconds=max(0.0, ends - loop.time()), progress=told,
+                              group=(lease.entity, lease.group))
+        report.calls += drained.calls
+        report.acknowledged += drained.settled.acknowledged
+        before = report.acknowledged
+        with context.engine.begin() as connection:
+            left = run(connection, statements.OUTSTANDING, entity=lease.entity, group=lease.group)[0]
+        report.open, report.parked = left.open, left.parked
+        if not left.open or loop.time() >= ends:
+            return
+        await asyncio.sleep(min(1.0, max(0.05, left.next), max(0.0, ends - loop.time())))
+
+
+def _complete(connection: Connection, lease: _Lease) -> int:
+    """Marks the group as synced and tries again all that failed: records, their events, events without record."""
+    lease.fenced(connection, statements.COMPLETE)
+    tried = run(connection, push_statements.UNPARK_GROUP, entity=lease.entity, group=lease.group)
+    keys = sorted(row.key for row in tried)
+    run(connection, statements.REDRIVE_ARCHIVED, entity=lease.entity, keys=keys)
+    covered = run(connection, statements.ALL_COVERED, entity=lease.entity)[0].covered
+    redriven = run(connection, ledger_statements.COMPENSATE, entity=lease.entity, group=lease.group,
+                   all_covered=covered)
+    run(connection, ledger_statements.NOTIFY)
+    return len(redriven)

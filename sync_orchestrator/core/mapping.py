@@ -1,0 +1,60 @@
+"""From a record's parts to the third party's payload, and the digest by which payloads are compared."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from sync_orchestrator.core.errors import MappingFailed
+
+
+class Mapping:
+    """An entity's mapping: third-party field by third-party field, a JMESPath over ``{key, group, <part>…}``."""
+
+    def __init__(self, expressions: dict[str, str]) -> None:
+        self._compiled = {name: jmespath.compile(text) for name, text in expressions.items()}
+        self.fields = tuple(expressions)
+        self.fingerprint = digest(dict(expressions)).hex()
+
+    def payload(self, key: str, group: str | None, parts: dict[str, Any]) -> dict[str, Any]:
+        """The payload of one record.
+
+        Raises MappingFailed naming the field.
+        """
+        document = {**parts, "key": key, "group": group}
+        payload = {}
+        for name, expression in self._compiled.items():
+            try:
+                payload[name] = expression.search(document)
+            except (JMESPathError, TypeError, ValueError, ArithmeticError) as error:
+                raise MappingFailed(f"mapping.{name}: {error}") from None
+        return payload
+
+    def digest_of_theirs(self, fields: dict[str, Any]) -> bytes:
+        """The digest of a record as the third party shows it; what it added is left out."""
+        return digest({name: fields.get(name) for name in self.fields})
+
+
+def digest(value: Any) -> bytes:
+    """16 bytes of BLAKE2b over the canonical JSON of a value: sorted keys, 1.0 and 1 alike."""
+    return hashlib.blake2b(canonical(value).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is the same for equal values."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

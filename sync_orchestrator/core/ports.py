@@ -1,0 +1,131 @@
+"""What the core asks of a source system and of a third party: two small protocols and the values they exchange.
+
+Adapters implement them (see ``adapters/``); nothing here knows HTTP. Every method may raise ``CallFailed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PartRead:
+    """One part of one record as a source system shows it now.
+
+    ``version`` is the source's modification time in microseconds since 1970, or any growing number.
+    ``group`` is None where the source does not say the business group.
+    ``deleted`` is true where the source still lists the record but calls it deleted.
+    """
+
+    key: str
+    version: int
+    data: Json
+    group: str | None = None
+    deleted: bool = False
+
+
+class SourceSystem(Protocol):
+    """One entity's part in one source system."""
+
+    keyset_listing: bool
+    """True where pages follow a key, so that rows added or removed meanwhile shift nothing."""
+
+    can_read: bool
+    """True where one record can be read by key."""
+
+    async def read(self, key: str) -> PartRead | None:
+        """The part of one record now, or None where the source has no such record."""
+        ...
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        """The parts of those of the given records that the source has."""
+        ...
+
+    def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        """Pages of a business group, each with the position from which a later call can go on."""
+        ...
+
+    async def count(self, group: str) -> int | None:
+        """How many records of the group the source has, or None where it cannot say."""
+        ...
+
+    async def groups(self) -> list[str] | None:
+        """The business groups that exist, or None where the source cannot say."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a third party can do, so that a push is planned without knowing its API."""
+
+    own_ids: bool
+    """It gives its own ids; otherwise our key is the id and a write is an upsert."""
+    can_lookup: bool
+    """It can be searched by our key."""
+    idempotent_create: bool
+    """A create repeated with the same idempotency key is carried out once."""
+    grouped_address: bool
+    """The business group is part of a record's address: a move leaves the old place to be cleared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One record to be written at the third party."""
+
+    key: str
+    group: str | None
+    payload: Json
+    external_id: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One record as the third party shows it, reduced to the mapped fields."""
+
+    key: str | None
+    external_id: str
+    group: str | None
+    fields: Json
+
+
+class ThirdParty(Protocol):
+    """One entity's collection at the third party."""
+
+    traits: Traits
+
+    async def create(self, item: Item) -> str:
+        """Makes the record and returns the id under which the third party keeps it."""
+        ...
+
+    async def update(self, item: Item) -> str | None:
+        """Overwrites the record and returns its id; None where the third party has none (which is no failure here)."""
+        ...
+
+    async def delete(self, item: Item) -> None:
+        """Removes the record; one that is gone already is no failure. ``item.group`` is the place to clear."""
+        ...
+
+    async def read(self, item: Item) -> Found | None:
+        """The record under ``item.external_id`` and ``item.group``, or None."""
+        ...
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        """Every record that carries our key (more than one: twins)."""
+        ...
+
+    def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        """Pages of everything the third party holds in a business group."""
+        ...
+
+    async def count(self, group: str) -> int | None:
+        """How many records it holds in the group, or None where it cannot say without listing."""
+        ...
+
+    async def close(self) -> None: ...

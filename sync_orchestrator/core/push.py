@@ -1,0 +1,266 @@
+"""One push: bringing one claimed record at the third party to its newest archived state.
+
+Not here: which records (``statements/push.py``), what a situation asks for (``push_plan.py``), what its end means for
+record, events and breaker (``settle.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.context import EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import push as statements
+
+_before_call = CrashPoint("push.before_call")
+_after_call = CrashPoint("push.after_call")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A record leased for one push, as it stood when it was claimed."""
+
+    entity: str
+    key: str
+    group: str | None
+    revision: int
+    deleted: bool
+    applied_digest: bytes | None
+    applied_group: str | None
+    external_id: str | None
+    attempts: int
+    rejected_digest: bytes | None
+    token: int
+    ever_applied: bool
+    unsettled_until: datetime | None
+    unsettled_for: float | None
+    deadline: float
+    """Monotonic time after which no call may be begun under this lease."""
+    parts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """How a push ended.
+
+    ``failure`` None: acknowledged (``digest`` None: the record is not there any more). ``postponed``: seconds to wait,
+    at no cost. ``called`` says whether the third party was asked anything.
+    """
+
+    claim: Claim
+    step: Step
+    called: bool = False
+    digest: bytes | None = None
+    external_id: str | None = None
+    failure: CallFailed | None = None
+    rejected_digest: bytes | None = None
+    postponed: float | None = None
+    held: bool = False
+    created: bool = False
+
+
+def claim(
+    connection: Connection, entities: Sequence[str], *, most: int, lease: float, landing: float,
+    group: str | None = None, probe: bool = False,
+) -> list[Claim]:
+    """Leases records that are out of step and due, and announces the intent to push them.
+
+    The caller commits before anything is sent. ``probe`` takes a single record, due or not.
+    """
+    deadline = time.monotonic() + lease / 2
+    rows = run(
+        connection, statements.CLAIM_PROBE if probe else statements.CLAIM, entities=list(entities), group=group,
+        most=most, lease=lease, landing=landing,
+    )
+    if not rows:
+        return []
+    parts: dict[tuple[str, str], dict[str, Any]] = {}
+    for part in run(connection, statements.PARTS, entity=[r.entity for r in rows], key=[r.key for r in rows]):
+        parts.setdefault((part.entity, part.key), {})[part.part] = part.data
+    return [
+        Claim(
+            row.entity, row.key, row.group_key, row.revision, row.deleted, _bytes(row.applied_digest),
+            row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
+            row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, parts.get((row.entity, row.key), {}),
+        )
+        for row in rows
+    ]
+
+
+async def push(entity: EntityContext, claimed: Claim) -> Pushed:
+    """Carries out one push; every failure is in the answer, none is raised."""
+    try:
+        payload = None if claimed.deleted else entity.mapping.payload(claimed.key, claimed.group, claimed.parts)
+        wanted = None if payload is None else digest(payload)
+    except (MappingFailed, ValueError) as error:
+        return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
+    attempt = _Attempt(entity, claimed, payload, wanted)
+    try:
+        return await attempt.run()
+    except CallFailed as failure:
+        rejected = wanted if failure.kind is Failure.PERMANENT and attempt.wrote else None
+        return Pushed(
+            claimed, attempt.step, called=attempt.called, failure=failure, rejected_digest=rejected,
+            external_id=attempt.item.external_id,
+        )
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)
+
+
+class _Attempt:
+    """The calls of one push, in order, and what has been learnt on the way."""
+
+    def __init__(self, entity: EntityContext, claimed: Claim, payload: dict[str, Any] | None,
+                 wanted: bytes | None) -> None:
+        self._third_party = entity.third_party
+        self._mapping = entity.mapping
+        self._search_lag = entity.system.search_lag
+        self._claim = claimed
+        self._wanted = wanted
+        traits = entity.third_party.traits
+        self._moved = (
+            traits.grouped_address and claimed.applied_group is not None and claimed.applied_group != claimed.group
+            and claimed.applied_digest is not None
+        )
+        new_place = self._moved and not claimed.deleted
+        self.item = Item(
+            key=claimed.key,
+            group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
+            payload=payload or {},
+            external_id=None if new_place else claimed.external_id,
+            idempotency_key=f"{claimed.entity}/{claimed.key}/{claimed.group or ''}",
+        )
+        self._situation = Situation(
+            deleted=claimed.deleted, digest=wanted, applied_digest=claimed.applied_digest,
+            rejected_digest=claimed.rejected_digest, external_id=self.item.external_id,
+            ever_applied=claimed.ever_applied, moved=self._moved, unsettled_for=claimed.unsettled_for,
+        )
+        self.step = plan(self._situation, traits)
+        self.called = False
+        self.wrote = False
+        self._created = False
+
+    async def run(self) -> Pushed:
+        if self.step is Step.REJECTED:
+            raise CallFailed(Failure.PERMANENT, "the third party refused this very payload before")
+        if self.step is Step.HOLD:
+            return Pushed(self._claim, self.step, held=True, failure=CallFailed(
+                Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"))
+        if self.step is Step.NOTHING:
+            return self._acknowledged()
+        self._begin()
+        if self.step is Step.READ_BACK:
+            await self._read_back()
+        if self.step is Step.LOOK_UP and (wait := await self._look_up()) is not None:
+            return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait,
+                          external_id=self.item.external_id)
+        await self._write()
+        if self._moved and not self._claim.deleted:
+            await self._third_party.delete(replace(
+                self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
+        _after_call()
+        return self._acknowledged()
+
+    def _begin(self) -> None:
+        if time.monotonic() > self._claim.deadline:
+            raise CallFailed(Failure.THROTTLED, "the lease grew too old before the call")
+        _before_call()
+        self.called = True
+
+    async def _read_back(self) -> None:
+        found = await self._third_party.read(self.item)
+        if found is None:
+            self.item = replace(self.item, external_id=None)
+            self.step = self._make()
+        elif self._mapping.digest_of_theirs(found.fields) == self._wanted:
+            self.step = Step.NOTHING
+        else:
+            self.step = Step.UPDATE
+
+    def _make(self) -> Step:
+        traits = self._third_party.traits
+        if not traits.own_ids:
+            return Step.UPDATE
+        return Step.LOOK_UP if traits.can_lookup else Step.CREATE
+
+    async def _look_up(self) -> float | None:
+        found = await self._third_party.lookup(self.item.key, self.item.group)
+        self._adopt(found)
+        step = after_lookup(self._situation, self.item.external_id)
+        if step is None:
+            return max(self._situation.unsettled_for or 0.0, self._search_lag)
+        self.step = step
+        if step is Step.DELETE:
+            for twin in found:
+                await self._third_party.delete(replace(self.item, external_id=twin.external_id))
+            self.step = Step.NOTHING
+        return None
+
+    def _adopt(self, found: Sequence[Found]) -> None:
+        ids = sorted(record.external_id for record in found)
+        self.item = replace(self.item, external_id=ids[0] if ids else None)
+
+    async def _write(self) -> None:
+        self.wrote = True
+        match self.step:
+            case Step.DELETE:
+                await self._third_party.delete(self.item)
+            case Step.UPDATE:
+                external_id = await self._third_party.update(self.item)
+                if external_id is None:
+                    await self._gone_there()
+                else:
+                    self.item = replace(self.item, external_id=external_id)
+            case Step.CREATE:
+                await self._create()
+
+    async def _gone_there(self) -> None:
+        if not self._third_party.traits.own_ids:
+            raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
+        self.item = replace(self.item, external_id=None)
+        if self._third_party.traits.can_lookup:
+            self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
+            if self.item.external_id is not None and await self._third_party.update(self.item) is not None:
+                return
+        await self._create()
+
+    async def _create(self) -> None:
+        self.step = Step.CREATE
+        try:
+            self.item = replace(self.item, external_id=await self._third_party.create(self.item))
+            self._created = True
+        except CallFailed as failure:
+            if not (failure.duplicate and self._third_party.traits.can_lookup):
+                raise
+            self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
+            if self.item.external_id is None:
+                raise
+            await self._third_party.update(self.item)
+
+    def _acknowledged(self) -> Pushed:
+        gone = self._claim.deleted
+        external_id = self.item.external_id if self.item.external_id is not None else self._claim.external_id
+        settled = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
+        return Pushed(
+            self._claim, self.step, called=self.called, digest=self._wanted,
+            external_id=None if gone and settled else external_id, created=self._created,
+        )
+
+
+async def push_all(entities: dict[str, EntityContext], claims: Sequence[Claim]) -> list[Pushed]:
+    """Carries out several pushes at once."""
+    return list(await asyncio.gather(*(push(entities[claimed.entity], claimed) for claimed in claims)))

@@ -1,0 +1,89 @@
+"""What the next call for a record has to be. Pure: a table of situations, no database, no network.
+
+The third party cannot be asked to refuse a stale or repeated write, so what is not known is found out first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sync_orchestrator.core.ports import Traits
+
+
+class Step(StrEnum):
+    """The next step of a push."""
+
+    NOTHING = "nothing"
+    """The third party has it already, as it told itself."""
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    READ_BACK = "read back"
+    """Look under the known id, and write only if it is not there as it should be."""
+    LOOK_UP = "look up"
+    """Search by our key before anything is made."""
+    HOLD = "hold"
+    """A create's outcome is unknown and cannot be found out: a person decides."""
+    REJECTED = "rejected"
+    """This very payload was refused for good before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A claimed record, as far as it matters for the next call.
+
+    ``unsettled_for``: seconds until an older call of unknown outcome can no longer land; negative when that time is
+    over; None when every outcome is known.
+    """
+
+    deleted: bool
+    digest: bytes | None
+    applied_digest: bytes | None
+    rejected_digest: bytes | None
+    external_id: str | None
+    ever_applied: bool
+    moved: bool
+    unsettled_for: float | None
+
+
+def plan(situation: Situation, traits: Traits) -> Step:
+    """The next step for a record in this situation."""
+    settled = situation.unsettled_for is None
+    if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
+        return Step.REJECTED
+    known = situation.ever_applied or not situation.deleted
+    if settled and known and not situation.moved and situation.digest == situation.applied_digest:
+        return Step.NOTHING
+    if not traits.own_ids:
+        return _by_our_key(situation)
+    if situation.external_id is not None:
+        if situation.deleted:
+            return Step.DELETE
+        landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+        return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
+    if situation.deleted:
+        return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
+    if settled or (traits.idempotent_create and not traits.can_lookup):
+        return Step.CREATE
+    return Step.LOOK_UP if traits.can_lookup else Step.HOLD
+
+
+def _by_our_key(situation: Situation) -> Step:
+    if situation.deleted:
+        return Step.DELETE
+    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
+
+
+def after_lookup(situation: Situation, found: str | None) -> Step | None:
+    """What follows a search by our key; None: wait, the older create may still land."""
+    if situation.deleted:
+        return Step.DELETE if found is not None else _or_wait(situation, Step.NOTHING)
+    if found is not None:
+        return Step.UPDATE
+    return _or_wait(situation, Step.CREATE)
+
+
+def _or_wait(situation: Situation, step: Step) -> Step | None:
+    return step if situation.unsettled_for is None or situation.unsettled_for <= 0 else None

@@ -1,0 +1,63 @@
+"""A changed mapping: records whose payload would be another now are out of step again, by digest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import archive as statements
+
+_LOCK = 7_261_002
+_PAGE = 2000
+
+_FINGERPRINT = """
+INSERT INTO sync.entities (name) VALUES (%(name)s)
+ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING fingerprint
+"""
+_TRY_REFUSED_AGAIN = """
+UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
+WHERE entity = %(name)s AND parked = 'dead' AND out_of_step
+"""
+_REMEMBER = "UPDATE sync.entities SET fingerprint = %(fingerprint)s WHERE name = %(name)s"
+
+
+def remap(context: Context) -> int:
+    """Compares each entity's mapping with the one before; returns how many records it put out of step."""
+    return sum(in_transaction(context.engine, lambda c, e=entity: _remap_entity(c, e))
+               for entity in context.entities.values())
+
+
+def _remap_entity(connection: Connection, entity: EntityContext) -> int:
+    run(connection, "SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    before = run(connection, _FINGERPRINT, name=entity.name)[0].fingerprint
+    changed = 0
+    if before is not None and before != entity.mapping.fingerprint:
+        after = ""
+        while rows := run(connection, statements.DIGESTS, entity=entity.name, after=after, most=_PAGE):
+            after = rows[-1].key
+            keys = _changed_keys(connection, entity, rows)
+            changed += len(keys)
+            run(connection, statements.STEP_REVISION, entity=entity.name, keys=keys)
+        run(connection, _TRY_REFUSED_AGAIN, name=entity.name)
+    run(connection, _REMEMBER, name=entity.name, fingerprint=entity.mapping.fingerprint)
+    return changed
+
+
+def _changed_keys(connection: Connection, entity: EntityContext, rows: Any) -> list[str]:
+    parts: dict[str, dict[str, Any]] = defaultdict(dict)
+    for part in run(connection, statements.PARTS_DATA, entity=entity.name, keys=[row.key for row in rows]):
+        parts[part.key][part.part] = part.data
+    return [row.key for row in rows if _digest(entity, row, parts[row.key]) != bytes(row.applied_digest)]
+
+
+def _digest(entity: EntityContext, row: Any, parts: dict[str, Any]) -> bytes | None:
+    try:
+        return digest(entity.mapping.payload(row.key, row.group_key, parts))
+    except MappingFailed:
+        return None

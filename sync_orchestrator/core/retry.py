@@ -1,0 +1,34 @@
+"""The retry rule: what a failure costs and how long it waits. A pure function of attempts, failure and policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sync_orchestrator.config import Retry
+from sync_orchestrator.core.errors import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``attempts`` spent so far; ``wait`` in seconds, or None for dead."""
+
+    attempts: int
+    wait: float | None
+
+
+def after_failure(
+    policy: Retry, spent: int, failure: Failure, *, retry_after: float | None = None, draw: float = 0.0
+) -> Decision:
+    """What follows a failed attempt, ``spent`` attempts having been spent before it.
+
+    ``draw`` in 0..1 chooses the jitter; ``retry_after`` (seconds) is what the other side asked for. A throttled call
+    costs no attempt: it was not tried.
+    """
+    asked = retry_after or 0.0
+    if failure is Failure.THROTTLED:
+        return Decision(spent, max(asked, policy.first_wait))
+    attempts = spent + 1
+    if failure is Failure.PERMANENT or attempts > policy.retries:
+        return Decision(attempts, None)
+    wait = min(policy.max_wait, policy.first_wait * policy.factor**spent)
+    return Decision(attempts, max(asked, wait * (1 + policy.jitter * draw)))

@@ -1,0 +1,98 @@
+"""The statements of the alerts' outbox."""
+
+# One alert for a cause, however many records it hits; a record counts once for it.
+RAISE_FOR_RECORDS = """
+WITH fresh AS (
+    INSERT INTO sync.alert_records (kind, cause, entity, key)
+    SELECT DISTINCT %(kind)s, %(cause)s, %(entity)s, k FROM unnest(%(keys)s::text[]) k
+    ON CONFLICT DO NOTHING RETURNING key
+)
+INSERT INTO sync.alerts (kind, cause, entity, title, n, examples)
+SELECT %(kind)s, %(cause)s, %(entity)s, %(title)s, count(*), to_jsonb((array_agg(key ORDER BY key))[1:10])
+FROM fresh HAVING count(*) > 0
+ON CONFLICT (kind, cause) WHERE resolved_at IS NULL DO UPDATE
+SET n = alerts.n + excluded.n, updated_at = sync.clock(),
+    examples = CASE WHEN jsonb_array_length(alerts.examples) >= 10 THEN alerts.examples
+                    ELSE alerts.examples || excluded.examples END
+"""
+
+RAISE = """
+INSERT INTO sync.alerts (kind, cause, entity, title, examples)
+VALUES (%(kind)s, %(cause)s, %(entity)s, %(title)s, %(examples)s)
+ON CONFLICT (kind, cause) WHERE resolved_at IS NULL DO UPDATE
+SET n = alerts.n + 1, updated_at = sync.clock()
+"""
+
+RESOLVE = """
+WITH over AS (
+    UPDATE sync.alerts SET resolved_at = sync.clock()
+    WHERE kind = %(kind)s AND (%(cause)s::text IS NULL OR cause = %(cause)s::text) AND resolved_at IS NULL
+    RETURNING kind, cause
+)
+DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause = over.cause
+"""
+
+# An alert that was written while its cause was being given back (the breaker opened) and not sent yet: never mind.
+WITHDRAW = """
+WITH gone AS (
+    DELETE FROM sync.alert_records a USING sync.breaker_failures b
+    WHERE b.system = %(system)s AND a.kind = 'dead' AND a.entity = b.entity AND a.key = b.key
+    RETURNING a.cause
+), counts AS (SELECT cause, count(*) AS n FROM gone GROUP BY cause)
+UPDATE sync.alerts a SET n = a.n - c.n,
+    resolved_at = CASE WHEN a.n <= c.n THEN sync.clock() END,
+    sent_at = CASE WHEN a.n <= c.n THEN coalesce(a.sent_at, sync.clock()) ELSE a.sent_at END,
+    over_sent_at = CASE WHEN a.n <= c.n AND a.sent_at IS NULL THEN sync.clock() ELSE a.over_sent_at END
+FROM counts c WHERE a.kind = 'dead' AND a.cause = c.cause AND a.resolved_at IS NULL
+"""
+
+# Nothing dead is left behind these: they are over.
+RESOLVE_DEAD = """
+WITH over AS (
+    UPDATE sync.alerts a SET resolved_at = sync.clock()
+    WHERE kind = 'dead' AND resolved_at IS NULL
+      AND NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.state = 'dead')
+      AND NOT EXISTS (SELECT FROM sync.records r WHERE r.entity = a.entity AND r.out_of_step AND r.parked IS NOT NULL)
+    RETURNING kind, cause
+)
+DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause = over.cause
+"""
+
+FORGET_RECORDS = "DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind = 'dead'"
+
+# What is to be sent: new ones that had time to gather, and the ends of those that were sent.
+TAKE = """
+UPDATE sync.alerts SET sending_until = sync.clock() + interval '60 seconds'
+WHERE id IN (
+    SELECT id FROM sync.alerts
+    WHERE (sending_until IS NULL OR sending_until < sync.clock())
+      AND ((sent_at IS NULL AND created_at <= sync.clock() - make_interval(secs => %(group_wait)s))
+           OR (sent_at IS NOT NULL AND resolved_at IS NOT NULL AND over_sent_at IS NULL))
+    ORDER BY id LIMIT 50 FOR UPDATE SKIP LOCKED)
+RETURNING id, kind, cause, entity, title, n, examples, created_at, resolved_at, sent_at IS NOT NULL AS told
+"""
+
+SENT = """
+UPDATE sync.alerts
+SET sending_until = NULL, send_error = NULL,
+    sent_at = coalesce(sent_at, sync.clock()),
+    over_sent_at = CASE WHEN %(over)s THEN sync.clock() ELSE over_sent_at END
+WHERE id = %(id)s
+"""
+
+NOT_SENT = """
+UPDATE sync.alerts SET send_error = %(error)s, sending_until = sync.clock() + interval '30 seconds' WHERE id = %(id)s
+"""
+
+OPEN = """
+SELECT id, kind, cause, entity, title, n, examples, created_at, updated_at, sent_at, send_error FROM sync.alerts
+WHERE resolved_at IS NULL ORDER BY id DESC LIMIT %(most)s
+"""
+
+# Events that wait for their record, or for a clock, longer than anybody would think normal.
+LONG_WAITING = """
+SELECT entity, array_agg(DISTINCT key) AS keys FROM (
+    SELECT entity, key FROM sync.events
+    WHERE state = 'waiting' AND received_at < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
+GROUP BY entity
+"""

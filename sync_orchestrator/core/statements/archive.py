@@ -1,0 +1,98 @@
+"""The statements that touch the archive: records and their parts.
+
+Set-wise writes go in key order, so that two drains with the same keys wait for each other and do not deadlock.
+"""
+
+# A row to lock for every key, also those that are not here yet; it goes again if nothing came of it.
+LOCK_SHELLS = """
+INSERT INTO sync.records (entity, key) SELECT %(entity)s, k FROM unnest(%(keys)s::text[]) k ORDER BY k
+ON CONFLICT DO NOTHING
+"""
+
+LOCK = """
+SELECT key, group_key, revision, deleted, ready, applied_revision, parked FROM sync.records
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) ORDER BY key FOR UPDATE
+"""
+
+# The version guard's side of the parts; their data stays where it is.
+STAMPS = """
+SELECT key, part, epoch, version, ticket, content_hash, deleted FROM sync.parts
+WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+"""
+
+DROP_SHELLS = "DELETE FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision = 0"
+
+WRITE_PARTS = """
+INSERT INTO sync.parts (entity, key, part, epoch, version, ticket, content_hash, deleted, data)
+SELECT %(entity)s, * FROM unnest(
+    %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(ticket)s::bigint[],
+    %(content_hash)s::bytea[], %(deleted)s::boolean[], %(data)s::jsonb[])
+ON CONFLICT (entity, key, part) DO UPDATE
+SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket,
+    content_hash = excluded.content_hash, deleted = excluded.deleted, data = excluded.data
+"""
+
+# A new revision starts afresh: no attempts spent, due now, and no longer parked.
+WRITE_RECORDS = """
+UPDATE sync.records r
+SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
+    lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
+    attempts = 0, parked = NULL, error = NULL,
+    due_at = CASE WHEN r.lease_until > sync.clock() THEN r.due_at ELSE sync.clock() END
+FROM unnest(%(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[],
+            %(ready)s::boolean[]) AS v (key, group_key, revision, deleted, ready)
+WHERE r.entity = %(entity)s AND r.key = v.key
+"""
+
+NEW_GROUPS = """
+INSERT INTO sync.groups (entity, group_key)
+SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g ON CONFLICT DO NOTHING
+"""
+
+TICKET = "SELECT nextval('sync.ticket')"
+
+# Which of these groups have had their first full sync; an event of unknown group is covered once all have.
+COVERED = """
+SELECT group_key, first_completed_at IS NOT NULL AS covered FROM sync.groups WHERE entity = %(entity)s
+"""
+
+COUNTS = """
+SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
+       count(*) FILTER (WHERE deleted) AS tombstones,
+       count(*) FILTER (WHERE NOT ready) AS incomplete,
+       count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_step,
+       count(*) FILTER (WHERE out_of_step) AS out_of_step,
+       count(*) FILTER (WHERE parked = 'dead' AND out_of_step) AS dead,
+       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held
+FROM sync.records WHERE revision > 0 GROUP BY entity
+"""
+
+SHOW = "SELECT * FROM sync.records WHERE entity = %(entity)s AND key = %(key)s"
+
+PARTS_OF = """
+SELECT part, epoch, version, ticket, deleted, data FROM sync.parts
+WHERE entity = %(entity)s AND key = %(key)s ORDER BY part
+"""
+
+# An operator's refresh: what the source says now holds, whatever version stood here.
+FORGET_STAMP = """
+UPDATE sync.parts SET epoch = -1 WHERE entity = %(entity)s AND key = %(key)s AND part = ANY(%(parts)s)
+"""
+
+# A changed mapping: records whose payload would be another are out of step again.
+DIGESTS = """
+SELECT r.key, r.group_key, r.applied_digest FROM sync.records r
+WHERE r.entity = %(entity)s AND r.key > %(after)s AND r.applied_digest IS NOT NULL AND NOT r.deleted
+  AND NOT r.out_of_step
+ORDER BY r.key LIMIT %(most)s
+"""
+
+PARTS_DATA = """
+SELECT key, part, data FROM sync.parts WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+"""
+
+STEP_REVISION = """
+UPDATE sync.records SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
+    due_at = sync.clock(), error = NULL
+WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+"""

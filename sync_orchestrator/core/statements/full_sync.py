@@ -1,0 +1,99 @@
+"""The statements of full syncs: group leases, listed keys, inferred deletions, completion."""
+
+ADD_GROUPS = """
+INSERT INTO sync.groups (entity, group_key) SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g
+ON CONFLICT DO NOTHING
+"""
+
+GROUPS = """
+SELECT group_key, first_completed_at, completed_at, validated_at, sync_phase, sync_error FROM sync.groups
+WHERE entity = %(entity)s ORDER BY group_key
+"""
+
+# One full sync a group at a time: the lease is fenced by its token.
+TAKE = """
+UPDATE sync.groups
+SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE entity = %(entity)s AND group_key = %(group)s AND (lease_until IS NULL OR lease_until < sync.clock())
+RETURNING lease_token, sync_id, sync_phase, sync_cursor, sync_listed,
+          sync_started_at > sync.clock() - interval '1 day' AS recent
+"""
+
+RENEW = """
+UPDATE sync.groups SET lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
+"""
+
+LET_GO = """
+UPDATE sync.groups SET lease_token = NULL, lease_until = NULL, sync_error = %(error)s
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s
+"""
+
+# Starts anew: the ticket is older than every read of this listing and later than all before.
+BEGIN = """
+UPDATE sync.groups
+SET sync_id = nextval('sync.ticket'), sync_phase = 'list', sync_cursor = NULL, sync_listed = 0,
+    sync_started_at = sync.clock(), sync_error = NULL
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING sync_id
+"""
+
+PAGE_DONE = """
+UPDATE sync.groups SET sync_cursor = %(cursor)s, sync_listed = sync_listed + %(n)s,
+    lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s AND sync_id = %(sync_id)s
+RETURNING sync_listed
+"""
+
+PHASE = """
+UPDATE sync.groups SET sync_phase = %(phase)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
+"""
+
+LISTED = """
+INSERT INTO sync.full_sync_keys (sync_id, key) SELECT %(sync_id)s, k FROM unnest(%(keys)s::text[]) k ORDER BY k
+ON CONFLICT DO NOTHING
+"""
+
+# Records of the group that the owner did not list, unchanged since the listing began.
+UNLISTED = """
+SELECT r.key, p.epoch, p.version FROM sync.records r
+JOIN sync.parts p ON p.entity = r.entity AND p.key = r.key AND p.part = %(owner)s AND NOT p.deleted
+JOIN sync.groups g ON g.entity = r.entity AND g.group_key = %(group)s
+WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted AND r.changed_at < g.sync_started_at
+  AND NOT EXISTS (SELECT FROM sync.full_sync_keys k WHERE k.sync_id = g.sync_id AND k.key = r.key)
+ORDER BY r.key
+"""
+
+GROUP_SIZE = """
+SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND NOT deleted AND revision > 0
+"""
+
+FORGET_LISTED = "DELETE FROM sync.full_sync_keys WHERE sync_id = %(sync_id)s"
+
+COMPLETE = """
+UPDATE sync.groups
+SET completed_at = sync.clock(), first_completed_at = coalesce(first_completed_at, sync.clock()),
+    sync_phase = NULL, sync_id = NULL, sync_cursor = NULL, sync_error = NULL
+WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
+"""
+
+ALL_COVERED = """
+SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM sync.groups WHERE entity = %(entity)s
+"""
+
+# What of a group is still to be pushed, and when the next of it is due.
+OUTSTANDING = """
+SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE parked IS NOT NULL) AS parked,
+       min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE parked IS NULL)::float8 AS next
+FROM sync.records WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
+"""
+
+# The events behind records that are tried again.
+REDRIVE_ARCHIVED = """
+UPDATE sync.events SET state = 'pending', attempts = 0, due_at = sync.clock()
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision IS NOT NULL AND state IN ('waiting', 'dead')
+"""
+
+EPOCHS = "SELECT name, epoch FROM sync.systems"
+
+STEP_EPOCH = "UPDATE sync.systems SET epoch = epoch + 1 WHERE name = %(name)s RETURNING epoch"

@@ -1,0 +1,264 @@
+"""The statements that touch the ledger: events, their history, ids and tallies.
+
+They carry out the transitions of ``states.py`` and no others.
+"""
+
+# Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
+ENSURE_PARTITIONS = """
+DO $$
+DECLARE
+    parent text;
+    month date;
+BEGIN
+    FOREACH parent IN ARRAY ARRAY['event_history', 'push_attempts'] LOOP
+        FOR month IN SELECT generate_series(date_trunc('month', now()), now() + interval '2 months', '1 month') LOOP
+            BEGIN
+                EXECUTE format('CREATE TABLE IF NOT EXISTS sync.%%I PARTITION OF sync.%%I FOR VALUES FROM (%%L) TO (%%L)',
+                    parent || to_char(month, '_YYYY_MM'), parent, month, month + interval '1 month');
+            EXCEPTION WHEN check_violation THEN
+                NULL;  -- rows of that month lie in the default partition already, and may stay there
+            END;
+        END LOOP;
+    END LOOP;
+END $$
+"""
+
+_TALLY = """
+    INSERT INTO sync.tallies (entity, what, slot, n)
+    SELECT entity, what, pg_backend_pid() %% 16, count(*) FROM {rows} GROUP BY entity, what ORDER BY entity, what
+    ON CONFLICT (entity, what, slot) DO UPDATE SET n = sync.tallies.n + excluded.n
+"""
+
+# One statement records a whole request: new ids only; the same id with other content is kept and flagged.
+RECORD = f"""
+WITH offered AS (
+    SELECT * FROM unnest(
+        %(source)s::text[], %(event_id)s::text[], %(entity)s::text[], %(key)s::text[], %(group_key)s::text[],
+        %(action)s::text[], %(version)s::bigint[], %(thin)s::boolean[], %(data)s::jsonb[], %(content_hash)s::bytea[],
+        %(origin)s::text[])
+    WITH ORDINALITY AS o (source, event_id, entity, key, group_key, action, version, thin, data, content_hash,
+                          origin, ord)
+), fresh AS (
+    INSERT INTO sync.event_ids (source, event_id, content_hash)
+    SELECT DISTINCT source, event_id, content_hash FROM offered ORDER BY 1, 2, 3
+    ON CONFLICT DO NOTHING
+    RETURNING source, event_id, content_hash
+), chosen AS (
+    SELECT DISTINCT ON (source, event_id, content_hash) offered.*
+    FROM offered JOIN fresh USING (source, event_id, content_hash)
+    ORDER BY source, event_id, content_hash, ord
+), recorded AS (
+    INSERT INTO sync.events (source, event_id, entity, key, group_key, action, epoch, version, thin, data,
+                             content_hash, origin, conflicting)
+    SELECT c.source, c.event_id, c.entity, c.key, c.group_key, c.action, coalesce(s.epoch, 0), c.version, c.thin,
+           c.data, c.content_hash, c.origin,
+           EXISTS (SELECT FROM sync.event_ids i WHERE i.source = c.source AND i.event_id = c.event_id
+                   AND i.content_hash <> c.content_hash)
+           OR EXISTS (SELECT FROM offered o WHERE o.source = c.source AND o.event_id = c.event_id
+                      AND o.content_hash <> c.content_hash)
+    FROM chosen c LEFT JOIN sync.systems s ON s.name = c.source
+    ORDER BY c.ord
+    RETURNING entity
+), counts AS (
+    SELECT entity, 'received' AS what FROM recorded
+    UNION ALL
+    SELECT entity, 'duplicate' FROM (
+        SELECT entity, row_number() OVER (PARTITION BY entity) AS nth FROM offered) o
+    WHERE nth > (SELECT count(*) FROM recorded r WHERE r.entity = o.entity)
+), tallied AS ({_TALLY.format(rows="counts")})
+SELECT count(*) FILTER (WHERE what = 'received') AS accepted,
+       count(*) FILTER (WHERE what = 'duplicate') AS duplicates
+FROM counts
+"""
+
+# Work is announced once per commit; a listener that misses it finds the work at its next look.
+NOTIFY = "SELECT pg_notify('sync_work', '')"
+
+# Due events that no drain holds and that are not archived yet, oldest due first.
+CLAIM = """
+WITH due AS (
+    SELECT seq FROM sync.events
+    WHERE revision IS NULL AND state IN ('pending', 'waiting') AND due_at <= sync.clock()
+      AND entity = ANY(%(entities)s)
+    ORDER BY due_at, seq LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+), token AS MATERIALIZED (SELECT nextval('sync.ticket') AS token)
+UPDATE sync.events e
+SET state = 'leased', lease_token = token.token, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+FROM due, token WHERE e.seq = due.seq
+RETURNING e.seq, e.source, e.entity, e.key, e.group_key, e.action, e.epoch, e.version, e.thin, e.data,
+          e.content_hash, e.attempts, e.absent_at, e.ask_source, e.awaiting, e.received_at, e.lease_token,
+          EXTRACT(epoch FROM sync.clock())::float8 AS now
+"""
+
+# A drain that died or stopped leaves leases behind; their time over, the events are everybody's again.
+RELEASE_EXPIRED = """
+UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL
+WHERE seq IN (SELECT seq FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock()
+              FOR UPDATE SKIP LOCKED)
+"""
+
+# A drain that ends well gives back what it holds.
+RELEASE = """
+UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL
+WHERE state = 'leased' AND lease_token = ANY(%(tokens)s)
+"""
+
+# Archived: the event's fate is its record's from here on, so it takes the revision and the record's present state.
+ARCHIVED = """
+UPDATE sync.events e
+SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
+    state = CASE WHEN r.parked IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
+    due_at = CASE WHEN r.parked IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END
+FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
+WHERE e.seq = v.seq AND e.lease_token = %(token)s AND r.entity = e.entity AND r.key = e.key
+"""
+
+# Failed before it was archived: due again later, or dead (due at infinity).
+FAILED = """
+UPDATE sync.events e
+SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiting,
+    absent_at = CASE WHEN v.absent THEN coalesce(e.absent_at, sync.clock()) ELSE e.absent_at END,
+    due_at = CASE WHEN v.wait IS NULL THEN 'infinity' ELSE sync.clock() + make_interval(secs => v.wait) END,
+    lease_token = NULL, lease_until = NULL
+FROM unnest(%(seq)s::bigint[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[], %(error)s::text[],
+            %(awaiting)s::text[], %(absent)s::boolean[])
+     AS v (seq, state, attempts, wait, error, awaiting, absent)
+WHERE e.seq = v.seq AND e.lease_token = %(token)s
+RETURNING e.seq
+"""
+
+_TO_HISTORY = f"""
+), kept AS (
+    INSERT INTO sync.event_history (seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
+        data, origin, conflicting, received_at, attempts, revision, error, state, reason)
+    SELECT seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
+        data, origin, conflicting, received_at, attempts, revision, error, what, reason
+    FROM gone
+), tallied AS ({_TALLY.format(rows="gone")})
+SELECT what, count(*) AS n, max(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS slowest,
+       sum(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS seconds
+FROM gone GROUP BY what
+"""
+
+# A newer version is archived already (or the source confirmed that there is no such record).
+SUPERSEDED = f"""
+WITH gone AS (
+    DELETE FROM sync.events e
+    USING unnest(%(seq)s::bigint[], %(reason)s::text[]) AS v (seq, reason)
+    WHERE e.seq = v.seq AND e.lease_token = %(token)s
+    RETURNING e.*, 'superseded' AS what, v.reason
+{_TO_HISTORY}"""
+
+# Applied has reached them: archived events are done; those that waited or died before that are superseded
+# once their part is newer than they are.
+REACHED = f"""
+WITH gone AS (
+    DELETE FROM sync.events e
+    USING sync.records r
+    WHERE e.entity = %(entity)s AND e.key = ANY(%(keys)s) AND r.entity = e.entity AND r.key = e.key
+      AND r.unsettled_until IS NULL
+      AND (e.revision <= r.applied_revision
+           OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
+               AND EXISTS (SELECT FROM sync.parts p
+                           WHERE p.entity = e.entity AND p.key = e.key AND p.part = e.source
+                             AND (p.epoch, p.version) > (e.epoch, e.version))))
+    RETURNING e.*, CASE WHEN e.revision IS NULL THEN 'superseded' ELSE 'done' END AS what, NULL::text AS reason
+{_TO_HISTORY}"""
+
+# The events of records whose push failed share the records' fate.
+PUSH_FAILED = """
+UPDATE sync.events e
+SET state = v.state, attempts = v.attempts, error = v.error, lease_token = NULL, lease_until = NULL,
+    due_at = CASE WHEN v.wait IS NULL THEN 'infinity' ELSE sync.clock() + make_interval(secs => v.wait) END
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[],
+            %(error)s::text[]) AS v (entity, key, state, attempts, wait, error)
+WHERE e.entity = v.entity AND e.key = v.key AND e.revision IS NOT NULL
+"""
+
+# The record has arrived: what waited for it is due at once.
+WAKE = """
+UPDATE sync.events SET state = 'pending', due_at = sync.clock(), awaiting = NULL, attempts = 0
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision IS NULL AND state IN ('waiting', 'dead')
+  AND awaiting = 'record'
+"""
+
+# Rule 16: after a group's full sync everything that failed meanwhile is tried again, missing records from the source.
+COMPENSATE = """
+UPDATE sync.events e
+SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL, ask_source = true
+WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead') AND e.awaiting IS DISTINCT FROM 'clock'
+  AND e.revision IS NULL
+  AND (e.group_key = %(group)s
+       OR EXISTS (SELECT FROM sync.records r WHERE r.entity = e.entity AND r.key = e.key AND r.group_key = %(group)s)
+       OR (%(all_covered)s AND e.group_key IS NULL))
+RETURNING e.seq
+"""
+
+# A person's re-drive: events back to pending; a fresh set of attempts.
+REDRIVE = """
+UPDATE sync.events
+SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL,
+    lease_token = NULL, lease_until = NULL
+WHERE state IN ('dead', 'waiting') AND (%(seqs)s::bigint[] IS NULL OR seq = ANY(%(seqs)s::bigint[]))
+  AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
+RETURNING seq, entity, key, revision
+"""
+
+DISCARD = f"""
+WITH gone AS (
+    DELETE FROM sync.events e WHERE seq = ANY(%(seqs)s) AND state = 'dead'
+    RETURNING e.*, 'discarded' AS what, %(reason)s::text AS reason
+{_TO_HISTORY}"""
+
+# One snapshot of everything that must add up.
+CONSERVATION = """
+WITH active AS (SELECT entity, state, count(*) AS n FROM sync.events GROUP BY entity, state),
+     told AS (SELECT entity, what, sum(n)::bigint AS n FROM sync.tallies GROUP BY entity, what)
+SELECT entity, state AS what, n FROM active UNION ALL SELECT entity, what, n FROM told
+"""
+
+# Seconds until the next event is due (negative: overdue); null where none is.
+NEXT_DUE = """
+SELECT EXTRACT(epoch FROM least(
+    (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
+        AND entity = ANY(%(entities)s) AND due_at <> 'infinity'),
+    (SELECT min(lease_until) FROM sync.events WHERE state = 'leased')) - sync.clock())::float8 AS seconds
+"""
+
+OLDEST_DUE = """
+SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
+    (SELECT min(due_at) FROM sync.events WHERE state IN ('pending', 'leased', 'waiting') AND due_at <> 'infinity'),
+    (SELECT min(due_at) FROM sync.records WHERE out_of_step AND parked IS NULL)))), 0)::float8 AS seconds
+"""
+
+LIST = """
+SELECT seq, source, event_id, entity, key, group_key, action, version, state, attempts, due_at, received_at, revision,
+       error, awaiting
+FROM sync.events
+WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
+  AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
+  AND (%(key)s::text IS NULL OR key = %(key)s::text)
+ORDER BY seq DESC LIMIT %(most)s
+"""
+
+# Everything known of one event, active or finished.
+SHOW = """
+SELECT seq, source, event_id, entity, key, group_key, action, version, thin, data, origin, conflicting, received_at,
+       state, attempts, revision, error, awaiting, due_at, NULL::timestamptz AS finished_at, NULL::text AS reason
+FROM sync.events WHERE seq = %(seq)s
+UNION ALL
+SELECT seq, source, event_id, entity, key, group_key, action, version, thin, data, origin, conflicting, received_at,
+       state, attempts, revision, error, NULL, NULL, finished_at, reason
+FROM sync.event_history WHERE seq = %(seq)s
+"""
+
+OF_RECORD = """
+SELECT seq, source, event_id, action, version, state, attempts, revision, error, received_at, finished_at, reason
+FROM (SELECT seq, source, event_id, entity, key, action, version, state, attempts, revision, error, received_at,
+             NULL::timestamptz AS finished_at, NULL::text AS reason FROM sync.events
+      UNION ALL
+      SELECT seq, source, event_id, entity, key, action, version, state, attempts, revision, error, received_at,
+             finished_at, reason FROM sync.event_history) e
+WHERE entity = %(entity)s AND key = %(key)s ORDER BY seq
+"""

@@ -1,0 +1,193 @@
+"""The statements of pushing: claims, settlements, the breaker, the shared rate."""
+
+# Out-of-step records that are due and that nobody pushes, live changes first. The claim is the announced intent:
+# it is committed before the call. A lease that ran out means a call of unknown outcome.
+CLAIM = """
+WITH due AS (
+    SELECT entity, key FROM sync.records
+    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
+      AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
+      AND (lease_until IS NULL OR lease_until < sync.clock())
+    ORDER BY lane, due_at LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE sync.records r
+SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
+    intent_at = sync.clock(),
+    unsettled_until = CASE WHEN r.lease_token IS NULL THEN r.unsettled_until
+                           ELSE sync.clock() + make_interval(secs => %(landing)s) END
+FROM due WHERE r.entity = due.entity AND r.key = due.key
+RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
+          r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
+          r.unsettled_until,
+          EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
+"""
+
+# While the breaker is open one record is pushed for real, rather one that has not failed.
+CLAIM_PROBE = CLAIM.replace(
+    "ORDER BY lane, due_at LIMIT %(most)s",
+    """ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
+             random() LIMIT 1""",
+).replace("AND due_at <= sync.clock()", "")
+
+PARTS = """
+SELECT p.entity, p.key, p.part, p.data FROM sync.parts p
+JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS k (entity, key) ON p.entity = k.entity AND p.key = k.key
+"""
+
+# Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record unsettled.
+ACKNOWLEDGE = """
+UPDATE sync.records r
+SET applied_revision = v.revision,
+    prior_digest = CASE WHEN r.applied_digest IS DISTINCT FROM v.digest THEN r.applied_digest
+                        ELSE r.prior_digest END,
+    applied_digest = v.digest, applied_group = v.applied_group, external_id = v.external_id,
+    applied_at = sync.clock(),
+    first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
+    attempts = 0, error = NULL, rejected_digest = NULL, lane = 0,
+    lease_token = NULL, lease_until = NULL, intent_at = NULL,
+    unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
+                           ELSE r.unsettled_until END,
+    due_at = CASE WHEN r.revision <> v.revision THEN sync.clock()
+                  ELSE greatest(sync.clock(), coalesce(r.unsettled_until, sync.clock())) END
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(digest)s::bytea[],
+            %(applied_group)s::text[], %(external_id)s::text[], %(settles)s::boolean[],
+            %(unsettled_until)s::timestamptz[])
+     AS v (entity, key, token, revision, digest, applied_group, external_id, settles, unsettled_until)
+WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
+RETURNING r.entity, r.key
+"""
+
+# Not acknowledged: due again later, or parked. What may have landed leaves the record unsettled. A revision that
+# came meanwhile owes nothing to this failure.
+FAIL = """
+UPDATE sync.records r
+SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
+    error = v.error,
+    parked = CASE WHEN r.revision = v.revision THEN v.parked END,
+    rejected_digest = coalesce(v.rejected_digest, r.rejected_digest),
+    due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
+    external_id = coalesce(v.external_id, r.external_id),
+    lease_token = NULL, lease_until = NULL, intent_at = NULL,
+    unsettled_until = CASE WHEN v.unknown THEN greatest(
+            coalesce(r.unsettled_until, '-infinity'), sync.clock() + make_interval(secs => %(landing)s))
+        ELSE r.unsettled_until END
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
+            %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
+            %(external_id)s::text[], %(unknown)s::boolean[])
+     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown)
+WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
+RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
+"""
+
+# A settlement that came too late: somebody else holds the record, and the call may have overwritten what they wrote.
+MARK_UNKNOWN = """
+UPDATE sync.records r
+SET unsettled_until = greatest(coalesce(r.unsettled_until, '-infinity'),
+                               sync.clock() + make_interval(secs => %(landing)s)),
+    due_at = CASE WHEN r.out_of_step THEN r.due_at ELSE sync.clock() + make_interval(secs => %(landing)s) END,
+    external_id = coalesce(r.external_id, v.external_id)
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(external_id)s::text[]) AS v (entity, key, external_id)
+WHERE r.entity = v.entity AND r.key = v.key
+RETURNING r.entity, r.key, r.external_id
+"""
+
+# Claimed but never sent.
+UNCLAIM = """
+UPDATE sync.records r SET lease_token = NULL, lease_until = NULL, intent_at = NULL
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[]) AS v (entity, key, token)
+WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
+"""
+
+ATTEMPTS = """
+INSERT INTO sync.push_attempts (entity, key, revision, step, outcome, status, detail)
+SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(revision)s::bigint[], %(step)s::text[],
+                     %(outcome)s::text[], %(status)s::int[], %(detail)s::text[])
+"""
+
+ATTEMPTS_OF = """
+SELECT at, revision, step, outcome, status, detail FROM sync.push_attempts
+WHERE entity = %(entity)s AND key = %(key)s ORDER BY at
+"""
+
+# Seconds until the next record is due for a push; null where none is.
+NEXT_DUE = """
+SELECT EXTRACT(epoch FROM min(greatest(due_at, coalesce(lease_until, due_at))) - sync.clock())::float8 AS seconds
+FROM sync.records
+WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+  AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
+"""
+
+UNPARK = """
+UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
+"""
+
+UNPARK_GROUP = """
+UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
+WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
+  AND (parked = 'dead' OR attempts > 0) AND (lease_until IS NULL OR lease_until < sync.clock())
+RETURNING key
+"""
+
+# Breaker and rate -------------------------------------------------------------------------------------------------
+
+REGISTER_SYSTEM = "INSERT INTO sync.systems (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
+
+SYSTEM = """
+SELECT name, paused, open_since, probe_wait,
+       EXTRACT(epoch FROM probe_at - sync.clock())::float8 AS probe_in,
+       EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for
+FROM sync.systems WHERE name = %(name)s FOR UPDATE
+"""
+
+OPEN = """
+UPDATE sync.systems
+SET open_since = coalesce(open_since, sync.clock()), probe_wait = %(wait)s,
+    probe_at = sync.clock() + make_interval(secs => %(wait)s)
+WHERE name = %(name)s
+"""
+
+CLOSE = "UPDATE sync.systems SET open_since = NULL, probe_at = NULL, probe_wait = NULL WHERE name = %(name)s"
+
+NOT_BEFORE = """
+UPDATE sync.systems SET not_before = greatest(coalesce(not_before, '-infinity'),
+                                              sync.clock() + make_interval(secs => %(seconds)s))
+WHERE name = %(name)s
+"""
+
+# Reserves room for n calls at the configured rate; says how long to wait before the first of them.
+RESERVE = """
+UPDATE sync.systems
+SET next_call = greatest(coalesce(next_call, clock_timestamp()), clock_timestamp() - make_interval(secs => %(step)s))
+                + make_interval(secs => %(n)s * %(step)s)
+WHERE name = %(name)s
+RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * %(step)s) - clock_timestamp())::float8 AS wait
+"""
+
+ADD_FAILURES = """
+INSERT INTO sync.breaker_failures (system, entity, key, attempts_before)
+SELECT %(system)s, * FROM unnest(%(entity)s::text[], %(key)s::text[], %(attempts)s::int[])
+ON CONFLICT DO NOTHING
+"""
+
+COUNT_FAILURES = "SELECT count(*) FROM sync.breaker_failures WHERE system = %(system)s"
+
+CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
+
+# The breaker opened: the failures that led to it cost nothing.
+GIVE_BACK_RECORDS = """
+UPDATE sync.records r
+SET attempts = b.attempts_before, parked = CASE WHEN r.parked = 'held' THEN r.parked END, due_at = sync.clock(),
+    rejected_digest = NULL
+FROM sync.breaker_failures b
+WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key
+"""
+
+GIVE_BACK_EVENTS = """
+UPDATE sync.events e
+SET state = 'pending', attempts = b.attempts_before, due_at = sync.clock()
+FROM sync.breaker_failures b
+WHERE b.system = %(system)s AND e.entity = b.entity AND e.key = b.key AND e.revision IS NOT NULL
+  AND e.state IN ('waiting', 'dead')
+"""

@@ -1,0 +1,109 @@
+"""The statements of validation and repair."""
+
+NOW = "SELECT sync.clock() AS now"
+
+GROUP = """
+SELECT first_completed_at, audited_at IS NULL OR audited_at < sync.clock() - make_interval(secs => %(audit_every)s)
+       AS audit_due
+FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s
+"""
+
+# What should be there. Ambiguous: a push is open or unknown, or something moved since the look began.
+OURS = """
+SELECT key, external_id, applied_digest, prior_digest, revision, applied_at, deleted,
+       first_applied_at IS NOT NULL AS ever_applied,
+       applied_digest IS NOT NULL AND coalesce(applied_group, group_key) = %(group)s AS present,
+       out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
+           OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s) AS ambiguous
+FROM sync.records WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s)
+"""
+
+COUNTS = f"""
+SELECT count(*) FILTER (WHERE present AND NOT ambiguous) AS settled, count(*) FILTER (WHERE ambiguous) AS ambiguous
+FROM ({OURS}) ours
+"""
+
+# Keys that the third party shows in this group and that are not of this group here.
+ELSEWHERE = """
+SELECT key, group_key, applied_group FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+"""
+
+KNOWN_FOREIGN = """
+SELECT count(*) FROM sync.drift
+WHERE entity = %(entity)s AND group_key = %(group)s AND kind IN ('foreign', 'twin') AND status <> 'repaired'
+"""
+
+# Suspects that nobody has touched since they were seen.
+STILL = """
+SELECT r.key, r.group_key, r.applied_digest FROM sync.records r
+JOIN unnest(%(keys)s::text[], %(revisions)s::bigint[], %(applied_at)s::timestamptz[]) AS v (key, revision, applied_at)
+  ON r.key = v.key
+WHERE r.entity = %(entity)s AND r.revision = v.revision AND r.applied_at IS NOT DISTINCT FROM v.applied_at
+  AND NOT r.out_of_step AND r.lease_token IS NULL
+"""
+
+OPEN_DRIFT = """
+SELECT key, kind, external_id, ours, theirs, status FROM sync.drift
+WHERE entity = %(entity)s AND group_key = %(group)s AND status <> 'repaired'
+"""
+
+NOTE_DRIFT = """
+INSERT INTO sync.drift (entity, group_key, key, kind, revision, ours, theirs, external_id, sample, status)
+SELECT %(entity)s, %(group)s, * FROM unnest(
+    %(key)s::text[], %(kind)s::text[], %(revision)s::bigint[], %(ours)s::bytea[], %(theirs)s::bytea[],
+    %(external_id)s::text[], %(sample)s::jsonb[], %(status)s::text[])
+ON CONFLICT (entity, group_key, key, kind, coalesce(external_id, '')) WHERE status <> 'repaired'
+DO UPDATE SET last_seen_at = sync.clock(), ours = excluded.ours, theirs = excluded.theirs,
+    revision = excluded.revision, sample = excluded.sample, status = excluded.status
+"""
+
+# A full look at the group did not find them any more.
+DRIFT_GONE = """
+UPDATE sync.drift SET status = 'repaired', repaired_at = sync.clock()
+WHERE entity = %(entity)s AND group_key = %(group)s AND status <> 'repaired' AND last_seen_at < %(since)s
+  AND NOT EXISTS (SELECT FROM sync.records r WHERE r.entity = drift.entity AND r.key = drift.key
+                  AND (r.out_of_step OR r.lease_token IS NOT NULL))
+RETURNING key
+"""
+
+# Applied becomes what the third party really holds; so the record is out of step and goes the normal way. Only if
+# nothing has moved since.
+REPAIR = """
+UPDATE sync.records r
+SET applied_revision = 0, applied_digest = v.theirs, external_id = v.external_id,
+    applied_group = CASE WHEN v.theirs IS NULL THEN r.applied_group ELSE %(group)s END,
+    unsettled_until = CASE WHEN v.theirs IS NULL THEN sync.clock() ELSE r.unsettled_until END,
+    attempts = 0, due_at = sync.clock(), lane = 0
+FROM unnest(%(keys)s::text[], %(revisions)s::bigint[], %(theirs)s::bytea[], %(external_ids)s::text[])
+     AS v (key, revision, theirs, external_id)
+WHERE r.entity = %(entity)s AND r.key = v.key AND r.revision = v.revision AND NOT r.out_of_step
+  AND r.lease_token IS NULL
+RETURNING r.key
+"""
+
+NOTE_VALIDATION = """
+INSERT INTO sync.validations (entity, group_key, verdict, reason, expected, counted, ambiguous, compared, drift)
+VALUES (%(entity)s, %(group)s, %(verdict)s, %(reason)s, %(expected)s, %(counted)s, %(ambiguous)s, %(compared)s,
+        %(drift)s)
+"""
+
+VALIDATED = """
+UPDATE sync.groups
+SET validated_at = CASE WHEN %(again)s THEN NULL ELSE sync.clock() END,
+    audited_at = CASE WHEN %(audited)s AND NOT %(again)s THEN sync.clock() WHEN %(again)s THEN NULL ELSE audited_at END
+WHERE entity = %(entity)s AND group_key = %(group)s
+"""
+
+GROUPS_DUE = """
+SELECT group_key FROM sync.groups
+WHERE entity = %(entity)s AND first_completed_at IS NOT NULL
+  AND (validated_at IS NULL OR validated_at < sync.clock() - make_interval(secs => %(every)s))
+ORDER BY validated_at NULLS FIRST, group_key LIMIT %(most)s
+"""
+
+DRIFT_OF = """
+SELECT group_key, key, kind, status, found_at, last_seen_at, repaired_at, sample FROM sync.drift
+WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
+  AND (%(key)s::text IS NULL OR key = %(key)s::text)
+ORDER BY id DESC LIMIT %(most)s
+"""

@@ -1,0 +1,93 @@
+"""What people and machines ask: how much is where, how old the oldest is, what is paused, who is alive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.core.statements import alerts as alert_statements
+from sync_orchestrator.core.statements import archive as archive_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+
+_HEARTBEAT = """
+INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, %(detail)s)
+ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
+"""
+_AGES = "SELECT name, EXTRACT(epoch FROM sync.clock() - at)::float8 AS age FROM sync.heartbeats"
+_SYSTEMS = "SELECT name, epoch, paused, open_since, not_before FROM sync.systems ORDER BY name"
+_GROUPS = """
+SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity
+"""
+_PAUSE_SYSTEM = "UPDATE sync.systems SET paused = %(paused)s WHERE name = %(name)s RETURNING name"
+_PAUSE_ENTITY = """
+INSERT INTO sync.entities (name, paused) VALUES (%(name)s, %(paused)s)
+ON CONFLICT (name) DO UPDATE SET paused = excluded.paused
+"""
+
+
+def heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
+    """Says that the process or task of this name is alive now."""
+    with engine.begin() as connection:
+        run(connection, _HEARTBEAT, name=name, detail=json(detail or {}))
+
+
+def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
+    """How long ago it last said so; None if never."""
+    with engine.begin() as connection:
+        return {row.name: float(row.age) for row in run(connection, _AGES)}.get(name)
+
+
+def paused_entities(connection: Connection) -> set[str]:
+    return {row.name for row in run(connection, "SELECT name FROM sync.entities WHERE paused")}
+
+
+def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> None:
+    """Pauses or resumes the pushes of an entity, or of a whole third party; events go on being archived.
+
+    Raises NotFound for a name that is neither.
+    """
+    with engine.begin() as connection:
+        if name in entities:
+            run(connection, _PAUSE_ENTITY, name=name, paused=paused)
+        elif not run(connection, _PAUSE_SYSTEM, name=name, paused=paused):
+            raise NotFound(f"neither an entity nor a third party is called '{name}'")
+        run(connection, ledger_statements.NOTIFY)
+
+
+def status(engine: Engine) -> dict[str, Any]:
+    """Everything at a glance, from one snapshot: events by state, records, systems, open alerts."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        events: dict[str, int] = dict.fromkeys(
+            ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0)
+        for row in run(connection, ledger_statements.CONSERVATION):
+            events[row.what] += row.n
+        states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
+        records = dict.fromkeys(
+            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held"), 0)
+        for row in run(connection, archive_statements.COUNTS):
+            for what in records:
+                records[what] += getattr(row, what)
+        groups = run(connection, _GROUPS)
+        alerts = run(connection, alert_statements.OPEN, most=50)
+        duplicates = events.pop("duplicate")
+        return {
+            "events": {**events, "duplicates": duplicates, "balanced": events["received"] == states},
+            "records": records,
+            "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
+            "systems": {
+                row.name: {"paused": row.paused, "epoch": row.epoch,
+                           "breaker": "open" if row.open_since else "closed",
+                           "open_since": row.open_since.isoformat() if row.open_since else None}
+                for row in run(connection, _SYSTEMS)
+            },
+            "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
+            "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
+            "alerts": [
+                {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
+                 "since": row.created_at.isoformat(), "sent": row.sent_at is not None}
+                for row in alerts
+            ],
+        }

@@ -1,0 +1,351 @@
+"""Validation of a business group: by count, then by diff; suspects are confirmed before anything is said; repair.
+
+Records with open or unknown pushes are left out of judgement, so changes may flow. The algorithm is that of consistent
+comparison under load: a bracket for the count, a shadow of what was acknowledged, a second look at each suspect.
+Not here: the comparison itself (``compare.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from psycopg.types.json import Jsonb
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.breaker import is_open
+from sync_orchestrator.core.compare import Suspect, foreign, suspects
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import CallFailed, MappingFailed
+from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import archive as archive_statements
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import validation as statements
+
+_before_repair_commit = CrashPoint("validation.before_repair_commit")
+
+Verdict = Literal["in_step", "drift", "not_validated"]
+Repair = Literal["auto", "ask", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One confirmed difference; ``sample`` has rows of field, ours, theirs."""
+
+    key: str
+    kind: str
+    external_id: str | None
+    sample: list[dict[str, Any]]
+    status: str
+
+
+@dataclass(slots=True)
+class GroupValidation:
+    """What a validation found. ``compared`` None: the count sufficed. ``repaired``: sent to repair."""
+
+    entity: str
+    group: str
+    verdict: Verdict = "in_step"
+    reason: str | None = None
+    expected: int = 0
+    counted: int | None = None
+    ambiguous: int = 0
+    compared: int | None = None
+    drift: list[Drift] = field(default_factory=list)
+    repaired: int = 0
+    foreign: int = 0
+    stubborn: int = 0
+
+
+def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
+    """Business groups whose validation is due, the longest unseen first; ``every`` in seconds."""
+    return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
+
+
+async def validate(
+    context: Context, entity: EntityContext, group: str, *, full: bool = False, repair: Repair | None = None
+) -> GroupValidation:
+    """Validates one group and, as configured or told, sends what is wrong to repair.
+
+    ``full`` compares record by record whatever the count says. A third party that cannot be asked makes the verdict
+    ``not_validated``; nothing is raised for it.
+    """
+    work = _Validation(context, entity, group, full, repair or entity.settings.validation.repair)
+    return await work.run()
+
+
+class _Validation:
+    def __init__(self, context: Context, entity: EntityContext, group: str, full: bool, repair: Repair) -> None:
+        self._context = context
+        self._entity = entity
+        self._group = group
+        self._full = full
+        self._repair = repair
+        self._settings = entity.settings.validation
+        self._there: list[tuple[str | None, str, bytes]] = []
+        self.result = GroupValidation(entity.name, group)
+
+    async def run(self) -> GroupValidation:
+        since, reason = await self._db(self._begin)
+        if reason is not None:
+            return await self._end(since, reason=reason)
+        try:
+            if not self._full and await self._count_fits(since):
+                return await self._end(since)
+            found = await self._diff(since)
+            confirmed = await self._confirm(found)
+        except CallFailed as failure:
+            return await self._end(since, reason=f"the third party could not be asked: {failure}")
+        await self._db(lambda connection: self._conclude(connection, confirmed, since))
+        await self._delete_foreign(confirmed)
+        return self.result
+
+    async def _db(self, work: Any) -> Any:
+        return await asyncio.to_thread(in_transaction, self._context.engine, work)
+
+    def _begin(self, connection: Connection) -> tuple[datetime, str | None]:
+        since = run(connection, statements.NOW)[0].now
+        rows = run(connection, statements.GROUP, entity=self._entity.name, group=self._group,
+                   audit_every=self._settings.audit_every)
+        if not rows or rows[0].first_completed_at is None:
+            return since, "its first full sync has not completed"
+        if is_open(connection, self._entity.system_name):
+            return since, "the third party is paused, or its breaker is open"
+        self._full = self._full or bool(rows[0].audit_due)
+        return since, None
+
+    def _ours(self, since: datetime) -> dict[str, Any]:
+        return {"entity": self._entity.name, "group": self._group, "since": since,
+                "lag": self._entity.system.search_lag}
+
+    async def _count_fits(self, since: datetime) -> bool:
+        counted = await self._entity.third_party.count(self._group)
+
+        def look(connection: Connection) -> bool:
+            ours = run(connection, statements.COUNTS, **self._ours(since))[0]
+            known = run(connection, statements.KNOWN_FOREIGN, entity=self._entity.name, group=self._group)[0][0]
+            self.result.expected, self.result.ambiguous = ours.settled, ours.ambiguous
+            self.result.counted = counted
+            low = ours.settled + known
+            return counted is not None and low <= counted <= low + ours.ambiguous
+
+        return bool(await self._db(look))
+
+    async def _diff(self, since: datetime) -> list[Suspect]:
+        async for page in self._entity.third_party.pages(self._group):
+            self._there += [
+                (found.key, found.external_id, self._entity.mapping.digest_of_theirs(found.fields)) for found in page
+            ]
+
+        def look(connection: Connection) -> list[Suspect]:
+            ours = run(connection, statements.OURS, **self._ours(since))
+            self.result.expected = sum(1 for row in ours if row.present and not row.ambiguous)
+            self.result.ambiguous = sum(1 for row in ours if row.ambiguous)
+            found, unknown = suspects(ours, self._there)
+            elsewhere = run(connection, statements.ELSEWHERE, entity=self._entity.name, keys=sorted(unknown))
+            return found + foreign(self._there, unknown - {row.key for row in elsewhere})
+
+        self.result.counted = self.result.compared = len(self._there)
+        return list(await self._db(look))
+
+    async def _confirm(self, found: Sequence[Suspect]) -> list[tuple[Suspect, Found | None]]:
+        """Looks at each suspect again; what moved meanwhile was in flight, not wrong."""
+        if not found:
+            return []
+        await asyncio.sleep(self._settings.confirm_after)
+        limit = asyncio.Semaphore(self._entity.system.concurrency)
+        looked = await asyncio.gather(*(self._look_again(suspect, limit) for suspect in found))
+        still = await self._db(lambda connection: self._untouched(connection, found))
+        return [
+            (suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True)
+            if wrong and (suspect.kind == "foreign" or suspect.key in still)
+        ]
+
+    async def _look_again(self, suspect: Suspect, limit: asyncio.Semaphore) -> tuple[bool, Found | None]:
+        item = Item(suspect.key, self._group, {}, suspect.external_id)
+        async with limit:
+            there = await self._entity.third_party.read(item) if suspect.external_id else None
+            if there is None and suspect.kind == "missing" and self._entity.third_party.traits.can_lookup:
+                there = next(iter(await self._entity.third_party.lookup(suspect.key, self._group)), None)
+        if suspect.kind == "missing" and there is None:
+            return True, None
+        if there is None:
+            return False, None
+        theirs = self._entity.mapping.digest_of_theirs(there.fields)
+        if suspect.kind in ("extra", "twin", "foreign"):
+            return True, there
+        return theirs != suspect.ours or there.external_id != suspect.external_id, there
+
+    def _untouched(self, connection: Connection, found: Sequence[Suspect]) -> set[str]:
+        known = [suspect for suspect in found if suspect.revision]
+        rows = run(
+            connection, statements.STILL, entity=self._entity.name, keys=[suspect.key for suspect in known],
+            revisions=[suspect.revision for suspect in known], applied_at=[suspect.applied_at for suspect in known],
+        )
+        return {row.key for row in rows}
+
+    def _conclude(
+        self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]], since: datetime
+    ) -> None:
+        before = {(row.key, row.kind, row.external_id): row
+                  for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
+        samples = self._samples(connection, confirmed)
+        statuses = self._statuses(connection, confirmed, before)
+        self.result.drift = [
+            Drift(suspect.key, _kind(suspect, there), _id(suspect, there), sample, status)
+            for (suspect, there), sample, status in zip(confirmed, samples, statuses, strict=True)
+        ]
+        self._note(connection, confirmed)
+        run(connection, statements.DRIFT_GONE, entity=self._entity.name, group=self._group, since=since)
+        self._send_to_repair(connection, confirmed)
+        _before_repair_commit()
+        self._tell(connection, before)
+        self._write_end(connection, audited=True)
+
+    def _statuses(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]],
+                  before: dict[Any, Any]) -> list[str]:
+        size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
+        cap = self._settings.deletions.cap(size)
+        extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
+        if extra > cap:
+            place = f"{self._entity.name} {self._group}"
+            alerts.tell(connection, "delete_cap", place, entity=self._entity.name,
+                        title=f"{place}: {extra} extra records at the third party, more than the cap of {cap}")
+        return [self._status(suspect, there, before, capped=extra > cap) for suspect, there in confirmed]
+
+    def _status(self, suspect: Suspect, there: Found | None, before: dict[Any, Any], *, capped: bool) -> str:
+        earlier = before.get((suspect.key, _kind(suspect, there), _id(suspect, there)))
+        if suspect.kind in ("foreign", "twin"):
+            return "left"
+        unchanged = earlier is not None and _same(earlier.ours, suspect.ours) and _same(
+            earlier.theirs, self._theirs(there))
+        if earlier is not None and unchanged and earlier.status in ("repairing", "stubborn"):
+            return "stubborn"
+        return "found" if self._repair != "auto" or (capped and suspect.kind == "extra") else "repairing"
+
+    def _theirs(self, there: Found | None) -> bytes | None:
+        return None if there is None else self._entity.mapping.digest_of_theirs(there.fields)
+
+    def _note(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
+        if confirmed:
+            run(
+                connection, statements.NOTE_DRIFT, entity=self._entity.name, group=self._group,
+                key=[drift.key for drift in self.result.drift], kind=[drift.kind for drift in self.result.drift],
+                revision=[suspect.revision for suspect, _ in confirmed],
+                ours=[suspect.ours for suspect, _ in confirmed],
+                theirs=[self._theirs(there) for _, there in confirmed],
+                external_id=[drift.external_id for drift in self.result.drift],
+                sample=[Jsonb(drift.sample) for drift in self.result.drift],
+                status=[drift.status for drift in self.result.drift],
+            )
+
+    def _send_to_repair(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
+        chosen = [
+            (suspect, there) for (suspect, there), drift in zip(confirmed, self.result.drift, strict=True)
+            if drift.status == "repairing"
+        ]
+        if chosen:
+            chosen.sort(key=lambda pair: pair[0].key)
+            rows = run(
+                connection, statements.REPAIR, entity=self._entity.name, group=self._group,
+                keys=[suspect.key for suspect, _ in chosen], revisions=[suspect.revision for suspect, _ in chosen],
+                theirs=[self._theirs(there) for _, there in chosen],
+                external_ids=[None if there is None else there.external_id for _, there in chosen],
+            )
+            self.result.repaired = len(rows)
+            run(connection, ledger_statements.NOTIFY)
+
+    def _tell(self, connection: Connection, before: dict[Any, Any]) -> None:
+        self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
+        self.result.stubborn = sum(1 for drift in self.result.drift if drift.status == "stubborn")
+        wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
+        self.result.verdict = "drift" if wrong else "in_step"
+        cause = f"{self._entity.name} {self._group}"
+        news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before
+                or (drift.status == "stubborn"
+                    and before[drift.key, drift.kind, drift.external_id].status != "stubborn")]
+        if news:
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(_count(news).items()))
+            alerts.tell(connection, "drift", cause, f"{cause}: {counts}", entity=self._entity.name,
+                        examples=[f"{drift.key} ({drift.kind})" for drift in news[:10]])
+        elif not wrong:
+            alerts.resolve(connection, "drift", cause)
+
+    def _samples(
+        self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
+    ) -> list[list[dict[str, Any]]]:
+        keys = [suspect.key for suspect, _ in confirmed]
+        parts: dict[str, dict[str, Any]] = {}
+        for row in run(connection, archive_statements.PARTS_DATA, entity=self._entity.name, keys=keys):
+            parts.setdefault(row.key, {})[row.part] = row.data
+        return [self._sample(suspect, there, parts.get(suspect.key, {})) for suspect, there in confirmed]
+
+    def _sample(self, suspect: Suspect, there: Found | None, parts: dict[str, Any]) -> list[dict[str, Any]]:
+        ours: dict[str, Any] = {}
+        if suspect.kind not in ("extra", "foreign"):
+            try:
+                ours = self._entity.mapping.payload(suspect.key, self._group, parts)
+            except MappingFailed:
+                ours = {}
+        theirs = {} if there is None else there.fields
+        return [
+            {"field": name, "ours": ours.get(name), "theirs": theirs.get(name)}
+            for name in self._entity.mapping.fields if ours.get(name) != theirs.get(name)
+        ]
+
+    async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
+        strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
+        if self._settings.foreign != "delete" or not strangers or self._repair != "auto":
+            return
+        if len(strangers) > self._settings.deletions.cap(self.result.expected):
+            place = f"{self._entity.name} {self._group}"
+            await self._db(lambda connection: alerts.tell(
+                connection, "delete_cap", place, entity=self._entity.name,
+                title=f"{place}: {len(strangers)} foreign records, more than may be deleted at once"))
+            return
+        for suspect in strangers:
+            await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
+
+    async def _end(self, since: datetime, *, reason: str | None = None) -> GroupValidation:
+        self.result.reason = reason
+        if reason is not None:
+            self.result.verdict = "not_validated"
+        await self._db(lambda connection: self._write_end(connection, audited=False))
+        return self.result
+
+    def _write_end(self, connection: Connection, *, audited: bool) -> None:
+        result = self.result
+        run(
+            connection, statements.NOTE_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
+            reason=result.reason, expected=result.expected, counted=result.counted, ambiguous=result.ambiguous,
+            compared=result.compared, drift=len(result.drift),
+        )
+        if result.verdict != "not_validated":
+            run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
+                again=result.repaired > 0)
+
+
+def _kind(suspect: Suspect, there: Found | None) -> str:
+    return "different" if suspect.kind == "missing" and there is not None else suspect.kind
+
+
+def _id(suspect: Suspect, there: Found | None) -> str | None:
+    return suspect.external_id if there is None else there.external_id
+
+
+def _same(one: Any, other: Any) -> bool:
+    return (None if one is None else bytes(one)) == (None if other is None else bytes(other))
+
+
+def _count(drifts: Sequence[Drift]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for drift in drifts:
+        counts[drift.kind] = counts.get(drift.kind, 0) + 1
+    return counts

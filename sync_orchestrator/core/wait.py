@@ -1,0 +1,86 @@
+"""Waiting for work: LISTEN/NOTIFY as a hint, so that nobody polls fast and nobody depends on it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg.types.json import Jsonb
+from sqlalchemy import Engine
+
+from sync_orchestrator.core.sql import run
+
+CHANNEL = "sync_work"
+
+# Something can be done now: an event to archive, or a record to push.
+DUE = """
+SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
+                 AND due_at <= sync.clock() AND entity = ANY(%(entities)s))
+    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock())
+    OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
+               LEFT JOIN sync.entities n ON n.name = r.entity
+               WHERE r.out_of_step AND r.parked IS NULL AND r.due_at <= sync.clock() AND r.entity = ANY(%(entities)s)
+                 AND (r.lease_until IS NULL OR r.lease_until < sync.clock())
+                 AND NOT s.paused AND NOT coalesce(n.paused, false)
+                 AND coalesce(s.probe_at, '-infinity') <= sync.clock()
+                 AND coalesce(s.not_before, '-infinity') <= sync.clock()) AS due
+"""
+
+
+def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute(f"LISTEN {CHANNEL}")
+    return connection
+
+
+@asynccontextmanager
+async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[None]:
+    """Calls ``wake`` in the event loop whenever work is announced, until the block is left."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+
+    def listen() -> None:
+        try:
+            with _listen(engine) as connection:
+                while not stop.is_set():
+                    for _ in connection.notifies(timeout=0.25, stop_after=1):
+                        loop.call_soon_threadsafe(wake)
+        except psycopg.Error:
+            return  # only a hint was lost
+
+    thread = threading.Thread(target=listen, name="listen", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.to_thread(thread.join)
+
+
+def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bool:
+    """Waits until something is due, at most ``seconds``; ``systems`` names each entity's third party.
+
+    Looks itself every second at least, so a lost announcement costs no more than that.
+    """
+    ends = time.monotonic() + seconds
+    with _listen(engine) as listener:
+        while True:
+            if is_due(engine, systems):
+                return True
+            left = ends - time.monotonic()
+            if left <= 0:
+                return False
+            for _ in listener.notifies(timeout=min(1.0, left), stop_after=1):
+                break
+
+
+def is_due(engine: Engine, systems: dict[str, str]) -> bool:
+    """Whether a drain would find something to do now."""
+    with engine.begin() as connection:
+        row = run(connection, DUE, entities=list(systems), systems=Jsonb(systems))[0]
+    return bool(row.due)

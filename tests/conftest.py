@@ -1,0 +1,179 @@
+"""What the tests share: one embedded database server, an empty migrated database each, a world of fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeSource, FakeThirdParty, two_part_config
+from sqlalchemy import Engine, event, text
+from sqlalchemy.engine import make_url
+
+from sync_orchestrator.app import assemble
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.full_sync import StepReport, full_sync
+from sync_orchestrator.core.ledger import ChangeEvent, Conservation, conservation, record
+from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.database.migrate import migrate
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of our own, whatever the environment names; SYNC_TEST_DATABASE_URL uses another."""
+    os.environ.pop("SYNC_DATABASE_URL", None)
+    if url := os.environ.get("SYNC_TEST_DATABASE_URL"):
+        yield url
+        return
+    from sync_orchestrator.database import embedded
+
+    folder: Path = tmp_path_factory.mktemp("postgres") / "data"
+    yield embedded.start(folder)
+    embedded.stop(folder)
+
+
+def _create(server_url: str, name: str, template: str | None = None) -> str:
+    admin = connect(server_url)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else "")))
+    admin.dispose()
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str) -> str:
+    """A migrated database to copy."""
+    name = f"template_{os.getpid()}"
+    engine = connect(_create(server_url, name))
+    migrate(engine)
+    engine.dispose()
+    return name
+
+
+@pytest.fixture
+def database_url(server_url: str, template: str) -> Iterator[str]:
+    """The URL of an empty, migrated database."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    yield _create(server_url, name, template)
+    admin = connect(server_url)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
+    admin.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on an empty, migrated database."""
+    engine = connect(database_url)
+    yield engine
+    engine.dispose()
+
+
+@dataclass
+class World:
+    """Two source systems, a third party, and the system between them; its clock can be moved."""
+
+    engine: Engine
+    config: Config
+    shop: FakeSource = field(default_factory=FakeSource)
+    stock: FakeSource = field(default_factory=FakeSource)
+    erp: FakeThirdParty = field(default_factory=FakeThirdParty)
+    offset: float = 0.0
+    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        event.listen(self.engine, "begin", self._set_clock)
+        self.context: Context = assemble(
+            self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp})
+
+    def _set_clock(self, connection: Any) -> None:
+        if self.offset:
+            connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
+
+    @property
+    def entity(self) -> EntityContext:
+        return self.context.entities["item"]
+
+    def later(self, seconds: float) -> None:
+        """Moves the database's clock on."""
+        self.offset += seconds
+
+    def tell(self, source: str, key: str, action: str, version: int, data: dict[str, Any] | None = None, *,
+             event_id: str | None = None, group: str | None = None) -> None:
+        """Records one change event."""
+        record(self.engine, [ChangeEvent(
+            source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)])  # type: ignore[arg-type]
+
+    def put(self, key: str, name: str = "n", count: int = 1, group: str = "A", *, tell: bool = True) -> None:
+        """Writes a record in both sources and, unless told otherwise, notifies of it."""
+        action = "update" if key in self.shop.rows else "create"
+        shop = self.shop.put(key, {"key": key, "name": name, "store": group, "v": 0}, group=group)
+        stock = self.stock.put(key, {"key": key, "count": count, "v": 0})
+        if tell:
+            self.tell("shop", key, action, shop.version, shop.data)
+            self.tell("stock", key, action, stock.version, stock.data)
+
+    def remove(self, key: str) -> None:
+        self.tell("shop", key, "delete", self.shop.remove(key))
+
+    def drain(self) -> DrainReport:
+        """One drain that ends when nothing is due."""
+        return asyncio.run(drain(self.context, linger=0, most_seconds=60))
+
+    def full_sync(self, group: str = "A", **options: Any) -> StepReport:
+        return asyncio.run(full_sync(self.context, self.entity, group, **options))[1]
+
+    def validate(self, group: str = "A", **options: Any) -> GroupValidation:
+        return asyncio.run(validate(self.context, self.entity, group, **options))
+
+    def totals(self) -> Conservation:
+        with self.engine.begin() as connection:
+            return conservation(connection)
+
+    def states(self) -> dict[str, int]:
+        """Events by state, those that are not zero."""
+        return {state: n for state, n in self.totals().states.items() if n}
+
+    def row(self, key: str) -> Any:
+        with self.engine.begin() as connection:
+            return run(connection, "SELECT * FROM sync.records WHERE key = %(key)s", key=key)[0]
+
+    def query(self, statement: str, **params: Any) -> Any:
+        with self.engine.begin() as connection:
+            return run(connection, statement, **params)
+
+    def mirrored(self) -> dict[str, dict[str, Any]]:
+        """The third party's store by our key."""
+        return {record["code"]: record for record in self.erp.store.values()}
+
+    def truth(self) -> dict[str, dict[str, Any]]:
+        """What it should hold, from the source systems alone."""
+        return {
+            key: {"code": key, "store": row.group, "name": row.data["name"], "count": self.stock.rows[key].data["count"]}
+            for key, row in self.shop.rows.items()
+        }
+
+
+@pytest.fixture
+def make_world(engine: Engine) -> Callable[..., World]:
+    """Makes a world on the test's database; keyword arguments change its configuration or fakes."""
+
+    def make(*, erp: FakeThirdParty | None = None, **changes: Any) -> World:
+        return World(engine, two_part_config(**changes), erp=erp or FakeThirdParty())
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()

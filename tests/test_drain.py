@@ -1,0 +1,118 @@
+"""Change events from the ledger to the third party."""
+
+from __future__ import annotations
+
+from conftest import World
+from fakes import answer, lost_answer
+
+
+def test_changes_come_in_and_the_third_party_is_in_step(world: World) -> None:
+    for number in range(20):
+        world.put(f"k{number}", name=f"name {number}", count=number)
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.states() == {"done": 40}
+
+
+def test_out_of_order_never_overwrites_newer(world: World) -> None:
+    world.put("a", tell=False)
+    world.tell("shop", "a", "create", 1, {"name": "old", "store": "A"})
+    world.tell("stock", "a", "create", 1, {"count": 1})
+    world.drain()
+    world.tell("shop", "a", "update", 9, {"name": "new", "store": "A"})
+    world.drain()
+    world.tell("shop", "a", "update", 5, {"name": "stale", "store": "A"})
+    world.drain()
+    assert world.mirrored()["a"]["name"] == "new"
+    assert world.states() == {"done": 3, "superseded": 1}
+
+
+def test_ten_changes_of_a_hot_record_cost_one_call(world: World) -> None:
+    world.put("a")
+    for number in range(10):
+        world.put("a", name=f"n{number}")
+    world.drain()
+    assert world.erp.calls == {"create": 1}
+    assert world.states() == {"done": 22}
+
+
+def test_an_update_before_its_create_fails_and_is_woken_by_the_create(world: World) -> None:
+    world.put("a", tell=False)
+    world.full_sync()
+    world.tell("shop", "b", "update", 7, {"name": "second", "store": "A"})
+    world.drain()
+    assert world.states() == {"waiting": 1}
+    world.tell("shop", "b", "create", 3, {"name": "first", "store": "A"})
+    world.tell("stock", "b", "create", 3, {"count": 4})
+    world.drain()
+    world.drain()
+    assert world.mirrored()["b"]["name"] == "second"
+    assert world.states() == {"done": 3}
+
+
+def test_retries_wait_ten_twenty_forty_seconds_then_a_person_is_told(world: World) -> None:
+    world.erp.before = lambda verb, key: answer(503) if key == "a" else None
+    world.put("a")
+    for number, wait in enumerate((10, 20, 40)):
+        world.put("b", name=f"other {number}")
+        world.drain()
+        assert world.states()["waiting"] == 2
+        assert world.row("a").attempts == number + 1
+        world.later(wait + 0.5)
+    world.put("b", name="last")
+    world.drain()
+    assert world.states()["dead"] == 2
+    assert [row.kind for row in world.query("SELECT kind FROM sync.alerts")] == ["dead"]
+
+
+def test_an_outage_opens_the_breaker_and_spends_no_attempt(world: World) -> None:
+    for number in range(30):
+        world.put(f"k{number}")
+    world.erp.before = lambda verb, key: answer(502)
+    for _ in range(12):
+        world.drain()
+        world.later(15)
+    assert world.states().get("dead", 0) == 0
+    assert world.query("SELECT max(attempts) AS n FROM sync.records")[0].n == 0
+    world.erp.before = lambda verb, key: None
+    for _ in range(4):
+        world.later(70)
+        world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.states() == {"done": 60}
+    assert len(world.erp.store) == 30
+
+
+def test_a_lost_answer_makes_no_twin(world: World) -> None:
+    lost = {"a", "b"}
+
+    def after(verb: str, key: str) -> Exception | None:
+        if verb == "create" and key in lost:
+            lost.discard(key)
+            return lost_answer()
+        return None
+
+    world.erp.after = after
+    for key in "abc":
+        world.put(key)
+    world.drain()
+    for _ in range(3):
+        world.later(11)
+        world.drain()
+    assert world.mirrored() == world.truth()
+    assert len(world.erp.store) == 3
+    assert world.states() == {"done": 6}
+
+
+def test_a_deletion_leaves_a_tombstone_that_an_older_update_does_not_revive(world: World) -> None:
+    world.put("a")
+    world.drain()
+    version = world.shop.rows["a"].version
+    world.remove("a")
+    world.drain()
+    world.tell("shop", "a", "update", version, {"name": "late", "store": "A"})
+    world.drain()
+    assert world.erp.store == {}
+    world.put("a", name="again")
+    world.drain()
+    assert world.mirrored()["a"]["name"] == "again"

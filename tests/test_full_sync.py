@@ -1,0 +1,152 @@
+"""Full syncs of a business group beside live changes."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import World
+from fakes import answer
+
+from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, Failure
+
+
+def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
+    for number in range(count):
+        world.put(f"{prefix}{number:03}", count=number, group=group, tell=False)
+
+
+def test_fills_the_archive_and_brings_the_third_party_in_step(world: World) -> None:
+    fill(world, 250)
+    report = world.full_sync()
+    assert world.mirrored() == world.truth()
+    assert (report.acknowledged, report.open, report.parked) == (250, 0, 0)
+
+
+def test_a_second_one_of_unchanged_data_pushes_and_writes_nothing(world: World) -> None:
+    fill(world, 50)
+    world.full_sync()
+    world.erp.calls.clear()
+    before = world.query("SELECT sum(revision) AS n FROM sync.records")[0].n
+    report = world.full_sync()
+    assert report.calls == 0
+    assert sum(world.erp.calls.values()) == 0
+    assert world.query("SELECT sum(revision) AS n FROM sync.records")[0].n == before
+
+
+def test_finds_what_the_owner_no_longer_has(world: World) -> None:
+    fill(world, 50)
+    world.full_sync()
+    world.shop.remove("k003")
+    world.shop.remove("k004")
+    world.full_sync()
+    assert world.mirrored() == world.truth()
+    assert len(world.erp.store) == 48
+
+
+def test_more_deletions_than_the_cap_stop_it_and_alert(world: World) -> None:
+    fill(world, 50)
+    world.full_sync()
+    for number in range(10):
+        world.shop.remove(f"k{number:03}")
+    with pytest.raises(DeletionsHeld, match="10 of 50 records"):
+        world.full_sync()
+    assert len(world.erp.store) == 50
+    assert [row.kind for row in world.query("SELECT kind FROM sync.alerts")] == ["delete_cap"]
+    world.full_sync(allow_deletions=10)
+    assert len(world.erp.store) == 40
+
+
+def test_an_unlisted_record_that_can_be_read_is_not_deleted(world: World) -> None:
+    fill(world, 20)
+    world.full_sync()
+    listed = world.shop.rows["k005"]
+    world.put("k005", group="B", tell=False)
+    assert listed.group == "A"
+    world.full_sync()
+    assert world.mirrored() == world.truth()
+    assert world.row("k005").group_key == "B"
+
+
+def test_goes_on_where_an_interrupted_one_stopped(world: World) -> None:
+    fill(world, 250)
+    seen: list[str | None] = []
+    pages = world.shop.pages
+
+    def interrupted(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
+        seen.append(after)
+
+        async def stream():  # type: ignore[no-untyped-def]
+            number = 0
+            async for page in pages(group, after):
+                number += 1
+                if number == 2 and len(seen) == 1:
+                    raise CallFailed(Failure.TRANSIENT, "gone")
+                yield page
+        return stream()
+
+    world.shop.pages = interrupted  # type: ignore[method-assign]
+    with pytest.raises(CallFailed):
+        world.full_sync()
+    world.full_sync()
+    assert seen == [None, "k099"]
+    assert world.mirrored() == world.truth()
+
+
+def test_a_change_during_the_sync_is_not_taken_back(world: World) -> None:
+    fill(world, 30)
+    pages = world.shop.pages
+
+    def late(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
+        async def stream():  # type: ignore[no-untyped-def]
+            async for page in pages(group, after):
+                world.put("k001", name="live")
+                world.remove("k002")
+                yield page
+        return stream()
+
+    world.shop.pages = late  # type: ignore[method-assign]
+    world.drain()
+    world.full_sync()
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.mirrored()["k001"]["name"] == "live"
+
+
+def test_going_live_compensates_by_itself_what_failed_before(world: World) -> None:
+    fill(world, 20)
+    world.put("k001", name="changed before the full sync")
+    world.tell("shop", "never", "update", 5, {"name": "x", "store": "A"}, group="A")
+    world.drain()
+    for _ in range(5):
+        world.later(100)
+        world.drain()
+    assert world.states() == {"waiting": 3}
+    assert world.query("SELECT max(attempts) AS n FROM sync.events")[0].n == 0
+    world.full_sync()
+    world.drain()
+    world.later(11)
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.states() == {"done": 2, "superseded": 1}
+
+
+def test_a_full_sync_of_a_busy_group_is_refused(world: World) -> None:
+    from sync_orchestrator.core.errors import GroupBusy
+
+    fill(world, 3)
+    world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) VALUES ('item', 'A', 1, now() + interval '1 minute')")
+    with pytest.raises(GroupBusy):
+        world.full_sync()
+
+
+def test_what_the_third_party_refuses_is_dead_and_not_sent_again_until_it_changes(world: World) -> None:
+    fill(world, 20)
+    world.erp.before = lambda verb, key: answer(422) if key == "k007" else None
+    report = world.full_sync()
+    assert report.parked == 1
+    calls = world.erp.calls["create"]
+    world.full_sync()
+    assert world.erp.calls["create"] == calls
+    world.erp.before = lambda verb, key: None
+    world.put("k007", name="mended")
+    world.drain()
+    assert world.mirrored() == world.truth()

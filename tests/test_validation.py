@@ -1,0 +1,116 @@
+"""Validation by count, then by diff; repair."""
+
+from __future__ import annotations
+
+from conftest import World
+from test_full_sync import fill
+
+
+def kinds(world: World, **options: object) -> set[tuple[str, str]]:
+    return {(drift.key, drift.kind) for drift in world.validate(**options).drift}
+
+
+def id_of(world: World, key: str) -> str:
+    return next(name for name, record in world.erp.store.items() if record["code"] == key)
+
+
+def test_in_step_costs_one_call_after_the_first_audit(world: World) -> None:
+    fill(world, 30)
+    world.full_sync()
+    assert world.validate().compared == 30
+    world.erp.calls.clear()
+    assert world.validate().verdict == "in_step"
+    assert world.erp.calls == {"count": 1}
+
+
+def test_names_missing_different_stale_extra_and_foreign_and_repairs_them(world: World) -> None:
+    fill(world, 60)
+    world.full_sync()
+    world.put("k005", name="second")
+    world.put("k009", name="to be deleted")
+    world.drain()
+    ghost = dict(world.mirrored()["k009"])
+    world.remove("k009")
+    world.drain()
+    world.later(1)
+    world.erp.by_hand({"code": "HAND", "store": "A", "name": "by hand"})
+    del world.erp.store[id_of(world, "k001")]
+    world.erp.store[id_of(world, "k002")]["name"] = "altered"
+    world.erp.store[id_of(world, "k005")]["name"] = "n"
+    world.erp.by_hand(ghost)
+    result = world.validate(full=True)
+    assert {(drift.key, drift.kind, drift.status) for drift in result.drift} == {
+        ("k001", "missing", "repairing"), ("k002", "different", "repairing"), ("k005", "stale", "repairing"),
+        ("k009", "extra", "repairing"), ("HAND", "foreign", "left"),
+    }
+    world.drain()
+    hand = world.mirrored().pop("HAND")
+    assert hand["name"] == "by hand"
+    again = world.validate()
+    assert (again.verdict, again.foreign) == ("in_step", 1)
+    assert {key: row for key, row in world.mirrored().items() if key != "HAND"} == world.truth()
+
+
+def test_leaves_records_with_open_pushes_out_of_judgement(world: World) -> None:
+    fill(world, 20)
+    world.full_sync()
+    world.put("k001", name="not pushed yet")
+    world.put("new")
+    world.remove("k003")
+    world.later(1)
+    result = world.validate(full=True)
+    assert (result.verdict, result.drift) == ("in_step", [])
+
+
+def test_says_not_validated_before_the_first_full_sync_and_with_the_breaker_open(world: World) -> None:
+    world.put("a")
+    world.drain()
+    assert world.validate().verdict == "not_validated"
+    world.full_sync()
+    world.query("UPDATE sync.systems SET open_since = now(), probe_at = now() WHERE name = 'erp'")
+    assert world.validate().verdict == "not_validated"
+
+
+def test_drift_that_returns_unchanged_is_reported_once_as_stubborn(world: World) -> None:
+    fill(world, 5)
+    world.full_sync()
+
+    def rounded() -> None:
+        world.erp.store[id_of(world, "k001")]["count"] = 1.5
+
+    for _ in range(4):
+        rounded()
+        world.later(1)
+        result = world.validate(full=True)
+        world.drain()
+    assert [drift.status for drift in result.drift] == ["stubborn"]
+    assert result.repaired == 0
+    assert len(world.query("SELECT * FROM sync.alerts WHERE kind = 'drift'")) == 1
+
+
+def test_extra_records_above_the_cap_are_not_deleted(world: World) -> None:
+    fill(world, 30)
+    world.full_sync()
+    ghosts = [dict(world.mirrored()[f"k{number:03}"]) for number in range(10)]
+    for number in range(10):
+        world.remove(f"k{number:03}")
+    world.drain()
+    for ghost in ghosts:
+        world.erp.by_hand(ghost)
+    world.later(1)
+    result = world.validate(full=True)
+    assert {drift.status for drift in result.drift} == {"found"}
+    world.drain()
+    assert len(world.erp.store) == 30
+    assert "delete_cap" in [row.kind for row in world.query("SELECT kind FROM sync.alerts")]
+
+
+def test_repair_never_overwrites_newer_data(world: World) -> None:
+    fill(world, 5)
+    world.full_sync()
+    world.erp.store[id_of(world, "k001")]["name"] = "altered"
+    world.later(1)
+    world.validate(full=True)
+    world.put("k001", name="newer")
+    world.drain()
+    assert world.mirrored() == world.truth()
