@@ -59,7 +59,7 @@ def test_an_unlisted_record_that_can_be_read_is_not_deleted(world: World) -> Non
     fill(world, 20)
     world.full_sync()
     listed = world.shop.rows["k005"]
-    world.put("k005", group="B", tell=False)
+    world.put("k005", count=5, group="B", tell=False)
     assert listed.group == "A"
     world.full_sync()
     assert world.mirrored() == world.truth()

@@ -26,7 +26,7 @@ def test_in_step_costs_one_call_after_the_first_audit(world: World) -> None:
 def test_names_missing_different_stale_extra_and_foreign_and_repairs_them(world: World) -> None:
     fill(world, 60)
     world.full_sync()
-    world.put("k005", name="second")
+    world.put("k005", name="second", count=5)
     world.put("k009", name="to be deleted")
     world.drain()
     ghost = dict(world.mirrored()["k009"])
