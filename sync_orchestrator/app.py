@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.adapters.build import source_for, third_party_for
+from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.breaker import shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
@@ -56,15 +56,7 @@ def open_context(engine: Engine | None = None, config: Config | None = None) -> 
         name: shared_rate(engine, name, system.rate)
         for name, system in config.third_parties.items() if system.rate is not None
     }
-    third_parties = {
-        name: third_party_for(name, config, rates.get(entity.third_party.system))
-        for name, entity in config.entities.items()
-    }
-    sources = {
-        name: {part: source_for(name, part, config, None) for part in entity.parts}
-        for name, entity in config.entities.items()
-    }
-    return assemble(engine, config, sources, third_parties)
+    return assemble(engine, config, build_sources(config), build_third_parties(config, rates))
 
 
 def assemble(

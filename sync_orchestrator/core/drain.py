@@ -114,6 +114,7 @@ class _Drain:
         return self._ended.is_set()
 
     def _wake(self) -> None:
+        self._busy |= self._wakes.keys()  # nobody counts as idle before it has looked
         for event in self._wakes.values():
             event.set()
 

@@ -1,0 +1,48 @@
+"""Versions as systems tell them, turned into whole numbers that grow."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+_LARGEST = 2**63 - 1
+
+
+def version_of(value: Any, kind: Literal["time", "number"]) -> int:
+    """A version as a whole number: microseconds since 1970 for a time, the number itself otherwise.
+
+    A time is ISO 8601 (UTC where it names no zone) or seconds since 1970. Raises ValueError saying what came.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r:.60} is no {kind}")
+    version = _number(value) if kind == "number" else _time(value)
+    if not -_LARGEST <= version <= _LARGEST:
+        raise ValueError("the version is larger than 63 bits")
+    return version
+
+
+def _number(value: str | float) -> int:
+    if isinstance(value, str) and len(value) > 20:
+        raise ValueError("the version is larger than 63 bits")
+    try:
+        number = int(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value!r:.60} is no whole number") from None
+    if isinstance(value, float) and value != number:
+        raise ValueError(f"{value!r} is no whole number")
+    return number
+
+
+def _time(value: str | float) -> int:
+    if isinstance(value, int | float):
+        try:
+            return round(value * 1_000_000)
+        except (OverflowError, ValueError):
+            raise ValueError(f"{value!r:.60} is no time") from None
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r:.60} is no ISO 8601 time") from None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
