@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import Engine
 
@@ -20,6 +23,8 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Rules
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
+
+T = TypeVar("T")
 
 
 def home() -> Path:
@@ -57,6 +62,18 @@ def open_context(engine: Engine | None = None, config: Config | None = None) -> 
         for name, system in config.third_parties.items() if system.rate is not None
     }
     return assemble(engine, config, build_sources(config), build_third_parties(config, rates))
+
+
+def perform(context: Context, work: Awaitable[T]) -> T:
+    """Runs asynchronous work of the core from ordinary code, and ends its connections."""
+
+    async def performed() -> T:
+        try:
+            return await work
+        finally:
+            await context.close()
+
+    return asyncio.run(performed())
 
 
 def assemble(

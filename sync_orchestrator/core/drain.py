@@ -27,7 +27,7 @@ from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.status import heartbeat, paused_entities
+from sync_orchestrator.core.status import end_heartbeat, heartbeat, paused_entities
 from sync_orchestrator.core.wait import listening
 
 _claimed = CrashPoint("drain.pushes_claimed")
@@ -100,6 +100,8 @@ class _Drain:
         finally:
             with self._context.engine.begin() as connection:
                 run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
+            if self._group is None:
+                end_heartbeat(self._context.engine, "drain")
         self.report.seconds = time.monotonic() - self._started
         return self.report
 

@@ -34,6 +34,12 @@ def heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -
         run(connection, _HEARTBEAT, name=name, detail=json(detail or {}))
 
 
+def end_heartbeat(engine: Engine, name: str) -> None:
+    """Says that it has ended in good order."""
+    with engine.begin() as connection:
+        run(connection, "DELETE FROM sync.heartbeats WHERE name = %(name)s", name=name)
+
+
 def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
     """How long ago it last said so; None if never."""
     with engine.begin() as connection:

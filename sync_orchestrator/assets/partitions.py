@@ -1,0 +1,22 @@
+"""The one set of partitions: the business groups of all entities."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.full_sync import known_groups
+
+business_group = dg.DynamicPartitionsDefinition(name="business_group")
+
+
+def groups_of(context: Context, entity: str) -> set[str]:
+    """The groups an entity has; a partition that it lacks belongs to another entity."""
+    with context.engine.begin() as connection:
+        return set(known_groups(connection, entity))
+
+
+def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
+    """Business groups that Dagster does not know yet."""
+    known = set(instance.get_dynamic_partitions("business_group"))
+    return sorted(set().union(*(groups_of(context, entity) for entity in context.entities)) - known)

@@ -1,0 +1,1 @@
+"""What Dagster's side is given to work with."""

@@ -1,0 +1,35 @@
+"""The system as a Dagster resource: assets, checks and ops work through it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from functools import cache
+from typing import TypeVar
+
+import dagster as dg
+
+from sync_orchestrator.app import open_context, perform
+from sync_orchestrator.core.context import Context, EntityContext
+
+T = TypeVar("T")
+
+
+@cache
+def shared_context() -> Context:
+    """The process's one connection to database and systems, opened when it is first needed."""
+    return open_context()
+
+
+class System(dg.ConfigurableResource[None]):
+    """The configured system; the database and the APIs are reached only when something runs."""
+
+    @property
+    def context(self) -> Context:
+        return shared_context()
+
+    def entity(self, name: str) -> EntityContext:
+        return self.context.entities[name]
+
+    def perform(self, work: Awaitable[T]) -> T:
+        """Runs asynchronous work of the core."""
+        return perform(self.context, work)

@@ -1,0 +1,1 @@
+"""What starts by itself: sensors and schedules. They only look and request; the work is in ``core/``."""

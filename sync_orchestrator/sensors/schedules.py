@@ -1,0 +1,29 @@
+"""The schedules: validation, and looking after the ledger."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from sync_orchestrator.assets.checks import validate_job
+from sync_orchestrator.assets.incremental import maintenance
+from sync_orchestrator.config import Config
+
+
+def schedules(config: Config) -> list[dg.ScheduleDefinition]:
+    """Validation as often as the most demanding entity wants it, at most each minute; maintenance hourly."""
+    every = min(entity.validation.every for entity in config.entities.values())
+    return [
+        dg.ScheduleDefinition(name="validate_due_groups", job=validate_job, cron_schedule=cron(every),
+                              default_status=dg.DefaultScheduleStatus.RUNNING),
+        dg.ScheduleDefinition(name="look_after_the_ledger", job=maintenance, cron_schedule="7 * * * *",
+                              default_status=dg.DefaultScheduleStatus.RUNNING),
+    ]
+
+
+def cron(every: float) -> str:
+    """A cron line that fires about every so many seconds: each minute at most, each day at least."""
+    minutes = max(1, round(every / 60))
+    if minutes < 60:
+        return f"*/{minutes} * * * *"
+    hours = min(24, round(minutes / 60))
+    return "0 0 * * *" if hours == 24 else f"0 */{hours} * * *"
