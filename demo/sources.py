@@ -1,7 +1,7 @@
-"""The three internal systems, each with its own fields and its own clock: one program, run once for each role.
+"""The three internal systems, each with fields, answers and a clock of its own: one program, run once for each role.
 
-``python -m demo.sources catalogue --port 9101``. Below ``/_control`` is what the company's own staff does there; the
-synchronisation never calls it. Each change answers with the CloudEvent that the system would send.
+``python -m demo.sources catalogue``. The API is below ``/v1``. Below ``/_control`` is what the company's own people do
+there; the sync never calls it, and each change answers with the CloudEvent that the system would send.
 """
 
 from __future__ import annotations
@@ -10,128 +10,232 @@ import argparse
 import bisect
 import itertools
 import time
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
 
 import uvicorn
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from demo.bearer import BearerOnly
-from demo.data import stones
+from demo import access
+from demo.data import Stone, stones
 
-FIELDS = {
-    "catalogue": ("sku", "collection", "name", "cut", "color", "clarity"),
-    "lab": ("sku", "carat", "depth", "table", "x", "y", "z"),
-    "pricing": ("sku", "price", "currency"),
+Row = dict[str, Any]
+
+_MOST_ROWS = 1000
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Role:
+    """What makes a system the one it is. ``many`` and ``one`` wrap its answers; None for a bare list or row."""
+
+    noun: str
+    key: str
+    fields: tuple[str, ...]
+    clock: timedelta
+    many: str | None = None
+    one: str | None = None
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it knows the collections: only the owner does."""
+        return "collection" in self.fields
+
+
+ROLES = {
+    "catalogue": Role("stones", "sku", ("collection", "name", "cut", "color", "clarity"), timedelta(), many="stones"),
+    "lab": Role("reports", "stone", ("carat", "depth", "table", "x", "y", "z"), timedelta(minutes=-47),
+                many="reports", one="report"),
+    "pricing": Role("prices", "sku", ("price", "currency"), timedelta(minutes=13)),
 }
-CLOCKS = {"catalogue": 0.0, "lab": -47 * 60.0, "pricing": 13 * 60.0}
-"""Seconds by which each system's clock is off."""
+
+
+class Order(BaseModel):
+    """One thing that people do: ``set`` holds all fields for ``create``, those that change for ``update``.
+
+    A new ``collection`` moves the record. ``recreate`` brings a deleted record back as it was, changed by ``set``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    op: Literal["create", "update", "delete", "recreate"]
+    key: str
+    set: dict[str, Any] = {}
+
+
+_ORDERS = TypeAdapter(list[Order])
+
+
+class Refused(Exception):
+    """An order that does not fit what is there."""
 
 
 class System:
-    """One internal system: its rows by SKU, and a clock that never shows the same time twice."""
+    """One internal system: its rows by key, and a clock that never shows the same time twice."""
 
-    def __init__(self, role: str) -> None:
-        self.role = role
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.keys: list[str] = []
-        self._last = 0.0
-        self._events = itertools.count(1)
-        self._started = int(time.time())
-        for stone in stones():
-            self.write({name: stone[name] for name in FIELDS[role]})
+    def __init__(self, role_name: str, data: Iterable[Stone]) -> None:
+        self.name = role_name
+        self.role = ROLES[role_name]
+        self._data = list(data)
+        self._last = 0
+        self._ids = itertools.count(1)
+        self._started = time.time_ns()
+        self.reset()
 
-    def now(self) -> str:
-        """The system's time, in microseconds that only grow."""
-        self._last = max(self._last + 1e-6, time.time() + CLOCKS[self.role])
-        return datetime.fromtimestamp(self._last, UTC).isoformat(timespec="microseconds")
+    def reset(self) -> None:
+        """Everything as at the start, with newer versions."""
+        self.rows: dict[str, Row] = {}
+        self.deleted: dict[str, Row] = {}
+        self.shelves: dict[str, list[str]] = {}
+        for stone in self._data:
+            self._write(stone["sku"], {name: stone[name] for name in self.role.fields})
 
-    def write(self, row: dict[str, Any]) -> dict[str, Any]:
-        sku = row["sku"]
-        if sku not in self.rows:
-            bisect.insort(self.keys, sku)
-        self.rows[sku] = {**row, "updated_at": self.now()}
-        return self.rows[sku]
+    def listed(self, collection: str, after: str, limit: int) -> list[Row]:
+        """A page of the rows behind a key, in the order of keys."""
+        keys = self.shelves.get(collection, [])
+        start = bisect.bisect_right(keys, after)
+        return [self.rows[key] for key in keys[start : start + limit]]
 
-    def remove(self, sku: str) -> None:
-        del self.rows[sku]
-        del self.keys[bisect.bisect_left(self.keys, sku)]
+    def carry_out(self, order: Order) -> Row:
+        """Does what people ask for and returns the notification of it.
 
-    def change(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Carries out one order of the staff and returns the notification of it."""
-        sku = order["sku"]
-        if order["op"] == "delete":
-            self.remove(sku)
-            return self._event("deleted", sku, self.now(), None)
-        action = "updated" if sku in self.rows else "created"
-        row = self.write({**self.rows.get(sku, {}), **order["set"], "sku": sku})
-        return self._event(action, sku, row["updated_at"], row)
+        Raises Refused.
+        """
+        self._check(order)
+        if order.op == "delete":
+            self.deleted[order.key] = self._take(order.key)
+            return self._event("deleted", order.key, self._now())
+        before = self.deleted.pop(order.key, {}) if order.op == "recreate" else self.rows.get(order.key, {})
+        row = self._write(order.key, {**before, **order.set})
+        return self._event("updated" if order.op == "update" else "created", order.key, row["updated_at"], row)
 
-    def _event(self, action: str, sku: str, at: str, data: dict[str, Any] | None) -> dict[str, Any]:
-        return {
-            "specversion": "1.0", "id": f"{self._started}-{next(self._events)}", "source": self.role,
-            "type": f"stone.{action}", "subject": sku, "time": at, **({} if data is None else {"data": data}),
+    def _check(self, order: Order) -> None:
+        here, created = order.key in self.rows, order.op in ("create", "recreate")
+        if here and created:
+            raise Refused(f"{order.key} is here already")
+        if not here and not created:
+            raise Refused(f"there is no {order.key}")
+        if order.op == "recreate" and order.key not in self.deleted:
+            raise Refused(f"{order.key} was never deleted")
+        if unknown := set(order.set) - set(self.role.fields):
+            raise Refused(f"{self.name} knows no {', '.join(sorted(unknown))}")
+        if order.op == "create" and (absent := set(self.role.fields) - set(order.set)):
+            raise Refused(f"{order.key} lacks {', '.join(sorted(absent))}")
+
+    def _write(self, key: str, row: Row) -> Row:
+        if key in self.rows:
+            self._take(key)
+        self.rows[key] = {**row, self.role.key: key, "updated_at": self._now()}
+        bisect.insort(self.shelves.setdefault(self._shelf(row), []), key)
+        return self.rows[key]
+
+    def _take(self, key: str) -> Row:
+        row = self.rows.pop(key)
+        shelf = self.shelves[self._shelf(row)]
+        del shelf[bisect.bisect_left(shelf, key)]
+        if not shelf:
+            del self.shelves[self._shelf(row)]
+        return row
+
+    def _shelf(self, row: Row) -> str:
+        return str(row["collection"]) if self.role.grouped else ""
+
+    def _now(self) -> str:
+        now = time.time_ns() // 1000 + self.role.clock // _MICROSECOND
+        self._last = max(self._last + 1, now)
+        return (_EPOCH + self._last * _MICROSECOND).isoformat(timespec="microseconds")
+
+    def _event(self, action: str, key: str, at: str, data: Row | None = None) -> Row:
+        event = {
+            "specversion": "1.0", "id": f"{self._started}-{next(self._ids)}", "source": self.name,
+            "type": f"stone.{action}", "subject": key, "time": at,
         }
+        return event if data is None else {**event, "data": data}
 
 
-def create_app(role: str, token: str) -> Starlette:
-    """The HTTP API of one system."""
-    system = System(role)
+def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
+    """The HTTP API of one system that begins with these stones."""
+    system = System(role_name, data)
+    role = system.role
+
+    def many(rows: list[Row]) -> Response:
+        return JSONResponse({role.many: rows} if role.many else rows)
 
     async def listing(request: Request) -> Response:
-        after, limit = request.query_params.get("after", ""), int(request.query_params.get("limit", "500"))
-        collection = request.query_params.get("collection")
-        rest = itertools.islice(system.keys, bisect.bisect_right(system.keys, after), None)
-        rows = (system.rows[sku] for sku in rest)
-        wanted = (row for row in rows if collection is None or row["collection"] == collection)
-        return JSONResponse({"stones": list(itertools.islice(wanted, limit))})
+        asked = request.query_params
+        if role.grouped and not asked.get("collection"):
+            return JSONResponse({"error": "name a collection"}, 400)
+        limit = asked.get("limit", "500")
+        if not (limit.isascii() and limit.isdigit()) or int(limit) < 1:
+            return JSONResponse({"error": "limit must be a whole number above zero"}, 400)
+        collection = asked["collection"] if role.grouped else ""
+        return many(system.listed(collection, asked.get("after", ""), min(int(limit), _MOST_ROWS)))
 
     async def one(request: Request) -> Response:
-        row = system.rows.get(request.path_params["sku"])
-        return JSONResponse({"error": "no such stone"}, 404) if row is None else JSONResponse(row)
+        row = system.rows.get(request.path_params["key"])
+        if row is None:
+            return JSONResponse({"error": "no such record"}, 404)
+        return JSONResponse({role.one: row} if role.one else row)
 
-    async def many(request: Request) -> Response:
-        skus = request.query_params["skus"].split(",")
-        return JSONResponse({"stones": [system.rows[sku] for sku in skus if sku in system.rows]})
+    async def lookup(request: Request) -> Response:
+        keys = request.query_params.get("keys", "").split(",")
+        return many([system.rows[key] for key in keys if key in system.rows])
 
     async def count(request: Request) -> Response:
-        collection = request.query_params["collection"]
-        return JSONResponse({"count": sum(1 for row in system.rows.values() if row["collection"] == collection)})
+        return JSONResponse({"count": len(system.shelves.get(request.query_params.get("collection", ""), []))})
 
     async def collections(request: Request) -> Response:
-        return JSONResponse({"collections": sorted({row["collection"] for row in system.rows.values()})})
+        return JSONResponse({"collections": sorted(system.shelves)})
 
     async def changes(request: Request) -> Response:
-        return JSONResponse([system.change(order) for order in await request.json()])
+        try:
+            orders = _ORDERS.validate_json(await request.body())
+        except ValidationError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        events: list[Row] = []
+        try:
+            for order in orders:
+                events.append(system.carry_out(order))
+        except Refused as refusal:
+            return JSONResponse({"error": str(refusal), "events": events}, 409)
+        return JSONResponse(events)
 
     async def dump(request: Request) -> Response:
         return JSONResponse(system.rows)
 
+    async def reset(request: Request) -> Response:
+        system.reset()
+        return JSONResponse({"records": len(system.rows)})
+
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    owner_only = [Route("/v1/count", count), Route("/v1/collections", collections)]
     return Starlette(
         routes=[
-            Route("/v1/stones", listing), Route("/v1/stones/{sku}", one), Route("/v1/lookup", many),
-            Route("/v1/count", count), Route("/v1/collections", collections), Route("/healthz", healthz),
+            Route(f"/v1/{role.noun}", listing), Route(f"/v1/{role.noun}/{{key}}", one), Route("/v1/lookup", lookup),
+            *(owner_only if role.grouped else []), Route("/healthz", healthz),
             Route("/_control/changes", changes, methods=["POST"]), Route("/_control/dump", dump),
+            Route("/_control/reset", reset, methods=["POST"]),
         ],
-        middleware=[Middleware(BearerOnly, token=f"Bearer {token}", header=b"authorization", below="/v1/")],
+        middleware=[Middleware(access.RequiresHeader, "Authorization", f"Bearer {token}", "/v1/")],
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=FIELDS)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--token", default="demo-source")
-    arguments = parser.parse_args()
-    uvicorn.run(create_app(arguments.role, arguments.token), host="127.0.0.1", port=arguments.port,
-                log_level="error", access_log=False)
+    parser.add_argument("role", choices=ROLES)
+    role_name = parser.parse_args().role
+    uvicorn.run(create_app(role_name, access.source_token(), stones()), host="127.0.0.1",
+                port=access.port(role_name), log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":

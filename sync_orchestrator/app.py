@@ -8,13 +8,16 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import URL, Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.breaker import shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.remap import remap
@@ -38,9 +41,20 @@ def config_path() -> Path:
 
 
 def database_url() -> str:
-    """The database: ``SYNC_DATABASE_URL``, or the embedded server, started if it is not running."""
-    url = os.environ.get("SYNC_DATABASE_URL")
-    return url.replace("postgresql://", "postgresql+psycopg://", 1) if url else embedded.start(home() / "postgres")
+    """The database: ``SYNC_DATABASE_URL``, or the embedded server, started if it is not running.
+
+    Raises ConfigError for a URL that cannot be one of Postgres.
+    """
+    told = os.environ.get("SYNC_DATABASE_URL")
+    if not told:
+        return embedded.start(home() / "postgres")
+    try:
+        url = make_url(told)
+    except ArgumentError:
+        url = URL.create("")
+    if not url.drivername.startswith("postgres"):
+        raise ConfigError("SYNC_DATABASE_URL must be the URL of a Postgres database: postgresql://user@host/name")
+    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
 def open_database(url: str | None = None) -> Engine:

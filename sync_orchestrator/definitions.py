@@ -11,22 +11,22 @@ from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_k
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
-from sync_orchestrator.sensors import changes
+from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
+from sync_orchestrator.sensors.changes import business_groups, change_events
 from sync_orchestrator.sensors.schedules import schedules
 
 
 def build(config: Config) -> dg.Definitions:
     """The definitions for a configuration."""
-    assets = [asset for name, entity in config.entities.items() for asset in entity_assets(name, entity)]
     keys = [key for name in config.entities for key in (archive_key(name), mirror_key(name))]
     full_sync = dg.define_asset_job(
         "full_sync", selection=dg.AssetSelection.assets(*keys).without_checks(), executor_def=dg.in_process_executor,
         description="Fills business groups from the sources and brings the third party in step: launch a backfill.")
     return dg.Definitions(
-        assets=assets,
+        assets=[entity_assets(name, entity) for name, entity in config.entities.items()],
         asset_checks=[mirror_check(name) for name in config.entities],
         jobs=[full_sync, incremental_sync, validate_job, maintenance],
-        sensors=[changes.change_events, changes.business_groups, changes.alert_outbox, changes.failed_runs],
+        sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs],
         schedules=schedules(config),
         resources={"system": System()},
         executor=dg.in_process_executor,

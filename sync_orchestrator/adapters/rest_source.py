@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 import jmespath
 
-from sync_orchestrator.adapters.http import Http, filled, garbage
-from sync_orchestrator.adapters.paging import pages
+from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.paging import get, get_count, pages
 from sync_orchestrator.adapters.values import version_of
-from sync_orchestrator.config import Get, Part
+from sync_orchestrator.config import Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ports import PartRead
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class RestSource:
@@ -31,25 +34,44 @@ class RestSource:
         self.can_read = part.read is not None or part.read_many is not None
 
     async def read(self, key: str) -> PartRead | None:
-        """The part of one record now; None for a 404, 410 or an empty answer."""
+        """The part of one record now; None for a 404, a 410 or a null in its place."""
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
         try:
-            item = await self._get(self._part.read, {"key": key})
+            item = await get(self._http, self._part.read, {"key": key})
         except CallFailed as failure:
             if failure.missing:
                 return None
             raise
-        return None if item is None else self._row(item)
+        row = None if item is None else self._row(item)
+        if row is not None and row.key != key:
+            raise self._http.garbage(f"asked for record {key}, another came", item)
+        return row
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        """The parts of those keys that the source has, in chunks of ``read_many_size``."""
-        if self._part.read_many is None:
-            found = await asyncio.gather(*(self.read(key) for key in keys))
-            return [row for row in found if row is not None]
+        """The parts of those keys that the source has, in chunks of ``read_many_size``.
+
+        Keys with a comma are read one by one, since ``{keys}`` is separated by commas.
+        """
+        single = [key for key in keys if self._part.read_many is None or "," in key]
+        if single and self._part.read is None:
+            raise CallFailed(Failure.PERMANENT, f"a key with a comma needs 'read': {single[0]}")
+        together = [key for key in keys if self._part.read_many is not None and "," not in key]
         size = self._part.read_many_size
-        chunks = await asyncio.gather(*(self._chunk(keys[at : at + size]) for at in range(0, len(keys), size)))
-        return [row for chunk in chunks for row in chunk]
+        chunks = [together[at : at + size] for at in range(0, len(together), size)]
+        found = await self._each(self._chunk, chunks)
+        alone = await self._each(self.read, single)
+        return [row for rows in found for row in rows] + [row for row in alone if row is not None]
+
+    async def _each(self, call: Callable[[A], Awaitable[R]], arguments: Sequence[A]) -> list[R]:
+        """Calls side by side, no more than may be under way, so that none spends its deadline queueing."""
+        room = asyncio.Semaphore(self._http.concurrency)
+
+        async def one(argument: A) -> R:
+            async with room:
+                return await call(argument)
+
+        return await asyncio.gather(*(one(argument) for argument in arguments))
 
     async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
@@ -70,42 +92,44 @@ class RestSource:
         """How many records the group has there; None where no ``count`` is configured."""
         if self._part.count is None:
             return None
-        number = await self._get(self._part.count, {"group": group})
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise garbage("no number where the count should be", number)
-        return number
+        return await get_count(self._http, self._part.count, group)
 
     async def groups(self) -> list[str] | None:
         """The business groups that exist; None where no ``groups`` is configured."""
         if self._part.groups is None:
             return None
-        found = await self._get(self._part.groups, {})
+        found = await get(self._http, self._part.groups, {})
         if not isinstance(found, list):
-            raise garbage("no list where the business groups should be", found)
+            raise self._http.garbage("no list where the business groups should be", found)
         return [text for item in found if (text := group_text(item)) is not None]
 
     async def close(self) -> None:
         await self._http.close()
 
-    async def _get(self, call: Get, values: dict[str, str | None]) -> Any:
-        params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
-        document = await self._http.read(filled(call.path, values, in_path=True), params)
-        return jmespath.search(call.record, document)
-
     def _key_of(self, item: Any) -> str:
-        key = self._key.search(item)
-        if key is None or isinstance(key, dict | list | bool) or key == "":
-            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}' in an item of the source: {item!r:.200}")
-        return str(key)
+        key = group_text(self._http.search(self._key, item))
+        if key is None:
+            raise self._bad(f"no key at '{self._part.key}'", f"item {item!r}")
+        return key
 
     def _row(self, item: Any) -> PartRead:
         if not isinstance(item, dict):
-            raise garbage("an item of the source is not an object", item)
+            raise self._http.garbage("an item of the source is not an object", item)
         key = self._key_of(item)
         try:
-            version = version_of(self._version.search(item), self._part.version.kind)
+            version = version_of(self._http.search(self._version, item), self._part.version.kind)
         except ValueError as error:
-            raise CallFailed(
-                Failure.PERMANENT, f"record {key}: no version at '{self._part.version.path}': {error}") from None
-        group = group_text(self._group.search(item)) if self._group else None
-        return PartRead(key, version, item, group, bool(self._deleted and self._deleted.search(item)))
+            raise self._bad(f"no version at '{self._part.version.path}'", f"record {key}: {error}") from None
+        deleted = bool(self._deleted and self._http.search(self._deleted, item))
+        return PartRead(key, version, item, self._group_of(key, item), deleted)
+
+    def _group_of(self, key: str, item: Any) -> str | None:
+        value = self._http.search(self._group, item) if self._group else None
+        group = group_text(value)
+        if group is None and value not in (None, ""):
+            raise self._bad(f"no business group at '{self._part.group}'", f"record {key}: {value!r}")
+        return group
+
+    def _bad(self, what: str, which: str) -> CallFailed:
+        """An item that stays unusable; the cause comes first, so that its alerts are grouped."""
+        return CallFailed(Failure.PERMANENT, f"{what}: {self._http.shown(which)}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import quote
 
 import jmespath
 
-from sync_orchestrator.adapters.http import Http, filled, garbage
-from sync_orchestrator.adapters.paging import pages
+from sync_orchestrator.adapters.http import Http, filled
+from sync_orchestrator.adapters.paging import get, get_count, pages
 from sync_orchestrator.config import Request, Target
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ports import Found, Item, Traits
 
@@ -36,13 +37,14 @@ class RestThirdParty:
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
         if not self.traits.own_ids:
-            await self.update(item)
+            if await self.update(item) is None:
+                raise CallFailed(Failure.PERMANENT, "an update that should make the record finds nothing", missing=True)
             return item.key
         assert self._target.create is not None
-        answer = await self._write(self._target.create, item)
-        found = self._id_of(self._record.search(answer))
+        answer = await self._write(self._target.create, item, headers=self._idempotency(item))
+        found = self._created_id(answer)
         if found is None:
-            raise garbage(f"no id at '{self._target.id}' in the answer to a create", answer, write=True)
+            raise self._http.garbage(f"no id at '{self._target.id}' in the answer to a create", answer, write=True)
         return found
 
     async def update(self, item: Item) -> str | None:
@@ -65,16 +67,12 @@ class RestThirdParty:
 
     async def read(self, item: Item) -> Found | None:
         """The record under its id, or None."""
-        call = self._target.read
-        values = self._values(item)
-        params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
         try:
-            document = await self._http.read(filled(call.path, values, in_path=True), params)
+            record = await get(self._http, self._target.read, self._values(item))
         except CallFailed as failure:
             if failure.missing:
                 return None
             raise
-        record = jmespath.search(call.record, document)
         return None if record is None else self._found(record)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
@@ -95,48 +93,50 @@ class RestThirdParty:
 
     async def count(self, group: str) -> int | None:
         """How many records it holds in the group; None where no ``count`` is configured."""
-        call = self._target.count
-        if call is None:
-            return None
-        values: dict[str, str | None] = {"group": group}
-        params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
-        document = await self._http.read(filled(call.path, values, in_path=True), params)
-        number = jmespath.search(call.record, document)
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise garbage(f"no number at '{call.record}' in the answer to a count", document)
-        return number
+        return None if self._target.count is None else await get_count(self._http, self._target.count, group)
 
     async def close(self) -> None:
         await self._http.close()
 
-    async def _write(self, call: Request, item: Item, *, body: bool = True) -> Any:
+    async def _write(
+        self, call: Request, item: Item, *, headers: dict[str, str] | None = None, body: bool = True
+    ) -> Any:
         values = self._values(item)
         payload = {call.wrap: item.payload} if call.wrap else item.payload
-        header = self._target.idempotency_header
-        headers = {header: item.idempotency_key} if header and item.idempotency_key and call.method == "POST" else {}
         params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
-        return await self._http.write(
-            call.method, filled(call.path, values, in_path=True), params, payload if body else None, headers)
+        path = filled(call.path, values, in_path=True)
+        return await self._http.write(call.method, path, params, payload if body else None, headers or {})
+
+    def _idempotency(self, item: Item) -> dict[str, str]:
+        """For creates alone: an update under the same key would be answered as the create was, and not carried out."""
+        header = self._target.idempotency_header
+        return {header: quote(item.idempotency_key)} if header and item.idempotency_key else {}
+
+    def _created_id(self, answer: Any) -> str | None:
+        try:
+            return self._id_of(self._http.search(self._record, answer))
+        except CallFailed:
+            return None
 
     def _values(self, item: Item) -> dict[str, str | None]:
         own = self.traits.own_ids
         return {"key": item.key, "id": item.external_id if own else item.key, "group": item.group}
 
     def _id_of(self, record: Any) -> str | None:
-        return group_text(self._id.search(record)) if isinstance(record, dict) else None
+        return group_text(self._http.search(self._id, record)) if isinstance(record, dict) else None
 
     def _key_of(self, record: Any) -> str:
         key = group_text(record.get(self._target.key_field)) if isinstance(record, dict) else None
         if key is None:
-            raise garbage(f"no '{self._target.key_field}' in a record of the third party", record)
+            raise self._http.garbage(f"no '{self._target.key_field}' in a record of the third party", record)
         return key
 
     def _found(self, record: Any) -> Found:
         if not isinstance(record, dict):
-            raise garbage("a record of the third party is not an object", record)
+            raise self._http.garbage("a record of the third party is not an object", record)
         key = group_text(record.get(self._target.key_field))
         external_id = self._id_of(record) if self.traits.own_ids else key
         if external_id is None:
-            raise garbage(f"no id at '{self._target.id}' in a record of the third party", record)
-        group = group_text(self._group.search(record)) if self._group else None
+            raise self._http.garbage(f"no id at '{self._target.id}' in a record of the third party", record)
+        group = group_text(self._http.search(self._group, record)) if self._group else None
         return Found(key, external_id, group, {name: record.get(name) for name in self._fields})

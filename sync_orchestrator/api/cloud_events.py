@@ -1,16 +1,20 @@
 """From a CloudEvent (1.0, JSON) to a change event. Pure; what each attribute means stands here.
 
-``source``: a source system of ``sync.yaml``; ``id``: the event's id, unique there; ``type``: ``<entity>.created``,
-``.updated`` or ``.deleted``; ``subject``: the record's key; ``version`` (extension) or ``time``: the part's version;
-``group`` (extension, optional): the business group; ``data``: the whole part, or absent, or with the extension
-``partial: true`` a piece of it: then the part is read from the source.
+``source``: a source system of ``sync.yaml`` that is a part of the entity; ``id``: the event's id, unique there;
+``type``: ``<entity>.created``, ``<entity>.updated`` or ``<entity>.deleted``; ``subject``: the record's key;
+``version`` (extension) or else ``time``: the part's version; ``group`` (extension, optional): the business group;
+``data``: the whole part. Without data, or with the extension ``partial: true``, the part is read from its source.
+
+Not here: bodies and batches (``intake.py``), what is JSON (``strict_json.py``).
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jmespath
+from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Config, Entity
@@ -20,8 +24,8 @@ from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.versions import Action
 
 _ACTIONS: dict[str, Action] = {"created": "create", "updated": "update", "deleted": "delete"}
-_LONGEST = {"id": 200, "subject": 400, "group": 200, "source": 100, "type": 100}
-_FORBIDDEN_IN_GROUP = ("...", "\a", "\b", "\f", "\n", "\r", "\t", "\v", "\0")
+_LONGEST = {"id": 200, "source": 100, "type": 100, "subject": 400, "group": 200}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def change_event(document: Any, config: Config) -> ChangeEvent:
@@ -32,18 +36,18 @@ def change_event(document: Any, config: Config) -> ChangeEvent:
     if not isinstance(document, dict):
         raise InvalidEvent("an event must be a JSON object")
     if document.get("specversion") != "1.0":
-        raise InvalidEvent("specversion: must be 1.0")
+        raise InvalidEvent("must be '1.0'", "specversion")
     name, action = _type(_text(document, "type"), config)
     entity = config.entities[name]
     source = _text(document, "source")
     if source not in entity.parts:
-        raise InvalidEvent(f"source: '{source[:100]}' has no part in {name}; it has {', '.join(entity.parts)}")
+        raise InvalidEvent(f"must be a source system of {name}: {', '.join(entity.parts)}", "source")
     data = _data(document)
     return ChangeEvent(
         source=source,
         event_id=_text(document, "id"),
         entity=name,
-        key=_text(document, "subject"),
+        key=_key(document),
         action=action,
         version=_version(document, entity, source),
         data=None if action == "delete" else data,
@@ -54,49 +58,81 @@ def change_event(document: Any, config: Config) -> ChangeEvent:
 def _type(value: str, config: Config) -> tuple[str, Action]:
     name, _, what = value.rpartition(".")
     if what not in _ACTIONS:
-        raise InvalidEvent("type: must be <entity>.created, <entity>.updated or <entity>.deleted")
+        raise InvalidEvent("must be <entity>.created, <entity>.updated or <entity>.deleted", "type")
     if name not in config.entities:
-        raise InvalidEvent(f"type: there is no entity '{name[:100]}'; there is {', '.join(config.entities)}")
+        raise InvalidEvent(f"must begin with the name of an entity: {', '.join(config.entities)}", "type")
     return name, _ACTIONS[what]
 
 
 def _text(document: dict[str, Any], field: str) -> str:
     value = document.get(field)
     if not isinstance(value, str) or not value:
-        raise InvalidEvent(f"{field}: is needed, as text")
-    if len(value) > _LONGEST[field]:
-        raise InvalidEvent(f"{field}: has more than {_LONGEST[field]} characters")
+        raise InvalidEvent("is needed, as text", field)
+    return _checked(value, field)
+
+
+def _checked(value: str, field: str) -> str:
+    most = _LONGEST[field]
+    if len(value) > most or len(value.encode()) > 3 * most:
+        raise InvalidEvent(f"has more than {most} characters", field)
+    if _CONTROL.search(value):
+        raise InvalidEvent("has control characters", field)
     return value
 
 
+def _key(document: dict[str, Any]) -> str:
+    key = _text(document, "subject")
+    if key in (".", ".."):
+        raise InvalidEvent("is a path, not a key", "subject")
+    return key
+
+
 def _version(document: dict[str, Any], entity: Entity, source: str) -> int:
-    field = "version" if "version" in document else "time"
-    if field not in document:
-        raise InvalidEvent("version: is needed (or time), the part's modification time or a growing number")
+    field = "time" if document.get("version") is None else "version"
+    kind = entity.parts[source].version.kind
+    wanted = "a whole number of at most 63 bits" if kind == "number" else "an ISO 8601 time, or seconds since 1970"
+    if document.get(field) is None:
+        raise InvalidEvent(f"is needed (or time): {wanted}", "version")
     try:
-        return version_of(document[field], entity.parts[source].version.kind)
-    except ValueError as error:
-        raise InvalidEvent(f"{field}: {error}") from None
+        return version_of(document[field], kind)
+    except ValueError:
+        raise InvalidEvent(f"must be {wanted}", field) from None
 
 
 def _data(document: dict[str, Any]) -> dict[str, Any] | None:
     if document.get("data_base64") is not None:
-        raise InvalidEvent("data_base64: is not taken; send data as a JSON object")
+        raise InvalidEvent("is not taken; send data as a JSON object", "data_base64")
     data = document.get("data")
-    if data is None or document.get("partial") in (True, "true"):
-        return None
-    if not isinstance(data, dict):
-        raise InvalidEvent("data: must be a JSON object, the whole part")
-    return data
+    if data is not None and not isinstance(data, dict):
+        raise InvalidEvent("must be a JSON object, the whole part", "data")
+    partial = document.get("partial", False)
+    if partial not in (True, False, "true", "false"):
+        raise InvalidEvent("must be true or false", "partial")
+    return None if partial in (True, "true") else data
 
 
 def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str, Any] | None) -> str | None:
-    owner = entity.parts[entity.owner]
-    group = group_text(document.get("group"))
-    if source == entity.owner and data is not None and owner.group is not None:
-        group = group_text(jmespath.search(owner.group, data)) or group
+    told = document.get("group")
+    group = group_text(told)
+    if group is None and told not in (None, ""):
+        raise InvalidEvent("must be text", "group")
+    field, path = "group", entity.parts[source].group
+    if source == entity.owner and data is not None and path is not None:
+        own = _found(path, data)
+        field, group = (field, group) if own is None else (f"data ({path})", own)
     if group is None:
         return None
-    if len(group) > _LONGEST["group"] or any(piece in group for piece in _FORBIDDEN_IN_GROUP):
-        raise InvalidEvent("group: must have at most 200 characters, no control characters and no '...'")
+    try:
+        _checked(group, "group")
+    except InvalidEvent as error:
+        raise InvalidEvent(str(error), field) from None
+    if "..." in group:
+        raise InvalidEvent("a business group must not hold '...'", field)
     return group
+
+
+def _found(path: str, data: dict[str, Any]) -> str | None:
+    try:
+        return group_text(jmespath.search(path, data))
+    except (JMESPathError, TypeError, ValueError, ArithmeticError):
+        raise InvalidEvent("no business group can be read from it", f"data ({path})") from None

@@ -1,94 +1,148 @@
 """The asset check of the mirror: count, then diff, for each business group; and the job that validates many at once.
 
-The partitioned check stands as the declaration and can be launched by itself; the job's op evaluates it for every
-group that is due, in one run. Everything here that Dagster calls preview is kept in ``preview.py``.
+The partitioned check stands as the declaration and works when it is launched by itself, over any groups; the job's op
+evaluates it for every group that is due, in one run. A group that could not be validated gets no evaluation: its last
+one stands, with its time. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, cast
 
 import dagster as dg
 
 from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check
 from sync_orchestrator.core.validation import GroupValidation, groups_due, validate
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
+
+_PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
 _MOST_GROUPS = 500
+
+Context = dg.OpExecutionContext | dg.AssetCheckExecutionContext
+Repair = Literal["", "auto", "ask", "off"]
 
 
 class ValidateOptions(dg.Config):
     """What a person may set when launching a validation; by default every group that is due."""
 
     entity: str = ""
-    group: str = ""
+    """Only this entity."""
+    groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
+    """Only these business groups, due or not."""
     full: bool = False
+    """Compare record by record, whatever the counts say."""
     repair: str = ""
+    """``auto``, ``ask`` or ``off``; as configured by default."""
 
 
 def mirror_check(name: str) -> dg.AssetChecksDefinition:
     """The check of one entity's mirror."""
 
-    def check(context: dg.AssetCheckExecutionContext, system: System) -> dg.AssetCheckResult:
-        group = context.partition_key
-        result = system.perform(validate(system.context, system.entity(name), group))
-        return dg.AssetCheckResult(passed=result.verdict != "drift", severity=dg.AssetCheckSeverity.ERROR,
-                                   metadata=metadata_of(result))
+    def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
+        own = groups_of(system.context, name)
+        asked = context.partition_keys if context.has_partition_key or context.has_partition_key_range else own
+        yield from _evaluations(context, system, name, sorted(own.intersection(asked)))
 
-    return partitioned_check(check, mirror_key(name), CHECK,
-                             "Counts a business group at the third party, and compares record by record where the "
-                             "count does not fit or an audit is due.")
+    return partitioned_check(
+        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK,
+        "Counts a business group at the third party, and compares record by record where the count does not fit or "
+        "an audit is due.")
 
 
 @dg.op
-def validate_groups(context: dg.OpExecutionContext, config: ValidateOptions, system: System) -> Iterator[object]:
+def validate_groups(
+    context: dg.OpExecutionContext, config: ValidateOptions, system: System
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Validates the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    for name, entity in system.context.entities.items():
-        if config.entity not in ("", name):
-            continue
-        asked = config.group or context.run.tags.get("dagster/partition", "")
-        groups = [asked] if asked else _due(system, name, entity.settings.validation.every)
-        for number, group in enumerate(groups, start=1):
-            result = system.perform(validate(
-                system.context, entity, group, full=config.full, repair=config.repair or None))  # type: ignore[arg-type]
-            context.log.info(f"{number} of {len(groups)}: {name} {group}: {result.verdict} {result.reason or ''}")
-            yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict != "drift",
-                             metadata=metadata_of(result))
-    yield dg.Output(None)
+    _refuse_nonsense(config, system)
+    tag = context.run.tags.get(_PARTITION_TAG)
+    asked = config.groups or ([tag] if tag else [])
+    verdicts: dict[str, int] = {"in_step": 0, "drift": 0, "not_validated": 0}
+    for name in [config.entity] if config.entity else list(system.context.entities):
+        groups = sorted(groups_of(system.context, name).intersection(asked)) if asked else _due(system, name)
+        yield from _evaluations(context, system, name, groups, full=config.full,
+                                repair=cast(Repair, config.repair), verdicts=verdicts)
+    yield dg.Output(None, metadata=verdicts)
 
 
-def _due(system: System, name: str, every: float) -> list[str]:
+def _refuse_nonsense(config: ValidateOptions, system: System) -> None:
+    if config.entity and config.entity not in system.context.entities:
+        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
+                         allow_retries=False)
+    if config.repair not in ("", "auto", "ask", "off"):
+        raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
+
+
+def _due(system: System, name: str) -> list[str]:
+    every = system.entity(name).settings.validation.every
     with system.context.engine.begin() as connection:
         return groups_due(connection, name, every, _MOST_GROUPS)
 
 
-def metadata_of(result: GroupValidation) -> dict[str, dg.MetadataValue | str | int]:
+def _evaluations(
+    context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False, repair: Repair = "",
+    verdicts: dict[str, int] | None = None,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    for number, group in enumerate(groups, start=1):
+        result = system.perform(validate(
+            system.context, system.entity(name), group, full=full, repair=repair or None))
+        line = f"{name} {group}: {summary(result)}"
+        context.log.info(f"{number} of {len(groups)}: {line}")
+        if verdicts is not None:
+            verdicts[result.verdict] += 1
+        if result.verdict != "not_validated":
+            yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
+                             description=summary(result), metadata=metadata_of(result))
+
+
+def summary(result: GroupValidation) -> str:
+    """The verdict in one line."""
+    if result.verdict == "not_validated":
+        return f"not validated: {result.reason}"
+    looked = "counted" if result.compared is None else f"compared {result.compared}"
+    kinds = sorted({drift.kind for drift in result.drift})
+    counts = [f"{sum(1 for drift in result.drift if drift.kind == kind)} {kind}" for kind in kinds]
+    return ", ".join([result.verdict.replace("_", " "), looked, *counts])
+
+
+def metadata_of(result: GroupValidation) -> dict[str, Any]:
     """What people look at: the verdict, the counts, and a table of sampled differences."""
-    metadata: dict[str, dg.MetadataValue | str | int] = {
+    metadata: dict[str, Any] = {
         "verdict": result.verdict, "expected": result.expected, "in_flight": result.ambiguous,
         "drift": len(result.drift), "sent_to_repair": result.repaired, "foreign": result.foreign,
         "stubborn": result.stubborn,
+        "method": "count" if result.compared is None else "count, then diff",
     }
-    if result.reason:
-        metadata["reason"] = result.reason
     if result.counted is not None:
         metadata["counted"] = result.counted
     if result.compared is not None:
         metadata["compared"] = result.compared
-    rows = [
-        {"key": drift.key, "kind": drift.kind, "status": drift.status, "field": str(line["field"]),
-         "ours": str(line["ours"]), "theirs": str(line["theirs"])}
-        for drift in result.drift for line in drift.sample or [{"field": "", "ours": "", "theirs": ""}]
-    ]
-    if rows:
-        metadata["differences"] = dg.MetadataValue.table(
-            [dg.TableRecord(row) for row in rows[:_MOST_SAMPLES]],  # type: ignore[arg-type]
-            schema=dg.TableSchema([dg.TableColumn(name) for name in rows[0]]))
+    if result.drift:
+        metadata["differences"] = _differences(result)
     return metadata
 
 
-@dg.job(name="validate", executor_def=dg.in_process_executor,
-        description="Validates the business groups that are due, or one that is named.")
+def _differences(result: GroupValidation) -> dg.TableMetadataValue:
+    columns = ["key", "kind", "status", "field", "ours", "theirs"]
+    rows = [
+        {"key": drift.key, "kind": drift.kind, "status": drift.status, "field": str(line.get("field", "")),
+         "ours": _shown(line.get("ours")), "theirs": _shown(line.get("theirs"))}
+        for drift in result.drift for line in drift.sample or [{}]
+    ]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(row) for row in rows[:_MOST_SAMPLES]],
+        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)[:200]
+
+
+@dg.job(name="validate", executor_def=dg.in_process_executor, run_tags={"dagster/max_retries": "0"},
+        description="Validates the business groups that are due, or those that are named.")
 def validate_job() -> None:
     validate_groups()

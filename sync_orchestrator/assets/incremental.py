@@ -1,7 +1,8 @@
 """Incremental materialization: one unpartitioned run that drains the ledger while traffic flows.
 
-It reports touched business groups as materializations of the archive and observations of the mirror: a newer
-materialization would clear the status of the mirror's check. Not here: what a drain does (``core/drain.py``).
+It reports touched business groups as materializations of the archive and as observations of the mirror: a newer
+materialization would take away the status of the mirror's check, and what a drain pushed is only acknowledged, not
+validated. Not here: what a drain does (``core/drain.py``).
 """
 
 import time
@@ -10,59 +11,88 @@ from collections.abc import Iterator
 import dagster as dg
 
 from sync_orchestrator.assets.entity import archive_key, mirror_key
+from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
 from sync_orchestrator.resources.system import System
 
+TELL_SECONDS = 5.0
+REPORT_SECONDS = 15.0
+
+_NO_RETRY = {"dagster/max_retries": "0"}
+
+
+class Reporter:
+    """Tells of a drain under way: a line now and then, and the groups it touched since it last told."""
+
+    def __init__(self, context: dg.OpExecutionContext) -> None:
+        self._context = context
+        self._started = self._told = self._reported = time.monotonic()
+
+    def __call__(self, so_far: DrainReport) -> None:
+        """The drain's progress callback."""
+        now = time.monotonic()
+        if now - self._told >= TELL_SECONDS:
+            self._told = now
+            self._context.log.info(self._line(so_far))
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            self.groups(so_far)
+
+    def end(self, drained: DrainReport) -> dict[str, int | float]:
+        """The last word; returns the run's figures."""
+        self._context.log.info(self._line(drained))
+        self.groups(drained)
+        return self._figures(drained)
+
+    def groups(self, so_far: DrainReport) -> None:
+        """Reports the groups touched since the last time."""
+        touched, so_far.settled.groups = sorted(so_far.settled.groups), set()
+        figures = self._figures(so_far)
+        events: list[AssetEvent] = []
+        for entity, group in touched:
+            events.append(dg.AssetMaterialization(archive_key(entity), partition=group, metadata=figures))
+            events.append(dg.AssetObservation(asset_key=mirror_key(entity), partition=group, metadata=figures))
+        report(self._context, events)
+
+    def _line(self, so_far: DrainReport) -> str:
+        return ", ".join(f"{value} {name}" for name, value in self._figures(so_far).items())
+
+    def _figures(self, so_far: DrainReport) -> dict[str, int | float]:
+        settled = so_far.settled
+        seconds = max(0.001, so_far.seconds or time.monotonic() - self._started)
+        return {
+            "events_claimed": so_far.events, "events_done": settled.done, "events_superseded": settled.superseded,
+            "records_mirrored": settled.acknowledged, "calls": so_far.calls, "failed": settled.failed,
+            "dead": settled.dead, "events_per_second": round(so_far.events / seconds, 1),
+            "calls_per_second": round(so_far.calls / seconds, 1), "slowest_seconds": round(settled.slowest, 3),
+            "seconds": round(seconds, 2),
+        }
+
 
 @dg.op
-def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[object]:
-    """Works off due events and out-of-step records until it is quiet, then reports the touched groups."""
-    told = time.monotonic()
-
-    def tell(report: DrainReport) -> None:
-        nonlocal told
-        if time.monotonic() - told >= 5:
-            told = time.monotonic()
-            context.log.info(_line(report))
-
-    report = system.perform(drain(system.context, progress=tell))
-    context.log.info(_line(report))
-    figures = _figures(report)
-    for entity, group in sorted(report.settled.groups):
-        yield dg.AssetMaterialization(asset_key=archive_key(entity), partition=group, metadata=figures)
-        yield dg.AssetObservation(asset_key=mirror_key(entity), partition=group, metadata=figures)
-    yield dg.Output(None, metadata=figures)
+def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
+    """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
+    reporter = Reporter(context)
+    drained = system.perform(drain(system.context, progress=reporter))
+    yield dg.Output(None, metadata=reporter.end(drained))
 
 
-def _line(report: DrainReport) -> str:
-    settled = report.settled
-    return (f"{report.events} events claimed, {settled.done} done, {settled.superseded} superseded, "
-            f"{report.calls} calls, {settled.failed} failed, {settled.dead} dead")
-
-
-def _figures(report: DrainReport) -> dict[str, int | float]:
-    settled = report.settled
-    return {
-        "events_done": settled.done, "events_superseded": settled.superseded, "records_mirrored": settled.acknowledged,
-        "calls": report.calls, "failed": settled.failed, "dead": settled.dead, "seconds": round(report.seconds, 2),
-        "events_per_second": round(report.events / report.seconds, 1) if report.seconds else 0.0,
-        "slowest_seconds": round(settled.slowest, 3),
-    }
-
-
-@dg.job(executor_def=dg.in_process_executor, description="Mirrors the changes that have come in.")
+@dg.job(executor_def=dg.in_process_executor, run_tags=_NO_RETRY,
+        description="Mirrors the changes that have come in. Its sensor requests it; several at once do no harm.")
 def incremental_sync() -> None:
     drain_ledger()
 
 
 @dg.op
-def look_after_ledger(system: System) -> None:
-    """Partitions ahead, totals that must add up, alerts for what waits too long."""
+def look_after_ledger(system: System) -> Iterator[dg.Output[None]]:
+    """Partitions ahead, totals that must add up."""
     with system.context.engine.begin() as connection:
-        look_after(connection, system.context.config.alerts)
+        totals = look_after(connection)
+    yield dg.Output(None, metadata={"received": totals.received, "duplicates": totals.duplicates, **totals.states,
+                                    "balanced": totals.balanced})
 
 
-@dg.job(executor_def=dg.in_process_executor, description="Looks after the ledger.")
+@dg.job(executor_def=dg.in_process_executor, run_tags=_NO_RETRY, description="Looks after the ledger.")
 def maintenance() -> None:
     look_after_ledger()

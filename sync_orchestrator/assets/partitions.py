@@ -9,6 +9,9 @@ from sync_orchestrator.core.full_sync import known_groups
 
 business_group = dg.DynamicPartitionsDefinition(name="business_group")
 
+_MOST_AT_ONCE = 25_000
+"""So many partitions can be added in one tick of a sensor."""
+
 
 def groups_of(context: Context, entity: str) -> set[str]:
     """The groups an entity has; a partition that it lacks belongs to another entity."""
@@ -18,5 +21,5 @@ def groups_of(context: Context, entity: str) -> set[str]:
 
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
     """Business groups that Dagster does not know yet."""
-    known = set(instance.get_dynamic_partitions("business_group"))
-    return sorted(set().union(*(groups_of(context, entity) for entity in context.entities)) - known)
+    known = set(instance.get_dynamic_partitions(str(business_group.name)))
+    return sorted(set().union(*(groups_of(context, entity) for entity in context.entities)) - known)[:_MOST_AT_ONCE]

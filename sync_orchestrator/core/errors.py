@@ -24,7 +24,11 @@ class ConfigError(SyncError):
 
 
 class InvalidEvent(SyncError):
-    """A change event that cannot be taken; the message says which field and why."""
+    """A change event that cannot be taken; the message says why, ``field`` where."""
+
+    def __init__(self, reason: str, field: str | None = None) -> None:
+        super().__init__(reason)
+        self.field = field
 
 
 class MappingFailed(SyncError):

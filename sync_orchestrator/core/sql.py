@@ -21,7 +21,7 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 
 def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 that notices connections the server has closed."""
-    return create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool)
+    return create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool, hide_parameters=True)
 
 
 def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:

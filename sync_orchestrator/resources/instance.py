@@ -1,38 +1,55 @@
-"""Dagster's own instance: its configuration in our database, and its clean start after everything was killed."""
+"""Dagster's own instance: its configuration in our database, and its clean start after everything was killed.
+
+Not here: the definitions; the processes that use the instance (``processes.py``).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import yaml
-from dagster import DagsterRunStatus
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
-"""Holds the URL of Dagster's storage, so that no password is written to a file."""
+"""Holds the URL of Dagster's storage (``postgresql+psycopg2://…``), so that no password is written to a file."""
 
-_SETTINGS = {
+FULL_SYNC_POOL = "full_sync"
+
+_RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "failure": 30}}
+
+_SETTINGS: dict[str, Any] = {
     "storage": {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}},
     "run_coordinator": {
         "module": "dagster.core.run_coordinator", "class": "QueuedRunCoordinator",
-        "config": {"max_concurrent_runs": 4, "dequeue_interval_seconds": 1},
+        "config": {"dequeue_interval_seconds": 1},
     },
-    "sensors": {"use_threads": True, "num_workers": 4},
-    "schedules": {"use_threads": True, "num_workers": 4},
-    "run_monitoring": {"enabled": True, "start_timeout_seconds": 120, "max_runtime_seconds": 86400},
-    "retention": {
-        "sensor": {"purge_after_days": {"skipped": 1, "success": 7, "failure": 30, "started": 1}},
-        "schedule": {"purge_after_days": {"skipped": 1, "success": 7, "failure": 30, "started": 1}},
+    # Full syncs are held to a few runs at once, and leave room for what must never wait for them.
+    "concurrency": {
+        "runs": {"max_concurrent_runs": 10},
+        "pools": {"default_limit": 2, "granularity": "run"},
     },
+    "sensors": {"use_threads": True, "num_workers": 6},
+    "schedules": {"use_threads": True, "num_workers": 2},
+    # A run whose worker crashed starts again where the database says it stopped; what failed in order does not.
+    "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
+    "run_monitoring": {
+        "enabled": True, "poll_interval_seconds": 20, "start_timeout_seconds": 120, "cancel_timeout_seconds": 120,
+        "max_runtime_seconds": 86_400, "free_slots_after_run_end_seconds": 60,
+    },
+    "retention": {"sensor": _RETENTION, "schedule": _RETENTION},
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
 }
 
-_UNDER_WAY = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+_UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def write_instance(home: Path) -> Path:
-    """Writes ``dagster.yaml`` into a folder to be ``DAGSTER_HOME``; returns the file."""
+    """Writes ``dagster.yaml`` into a folder to be ``DAGSTER_HOME``; returns the file.
+
+    The database is named by the environment variable DATABASE_VARIABLE.
+    """
     home.mkdir(parents=True, exist_ok=True)
     file = home / "dagster.yaml"
     file.write_text(yaml.safe_dump(_SETTINGS, sort_keys=False), encoding="utf-8")
@@ -42,7 +59,7 @@ def write_instance(home: Path) -> Path:
 def reap(instance: dg.DagsterInstance) -> int:
     """Ends runs that claim to be under way though every worker is gone; returns how many.
 
-    To be called before the daemon starts, when no run of this instance can be alive.
+    To be called before the daemon starts, when no run of this instance can be alive on this machine.
     """
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
     for run in runs:

@@ -1,7 +1,11 @@
-"""The system as a Dagster resource: assets, checks and ops work through it."""
+"""The system as a Dagster resource: assets, checks, ops and sensors work through it.
+
+Not here: how it is put together (``app.py``).
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable
 from functools import cache
 from typing import TypeVar
@@ -13,11 +17,18 @@ from sync_orchestrator.core.context import Context, EntityContext
 
 T = TypeVar("T")
 
+_opening = threading.Lock()
+
 
 @cache
-def shared_context() -> Context:
-    """The process's one connection to database and systems, opened when it is first needed."""
+def _opened() -> Context:
     return open_context()
+
+
+def shared_context() -> Context:
+    """The process's one connection to database and systems, opened when it is first needed, by one thread."""
+    with _opening:
+        return _opened()
 
 
 class System(dg.ConfigurableResource[None]):
@@ -28,6 +39,7 @@ class System(dg.ConfigurableResource[None]):
         return shared_context()
 
     def entity(self, name: str) -> EntityContext:
+        """One entity's rules and systems."""
         return self.context.entities[name]
 
     def perform(self, work: Awaitable[T]) -> T:

@@ -1,82 +1,117 @@
-"""The sensors that notice: new change events, new business groups, alerts to be sent, runs that failed."""
+"""The sensors that notice work: new change events, new business groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
 
 import dagster as dg
 
-from sync_orchestrator.app import perform
 from sync_orchestrator.assets.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions
-from sync_orchestrator.core import alerts
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger import conservation
 from sync_orchestrator.core.status import heartbeat, seconds_since_heartbeat
 from sync_orchestrator.core.wait import wait_for_work
 from sync_orchestrator.resources.system import System
 
-LONG_POLL_SECONDS = 4.0
-"""How long a tick waits for work; short enough that a shutdown need not wait for it."""
+LONG_POLL_SECONDS = 4.5
+"""How long a tick waits for work: nearly the five seconds between ticks, and no longer, so that a shutdown is quick."""
 
 DRAIN_ALIVE_SECONDS = 10.0
+"""A drain that has not been heard of for so long is gone, whatever its run's status says."""
+
+FIRST_BEAT_SECONDS = 30.0
+"""So long a run that has started may take until its drain is heard of."""
+
+LONGEST_PAUSE_SECONDS = 300.0
 
 _COMING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING]
+_LOOK_SECONDS = 0.5
+_FAILURES_COUNTED = 8
 
 
 @dg.sensor(job=incremental_sync, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING,
            description="Waits on the ledger and requests a drain when something is due.")
-def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult | dg.SkipReason:
+def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+    """No run key: the ledger is what tells events apart."""
     heartbeat(system.context.engine, "sensor")
     partitions = _new_partitions(context, system)
-    reason = _not_needed(context, system)
+    reason = _wait(context, system)
     if reason is not None:
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
     return dg.SensorResult(run_requests=[dg.RunRequest()], dynamic_partitions_requests=partitions)
 
 
-def _not_needed(context: dg.SensorEvaluationContext, system: System) -> str | None:
-    engine = system.context.engine
-    age = seconds_since_heartbeat(engine, "drain")
-    if age is not None and age < DRAIN_ALIVE_SECONDS:
-        return f"a drain is at work (heard {age:.0f} s ago)"
-    if context.instance.get_runs_count(dg.RunsFilter(job_name=incremental_sync.name, statuses=_COMING)):
-        return "a drain is about to start"
+def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
+    """Waits until a drain is needed, at most for one long poll; says why none is needed, or None."""
     systems = {name: entity.system_name for name, entity in system.context.entities.items()}
-    if wait_for_work(engine, systems, LONG_POLL_SECONDS):
-        return None
-    with engine.begin() as connection:
+    ends = time.monotonic() + LONG_POLL_SECONDS
+    while True:
+        reason = _cared_for(context.instance, system)
+        left = ends - time.monotonic()
+        if reason is None:
+            if wait_for_work(system.context.engine, systems, max(0.0, left)):
+                return None
+            return _quiet(system)
+        if left < _LOOK_SECONDS:
+            return reason
+        time.sleep(_LOOK_SECONDS)
+
+
+def _cared_for(instance: dg.DagsterInstance, system: System) -> str | None:
+    """Why no further drain may be requested now, or None."""
+    age = seconds_since_heartbeat(system.context.engine, "drain")
+    if age is not None and age < DRAIN_ALIVE_SECONDS:
+        return f"a drain is at work, heard of {age:.0f} s ago"
+    runs = instance.get_run_records(dg.RunsFilter(job_name=incremental_sync.name), limit=_FAILURES_COUNTED)
+    return unless_needed([(run.dagster_run.status, run.start_time, run.end_time) for run in runs], time.time())
+
+
+def unless_needed(
+    runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float | None]], now: float
+) -> str | None:
+    """Why runs whose drain is not heard of (status, start, end; newest first) speak against another, or None."""
+    if any(status in _COMING for status, _, _ in runs):
+        return "a drain is about to start"
+    if any(status is dg.DagsterRunStatus.STARTED and start is not None and now - start < FIRST_BEAT_SECONDS
+           for status, start, _ in runs):
+        return "a drain has just started, or is ending"
+    failures = 0
+    for status, _, _ in runs:
+        if status is not dg.DagsterRunStatus.FAILURE:
+            break
+        failures += 1
+    last_end = runs[0][2] if runs else None
+    pause = min(LONGEST_PAUSE_SECONDS, 5.0 * 2**failures) if failures else 0.0
+    if last_end is not None and now - last_end < pause:
+        return f"the last {failures} drains failed: the next in {pause - (now - last_end):.0f} s"
+    return None
+
+
+def _quiet(system: System) -> str:
+    with system.context.engine.begin() as connection:
         totals = conservation(connection)
-    return f"nothing is due: {totals.received} events received, {totals.states['done']} done, " \
-           f"{totals.states['waiting']} waiting, {totals.states['dead']} dead"
+    return (f"nothing is due: {totals.received} events received, {totals.states['done']} done, "
+            f"{totals.states['waiting']} waiting, {totals.states['dead']} dead")
+
+
+@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING,
+           description="Asks the source systems which business groups exist, and keeps the partitions in step.")
+def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+    """A source that does not answer keeps no other from being asked."""
+    asked = []
+    for entity in system.context.entities.values():
+        try:
+            groups = system.perform(discover_groups(system.context, entity))
+            asked.append(f"{entity.name}: {len(groups)}")
+        except SyncError as error:
+            asked.append(f"{entity.name}: the owner could not be asked ({error})")
+    return dg.SensorResult(skip_reason="business groups known: " + ", ".join(asked),
+                           dynamic_partitions_requests=_new_partitions(context, system))
 
 
 def _new_partitions(context: dg.SensorEvaluationContext, system: System) -> list[dg.AddDynamicPartitionsRequest]:
     missing = missing_partitions(system.context, context.instance)
     return [business_group.build_add_request(missing)] if missing else []
-
-
-@dg.sensor(minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Asks the source systems which business groups exist, and keeps the partitions in step.")
-def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
-    asked = []
-    for entity in system.context.entities.values():
-        try:
-            asked.append(f"{entity.name}: {len(perform(system.context, discover_groups(system.context, entity)))}")
-        except CallFailed as failure:
-            asked.append(f"{entity.name}: the owner could not be asked ({failure})")
-    return dg.SensorResult(skip_reason="business groups: " + ", ".join(asked),
-                           dynamic_partitions_requests=_new_partitions(context, system))
-
-
-@dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Sends the alerts that the outbox holds.")
-def alert_outbox(system: System) -> dg.SkipReason:
-    sent = alerts.send_due(system.context.engine, system.context.config.alerts)
-    return dg.SkipReason(f"{sent} alerts sent")
-
-
-@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING,
-                       description="Writes an alert for a run that failed.")
-def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
-    run = context.dagster_run
-    with system.context.engine.begin() as connection:
-        alerts.tell(connection, "run_failed", f"{run.job_name} {run.run_id}", f"A run of {run.job_name} failed",
-                    examples=[context.failure_event.message[:300] if context.failure_event.message else ""])

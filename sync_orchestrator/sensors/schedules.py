@@ -10,13 +10,17 @@ from sync_orchestrator.config import Config
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
-    """Validation as often as the most demanding entity wants it, at most each minute; maintenance hourly."""
+    """Validation as often as the most demanding entity wants it, at most each minute; the ledger daily."""
     every = min(entity.validation.every for entity in config.entities.values())
     return [
-        dg.ScheduleDefinition(name="validate_due_groups", job=validate_job, cron_schedule=cron(every),
-                              default_status=dg.DefaultScheduleStatus.RUNNING),
-        dg.ScheduleDefinition(name="look_after_the_ledger", job=maintenance, cron_schedule="7 * * * *",
-                              default_status=dg.DefaultScheduleStatus.RUNNING),
+        dg.ScheduleDefinition(
+            name="validate_due_groups", job=validate_job, cron_schedule=cron(every),
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Validates the business groups that are due."),
+        dg.ScheduleDefinition(
+            name="look_after_the_ledger", job=maintenance, cron_schedule="17 3 * * *",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description="Makes partitions ahead, and counts that everything adds up."),
     ]
 
 

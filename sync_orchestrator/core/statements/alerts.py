@@ -46,13 +46,22 @@ UPDATE sync.alerts a SET n = a.n - c.n,
 FROM counts c WHERE a.kind = 'dead' AND a.cause = c.cause AND a.resolved_at IS NULL
 """
 
-# Nothing dead is left behind these: they are over.
+# Nothing dead, held or ahead of its time is left behind these: they are over.
 RESOLVE_DEAD = """
 WITH over AS (
     UPDATE sync.alerts a SET resolved_at = sync.clock()
-    WHERE kind = 'dead' AND resolved_at IS NULL
-      AND NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.state = 'dead')
-      AND NOT EXISTS (SELECT FROM sync.records r WHERE r.entity = a.entity AND r.out_of_step AND r.parked IS NOT NULL)
+    WHERE resolved_at IS NULL
+      AND CASE kind
+          WHEN 'dead' THEN
+              NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.state = 'dead')
+              AND NOT EXISTS (SELECT FROM sync.records r
+                              WHERE r.entity = a.entity AND r.out_of_step AND r.parked IS NOT NULL)
+          WHEN 'held' THEN
+              NOT EXISTS (SELECT FROM sync.records r
+                          WHERE r.entity = a.entity AND r.out_of_step AND r.parked = 'held')
+          WHEN 'ahead' THEN
+              NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.awaiting = 'clock')
+          ELSE false END
     RETURNING kind, cause
 )
 DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause = over.cause

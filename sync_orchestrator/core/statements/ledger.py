@@ -205,6 +205,15 @@ WHERE state IN ('dead', 'waiting') AND (%(seqs)s::bigint[] IS NULL OR seq = ANY(
 RETURNING seq, entity, key, revision
 """
 
+# A person had the record reread: what was held back for a version in the future has its answer from the source.
+REREAD = f"""
+WITH gone AS (
+    DELETE FROM sync.events e
+    WHERE e.entity = %(entity)s AND e.key = %(key)s AND e.source = ANY(%(parts)s) AND e.state = 'waiting'
+      AND e.awaiting = 'clock'
+    RETURNING e.*, 'superseded' AS what, 'the record was reread from its source' AS reason
+{_TO_HISTORY}"""
+
 DISCARD = f"""
 WITH gone AS (
     DELETE FROM sync.events e WHERE seq = ANY(%(seqs)s) AND state = 'dead'
@@ -232,9 +241,18 @@ SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
     (SELECT min(due_at) FROM sync.records WHERE out_of_step AND parked IS NULL)))), 0)::float8 AS seconds
 """
 
+# What failed and is not finished, of an entity or of one of its business groups.
+FAILED_OF = """
+SELECT count(*) AS n FROM sync.events e
+WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead')
+  AND (%(group)s::text IS NULL OR e.group_key = %(group)s::text
+       OR EXISTS (SELECT FROM sync.records r
+                  WHERE r.entity = e.entity AND r.key = e.key AND r.group_key = %(group)s::text))
+"""
+
 LIST = """
-SELECT seq, source, event_id, entity, key, group_key, action, version, state, attempts, due_at, received_at, revision,
-       error, awaiting
+SELECT seq, source, event_id, entity, key, group_key, action, version, state, attempts,
+       nullif(due_at, 'infinity') AS due_at, received_at, revision, error, awaiting
 FROM sync.events
 WHERE (%(state)s::text IS NULL OR state = %(state)s::text)
   AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
@@ -245,7 +263,8 @@ ORDER BY seq DESC LIMIT %(most)s
 # Everything known of one event, active or finished.
 SHOW = """
 SELECT seq, source, event_id, entity, key, group_key, action, version, thin, data, origin, conflicting, received_at,
-       state, attempts, revision, error, awaiting, due_at, NULL::timestamptz AS finished_at, NULL::text AS reason
+       state, attempts, revision, error, awaiting, nullif(due_at, 'infinity') AS due_at,
+       NULL::timestamptz AS finished_at, NULL::text AS reason
 FROM sync.events WHERE seq = %(seq)s
 UNION ALL
 SELECT seq, source, event_id, entity, key, group_key, action, version, thin, data, origin, conflicting, received_at,

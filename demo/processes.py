@@ -1,0 +1,129 @@
+"""The demo's four systems as processes: started on free ports, ended together.
+
+``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed. Not here: how
+programs are held together (``sync_orchestrator/process_tree.py``), what a system does (``sources.py``, ``erp.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import httpx
+
+from demo import access
+from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.process_tree import Program, Tree
+
+_START_SECONDS = 60.0
+_LOOK_EVERY = 0.05
+
+
+@dataclass(frozen=True)
+class Systems:
+    """The running systems. ``environment`` is what the sync needs to find them by ``sync.yaml``."""
+
+    tree: Tree
+    ports: dict[str, int]
+    environment: dict[str, str]
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+
+@contextlib.contextmanager
+def running(logs: Path) -> Iterator[Systems]:
+    """The four systems, ready; ended at the end of the block, however it ends.
+
+    Raises ProgramEnded with the end of its log where one does not start, SyncError where one does not answer.
+    """
+    ports = free_ports()
+    environment = {access.port_variable(name): str(port) for name, port in ports.items()}
+    places = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    tree = Tree(logs, {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(filter(None, places))})
+    try:
+        systems = Systems(tree, ports, environment)
+        for name in ports:
+            command = ["demo.erp"] if name == "erp" else ["demo.sources", name]
+            tree.start(name, [sys.executable, "-m", *command], f"{systems.url(name)}/healthz")
+        _wait_ready(tree)
+        yield systems
+    finally:
+        tree.stop()
+        tree.dismiss_guard()
+
+
+def free_ports() -> dict[str, int]:
+    """A port for each system: the one it is set to, or any other where that is taken."""
+    with contextlib.ExitStack() as held:
+        return {name: _bound(held, access.port(name)) for name in access.PORTS}
+
+
+def _bound(held: contextlib.ExitStack, wanted: int) -> int:
+    """Holds the port until all are chosen, so that no two are the same."""
+    for number in (wanted, 0):
+        probe = held.enter_context(socket.socket())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", number))
+            found: int = probe.getsockname()[1]
+            return found
+    raise SyncError("there is no free port on 127.0.0.1")
+
+
+def _wait_ready(tree: Tree) -> None:
+    ends = time.monotonic() + _START_SECONDS
+    waiting = list(tree.programs)
+    with httpx.Client(timeout=2, trust_env=False) as client:
+        while waiting:
+            tree.check()
+            waiting = [program for program in waiting if not _answers(client, program)]
+            if waiting and time.monotonic() > ends:
+                raise SyncError(f"{waiting[0].name} does not answer at {waiting[0].url}; its log is {waiting[0].log}")
+            if waiting:
+                time.sleep(_LOOK_EVERY)
+
+
+def _answers(client: httpx.Client, program: Program) -> bool:
+    try:
+        return client.get(program.url or "").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def main() -> int:
+    """Runs the systems until Ctrl-C or SIGTERM."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    logs = Path(tempfile.mkdtemp(prefix="sync-demo-"))
+    with running(logs) as systems:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, ask)
+        for name in systems.ports:
+            print(f"{name} at {systems.url(name)}", flush=True)
+        print(f"Ctrl-C ends them; their logs are in {logs}", flush=True)
+        while not asked.wait(0.5):
+            systems.tree.check()
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SyncError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

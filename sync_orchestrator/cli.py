@@ -1,0 +1,363 @@
+"""The command line: one function a command, each a few lines over the core.
+
+Not here: how things are shown (``terminal.py``), what is done (``core/``, ``processes.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from sqlalchemy.engine import make_url
+
+from sync_orchestrator import app as composition
+from sync_orchestrator import config as configuration
+from sync_orchestrator import processes
+from sync_orchestrator.core import ledger, records
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.drain import DrainReport
+from sync_orchestrator.core.drain import drain as run_drain
+from sync_orchestrator.core.errors import NotFound, SyncError
+from sync_orchestrator.core.full_sync import discover_groups, full_sync, known_groups
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.status import pause as set_paused
+from sync_orchestrator.core.status import status as read_status
+from sync_orchestrator.database import embedded
+from sync_orchestrator.terminal import OneLineErrors, Steps, as_json, complain, say, steps, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.validation import GroupValidation
+
+_MOST_DRIFT_SHOWN = 20
+
+Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
+Group = Annotated[str | None, typer.Option(help="One business group; all of them by default.")]
+Repair = Literal["auto", "ask", "off"]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+System = Annotated[str, typer.Argument(help="An entity or a third party.")]
+
+app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Keeps a third party's copy of your business data in step, and proves it.")
+events_app = typer.Typer(no_args_is_help=True, help="Change events in the ledger.")
+records_app = typer.Typer(no_args_is_help=True, help="Single records.")
+db_app = typer.Typer(no_args_is_help=True, help="The embedded database.")
+app.add_typer(events_app, name="events")
+app.add_typer(records_app, name="records")
+app.add_typer(db_app, name="db")
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="Of the Dagster UI.")] = 3000,
+    api_port: Annotated[int, typer.Option(help="Of POST /v1/events.")] = 8700,
+) -> None:
+    """Start everything on loopback: database, intake, Dagster's UI and daemon. Ctrl-C ends it all."""
+    raise typer.Exit(processes.up(port, api_port, say))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def demo(context: typer.Context) -> None:
+    """Play the demo: three internal systems, a third party that misbehaves, and the proof at the end."""
+    project = processes.workspace().parent
+    if not (project / "demo" / "story.py").exists():
+        raise NotFound("the demo is not here: run this in a clone of the project")
+    os.chdir(project)
+    os.execv(sys.executable, [sys.executable, "-m", "demo.story", *context.args])
+
+
+@app.command()
+def check() -> None:
+    """Check the configuration."""
+    path = composition.config_path()
+    config = configuration.load(path)
+    say(f"{path.name} is in order: {', '.join(config.entities)}")
+
+
+@app.command()
+def status(json: Json = False) -> None:
+    """Show how much is where, how old the oldest due work is, and what is wrong."""
+    found = read_status(composition.open_database())
+    if json:
+        as_json(found)
+        return
+    for name in ("events", "records"):
+        table(name, ["", ""], [[what.replace("_", " "), "no" if number is False else number]
+                               for what, number in found[name].items() if number is not True])
+    table("business groups", ["entity", "known", "synced"],
+          [[name, row["known"], row["synced"]] for name, row in found["groups"].items()])
+    table("systems", ["name", "breaker", "pushes", "epoch"],
+          [[name, row["breaker"], "paused" if row["paused"] else "on", row["epoch"]]
+           for name, row in found["systems"].items()])
+    table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
+    table("open alerts", ["kind", "cause", "count", "since"],
+          [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19]] for alert in found["alerts"]])
+    say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
+
+
+@app.command()
+def drain() -> None:
+    """Work off what is due, once, without Dagster."""
+    context = composition.open_context()
+    with steps("drain") as bar:
+        report = composition.perform(context, run_drain(
+            context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
+    settled = report.settled
+    say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
+        f"{settled.failed} failed, {settled.dead} dead")
+
+
+@app.command(name="full-sync")
+def full_sync_command(
+    entity: str, group: Group = None,
+    allow_deletions: Annotated[int | None, typer.Option(min=0, help="Raise the cap of deletions, for once.")] = None,
+) -> None:
+    """Fill business groups from the sources, bring the third party in step, try again all that failed meanwhile.
+
+    Exit status: 0 in step, 1 something is left.
+    """
+    context = composition.open_context()
+    chosen = _entity(context, entity)
+    with steps(f"full sync of {entity}") as bar:
+        failures = composition.perform(context, _sync_groups(context, chosen, group, allow_deletions, bar))
+    for failure in failures:
+        complain(failure)
+    left, failed = _left(context, entity, group)
+    say(f"{left} records out of step and {failed} failed events are left" if left or failed else "all of it is in step")
+    raise typer.Exit(1 if failures or left or failed else 0)
+
+
+async def _sync_groups(
+    context: Context, entity: EntityContext, group: str | None, allow_deletions: int | None, bar: Steps
+) -> list[str]:
+    groups = [group] if group else await discover_groups(context, entity)
+    bar.of(len(groups))
+    failures: list[str] = []
+    for name in groups:
+        try:
+            filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
+                                              progress=partial(_at, bar, name))
+        except SyncError as error:
+            failures.append(f"{name}: {error}")
+            bar.done(f"{name}: failed")
+            continue
+        bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
+                 f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
+    bar.at("what failed meanwhile")
+    await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
+    if _left(context, entity.name, group)[1]:
+        first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
+        bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
+        await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
+    return failures
+
+
+def _at(bar: Steps, group: str, phase: str, count: int) -> None:
+    bar.at(f"{group}: {phase} {count}")
+
+
+def _so_far(report: DrainReport) -> str:
+    return f"{report.events} events, {report.settled.acknowledged} records mirrored"
+
+
+def _left(context: Context, entity: str, group: str | None) -> tuple[int, int]:
+    """Records of the groups that are out of step, and events that failed."""
+    with context.engine.begin() as connection:
+        groups = [group] if group else known_groups(connection, entity)
+        rows = [run(connection, full_sync_statements.OUTSTANDING, entity=entity, group=name)[0] for name in groups]
+        failed = run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n
+    return sum(row.open + row.parked for row in rows), failed
+
+
+@app.command()
+def verify(
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None, group: Group = None,
+    full: Annotated[bool, typer.Option(help="Compare record by record, whatever the counts say.")] = False,
+    repair: Annotated[Repair | None, typer.Option(help="What to do about drift; as configured by default.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
+) -> None:
+    """Validate by count, then by diff. Exit status: 0 in step, 1 drift, 2 something could not be validated."""
+    context = composition.open_context()
+    chosen = [_entity(context, entity)] if entity else list(context.entities.values())
+    with steps("validate") as bar:
+        results = composition.perform(context, _validate(context, chosen, group, full, repair, bar))
+    if json:
+        for result in results:
+            as_json(_validation(result))
+    else:
+        _show_validations(results)
+    verdicts = {result.verdict for result in results}
+    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
+
+
+async def _validate(
+    context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
+    bar: Steps,
+) -> list[GroupValidation]:
+    from sync_orchestrator.core.validation import validate  # brings pandas, which the other commands need not wait for
+
+    todo = [(entity, name) for entity in entities for name in ([group] if group else _groups(context, entity))]
+    bar.of(len(todo))
+    results = []
+    for entity, name in todo:
+        bar.at(f"{entity.name} {name}")
+        results.append(await validate(context, entity, name, full=full, repair=repair))
+        bar.done(f"{entity.name} {name}: {results[-1].verdict}")
+    return results
+
+
+@app.command()
+def pause(name: System) -> None:
+    """Stop pushes; events go on being recorded and archived."""
+    _pause(name, paused=True)
+
+
+@app.command()
+def resume(name: System) -> None:
+    """Let pushes go on."""
+    _pause(name, paused=False)
+
+
+@app.command()
+def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> None:
+    """Start a new count of versions, after a source system was restored from a backup."""
+    context = composition.open_context()
+    if source not in context.config.sources:
+        raise NotFound(f"there is no source system '{source}'; there is {', '.join(context.config.sources)}")
+    say(f"{source} is in epoch {records.step_epoch(context.engine, source)} now; a full sync takes over what it holds")
+
+
+@events_app.command("list")
+def events_list(
+    state: Annotated[Literal["pending", "leased", "waiting", "dead"] | None, typer.Option()] = None,
+    entity: str | None = None, key: str | None = None, most: Annotated[int, typer.Option(min=1)] = 50,
+    json: Json = False,
+) -> None:
+    """List events that are not finished, newest first."""
+    rows = [dict(row._mapping) for row in _query(
+        ledger_statements.LIST, state=state, entity=entity, key=key, most=most)]
+    if json:
+        as_json(rows)
+        return
+    names = ["seq", "entity", "key", "source", "action", "version", "state", "attempts", "due_at", "error"]
+    table("events", names, [[row[name] for name in names] for row in rows])
+    if not rows:
+        say("there are none")
+
+
+@events_app.command("show")
+def events_show(seq: int) -> None:
+    """Show one event, finished or not, as JSON."""
+    rows = _query(ledger_statements.SHOW, seq=seq)
+    if not rows:
+        raise NotFound(f"there is no event {seq}")
+    as_json(dict(rows[0]._mapping), indent=2)
+
+
+@events_app.command("redrive")
+def events_redrive(
+    seqs: Seqs = None,
+    every: Annotated[bool, typer.Option("--all", help="All dead and waiting events.")] = False,
+    entity: Annotated[str | None, typer.Option(help="Only those of this entity.")] = None,
+) -> None:
+    """Put dead or waiting events back to pending, with fresh attempts."""
+    if not seqs and not every:
+        raise NotFound("name events by number, or say --all")
+    say(f"{ledger.redrive(composition.open_database(), seqs or None, entity)} events re-driven")
+
+
+@events_app.command("discard")
+def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
+    """End dead events for good."""
+    say(f"{ledger.discard(composition.open_database(), seqs or [], reason)} events discarded")
+
+
+@records_app.command("show")
+def records_show(entity: str, key: str, json: Json = False) -> None:
+    """Show everything known of a record: its parts, events, pushes and drift."""
+    with composition.open_database().begin() as connection:
+        found = records.show(connection, entity, key)
+    if json:
+        as_json(found, indent=2)
+        return
+    for name, value in (found["record"] or {"not archived": "yet"}).items():
+        if value is not None:
+            say(f"{name:<17} {value.hex() if isinstance(value, bytes) else value}")
+    say("")
+    for name in ("parts", "events", "pushes", "drift"):
+        rows = found[name]
+        columns = [column for column in (rows[0] if rows else ()) if any(row[column] is not None for row in rows)]
+        table(name, columns, [[row[column] for column in columns] for row in rows])
+
+
+@records_app.command("refresh")
+def records_refresh(entity: str, key: str) -> None:
+    """Reread a record from its sources, whatever version the archive has."""
+    context = composition.open_context()
+    found = composition.perform(context, records.refresh(context, _entity(context, entity), key))
+    say(", ".join(f"{part}: {what}" for part, what in found.items()))
+
+
+@db_app.command("url")
+def db_url() -> None:
+    """Print the database's URL, for psql and the like; starts the embedded server if need be."""
+    typer.echo(make_url(composition.database_url()).set(drivername="postgresql").render_as_string(hide_password=False))
+
+
+@db_app.command("stop")
+def db_stop() -> None:
+    """Stop the embedded server."""
+    stopped = embedded.stop(composition.home() / "postgres")
+    say("stopped" if stopped else "it was not running")
+
+
+def _entity(context: Context, name: str) -> EntityContext:
+    if name not in context.entities:
+        raise NotFound(f"there is no entity '{name}'; there is {', '.join(context.entities)}")
+    return context.entities[name]
+
+
+def _groups(context: Context, entity: EntityContext) -> list[str]:
+    with context.engine.begin() as connection:
+        return known_groups(connection, entity.name)
+
+
+def _pause(name: str, *, paused: bool) -> None:
+    context = composition.open_context()
+    if name not in (*context.entities, *context.config.third_parties):
+        raise NotFound(f"neither an entity nor a third party is called '{name}'")
+    set_paused(context.engine, name, set(context.entities), paused=paused)
+    say(f"pushes of {name} are {'paused' if paused else 'going on'}")
+
+
+def _query(statement: str, **parameters: Any) -> Sequence[Any]:
+    with composition.open_database().begin() as connection:
+        return run(connection, statement, **parameters)
+
+
+def _validation(result: GroupValidation) -> dict[str, Any]:
+    return {
+        "entity": result.entity, "group": result.group, "verdict": result.verdict, "reason": result.reason,
+        "expected": result.expected, "counted": result.counted, "in_flight": result.ambiguous,
+        "compared": result.compared, "repaired": result.repaired, "foreign": result.foreign,
+        "stubborn": result.stubborn,
+        "drift": [{"key": drift.key, "kind": drift.kind, "status": drift.status} for drift in result.drift],
+    }
+
+
+def _show_validations(results: Sequence[GroupValidation]) -> None:
+    table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", ""],
+          [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,
+            len(result.drift), result.repaired, result.reason] for result in results])
+    drift = [(result, found) for result in results for found in result.drift]
+    table("drift", ["group", "key", "kind", "status"],
+          [[result.group, found.key, found.kind, found.status] for result, found in drift[:_MOST_DRIFT_SHOWN]])
+    if len(drift) > _MOST_DRIFT_SHOWN:
+        say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
+    if not results:
+        say("no business group is known yet: run a full sync first")

@@ -1,0 +1,124 @@
+"""One record, as a person asks for it: its biography, and its rereading from the sources (rule 7).
+
+Not here: what a person does with events (``ledger.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row
+
+from sync_orchestrator.core.archive import merge, ticket
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.ports import PartRead, SourceSystem
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import alerts as alert_statements
+from sync_orchestrator.core.statements import archive as statements
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
+
+Biography = dict[str, Any]
+
+
+def show(connection: Connection, entity: str, key: str) -> Biography:
+    """Everything known of a record, each list in order of time.
+
+    Raises NotFound where neither archive nor ledger has it.
+    """
+    records = run(connection, statements.SHOW, entity=entity, key=key)
+    events = run(connection, ledger_statements.OF_RECORD, entity=entity, key=key)
+    if not records and not events:
+        raise NotFound(f"nothing is known of {entity} '{key}'")
+    return {
+        "record": dict(records[0]._mapping) if records else None,
+        "parts": [dict(row._mapping) for row in run(connection, statements.PARTS_OF, entity=entity, key=key)],
+        "events": [dict(row._mapping) for row in events],
+        "pushes": [dict(row._mapping) for row in run(connection, push_statements.ATTEMPTS_OF, entity=entity, key=key)],
+        "drift": [dict(row._mapping) for row in run(
+            connection, validation_statements.DRIFT_OF, entity=entity, group=None, key=key, most=100)],
+    }
+
+
+async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
+    """Rereads a record's parts and makes the archive say what they say, whatever version stood there.
+
+    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A parked record
+    is due again, its events are tried again, and those held back for a version in the future are superseded. A change
+    that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
+    """
+    readable = sorted(entity.rules.readable)
+    if not readable:
+        raise NotFound(f"no source system of {entity.name} can be read by key")
+    before, number = await asyncio.to_thread(
+        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), ticket(connection)))
+    found = await asyncio.gather(*(_read(entity.sources[part], key) for part in readable))
+    reads = dict(zip(readable, found, strict=True))
+    await asyncio.to_thread(in_transaction, context.engine,
+                            lambda connection: _take(connection, entity, key, reads, before, number))
+    return {part: _told(part, reads) for part in entity.sources}
+
+
+async def _read(source: SourceSystem, key: str) -> PartRead | None:
+    found = await source.read(key)
+    return await source.read(key) if found is None else found
+
+
+def _told(part: str, reads: dict[str, PartRead | None]) -> str:
+    if part not in reads:
+        return "cannot be read by key"
+    found = reads[part]
+    if found is None:
+        return "absent"
+    return f"version {found.version}, deleted" if found.deleted else f"version {found.version}"
+
+
+def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Row[Any]]:
+    return {row.part: row for row in run(connection, statements.STAMPS, entity=entity.name, keys=[key])}
+
+
+def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[str, PartRead | None],
+          before: dict[str, Row[Any]], number: int) -> None:
+    run(connection, statements.LOCK, entity=entity.name, keys=[key])
+    now = _stamps(connection, entity, key)
+    unmoved = {part for part in reads if now.get(part) == before.get(part)}
+    epochs = {row.name: row.epoch for row in run(connection, full_sync_statements.EPOCHS)}
+    changes: list[Change] = []
+    for part, found in reads.items():
+        epoch = epochs.get(part, 0)
+        if found is not None:
+            changes.append(change_of_read(found, part, epoch, number))
+        elif part in now and part in unmoved:
+            changes.append(Change(key, part, "delete", Stamp(epoch, now[part].version, number, TOMBSTONE_HASH), None))
+    run(connection, statements.FORGET_STAMP, entity=entity.name, key=key, parts=sorted(unmoved))
+    merge(connection, entity.name, changes, entity.rules)
+    _try_again(connection, entity.name, key, sorted(reads))
+
+
+def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:
+    run(connection, push_statements.UNPARK, entity=entity, keys=[key])
+    run(connection, ledger_statements.REREAD, entity=entity, key=key, parts=parts)
+    failed = [row.seq for row in run(connection, ledger_statements.OF_RECORD, entity=entity, key=key)
+              if row.state in ("waiting", "dead")]
+    run(connection, ledger_statements.REDRIVE, seqs=failed, entity=entity)
+    run(connection, alert_statements.FORGET_RECORDS, entity=entity, keys=[key])
+    run(connection, alert_statements.RESOLVE_DEAD)
+    run(connection, ledger_statements.NOTIFY)
+
+
+def step_epoch(engine: Engine, source: str) -> int:
+    """Starts a new count of versions for a source that was restored from a backup; returns its epoch.
+
+    Raises NotFound for an unknown source system.
+    """
+    with engine.begin() as connection:
+        rows = run(connection, full_sync_statements.STEP_EPOCH, name=source)
+    if not rows:
+        raise NotFound(f"there is no source system '{source}'")
+    return int(rows[0].epoch)

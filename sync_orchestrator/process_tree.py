@@ -1,0 +1,158 @@
+"""Programs that live and end together: whoever descends from one of them is found by a mark in its environment.
+
+A guard, the smallest program possible, waits for the end of whoever started the tree. If that end is violent
+(SIGKILL), the guard ends the tree in its place: ``python -m sync_orchestrator.process_tree MARK [DATABASE_FOLDER]``.
+Not here: which programs there are (``processes.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from sync_orchestrator.core.errors import SyncError
+
+MARK = "SYNC_PROCESS_TREE"
+"""The environment variable that every program of a tree inherits."""
+
+_END_SECONDS = 10.0
+_KILL_SECONDS = 5.0
+_SHOWN_LINES = 15
+
+
+class ProgramEnded(SyncError):
+    """A program that should run has ended; the message holds the last lines of its log."""
+
+    def __init__(self, name: str, status: int | None, log: Path) -> None:
+        how = "" if status is None else f" with status {status}"
+        super().__init__(f"{name} has ended{how}; its log {log} ends with:\n{last_lines(log)}")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class Program:
+    """A running program; ``url`` answers once it is ready."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    url: str | None = None
+
+    def check(self) -> None:
+        """Raises ProgramEnded where it no longer runs."""
+        if (status := self.process.poll()) is not None:
+            raise ProgramEnded(self.name, status, self.log)
+
+
+class Tree:
+    """Programs started together, each in a session of its own, so that Ctrl-C reaches them only through us."""
+
+    def __init__(self, logs: Path, environment: Mapping[str, str], *, database: Path | None = None) -> None:
+        """``database``: a folder whose embedded server ends with the tree, should we be killed."""
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self.mark = secrets.token_hex(8)
+        self.environment = {**environment, MARK: self.mark}
+        self.programs: list[Program] = []
+        self.guard = subprocess.Popen(
+            [sys.executable, "-m", __name__, self.mark, *([] if database is None else [str(database)])],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name != MARK},
+        )
+
+    def start(self, name: str, command: Sequence[str], url: str | None = None) -> Program:
+        """Starts a program; what it prints goes to its log, and that of the time before is kept beside it."""
+        log = self._logs / f"{name}.log"
+        if log.exists():
+            log.replace(log.with_suffix(".log.1"))
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
+                start_new_session=True, preexec_fn=_signals_as_usual if os.name == "posix" else None,
+            )
+        program = Program(name, process, log, url)
+        self.programs.append(program)
+        return program
+
+    def check(self) -> None:
+        """Raises ProgramEnded where one no longer runs."""
+        for program in self.programs:
+            program.check()
+
+    def stop(self) -> None:
+        """Ends all programs and whatever they started. Harmless to repeat."""
+        end(self.mark)
+        for program in self.programs:
+            program.process.wait()
+        self.programs.clear()
+
+    def dismiss_guard(self) -> None:
+        """Everything is in order: the guard has nothing left to do. Harmless to repeat."""
+        if self.guard.poll() is None:
+            self.guard.communicate(b"over\n")
+
+
+def members(mark: str) -> list[psutil.Process]:
+    """Every living process of a tree, also those whose parents are gone."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def end(mark: str) -> None:
+    """Ends a tree: politely, and after a while for good."""
+    began = time.monotonic()
+    asked: set[int] = set()
+    while alive := members(mark):
+        waited = time.monotonic() - began
+        if waited > _END_SECONDS + _KILL_SECONDS:
+            return
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                if waited > _END_SECONDS:
+                    process.kill()
+                elif process.pid not in asked:
+                    asked.add(process.pid)
+                    process.terminate()
+        time.sleep(0.05)  # psutil's own wait would take the exit status away from the one who started them
+
+
+def last_lines(log: Path) -> str:
+    """The end of a log, for people."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:])
+    except OSError:
+        return "(there is none)"
+
+
+def _signals_as_usual() -> None:
+    """In the new process: a shell may have told us to ignore them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _guard(mark: str, database: str | None) -> None:
+    if sys.stdin.buffer.read():
+        return
+    end(mark)
+    if database is not None:
+        from sync_orchestrator.database import embedded
+
+        embedded.stop(Path(database))
+
+
+if __name__ == "__main__":
+    _guard(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,250 @@
+"""The running system: database, intake, Dagster's webserver and daemon; started together, ended together.
+
+``python -m sync_orchestrator.processes`` prepares Dagster's instance, in a process of its own because Dagster is
+large. Not here: how a tree of programs is held together (``process_tree.py``), what any program does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from sync_orchestrator import app
+from sync_orchestrator import config as configuration
+from sync_orchestrator.core.errors import ConfigError, SyncError
+from sync_orchestrator.database import embedded
+from sync_orchestrator.process_tree import Program, ProgramEnded, Tree, last_lines
+
+Tell = Callable[[str], None]
+
+_START_SECONDS = 120.0
+_LOOK_EVERY = 0.25
+
+
+class EndAsked(BaseException):
+    """SIGINT, SIGTERM or SIGHUP came."""
+
+
+@dataclass
+class System:
+    """A running system; ``stop`` ends it. ``environment``: what another program needs to attach to it."""
+
+    tree: Tree
+    home: Path
+    intake_url: str
+    ui_url: str
+    environment: dict[str, str] = field(default_factory=dict)
+    owned_database: Path | None = None
+    postgres: psutil.Process | None = None
+
+    def check(self) -> None:
+        """Raises ProgramEnded where a part of the system has ended."""
+        self.tree.check()
+        if self.postgres is not None and self.owned_database is not None and not self.postgres.is_running():
+            raise ProgramEnded("the database", None, self.owned_database / "log")
+
+    def wait(self) -> None:
+        """Runs until a part of the system ends, and raises ProgramEnded then."""
+        while True:
+            self.check()
+            time.sleep(_LOOK_EVERY)
+
+    def stop(self) -> None:
+        """Ends everything that was started, the database only if it was. Harmless to repeat."""
+        self.tree.stop()
+        if self.owned_database is not None:
+            embedded.stop(self.owned_database)
+        (self.home / "up.pid").unlink(missing_ok=True)
+        self.tree.dismiss_guard()
+
+
+def up(port: int, intake_port: int, told: Tell) -> int:
+    """The whole life of a system: until it is asked to end (0) or a part of it ends by itself (1).
+
+    Raises SyncError where it cannot start.
+    """
+    system: System | None = None
+    try:
+        with _signals_end():
+            system = start_all(port, intake_port, told=told)
+            told(f"up: the UI is at {system.ui_url}, events go to {system.intake_url}/v1/events; Ctrl-C ends it all")
+            system.wait()
+    except EndAsked:
+        return 0
+    except ProgramEnded as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        if system is not None:
+            told("ending")
+            system.stop()
+    return 0
+
+
+def start_all(port: int = 3000, intake_port: int = 8700, *, told: Tell = print) -> System:
+    """Starts everything on loopback and returns when all of it answers.
+
+    Raises ConfigError for a wrong configuration, ProgramEnded or SyncError where something does not start.
+    """
+    configuration.load(app.config_path())
+    spaces = workspace()
+    _check_free(port, intake_port)
+    home = app.home()
+    home.mkdir(parents=True, exist_ok=True)
+    _check_alone(home)
+    owned = None if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home / "postgres") else home / "postgres"
+    system = System(
+        Tree(home / "logs", {}, database=owned), home, f"http://127.0.0.1:{intake_port}", f"http://127.0.0.1:{port}",
+        owned_database=owned)
+    try:
+        guard = psutil.Process(system.tree.guard.pid)
+        (home / "up.pid").write_text(f"{guard.pid} {guard.create_time()}")
+        _start_database(system, told)
+        _prepare(system, told)
+        _start_programs(system, spaces, port, intake_port)
+        _wait_ready(system.tree, told)
+    except BaseException:
+        system.stop()
+        raise
+    return system
+
+
+def workspace() -> Path:
+    """The project's ``workspace.yaml``: in the working directory, or beside the package.
+
+    Raises ConfigError where there is none.
+    """
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        if (folder / "workspace.yaml").exists():
+            return folder / "workspace.yaml"
+    raise ConfigError("there is no workspace.yaml here: run this in the project's folder")
+
+
+def _start_database(system: System, told: Tell) -> None:
+    url = app.database_url()
+    if system.owned_database is not None:
+        pid = int((system.owned_database / "postmaster.pid").read_text().split()[0])
+        system.postgres = psutil.Process(pid)
+    app.open_database(url).dispose()
+    told("database ready")
+    system.environment = {
+        **os.environ, "SYNC_HOME": str(system.home), "SYNC_CONFIG": str(app.config_path()), "SYNC_DATABASE_URL": url,
+        "DAGSTER_HOME": str(system.home / "dagster"), "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(url),
+        "PYTHONUNBUFFERED": "1",
+    }
+    system.tree.environment.update(system.environment)
+
+
+def _prepare(system: System, told: Tell) -> None:
+    program = system.tree.start("prepare", [sys.executable, "-m", __name__])
+    status = program.process.wait(_START_SECONDS)
+    system.tree.programs.remove(program)
+    if status:
+        raise ProgramEnded("preparing Dagster's instance", status, program.log)
+    told(f"Dagster's instance ready in {system.environment['DAGSTER_HOME']}; {last_lines(program.log).strip()}")
+
+
+def _start_programs(system: System, spaces: Path, port: int, intake_port: int) -> None:
+    bin_folder = Path(sys.executable).parent
+    tree, load = system.tree, ["-w", str(spaces)]
+    tree.start("intake", [sys.executable, "-m", "sync_orchestrator.api.serve", "--port", str(intake_port)],
+               f"{system.intake_url}/readyz")
+    tree.start("webserver", [str(bin_folder / "dagster-webserver"), *load, "-h", "127.0.0.1", "-p", str(port)],
+               f"{system.ui_url}/server_info")
+    tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
+
+
+def _wait_ready(tree: Tree, told: Tell) -> None:
+    ends = time.monotonic() + _START_SECONDS
+    waiting = list(tree.programs)
+    while waiting:
+        tree.check()
+        for program in [program for program in waiting if _is_ready(program)]:
+            waiting.remove(program)
+            told(f"{program.name} ready" + (f" at {program.url}" if program.url else ""))
+        if waiting and time.monotonic() > ends:
+            raise SyncError(f"{waiting[0].name} does not answer at {waiting[0].url}; see {waiting[0].log}")
+        time.sleep(0.1)
+
+
+def _is_ready(program: Program) -> bool:
+    if program.url is None:
+        return True
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(program.url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _check_free(port: int, intake_port: int) -> None:
+    if port == intake_port:
+        raise ConfigError(f"the UI and the intake cannot both have port {port}")
+    for what, number, option in (("the UI", port, "--port"), ("the intake", intake_port, "--api-port")):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", number))
+            except OSError:
+                raise ConfigError(f"port {number} for {what} is taken: choose another with {option}") from None
+
+
+def _check_alone(home: Path) -> None:
+    """Two daemons on one home would take each other's runs for dead ones."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        pid, began = (home / "up.pid").read_text().split()
+        if abs(psutil.Process(int(pid)).create_time() - float(began)) < 5:
+            raise ConfigError(f"the system is up already in {home}, or just ending; SYNC_HOME names another folder")
+
+
+@contextlib.contextmanager
+def _signals_end() -> Iterator[None]:
+    """Turns the first of the ending signals into EndAsked, and ignores the others from then on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise EndAsked
+
+    for number in numbers:
+        signal.signal(number, asked)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def main() -> None:
+    """Prepares Dagster's instance: its configuration, its tables, and an end for runs whose processes are gone."""
+    import dagster as dg
+
+    from sync_orchestrator.resources.instance import reap, write_instance
+
+    home = Path(os.environ["DAGSTER_HOME"])
+    write_instance(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        ended = reap(instance)
+    print(f"{ended} runs whose processes were gone are marked as failed" if ended else "no run was left over")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The sensors that tell people: runs that failed go into the outbox, and the outbox is sent.
+
+Not here: alerts about events, records and drift; the core writes them where it finds them.
+"""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.resources.system import System
+
+WATCH_SECONDS = 60.0
+
+
+@dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
+           description="Looks each minute for what waits too long, and sends the alerts that the outbox holds.")
+def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
+    """The cursor is when it last looked."""
+    settings = system.context.config.alerts
+    looked = float(context.cursor or 0)
+    if time.time() - looked >= WATCH_SECONDS:
+        looked = time.time()
+        with system.context.engine.begin() as connection:
+            watch(connection, settings)
+    sent = alerts.send_due(system.context.engine, settings)
+    return dg.SensorResult(skip_reason=f"{sent} alerts sent", cursor=str(looked))
+
+
+@dg.run_failure_sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
+                       description="Writes an alert for a run that failed.")
+def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
+    """One alert for a job and what it was to work on, however often it fails; none if it is started again by itself."""
+    run = context.dagster_run
+    if run.tags.get("dagster/will_retry") == "true":
+        return
+    cause = cause_of(run)
+    with system.context.engine.begin() as connection:
+        alerts.tell(connection, "run_failed", cause, f"a run of {cause} failed",
+                    examples=[run.run_id, (context.failure_event.message or "")[:500]])
+
+
+@dg.run_status_sensor(run_status=dg.DagsterRunStatus.SUCCESS, minimum_interval_seconds=5,
+                      default_status=dg.DefaultSensorStatus.RUNNING,
+                      description="Ends the alert for a run that failed once another of the same has succeeded.")
+def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
+    """The counterpart of ``failed_runs``."""
+    with system.context.engine.begin() as connection:
+        alerts.resolve(connection, "run_failed", cause_of(context.dagster_run))
+
+
+def cause_of(run: dg.DagsterRun) -> str:
+    """The job, and the business groups it was to work on."""
+    tags = run.tags
+    job = "assets" if run.job_name.startswith("__") else run.job_name
+    first, last = tags.get("dagster/asset_partition_range_start"), tags.get("dagster/asset_partition_range_end")
+    if tags.get("dagster/partition"):
+        return f"{job} {tags['dagster/partition']}"
+    return f"{job} {first} to {last}" if first is not None else job

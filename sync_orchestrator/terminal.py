@@ -1,0 +1,126 @@
+"""How the command line shows things: tables, progress, errors in one line.
+
+Not here: what a command does (``cli.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy.exc import SQLAlchemyError
+from typer.core import TyperGroup
+
+from sync_orchestrator.core.errors import SyncError
+
+_WIDE = 400
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+class OneLineErrors(TyperGroup):
+    """What went wrong is told in one line on stderr with exit status 2, never as a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SyncError as error:
+            reason = str(error)
+        except SQLAlchemyError as error:
+            reason = f"the database: {str(getattr(error, 'orig', None) or type(error).__name__).splitlines()[0]}"
+        complain(f"error: {reason}")
+        raise typer.Exit(2) from None
+
+
+def out() -> Console:
+    """Standard output, as it is now; in a file or a pipe lines are not folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def say(line: str) -> None:
+    """A line for people on standard output."""
+    out().print(clean(line), soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """A line on standard error."""
+    Console(stderr=True, highlight=False).print(clean(line), soft_wrap=True, style="red")
+
+
+def clean(value: Any) -> Text:
+    """A value as text that cannot steer the terminal, whoever wrote it."""
+    if isinstance(value, bytes | memoryview):
+        return Text(bytes(value).hex())
+    return Text("" if value is None else _CONTROL.sub("\N{REPLACEMENT CHARACTER}", str(value)))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Shows a table; nothing where it has no rows."""
+    if not rows:
+        return
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(columns):
+        is_number = all(isinstance(row[number], int | float) for row in rows)
+        made.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(clean(value) for value in row))
+    console = out()
+    console.print(made)
+    console.print()
+
+
+def as_json(value: Any, *, indent: int | None = None) -> None:
+    """One JSON document on standard output, for programs."""
+    typer.echo(json.dumps(value, default=_plain, indent=indent))
+
+
+def _plain(value: Any) -> str:
+    return bytes(value).hex() if isinstance(value, bytes | memoryview) else str(value)
+
+
+class Steps:
+    """Long work, step by step, on standard error: bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self, title: str, progress: Progress | None) -> None:
+        self._title = title
+        self._progress = progress
+        self._task = progress.add_task(title, total=None) if progress else None
+
+    def of(self, total: int) -> None:
+        """How many steps there will be."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+
+    def at(self, text: str) -> None:
+        """What is under way; only for somebody who looks on."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{self._title} {clean(text).plain}")
+
+    def done(self, line: str) -> None:
+        """One step is done; the line stays."""
+        if self._progress is not None and self._task is not None:
+            self._progress.console.print(clean(line))
+            self._progress.advance(self._task)
+        else:
+            typer.echo(clean(line).plain, err=True)
+
+
+@contextmanager
+def steps(title: str) -> Iterator[Steps]:
+    """Shows the progress of long work while the block lasts."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield Steps(title, None)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+               TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Steps(title, progress)

@@ -1,0 +1,309 @@
+"""The command line over a world of fakes: what it says, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from conftest import World
+from fakes import answer, two_part_config
+from sqlalchemy.engine import make_url
+from typer.testing import CliRunner
+
+from sync_orchestrator import app as composition
+from sync_orchestrator import processes
+from sync_orchestrator.cli import app
+from sync_orchestrator.terminal import clean
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command against the test's world."""
+    monkeypatch.setattr(composition, "open_context", lambda: world.context)
+    monkeypatch.setattr(composition, "open_database", lambda: world.engine)
+
+    def run(*words: object, **environment: str) -> Result:
+        result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+def shell(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNC_")}
+    return subprocess.run([sys.executable, "-m", "sync_orchestrator", *words], cwd=folder, env=kept | environment,
+                          capture_output=True, text=True, timeout=60, check=False)
+
+
+def kill(world: World, key: str = "a") -> list[int]:
+    """Makes a record whose events are dead, and returns their numbers."""
+    world.erp.before = lambda verb, k: answer(422) if k == key else None
+    world.put(key)
+    world.drain()
+    return [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead' ORDER BY seq")]
+
+
+# Status -------------------------------------------------------------------------------------------------------------
+
+def test_status_for_programs_is_one_object_with_the_promised_keys(world: World, command: Command) -> None:
+    world.put("a")
+    world.put("b")
+    world.drain()
+    world.put("c")
+    found = json.loads(command("status", "--json").stdout)
+    assert found["events"] == {"received": 6, "pending": 2, "leased": 0, "waiting": 0, "done": 4, "superseded": 0,
+                               "dead": 0, "discarded": 0, "duplicates": 0, "balanced": True}
+    assert (found["records"]["archived"], found["records"]["in_step"]) == (2, 2)
+    assert found["oldest_due_seconds"] > 0
+
+
+def test_status_for_people_shows_what_is_wrong(world: World, command: Command) -> None:
+    kill(world)
+    said = command("status").stdout
+    assert "item: answer 422" in said
+    assert "The oldest due work" in said
+
+
+def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command) -> None:
+    world.erp.before = lambda verb, key: type(answer(422))(answer(422).kind, "\x1b[2J[bold]no[/nonsense]\r\nway")
+    world.put("a")
+    world.drain()
+    said = command("events", "list").stdout
+    assert "\x1b" not in said
+    assert "[bold]no[/nonsense]" in said
+
+
+def test_bytes_are_shown_as_hex() -> None:
+    assert (clean(b"\x01\xff").plain, clean(None).plain) == ("01ff", "")
+
+
+# Events -------------------------------------------------------------------------------------------------------------
+
+def test_dead_events_are_listed_shown_and_re_driven(world: World, command: Command) -> None:
+    seqs = kill(world)
+    world.put("b")
+    rows = json.loads(command("events", "list", "--state", "dead", "--json").stdout)
+    assert [(row["seq"], row["state"], row["due_at"]) for row in rows] == [(seq, "dead", None) for seq in seqs[::-1]]
+    assert "answer 422" in command("events", "list", "--key", "a").stdout
+    assert json.loads(command("events", "show", seqs[0]).stdout)["data"]["name"] == "n"
+    world.erp.before = lambda verb, key: None
+    assert command("events", "redrive", *seqs).stdout == "2 events re-driven\n"
+    assert command("drain").stdout.startswith("4 events done")
+    assert world.mirrored() == world.truth()
+    assert json.loads(command("events", "show", seqs[0]).stdout)["state"] == "done"
+
+
+def test_all_are_re_driven_only_when_that_is_said(world: World, command: Command) -> None:
+    kill(world)
+    assert command("events", "redrive").exit_code == 2
+    assert command("events", "redrive", "--all", "--entity", "order").stdout == "0 events re-driven\n"
+    assert command("events", "redrive", "--all").stdout == "2 events re-driven\n"
+
+
+def test_discard_needs_a_reason_and_a_dead_event(world: World, command: Command) -> None:
+    seqs = kill(world)
+    assert command("events", "discard", *seqs).exit_code == 2
+    assert command("events", "discard", *seqs, "--reason", " ").exit_code == 2
+    assert command("events", "discard", *seqs, "--reason", "a test record").stdout == "2 events discarded\n"
+    assert json.loads(command("events", "show", seqs[0]).stdout)["reason"] == "a test record"
+    assert command("events", "discard", *seqs, "--reason", "again").exit_code == 2
+
+
+def test_nothing_to_list(command: Command) -> None:
+    assert command("events", "list").stdout == "there are none\n"
+    assert command("events", "list", "--state", "done").exit_code == 2
+
+
+# Records ------------------------------------------------------------------------------------------------------------
+
+def test_a_record_is_shown_and_reread(world: World, command: Command) -> None:
+    world.put("a", name="first")
+    world.drain()
+    said = command("records", "show", "item", "a").stdout
+    assert "acknowledged" in said
+    assert "group_key         A\n" in said
+    found = json.loads(command("records", "show", "item", "a", "--json").stdout)
+    assert (found["record"]["revision"], len(found["events"]), len(found["pushes"])) == (2, 2, 1)
+    world.put("a", name="second", tell=False)
+    assert command("records", "refresh", "item", "a").stdout.startswith("shop: version ")
+    command("drain")
+    assert world.mirrored()["a"]["name"] == "second"
+
+
+def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Command) -> None:
+    world.tell("shop", "a", "update", 7, {"store": "A"})
+    assert "pending" in command("records", "show", "item", "a").stdout
+
+
+# Full sync and validation -------------------------------------------------------------------------------------------
+
+def test_full_sync_of_all_groups(world: World, command: Command) -> None:
+    for number in range(6):
+        world.put(f"k{number}", group="AB"[number % 2], tell=False)
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout) == (0, "all of it is in step\n")
+    assert result.stderr.splitlines() == [
+        "A: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
+        "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again"]
+    assert world.mirrored() == world.truth()
+
+
+def test_full_sync_finishes_what_failed_meanwhile(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what must be asked for twice: an update of a record that its owner does not have."""
+    world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}})
+    monkeypatch.setattr(composition, "open_context", lambda: world.context)
+    world.put("a", tell=False)
+    world.tell("shop", "a", "update", 5, {"name": "older", "store": "A"})
+    world.tell("shop", "gone", "update", 5, {"name": "gone", "store": "A"})
+    world.drain()
+    assert world.states() == {"waiting": 2}
+    assert CliRunner().invoke(app, ["full-sync", "item"]).exit_code == 0
+    assert world.states() == {"superseded": 2}
+
+
+def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("b", tell=False)
+    world.erp.before = lambda verb, key: answer(422) if key == "b" else None
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout) == (1, "1 records out of step and 0 failed events are left\n")
+
+
+def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World, command: Command) -> None:
+    for number in range(20):
+        world.put(f"a{number}", group="A", tell=False)
+    world.full_sync("A")
+    for number in range(15):
+        world.shop.rows.pop(f"a{number}")
+    world.put("b", group="B", tell=False)
+    result = command("full-sync", "item")
+    assert result.exit_code == 1
+    assert "more than the cap" in result.stderr
+    assert "b" in world.mirrored()
+    assert command("full-sync", "item", "--group", "A", "--allow-deletions", 15).exit_code == 0
+    assert world.mirrored() == world.truth()
+
+
+def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
+    assert command("verify").exit_code == 2
+    world.put("a", tell=False)
+    world.put("b", tell=False)
+    assert command("verify", "item", "--group", "A").exit_code == 2
+    command("full-sync", "item")
+    result = command("verify", "item", "--full")
+    assert (result.exit_code, "in_step" in result.stdout) == (0, True)
+    world.erp.store.pop(world.row("a").external_id)
+    result = command("verify", "--full", "--repair", "off", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["drift"]) == (1, [{"key": "a", "kind": "missing", "status": "found"}])
+    assert "missing" in command("verify", "--full").stdout
+    command("drain")
+    assert command("verify", "--full").exit_code == 0
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("[/]b", group="[/]", tell=False)
+    assert "━" in command("full-sync", "item", FORCE_COLOR="1", COLUMNS="120").stderr
+    assert command("verify").stderr.splitlines() == ["item A: in_step", "item [/]: in_step"]
+
+
+# Switches -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["item", "erp"])
+def test_pause_and_resume(world: World, command: Command, name: str) -> None:
+    world.put("a")
+    assert command("pause", name).stdout == f"pushes of {name} are paused\n"
+    command("drain")
+    assert (world.mirrored(), world.row("a").revision) == ({}, 2)
+    assert command("resume", name).exit_code == 0
+    command("drain")
+    assert world.mirrored() == world.truth()
+
+
+def test_epoch(command: Command) -> None:
+    assert command("epoch", "shop").stdout.startswith("shop is in epoch 1 now")
+
+
+@pytest.mark.parametrize("words", [
+    ("pause", "shop"), ("epoch", "erp"), ("epoch", "nobody"), ("verify", "order"), ("full-sync", "order"),
+    ("records", "show", "item", "nothing"), ("records", "refresh", "order", "a"), ("events", "show", 1),
+    ("events", "redrive"), ("verify", "--repair", "perhaps"),
+])
+def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[object, ...]) -> None:
+    result = command(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(("error: ", "Usage: "))
+
+
+# The real program ---------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    settings = two_part_config().model_dump(mode="json", exclude_defaults=True)
+    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def test_check_of_a_good_and_a_bad_configuration(project: Path) -> None:
+    assert shell("check", folder=project).stdout == "sync.yaml is in order: item\n"
+    (project / "sync.yaml").write_text((project / "sync.yaml").read_text().replace("owner: shop", "owner: nobody"))
+    result = shell("check", folder=project)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "owner 'nobody' is none of the parts" in result.stderr
+
+
+@pytest.mark.parametrize(("url", "said"), [
+    ("postgresql://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+    ("postgres://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+    ("canary", "error: SYNC_DATABASE_URL must be"),
+    ("mysql://user:canary@127.0.0.1/none", "error: SYNC_DATABASE_URL must be"),
+])
+def test_database_that_cannot_be_reached_is_a_line_without_the_password(project: Path, url: str, said: str) -> None:
+    result = shell("status", folder=project, SYNC_DATABASE_URL=url)
+    assert result.returncode == 2
+    assert result.stderr.startswith(said)
+    assert len(result.stderr.splitlines()) == 1
+    assert "canary" not in result.stderr
+
+
+def test_database_commands(project: Path) -> None:
+    url = shell("db", "url", folder=project).stdout.strip()
+    try:
+        assert make_url(url).drivername == "postgresql"
+        assert json.loads(shell("status", "--json", folder=project).stdout)["events"]["received"] == 0
+    finally:
+        assert shell("db", "stop", folder=project).stdout == "stopped\n"
+    assert shell("db", "stop", folder=project).stdout == "it was not running\n"
+
+
+def test_demo_that_is_not_here(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workspace.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    result = command("demo")
+    assert (result.exit_code, result.stderr) == (2, "error: the demo is not here: run this in a clone of the project\n")
+
+
+def test_demo_gets_its_options(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workspace.yaml").touch()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "story.py").touch()
+    monkeypatch.chdir(tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words[1:]))
+    assert command("demo", "--fast", "3").exit_code == 0
+    assert started == [["-m", "demo.story", "--fast", "3"]]
+    assert processes.workspace() == tmp_path / "workspace.yaml"
