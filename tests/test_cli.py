@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(*words: object, **environment: str) -> Result:
         result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        print(words, result.exit_code, result.output)
         return result
 
     return run
@@ -252,10 +255,13 @@ def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[objec
 # The real program ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project() -> Iterator[Path]:
+    """A folder with a configuration, not in pytest's, where the database's own user may be locked out."""
+    folder = Path(tempfile.mkdtemp(prefix="sync-cli-"))
     settings = two_part_config().model_dump(mode="json", exclude_defaults=True)
-    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(settings))
-    return tmp_path
+    (folder / "sync.yaml").write_text(yaml.safe_dump(settings))
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_check_of_a_good_and_a_bad_configuration(project: Path) -> None:

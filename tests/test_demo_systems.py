@@ -16,6 +16,9 @@ import httpx
 import psutil
 import pytest
 
+# The demo stands beside the package and is not installed with it.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from demo import access, processes
 from demo.data import stones
 from demo.erp import create_app as create_erp
@@ -396,8 +399,9 @@ class TestProcesses:
             assert await third_party.update(known) is None
             assert await third_party.count(group) == 0
         finally:
-            for system in (*parts.values(), third_party):
-                await system.close()
+            await third_party.close()
+            for part in parts.values():
+                await part.close()
 
     def test_a_taken_port_is_left_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as other:

@@ -6,8 +6,8 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -43,6 +43,7 @@ class Server:
             log_level="critical", lifespan="off"))
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(100)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
@@ -150,20 +151,26 @@ def test_retry_after_as_a_date() -> None:
 
 # Connections, really cut.
 
-async def raw_server(reply: bytes | None) -> tuple[asyncio.Server, str]:
-    """Reads a request's head, sends ``reply`` and hangs up; with None it never answers."""
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+@asynccontextmanager
+async def listening(talk: Talk) -> AsyncIterator[str]:
+    """Reads each request's head, leaves the rest to ``talk`` and hangs up; at the end all connections are closed."""
+    talks: list[asyncio.Task[Any]] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks.append(asyncio.current_task())  # type: ignore[arg-type]  # this is a task
         await reader.readuntil(b"\r\n\r\n")
-        if reply is None:
-            await reader.read()
-        else:
-            writer.write(reply)
-            await writer.drain()
+        await talk(reader, writer)
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
-    listening = await asyncio.start_server(talk, "127.0.0.1", 0)
-    return listening, f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await asyncio.wait_for(asyncio.gather(*talks), 5)
 
 
 @pytest.mark.parametrize(("reply", "detail"), [
@@ -174,36 +181,35 @@ async def raw_server(reply: bytes | None) -> tuple[asyncio.Server, str]:
     (None, "no answer within 0.2 s"),
 ])
 async def test_what_a_lost_answer_did_is_unknown(reply: bytes | None, detail: str) -> None:
-    listening, url = await raw_server(reply)
-    client = http(url, timeout=0.2)
-    failure = await failure_of(client.write("POST", "/x", {}, {"a": 1}, {}))
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply or b"")
+        if reply is None:
+            await reader.read()
+
+    async with listening(talk) as url:
+        client = http(url, timeout=0.2)
+        failure = await failure_of(client.write("POST", "/x", {}, {"a": 1}, {}))
+        await client.close()
     assert failure.detail.startswith(detail)
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
-    await client.close()
-    listening.close()
 
 
 async def test_the_deadline_is_the_whole_calls() -> None:
     """An answer that trickles is given up in time, though each piece of it comes soon."""
 
-    hung_up = asyncio.Event()
-
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
-        end = asyncio.create_task(reader.read())
-        while not (await asyncio.wait([end], timeout=0.02))[0]:
+        hung_up = asyncio.ensure_future(reader.read())
+        while not (await asyncio.wait([hung_up], timeout=0.02))[0]:
             writer.write(b" ")
-        writer.close()
-        hung_up.set()
+        with suppress(ConnectionError):
+            hung_up.result()
 
-    listening = await asyncio.start_server(trickle, "127.0.0.1", 0)
-    client = http(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", timeout=0.3)
-    failure = await asyncio.wait_for(failure_of(client.write("POST", "/x", {}, {}, {})), 3)
+    async with listening(trickle) as url:
+        client = http(url, timeout=0.3)
+        failure = await asyncio.wait_for(failure_of(client.write("POST", "/x", {}, {}, {})), 3)
+        await client.close()
     assert (failure.detail, failure.unknown) == ("no answer within 0.3 s", True)
-    await client.close()
-    await asyncio.wait_for(hung_up.wait(), 3)
-    listening.close()
 
 
 async def test_a_refused_connection_did_nothing() -> None:

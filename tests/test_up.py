@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -175,12 +177,16 @@ class Up:
 
 
 @pytest.fixture
-def start_up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
-    """Starts systems; whatever a test leaves of them is ended."""
+def start_up() -> Iterator[Callable[..., Up]]:
+    """Starts systems; whatever a test leaves of them is ended.
+
+    Not in pytest's folder: another session of the same user locks that, also against the database's own user.
+    """
     started: list[Up] = []
+    folder = Path(tempfile.mkdtemp(prefix="sync-up-"))
 
     def start(**environment: str) -> Up:
-        started.append(Up(tmp_path / "home", **environment))
+        started.append(Up(folder / "home", **environment))
         return started[-1]
 
     yield start
@@ -188,6 +194,7 @@ def start_up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
         if up.process.poll() is None:
             up.process.terminate()
         up.process.wait(PATIENCE)
+    shutil.rmtree(folder)
 
 
 def test_everything_answers_and_sigterm_ends_all_of_it(

@@ -11,7 +11,8 @@ _LARGEST = 2**63 - 1
 def version_of(value: Any, kind: Literal["time", "number"]) -> int:
     """A version as a whole number: microseconds since 1970 for a time, the number itself otherwise.
 
-    A time is ISO 8601 or RFC 3339 (UTC where it names no zone) or seconds since 1970. Raises ValueError saying what came.
+    A time is ISO 8601 or RFC 3339 (UTC where it names no zone) or seconds since 1970. Raises ValueError saying what
+    came.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r:.60} is no {kind}")

@@ -25,8 +25,8 @@ from sync_orchestrator.resources.system import System
 
 T = TypeVar("T")
 
-GROUPS_PER_RUN = 10
-GROUPS_AT_ONCE = 3
+GROUPS_PER_RUN = 50
+GROUPS_AT_ONCE = 6
 TELL_SECONDS = 5.0
 
 

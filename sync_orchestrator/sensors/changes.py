@@ -32,7 +32,7 @@ _LOOK_SECONDS = 0.5
 _FAILURES_COUNTED = 8
 
 
-@dg.sensor(job=incremental_sync, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING,
+@dg.sensor(job_name=incremental_sync.name, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING,
            description="Waits on the ledger and requests a drain when something is due.")
 def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """No run key: the ledger is what tells events apart."""

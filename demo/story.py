@@ -1,0 +1,303 @@
+"""The story of the demo, from going live to the proof. ``make demo`` plays it; exit status 0 means VERIFIED.
+
+Not here: the systems (``sources.py``, ``erp.py``), the live changes (``traffic.py``), the truth (``truth.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from demo.dagster_api import Dagster
+from demo.processes import Systems, running
+from demo.traffic import Traffic
+from demo.truth import Truth, compare
+from sync_orchestrator.app import open_context, perform
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.status import status
+from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.database import embedded
+from sync_orchestrator.processes import start_all
+
+_OUTAGE = 15.0
+_DAMAGE = {"lose": 24, "alter": 24, "revive": 12, "seed": 7}
+_AT_ONCE = 6
+
+console = Console(highlight=False)
+
+
+@dataclass
+class Report:
+    """What the end is judged by."""
+
+    events: dict[str, Any] = field(default_factory=dict)
+    injected: set[tuple[str, str]] = field(default_factory=set)
+    found: set[tuple[str, str]] = field(default_factory=set)
+    repaired: set[tuple[str, str]] = field(default_factory=set)
+    false_alarms: int = 0
+    unclean: list[str] = field(default_factory=list)
+    truth: Truth = field(default_factory=Truth)
+    by_hand: int = 0
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def wrong(self) -> list[str]:
+        """Everything that is not as it should be, in words."""
+        checks = {
+            f"{len(self.truth.wrong)} records out of step: {list(self.truth.wrong.items())[:5]}": self.truth.wrong,
+            f"{self.truth.twins} twins": self.truth.twins,
+            f"events do not add up: {self.events}": not self.events.get("balanced"),
+            "events left unfinished": sum(self.events.get(state, 0)
+                                          for state in ("pending", "leased", "waiting", "dead")),
+            f"{self.false_alarms} false alarms before anything was damaged": self.false_alarms,
+            f"drift found is not what was injected: {sorted(self.injected ^ self.found)[:5]}":
+                self.injected != self.found,
+            f"drift not repaired: {sorted(self.found - self.repaired)[:5]}": self.found - self.repaired,
+            f"the last validation is not clean: {self.unclean[:3]}": self.unclean,
+            f"records made by hand were touched: {self.truth.by_hand} of {self.by_hand}":
+                self.truth.by_hand != self.by_hand,
+            "fewer than 10,000 records were mirrored": self.truth.in_step < 10_000,
+        }
+        return [words for words, failed in checks.items() if failed]
+
+
+class Story:
+    """The chapters, in order."""
+
+    def __init__(self, systems: Systems, client: httpx.Client, dagster: Dagster, context: Context,
+                 traffic: Traffic) -> None:
+        self._systems = systems
+        self._client = client
+        self._dagster = dagster
+        self._context = context
+        self._traffic = traffic
+        self.report = Report()
+
+    def play(self) -> Report:
+        self._go_live()
+        self._full_sync()
+        self._settle("all changes, and everything that failed meanwhile, are compensated")
+        self._validate_first()
+        self._damage_and_repair()
+        self._judge()
+        return self.report
+
+    def _go_live(self) -> None:
+        _chapter("Going live: incremental first. Live changes come in while the ERP knows nothing yet")
+        for warehouse in self._groups()[:3]:
+            self.report.by_hand += len(self._control("erp", "by_hand", {"warehouse": warehouse, "count": 2}))
+        self._control("erp", "faults", {"errors": 0.03, "lost": 0.02})
+        console.print(f"  the ERP: 20 ms, 3 % 5xx, 2 % of answers lost after the work, 429 above 800 calls a second, "
+                      f"{self.report.by_hand} records made by hand")
+        self._traffic.start()
+
+    def _full_sync(self) -> None:
+        _chapter("Full sync of all business groups: a Dagster backfill, with live changes going on")
+        groups = self._groups()
+        asset = ["stone", "mirror"]
+        _wait("Dagster knows every business group", lambda: set(self._dagster.partitions(asset)) >= set(groups), 60)
+        backfill = self._dagster.launch_backfill([["stone", "archive"], asset], groups)
+        console.print(f"  backfill {backfill} over {len(groups)} business groups launched")
+        began, outage = time.monotonic(), False
+        while True:
+            state, done, targeted = self._dagster.backfill(backfill)
+            records = status(self._context.engine)["records"]
+            if not outage and records["in_step"] > 2000:
+                outage = True
+                self._control("erp", "faults", {"outage": _OUTAGE})
+                console.print(f"  [yellow]the ERP goes down for {_OUTAGE:.0f} s[/yellow]")
+            console.print(f"  {time.monotonic() - began:4.0f} s  {done} of {targeted} partitions, "
+                          f"{records['archived']} records archived, {records['in_step']} in step")
+            if state.startswith(("COMPLETED", "FAILED", "CANCELED")):
+                break
+            if time.monotonic() - began > 150:
+                raise SyncError("the backfill did not end in 150 s")
+            time.sleep(4)
+        if not state.startswith("COMPLETED") or "FAILED" in state:
+            raise SyncError(f"the backfill ended as {state}")
+
+    def _settle(self, what: str) -> None:
+        if self._traffic.is_alive():
+            self._traffic.stop()
+            console.print("  live changes: " + ", ".join(f"{n} {kind}" for kind, n in self._traffic.done.items()))
+        _wait(what, self._is_settled, 60)
+
+    def _is_settled(self) -> bool:
+        found = status(self._context.engine)
+        unfinished = sum(found["events"][state] for state in ("pending", "leased", "waiting"))
+        return bool(unfinished == 0 and found["records"]["out_of_step"] == 0)
+
+    def _validate_first(self) -> None:
+        _chapter("Validation: every business group, record by record")
+        results = self._validate()
+        self.report.false_alarms = sum(1 for result in results for drift in result.drift if drift.kind != "foreign")
+        _tell_validation(results)
+
+    def _damage_and_repair(self) -> None:
+        _chapter("The ERP silently loses and alters records, and brings deleted ones back")
+        with self._context.engine.begin() as connection:
+            since = run(connection, "SELECT sync.clock() AS now")[0].now
+        done = self._control("erp", "damage", _DAMAGE)
+        self.report.injected = {(row["key"], row["kind"]) for row in done}
+        console.print(f"  {len(done)} records damaged; no notification, no trace in the API")
+        _tell_validation(self._validate())
+        self._settle("the repair, through the normal queue, is done")
+        last = self._validate()
+        _tell_validation(last)
+        self.report.unclean = [f"{result.group}: {result.verdict}" for result in last if result.verdict != "in_step"]
+        with self._context.engine.begin() as connection:
+            rows = run(connection, "SELECT key, kind, status FROM sync.drift WHERE kind <> 'foreign' "
+                                   "AND found_at >= %(since)s", since=since)
+        self.report.found = {(row.key, row.kind) for row in rows}
+        self.report.repaired = {(row.key, row.kind) for row in rows if row.status == "repaired"}
+
+    def _judge(self) -> None:
+        self.report.events = status(self._context.engine)["events"]
+        self.report.truth = compare(self._client, self._systems)
+        self.report.stats = self._client.get(f"{self._systems.url('erp')}/_control/stats").json()
+
+    def _validate(self) -> list[GroupValidation]:
+        entity = self._context.entities["stone"]
+
+        async def work() -> list[GroupValidation]:
+            limit = asyncio.Semaphore(_AT_ONCE)
+
+            async def one(group: str) -> GroupValidation:
+                async with limit:
+                    return await validate(self._context, entity, group, full=True)
+
+            return list(await asyncio.gather(*(one(group) for group in self._groups())))
+
+        return perform(self._context, work())
+
+    def _groups(self) -> list[str]:
+        answer = self._client.get(f"{self._systems.url('catalogue')}/_control/dump").json()
+        return sorted({row["collection"] for row in answer.values()})
+
+    def _control(self, system: str, what: str, order: dict[str, Any]) -> Any:
+        answer = self._client.post(f"{self._systems.url(system)}/_control/{what}", json=order)
+        answer.raise_for_status()
+        return answer.json()
+
+
+def show(report: Report, seconds: float) -> int:
+    """Prints the report; returns the exit status."""
+    table = Table(title="Report", title_justify="left")
+    table.add_column("")
+    table.add_column("figure", justify="right")
+    for state in ("received", "done", "superseded", "dead", "duplicates"):
+        table.add_row(f"events {state}", f"{report.events.get(state, 0):,}")
+    truth = report.truth
+    table.add_row("records in the source systems", f"{truth.expected:,}")
+    table.add_row("records in step at the ERP", f"{truth.in_step:,}")
+    table.add_row("twins", str(truth.twins))
+    table.add_row("made by hand there, left alone", f"{truth.by_hand} of {report.by_hand}")
+    for name in ("injected", "found", "repaired"):
+        table.add_row(f"drift {name}", str(len(getattr(report, name))))
+    for fault, struck in sorted(report.stats.get("faults", {}).items()):
+        table.add_row(f"ERP's faults: {fault.replace('_', ' ')}", f"{sum(struck.values()):,}")
+    table.add_row("seconds", f"{seconds:.0f}")
+    console.print(table)
+    wrong = report.wrong()
+    for line in wrong:
+        console.print(f"[red]wrong:[/red] {line}")
+    console.print("[bold green]VERIFIED[/bold green]" if not wrong else "[bold red]NOT VERIFIED[/bold red]")
+    return 1 if wrong else 0
+
+
+def _tell_validation(results: list[GroupValidation]) -> None:
+    kinds: dict[str, int] = {}
+    for result in results:
+        for drift in result.drift:
+            kinds[drift.kind] = kinds.get(drift.kind, 0) + 1
+    found = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no difference"
+    compared = sum(result.compared or 0 for result in results)
+    unasked = sum(result.verdict == "not_validated" for result in results)
+    console.print(f"  {len(results)} groups, {compared:,} records compared: {found}"
+                  + (f"; {unasked} groups could not be validated" if unasked else ""))
+
+
+def _chapter(title: str) -> None:
+    console.print(f"\n[bold]{title}[/bold]")
+
+
+def _wait(what: str, is_so: Callable[[], bool], seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > ends:
+            raise SyncError(f"not so after {seconds:.0f} s: {what}")
+        time.sleep(0.5)
+    console.print(f"  {what}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _fresh_home() -> Path:
+    home = Path(".sync").resolve() / "demo"
+    if embedded.running(home / "postgres"):
+        embedded.stop(home / "postgres")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    return home
+
+
+def main() -> int:
+    """Plays the story from nothing; returns the exit status."""
+    began = time.monotonic()
+    home = _fresh_home()
+    os.environ.pop("SYNC_DATABASE_URL", None)
+    os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
+    console.print("[bold]sync_orchestrator demo[/bold]: three internal systems, one ERP that misbehaves.\n"
+                  "Waits are shortened: retries after 1, 2, 4 s instead of 10, 20, 40 s.")
+    with running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client:
+        os.environ.update(systems.environment)
+        _chapter("Starting database, intake, Dagster's webserver and daemon")
+        system = start_all(_free_port(), _free_port(), told=lambda line: console.print(f"  {line}"))
+        try:
+            context = open_context()
+            traffic = Traffic(systems, system.intake_url)
+            story = Story(systems, client, Dagster(client, system.ui_url), context, traffic)
+            report = story.play()
+            _keep(client, systems, home)
+            context.engine.dispose()
+        finally:
+            system.stop()
+    outcome = show(report, time.monotonic() - began)
+    console.print("See it in the Dagster UI: [bold]make up[/bold]")
+    return outcome
+
+
+def _keep(client: httpx.Client, systems: Systems, home: Path) -> None:
+    """Keeps what the systems hold, so that ``make up`` shows the same world."""
+    for name in systems.ports:
+        (home / f"{name}.json").write_text(
+            json.dumps(client.get(f"{systems.url(name)}/_control/dump").json()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SyncError as error:
+        console.print(f"[red]error:[/red] {error}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,149 @@
+"""What Dagster loads, and the small decisions of sensors and schedules: no database, no run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster import DagsterRunStatus as Status
+from fakes import two_part_config
+
+from sync_orchestrator.assets.entity import archive_key, mirror_key
+from sync_orchestrator.definitions import build
+from sync_orchestrator.resources.instance import DATABASE_VARIABLE, write_instance
+from sync_orchestrator.sensors.alerts import cause_of
+from sync_orchestrator.sensors.changes import unless_needed
+from sync_orchestrator.sensors.schedules import cron
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def defs() -> dg.Definitions:
+    return build(two_part_config())
+
+
+def test_definitions_are_loadable_without_a_database(defs: dg.Definitions) -> None:
+    """Nothing is connected to when Dagster loads the project."""
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_each_entity_has_an_archive_and_a_mirror_by_business_group(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    assert graph.get_all_asset_keys() == {archive_key("item"), mirror_key("item")}
+    assert graph.get(mirror_key("item")).parent_keys == {archive_key("item")}
+    for key in graph.get_all_asset_keys():
+        assert graph.get(key).partitions_def.name == "business_group"  # type: ignore[union-attr]
+        assert graph.get(key).group_name == "item"
+
+
+def test_the_check_of_the_mirror_is_partitioned_too(defs: dg.Definitions) -> None:
+    key = dg.AssetCheckKey(mirror_key("item"), "count_then_diff")
+    assert defs.resolve_asset_graph().get(key).partitions_def.name == "business_group"  # type: ignore[union-attr]
+
+
+def test_one_full_sync_job_covers_every_asset_and_can_be_backfilled(defs: dg.Definitions) -> None:
+    job = defs.resolve_job_def("full_sync")
+    assert job.partitions_def is not None
+    assert set(job.asset_layer.executable_asset_keys) == {archive_key("item"), mirror_key("item")}
+    assert not job.asset_layer.asset_graph.asset_check_keys
+
+
+def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definitions) -> None:
+    sensors = list(defs.sensors or [])
+    assert {sensor.name for sensor in sensors if isinstance(sensor, dg.SensorDefinition)} == {
+        "change_events", "business_groups", "alert_outbox", "failed_runs", "recovered_runs"}
+    for sensor in sensors:
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING  # type: ignore[union-attr]
+    for schedule in defs.schedules or []:
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("every", "line"),
+    [
+        (1, "*/1 * * * *"),  # never more often than each minute
+        (60, "*/1 * * * *"),
+        (900, "*/15 * * * *"),
+        (3600, "0 */1 * * *"),
+        (86_400, "0 0 * * *"),
+        (604_800, "0 0 * * *"),  # never more seldom than each day: the core knows what is due
+    ],
+)
+def test_cron_line(every: float, line: str) -> None:
+    assert cron(every) == line
+
+
+NOW = 1000.0
+
+
+@pytest.mark.parametrize(
+    ("runs", "needed"),
+    [
+        ([], True),
+        ([(Status.QUEUED, None, None)], False),
+        ([(Status.STARTING, None, None)], False),
+        ([(Status.STARTED, NOW - 5, None)], False),  # its drain has not been heard of yet
+        ([(Status.STARTED, NOW - 31, None)], True),  # it never will: its process is gone
+        ([(Status.SUCCESS, NOW - 9, NOW - 1)], True),
+        ([(Status.CANCELED, NOW - 9, NOW - 1)], True),
+        ([(Status.FAILURE, NOW - 9, NOW - 9)], False),  # one failure: a pause of 10 s
+        ([(Status.FAILURE, NOW - 11, NOW - 11)], True),
+        ([(Status.FAILURE, NOW, NOW - 30)] * 3, False),  # three: 40 s
+        ([(Status.FAILURE, NOW, NOW - 299)] * 8, False),  # never more than 300 s
+        ([(Status.FAILURE, NOW, NOW - 301)] * 8, True),
+        ([(Status.SUCCESS, NOW, NOW - 1), (Status.FAILURE, NOW, NOW - 2)], True),
+    ],
+)
+def test_whether_a_drain_is_requested_when_none_is_heard_of(runs: list[Any], needed: bool) -> None:
+    assert (unless_needed(runs, NOW) is None) is needed
+
+
+@pytest.mark.parametrize(
+    ("job", "tags", "cause"),
+    [
+        ("incremental_sync", {}, "incremental_sync"),
+        ("full_sync", {"dagster/partition": "A"}, "full_sync A"),
+        ("full_sync", {"dagster/asset_partition_range_start": "A", "dagster/asset_partition_range_end": "C"},
+         "full_sync A to C"),
+        ("__ASSET_JOB", {"dagster/partition": "A"}, "assets A"),
+    ],
+)
+def test_failed_runs_of_the_same_are_one_alert(job: str, tags: dict[str, str], cause: str) -> None:
+    assert cause_of(dg.DagsterRun(job_name=job, tags=tags)) == cause
+
+
+def test_instance_settings_hold_no_password_and_keep_full_syncs_from_filling_the_queue(tmp_path: Path) -> None:
+    settings = yaml.safe_load(write_instance(tmp_path / "home").read_text())
+    assert settings["storage"] == {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}}
+    assert settings["telemetry"] == settings["nux"] == {"enabled": False}
+    assert settings["concurrency"]["pools"]["default_limit"] < settings["concurrency"]["runs"]["max_concurrent_runs"]
+
+
+def dg_check(config: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "dg"), "check", "defs"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "SYNC_CONFIG": str(config), "DAGSTER_HOME": ""}, timeout=120, check=False)
+
+
+def test_dg_check_defs_is_content_and_silent() -> None:
+    """The command people run; no warning comes from our code."""
+    checked = dg_check(ROOT / "demo" / "sync.yaml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "Warning" not in checked.stdout + checked.stderr
+
+
+def test_a_wrong_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "sync.yaml"
+    config.write_text("sources: {}\nthird_parties: {}\nentities: {}\n")
+    checked = dg_check(config)
+    told = [line for line in (checked.stdout + checked.stderr).splitlines() if str(config) in line]
+    assert checked.returncode != 0
+    assert len(told) == 1
+    assert f"{config}:1: sources:" in told[0]

@@ -1,0 +1,384 @@
+"""Dagster at work, on its storage in Postgres: sensors, runs, backfill ranges, checks, alerts, the boot reaper."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from conftest import World
+from dagster._core.definitions.partitions.context import partition_loading_context
+from fakes import answer, two_part_config
+
+from sync_orchestrator.assets.checks import CHECK
+from sync_orchestrator.assets.entity import archive_key, mirror_key
+from sync_orchestrator.assets.partitions import business_group
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.status import heartbeat
+from sync_orchestrator.database.embedded import pgurl_for_dagster
+from sync_orchestrator.definitions import build
+from sync_orchestrator.resources import system
+from sync_orchestrator.resources.instance import DATABASE_VARIABLE, reap, write_instance
+from sync_orchestrator.sensors import changes
+from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
+
+ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
+CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
+
+
+class Dagster:
+    """The definitions of the test's world, on an instance with its storage in the test's database."""
+
+    def __init__(self, world: World, instance: dg.DagsterInstance) -> None:
+        self.world = world
+        self.instance = instance
+        self.defs = build(world.config)
+
+    def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
+        """One evaluation of a sensor, its partitions added as the daemon does."""
+        context = dg.build_sensor_context(
+            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
+        result: Any = sensor.evaluate_tick(context)
+        for request in result.dynamic_partitions_requests:
+            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        return result
+
+    def run(self, job: str, *, groups: Sequence[str] = (), assets: Sequence[dg.AssetKey] | None = None,
+            checks: Sequence[dg.AssetCheckKey] | None = None, tags: dict[str, str] | None = None,
+            **options: Any) -> dg.ExecuteInProcessResult:
+        """Executes a job over the groups, as the runs of a backfill do."""
+        ranged = {"dagster/asset_partition_range_start": groups[0],
+                  "dagster/asset_partition_range_end": groups[-1]} if groups else {}
+        definition = self.defs.resolve_job_def(job)
+        if assets is not None or checks is not None:
+            definition = definition.get_subset(
+                asset_selection=set(assets or ()), asset_check_selection=set(checks or ()))
+        return definition.execute_in_process(
+            instance=self.instance, tags={**ranged, **(tags or {})}, raise_on_error=False, **options)
+
+    def events(self, asset: dg.AssetKey, kind: str) -> dict[str, Any]:
+        """The newest event of that kind by group, as the storage has it."""
+        fetch = {"materialization": self.instance.fetch_materializations,
+                 "observation": self.instance.fetch_observations}[kind]
+        records = fetch(dg.AssetRecordsFilter(asset_key=asset), limit=1000, ascending=True).records
+        return {str(record.partition_key): getattr(record, f"asset_{kind}") for record in records}
+
+    def checked(self) -> dict[str, list[str]]:
+        """The groups by the check's status, as the UI shows it."""
+        storage = self.instance.event_log_storage
+        with partition_loading_context(dynamic_partitions_store=self.instance):
+            state = storage.get_asset_check_state([(CHECK_KEY, business_group)])[CHECK_KEY]
+            found = {status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
+                     for status, subset in state.subsets.items()}
+        return {status: groups for status, groups in found.items() if groups}
+
+    def evaluation(self, group: str) -> dg.AssetCheckEvaluation:
+        """The newest evaluation of a group."""
+        records = self.instance.event_log_storage.get_asset_check_execution_history(CHECK_KEY, limit=100)
+        found = next(record.evaluation for record in records if record.partition == group)
+        assert found is not None
+        return found
+
+    def open_alerts(self) -> dict[str, str]:
+        return {row.kind: row.cause for row in self.world.query(
+            "SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL")}
+
+
+@pytest.fixture
+def instance(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    monkeypatch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(database_url))
+    home = write_instance(tmp_path / "dagster").parent
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def dagster(world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Dagster:
+    monkeypatch.setattr(system, "_opened", lambda: world.context)
+    monkeypatch.setattr(changes, "LONG_POLL_SECONDS", 0.2)
+    return Dagster(world, instance)
+
+
+@pytest.fixture
+def synced(dagster: Dagster) -> Dagster:
+    """Groups A, B and C of three records each, after their full sync."""
+    for group in "ABC":
+        for number in range(3):
+            dagster.world.put(f"{group}{number}", group=group, tell=False)
+    dagster.instance.add_dynamic_partitions("business_group", ["A", "B", "C"])
+    dagster.tick(changes.business_groups)
+    assert dagster.run("full_sync", groups=["A", "B", "C"]).success
+    return dagster
+
+
+def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagster) -> None:
+    """From the ledger to the third party, and the touched group is reported."""
+    dagster.world.put("k1")
+    ticked = dagster.tick(changes.change_events)
+    assert [request.run_key for request in ticked.run_requests] == [None]
+    assert dagster.run("incremental_sync").success
+    assert dagster.world.mirrored() == dagster.world.truth()
+    told = dagster.events(ARCHIVE, "materialization")["A"].metadata
+    assert (told["events_done"].value, told["records_mirrored"].value, told["dead"].value) == (2, 1, 0)
+    assert {"events_per_second", "calls_per_second", "slowest_seconds"} <= told.keys()
+    assert set(dagster.events(MIRROR, "observation")) == {"A"}
+    assert not dagster.events(MIRROR, "materialization")
+
+
+def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dagster) -> None:
+    dagster.world.put("k1", group="new")
+    dagster.run("incremental_sync")
+    dagster.tick(changes.change_events)
+    assert dagster.instance.get_dynamic_partitions("business_group") == ["new"]
+
+
+def test_sensor_says_why_it_requests_nothing(dagster: Dagster) -> None:
+    """A quiet ledger, and a drain at work: each is a reason with figures."""
+    assert "0 events received" in dagster.tick(changes.change_events).skip_message
+    dagster.world.put("k1")
+    heartbeat(dagster.world.engine, "drain")
+    assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
+
+
+def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> None:
+    """A drain that was killed is gone, whatever its run's status says."""
+    dagster.world.put("k1")
+    heartbeat(dagster.world.engine, "drain")
+    dagster.world.later(changes.DRAIN_ALIVE_SECONDS + 1)
+    assert len(dagster.tick(changes.change_events).run_requests) == 1
+
+
+def test_no_second_drain_while_one_is_queued(dagster: Dagster) -> None:
+    dagster.world.put("k1")
+    dagster.instance.create_run_for_job(
+        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.QUEUED)
+    assert dagster.tick(changes.change_events).skip_message == "a drain is about to start"
+
+
+def test_groups_are_discovered_at_the_owner(dagster: Dagster) -> None:
+    dagster.world.put("k1", group="A", tell=False)
+    dagster.world.put("k2", group="B", tell=False)
+    assert dagster.tick(changes.business_groups).skip_message == "business groups known: item: 2"
+    assert set(dagster.instance.get_dynamic_partitions("business_group")) == {"A", "B"}
+    dagster.world.shop.down = True
+    assert "could not be asked" in dagster.tick(changes.business_groups).skip_message
+
+
+def test_full_sync_of_a_range_tells_of_each_group(synced: Dagster) -> None:
+    assert synced.world.mirrored() == synced.world.truth()
+    archived, mirrored = synced.events(ARCHIVE, "materialization"), synced.events(MIRROR, "materialization")
+    assert set(archived) == set(mirrored) == {"A", "B", "C"}
+    assert archived["B"].metadata["listed"].value == 3
+    assert (mirrored["B"].metadata["calls"].value, mirrored["B"].metadata["mirrored"].value) == (3, 3)
+
+
+def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> None:
+    assert synced.run("full_sync", groups=["A", "B", "C"]).success
+    assert synced.events(MIRROR, "materialization")["A"].metadata["calls"].value == 0
+
+
+def test_archive_alone_can_be_filled(dagster: Dagster) -> None:
+    dagster.world.put("k1", tell=False)
+    dagster.instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.tick(changes.business_groups)
+    assert dagster.run("full_sync", groups=["A"], assets=[ARCHIVE]).success
+    assert set(dagster.events(ARCHIVE, "materialization")) == {"A"}
+    assert not dagster.events(MIRROR, "materialization")
+    assert not dagster.world.mirrored()
+
+
+def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster) -> None:
+    """Partitions are shared by all entities."""
+    synced.instance.add_dynamic_partitions("business_group", ["other"])
+    assert synced.run("full_sync", tags={"dagster/partition": "other"}).success
+    assert not synced.world.query("SELECT FROM sync.groups WHERE group_key = 'other'")
+    assert synced.events(MIRROR, "materialization")["other"].metadata["has_group"].value is False
+
+
+def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Dagster) -> None:
+    """The failure names the group and the mend; what was done counts as done."""
+    for number in range(6):
+        synced.world.put(f"B{number}", group="B", tell=False)
+    assert synced.run("full_sync", groups=["B"]).success
+    for number in range(6):
+        synced.world.shop.remove(f"B{number}")
+    synced.world.put("C9", group="C", tell=False)
+    ended = synced.run("full_sync", groups=["A", "B", "C"])
+    assert not ended.success
+    failure = next(event for event in ended.all_events if event.is_step_failure)
+    assert "1 of 3 business groups are not done: B: item B: 6 of 6 records would be deleted" in str(
+        failure.step_failure_data.error_display_string)
+    assert "C9" in synced.world.mirrored()
+    newest = synced.instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=MIRROR, asset_partitions=["A", "B", "C"]), limit=2).records
+    assert {record.partition_key for record in newest} == {"A", "C"}
+    assert {record.run_id for record in newest} == {ended.run_id}
+    assert synced.open_alerts()["delete_cap"] == "item B"
+    options = dg.RunConfig(ops={"item_full_sync": {"config": {"allow_deletions": 6}}})
+    assert synced.run("full_sync", groups=["B"], run_config=options).success
+    assert not [key for key in synced.world.mirrored() if key.startswith("B")]
+
+
+def test_source_that_fails_for_a_while_is_asked_again(make_world: Any, instance: dg.DagsterInstance,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the entity's retry rule, within the run."""
+    world: World = make_world(entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
+    monkeypatch.setattr(system, "_opened", lambda: world.context)
+    dagster = Dagster(world, instance)
+    world.put("k1", tell=False)
+    instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.tick(changes.business_groups)
+    world.shop.down = True
+    listed = type(world.shop).count
+
+    failures = iter([True, True, False])
+
+    def recovers() -> None:
+        world.shop.down = next(failures, False)
+
+    original = world.shop._answer
+    monkeypatch.setattr(world.shop, "_answer", lambda: (recovers(), original()))
+    assert listed is not None
+    assert dagster.run("full_sync", groups=["A"]).success
+    assert set(world.mirrored()) == {"k1"}
+
+
+def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(synced: Dagster) -> None:
+    lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
+    del synced.world.erp.store[lost]
+    synced.world.later(60)
+    assert synced.run("validate").success
+    assert synced.checked() == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
+    told = synced.evaluation("B")
+    assert told.description == "drift, compared 2, 1 missing"
+    assert (told.metadata["expected"].value, told.metadata["counted"].value) == (3, 2)
+    row = told.metadata["differences"].value[0].data  # type: ignore[union-attr,index]
+    assert (row["key"], row["kind"], row["status"]) == ("B1", "missing", "repairing")
+    assert synced.open_alerts() == {"drift": "item B"}
+
+
+def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
+    """Drift, repair by the normal path, the next validation: the check is green and the alert over."""
+    lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
+    del synced.world.erp.store[lost]
+    synced.world.later(60)
+    synced.run("validate")
+    synced.run("incremental_sync")
+    synced.world.later(10)
+    ended = synced.run("validate")
+    assert ended.output_for_node("validate_groups") is None
+    assert [event.event_specific_data.partition for event in ended.all_events  # type: ignore[union-attr]
+            if event.event_type_value == "ASSET_CHECK_EVALUATION"] == ["B"]
+    assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    assert synced.open_alerts() == {}
+
+
+def test_observation_keeps_the_status_of_a_check_and_a_materialization_takes_it(synced: Dagster) -> None:
+    """Trap 13, confirmed: so a drain observes the mirror, and only a full sync materializes it."""
+    synced.world.later(60)
+    synced.run("validate")
+    synced.world.put("A0", name="changed")
+    synced.run("incremental_sync")
+    assert set(synced.events(MIRROR, "observation")) == {"A"}
+    assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    synced.instance.report_runless_asset_event(dg.AssetMaterialization(MIRROR, partition="A"))
+    assert synced.checked() == {"SUCCEEDED": ["B", "C"]}
+
+
+def test_not_validated_is_no_failure_and_no_success(synced: Dagster) -> None:
+    """With the third party paused nothing can be said: earlier evaluations stand, the run is green and says so."""
+    synced.world.query("UPDATE sync.systems SET paused = true WHERE name = 'erp'")
+    synced.world.later(3600)
+    ended = synced.run("validate")
+    assert ended.success
+    assert synced.checked() == {}
+    output = next(event for event in ended.all_events if event.is_successful_output)
+    assert output.step_output_data.metadata["not_validated"].value == 3
+
+
+def test_validation_of_named_groups(synced: Dagster) -> None:
+    synced.world.later(60)
+    options = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "item", "groups": ["B"], "full": True}}})
+    assert synced.run("validate", run_config=options).success
+    assert synced.checked() == {"SUCCEEDED": ["B"]}
+    assert synced.run("validate", tags={"dagster/partition": "C"}).success
+    assert synced.checked() == {"SUCCEEDED": ["B", "C"]}
+    wrong = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "nothing"}}})
+    assert not synced.run("validate", run_config=wrong).success
+
+
+@pytest.mark.parametrize(
+    ("launched", "judged"),
+    [
+        ({"tags": {"dagster/partition": "B"}}, ["B"]),
+        ({"groups": ["A", "C"]}, ["A", "B", "C"]),  # a range
+        ({}, ["A", "B", "C"]),
+    ],
+)
+def test_check_launched_by_itself_judges_each_group(synced: Dagster, launched: Any, judged: list[str]) -> None:
+    synced.world.later(60)
+    job = synced.defs.resolve_implicit_global_asset_job_def().name
+    assert synced.run(job, checks=[CHECK_KEY], **launched).success
+    assert synced.checked() == {"SUCCEEDED": judged}
+
+
+def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster) -> None:
+    synced.world.config.entities["item"].validation  # noqa: B018 (the configuration is untouched)
+    wrong = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "nothing"}}})
+    for _ in range(2):
+        ended = synced.run("validate", run_config=wrong)
+        failed_runs(dg.build_run_status_sensor_context(
+            "failed_runs", ended.get_run_failure_event(), synced.instance, ended.dagster_run,
+            resources={"system": system.System()}).for_run_failure())
+    [alert] = synced.world.query("SELECT n, cause, title FROM sync.alerts WHERE kind = 'run_failed'")
+    assert (alert.n, alert.cause, alert.title) == (2, "validate", "a run of validate failed")
+    ended = synced.run("validate")
+    recovered_runs(dg.build_run_status_sensor_context(
+        "recovered_runs", ended.get_run_success_event(), synced.instance, ended.dagster_run,
+        resources={"system": system.System()}))
+    assert "run_failed" not in synced.open_alerts()
+
+
+def test_outbox_is_sent_and_what_is_due_too_long_is_told_of(dagster: Dagster) -> None:
+    dagster.world.put("k1")
+    dagster.world.erp.before = lambda verb, key: answer(500)
+    dagster.world.later(3600)
+    ticked = dagster.tick(alert_outbox)
+    assert ticked.skip_message == "1 alerts sent"
+    assert dagster.open_alerts() == {"overdue": "work"}
+    assert time.time() - float(ticked.cursor) < 60
+    assert dagster.tick(alert_outbox, ticked.cursor).skip_message == "0 alerts sent"
+
+
+def test_maintenance_counts_everything(synced: Dagster) -> None:
+    synced.world.put("k1")
+    ended = synced.run("maintenance")
+    assert ended.success
+    output = next(event for event in ended.all_events if event.is_successful_output)
+    assert (output.step_output_data.metadata["received"].value, output.step_output_data.metadata["pending"].value) == (
+        2, 2)
+    assert output.step_output_data.metadata["balanced"].value is True
+
+
+def test_reaper_ends_runs_whose_processes_are_gone(dagster: Dagster) -> None:
+    """And only those: what is queued will start."""
+    job = dagster.defs.resolve_job_def("incremental_sync")
+    runs = {status: dagster.instance.create_run_for_job(job, status=status).run_id for status in (
+        dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
+        dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.SUCCESS)}
+    assert reap(dagster.instance) == 3
+    after = {status: dagster.instance.get_run_by_id(run) for status, run in runs.items()}
+    assert [run.status for run in after.values() if run is not None] == [
+        dg.DagsterRunStatus.QUEUED, *[dg.DagsterRunStatus.FAILURE] * 3, dg.DagsterRunStatus.SUCCESS]
+    assert reap(dagster.instance) == 0
+
+
+def test_alert_of_the_outbox_goes_where_the_configuration_says(dagster: Dagster) -> None:
+    """Without URLs: the log."""
+    with dagster.world.engine.begin() as connection:
+        alerts.tell(connection, "run_failed", "x", "a run of x failed")
+    assert two_part_config().alerts.urls == []
+    assert dagster.tick(alert_outbox).skip_message == "1 alerts sent"
