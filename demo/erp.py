@@ -71,6 +71,7 @@ def create_app(key: str) -> Starlette:
             Route("/_control/by_hand", control.by_hand, methods=["POST"]),
             Route("/_control/dump", control.dump), Route("/_control/stats", control.stats),
             Route("/_control/reset", control.reset, methods=["POST"]),
+            Route("/_control/restore", control.restore, methods=["POST"]),
         ],
         middleware=[
             Middleware(access.RequiresHeader, "X-Api-Key", key, "/api/"), Middleware(Misbehaving, erp.faults),
@@ -161,6 +162,11 @@ class Control:
         self._erp.faults.reset()
         self._erp.applied.clear()
         return JSONResponse({})
+
+    async def restore(self, request: Request) -> Response:
+        """Holds what an earlier dump held."""
+        self._erp.store.restore(await request.json())
+        return JSONResponse({"records": len(self._erp.store.records)})
 
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -75,6 +75,12 @@ class Store:
         """The ids of all records in a warehouse, sorted."""
         return self._of_warehouse.get(warehouse, [])
 
+    def restore(self, records: list[Record]) -> None:
+        """Takes the place of everything here."""
+        self.records, self._of_code, self._of_warehouse = {}, {}, {}
+        for record in records:
+            self._put(record["ref"], record)
+
     def twins(self) -> list[str]:
         """The item codes that more than one record has."""
         return sorted(code for code, refs in self._of_code.items() if len(refs) > 1)

@@ -98,6 +98,12 @@ class System:
         for stone in self._data:
             self._write(stone["sku"], {name: stone[name] for name in self.role.fields})
 
+    def restore(self, rows: dict[str, Row]) -> None:
+        """Takes an earlier dump in place of everything here, with the versions it had."""
+        self.rows, self.deleted, self.shelves = dict(rows), {}, {}
+        for key, row in sorted(rows.items()):
+            self.shelves.setdefault(self._shelf(row), []).append(key)
+
     def listed(self, collection: str, after: str, limit: int) -> list[Row]:
         """A page of the rows behind a key, in the order of keys."""
         keys = self.shelves.get(collection, [])
@@ -215,6 +221,10 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
         system.reset()
         return JSONResponse({"records": len(system.rows)})
 
+    async def restore(request: Request) -> Response:
+        system.restore(await request.json())
+        return JSONResponse({"records": len(system.rows)})
+
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -225,6 +235,7 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
             *(owner_only if role.grouped else []), Route("/healthz", healthz),
             Route("/_control/changes", changes, methods=["POST"]), Route("/_control/dump", dump),
             Route("/_control/reset", reset, methods=["POST"]),
+            Route("/_control/restore", restore, methods=["POST"]),
         ],
         middleware=[Middleware(access.RequiresHeader, "Authorization", f"Bearer {token}", "/v1/")],
     )

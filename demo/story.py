@@ -124,8 +124,8 @@ class Story:
                           f"{records['archived']} records archived, {records['in_step']} in step")
             if state.startswith(("COMPLETED", "FAILED", "CANCELED")):
                 break
-            if time.monotonic() - began > 150:
-                raise SyncError("the backfill did not end in 150 s")
+            if time.monotonic() - began > 240:
+                raise SyncError("the backfill did not end in 240 s")
             time.sleep(4)
         if not state.startswith("COMPLETED") or "FAILED" in state:
             raise SyncError(f"the backfill ended as {state}")

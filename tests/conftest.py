@@ -38,8 +38,20 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from sync_orchestrator.database import embedded
 
     folder: Path = tmp_path_factory.mktemp("postgres") / "data"
-    yield embedded.start(folder)
+    url = embedded.start(folder)
+    _forgo_durability(url)
+    yield url
     embedded.stop(folder)
+
+
+def _forgo_durability(url: str) -> None:
+    """The tests kill our processes, never the server: it need not wait for the disk."""
+    admin = connect(url)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    admin.dispose()
 
 
 def _create(server_url: str, name: str, template: str | None = None) -> str:
@@ -97,8 +109,11 @@ class World:
             self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp})
 
     def _set_clock(self, connection: Any) -> None:
-        if self.offset:
-            connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
+        connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
+
+    def close(self) -> None:
+        """Lets go of the engine's clock."""
+        event.remove(self.engine, "begin", self._set_clock)
 
     @property
     def entity(self) -> EntityContext:
@@ -131,7 +146,7 @@ class World:
         return asyncio.run(drain(self.context, linger=0, most_seconds=60))
 
     def full_sync(self, group: str = "A", **options: Any) -> StepReport:
-        return asyncio.run(full_sync(self.context, self.entity, group, **options))[1]
+        return asyncio.run(full_sync(self.context, self.entity, group, **{"patience": 0.3, **options}))[1]
 
     def validate(self, group: str = "A", **options: Any) -> GroupValidation:
         return asyncio.run(validate(self.context, self.entity, group, **options))

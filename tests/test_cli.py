@@ -37,7 +37,6 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
     def run(*words: object, **environment: str) -> Result:
         result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        print(words, result.exit_code, result.output)
         return result
 
     return run

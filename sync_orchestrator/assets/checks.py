@@ -53,7 +53,7 @@ def mirror_check(name: str) -> dg.AssetChecksDefinition:
         "an audit is due.")
 
 
-@dg.op
+@dg.op(out=dg.Out(dg.Nothing))
 def validate_groups(
     context: dg.OpExecutionContext, config: ValidateOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:

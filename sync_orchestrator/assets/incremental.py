@@ -70,7 +70,7 @@ class Reporter:
         }
 
 
-@dg.op
+@dg.op(out=dg.Out(dg.Nothing))
 def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
     """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
@@ -84,7 +84,7 @@ def incremental_sync() -> None:
     drain_ledger()
 
 
-@dg.op
+@dg.op(out=dg.Out(dg.Nothing))
 def look_after_ledger(system: System) -> Iterator[dg.Output[None]]:
     """Partitions ahead, totals that must add up."""
     with system.context.engine.begin() as connection:

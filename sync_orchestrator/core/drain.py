@@ -36,6 +36,7 @@ _before_settle_commit = CrashPoint("drain.before_settle_commit")
 _settled = CrashPoint("drain.settled")
 
 _LONGEST_WAIT = 5.0
+_GATHER = 0.008
 
 
 @dataclass(slots=True)
@@ -124,10 +125,9 @@ class _Drain:
         """A task says whether it has something under way; while one has, the drain stays."""
         if work:
             self._busy.add(name)
-        else:
-            self._busy.discard(name)
-        if work:
             self._last_work = time.monotonic()
+        elif not self._wakes[name].is_set():  # woken while it looked: it has to look again
+            self._busy.discard(name)
 
     async def wait(self, name: str, seconds: float) -> None:
         """Until something may have come up for this task, or the time is over."""
@@ -157,7 +157,7 @@ class _Drain:
                     await asyncio.to_thread(heartbeat, self._context.engine, "drain", {"events": self.report.events})
                 if self._progress is not None:
                     self._progress(self.report)
-            await asyncio.sleep(min(0.05, max(0.005, self._linger / 10)))
+            await asyncio.sleep(0.05 if self._linger else 0.01)
 
     async def _archive(self) -> None:
         limits = self._context.config.limits
@@ -242,8 +242,8 @@ class _Pusher:
 
     async def _settle_ended(self) -> None:
         ended, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        if len(self._under_way) > self._system.concurrency // 2:
-            more, self._under_way = await asyncio.wait(self._under_way, timeout=0.002)  # settle several at once
+        if self._under_way:  # settle several at once: those that end together cost one transaction
+            more, self._under_way = await asyncio.wait(self._under_way, timeout=_GATHER)
             ended |= more
         pushed = [task.result() for task in ended]
         _before_settle()

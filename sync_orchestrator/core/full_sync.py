@@ -124,11 +124,11 @@ async def bring_in_step(
 
 async def full_sync(
     context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
-    progress: Progress | None = None,
+    patience: float | None = None, progress: Progress | None = None,
 ) -> tuple[FillReport, StepReport]:
     """Both halves, one after the other."""
     filled = await fill(context, entity, group, allow_deletions=allow_deletions, progress=progress)
-    return filled, await bring_in_step(context, entity, group, progress=progress)
+    return filled, await bring_in_step(context, entity, group, patience=patience, progress=progress)
 
 
 class _Lease:
@@ -356,9 +356,9 @@ async def _push(context: Context, entity: EntityContext, lease: _Lease, report: 
         with context.engine.begin() as connection:
             left = run(connection, statements.OUTSTANDING, entity=lease.entity, group=lease.group)[0]
         report.open, report.parked = left.open, left.parked
-        if not left.open or loop.time() >= ends:
+        if not left.open or loop.time() + max(0.0, left.next) >= ends:
             return
-        await asyncio.sleep(min(1.0, max(0.05, left.next), max(0.0, ends - loop.time())))
+        await asyncio.sleep(min(1.0, max(0.05, left.next)))
 
 
 def _complete(connection: Connection, lease: _Lease) -> int:

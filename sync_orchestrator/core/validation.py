@@ -322,6 +322,10 @@ class _Validation:
 
     def _write_end(self, connection: Connection, *, audited: bool) -> None:
         result = self.result
+        open_drift = run(connection, statements.STILL_WRONG, entity=result.entity, group=result.group)[0][0]
+        if result.verdict == "in_step" and open_drift:
+            result.verdict = "drift"
+            result.reason = f"{open_drift} differences found earlier are not known to be repaired yet"
         run(
             connection, statements.NOTE_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
             reason=result.reason, expected=result.expected, counted=result.counted, ambiguous=result.ambiguous,
@@ -329,7 +333,7 @@ class _Validation:
         )
         if result.verdict != "not_validated":
             run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
-                again=result.repaired > 0)
+                again=result.verdict == "drift")
 
 
 def _kind(suspect: Suspect, there: Found | None) -> str:

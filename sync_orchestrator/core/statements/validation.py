@@ -107,3 +107,9 @@ WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s:
   AND (%(key)s::text IS NULL OR key = %(key)s::text)
 ORDER BY id DESC LIMIT %(most)s
 """
+
+# Confirmed differences that are not known to be gone: a group with one is not in step, whatever is in flight.
+STILL_WRONG = """
+SELECT count(*) FROM sync.drift
+WHERE entity = %(entity)s AND group_key = %(group)s AND kind <> 'foreign' AND status <> 'repaired'
+"""

@@ -1,0 +1,49 @@
+# Everything a person or CI runs. Each target makes its own environment in .venv; only Python 3.11 or newer is needed.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo up test test-long check format requirements clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+demo: .venv/run  ## play the whole story, with a proof at the end (about three minutes)
+	$(BIN)/python -m demo.story
+
+up: .venv/run  ## start everything with the demo's systems; the UI is at http://127.0.0.1:3000
+	$(BIN)/python -m demo.up
+
+test: .venv/dev  ## run the tests
+	$(BIN)/python -m pytest
+
+test-long: .venv/dev  ## more and longer random histories
+	SYNC_TEST_HISTORIES=1000 SYNC_TEST_STEPS=80 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
+
+check: .venv/dev  ## style, types, architecture, definitions
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	SYNC_CONFIG=demo/sync.yaml VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
+
+requirements: .venv/dev  ## compile the pinned requirement files anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--no-emit-find-links pyproject.toml --group demo -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--no-emit-find-links pyproject.toml --group demo --group dev -o requirements/dev.txt
+
+clean:  ## remove the environment and all local data
+	rm -rf .venv .sync
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python requirements/run.txt pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/dev: .venv/run requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,47 @@
+"""``make up``: the demo's systems, as the story left them, and everything of ours beside them; Ctrl-C ends it all.
+
+With a ``sync.yaml`` in the working directory the demo's systems stay away: then it is ``sync-orchestrator up``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import httpx
+
+from demo.processes import Systems, running
+from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.processes import up
+
+
+def main(port: int = 3000, intake_port: int = 8700) -> int:
+    """Runs until Ctrl-C or SIGTERM; returns the exit status."""
+    if Path("sync.yaml").exists():
+        return up(port, intake_port, print)
+    home = Path(".sync").resolve() / "demo"
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
+    with running(home / "logs") as systems:
+        os.environ.update(systems.environment)
+        _restore(systems, home)
+        return up(port, intake_port, print)
+
+
+def _restore(systems: Systems, home: Path) -> None:
+    """Gives the systems back what they held when the story ended."""
+    with httpx.Client(timeout=60, trust_env=False) as client:
+        for name in systems.ports:
+            kept = home / f"{name}.json"
+            if kept.exists():
+                client.post(f"{systems.url(name)}/_control/restore",
+                            json=json.loads(kept.read_text(encoding="utf-8"))).raise_for_status()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SyncError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,26 @@
+"""A drain that does not linger still finishes what comes up while it looks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from conftest import World
+
+from sync_orchestrator.core import drain
+
+
+def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pusher looks before the events are archived, and hears of the empty result after that."""
+    world.put("a")
+    whole, slow = drain.claim, iter([0.5])
+
+    def overtaken(*args: Any, **options: Any) -> Any:
+        found = whole(*args, **options)
+        time.sleep(next(slow, 0))
+        return found
+
+    monkeypatch.setattr(drain, "claim", overtaken)
+    world.drain()
+    assert world.mirrored() == world.truth()
