@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """A server of our own, whatever the environment names; SYNC_TEST_DATABASE_URL uses another."""
     os.environ.pop("SYNC_DATABASE_URL", None)
     if url := os.environ.get("SYNC_TEST_DATABASE_URL"):
@@ -37,11 +38,13 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     from sync_orchestrator.database import embedded
 
-    folder: Path = tmp_path_factory.mktemp("postgres") / "data"
-    url = embedded.start(folder)
-    _forgo_durability(url)
-    yield url
-    embedded.stop(folder)
+    # Not below pytest's folder, which every other session of pytest closes to the server's own user.
+    with tempfile.TemporaryDirectory(prefix="sync-tests-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "data"
+        url = embedded.start(folder)
+        _forgo_durability(url)
+        yield url
+        embedded.stop(folder)
 
 
 def _forgo_durability(url: str) -> None:

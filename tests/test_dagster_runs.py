@@ -323,6 +323,19 @@ def test_not_validated_is_no_failure_and_no_success(synced: Dagster) -> None:
     assert output.step_output_data.metadata["not_validated"].value == 3
 
 
+def test_schedule_of_validation_starts_no_run_for_nothing(synced: Dagster) -> None:
+    schedule = synced.defs.resolve_schedule_def("validate_due_groups")
+
+    def asked() -> Any:
+        return schedule.evaluate_tick(dg.build_schedule_context(
+            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}))
+
+    assert len(asked().run_requests) == 1
+    synced.world.later(60)
+    synced.run("validate")
+    assert asked().skip_message == "no business group is due"
+
+
 def test_validation_of_named_groups(synced: Dagster) -> None:
     synced.world.later(60)
     options = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "item", "groups": ["B"], "full": True}}})

@@ -63,7 +63,7 @@ def validate_groups(
     asked = config.groups or ([tag] if tag else [])
     verdicts: dict[str, int] = {"in_step": 0, "drift": 0, "not_validated": 0}
     for name in [config.entity] if config.entity else list(system.context.entities):
-        groups = sorted(groups_of(system.context, name).intersection(asked)) if asked else _due(system, name)
+        groups = sorted(groups_of(system.context, name).intersection(asked)) if asked else due_groups(system, name)
         yield from _evaluations(context, system, name, groups, full=config.full,
                                 repair=cast(Repair, config.repair), verdicts=verdicts)
     yield dg.Output(None, metadata=verdicts)
@@ -77,7 +77,8 @@ def _refuse_nonsense(config: ValidateOptions, system: System) -> None:
         raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
 
 
-def _due(system: System, name: str) -> list[str]:
+def due_groups(system: System, name: str) -> list[str]:
+    """The groups of an entity whose validation is due, the longest unseen first."""
     every = system.entity(name).settings.validation.every
     with system.context.engine.begin() as connection:
         return groups_due(connection, name, every, _MOST_GROUPS)

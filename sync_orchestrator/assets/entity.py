@@ -8,7 +8,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dagster as dg
@@ -18,7 +17,7 @@ from sync_orchestrator.assets.preview import report
 from sync_orchestrator.config import Entity
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncError
-from sync_orchestrator.core.full_sync import FillReport, StepReport, bring_in_step, fill
+from sync_orchestrator.core.full_sync import Progress, bring_in_step, fill
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System
@@ -37,16 +36,7 @@ class FullSyncOptions(dg.Config):
     """Raises the cap of inferred deletions for this time."""
 
 
-@dataclass(slots=True)
-class GroupSync:
-    """How the full sync of one group went; ``failure`` says why it is not done."""
-
-    group: str
-    filled: FillReport | None = None
-    stepped: StepReport | None = None
-    fill_seconds: float = 0.0
-    step_seconds: float = 0.0
-    failure: str | None = None
+Figures = dict[str, int | float | bool]
 
 
 def archive_key(entity: str) -> dg.AssetKey:
@@ -75,82 +65,89 @@ def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
     def full_sync_of_groups(
         context: dg.AssetExecutionContext, config: FullSyncOptions, system: System
     ) -> Iterator[dg.MaterializeResult[None]]:
-        ends = _sync(context, config, system, name)
-        described = {archive: _archive_figures, mirror: _mirror_figures}
-        failed = [end for end in ends if end.failure is not None]
-        for asset in [asset for asset in (archive, mirror) if asset in context.selected_asset_keys]:
-            if failed:
-                report(context, [dg.AssetMaterialization(asset, partition=end.group, metadata=described[asset](end))
-                                 for end in ends if end.failure is None])
-                continue
-            for end in ends:
-                context.add_asset_metadata(described[asset](end), asset_key=asset, partition_key=end.group)
-            yield dg.MaterializeResult(asset_key=asset)
+        failed = _sync(context, config, system, name)
         if failed:
-            raise dg.Failure(f"{len(failed)} of {len(ends)} business groups are not done: "
-                             + "; ".join(f"{end.group}: {end.failure}" for end in failed), allow_retries=False)
+            raise dg.Failure(f"{len(failed)} of {len(context.partition_keys)} business groups are not done: "
+                             + "; ".join(f"{group}: {reason}" for group, reason in failed.items()),
+                             allow_retries=False)
+        yield from ()  # every group has been reported as it ended
 
     return full_sync_of_groups
 
 
-def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: System, name: str) -> list[GroupSync]:
-    """Takes the run's groups through both halves, a few at once; one group's failure keeps no other from its turn."""
+def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: System, name: str) -> dict[str, str]:
+    """Takes the run's groups through both halves, a few at once; one group's failure keeps no other from its turn.
+
+    Returns why groups are not done. Each group is reported as soon as it is: a backfill shows how far it is, and what
+    was done stays done when another group fails.
+    """
     own = groups_of(system.context, name)
-    work = _Work(
-        context.log, system.context, system.entity(name), config.allow_deletions or None,
-        archive_key(name) in context.selected_asset_keys, mirror_key(name) in context.selected_asset_keys,
-        len(context.partition_keys),
-    )
+    work = _Work(context, system.context, system.entity(name), config.allow_deletions or None)
     return system.perform(work.all([group for group in context.partition_keys if group in own],
                                    [group for group in context.partition_keys if group not in own]))
 
 
 class _Work:
-    def __init__(self, log: Any, context: Context, entity: EntityContext, allow_deletions: int | None,
-                 fills: bool, steps: bool, total: int) -> None:
-        self._log = log
+    def __init__(self, run: dg.AssetExecutionContext, context: Context, entity: EntityContext,
+                 allow_deletions: int | None) -> None:
+        self._run = run
+        self._log = run.log
         self._context = context
         self._entity = entity
         self._allow_deletions = allow_deletions
-        self._fills = fills
-        self._steps = steps
-        self._total = total
+        self._archive, self._mirror = archive_key(entity.name), mirror_key(entity.name)
         self._ended = 0
+        self._failed: dict[str, str] = {}
         self._places = asyncio.Semaphore(GROUPS_AT_ONCE)
 
-    async def all(self, groups: Sequence[str], strange: Sequence[str]) -> list[GroupSync]:
+    async def all(self, groups: Sequence[str], strange: Sequence[str]) -> dict[str, str]:
         for group in strange:
-            self._ended += 1
-            self._log.info(f"{self._entity.name} has no business group {group}: nothing to do")
-        ends = await asyncio.gather(*(self._one(group) for group in groups))
-        return [*ends, *(GroupSync(group) for group in strange)]
+            for asset in (self._archive, self._mirror):
+                self._report(asset, group, {"has_group": False})
+            self._told(group, f"{self._entity.name} has no such business group: nothing to do")
+        await asyncio.gather(*(self._one(group) for group in groups))
+        return self._failed
 
-    async def _one(self, group: str) -> GroupSync:
-        end = GroupSync(group)
+    async def _one(self, group: str) -> None:
         async with self._places:
             try:
-                await self._both_halves(end)
+                done = [await half(group, self._teller(group)) for half in (self._fill, self._step)]
             except SyncError as error:
-                end.failure = str(error)
+                self._failed[group] = str(error)
             except Exception as error:
-                end.failure = f"{type(error).__name__}: {error}"
+                self._failed[group] = f"{type(error).__name__}: {error}"
                 self._log.exception(f"{self._entity.name} {group}")
-        self._ended += 1
-        told = end.failure or f"{_figures_line(_archive_figures(end))}; {_figures_line(_mirror_figures(end))}"
-        (self._log.error if end.failure else self._log.info)(f"{self._ended} of {self._total}: {group}: {told}")
-        return end
+        self._told(group, self._failed.get(group) or "; ".join(filter(None, done)))
 
-    async def _both_halves(self, end: GroupSync) -> None:
-        tell = self._teller(end.group)
+    async def _fill(self, group: str, tell: Progress) -> str:
+        if self._archive not in self._run.selected_asset_keys:
+            return ""
         started = time.monotonic()
-        if self._fills:
-            end.filled = await self._patiently(lambda: fill(
-                self._context, self._entity, end.group, allow_deletions=self._allow_deletions, progress=tell))
-        filled = time.monotonic()
-        if self._steps:
-            end.stepped = await self._patiently(lambda: bring_in_step(
-                self._context, self._entity, end.group, progress=tell))
-        end.fill_seconds, end.step_seconds = filled - started, time.monotonic() - filled
+        filled = await self._patiently(lambda: fill(
+            self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell))
+        return self._report(self._archive, group, {
+            "listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
+            "resumed": filled.resumed, **_rate("records", filled.listed, time.monotonic() - started)})
+
+    async def _step(self, group: str, tell: Progress) -> str:
+        if self._mirror not in self._run.selected_asset_keys:
+            return ""
+        started = time.monotonic()
+        stepped = await self._patiently(lambda: bring_in_step(self._context, self._entity, group, progress=tell))
+        return self._report(self._mirror, group, {
+            "calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
+            "dead": stepped.parked, "redriven_events": stepped.redriven,
+            **_rate("calls", stepped.calls, time.monotonic() - started)})
+
+    def _report(self, asset: dg.AssetKey, group: str, figures: Figures) -> str:
+        if asset in self._run.selected_asset_keys:
+            report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=figures)])
+        return ", ".join(f"{name} {value}" for name, value in figures.items())
+
+    def _told(self, group: str, line: str) -> None:
+        self._ended += 1
+        tell = self._log.error if group in self._failed else self._log.info
+        tell(f"{self._ended} of {len(self._run.partition_keys)}: {group}: {line}")
 
     async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
         """Tries again what may pass, by the entity's retry rule; a full sync goes on where it stopped."""
@@ -168,7 +165,7 @@ class _Work:
                 self._log.warning(f"{failed}; again in {decision.wait:.0f} s")
                 await asyncio.sleep(decision.wait)
 
-    def _teller(self, group: str) -> Callable[[str, int], None]:
+    def _teller(self, group: str) -> Progress:
         told = time.monotonic()
 
         def tell(phase: str, count: int) -> None:
@@ -180,29 +177,5 @@ class _Work:
         return tell
 
 
-Figures = dict[str, int | float | bool]
-
-
-def _archive_figures(end: GroupSync) -> Figures:
-    filled = end.filled
-    if filled is None:
-        return {"has_group": False}
-    return {"listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
-            "resumed": filled.resumed, **_rate("records", filled.listed, end.fill_seconds)}
-
-
-def _mirror_figures(end: GroupSync) -> Figures:
-    stepped = end.stepped
-    if stepped is None:
-        return {"has_group": False}
-    return {"calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
-            "dead": stepped.parked, "redriven_events": stepped.redriven,
-            **_rate("calls", stepped.calls, end.step_seconds)}
-
-
 def _rate(what: str, count: int, seconds: float) -> Figures:
     return {"seconds": round(seconds, 2), f"{what}_per_second": round(count / seconds, 1) if seconds else 0.0}
-
-
-def _figures_line(figures: Figures) -> str:
-    return ", ".join(f"{value} {name}" for name, value in figures.items() if name != "has_group")

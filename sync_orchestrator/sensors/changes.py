@@ -16,8 +16,9 @@ from sync_orchestrator.core.status import heartbeat, seconds_since_heartbeat
 from sync_orchestrator.core.wait import wait_for_work
 from sync_orchestrator.resources.system import System
 
-LONG_POLL_SECONDS = 4.5
-"""How long a tick waits for work: nearly the five seconds between ticks, and no longer, so that a shutdown is quick."""
+LONG_POLL_SECONDS = 4.0
+"""How long a tick waits for work: most of the five seconds between ticks, and no longer: a tick that overran them
+would miss the next, and a shutdown waits for it."""
 
 DRAIN_ALIVE_SECONDS = 10.0
 """A drain that has not been heard of for so long is gone, whatever its run's status says."""

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.checks import validate_job
+from sync_orchestrator.assets.checks import due_groups, validate_job
 from sync_orchestrator.assets.incremental import maintenance
 from sync_orchestrator.config import Config
+from sync_orchestrator.resources.system import System
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
     """Validation as often as the most demanding entity wants it, at most each minute; the ledger daily."""
     every = min(entity.validation.every for entity in config.entities.values())
+
+    @dg.schedule(cron_schedule=cron(every), job=validate_job, default_status=dg.DefaultScheduleStatus.RUNNING,
+                 description="Validates the business groups that are due.")
+    def validate_due_groups(system: System) -> dg.RunRequest | dg.SkipReason:
+        if not any(due_groups(system, name) for name in system.context.entities):
+            return dg.SkipReason("no business group is due")
+        return dg.RunRequest()
+
     return [
-        dg.ScheduleDefinition(
-            name="validate_due_groups", job=validate_job, cron_schedule=cron(every),
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Validates the business groups that are due."),
+        validate_due_groups,
         dg.ScheduleDefinition(
             name="look_after_the_ledger", job=maintenance, cron_schedule="17 3 * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,

@@ -1,0 +1,121 @@
+"""A process to be killed: records events, drains, full-syncs, validates, repairs and sends alerts, then says "ended".
+
+Run again after a kill it does the same once more, as a system that was restarted would. The third party is a table in
+the test's database, written at once and outside our transactions, so it outlives the kill as a real one does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fakes import FakeSource, two_part_config
+from psycopg.types.json import Jsonb
+from sqlalchemy import Engine
+
+from sync_orchestrator.app import assemble
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.validation import validate
+
+TABLE = "CREATE TABLE IF NOT EXISTS third_party (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item jsonb)"
+KEYS = [f"k{number}" for number in range(12)]
+
+
+class TableThirdParty:
+    """A third party whose store is a table; it gives its own ids and does not refuse twins."""
+
+    traits = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._run(TABLE)
+
+    async def create(self, item: Item) -> str:
+        return str(self._run("INSERT INTO third_party (item) VALUES (%(item)s) RETURNING id",
+                             item=Jsonb(item.payload))[0].id)
+
+    async def update(self, item: Item) -> str | None:
+        rows = self._run("UPDATE third_party SET item = %(item)s WHERE id = %(id)s RETURNING id",
+                         item=Jsonb(item.payload), id=int(item.external_id or 0))
+        return item.external_id if rows else None
+
+    async def delete(self, item: Item) -> None:
+        self._run("DELETE FROM third_party WHERE id = %(id)s", id=int(item.external_id or 0))
+
+    async def read(self, item: Item) -> Found | None:
+        return next(iter(self._found("id = %(id)s", id=int(item.external_id or 0))), None)
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        return self._found("item ->> 'code' = %(key)s", key=key)
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        yield self._found("item ->> 'store' = %(group)s", group=group)
+
+    async def count(self, group: str) -> int | None:
+        return len(self._found("item ->> 'store' = %(group)s", group=group))
+
+    async def close(self) -> None:
+        return None
+
+    def _found(self, where: str, **parameters: Any) -> list[Found]:
+        rows = self._run(f"SELECT id, item FROM third_party WHERE {where}", **parameters)
+        return [Found(row.item["code"], str(row.id), row.item["store"], row.item) for row in rows]
+
+    def _run(self, statement: str, **parameters: Any) -> Any:
+        with self._engine.begin() as connection:
+            return run(connection, statement, **parameters)
+
+
+def sources() -> tuple[FakeSource, FakeSource]:
+    """The truth: always the same."""
+    shop, stock = FakeSource(page=5), FakeSource()
+    for number, key in enumerate(KEYS):
+        shop.put(key, {"key": key, "name": f"name {number}", "store": "A"}, group="A", version=10)
+        stock.put(key, {"key": key, "count": number}, version=10)
+    return shop, stock
+
+
+def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
+    """Creates of the first half, thin where the number is odd, a deletion, and one that never comes to anything."""
+    events = []
+    for number, key in enumerate(KEYS[:6]):
+        events.append(ChangeEvent("shop", f"s{number}", "item", key, "create", 10,
+                                  None if number % 2 else shop.rows[key].data))
+        events.append(ChangeEvent("stock", f"t{number}", "item", key, "create", 10, stock.rows[key].data))
+    events.append(ChangeEvent("shop", "gone1", "item", "gone", "create", 5, {"key": "gone", "name": "g", "store": "A"}))
+    events.append(ChangeEvent("shop", "gone2", "item", "gone", "delete", 6))
+    return events
+
+
+async def work(engine: Engine) -> None:
+    """Everything once."""
+    shop, stock = sources()
+    config = two_part_config(
+        system={"timeout": 0.2, "landing": 0.2}, limits={"lease": 1},
+        entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
+    third_party = TableThirdParty(engine)
+    context = assemble(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
+    entity = context.entities["item"]
+    record(engine, notifications(shop, stock))
+    await drain(context, linger=1.5, most_seconds=10)
+    await full_sync(context, entity, "A", allow_deletions=5, patience=5)
+    with engine.begin() as connection:
+        run(connection, "UPDATE third_party SET item = item || '{\"name\": \"altered\"}' WHERE item ->> 'code' = 'k3'")
+        run(connection, "DELETE FROM third_party WHERE item ->> 'code' = 'k4'")
+    await validate(context, entity, "A", full=True)
+    with engine.begin() as connection:
+        alerts.tell(connection, "overdue", "work", "work is overdue")
+    alerts.send_due(engine, config.alerts)
+    await drain(context, linger=1.5, most_seconds=10)
+
+
+if __name__ == "__main__":
+    asyncio.run(work(connect(sys.argv[1])))
+    print("ended")
