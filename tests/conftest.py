@@ -177,7 +177,8 @@ class World:
     def truth(self) -> dict[str, dict[str, Any]]:
         """What it should hold, from the source systems alone."""
         return {
-            key: {"code": key, "store": row.group, "name": row.data["name"], "count": self.stock.rows[key].data["count"]}
+            key: {"code": key, "store": row.group, "name": row.data["name"],
+                  "count": self.stock.rows[key].data["count"]}
             for key, row in self.shop.rows.items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group
 from sync_orchestrator.core import alerts
+from sync_orchestrator.core.breaker import shared_rate
 from sync_orchestrator.core.sql import connect
 from sync_orchestrator.core.status import heartbeat
 from sync_orchestrator.database.embedded import pgurl_for_dagster
@@ -418,3 +420,16 @@ def test_alert_of_the_outbox_goes_where_the_configuration_says(dagster: Dagster)
         alerts.tell(connection, "run_failed", "x", "a run of x failed")
     assert two_part_config().alerts.urls == []
     assert dagster.tick(alert_outbox).skip_message == "1 alerts sent"
+
+
+def test_shared_rate_serves_one_event_loop_after_another(dagster: Dagster) -> None:
+    """A step of Dagster's works in several event loops, and each has many calls under way."""
+    wait = shared_rate(dagster.world.engine, "erp", 1000)
+
+    async def calls() -> None:
+        await asyncio.gather(*(wait() for _ in range(200)))
+
+    started = time.monotonic()
+    for _ in range(2):
+        asyncio.run(calls())
+    assert time.monotonic() - started >= 0.3

@@ -116,3 +116,26 @@ def test_a_deletion_leaves_a_tombstone_that_an_older_update_does_not_revive(worl
     world.put("a", name="again")
     world.drain()
     assert world.mirrored()["a"]["name"] == "again"
+
+
+def test_parts_that_nobody_notifies_of_are_read_from_their_source(world: World) -> None:
+    world.put("a", tell=False)
+    row = world.shop.rows["a"]
+    world.tell("shop", "a", "create", row.version, row.data)
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.states() == {"done": 1}
+
+
+def test_an_update_whose_create_never_comes_ends_at_the_source(world: World) -> None:
+    """A record that moved into a synced group while its old group was not listed yet is in no listing."""
+    world.put("a", tell=False)
+    world.full_sync()
+    world.put("late", tell=False)
+    row = world.shop.rows["late"]
+    world.tell("shop", "late", "update", row.version, row.data)
+    for _ in range(5):
+        world.drain()
+        world.later(50)
+    assert world.mirrored() == world.truth()
+    assert world.states() == {"done": 1}

@@ -133,7 +133,8 @@ def test_a_full_sync_of_a_busy_group_is_refused(world: World) -> None:
     from sync_orchestrator.core.errors import GroupBusy
 
     fill(world, 3)
-    world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) VALUES ('item', 'A', 1, now() + interval '1 minute')")
+    world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "
+                "VALUES ('item', 'A', 1, now() + interval '1 minute')")
     with pytest.raises(GroupBusy):
         world.full_sync()
 

@@ -15,7 +15,14 @@ from conftest import World
 from fakes import answer, lost_answer
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from sync_orchestrator.core import versions
 from sync_orchestrator.core.ledger import redrive

@@ -5,6 +5,7 @@ evaluates it for every group that is due, in one run. A group that could not be 
 one stands, with its time. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -17,6 +18,7 @@ from sync_orchestrator.core.validation import GroupValidation, groups_due, valid
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
+GROUPS_AT_ONCE = 4
 
 _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
@@ -88,16 +90,31 @@ def _evaluations(
     context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False, repair: Repair = "",
     verdicts: dict[str, int] | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    for number, group in enumerate(groups, start=1):
-        result = system.perform(validate(
-            system.context, system.entity(name), group, full=full, repair=repair or None))
-        line = f"{name} {group}: {summary(result)}"
-        context.log.info(f"{number} of {len(groups)}: {line}")
-        if verdicts is not None:
-            verdicts[result.verdict] += 1
-        if result.verdict != "not_validated":
-            yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
-                             description=summary(result), metadata=metadata_of(result))
+    """Validates a few groups at once; one that breaks keeps no other from its turn, but fails the run in the end."""
+    entity = system.entity(name)
+
+    async def some(chosen: Sequence[str]) -> list[GroupValidation | BaseException]:
+        return await asyncio.gather(
+            *(validate(system.context, entity, group, full=full, repair=repair or None) for group in chosen),
+            return_exceptions=True)
+
+    broken: list[str] = []
+    for start in range(0, len(groups), GROUPS_AT_ONCE):
+        chosen = groups[start:start + GROUPS_AT_ONCE]
+        for group, result in zip(chosen, system.perform(some(chosen)), strict=True):
+            if isinstance(result, BaseException):
+                context.log.error(f"{name} {group}: {result!r}")
+                broken.append(f"{group}: {type(result).__name__}: {result}")
+                continue
+            context.log.info(f"{name} {group}: {summary(result)}")
+            if verdicts is not None:
+                verdicts[result.verdict] += 1
+            if result.verdict != "not_validated":
+                yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
+                                 description=summary(result), metadata=metadata_of(result))
+    if broken:
+        raise dg.Failure(f"{len(broken)} of {len(groups)} business groups of {name} could not be validated: "
+                         + "; ".join(broken), allow_retries=False)
 
 
 def summary(result: GroupValidation) -> str:

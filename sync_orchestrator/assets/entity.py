@@ -70,7 +70,9 @@ def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
             raise dg.Failure(f"{len(failed)} of {len(context.partition_keys)} business groups are not done: "
                              + "; ".join(f"{group}: {reason}" for group, reason in failed.items()),
                              allow_retries=False)
-        yield from ()  # every group has been reported as it ended
+        for asset in (archive_key(name), mirror_key(name)):
+            if asset in context.selected_asset_keys:
+                yield dg.MaterializeResult(asset_key=asset)
 
     return full_sync_of_groups
 
@@ -78,8 +80,8 @@ def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
 def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: System, name: str) -> dict[str, str]:
     """Takes the run's groups through both halves, a few at once; one group's failure keeps no other from its turn.
 
-    Returns why groups are not done. Each group is reported as soon as it is: a backfill shows how far it is, and what
-    was done stays done when another group fails.
+    Returns why groups are not done. Each group is reported as soon as it is, besides the result of the whole step: a
+    backfill shows how far it is, and what was done stays done when another group fails.
     """
     own = groups_of(system.context, name)
     work = _Work(context, system.context, system.entity(name), config.allow_deletions or None)
@@ -142,6 +144,7 @@ class _Work:
     def _report(self, asset: dg.AssetKey, group: str, figures: Figures) -> str:
         if asset in self._run.selected_asset_keys:
             report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=figures)])
+            self._run.add_asset_metadata(figures, asset_key=asset, partition_key=group)
         return ", ".join(f"{name} {value}" for name, value in figures.items())
 
     def _told(self, group: str, line: str) -> None:

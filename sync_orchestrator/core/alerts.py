@@ -23,7 +23,7 @@ _taken = CrashPoint("alerts.taken")
 _delivered = CrashPoint("alerts.delivered")
 
 ACTIONS = {
-    "dead": "Read the error with `sync-orchestrator events list --state dead`, mend the cause, then re-drive or discard.",
+    "dead": "Read the error (`sync-orchestrator events list --state dead`), mend the cause, then re-drive or discard.",
     "held": "A create's outcome is unknown and cannot be looked up: check the record there, then `records refresh`.",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
     "drift": "See the check's samples; repair is automatic unless the configuration says otherwise.",

@@ -6,7 +6,7 @@ Not here: which change wins (``versions.py``), where changes come from (``drain.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
@@ -22,11 +22,15 @@ LIVE, BACKFILL = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What became of one change; ``revision`` is the one that holds it, where there is one."""
+    """What became of one change; ``revision`` is the one that holds it, where there is one.
+
+    ``lacks``: required parts without which its record cannot be pushed.
+    """
 
     change: Change
     verdict: Verdict
     revision: int | None
+    lacks: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -45,7 +49,8 @@ def merge(
 ) -> list[Merged]:
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
-    The owner's changes come first, and those of one part oldest first, whatever order they are given in. A record's arrival wakes the events
+    The owner's changes come first, and those of one part oldest first, whatever order they are given in. A record's
+    arrival wakes the events
     that wait for it.
     """
     if not changes:
@@ -70,7 +75,11 @@ def merge(
     run(connection, statements.DROP_SHELLS, entity=entity, keys=[k for k in keys if before[k].state.revision == 0])
     if arrived:
         run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(arrived))
-    return merged
+    return [replace(end, lacks=_lacks(before[end.change.key].state, rules)) for end in merged]
+
+
+def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
+    return frozenset() if state.ready or rules.owner not in state.parts else rules.required - state.parts.keys()
 
 
 def _age(change: Change) -> tuple[int, int, int, bytes]:

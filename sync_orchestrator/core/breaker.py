@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
 
@@ -54,7 +55,7 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
     """
     chunk = max(1, int(rate / 20))
     step = 1.0 / rate
-    lock = asyncio.Lock()
+    locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
     left: list[float] = []
 
     def reserve() -> float:
@@ -63,10 +64,9 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
 
     async def before_call() -> None:
         loop = asyncio.get_running_loop()
-        async with lock:
-            if not left:
-                wait = await asyncio.to_thread(reserve)
-                start = loop.time() + wait
+        async with locks.setdefault(loop, asyncio.Lock()):
+            while not left:
+                start = loop.time() + await asyncio.to_thread(reserve)
                 left.extend(start + n * step for n in reversed(range(chunk)))
             at = left.pop()
         if (delay := at - loop.time()) > 0:

@@ -16,7 +16,7 @@ Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A record that looks wrong at the third party. ``ours`` and ``theirs`` are digests; ``revision`` 0: unknown here."""
+    """A record that looks wrong there. ``ours`` and ``theirs`` are digests; ``revision`` 0: unknown here."""
 
     key: str
     kind: Kind
@@ -79,7 +79,7 @@ def _different(present: pd.DataFrame) -> list[Suspect]:
 def _twins(known: pd.DataFrame) -> list[Suspect]:
     both = known[known["_merge"] == "both"]
     many = both[both.duplicated("key", keep=False)]
-    return [_suspect(row, "twin") for row in many.itertuples() if row.external_id != row.external_id_theirs]
+    return [_suspect(row, "twin") for row in many.itertuples() if str(row.external_id) != str(row.external_id_theirs)]
 
 
 def _extra(gone: pd.DataFrame) -> list[Suspect]:

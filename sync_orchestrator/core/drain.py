@@ -53,8 +53,8 @@ Progress = Callable[[DrainReport], None]
 
 
 async def drain(
-    context: Context, *, linger: float | None = None, most_seconds: float | None = None, progress: Progress | None = None,
-    group: tuple[str, str] | None = None,
+    context: Context, *, linger: float | None = None, most_seconds: float | None = None,
+    progress: Progress | None = None, group: tuple[str, str] | None = None,
 ) -> DrainReport:
     """Works until nothing has been due for ``linger`` seconds, or ``most_seconds`` have passed.
 

@@ -10,6 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jmespath
@@ -26,6 +27,7 @@ from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
 
@@ -35,6 +37,8 @@ _before_merge_commit = CrashPoint("events.before_merge_commit")
 _merged = CrashPoint("events.merged")
 
 NO_RECORD = "its record is not here"
+
+_MOST_ROUNDS = 3
 
 
 @dataclass(slots=True)
@@ -94,14 +98,20 @@ class _Batch:
         self._token = events[0].lease_token
         owner = entity.settings.parts[entity.rules.owner]
         self._group = jmespath.compile(owner.group or "@")
+        self._lacking: dict[int, tuple[int, frozenset[str]]] = {}
+        self._last_resort: set[int] = set()
+        self._epochs: dict[str, int] = {}
 
     async def run(self, result: Settled) -> None:
         fates = await asyncio.to_thread(in_transaction, self._context.engine, lambda c: self._merge_told(c, result))
         _merged()
-        if fates.to_read:
+        for _ in range(_MOST_ROUNDS):
+            if not fates.to_read:
+                return
             reads = await self._ask(fates.to_read)
             _read()
-            await asyncio.to_thread(in_transaction, self._context.engine, lambda c: self._merge_read(c, reads, result))
+            fates = await asyncio.to_thread(
+                in_transaction, self._context.engine, partial(self._merge_read, reads=reads, result=result))
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
         fates = _Fates()
@@ -154,7 +164,12 @@ class _Batch:
         match merged.verdict:
             case Verdict.ACCEPTED | Verdict.KEPT | Verdict.DUPLICATE:
                 assert merged.revision is not None
-                fates.archived.append((event.seq, merged.revision))
+                lacks = merged.lacks & self._entity.rules.readable
+                if lacks and event.seq not in self._lacking:
+                    self._lacking[event.seq] = merged.revision, lacks
+                    fates.to_read.append(event)
+                else:
+                    fates.archived.append((event.seq, merged.revision))
             case Verdict.SUPERSEDED:
                 fates.superseded.append((event.seq, "a newer version is archived already"))
             case Verdict.TIE | Verdict.FETCH | Verdict.MISSING:
@@ -166,8 +181,15 @@ class _Batch:
         is_covered = covered.get(event.group_key) if event.group_key else bool(covered) and all(covered.values())
         if not is_covered:
             fates.failed.append((event.seq, "waiting", event.attempts, None, NO_RECORD, "record", False))
+        elif self._is_last(event) and event.seq not in self._last_resort:
+            self._last_resort.add(event.seq)  # before a person is told, the source itself is asked
+            fates.to_read.append(event)
         else:
             self._fails(event, CallFailed(Failure.TRANSIENT, NO_RECORD), fates, awaiting="record")
+
+    def _is_last(self, event: Any) -> bool:
+        readable = self._entity.rules.owner in self._entity.rules.readable
+        return readable and after_failure(self._entity.retry, event.attempts, Failure.TRANSIENT).wait is None
 
     def _covered(self, connection: Connection) -> dict[str, bool]:
         rows = run(connection, archive_statements.COVERED, entity=self._entity.name)
@@ -187,13 +209,17 @@ class _Batch:
     async def _ask(self, events: Sequence[Any]) -> list[_Read]:
         with self._context.engine.begin() as connection:
             number = ticket(connection)
+            self._epochs = {row.name: row.epoch for row in run(connection, full_sync_statements.EPOCHS)}
         return await asyncio.gather(*(self._ask_one(event, number) for event in events))
 
     async def _ask_one(self, event: Any, number: int) -> _Read:
         parts: dict[str, PartRead | None] = {}
         owner = self._entity.rules.owner
-        fetch = event.ask_source or self._entity.rules.on_missing == "fetch"
-        asked = ({event.source, owner} if fetch else {event.source}) & self._entity.rules.readable
+        fetch = event.ask_source or event.seq in self._last_resort or self._entity.rules.on_missing == "fetch"
+        if event.seq in self._lacking:
+            asked = self._lacking[event.seq][1]
+        else:
+            asked = frozenset({event.source, owner} if fetch else {event.source}) & self._entity.rules.readable
         try:
             for part in sorted(asked):
                 parts[part] = await self._entity.sources[part].read(event.key)
@@ -201,22 +227,26 @@ class _Batch:
             return _Read(event, parts, failure, number)
         return _Read(event, parts, None, number)
 
-    def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> None:
+    def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> _Fates:
         fates = _Fates()
         changes: list[Change] = []
         for read in reads:
             changes += self._read_changes(read, fates)
         self._judge(connection, changes, fates)
-        if fates.to_read:
-            for event in fates.to_read:
-                self._missing(event, self._covered(connection), fates)
+        for event in [event for event in fates.to_read if event.seq not in self._lacking]:
+            fates.to_read.remove(event)
+            self._missing(event, self._covered(connection), fates)
         self._write(connection, fates, result)
+        return fates
 
     def _read_changes(self, read: _Read, fates: _Fates) -> list[Change]:
         event, owner = read.event, self._entity.rules.owner
         if read.failure is not None:
             self._fails(event, read.failure, fates)
             return []
+        if event.seq in self._lacking:
+            fates.archived.append((event.seq, self._lacking[event.seq][0]))
+            return [self._change_of(found, part, read) for part, found in read.parts.items() if found is not None]
         if any(found is None for part, found in read.parts.items() if part in (event.source, owner)):
             return self._absent(read, fates)
         own = read.parts.get(event.source)
@@ -225,9 +255,12 @@ class _Batch:
             return []
         told = [self._told(event)] if own is None else []
         return told + [
-            change_of_read(found, part, event.epoch, read.ticket, seq=event.seq if part == event.source else None)
+            self._change_of(found, part, read, seq=event.seq if part == event.source else None)
             for part, found in read.parts.items() if found is not None
         ]
+
+    def _change_of(self, found: PartRead, part: str, read: _Read, *, seq: int | None = None) -> Change:
+        return change_of_read(found, part, self._epochs.get(part, 0), read.ticket, seq=seq)
 
     def _absent(self, read: _Read, fates: _Fates) -> list[Change]:
         """Its source has no such record: believed when it says so a second time."""

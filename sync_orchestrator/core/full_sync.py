@@ -290,9 +290,11 @@ class _Fill:
                 self._hold(f"{len(unlisted)} of {size} records would be deleted, more than the cap of {cap}",
                            [row.key for row in unlisted[:10]])
             await self._confirm(unlisted)
-        alerts_over = f"{self._entity.name} {self._lease.group}"
-        await asyncio.to_thread(in_transaction, self._context.engine, lambda c: (
-            run(c, statements.FORGET_LISTED, sync_id=self._sync_id), alerts.resolve(c, "delete_cap", alerts_over)))
+        await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
+
+    def _deletions_done(self, connection: Connection) -> None:
+        run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
+        alerts.resolve(connection, "delete_cap", f"{self._entity.name} {self._lease.group}")
 
     async def _check_complete(self, unlisted: int) -> None:
         if self._entity.owner.keyset_listing:

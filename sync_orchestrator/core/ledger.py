@@ -18,10 +18,10 @@ from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import in_transaction, run
-from sync_orchestrator.core.states import ACTIVE, FINISHED
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.states import ACTIVE, FINISHED
 from sync_orchestrator.core.versions import Action
 
 _before_commit = CrashPoint("record.before_commit")

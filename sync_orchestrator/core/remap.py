@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -29,7 +30,7 @@ _REMEMBER = "UPDATE sync.entities SET fingerprint = %(fingerprint)s WHERE name =
 
 def remap(context: Context) -> int:
     """Compares each entity's mapping with the one before; returns how many records it put out of step."""
-    return sum(in_transaction(context.engine, lambda c, e=entity: _remap_entity(c, e))
+    return sum(in_transaction(context.engine, partial(_remap_entity, entity=entity))
                for entity in context.entities.values())
 
 

@@ -98,7 +98,8 @@ def _finish_events(
         finish_reached(connection, entity, keys, result)
     for end in good:
         if (end.claim.entity, end.claim.key) in accepted:
-            result.groups |= {(end.claim.entity, group) for group in (end.claim.group, end.claim.applied_group) if group}
+            places = {end.claim.group, end.claim.applied_group} - {None}
+            result.groups |= {(end.claim.entity, group) for group in places if group}
 
 
 def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:

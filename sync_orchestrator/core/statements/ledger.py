@@ -13,7 +13,8 @@ BEGIN
     FOREACH parent IN ARRAY ARRAY['event_history', 'push_attempts'] LOOP
         FOR month IN SELECT generate_series(date_trunc('month', now()), now() + interval '2 months', '1 month') LOOP
             BEGIN
-                EXECUTE format('CREATE TABLE IF NOT EXISTS sync.%%I PARTITION OF sync.%%I FOR VALUES FROM (%%L) TO (%%L)',
+                EXECUTE format(
+                    'CREATE TABLE IF NOT EXISTS sync.%%I PARTITION OF sync.%%I FOR VALUES FROM (%%L) TO (%%L)',
                     parent || to_char(month, '_YYYY_MM'), parent, month, month + interval '1 month');
             EXCEPTION WHEN check_violation THEN
                 NULL;  -- rows of that month lie in the default partition already, and may stay there

@@ -1,6 +1,7 @@
 """The first shape of all tables."""
 
 from pathlib import Path
+from typing import Any
 
 from alembic import op
 
@@ -12,4 +13,5 @@ depends_on = None
 
 def upgrade() -> None:
     script = Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")
-    op.get_bind().connection.driver_connection.execute(script)
+    driver: Any = op.get_bind().connection.driver_connection
+    driver.execute(script)

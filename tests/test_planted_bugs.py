@@ -1,0 +1,122 @@
+"""Late workers and late commits, and the proof that these tests would notice: the same scenes with a bug planted."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import World
+
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.push import claim, push
+from sync_orchestrator.core.settle import settle
+from sync_orchestrator.core.sql import in_transaction
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
+
+
+def late_worker_overwrites(world: World) -> None:
+    """A worker is stopped just before its send, wakes up after its lease, and sends: it must end in step."""
+    world.put("a", name="old")
+    world.drain()
+    world.put("a", name="stale")
+    world.later(1)
+    system = world.config.third_parties["erp"]
+    asleep: list[asyncio.Event] = []
+
+    async def sleep_once(verb: str, key: str) -> None:
+        if verb == "update" and not asleep:
+            asleep.append(asyncio.Event())
+            await asleep[0].wait()
+
+    async def scene() -> None:
+        await work_off(world.context, 10, set())
+        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        world.erp.gate = sleep_once
+        sending = asyncio.create_task(push(world.entity, late))
+        while not asleep:
+            await asyncio.sleep(0)
+        world.later(30)
+        world.put("a", name="newest")
+        await drain(world.context, linger=0, most_seconds=20)
+        asleep[0].set()
+        ended = await sending
+        in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
+        for _ in range(3):
+            world.later(30)
+            await drain(world.context, linger=0, most_seconds=20)
+
+    asyncio.run(scene())
+    assert world.mirrored()["a"]["name"] == "newest"
+    assert world.row("a").applied_revision == world.row("a").revision
+
+
+def late_settle_changes_nothing(world: World) -> None:
+    """While another holds the record, a settle that comes too late leaves its lease alone."""
+    world.put("a")
+    world.drain()
+    world.put("a", name="next")
+    system = world.config.third_parties["erp"]
+
+    async def scene() -> None:
+        await work_off(world.context, 10, set())
+        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        ended = await push(world.entity, late)
+        world.later(30)
+        holder = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
+        assert world.row("a").lease_token == holder.token
+        assert world.row("a").out_of_step
+
+    asyncio.run(scene())
+
+
+def late_commit_is_seen(world: World) -> None:
+    """An event whose transaction commits late has a lower number than one that was worked off already."""
+    first = ChangeEvent("shop", "e1", "item", "a", "create", 1, {"name": "n", "store": "A"})
+    second = ChangeEvent("shop", "e2", "item", "b", "create", 1, {"name": "n", "store": "A"})
+    with world.engine.begin() as slow:
+        record_in(slow, [first])
+        with world.engine.begin() as fast:
+            record_in(fast, [second])
+        world.drain()
+    world.drain()
+    for key in "ab":
+        world.tell("stock", key, "create", 1, {"count": 1})
+    world.drain()
+    assert sorted(world.mirrored()) == ["a", "b"]
+
+
+def test_a_worker_that_wakes_up_late_leaves_nothing_stale(world: World) -> None:
+    late_worker_overwrites(world)
+
+
+def test_a_settle_that_comes_too_late_changes_nothing(world: World) -> None:
+    late_settle_changes_nothing(world)
+
+
+def test_a_commit_that_comes_late_is_not_passed_over(world: World) -> None:
+    late_commit_is_seen(world)
+
+
+def test_an_unfenced_settle_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    unfenced = push_statements.ACKNOWLEDGE.replace("AND r.lease_token = v.token", "")
+    assert unfenced != push_statements.ACKNOWLEDGE
+    monkeypatch.setattr(push_statements, "ACKNOWLEDGE", unfenced)
+    with pytest.raises(AssertionError):
+        late_settle_changes_nothing(world)
+
+
+def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.query("CREATE TABLE sync.cursor (seq bigint)")
+    world.query("CREATE FUNCTION sync.move() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN INSERT INTO sync.cursor VALUES (NEW.seq); RETURN NEW; END $$")
+    world.query("CREATE TRIGGER move AFTER UPDATE ON sync.events FOR EACH ROW EXECUTE FUNCTION sync.move()")
+    cursored = ledger_statements.CLAIM.replace(
+        "WHERE revision IS NULL", "WHERE seq > (SELECT coalesce(max(seq), 0) FROM sync.cursor) AND revision IS NULL")
+    assert cursored != ledger_statements.CLAIM
+    monkeypatch.setattr(ledger_statements, "CLAIM", cursored)
+    with pytest.raises(AssertionError):
+        late_commit_is_seen(world)
