@@ -325,7 +325,7 @@ def test_not_validated_is_no_failure_and_no_success(synced: Dagster) -> None:
     assert output.step_output_data.metadata["not_validated"].value == 3
 
 
-def test_schedule_of_validation_starts_no_run_for_nothing(synced: Dagster) -> None:
+def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_another(synced: Dagster) -> None:
     schedule = synced.defs.resolve_schedule_def("validate_due_groups")
 
     def asked() -> Any:
@@ -336,6 +336,8 @@ def test_schedule_of_validation_starts_no_run_for_nothing(synced: Dagster) -> No
     synced.world.later(60)
     synced.run("validate")
     assert asked().skip_message == "no business group is due"
+    synced.instance.create_run_for_job(synced.defs.resolve_job_def("validate"), status=dg.DagsterRunStatus.STARTED)
+    assert asked().skip_message == "a validation is under way"
 
 
 def test_validation_of_named_groups(synced: Dagster) -> None:

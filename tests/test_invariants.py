@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import World
 from fakes import answer, lost_answer
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -212,13 +212,14 @@ class Histories(RuleBasedStateMachine):
         assert set(states) <= {"done", "superseded", "waiting"}, states
 
 
-def play(make_world: Callable[..., World], histories: int, steps: int) -> None:
+def play(make_world: Callable[..., World], histories: int, steps: int, *, shrink: bool = True) -> None:
     class Played(Histories):
         pass
 
     Played.make_world = staticmethod(make_world)  # type: ignore[assignment]
     run_state_machine_as_test(Played, settings=settings(
         max_examples=histories, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
+        phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
         suppress_health_check=list(HealthCheck)))
 
 
@@ -232,4 +233,4 @@ def test_histories_notice_a_missing_version_guard(
 ) -> None:
     monkeypatch.setattr(versions, "guard", lambda present, offered, *, can_read: versions.Guard.NEWER)
     with pytest.raises(AssertionError):
-        play(make_world, 60, 40)
+        play(make_world, 60, 40, shrink=False)

@@ -9,6 +9,11 @@ from sync_orchestrator.assets.incremental import maintenance
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
 
+_UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
+]
+
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
     """Validation as often as the most demanding entity wants it, at most each minute; the ledger daily."""
@@ -16,7 +21,11 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
 
     @dg.schedule(cron_schedule=cron(every), job=validate_job, default_status=dg.DefaultScheduleStatus.RUNNING,
                  description="Validates the business groups that are due.")
-    def validate_due_groups(system: System) -> dg.RunRequest | dg.SkipReason:
+    def validate_due_groups(
+        context: dg.ScheduleEvaluationContext, system: System
+    ) -> dg.RunRequest | dg.SkipReason:
+        if context.instance.get_runs_count(dg.RunsFilter(job_name=validate_job.name, statuses=_UNDER_WAY)):
+            return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")
         return dg.RunRequest()
