@@ -22,4 +22,10 @@ def groups_of(context: Context, entity: str) -> set[str]:
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
     """Business groups that Dagster does not know yet."""
     known = set(instance.get_dynamic_partitions(str(business_group.name)))
-    return sorted(set().union(*(groups_of(context, entity) for entity in context.entities)) - known)[:_MOST_AT_ONCE]
+    groups = set().union(*(groups_of(context, entity) for entity in context.entities)) - known
+    return sorted(group for group in groups if _can_be_partition(group))[:_MOST_AT_ONCE]
+
+
+def _can_be_partition(group: str) -> bool:
+    """Dagster refuses some names; one such group must not keep the others out."""
+    return "..." not in group and group.isprintable()
