@@ -83,7 +83,7 @@ def sources() -> tuple[FakeSource, FakeSource]:
 
 
 def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
-    """Creates of the first half, thin where the number is odd, a deletion, and one that never comes to anything."""
+    """Creates of the first half, thin where the number is odd, a deletion, and a record whose deletion is not told."""
     events = []
     for number, key in enumerate(KEYS[:6]):
         events.append(ChangeEvent("shop", f"s{number}", "item", key, "create", 10,
@@ -91,6 +91,8 @@ def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
         events.append(ChangeEvent("stock", f"t{number}", "item", key, "create", 10, stock.rows[key].data))
     events.append(ChangeEvent("shop", "gone1", "item", "gone", "create", 5, {"key": "gone", "name": "g", "store": "A"}))
     events.append(ChangeEvent("shop", "gone2", "item", "gone", "delete", 6))
+    events.append(ChangeEvent("shop", "lost1", "item", "lost", "create", 5, {"key": "lost", "name": "l", "store": "A"}))
+    events.append(ChangeEvent("stock", "lost2", "item", "lost", "create", 5, {"key": "lost", "count": 1}))
     return events
 
 

@@ -12,6 +12,8 @@ import crash_worker
 import pytest
 from sqlalchemy import Engine
 
+from sync_orchestrator.config import Alerts
+from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.ledger import conservation
 from sync_orchestrator.core.sql import run
@@ -34,6 +36,9 @@ def test_killed_there_and_started_again_all_is_in_step(point: str, engine: Engin
     again = run_worker(database_url)
     assert again.stdout.strip().endswith("ended"), again.stderr[-2000:]
     shop, stock = crash_worker.sources()
+    with engine.begin() as connection:
+        run(connection, "UPDATE sync.alerts SET sending_until = NULL")  # as when the killed sender's minute is over
+    alerts.send_due(engine, Alerts(group_wait=0))
     with engine.begin() as connection:
         held = [row.item for row in run(connection, "SELECT item FROM third_party")]
         totals = conservation(connection)

@@ -24,24 +24,23 @@ def late_worker_overwrites(world: World) -> None:
     world.put("a", name="stale")
     world.later(1)
     system = world.config.third_parties["erp"]
-    asleep: list[asyncio.Event] = []
+    asleep, woken = asyncio.Event(), asyncio.Event()
 
     async def sleep_once(verb: str, key: str) -> None:
-        if verb == "update" and not asleep:
-            asleep.append(asyncio.Event())
-            await asleep[0].wait()
+        if verb == "update" and not asleep.is_set():
+            asleep.set()
+            await woken.wait()
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
         late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
         world.erp.gate = sleep_once
         sending = asyncio.create_task(push(world.entity, late))
-        while not asleep:
-            await asyncio.sleep(0)
+        await asleep.wait()
         world.later(30)
         world.put("a", name="newest")
         await drain(world.context, linger=0, most_seconds=20)
-        asleep[0].set()
+        woken.set()
         ended = await sending
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
         for _ in range(3):

@@ -5,6 +5,9 @@ Not here: how it is put together (``app.py``).
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable
 from functools import cache
@@ -12,8 +15,10 @@ from typing import TypeVar
 
 import dagster as dg
 
-from sync_orchestrator.app import open_context, perform
+from sync_orchestrator.app import home, open_context, perform
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.database import embedded
 
 T = TypeVar("T")
 
@@ -22,7 +27,21 @@ _opening = threading.Lock()
 
 @cache
 def _opened() -> Context:
+    _start_database()
     return open_context()
+
+
+def _start_database() -> None:
+    """Starts the embedded server, if it is wanted and not up, from a process of its own.
+
+    Its start forks, which now and then crashes the child in a process that is full of gRPC's threads.
+    """
+    if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home() / "postgres"):
+        return
+    started = subprocess.run([sys.executable, "-m", "sync_orchestrator", "db", "url"], capture_output=True, text=True,
+                             check=False)
+    if started.returncode:
+        raise ConfigError(" ".join(started.stderr.split()))
 
 
 def shared_context() -> Context:
