@@ -28,8 +28,8 @@ from sync_orchestrator.core import versions
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.statements import push as push_statements
 
-HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "100"))
-STEPS = int(os.environ.get("SYNC_TEST_STEPS", "50"))
+HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "12"))
+STEPS = int(os.environ.get("SYNC_TEST_STEPS", "30"))
 
 KEYS = st.sampled_from(["a", "b", "c"])
 GROUPS = st.sampled_from(["A", "B"])
