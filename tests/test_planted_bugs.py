@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from conftest import World
 
+from sync_orchestrator.core import versions
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
@@ -119,3 +120,22 @@ def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(ledger_statements, "CLAIM", cursored)
     with pytest.raises(AssertionError):
         late_commit_is_seen(world)
+
+
+def older_change_comes_late(world: World) -> None:
+    """The newest version stands, whatever comes after it."""
+    world.tell("stock", "a", "create", 1, {"count": 1})
+    for version, name in ((1, "first"), (9, "newest"), (5, "late")):
+        world.tell("shop", "a", "create", version, {"name": name, "store": "A"})
+        world.drain()
+    assert world.mirrored()["a"]["name"] == "newest"
+
+
+def test_an_older_change_that_comes_late_changes_nothing(world: World) -> None:
+    older_change_comes_late(world)
+
+
+def test_a_missing_version_guard_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "guard", lambda present, offered, *, can_read: versions.Guard.NEWER)
+    with pytest.raises(AssertionError):
+        older_change_comes_late(world)
