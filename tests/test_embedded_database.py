@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -24,9 +25,11 @@ print(embedded.start(Path(sys.argv[1])), flush=True)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "postgres"
-    embedded.stop(tmp_path / "postgres")
+def folder() -> Iterator[Path]:
+    """Not below pytest's own folder: every new session closes that to the user that Postgres runs as under root."""
+    with TemporaryDirectory(prefix="sync-embedded-") as made:
+        yield Path(made) / "postgres"
+        embedded.stop(Path(made) / "postgres")
 
 
 def tell(url: str, statement: str) -> None:
