@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeSource, FakeThirdParty, two_part_config
+from http_server import Server
 from sqlalchemy import Engine, event, text
 from sqlalchemy.engine import make_url
 
@@ -196,3 +197,19 @@ def make_world(engine: Engine) -> Callable[..., World]:
 @pytest.fixture
 def world(make_world: Callable[..., World]) -> World:
     return make_world()
+
+
+@pytest.fixture(scope="module")
+def one_server() -> Iterator[Server]:
+    """A server of the module's own."""
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(one_server: Server) -> Server:
+    """It again, with nothing to say and nothing seen."""
+    one_server.seen.clear()
+    one_server.handler = one_server.nothing
+    return one_server

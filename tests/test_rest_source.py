@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,74 +13,19 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from starlette.applications import Starlette
+from http_server import Server, failure_of
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from sync_orchestrator.adapters.http import Http, classed, filled
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.errors import Failure
 
-Handler = Callable[[Request], Awaitable[Response]]
 TOKEN = "s3cret-token"
 AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
-
-
-class Server:
-    """One handler behind a real port; ``seen`` holds (method, path as sent, query) of every call."""
-
-    def __init__(self) -> None:
-        self.handler: Handler = self.nothing
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self._uvicorn = uvicorn.Server(uvicorn.Config(
-            Starlette(routes=[Route("/{rest:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])]),
-            log_level="critical", lifespan="off"))
-        self._socket = socket.socket()
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen(100)
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
-        self._thread.start()
-
-    async def nothing(self, request: Request) -> Response:
-        return JSONResponse({"error": "no such thing"}, 404)
-
-    def answers(self, content: Any, status: int = 200) -> None:
-        """Every call gets this document."""
-
-        async def handler(request: Request) -> Response:
-            return JSONResponse(content, status)
-
-        self.handler = handler
-
-    async def _answer(self, request: Request) -> Response:
-        path = request.scope["raw_path"].decode()
-        self.seen.append((request.method, path, dict(request.query_params)))
-        return await self.handler(request)
-
-    def stop(self) -> None:
-        self._uvicorn.should_exit = self._uvicorn.force_exit = True
-        self._thread.join(10)
-        self._socket.close()
-
-
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(one_server: Server) -> Server:
-    one_server.seen.clear()
-    one_server.handler = one_server.nothing
-    return one_server
 
 
 def http(url: str, **settings: Any) -> Http:
@@ -92,12 +36,6 @@ def source(server: Server, concurrency: int = 32, **settings: Any) -> RestSource
     part = {"key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items", "items": "items"},
             "read": {"path": "/items/{key}"}, **settings}
     return RestSource(http(server.url, concurrency=concurrency, timeout=5), Part.model_validate(part))
-
-
-async def failure_of(call: Awaitable[Any]) -> CallFailed:
-    with pytest.raises(CallFailed) as caught:
-        await call
-    return caught.value
 
 
 async def listed(found: RestSource, after: str | None = None) -> list[tuple[list[str], str | None]]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from http_server import Server, failure_of
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_rest_source import AWKWARD, Server
+from test_rest_source import AWKWARD
 
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.ports import Found, Item, Traits
 
 ITEM = Item("k1", "A", {"code": "k1", "name": "n"}, external_id="X1", idempotency_key="thing/k1/A")
@@ -42,20 +42,6 @@ OURS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def one_server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(one_server: Server) -> Server:
-    one_server.seen.clear()
-    one_server.handler = one_server.nothing
-    return one_server
-
-
 class Heard:
     """Answers every call with the same, and keeps headers and bodies."""
 
@@ -75,12 +61,6 @@ class Heard:
 def third_party(server: Server, **changes: Any) -> RestThirdParty:
     client = Http(HttpSettings(base_url=server.url, timeout=5))
     return RestThirdParty(client, Target.model_validate({**TARGET, **changes}), ("code", "name", "note"))
-
-
-async def failure_of(call: Awaitable[Any]) -> CallFailed:
-    with pytest.raises(CallFailed) as caught:
-        await call
-    return caught.value
 
 
 # What it can do.

@@ -1,0 +1,66 @@
+"""A small HTTP server that really listens, for tests where connections matter.
+
+Not here: its fixtures (``conftest.py``), what a test has it answer.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sync_orchestrator.core.errors import CallFailed
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Server:
+    """One handler behind a real port; ``seen`` holds (method, path as sent, query) of every call."""
+
+    def __init__(self) -> None:
+        self.handler: Handler = self.nothing
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self._uvicorn = uvicorn.Server(uvicorn.Config(
+            Starlette(routes=[Route("/{rest:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])]),
+            log_level="critical", lifespan="off"))
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen(100)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+
+    async def nothing(self, request: Request) -> Response:
+        return JSONResponse({"error": "no such thing"}, 404)
+
+    def answers(self, content: Any, status: int = 200) -> None:
+        """Every call gets this document."""
+
+        async def handler(request: Request) -> Response:
+            return JSONResponse(content, status)
+
+        self.handler = handler
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.scope["raw_path"].decode()
+        self.seen.append((request.method, path, dict(request.query_params)))
+        return await self.handler(request)
+
+    def stop(self) -> None:
+        self._uvicorn.should_exit = self._uvicorn.force_exit = True
+        self._thread.join(10)
+        self._socket.close()
+
+
+async def failure_of(call: Awaitable[Any]) -> CallFailed:
+    with pytest.raises(CallFailed) as caught:
+        await call
+    return caught.value
