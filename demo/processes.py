@@ -1,7 +1,8 @@
 """The demo's four systems as processes: started on free ports, ended together.
 
 ``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed. Not here: how
-programs are held together (``sync_orchestrator/process_tree.py``), what a system does (``sources.py``, ``erp.py``).
+programs are held together and waited for (``process_tree.py`` and ``processes.py`` of the package), what a system does
+(``sources.py``, ``erp.py``).
 """
 
 from __future__ import annotations
@@ -13,20 +14,17 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-import httpx
-
 from demo import access
 from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.process_tree import Program, Tree
+from sync_orchestrator.process_tree import Tree
+from sync_orchestrator.processes import wait_ready
 
 _START_SECONDS = 60.0
-_LOOK_EVERY = 0.05
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def running(logs: Path) -> Iterator[Systems]:
         for name in ports:
             command = ["demo.erp"] if name == "erp" else ["demo.sources", name]
             tree.start(name, [sys.executable, "-m", *command], f"{systems.url(name)}/healthz")
-        _wait_ready(tree)
+        wait_ready(tree, lambda line: None, _START_SECONDS)
         yield systems
     finally:
         tree.stop()
@@ -79,26 +77,6 @@ def _bound(held: contextlib.ExitStack, wanted: int) -> int:
             found: int = probe.getsockname()[1]
             return found
     raise SyncError("there is no free port on 127.0.0.1")
-
-
-def _wait_ready(tree: Tree) -> None:
-    ends = time.monotonic() + _START_SECONDS
-    waiting = list(tree.programs)
-    with httpx.Client(timeout=2, trust_env=False) as client:
-        while waiting:
-            tree.check()
-            waiting = [program for program in waiting if not _answers(client, program)]
-            if waiting and time.monotonic() > ends:
-                raise SyncError(f"{waiting[0].name} does not answer at {waiting[0].url}; its log is {waiting[0].log}")
-            if waiting:
-                time.sleep(_LOOK_EVERY)
-
-
-def _answers(client: httpx.Client, program: Program) -> bool:
-    try:
-        return client.get(program.url or "").status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def main() -> int:

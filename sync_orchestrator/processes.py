@@ -115,7 +115,7 @@ def start_all(port: int = 3000, intake_port: int = 8700, *, told: Tell = print) 
         _start_database(system, told)
         _prepare(system, told)
         _start_programs(system, spaces, port, intake_port)
-        _wait_ready(system.tree, told)
+        wait_ready(system.tree, told)
     except BaseException:
         system.stop()
         raise
@@ -167,8 +167,12 @@ def _start_programs(system: System, spaces: Path, port: int, intake_port: int) -
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
 
 
-def _wait_ready(tree: Tree, told: Tell) -> None:
-    ends = time.monotonic() + _START_SECONDS
+def wait_ready(tree: Tree, told: Tell, seconds: float = _START_SECONDS) -> None:
+    """Returns when every program of a tree answers, having told of each.
+
+    Raises ProgramEnded for one that has ended, SyncError for one that does not answer in time.
+    """
+    ends = time.monotonic() + seconds
     waiting = list(tree.programs)
     while waiting:
         tree.check()
