@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,10 +221,7 @@ def show(report: Report, seconds: float) -> int:
 
 
 def _tell_validation(results: list[GroupValidation]) -> None:
-    kinds: dict[str, int] = {}
-    for result in results:
-        for drift in result.drift:
-            kinds[drift.kind] = kinds.get(drift.kind, 0) + 1
+    kinds = Counter(drift.kind for result in results for drift in result.drift)
     found = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no difference"
     compared = sum(result.compared or 0 for result in results)
     unasked = sum(result.verdict == "not_validated" for result in results)

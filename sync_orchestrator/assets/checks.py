@@ -6,6 +6,7 @@ one stands, with its time. Not here: the validation (``core/validation.py``), wh
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, cast
 
@@ -122,8 +123,7 @@ def summary(result: GroupValidation) -> str:
     if result.verdict == "not_validated":
         return f"not validated: {result.reason}"
     looked = "counted" if result.compared is None else f"compared {result.compared}"
-    kinds = sorted({drift.kind for drift in result.drift})
-    counts = [f"{sum(1 for drift in result.drift if drift.kind == kind)} {kind}" for kind in kinds]
+    counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
     return ", ".join([result.verdict.replace("_", " "), looked, *counts])
 
 

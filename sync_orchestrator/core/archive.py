@@ -6,7 +6,7 @@ Not here: which change wins (``versions.py``), where changes come from (``drain.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
@@ -30,7 +30,7 @@ class Merged:
     change: Change
     verdict: Verdict
     revision: int | None
-    lacks: frozenset[str] = frozenset()
+    lacks: frozenset[str]
 
 
 @dataclass(slots=True)
@@ -50,15 +50,14 @@ def merge(
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
     The owner's changes come first, and those of one part oldest first, whatever order they are given in. A record's
-    arrival wakes the events
-    that wait for it.
+    arrival wakes the events that wait for it.
     """
     if not changes:
         return []
     keys = sorted({change.key for change in changes})
     before = _lock(connection, entity, keys)
     arrived: set[str] = set()
-    merged: list[Merged] = []
+    judged: list[tuple[Change, Verdict, int | None]] = []
     touched: dict[tuple[str, str], Change] = {}
     for change in sorted(changes, key=lambda change: (change.part != rules.owner, *_age(change))):
         known = before[change.key].state
@@ -69,13 +68,13 @@ def merge(
             if not was_here and rules.owner in known.parts:
                 arrived.add(change.key)
         holds = verdict in (Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE)
-        merged.append(Merged(change, verdict, known.revision if holds else None))
+        judged.append((change, verdict, known.revision if holds else None))
     _write_parts(connection, entity, touched.values())
     _write_records(connection, entity, before, lane)
     run(connection, statements.DROP_SHELLS, entity=entity, keys=[k for k in keys if before[k].state.revision == 0])
     if arrived:
         run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(arrived))
-    return [replace(end, lacks=_lacks(before[end.change.key].state, rules)) for end in merged]
+    return [Merged(*end, _lacks(before[end[0].key].state, rules)) for end in judged]
 
 
 def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
@@ -226,7 +226,7 @@ class _Pusher:
         state = gate(connection, self._name, self._system)
         paused = paused_entities(connection)
         names = [entity.name for entity in self._context.of_system(self._name)
-                 if entity.name not in paused and self._group in (None, (entity.name, self._group and self._group[1]))]
+                 if entity.name not in paused and (self._group is None or entity.name == self._group[0])]
         if state.wait is not None or not names or (state.probe and (self._under_way or self._claimed)):
             return state, [], _LONGEST_WAIT
         group = None if self._group is None else self._group[1]
@@ -264,7 +264,7 @@ class _Pusher:
         for end in settled.twins:
             item = Item(end.claim.key, end.claim.group, {}, end.external_id)
             with suppress(CallFailed):
-                await self._context.entities[end.claim.entity].third_party.delete(replace(item))
+                await self._context.entities[end.claim.entity].third_party.delete(item)
         settled.twins.clear()
 
     async def _give_back(self) -> None:

@@ -233,9 +233,11 @@ class _Batch:
         for read in reads:
             changes += self._read_changes(read, fates)
         self._judge(connection, changes, fates)
-        for event in [event for event in fates.to_read if event.seq not in self._lacking]:
-            fates.to_read.remove(event)
-            self._missing(event, self._covered(connection), fates)
+        missing = [event for event in fates.to_read if event.seq not in self._lacking]
+        fates.to_read = [event for event in fates.to_read if event.seq in self._lacking]
+        covered = self._covered(connection) if missing else {}
+        for event in missing:
+            self._missing(event, covered, fates)
         self._write(connection, fates, result)
         return fates
 

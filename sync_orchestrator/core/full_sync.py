@@ -252,7 +252,7 @@ class _Fill:
         _before_page_commit()
 
     def _change(self, row: PartRead, part: str, number: int) -> Change:
-        change = change_of_read(row, part, self._epochs.get(part, 0), number)
+        change = self._change_of(row, part, number)
         if part == self._entity.rules.owner and change.group is None:
             change.group = self._lease.group
         return change
@@ -319,7 +319,7 @@ class _Fill:
         if owner in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.owner.read(key) for key in keys))
             here = {read.key: read for read in reads if read is not None}
-        changes = [self._change_here(here[key], number) for key in keys if key in here]
+        changes = [self._change_of(here[key], owner, number) for key in keys if key in here]
         changes += [
             Change(row.key, owner, "delete",  # type: ignore[attr-defined]
                    Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)  # type: ignore[attr-defined]
@@ -336,8 +336,8 @@ class _Fill:
 
         await asyncio.to_thread(in_transaction, self._context.engine, work)
 
-    def _change_here(self, read: PartRead, number: int) -> Change:
-        return change_of_read(read, self._entity.rules.owner, self._epochs.get(self._entity.rules.owner, 0), number)
+    def _change_of(self, row: PartRead, part: str, number: int) -> Change:
+        return change_of_read(row, part, self._epochs.get(part, 0), number)
 
 
 async def _push(context: Context, entity: EntityContext, lease: _Lease, report: StepReport, ends: float,

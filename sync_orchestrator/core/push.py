@@ -6,7 +6,6 @@ record, events and breaker (``settle.py``).
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -259,8 +258,3 @@ class _Attempt:
             self._claim, self.step, called=self.called, digest=self._wanted,
             external_id=None if gone and settled else external_id, created=self._created,
         )
-
-
-async def push_all(entities: dict[str, EntityContext], claims: Sequence[Claim]) -> list[Pushed]:
-    """Carries out several pushes at once."""
-    return list(await asyncio.gather(*(push(entities[claimed.entity], claimed) for claimed in claims)))

@@ -8,6 +8,7 @@ Not here: the comparison itself (``compare.py``).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -272,7 +273,7 @@ class _Validation:
                 or (drift.status == "stubborn"
                     and before[drift.key, drift.kind, drift.external_id].status != "stubborn")]
         if news:
-            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(_count(news).items()))
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in news).items()))
             alerts.tell(connection, "drift", cause, f"{cause}: {counts}", entity=self._entity.name,
                         examples=[f"{drift.key} ({drift.kind})" for drift in news[:10]])
         elif not wrong:
@@ -346,10 +347,3 @@ def _id(suspect: Suspect, there: Found | None) -> str | None:
 
 def _same(one: Any, other: Any) -> bool:
     return (None if one is None else bytes(one)) == (None if other is None else bytes(other))
-
-
-def _count(drifts: Sequence[Drift]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for drift in drifts:
-        counts[drift.kind] = counts.get(drift.kind, 0) + 1
-    return counts
