@@ -145,7 +145,9 @@ class Story:
     def _validate_first(self) -> None:
         _chapter("Validation: every business group, record by record")
         results = self._validate()
-        self.report.false_alarms = sum(1 for result in results for drift in result.drift if drift.kind != "foreign")
+        with self._context.engine.begin() as connection:  # the checks of the backfill's own runs count as well
+            told = run(connection, "SELECT count(*) FROM sync.drift WHERE kind <> 'foreign'")[0][0]
+        self.report.false_alarms = int(told)
         _tell_validation(results)
 
     def _damage_and_repair(self) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import jmespath
@@ -139,6 +140,22 @@ class Listing(Model):
         return self
 
 
+def _check_placeholders(calls: dict[str, Request | Get | Listing | None], known: dict[str, set[str]]) -> None:
+    """Refuses a ``{placeholder}`` that nothing would fill in."""
+    for name, call in calls.items():
+        if call is None:
+            continue
+        allowed = known[name] | ({call.paging} - {"none"} if isinstance(call, Listing) else set())
+        for text in (call.path, *call.params.values()):
+            try:
+                used = {placeholder for _, placeholder, _, _ in Formatter().parse(text) if placeholder is not None}
+            except ValueError as error:
+                raise ValueError(f"{name}: {error} in '{text}'") from None
+            for placeholder in sorted(used - allowed):
+                fits = ", ".join(f"{{{each}}}" for each in sorted(allowed)) or "none"
+                raise ValueError(f"{name}: nothing fills {{{placeholder}}} in '{text}'; known here: {fits}")
+
+
 class Version(Model):
     """Where a part's version stands: a modification time, or any growing whole number."""
 
@@ -168,6 +185,14 @@ class Part(Model):
     groups: Get | None = None
     """The list of business groups."""
 
+    @model_validator(mode="after")
+    def _placeholders(self) -> Part:
+        _check_placeholders(
+            {"list": self.list, "read": self.read, "read_many": self.read_many, "count": self.count,
+             "groups": self.groups},
+            {"list": {"group"}, "read": {"key"}, "read_many": {"keys"}, "count": {"group"}, "groups": set()})
+        return self
+
 
 class Target(Model):
     """Where and how an entity's records are kept at the third party."""
@@ -196,6 +221,12 @@ class Target(Model):
     def _complete(self) -> Target:
         if self.ids == "theirs" and self.create is None:
             raise ValueError("'create' is needed where the third party gives the ids")
+        record = {"key", "id", "group"}
+        _check_placeholders(
+            {"create": self.create, "update": self.update, "delete": self.delete, "read": self.read,
+             "lookup": self.lookup, "list": self.list, "count": self.count},
+            {"create": {"key", "group"}, "update": record, "delete": record, "read": record,
+             "lookup": {"key", "group"}, "list": {"group"}, "count": {"group"}})
         return self
 
 

@@ -62,8 +62,8 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
     (429, {"retry-after": "-3"}, Failure.THROTTLED, {}),
     (500, {}, Failure.TRANSIENT, {"unknown": True}),
     (502, {}, Failure.TRANSIENT, {"unknown": True}),
-    (503, {}, Failure.TRANSIENT, {}),  # it says that it did nothing
-    (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0}),
+    (503, {}, Failure.TRANSIENT, {"unknown": True}),  # a gateway's, for all we know
+    (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0}),  # it says that it did nothing
     (504, {}, Failure.TRANSIENT, {"unknown": True}),
 ])
 def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict[str, Any]) -> None:
@@ -305,11 +305,24 @@ async def test_another_record_than_asked_for(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("item", "field"), [
-    ({"v": 1}, "sku"), ({"sku": "", "v": 1}, "sku"), ({"sku": {}, "v": 1}, "sku"), ({"sku": True, "v": 1}, "sku"),
     ({"sku": "a"}, "v"), ({"sku": "a", "v": "x"}, "v"), ({"sku": "a", "v": 2**63}, "v"),
     ({"sku": "a", "v": 1, "store": {"id": 1}}, "store"),
 ])
-async def test_an_unusable_item_is_named(server: Server, item: dict[str, Any], field: str) -> None:
+async def test_an_unusable_item_is_passed_on_as_such(server: Server, item: dict[str, Any], field: str) -> None:
+    """It must neither stop its page nor count as missing."""
+    server.answers({"items": [item, {"sku": "b", "v": 1, "store": "x"}]})
+    found = source(server, group="store")
+    [([bad, good], _)] = [page async for page in found.pages("g")]
+    assert bad.key == "a"
+    assert f"'{field}'" in str(bad.problem)
+    assert good.problem is None
+    await found.close()
+
+
+@pytest.mark.parametrize(("item", "field"), [
+    ({"v": 1}, "sku"), ({"sku": "", "v": 1}, "sku"), ({"sku": {}, "v": 1}, "sku"), ({"sku": True, "v": 1}, "sku"),
+])
+async def test_an_item_without_key_stops_the_listing(server: Server, item: dict[str, Any], field: str) -> None:
     server.answers({"items": [item]})
     found = source(server, group="store")
     failure = await failure_of(listed(found))

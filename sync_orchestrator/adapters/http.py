@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import string
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop
 
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.ports import TOO_OLD
 
 _SHOWN = 300
 _READ_ATTEMPTS = 4
@@ -64,10 +66,14 @@ class Http:
         raise AssertionError("unreachable")
 
     async def write(
-        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str]
+        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str], *,
+        deadline: float | None = None,
     ) -> Any:
-        """One writing call; the answer's JSON, or None where it has no body. Raises CallFailed."""
-        response = await self._send(method, path, params, body, headers)
+        """One writing call, begun before the monotonic time ``deadline``; the answer's JSON, or None without a body.
+
+        Raises CallFailed.
+        """
+        response = await self._send(method, path, params, body, headers, deadline)
         return self._document(response, write=True) if response.content else None
 
     async def close(self) -> None:
@@ -92,10 +98,13 @@ class Http:
             raise self.garbage(f"'{expression.expression}' does not fit the answer", document) from None
 
     async def _send(
-        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str]
+        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str],
+        deadline: float | None = None,
     ) -> httpx.Response:
         if self._before_call is not None:
             await self._before_call()
+        if deadline is not None and time.monotonic() > deadline:
+            raise CallFailed(Failure.THROTTLED, TOO_OLD)
         try:
             async with asyncio.timeout(self._settings.timeout):
                 response = await self._client().request(
@@ -137,7 +146,8 @@ class Http:
 def classed(response: httpx.Response, *, write: bool, secrets: Sequence[str] = ()) -> CallFailed | None:
     """The failure an answer stands for, or None for a good one.
 
-    What a 5xx did before it failed is unknown for a write; a 503 says that it did nothing.
+    What a 5xx did before it failed is unknown for a write; a 503 that names a time to come back did nothing (without
+    one it may be a gateway's, which lost the answer).
     """
     status = response.status_code
     if 200 <= status < 300:
@@ -152,8 +162,9 @@ def classed(response: httpx.Response, *, write: bool, secrets: Sequence[str] = (
     if status == 429:
         return CallFailed(Failure.THROTTLED, detail, status=status, retry_after=retry_after(response))
     if status == 408 or status >= 500:
-        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after(response),
-                          unknown=write and status != 503)
+        later = retry_after(response)
+        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=later,
+                          unknown=write and not (status == 503 and later is not None))
     return CallFailed(Failure.PERMANENT, detail, status=status, duplicate=status == 409,
                       missing=status in (404, 410))
 

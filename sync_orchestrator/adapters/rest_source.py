@@ -109,7 +109,7 @@ class RestSource:
     def _key_of(self, item: Any) -> str:
         key = group_text(self._http.search(self._key, item))
         if key is None:
-            raise self._bad(f"no key at '{self._part.key}'", f"item {item!r}")
+            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.shown(repr(item))}")
         return key
 
     def _row(self, item: Any) -> PartRead:
@@ -119,17 +119,14 @@ class RestSource:
         try:
             version = version_of(self._http.search(self._version, item), self._part.version.kind)
         except ValueError as error:
-            raise self._bad(f"no version at '{self._part.version.path}'", f"record {key}: {error}") from None
+            return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
         deleted = bool(self._deleted and self._http.search(self._deleted, item))
-        return PartRead(key, version, item, self._group_of(key, item), deleted)
-
-    def _group_of(self, key: str, item: Any) -> str | None:
         value = self._http.search(self._group, item) if self._group else None
         group = group_text(value)
         if group is None and value not in (None, ""):
-            raise self._bad(f"no business group at '{self._part.group}'", f"record {key}: {value!r}")
-        return group
+            return self._unusable(key, f"no business group at '{self._part.group}'", repr(value))
+        return PartRead(key, version, item, group, deleted)
 
-    def _bad(self, what: str, which: str) -> CallFailed:
+    def _unusable(self, key: str, what: str, came: str) -> PartRead:
         """An item that stays unusable; the cause comes first, so that its alerts are grouped."""
-        return CallFailed(Failure.PERMANENT, f"{what}: {self._http.shown(which)}")
+        return PartRead(key, 0, {}, problem=f"{what}: {self._http.shown(came)}")

@@ -105,7 +105,8 @@ class RestThirdParty:
         payload = {call.wrap: item.payload} if call.wrap else item.payload
         params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
         path = filled(call.path, values, in_path=True)
-        return await self._http.write(call.method, path, params, payload if body else None, headers or {})
+        return await self._http.write(
+            call.method, path, params, payload if body else None, headers or {}, deadline=item.deadline)
 
     def _idempotency(self, item: Item) -> dict[str, str]:
         """For creates alone: an update under the same key would be answered as the create was, and not carried out."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from sync_orchestrator.core.errors import InvalidEvent
+from sync_orchestrator.core.storable import text_problem
 
 _MOST_DEPTH = 100
 _MOST_DIGITS = 400
@@ -77,9 +78,5 @@ def _check(document: Any) -> None:
 
 
 def _check_text(text: str) -> None:
-    if "\x00" in text:
-        raise InvalidEvent("a text holds NUL")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidEvent("a text holds a lone surrogate") from None
+    if (problem := text_problem(text)) is not None:
+        raise InvalidEvent(problem)

@@ -20,10 +20,17 @@ def groups_of(context: Context, entity: str) -> set[str]:
 
 
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
-    """Business groups that Dagster does not know yet."""
+    """Business groups that Dagster does not know yet and can know."""
     known = set(instance.get_dynamic_partitions(str(business_group.name)))
     groups = set().union(*(groups_of(context, entity) for entity in context.entities)) - known
     return sorted(group for group in groups if _can_be_partition(group))[:_MOST_AT_ONCE]
+
+
+def unnameable_groups(context: Context) -> dict[str, list[str]]:
+    """By entity, the business groups whose names Dagster refuses."""
+    found = {entity: sorted(group for group in groups_of(context, entity) if not _can_be_partition(group))
+             for entity in context.entities}
+    return {entity: groups for entity, groups in found.items() if groups}
 
 
 def _can_be_partition(group: str) -> bool:

@@ -1,6 +1,7 @@
 """Alerts: an outbox written in the transaction of what it tells of, and its sending through Apprise.
 
-Kinds: dead, held, breaker_open, drift, ahead, waiting_long, overdue, delete_cap, conservation, run_failed.
+Kinds: dead, held, breaker_open, drift, ahead, waiting_long, overdue, delete_cap, unusable, group_name,
+conservation, run_failed.
 ``docs/operations.md`` has a section for each.
 """
 
@@ -31,6 +32,8 @@ ACTIONS = {
     "waiting_long": "The record these events belong to never came: run a full sync of the group.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
+    "unusable": "Mend the records at their source; the next full sync of the group takes them.",
+    "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
     "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
     "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",
 }
@@ -93,7 +96,7 @@ def message(alert: Any, settings: Alerts) -> tuple[str, str]:
 
 
 def _place(alert: Any) -> str:
-    if alert.entity and alert.kind in ("dead", "held", "drift", "ahead", "waiting_long", "delete_cap"):
+    if alert.entity and alert.kind in ("dead", "held", "drift", "ahead", "waiting_long", "delete_cap", "unusable"):
         return f"/assets/{alert.entity}/mirror"
     return "/runs" if alert.kind == "run_failed" else "/overview"
 

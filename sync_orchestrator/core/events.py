@@ -29,6 +29,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
 
 _claimed = CrashPoint("events.claimed")
@@ -225,7 +226,9 @@ class _Batch:
                 parts[part] = await self._entity.sources[part].read(event.key)
         except CallFailed as failure:
             return _Read(event, parts, failure, number)
-        return _Read(event, parts, None, number)
+        _, unusable = sort_out(found for found in parts.values() if found is not None)
+        problem = CallFailed(Failure.PERMANENT, str(unusable[0].problem)) if unusable else None
+        return _Read(event, parts, problem, number)
 
     def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> _Fates:
         fates = _Fates()

@@ -25,6 +25,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.storable import sort_out, text_problem
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
 
 _page_read = CrashPoint("full_sync.page_read")
@@ -35,10 +36,15 @@ _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
 _completed = CrashPoint("full_sync.completed")
 
+_EXAMPLES = 10
+
 
 @dataclass(slots=True)
 class FillReport:
-    """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive."""
+    """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive.
+
+    ``unusable``: parts that were passed over, and told of by an alert.
+    """
 
     entity: str
     group: str
@@ -46,6 +52,7 @@ class FillReport:
     changed: int = 0
     deleted: int = 0
     moved: int = 0
+    unusable: int = 0
     resumed: bool = False
 
 
@@ -94,7 +101,7 @@ async def fill(
     """
     async with _leased(context, entity.name, group) as lease:
         work = _Fill(context, entity, lease, progress)
-        await work.list()
+        await work.stream()
         await work.delete(allow_deletions)
     _filled()
     return work.report
@@ -198,9 +205,10 @@ class _Fill:
         self._progress = progress
         self._sync_id = 0
         self._epochs: dict[str, int] = {}
+        self._unusable: list[PartRead] = []
         self.report = FillReport(entity.name, lease.group)
 
-    async def list(self) -> None:
+    async def stream(self) -> None:
         """Streams the owner's pages with the other parts of the same keys, and merges page by page."""
         cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin)
         number = await self._ticket()
@@ -242,20 +250,27 @@ class _Fill:
     def _merge_page(self, connection: Connection, rows: Sequence[PartRead], others: dict[str, Sequence[PartRead]],
                     number: int, position: str | None) -> None:
         owner = self._entity.rules.owner
-        changes = [self._change(row, owner, number) for row in rows]
-        changes += [self._change(row, part, number) for part, found in others.items() for row in found]
+        changes = self._changes(rows, owner, number)
+        for part, found in others.items():
+            changes += self._changes(found, part, number)
         self._merge(connection, changes)
-        run(connection, statements.LISTED, sync_id=self._sync_id, keys=[row.key for row in rows])
-        done = self._lease.fenced(connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position,
-                                  n=len(rows), lease=self._lease.seconds)
+        run(connection, statements.LISTED, sync_id=self._sync_id,
+            keys=[row.key for row in rows if text_problem(row.key) is None])
+        resumable = position is not None and text_problem(position) is None
+        done = self._lease.fenced(connection, statements.PAGE_DONE, sync_id=self._sync_id,
+                                  cursor=position if resumable else None, n=len(rows), lease=self._lease.seconds)
         self.report.listed = done.sync_listed  # type: ignore[attr-defined]
         _before_page_commit()
 
-    def _change(self, row: PartRead, part: str, number: int) -> Change:
-        change = self._change_of(row, part, number)
-        if part == self._entity.rules.owner and change.group is None:
-            change.group = self._lease.group
-        return change
+    def _changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
+        usable, unusable = sort_out(rows)
+        self._unusable += unusable[: _EXAMPLES - len(self._unusable)]
+        self.report.unusable += len(unusable)
+        changes = [self._change_of(row, part, number) for row in usable]
+        for change in changes:
+            if part == self._entity.rules.owner and change.group is None:
+                change.group = self._lease.group
+        return changes
 
     def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
         merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
@@ -271,7 +286,7 @@ class _Fill:
             number = await self._ticket()
             async with aclosing(source.pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
-                    changes = [self._change(row, part, number) for row in rows]
+                    changes = self._changes(rows, part, number)
                     await asyncio.to_thread(in_transaction, self._context.engine,
                                             lambda c, changes=changes: self._merge(c, changes))
                     number = await self._ticket()
@@ -294,7 +309,13 @@ class _Fill:
 
     def _deletions_done(self, connection: Connection) -> None:
         run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
-        alerts.resolve(connection, "delete_cap", f"{self._entity.name} {self._lease.group}")
+        place = f"{self._entity.name} {self._lease.group}"
+        alerts.resolve(connection, "delete_cap", place)
+        if self.report.unusable:
+            alerts.tell(connection, "unusable", place, f"{place}: its sources have parts that cannot be used",
+                        entity=self._entity.name, examples=[f"{row.key!a}: {row.problem}" for row in self._unusable])
+        else:
+            alerts.resolve(connection, "unusable", place)
 
     async def _check_complete(self, unlisted: int) -> None:
         if self._entity.owner.keyset_listing:
@@ -319,7 +340,7 @@ class _Fill:
         if owner in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.owner.read(key) for key in keys))
             here = {read.key: read for read in reads if read is not None}
-        changes = [self._change_of(here[key], owner, number) for key in keys if key in here]
+        changes = self._changes(list(here.values()), owner, number)
         changes += [
             Change(row.key, owner, "delete",  # type: ignore[attr-defined]
                    Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)  # type: ignore[attr-defined]

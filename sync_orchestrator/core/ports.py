@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 Json = dict[str, Any]
 
+TOO_OLD = "the lease grew too old before the call"
+
 
 @dataclass(frozen=True, slots=True)
 class PartRead:
@@ -19,6 +21,7 @@ class PartRead:
     ``version`` is the source's modification time in microseconds since 1970, or any growing number.
     ``group`` is None where the source does not say the business group.
     ``deleted`` is true where the source still lists the record but calls it deleted.
+    ``problem`` says why the part cannot be used; then nothing else of it counts but the key.
     """
 
     key: str
@@ -26,6 +29,7 @@ class PartRead:
     data: Json
     group: str | None = None
     deleted: bool = False
+    problem: str | None = None
 
 
 class SourceSystem(Protocol):
@@ -83,6 +87,9 @@ class Item:
     payload: Json
     external_id: str | None = None
     idempotency_key: str | None = None
+    """Differs from one creation of a record to its next one, and is the same for all attempts at one."""
+    deadline: float | None = None
+    """Monotonic time after which no write may be begun: an adapter that waited raises THROTTLED ``TOO_OLD``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
@@ -47,6 +47,8 @@ class Claim:
     unsettled_for: float | None
     deadline: float
     """Monotonic time after which no call may be begun under this lease."""
+    acknowledged_at: int
+    """When the third party last acknowledged the record, in microseconds since 1970; 0 for never."""
     parts: dict[str, Any]
 
 
@@ -92,7 +94,8 @@ def claim(
         Claim(
             row.entity, row.key, row.group_key, row.revision, row.deleted, _bytes(row.applied_digest),
             row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
-            row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, parts.get((row.entity, row.key), {}),
+            row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
+            parts.get((row.entity, row.key), {}),
         )
         for row in rows
     ]
@@ -141,7 +144,8 @@ class _Attempt:
             group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
             payload=payload or {},
             external_id=None if new_place else claimed.external_id,
-            idempotency_key=f"{claimed.entity}/{claimed.key}/{claimed.group or ''}",
+            idempotency_key=f"{claimed.entity}/{claimed.key}/{claimed.group or ''}/{claimed.acknowledged_at}",
+            deadline=claimed.deadline,
         )
         self._situation = Situation(
             deleted=claimed.deleted, digest=wanted, applied_digest=claimed.applied_digest,
@@ -167,18 +171,21 @@ class _Attempt:
         if self.step is Step.LOOK_UP and (wait := await self._look_up()) is not None:
             return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait,
                           external_id=self.item.external_id)
+        if self._moved and not self._claim.deleted:  # first, so that only one id has to be remembered
+            await self._delete(replace(self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
         await self._write()
-        if self._moved and not self._claim.deleted:
-            await self._third_party.delete(replace(
-                self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
         _after_call()
         return self._acknowledged()
 
     def _begin(self) -> None:
-        if time.monotonic() > self._claim.deadline:
-            raise CallFailed(Failure.THROTTLED, "the lease grew too old before the call")
+        self._in_time()
         _before_call()
         self.called = True
+
+    def _in_time(self) -> None:
+        """Asked before every write: reads before it, and waits for the shared rate, take time."""
+        if time.monotonic() > self._claim.deadline:
+            raise CallFailed(Failure.THROTTLED, TOO_OLD)
 
     async def _read_back(self) -> None:
         found = await self._third_party.read(self.item)
@@ -197,29 +204,49 @@ class _Attempt:
         return Step.LOOK_UP if traits.can_lookup else Step.CREATE
 
     async def _look_up(self) -> float | None:
-        found = await self._third_party.lookup(self.item.key, self.item.group)
-        self._adopt(found)
-        step = after_lookup(self._situation, self.item.external_id)
+        if self._claim.deleted:
+            found = await self._clear()
+        else:
+            self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
+            found = self.item.external_id
+        step = after_lookup(self._situation, found)
         if step is None:
             return max(self._situation.unsettled_for or 0.0, self._search_lag)
-        self.step = step
-        if step is Step.DELETE:
-            for twin in found:
-                await self._third_party.delete(replace(self.item, external_id=twin.external_id))
-            self.step = Step.NOTHING
+        self.step = Step.NOTHING if step is Step.DELETE else step
         return None
+
+    async def _clear(self) -> str | None:
+        """Deletes all that carries our key, in every place where it can be; returns an id that was there."""
+        known = self.item.external_id
+        if known is not None:
+            await self._delete(self.item)
+        found = known
+        for place in sorted({self._claim.group or "", self._claim.applied_group or self._claim.group or ""}):
+            for record in await self._third_party.lookup(self.item.key, place or None):
+                if record.external_id != known:
+                    await self._delete(replace(self.item, group=place or None, external_id=record.external_id))
+                    found = record.external_id
+        return found
 
     def _adopt(self, found: Sequence[Found]) -> None:
         ids = sorted(record.external_id for record in found)
         self.item = replace(self.item, external_id=ids[0] if ids else None)
 
+    async def _delete(self, item: Item) -> None:
+        self._in_time()
+        await self._third_party.delete(item)
+
+    async def _update(self) -> str | None:
+        self._in_time()
+        return await self._third_party.update(self.item)
+
     async def _write(self) -> None:
         self.wrote = True
         match self.step:
             case Step.DELETE:
-                await self._third_party.delete(self.item)
+                await self._delete(self.item)
             case Step.UPDATE:
-                external_id = await self._third_party.update(self.item)
+                external_id = await self._update()
                 if external_id is None:
                     await self._gone_there()
                 else:
@@ -233,12 +260,13 @@ class _Attempt:
         self.item = replace(self.item, external_id=None)
         if self._third_party.traits.can_lookup:
             self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-            if self.item.external_id is not None and await self._third_party.update(self.item) is not None:
+            if self.item.external_id is not None and await self._update() is not None:
                 return
         await self._create()
 
     async def _create(self) -> None:
         self.step = Step.CREATE
+        self._in_time()
         try:
             self.item = replace(self.item, external_id=await self._third_party.create(self.item))
             self._created = True
@@ -248,7 +276,7 @@ class _Attempt:
             self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
             if self.item.external_id is None:
                 raise
-            await self._third_party.update(self.item)
+            await self._update()
 
     def _acknowledged(self) -> Pushed:
         gone = self._claim.deleted

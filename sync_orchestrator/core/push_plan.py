@@ -58,8 +58,8 @@ def plan(situation: Situation, traits: Traits) -> Step:
     if not traits.own_ids:
         return _by_our_key(situation)
     if situation.external_id is not None:
-        if situation.deleted:
-            return Step.DELETE
+        if situation.deleted:  # a create of unknown outcome may have made another one beside the known
+            return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
         landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
         return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
     if situation.deleted:

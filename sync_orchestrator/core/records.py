@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Row
 
 from sync_orchestrator.core.archive import merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.sql import in_transaction, run
@@ -22,6 +22,7 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
 
 Biography = dict[str, Any]
@@ -67,7 +68,11 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
 
 async def _read(source: SourceSystem, key: str) -> PartRead | None:
     found = await source.read(key)
-    return await source.read(key) if found is None else found
+    found = await source.read(key) if found is None else found
+    _, unusable = sort_out([] if found is None else [found])
+    if unusable:
+        raise CallFailed(Failure.PERMANENT, str(unusable[0].problem))
+    return found
 
 
 def _told(part: str, reads: dict[str, PartRead | None]) -> str:

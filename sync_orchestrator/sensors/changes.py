@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from sync_orchestrator.assets.incremental import incremental_sync
-from sync_orchestrator.assets.partitions import business_group, missing_partitions
+from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
+from sync_orchestrator.core import alerts
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger import conservation
@@ -109,8 +110,20 @@ def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.S
             asked.append(f"{entity.name}: {len(groups)}")
         except SyncError as error:
             asked.append(f"{entity.name}: the owner could not be asked ({error})")
+    _tell_of_unnameable(system)
     return dg.SensorResult(skip_reason="business groups known: " + ", ".join(asked),
                            dynamic_partitions_requests=_new_partitions(context, system))
+
+
+def _tell_of_unnameable(system: System) -> None:
+    unnameable = unnameable_groups(system.context)
+    with system.context.engine.begin() as connection:
+        for entity in system.context.entities:
+            if groups := unnameable.get(entity):
+                alerts.tell(connection, "group_name", entity, f"{entity}: business groups that cannot be a partition",
+                            entity=entity, examples=[ascii(group) for group in groups[:10]])
+            else:
+                alerts.resolve(connection, "group_name", entity)
 
 
 def _new_partitions(context: dg.SensorEvaluationContext, system: System) -> list[dg.AddDynamicPartitionsRequest]:

@@ -19,7 +19,7 @@ SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_inte
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until,
+          r.unsettled_until, coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
 

@@ -1,0 +1,62 @@
+"""What the database can hold: Postgres refuses NUL in a text and code points that are no characters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from sync_orchestrator.core.mapping import canonical
+from sync_orchestrator.core.ports import PartRead
+
+
+def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]:
+    """Parts that can be used, and those that cannot, which say so in ``problem``."""
+    good: list[PartRead] = []
+    bad: list[PartRead] = []
+    for read in reads:
+        why = read.problem or problem([read.key, read.group, None if read.deleted else read.data])
+        if why is None:
+            good.append(read)
+        else:
+            bad.append(replace(read, problem=why))
+    return good, bad
+
+
+def text_problem(text: str) -> str | None:
+    """Why a text cannot be stored, or None."""
+    if "\x00" in text:
+        return "a text holds NUL"
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "a text holds a lone surrogate"
+    return None
+
+
+def problem(value: Any) -> str | None:
+    """Why a JSON value cannot be stored, or None where it can."""
+    try:
+        text = canonical(value)
+    except RecursionError:
+        return "the JSON is nested too deeply"
+    except ValueError:
+        return "a number is not finite"
+    if "\\u0000" in text or not text.isprintable():  # cheap, and rarely true
+        return _problem_within(value)
+    return None
+
+
+def _problem_within(value: Any) -> str | None:
+    """Walks without recursion."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            if (found := text_problem(item)) is not None:
+                return found
+        elif isinstance(item, dict):
+            left += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            left += item
+    return None
