@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import StepReport, full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, Conservation, conservation, record
@@ -95,6 +96,16 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def _was_killed(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(_was_killed(each) for each in error.exceptions)
+    return isinstance(error, Killed)
+
+
 @dataclass
 class World:
     """Two source systems, a third party, and the system between them; its clock can be moved."""
@@ -105,6 +116,7 @@ class World:
     stock: FakeSource = field(default_factory=FakeSource)
     erp: FakeThirdParty = field(default_factory=FakeThirdParty)
     offset: float = 0.0
+    dead: bool = False
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
@@ -113,6 +125,8 @@ class World:
             self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp})
 
     def _set_clock(self, connection: Any) -> None:
+        if self.dead:
+            raise Killed
         connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
 
     def close(self) -> None:
@@ -122,6 +136,30 @@ class World:
     @property
     def entity(self) -> EntityContext:
         return self.context.entities["item"]
+
+    def killed(self, work: Callable[[], object], point: str, times: int) -> bool:
+        """Does work as a process that dies when a crash point is reached for the n-th time; says whether it did.
+
+        From there on not a statement of its reaches the database, whatever its clean-up tries.
+        """
+        reached = 0
+
+        def die(self_: CrashPoint) -> None:
+            nonlocal reached
+            reached += self_.name == point
+            if self.dead or reached >= times:
+                self.dead = True
+                raise Killed
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CrashPoint, "__call__", die)
+            try:
+                work()
+            except BaseException as error:
+                if not self.dead or not _was_killed(error):
+                    raise
+            died, self.dead = self.dead, False
+        return died
 
     def later(self, seconds: float) -> None:
         """Moves the database's clock on."""

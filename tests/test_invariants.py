@@ -1,38 +1,49 @@
 """Random histories over the real database: invariants 1 to 8 hold after every step, and at the end all is in step.
 
-A history is changes, deliveries (late, twice, out of order), drains, faults, time passing, full syncs, re-drives.
-Planted bugs: ``test_planted_bugs.py``.
+A history is changes, deliveries (late, twice, out of order), drains, faults, time passing, full syncs, re-drives, and
+deaths at the crash points of all of these. Real processes are killed in ``test_crashes.py``; planted bugs are in
+``test_planted_bugs.py``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import Random
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 from conftest import World
 from fakes import answer, lost_answer
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
+from sync_orchestrator.core.crash_points import REGISTERED
+from sync_orchestrator.core.errors import GroupBusy
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.statements import push as push_statements
 
 HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "100"))
 STEPS = int(os.environ.get("SYNC_TEST_STEPS", "50"))
 
-KEYS = st.sampled_from(["a", "b", "c"])
-GROUPS = st.sampled_from(["A", "B"])
-FAULTS = st.sampled_from(["none", "lost", "before", "after", "down", "refuse a"])
+KEYS = ("a", "b", "c")
+GROUPS = ("A", "B")
+FAULTS = ("none", "none", "lost", "before", "after", "down", "refuse a")
+
+WEIGHTS = {"change": 6, "deliver": 10, "drain": 6, "time_passes": 4, "change_stock": 2, "delete": 2, "deliver_again": 2,
+           "third_party_turns": 2, "full_sync": 2, "will_die": 3, "redrive": 1, "lease_is_lost": 1}
+POINTS = sorted(name for name in set(REGISTERED) if name.startswith(("events.", "drain.", "push.", "full_sync.")))
+
+T = TypeVar("T")
 
 TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records", "push_attempts", "breaker_failures",
           "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_records", "systems", "entities")
@@ -42,6 +53,9 @@ class Histories(RuleBasedStateMachine):
     """One history; ``make_world`` is set by the test."""
 
     make_world: Callable[..., World]
+    deaths: ClassVar[Counter[str]] = Counter()
+    events = 0
+    number = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,6 +67,9 @@ class Histories(RuleBasedStateMachine):
         self.fault = "none"
         self.calls = 0
         self.refused = False
+        self.random = Random(0)
+        self.steps = 0
+        self.deadly: tuple[str, int] | None = None
 
     @initialize()
     def begin(self) -> None:
@@ -82,10 +99,24 @@ class Histories(RuleBasedStateMachine):
     def _notify(self, source: str, key: str, action: str, version: int, data: Any) -> None:
         self.held.append((source, key, action, version, data, f"e{len(self.sent) + len(self.held)}"))
 
-    @rule(key=KEYS, group=GROUPS, name=st.integers(0, 3))
-    def change(self, key: str, group: str, name: int) -> None:
+    @rule(entropy=st.integers(0, 2**64 - 1))
+    def step(self, entropy: int) -> None:
+        """One rule for all, so that each history has much of everything.
+
+        The history's number is what tells histories apart: Hypothesis' own are mostly variants of a few.
+        """
+        self.steps += 1
+        self.random = Random(f"{self.number} {self.steps} {entropy}")
+        command, = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        note(command)
+        getattr(self, f"_{command}")()
+
+    def _any(self, choices: Sequence[T]) -> T:
+        return self.random.choice(choices)
+
+    def _change(self) -> None:
         """The owner creates, updates or moves; the other part comes with a create."""
-        world = self.world
+        world, key, group, name = self.world, self._any(KEYS), self._any(GROUPS), self._any(range(4))
         action = "update" if key in world.shop.rows else "create"
         row = world.shop.put(key, {"key": key, "name": f"n{name}", "store": group, "v": 0}, group=group)
         self._notify("shop", key, action, row.version, row.data)
@@ -93,61 +124,64 @@ class Histories(RuleBasedStateMachine):
             stock = world.stock.put(key, {"key": key, "count": name, "v": 0})
             self._notify("stock", key, "create", stock.version, stock.data)
 
-    @rule(key=KEYS, count=st.integers(0, 9))
-    def change_stock(self, key: str, count: int) -> None:
+    def _change_stock(self) -> None:
+        key = self._any(KEYS)
         if key in self.world.stock.rows:
-            row = self.world.stock.put(key, {"key": key, "count": count, "v": 0})
+            row = self.world.stock.put(key, {"key": key, "count": self._any(range(10)), "v": 0})
             self._notify("stock", key, "update", row.version, row.data)
 
-    @rule(key=KEYS)
-    def delete(self, key: str) -> None:
+    def _delete(self) -> None:
+        key = self._any(KEYS)
         if key in self.world.shop.rows:
             self._notify("shop", key, "delete", self.world.shop.remove(key), None)
 
-    @rule(data=st.data(), thin=st.booleans())
-    @precondition(lambda self: self.held)
-    def deliver(self, data: st.DataObject, thin: bool) -> None:
+    def _deliver(self) -> None:
         """Any of the notifications not sent yet, so in any order; whole or only the key."""
-        event = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        source, key, action, version, part, event_id = event
-        sent = (source, key, action, version, None if thin and action != "delete" else part, event_id)
-        self.sent.append(sent)
-        self._send(sent)
+        if self.held:
+            source, key, action, version, part, event_id = self.held.pop(self._any(range(len(self.held))))
+            thin = self._any((False, True)) and action != "delete"
+            self.sent.append((source, key, action, version, None if thin else part, event_id))
+            self._send(self.sent[-1])
 
-    @rule(data=st.data())
-    @precondition(lambda self: self.sent)
-    def deliver_again(self, data: st.DataObject) -> None:
-        self._send(data.draw(st.sampled_from(self.sent)))
+    def _deliver_again(self) -> None:
+        if self.sent:
+            self._send(self._any(self.sent))
 
     def _send(self, event: tuple[str, str, str, int, Any, str]) -> None:
         source, key, action, version, part, event_id = event
         self.world.tell(source, key, action, version, part, event_id=event_id)
         self.ids.add((source, event_id))
 
-    @rule()
-    def drain(self) -> None:
-        self.world.drain()
+    def _drain(self) -> None:
+        self._run(self.world.drain)
 
-    @rule(seconds=st.sampled_from([1, 6, 11, 45]))
-    def time_passes(self, seconds: int) -> None:
-        self.world.later(seconds)
+    def _time_passes(self) -> None:
+        self.world.later(self._any((1, 6, 11, 45, 70)))
 
-    @rule(fault=FAULTS)
-    def third_party_turns(self, fault: str) -> None:
-        self.fault = fault
+    def _third_party_turns(self) -> None:
+        self.fault = self._any(FAULTS)
 
-    @rule(group=GROUPS)
-    @precondition(lambda self: self.fault not in ("down",))
-    def full_sync(self, group: str) -> None:
-        self.world.full_sync(group, allow_deletions=10)
+    def _full_sync(self) -> None:
+        group = self._any(GROUPS)
+        with suppress(GroupBusy):
+            self._run(lambda: self.world.full_sync(group, allow_deletions=10))
 
-    @rule()
-    def redrive(self) -> None:
+    def _will_die(self) -> None:
+        """The next process to reach a crash point so often dies there; its leases run out later."""
+        self.deadly = self._any(POINTS), self._any((1, 2, 3))
+
+    def _run(self, work: Callable[[], object]) -> None:
+        if self.deadly is None:
+            work()
+        elif self.world.killed(work, *self.deadly):
+            self.deaths[self.deadly[0]] += 1
+            self.deadly = None
+
+    def _redrive(self) -> None:
         redrive(self.world.engine)
         redrive(self.world.engine)
 
-    @rule()
-    def lease_is_lost(self) -> None:
+    def _lease_is_lost(self) -> None:
         """As after a crash between claim and push: events and records are left leased."""
         self.world.query("UPDATE sync.events SET state = 'leased', lease_until = sync.clock(), lease_token = 1 "
                          "WHERE state = 'pending'")
@@ -207,18 +241,22 @@ class Histories(RuleBasedStateMachine):
         assert self.world.mirrored() == self.world.truth()
         assert len(self.world.erp.store) == len(self.world.truth()), "twins"
         states = self.world.states()
+        type(self).events += len(self.ids)
         self.world.close()
         assert set(states) <= {"done", "superseded", "waiting"}, states
 
 
 def play(make_world: Callable[..., World], histories: int, steps: int) -> None:
     class Played(Histories):
-        pass
+        deaths: ClassVar[Counter[str]] = Counter()
 
     Played.make_world = staticmethod(make_world)  # type: ignore[assignment]
-    run_state_machine_as_test(Played, settings=settings(
-        max_examples=histories, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck)))
+    for Played.number in range(histories):
+        run_state_machine_as_test(Played, settings=settings(
+            max_examples=1, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck)))
+    assert Played.events > histories * steps / 8, f"hardly anything happened: {Played.events} events"
+    assert len(Played.deaths) >= min(histories // 10, 12), f"hardly anything died: {Played.deaths}"
 
 
 @pytest.mark.timeout(3600)
