@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -153,11 +155,13 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(CrashPoint, "__call__", die)
+            patch.setattr(logging.getLogger("asyncio"), "disabled", True)  # nobody asks after a dead process' tasks
             try:
                 work()
             except BaseException as error:
                 if not self.dead or not _was_killed(error):
                     raise
+            gc.collect()
             died, self.dead = self.dead, False
         return died
 

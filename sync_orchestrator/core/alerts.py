@@ -75,7 +75,7 @@ def send_due(engine: Engine, settings: Alerts) -> int:
         _delivered()
         with engine.begin() as connection:
             if error is None:
-                run(connection, statements.SENT, id=alert.id, over=alert.resolved_at is not None)
+                run(connection, statements.SENT, id=alert.id, over=alert.told)
                 sent += 1
             else:
                 run(connection, statements.NOT_SENT, id=alert.id, error=error)
@@ -109,8 +109,10 @@ def _deliver(urls: Sequence[str], title: str, body: str) -> str | None:
         warnings.simplefilter("ignore")
         import apprise
 
+        logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs URLs it cannot use, tokens and all
         sender = apprise.Apprise()
-        for url in urls:
-            if not sender.add(url):
-                return "alerts.urls holds a URL that Apprise does not know"
-        return None if sender.notify(body=body, title=title) else "not every alerts URL took the message"
+        unknown = [number for number, url in enumerate(urls) if not sender.add(url)]
+        taken = not len(sender) or sender.notify(body=body, title=title, body_format=apprise.NotifyFormat.TEXT)
+        if unknown:
+            return f"Apprise does not know alerts.urls[{unknown[0]}]"
+        return None if taken else "not every alerts URL took the message"

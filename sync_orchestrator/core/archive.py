@@ -5,6 +5,7 @@ Not here: which change wins (``versions.py``), where changes come from (``drain.
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,8 +50,9 @@ def merge(
 ) -> list[Merged]:
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
-    The owner's changes come first, and those of one part oldest first, whatever order they are given in. A record's
-    arrival wakes the events that wait for it.
+    The owner's changes come first, and those of one part oldest first, whatever order they are given in; what misses
+    its record is judged again when the record comes with the others. A record's arrival wakes the events that wait
+    for it.
     """
     if not changes:
         return []
@@ -59,16 +61,24 @@ def merge(
     arrived: set[str] = set()
     judged: list[tuple[Change, Verdict, int | None]] = []
     touched: dict[tuple[str, str], Change] = {}
-    for change in sorted(changes, key=lambda change: (change.part != rules.owner, *_age(change))):
+    queue = deque(sorted(changes, key=lambda change: (change.part != rules.owner, *_age(change))))
+    early: dict[str, list[Change]] = defaultdict(list)
+    while queue:
+        change = queue.popleft()
         known = before[change.key].state
         was_here = rules.owner in known.parts
         verdict = decide(known, change, rules)
-        if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
+        if known.parts.get(change.part) is change.stamp:
             touched[change.key, change.part] = change
-            if not was_here and rules.owner in known.parts:
-                arrived.add(change.key)
+        if not was_here and rules.owner in known.parts:
+            arrived.add(change.key)
+            queue.extend(early.pop(change.key, ()))
+        if verdict is Verdict.MISSING:
+            early[change.key].append(change)
+            continue
         holds = verdict in (Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE)
         judged.append((change, verdict, known.revision if holds else None))
+    judged += [(change, Verdict.MISSING, None) for waiting in early.values() for change in waiting]
     _write_parts(connection, entity, touched.values())
     _write_records(connection, entity, before, lane)
     run(connection, statements.DROP_SHELLS, entity=entity, keys=[k for k in keys if before[k].state.revision == 0])

@@ -161,19 +161,28 @@ class _Attempt:
         if self.step is Step.REJECTED:
             raise CallFailed(Failure.PERMANENT, "the third party refused this very payload before")
         if self.step is Step.HOLD:
-            return Pushed(self._claim, self.step, held=True, failure=CallFailed(
-                Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"))
+            return self._held()
         if self.step is Step.NOTHING:
             return self._acknowledged()
         self._begin()
         if self.step is Step.READ_BACK:
             await self._read_back()
-        if self.step is Step.LOOK_UP and (wait := await self._look_up()) is not None:
-            return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait,
-                          external_id=self.item.external_id)
+        if (wait := await self._look_up_if_asked()) is not None:
+            return self._postponed(wait)
         if self._moved and not self._claim.deleted:  # first, so that only one id has to be remembered
             await self._delete(replace(self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
-        await self._write()
+        if self.step is Step.UPDATE and not await self._update():
+            self._forget_id()
+            if (wait := await self._look_up_if_asked()) is not None:
+                return self._postponed(wait)
+            if self.step is Step.UPDATE and not await self._update():
+                raise CallFailed(Failure.TRANSIENT, "its search shows a record that cannot be found under its id")
+        if (last := self._last_step()) is Step.HOLD:
+            return self._held()
+        if last is Step.DELETE:
+            await self._delete(self.item)
+        elif last is Step.CREATE:
+            await self._create()
         _after_call()
         return self._acknowledged()
 
@@ -190,18 +199,28 @@ class _Attempt:
     async def _read_back(self) -> None:
         found = await self._third_party.read(self.item)
         if found is None:
-            self.item = replace(self.item, external_id=None)
-            self.step = self._make()
+            self._forget_id()
         elif self._mapping.digest_of_theirs(found.fields) == self._wanted:
             self.step = Step.NOTHING
         else:
             self.step = Step.UPDATE
 
-    def _make(self) -> Step:
-        traits = self._third_party.traits
-        if not traits.own_ids:
-            return Step.UPDATE
-        return Step.LOOK_UP if traits.can_lookup else Step.CREATE
+    def _forget_id(self) -> None:
+        """The known id leads to nothing: what follows is planned as for a record without one."""
+        if not self._third_party.traits.own_ids:
+            if self.wrote:
+                raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
+            self.step = Step.UPDATE
+            return
+        self.item = replace(self.item, external_id=None)
+        self._situation = replace(self._situation, external_id=None, applied_digest=None)
+        self.step = plan(self._situation, self._third_party.traits)
+
+    def _last_step(self) -> Step:
+        return self.step
+
+    async def _look_up_if_asked(self) -> float | None:
+        return await self._look_up() if self.step is Step.LOOK_UP else None
 
     async def _look_up(self) -> float | None:
         if self._claim.deleted:
@@ -236,37 +255,18 @@ class _Attempt:
         self._in_time()
         await self._third_party.delete(item)
 
-    async def _update(self) -> str | None:
+    async def _update(self) -> bool:
+        """Says whether there was something to update."""
         self._in_time()
-        return await self._third_party.update(self.item)
-
-    async def _write(self) -> None:
         self.wrote = True
-        match self.step:
-            case Step.DELETE:
-                await self._delete(self.item)
-            case Step.UPDATE:
-                external_id = await self._update()
-                if external_id is None:
-                    await self._gone_there()
-                else:
-                    self.item = replace(self.item, external_id=external_id)
-            case Step.CREATE:
-                await self._create()
-
-    async def _gone_there(self) -> None:
-        if not self._third_party.traits.own_ids:
-            raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
-        self.item = replace(self.item, external_id=None)
-        if self._third_party.traits.can_lookup:
-            self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-            if self.item.external_id is not None and await self._update() is not None:
-                return
-        await self._create()
+        external_id = await self._third_party.update(self.item)
+        if external_id is not None:
+            self.item = replace(self.item, external_id=external_id)
+        return external_id is not None
 
     async def _create(self) -> None:
-        self.step = Step.CREATE
         self._in_time()
+        self.wrote = True
         try:
             self.item = replace(self.item, external_id=await self._third_party.create(self.item))
             self._created = True
@@ -274,9 +274,15 @@ class _Attempt:
             if not (failure.duplicate and self._third_party.traits.can_lookup):
                 raise
             self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-            if self.item.external_id is None:
+            if self.item.external_id is None or not await self._update():
                 raise
-            await self._update()
+
+    def _postponed(self, wait: float) -> Pushed:
+        return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self.item.external_id)
+
+    def _held(self) -> Pushed:
+        return Pushed(self._claim, Step.HOLD, called=self.called, held=True, failure=CallFailed(
+            Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"))
 
     def _acknowledged(self) -> Pushed:
         gone = self._claim.deleted

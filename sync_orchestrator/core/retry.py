@@ -30,5 +30,12 @@ def after_failure(
     attempts = spent + 1
     if failure is Failure.PERMANENT or attempts > policy.retries:
         return Decision(attempts, None)
-    wait = min(policy.max_wait, policy.first_wait * policy.factor**spent)
+    wait = _doubled(policy, spent)
     return Decision(attempts, max(asked, wait * (1 + policy.jitter * draw)))
+
+
+def _doubled(policy: Retry, spent: int) -> float:
+    try:
+        return min(policy.max_wait, policy.first_wait * policy.factor**spent)
+    except OverflowError:
+        return policy.max_wait

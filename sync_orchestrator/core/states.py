@@ -30,7 +30,7 @@ ACTIVE = (State.PENDING, State.LEASED, State.WAITING, State.DEAD)
 FINISHED = (State.DONE, State.SUPERSEDED, State.DISCARDED)
 
 MOVES: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.LEASED, State.WAITING, State.DEAD, State.DONE, State.SUPERSEDED}),
+    State.PENDING: frozenset({State.LEASED, State.WAITING, State.DEAD, State.DONE}),
     State.LEASED: frozenset({State.PENDING, State.WAITING, State.DEAD, State.DONE, State.SUPERSEDED}),
     State.WAITING: frozenset({State.PENDING, State.LEASED, State.DEAD, State.DONE, State.SUPERSEDED}),
     State.DEAD: frozenset({State.PENDING, State.DISCARDED, State.DONE, State.SUPERSEDED}),

@@ -113,10 +113,16 @@ class RecordState:
 
 
 def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
-    """Judges one change and applies it to ``record`` where it is accepted or kept."""
+    """Judges one change and applies it to ``record`` where it is accepted or kept.
+
+    A read that confirms what events told leaves its ticket, so that later events of that version do not overrule it.
+    (One that confirms an earlier read leaves none: a full sync of unchanged data writes nothing.)
+    """
     verdict = _judge(record, change, rules)
     if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
         _apply(record, change, rules, revive=verdict is Verdict.ACCEPTED)
+    elif verdict is Verdict.DUPLICATE and change.stamp.ticket and not record.parts[change.part].ticket:
+        record.parts[change.part] = change.stamp
     return verdict
 
 

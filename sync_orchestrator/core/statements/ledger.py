@@ -167,14 +167,15 @@ WITH gone AS (
     RETURNING e.*, CASE WHEN e.revision IS NULL THEN 'superseded' ELSE 'done' END AS what, NULL::text AS reason
 {_TO_HISTORY}"""
 
-# The events of records whose push failed share the records' fate.
+# The events of records whose push failed share the records' fate; those that are dead already stay so, until applied
+# passes them or a person sees to it.
 PUSH_FAILED = """
 UPDATE sync.events e
 SET state = v.state, attempts = v.attempts, error = v.error, lease_token = NULL, lease_until = NULL,
     due_at = CASE WHEN v.wait IS NULL THEN 'infinity' ELSE sync.clock() + make_interval(secs => v.wait) END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[],
             %(error)s::text[]) AS v (entity, key, state, attempts, wait, error)
-WHERE e.entity = v.entity AND e.key = v.key AND e.revision IS NOT NULL
+WHERE e.entity = v.entity AND e.key = v.key AND e.revision IS NOT NULL AND e.state <> 'dead'
 """
 
 # The record has arrived: what waited for it is due at once.
@@ -196,13 +197,16 @@ WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead') AND e.awaiting IS
 RETURNING e.seq
 """
 
-# A person's re-drive: events back to pending; a fresh set of attempts.
+# A person's re-drive: events back to pending; a fresh set of attempts. Archived ones whose record lacks a part go on
+# waiting for it: nobody could claim them.
 REDRIVE = """
 UPDATE sync.events
 SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL,
     lease_token = NULL, lease_until = NULL
 WHERE state IN ('dead', 'waiting') AND (%(seqs)s::bigint[] IS NULL OR seq = ANY(%(seqs)s::bigint[]))
   AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
+  AND NOT (state = 'waiting' AND revision IS NOT NULL AND EXISTS (
+      SELECT FROM sync.records r WHERE r.entity = events.entity AND r.key = events.key AND NOT r.ready))
 RETURNING seq, entity, key, revision
 """
 

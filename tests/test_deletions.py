@@ -1,0 +1,182 @@
+"""What may be deleted, and what not: deletions a full sync infers, and records nobody here made (rules 14 and 15).
+
+Not here: deletions that an owner tells of (``test_several_sources.py``), the caps alone (``test_full_sync.py``,
+``test_validation.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import World
+from fakes import FakeSource, two_part_config
+from sqlalchemy import Engine
+from test_full_sync import fill
+
+from sync_orchestrator.core.errors import DeletionsHeld
+from sync_orchestrator.core.ports import PartRead
+
+
+@pytest.fixture
+def blind(engine: Engine) -> World:
+    """A world whose owner cannot be read by key, so that nothing is confirmed by it."""
+    shop = FakeSource(page=10)
+    shop.can_read = False
+    return World(engine, two_part_config(), shop=shop)
+
+
+def during_listing(world: World, monkeypatch: pytest.MonkeyPatch, work: Callable[[], object]) -> None:
+    """Does something once, after the owner's first page was taken."""
+    whole, left = world.shop.pages, [work]
+
+    def listing(group: str, after: str | None = None) -> Any:
+        async def pages() -> Any:
+            async for page in whole(group, after):
+                yield page
+                if left:
+                    await asyncio.to_thread(left.pop())
+        return pages()
+
+    monkeypatch.setattr(world.shop, "pages", listing)
+
+
+def test_what_changed_since_the_listing_began_is_not_taken_for_deleted(
+    blind: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(blind, 30)
+    blind.full_sync()
+    blind.shop.rows.pop("k000")
+
+    def comes_behind_the_page() -> None:
+        for key in ("k000", "a new one"):
+            blind.put(key)
+        blind.drain()
+
+    during_listing(blind, monkeypatch, comes_behind_the_page)
+    blind.full_sync()
+    assert blind.mirrored() == blind.truth()
+
+
+def test_what_changes_while_its_deletion_is_confirmed_is_not_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(world, 20)
+    world.full_sync()
+    world.shop.rows.pop("k005")
+
+    async def gone_a_moment_ago(key: str) -> PartRead | None:
+        world.put(key, name="here again", count=5)
+        await asyncio.to_thread(world.drain)
+        return None
+
+    monkeypatch.setattr(world.shop, "read", gone_a_moment_ago)
+    world.full_sync()
+    world.drain()
+    assert world.mirrored() == world.truth()
+
+
+def test_an_inferred_tombstone_keeps_the_last_version(blind: World) -> None:
+    fill(blind, 20)
+    blind.full_sync()
+    last = blind.shop.rows["k005"].version
+    blind.shop.rows.pop("k005")
+    blind.full_sync()
+    assert blind.query("SELECT version FROM sync.parts WHERE key = 'k005' AND deleted")[0].version == last
+    for version, here in ((last - 1, False), (last, False), (last + 1, True)):
+        blind.tell("shop", "k005", "create", version, {"name": "n", "store": "A"})
+        blind.drain()
+        assert ("k005" in blind.mirrored()) is here
+
+
+@pytest.mark.parametrize("counted", [19, 20, None])
+def test_a_listing_that_may_have_gaps_deletes_only_when_the_count_agrees(
+    world: World, monkeypatch: pytest.MonkeyPatch, counted: int | None
+) -> None:
+    monkeypatch.setattr(world.shop, "keyset_listing", False)
+
+    async def count(group: str) -> int | None:
+        return counted
+
+    monkeypatch.setattr(world.shop, "count", count)
+    fill(world, 20)
+    world.full_sync()
+    world.shop.rows.pop("k005")
+    if counted == 19:
+        world.full_sync()
+        assert world.mirrored() == world.truth()
+        return
+    with pytest.raises(DeletionsHeld, match="not proven complete"):
+        world.full_sync()
+    assert (len(world.erp.store), world.row("k005").deleted) == (20, False)
+    assert [row.kind for row in world.query("SELECT kind FROM sync.alerts")] == ["delete_cap"]
+
+
+@pytest.mark.parametrize("way", ["full sync", "thin event"])
+def test_what_the_source_lists_as_deleted_becomes_a_tombstone(world: World, way: str) -> None:
+    fill(world, 5)
+    world.full_sync()
+    for source, key in ((world.shop, "k001"), (world.stock, "k002")):
+        row = source.rows[key]
+        source.rows[key] = replace(row, version=row.version + 100, deleted=True)
+        if way == "thin event":
+            world.tell("shop" if source is world.shop else "stock", key, "update", row.version + 100)
+    if way == "full sync":
+        world.full_sync()
+    world.drain()
+    assert (sorted(world.mirrored()), world.row("k001").deleted) == (["k000", "k002", "k003", "k004"], True)
+    assert (world.mirrored()["k002"]["count"], world.row("k002").deleted) == (None, False)
+    assert set(world.states()) <= {"done"}
+
+
+def test_a_full_sync_deletes_nothing_that_it_did_not_put_there(world: World) -> None:
+    fill(world, 3)
+    by_hand = world.erp.by_hand({"code": "HAND", "store": "A"})
+    for _ in range(2):
+        world.full_sync()
+    assert by_hand in world.erp.store
+
+
+@pytest.mark.parametrize(("foreign", "repair"), [("report", "auto"), ("delete", "auto"), ("delete", "off")])
+def test_foreign_records_are_deleted_only_where_the_configuration_says_so(
+    make_world: Callable[..., World], foreign: str, repair: Any
+) -> None:
+    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": foreign}})
+    fill(world, 3)
+    world.full_sync()
+    world.erp.by_hand({"code": "HAND", "store": "A"})
+    world.erp.by_hand({"code": None, "store": "A"})
+    world.later(1)
+    result = world.validate(full=True, repair=repair)
+    assert (result.verdict, result.foreign, result.repaired) == ("in_step", 2, 0)
+    assert len(world.erp.store) == (3 if (foreign, repair) == ("delete", "auto") else 5)
+    assert sorted(drift.kind for drift in world.validate(full=True, repair="off").drift) == [
+        "foreign"] * (len(world.erp.store) - 3)
+
+
+def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: Callable[..., World]) -> None:
+    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    fill(world, 3)
+    world.full_sync()
+    for number in range(6):
+        world.erp.by_hand({"code": f"HAND{number}", "store": "A"})
+    world.later(1)
+    world.validate(full=True)
+    assert len(world.erp.store) == 9
+    assert "delete_cap" in [row.kind for row in world.query("SELECT kind FROM sync.alerts")]
+
+
+def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: World) -> None:
+    fill(world, 3)
+    world.full_sync()
+    world.tell("shop", "z", "delete", 9, group="A")
+    world.drain()
+    world.erp.by_hand({"code": "z", "store": "A"})
+    world.later(1)
+    assert [(drift.key, drift.kind, drift.status) for drift in world.validate(full=True).drift] == [
+        ("z", "foreign", "left")]
+    world.drain()
+    assert len(world.erp.store) == 4

@@ -1,0 +1,271 @@
+"""What a push does next: tables over the situations and the third party's traits, and what holds in all of them.
+
+Not here: the calls themselves (``test_push.py``), but for two scenes in which they leave the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from conftest import World
+from fakes import FakeThirdParty, lost_answer
+
+from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
+
+NOW, BEFORE, REFUSED = b"now", b"before", b"refused"
+IN_FLIGHT, LANDED = 5.0, -0.1
+
+SEARCHABLE = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+IDEMPOTENT = replace(SEARCHABLE, can_lookup=False, idempotent_create=True)
+BLIND = replace(SEARCHABLE, can_lookup=False)
+OUR_KEYS = replace(BLIND, own_ids=False)
+
+NEW = Situation(deleted=False, digest=NOW, applied_digest=None, rejected_digest=None, external_id=None,
+                ever_applied=False, moved=False, unsettled_for=None)
+CHANGED = replace(NEW, applied_digest=BEFORE, external_id="7", ever_applied=True)
+UNCHANGED = replace(CHANGED, applied_digest=NOW)
+DELETED = replace(CHANGED, deleted=True, digest=None)
+GONE = replace(DELETED, applied_digest=None, external_id=None)
+NEVER_HERE = replace(GONE, ever_applied=False)
+MOVED = replace(CHANGED, external_id=None, moved=True)
+
+CREATE, UPDATE, DELETE, NOTHING, HOLD, REJECTED = (
+    Step.CREATE, Step.UPDATE, Step.DELETE, Step.NOTHING, Step.HOLD, Step.REJECTED)
+READ_BACK, LOOK_UP = Step.READ_BACK, Step.LOOK_UP
+
+
+@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
+    # every outcome is known
+    (NEW, CREATE, CREATE, CREATE, UPDATE),
+    (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+    (UNCHANGED, NOTHING, NOTHING, NOTHING, NOTHING),
+    (replace(CHANGED, external_id=None), CREATE, CREATE, CREATE, UPDATE),
+    (DELETED, DELETE, DELETE, DELETE, DELETE),
+    (replace(DELETED, ever_applied=False), DELETE, DELETE, DELETE, DELETE),
+    (GONE, NOTHING, NOTHING, NOTHING, NOTHING),
+    # a deletion of what we never put there is pushed wherever that is possible
+    (NEVER_HERE, LOOK_UP, NOTHING, NOTHING, DELETE),
+    # a new place is written although the payload is the same
+    (MOVED, CREATE, CREATE, CREATE, UPDATE),
+    (replace(MOVED, applied_digest=NOW), CREATE, CREATE, CREATE, UPDATE),
+])
+def test_with_every_outcome_known(
+    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
+) -> None:
+    steps = [plan(situation, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    assert steps == [searchable, idempotent, blind, our_keys]
+
+
+@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
+    # a create may still land, or has
+    (NEW, LOOK_UP, CREATE, HOLD, UPDATE),
+    (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
+    (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+    # an older payload may land after the newest
+    (UNCHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+    # an update or create may bring back what is deleted
+    (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
+    (GONE, LOOK_UP, HOLD, HOLD, DELETE),
+    (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
+])
+def test_while_an_older_call_may_still_land(
+    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
+) -> None:
+    unsettled = replace(situation, unsettled_for=IN_FLIGHT)
+    steps = [plan(unsettled, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    assert steps == [searchable, idempotent, blind, our_keys]
+
+
+@pytest.mark.parametrize("unsettled_for", [LANDED, 0.0])
+@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
+    (NEW, LOOK_UP, CREATE, HOLD, READ_BACK),
+    (CHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
+    (UNCHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
+    (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
+    (GONE, LOOK_UP, HOLD, HOLD, DELETE),
+    (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
+    # what is read at the new place says nothing of the old one
+    (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
+])
+def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
+    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step, unsettled_for: float
+) -> None:
+    unsettled = replace(situation, unsettled_for=unsettled_for)
+    steps = [plan(unsettled, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    assert steps == [searchable, idempotent, blind, our_keys]
+
+
+@pytest.mark.parametrize(("situation", "rejected"), [
+    (replace(NEW, rejected_digest=NOW), True),
+    (replace(CHANGED, rejected_digest=NOW), True),
+    (replace(CHANGED, rejected_digest=NOW, unsettled_for=LANDED), True),
+    (replace(MOVED, rejected_digest=NOW), True),
+    (replace(CHANGED, rejected_digest=REFUSED), False),
+    (replace(DELETED, rejected_digest=NOW), False),
+    (replace(NEVER_HERE, rejected_digest=NOW), False),
+])
+def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situation, rejected: bool) -> None:
+    for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS):
+        assert (plan(situation, traits) is REJECTED) is rejected
+
+
+@pytest.mark.parametrize(("situation", "unsettled_for", "found", "step"), [
+    (NEW, None, None, CREATE),
+    (NEW, None, "7", UPDATE),
+    (NEW, LANDED, None, CREATE),
+    (NEW, 0.0, None, CREATE),
+    (NEW, LANDED, "7", UPDATE),
+    (NEW, IN_FLIGHT, None, None),
+    (NEW, IN_FLIGHT, "7", UPDATE),
+    (GONE, None, None, NOTHING),
+    (GONE, None, "7", DELETE),
+    (GONE, LANDED, None, NOTHING),
+    (GONE, 0.0, None, NOTHING),
+    (GONE, LANDED, "7", DELETE),
+    (GONE, IN_FLIGHT, None, None),
+    (GONE, IN_FLIGHT, "7", DELETE),
+])
+def test_what_a_search_by_our_key_leads_to(
+    situation: Situation, unsettled_for: float | None, found: str | None, step: Step | None
+) -> None:
+    assert after_lookup(replace(situation, unsettled_for=unsettled_for), found) is step
+
+
+# What holds in every situation -------------------------------------------------------------------------------------
+
+TRAITS = [Traits(*each) for each in product((False, True), repeat=4)]
+SITUATIONS = [
+    Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, unsettled_for)
+    for digest, applied, rejected, external_id, ever_applied, moved, unsettled_for in product(
+        (NOW, None), (NOW, BEFORE, None), (NOW, REFUSED, None), ("7", None), (False, True), (False, True),
+        (None, IN_FLIGHT, 0.0, LANDED))
+]
+PLANNED = [(situation, traits, plan(situation, traits)) for situation, traits in product(SITUATIONS, TRAITS)]
+
+
+def may_land(situation: Situation) -> bool:
+    return situation.unsettled_for is not None and situation.unsettled_for > 0
+
+
+def in_step(situation: Situation) -> bool:
+    """The third party itself said that it has just this."""
+    return (situation.unsettled_for is None and not situation.moved and situation.digest == situation.applied_digest
+            and (situation.ever_applied or not situation.deleted))
+
+
+def those(*steps: Step) -> list[tuple[Situation, Traits]]:
+    found = [(situation, traits) for situation, traits, step in PLANNED if step in steps]
+    assert found, "no situation leads there"
+    return found
+
+
+def test_nothing_is_created_beside_an_older_create_of_unknown_outcome_unless_that_is_idempotent() -> None:
+    assert all(situation.unsettled_for is None or traits.idempotent_create for situation, traits in those(CREATE))
+
+
+def test_nothing_is_created_where_an_id_is_known_or_the_record_is_deleted_or_ids_are_ours() -> None:
+    assert all(situation.external_id is None and not situation.deleted and traits.own_ids
+               for situation, traits in those(CREATE))
+
+
+def test_nothing_is_left_undone_while_an_outcome_is_unknown() -> None:
+    assert all(situation.unsettled_for is None for situation, _ in those(NOTHING))
+
+
+def test_nothing_is_left_undone_unless_the_third_party_has_it_or_cannot_be_asked() -> None:
+    for situation, traits in those(NOTHING):
+        cannot_ask = (situation.deleted and traits.own_ids and situation.external_id is None
+                      and not traits.can_lookup)
+        assert in_step(situation) or cannot_ask
+
+
+def test_what_is_in_step_costs_no_call() -> None:
+    assert all(step in (NOTHING, REJECTED) for situation, _, step in PLANNED if in_step(situation))
+
+
+def test_only_deleted_records_are_deleted_and_they_are_never_written() -> None:
+    assert all(situation.deleted for situation, _ in those(DELETE))
+    assert not any(situation.deleted for situation, _ in those(CREATE, UPDATE, READ_BACK, REJECTED))
+
+
+def test_an_update_has_an_address() -> None:
+    assert all(situation.external_id is not None or not traits.own_ids
+               for situation, traits in those(UPDATE, READ_BACK))
+
+
+def test_a_deletion_has_an_address() -> None:
+    assert all(situation.external_id is not None or not traits.own_ids for situation, traits in those(DELETE))
+
+
+def test_a_search_is_made_only_where_there_is_one_and_ids_are_not_ours() -> None:
+    assert all(traits.can_lookup and traits.own_ids for _, traits in those(LOOK_UP))
+
+
+def test_what_is_read_back_has_landed_or_never_will() -> None:
+    assert all(situation.unsettled_for is not None and not may_land(situation) and not situation.moved
+               for situation, _ in those(READ_BACK))
+
+
+def test_a_person_is_asked_only_where_nothing_else_can_find_out() -> None:
+    for situation, traits in those(HOLD):
+        assert situation.unsettled_for is not None
+        assert situation.external_id is None
+        assert traits.own_ids
+        assert not traits.can_lookup
+        assert situation.deleted or not traits.idempotent_create
+
+
+def test_only_the_very_payload_that_was_refused_is_rejected() -> None:
+    for situation, _, step in PLANNED:
+        refused = situation.digest is not None and situation.digest == situation.rejected_digest
+        assert (step is REJECTED) is refused
+
+
+@pytest.mark.parametrize("found", [None, "7"])
+def test_a_search_ends_in_the_same_record_once_or_waits(found: str | None) -> None:
+    for situation, _ in those(LOOK_UP):
+        step = after_lookup(situation, found)
+        assert (step is None) is (found is None and may_land(situation))
+        if step is not None:
+            absent, there = (NOTHING, DELETE) if situation.deleted else (CREATE, UPDATE)
+            assert step is (absent if found is None else there)
+
+
+# Played: an id that is known and leads nowhere --------------------------------------------------------------------
+
+
+def test_no_second_create_follows_a_lost_one_where_nothing_can_be_searched(make_world: Callable[..., World]) -> None:
+    """Rule 13: with neither a search nor idempotency keys a person decides."""
+    world = make_world(erp=FakeThirdParty(can_lookup=False))
+    world.put("a")
+    world.drain()
+    world.erp.store.clear()
+    lost = iter([lost_answer()])
+    world.erp.after = lambda verb, key: next(lost, None) if verb == "create" else None
+    world.put("a", name="made anew, answer lost")
+    for _ in range(3):
+        world.drain()
+        world.later(45)
+    assert len(world.erp.store) == 1
+
+
+def test_no_second_create_is_sent_while_a_lost_one_may_still_land(world: World) -> None:
+    world.put("a")
+    world.drain()
+    world.erp.store.clear()
+    lost = iter([lost_answer()])
+    world.erp.before = lambda verb, key: next(lost, None) if verb == "create" else None
+    world.put("a", name="made anew, still under way")
+    world.drain()
+    world.put("a", name="newer")
+    world.drain()
+    world.erp.by_hand({"code": "a", "store": "A", "name": "made anew, still under way", "count": 1}, "A")
+    for _ in range(3):
+        world.later(45)
+        world.drain()
+    assert world.mirrored() == world.truth()
+    assert len(world.erp.store) == 1
