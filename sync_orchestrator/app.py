@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +16,10 @@ from sqlalchemy.exc import ArgumentError
 from sync_orchestrator import config as configuration
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.breaker import shared_rate
+from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.logins import SharedLogins
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.remap import remap
@@ -75,7 +77,10 @@ def open_context(engine: Engine | None = None, config: Config | None = None) -> 
         name: shared_rate(engine, name, system.rate)
         for name, system in config.third_parties.items() if system.rate is not None
     }
-    return assemble(engine, config, build_sources(config), build_third_parties(config, rates))
+    hold_offs = {name: SharedHoldOff(engine, name) for name in config.third_parties}
+    logins = partial(SharedLogins, engine)
+    third_parties = build_third_parties(config, rates, hold_offs, logins)
+    return assemble(engine, config, build_sources(config, logins), third_parties)
 
 
 def perform(context: Context, work: Awaitable[T]) -> T:

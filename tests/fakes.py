@@ -223,8 +223,8 @@ def two_part_config(**changes: Any) -> Config:
         "validation": {"confirm_after": 0},
         "third_party": {
             "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
-            "update": {"method": "PUT", "path": "/{id}"}, "delete": {"method": "DELETE", "path": "/{id}"},
-            "read": {"path": "/{id}"}, "list": {"path": "/"},
+            "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"method": "DELETE", "path": "/{{ id }}"},
+            "read": {"path": "/{{ id }}"}, "list": {"path": "/"},
         },
         **changes.pop("entity", {}),
     }

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from sync_orchestrator.core.errors import CallFailed
 
@@ -29,8 +28,7 @@ class Server:
         self.handler: Handler = self.nothing
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self._uvicorn = uvicorn.Server(uvicorn.Config(
-            Starlette(routes=[Route("/{rest:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"])]),
-            log_level="critical", lifespan="off"))
+            self._app, interface="asgi3", log_level="critical", lifespan="off"))
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(100)
@@ -49,10 +47,11 @@ class Server:
 
         self.handler = handler
 
-    async def _answer(self, request: Request) -> Response:
-        path = request.scope["raw_path"].decode()
-        self.seen.append((request.method, path, dict(request.query_params)))
-        return await self.handler(request)
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request({**scope, "path_params": {"rest": scope["path"][1:]}}, receive)
+        self.seen.append((request.method, scope["raw_path"].decode(), dict(request.query_params)))
+        response = await self.handler(request)
+        await response(scope, receive, send)
 
     def stop(self) -> None:
         self._uvicorn.should_exit = self._uvicorn.force_exit = True

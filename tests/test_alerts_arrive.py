@@ -371,7 +371,6 @@ def test_what_was_over_before_it_could_be_sent_is_not_told_as_going_on(world: Wo
     assert absent.titles[-1:] in ([], ["Over: work is due and not done"])
 
 
-@pytest.mark.xfail(strict=True, reason="nothing resolves waiting_long: its end, and all later ones, are never told")
 def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: Webhook) -> None:
     world.tell("shop", "late", "update", 5, {"name": "n", "store": "A"})
     world.drain()

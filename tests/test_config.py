@@ -8,43 +8,59 @@ import pytest
 from fakes import two_part_config
 from pydantic import ValidationError
 
-CALL = {"path": "/items/{key}"}
-LISTING = {"path": "/items", "params": {"store": "{group}"}}
-
 
 @pytest.mark.parametrize(("part", "complaint"), [
-    ({"read": {"path": "/{kye}"}}, "read: nothing fills {kye} in '/{kye}'; known here: {key}"),
-    ({"read": {"path": "/{key}", "params": {"shop": "{group}"}}}, "nothing fills {group} in '{group}'"),
-    ({"list": {"path": "/", "params": {"from": "{after}"}}}, "list: nothing fills {after} in '{after}'"),
-    ({"list": {"path": "/", "params": {"p": "{page}", "c": "{cursor}"}, "paging": "page"}}, "nothing fills {cursor}"),
-    ({"read_many": {"path": "/{key}"}}, "read_many: nothing fills {key} in '/{key}'; known here: {keys}"),
-    ({"count": {"path": "/{groups}"}}, "count: nothing fills {groups}"),
-    ({"groups": {"path": "/{group}"}}, "groups: nothing fills {group} in '/{group}'; known here: none"),
-    ({"read": {"path": "/{key"}}, "read: expected '}' before end of string in '/{key'"),
+    ({"read": {"path": "/{{ kye }}"}}, "read: nothing fills in 'kye'; known here: key"),
+    ({"read": {"path": "/{{ key }}", "params": {"shop": "{{ group }}"}}}, "read: nothing fills in 'group'"),
+    ({"read": {"path": "/x", "method": "POST", "body": {"a": ["{{ kye }}"]}}}, "read: nothing fills in 'kye'"),
+    ({"read": {"path": "/x", "headers": {"X-Key": "{{ kye }}"}}}, "read: nothing fills in 'kye'"),
+    ({"list": {"path": "/", "params": {"from": "{{ after }}"}}}, "list: nothing fills in 'after'"),
+    ({"list": {"path": "/", "params": {"p": "{{ page }}", "c": "{{ cursor }}"}, "paging": "page"}},
+     "list: nothing fills in 'cursor'; known here: group, limit, page"),
+    ({"list": {"path": "/", "paging": "page"}}, "paging 'page' needs {{ page }} in path, params, headers or body"),
+    ({"list": {"path": "/", "params": {"c": "{{ cursor }}"}, "paging": "cursor"}}, "needs 'next' or 'next_header'"),
+    ({"list": {"path": "/", "next": "n"}}, "'next' and 'next_header' belong to paging 'cursor' and 'next_url'"),
+    ({"read_many": {"path": "/{{ key }}"}}, "read_many: nothing fills in 'key'; known here: keys, limit"),
+    ({"count": {"path": "/{{ groups }}"}}, "count: nothing fills in 'groups'"),
+    ({"groups": {"path": "/{{ group }}"}}, "groups: nothing fills in 'group'; known here: none"),
+    ({"read": {"path": "/{{ key"}}, "not a template: "),
+    ({"read": {"path": "/{key}"}}, "write {{ key }}, not {key}"),
+    ({"read": {"path": "/x", "params": {"sku": "{key}"}}}, "write {{ key }}, not {key}"),
+    ({"sql": {"table": "items"}}, "'sql' does not belong to a source system of kind rest"),
+    ({"list": None}, "'list' is needed for a source system of kind rest"),
 ])
-def test_a_placeholder_that_nothing_fills_is_refused_in_a_source(part: dict[str, Any], complaint: str) -> None:
+def test_a_source_that_cannot_work_is_refused(part: dict[str, Any], complaint: str) -> None:
     shop = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}, "group": "store", **part}
     with pytest.raises(ValidationError) as refused:
         two_part_config(entity={"parts": {"shop": shop}})
     assert complaint in str(refused.value)
 
 
-@pytest.mark.parametrize(("call", "settings", "complaint"), [
-    ("create", {"method": "POST", "path": "/{id}"}, "create: nothing fills {id}"),
-    ("update", {"method": "PUT", "path": "/{ID}"}, "update: nothing fills {ID}"),
-    ("delete", {"method": "DELETE", "path": "/", "params": {"a": "{keys}"}}, "delete: nothing fills {keys}"),
-    ("read", {"path": "/{}"}, "read: nothing fills {}"),
-    ("lookup", {"path": "/", "params": {"q": "{id}"}}, "lookup: nothing fills {id}"),
-    ("list", {"path": "/", "params": {"q": "{key}"}}, "list: nothing fills {key}"),
-    ("count", {"path": "/{after}"}, "count: nothing fills {after}"),
+@pytest.mark.parametrize(("changes", "complaint"), [
+    ({"create": {"path": "/{{ id }}"}}, "create: nothing fills in 'id'"),
+    ({"update": {"path": "/{{ ID }}"}}, "update: nothing fills in 'ID'"),
+    ({"update": {"path": "/{{ id }}", "headers": {"If-Match": "{{ revision }}"}}}, "nothing fills in 'revision'"),
+    ({"update": {"path": "/{{ id }}", "then": [{"path": "/{{ idd }}"}]}}, "update.then[0]: nothing fills in 'idd'"),
+    ({"delete": {"path": "/", "params": {"a": "{{ keys }}"}}}, "delete: nothing fills in 'keys'"),
+    ({"delete": {"path": "/{{ id }}", "refused": {"path": "/{{ x }}"}}}, "delete.refused: nothing fills in 'x'"),
+    ({"lookup": {"path": "/", "params": {"q": "{{ id }}"}}}, "lookup: nothing fills in 'id'"),
+    ({"list": {"path": "/", "params": {"q": "{{ key }}"}}}, "list: nothing fills in 'key'"),
+    ({"count": {"path": "/{{ after }}"}}, "count: nothing fills in 'after'"),
+    ({"also": {"stock": {"path": "/{{ payload }}"}}}, "also.stock: nothing fills in 'payload'"),
+    ({"references": {"shop": {"path": "/{{ id }}"}}}, "references.shop: nothing fills in 'id'"),
+    ({"fields": {"price": {"write": {"amount": "{{ price }}"}}}}, "fields.price.write: only 'value' is known here"),
+    ({"idempotency": {"value": "{{ id }}"}}, "idempotency.value: nothing fills in 'id'"),
+    ({"bulk_create": {"request": {"path": "/", "body": "{{ payload }}"}}}, "bulk_create: nothing fills in 'payload'"),
+    ({"create": None}, "'create' is needed where the third party gives the ids"),
+    ({"update": None}, "'update' or 'bulk_update' is needed"),
+    ({"search_first": True}, "search_first needs 'lookup'"),
+    ({"ids": "ours", "create": None, "upsert": "create_first"}, "upsert 'create_first' needs 'create'"),
 ])
-def test_a_placeholder_that_nothing_fills_is_refused_at_the_third_party(
-    call: str, settings: dict[str, Any], complaint: str
-) -> None:
+def test_a_target_that_cannot_work_is_refused(changes: dict[str, Any], complaint: str) -> None:
     target = {
-        "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
-        "update": {"method": "PUT", "path": "/{id}"}, "delete": {"method": "DELETE", "path": "/{id}"},
-        "read": {"path": "/{id}"}, "list": {"path": "/"}, call: settings,
+        "system": "erp", "key_field": "code", "create": {"path": "/"},
+        "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"path": "/{{ id }}"},
+        "read": {"path": "/{{ id }}"}, "list": {"path": "/"}, **changes,
     }
     with pytest.raises(ValidationError) as refused:
         two_part_config(entity={"third_party": target})

@@ -37,6 +37,7 @@ from sync_orchestrator import config as configuration
 from sync_orchestrator.api.intake import create_app
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
+from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.errors import ConfigError, InvalidEvent
 from sync_orchestrator.core.sql import run
@@ -330,7 +331,7 @@ def whole_configuration(fragment: Mapping[str, Any]) -> dict[str, Any]:
         (configuration.Config, ()),
         (configuration.Entity, ("entities", "stone")),
         (configuration.ThirdPartySystem, ("third_parties", "erp")),
-        (configuration.Source, ("sources", "lab")),
+        (RestSystem, ("sources", "lab")),
         (configuration.Part, ("entities", "stone", "parts", "lab")),
         (configuration.Target, ("entities", "stone", "third_party")),
         (configuration.Validation, ("entities", "stone", "validation")),

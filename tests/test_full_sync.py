@@ -16,7 +16,7 @@ def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
 
 def test_fills_the_archive_and_brings_the_third_party_in_step(world: World) -> None:
     fill(world, 250)
-    report = world.full_sync()
+    report = world.full_sync(patience=30)
     assert world.mirrored() == world.truth()
     assert (report.acknowledged, report.open, report.parked) == (250, 0, 0)
 
@@ -86,7 +86,7 @@ def test_goes_on_where_an_interrupted_one_stopped(world: World) -> None:
     world.shop.pages = interrupted  # type: ignore[method-assign]
     with pytest.raises(CallFailed):
         world.full_sync()
-    world.full_sync()
+    world.full_sync(patience=30)
     assert seen == [None, "k099"]
     assert world.mirrored() == world.truth()
 

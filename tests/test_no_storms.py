@@ -59,7 +59,6 @@ def test_an_update_before_the_first_full_sync_costs_nothing_and_is_told_of_after
     assert world.states() == {"waiting": 2}
 
 
-@pytest.mark.xfail(strict=True, reason="nothing ends an alert of the kind waiting_long, so a later one is never sent")
 def test_an_alert_of_changes_that_wait_long_ends_when_their_record_came(world: World) -> None:
     world.tell("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
     world.drain()

@@ -14,17 +14,28 @@ from typing import Any
 import httpx
 import pytest
 from http_server import Server, failure_of
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http import Http, classed, filled
+from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.answers import failure_of as meant
+from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.adapters.rest_source import RestSource
+from sync_orchestrator.adapters.throttling import wait_asked
 from sync_orchestrator.adapters.values import version_of
+from sync_orchestrator.config import Get, Part
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Part
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.config import Request as Call
+from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.core.errors import CallFailed, Failure
 
 TOKEN = "s3cret-token"
+BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
+SKUS = {"skus": "{{ keys | join(',') }}"}
+POST = Call(method="POST", path="/x")
 AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
 
 
@@ -34,8 +45,13 @@ def http(url: str, **settings: Any) -> Http:
 
 def source(server: Server, concurrency: int = 32, **settings: Any) -> RestSource:
     part = {"key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items", "items": "items"},
-            "read": {"path": "/items/{key}"}, **settings}
+            "read": {"path": "/items/{{ key }}"}, **settings}
     return RestSource(http(server.url, concurrency=concurrency, timeout=5), Part.model_validate(part))
+
+
+def classed(status: int, headers: dict[str, str] | None = None) -> CallFailed | None:
+    answer = Answer(status, headers or {}, b"why")
+    return meant(answer, [], write=True, retry_after=wait_asked(answer, Throttle()))
 
 
 async def listed(found: RestSource, after: str | None = None) -> list[tuple[list[str], str | None]]:
@@ -68,7 +84,7 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
 ])
 def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict[str, Any]) -> None:
     """An answer stands for one class, whoever gave it; what it did not say is not set."""
-    failure = classed(httpx.Response(status, headers=headers, text="why"), write=True)
+    failure = classed(status, headers)
     assert failure is not None
     told = {name: getattr(failure, name) for name in ("unknown", "missing", "duplicate", "retry_after")}
     assert (failure.kind, failure.status) == (kind, status)
@@ -77,12 +93,12 @@ def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_good_answers(status: int) -> None:
-    assert classed(httpx.Response(status), write=True) is None
+    assert classed(status) is None
 
 
 def test_retry_after_as_a_date() -> None:
     at = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
-    failure = classed(httpx.Response(429, headers={"retry-after": at}), write=True)
+    failure = classed(429, {"retry-after": at})
     assert failure is not None
     assert failure.retry_after == pytest.approx(60, abs=2)
 
@@ -126,7 +142,7 @@ async def test_what_a_lost_answer_did_is_unknown(reply: bytes | None, detail: st
 
     async with listening(talk) as url:
         client = http(url, timeout=0.2)
-        failure = await failure_of(client.write("POST", "/x", {}, {"a": 1}, {}))
+        failure = await failure_of(client.send(POST, {}, write=True, body={"a": 1}))
         await client.close()
     assert failure.detail.startswith(detail)
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
@@ -145,7 +161,7 @@ async def test_the_deadline_is_the_whole_calls() -> None:
 
     async with listening(trickle) as url:
         client = http(url, timeout=0.3)
-        failure = await asyncio.wait_for(failure_of(client.write("POST", "/x", {}, {}, {})), 3)
+        failure = await asyncio.wait_for(failure_of(client.send(POST, {}, write=True, body={})), 3)
         await client.close()
     assert (failure.detail, failure.unknown) == ("no answer within 0.3 s", True)
 
@@ -154,7 +170,7 @@ async def test_a_refused_connection_did_nothing() -> None:
     with closing(socket.socket()) as taken:
         taken.bind(("127.0.0.1", 0))
         client = http(f"http://127.0.0.1:{taken.getsockname()[1]}", timeout=2)
-        failure = await failure_of(client.write("POST", "/x", {}, {}, {}))
+        failure = await failure_of(client.send(POST, {}, write=True, body={}))
     assert (failure.kind, failure.unknown, failure.detail) == (Failure.TRANSIENT, False, "no connection")
     await client.close()
 
@@ -165,7 +181,7 @@ async def test_redirects_are_not_followed(server: Server) -> None:
 
     server.handler = handler
     client = http(server.url)
-    failure = await failure_of(client.write("POST", "/x", {}, {}, {}))
+    failure = await failure_of(client.send(POST, {}, write=True, body={}))
     assert failure.kind is Failure.PERMANENT
     assert "/login" in failure.detail
     assert len(server.seen) == 1
@@ -184,7 +200,7 @@ async def test_no_error_tells_a_secret(server: Server, status: int, content: str
 
     server.handler = handler
     client = http(server.url)
-    failure = await failure_of(client.write("POST", "/x", {}, {}, {}))
+    failure = await failure_of(get(client, Get(path="/x", record="data"), {}))
     assert TOKEN not in str(failure)
     await client.close()
 
@@ -192,7 +208,7 @@ async def test_no_error_tells_a_secret(server: Server, status: int, content: str
 async def test_what_came_is_clipped(server: Server) -> None:
     server.answers("x" * 5000, 400)
     client = http(server.url)
-    assert len(str(await failure_of(client.write("POST", "/x", {}, {}, {})))) < 340
+    assert len(str(await failure_of(client.send(POST, {}, write=True, body={})))) < 340
     await client.close()
 
 
@@ -232,8 +248,8 @@ async def test_before_call_is_awaited_each_time(server: Server) -> None:
         calls.append(len(server.seen))
 
     client = Http(HttpSettings(base_url=server.url), before_call)
-    await client.read("/x", {})
-    await client.write("PUT", "/x", {}, {}, {})
+    await client.read(Call(path="/x"), {})
+    await client.send(Call(method="PUT", path="/x"), {}, write=True)
     assert calls == [0, 1]
     await client.close()
 
@@ -248,7 +264,7 @@ async def test_awkward_keys_arrive_whole(server: Server, key: str) -> None:
         return JSONResponse({"sku": query, "v": 1, "segments": len(one)})
 
     server.handler = handler
-    found = source(server, read={"path": "/items/{key}", "params": {"sku": "{key}"}})
+    found = source(server, read={"path": "/items/{{ key }}", "params": {"sku": "{{ key }}"}})
     row = await found.read(key)
     assert row is not None
     assert (row.key, row.data["segments"]) == (key, 3)
@@ -265,14 +281,14 @@ async def test_no_key_leads_out_of_its_place(server: Server, key: str) -> None:
 
 
 def test_the_first_page_may_have_no_position() -> None:
-    assert filled("/items/{after}", {"after": ""}, in_path=True) == "/items/"
+    assert templates.path("/items/{{ after | raw }}", {"after": ""}) == "/items/"
 
 
 # One record.
 
 async def test_read(server: Server) -> None:
     server.answers({"data": {"sku": 7, "v": "12", "store": "A", "gone": True}})
-    found = source(server, read={"path": "/items/{key}", "record": "data"}, group="store", deleted_when="gone")
+    found = source(server, read={"path": "/items/{{ key }}", "record": "data"}, group="store", deleted_when="gone")
     row = await found.read("7")
     assert row is not None
     assert (row.key, row.version, row.group, row.deleted) == ("7", 12, "A", True)
@@ -280,20 +296,55 @@ async def test_read(server: Server) -> None:
     await found.close()
 
 
-@pytest.mark.parametrize(("status", "content"), [(404, {}), (410, {}), (200, None), (200, {"data": None})])
+@pytest.mark.parametrize(("status", "content"), [
+    (404, {}), (410, {}), (204, None), (200, None), (200, {"data": None}), (200, {"data": []}),
+])
 async def test_a_record_that_is_not_there(server: Server, status: int, content: Any) -> None:
-    server.answers(content, status)
-    found = source(server, read={"path": "/items/{key}", "record": "data"})
+    async def handler(request: Request) -> Response:
+        return Response(status_code=204) if status == 204 else JSONResponse(content, status)
+
+    server.handler = handler
+    found = source(server, read={"path": "/items/{{ key }}", "record": "data"})
     assert await found.read("a") is None
     await found.close()
 
 
-@pytest.mark.parametrize("content", [{"error": "maintenance"}, {}, [], "ok", {"data": "ok"}, {"data": []}])
+@pytest.mark.parametrize("content", [{"error": "maintenance"}, {}, [], "ok", {"data": "ok"}, {"data": ["ok"]}])
 async def test_another_shape_is_no_missing_record(server: Server, content: Any) -> None:
     """Taken for a 404 it would delete the record."""
     server.answers(content)
-    found = source(server, read={"path": "/items/{key}", "record": "data"})
+    found = source(server, read={"path": "/items/{{ key }}", "record": "data"})
     assert (await failure_of(found.read("a"))).kind is Failure.TRANSIENT
+    await found.close()
+
+
+@pytest.mark.parametrize(("record", "content"), [
+    pytest.param("@", [{"sku": "a", "v": 1}], id="a single record in a list"),
+    pytest.param("data.items", {"data": {"items": [{"sku": "a", "v": 1}]}}, id="a list in an envelope"),
+    pytest.param("data", {"data": {"sku": "a", "v": 1}}, id="a record in an envelope"),
+    pytest.param("items[?sku=='a']", {"items": [{"sku": "b"}, {"sku": "a", "v": 1}]}, id="picked from a list"),
+    pytest.param("@", [{"sku": "a", "v": 1}, {"sku": "a", "v": 2}], id="several under the same key"),
+])
+async def test_envelopes_of_a_read(server: Server, record: str, content: Any) -> None:
+    server.answers(content)
+    found = source(server, read={"path": "/items/{{ key }}", "record": record})
+    row = await found.read("a")
+    assert row is not None
+    assert (row.key, row.version) == ("a", 1)
+    await found.close()
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    ([{"sku": "a", "v": 1}, {"sku": "b", "v": 1}], "2 records where GET /items/{{ key }} should give one"),
+    ([{"sku": "b", "v": 1}], "another came"),
+])
+async def test_a_list_with_other_records(server: Server, content: Any, says: str) -> None:
+    """A filter that is ignored brings some other record first."""
+    server.answers(content)
+    found = source(server)
+    failure = await failure_of(found.read("a"))
+    assert failure.kind is Failure.TRANSIENT
+    assert says in failure.detail
     await found.close()
 
 
@@ -341,7 +392,7 @@ async def test_an_expression_that_does_not_fit(server: Server) -> None:
 # Many records.
 
 @pytest.mark.parametrize("settings", [
-    {}, {"read_many": {"path": "/many", "params": {"skus": "{keys}"}, "items": "items"}, "read_many_size": 2},
+    {}, {"read_many": {"path": "/many", "params": SKUS, "items": "items"}, "read_many_size": 2},
 ])
 async def test_read_many(server: Server, settings: dict[str, Any]) -> None:
     """With and without a call for many; keys with commas are never sent in a list."""
@@ -360,8 +411,27 @@ async def test_read_many(server: Server, settings: dict[str, Any]) -> None:
     await found.close()
 
 
+@pytest.mark.parametrize("ignored", [True, False])
+async def test_other_records_than_asked_for(server: Server, ignored: bool) -> None:
+    """A filter that is ignored gives a page of anything: what is not on it may exist all the same."""
+    async def handler(request: Request) -> Response:
+        near = "a" in request.query_params["skus"].split(",")
+        return JSONResponse({"items": [{"sku": "A", "v": 1}, {"sku": "b", "v": 1}] if ignored or near else []})
+
+    server.handler = handler
+    found = source(server, read_many={"path": "/many", "params": SKUS, "items": "items"})
+    if ignored:
+        failure = await failure_of(found.read_many(["a", "b"]))
+        assert failure.kind is Failure.PERMANENT
+        assert "the filter of 'read_many' (GET /many) is ignored" in failure.detail
+    else:
+        assert [row.key for row in await found.read_many(["a", "b"])] == ["b"]
+    assert [query["skus"] for _, _, query in server.seen] == ["a,b", "sync-orchestrator-no-such-key"]
+    await found.close()
+
+
 async def test_a_comma_where_only_lists_can_be_read(server: Server) -> None:
-    found = source(server, read=None, read_many={"path": "/many", "params": {"skus": "{keys}"}})
+    found = source(server, read=None, read_many={"path": "/many", "params": {"skus": "{{ keys | join(',') }}"}})
     assert (await failure_of(found.read_many(["a,b"]))).kind is Failure.PERMANENT
     assert (await failure_of(found.read("a,b"))).kind is Failure.PERMANENT
     await found.close()
@@ -392,7 +462,8 @@ def keyset(server: Server, keys: list[str]) -> RestSource:
         return JSONResponse({"items": [{"sku": key, "v": 1} for key in keys[at : at + 2]]})
 
     server.handler = handler
-    return source(server, list={"path": "/items", "params": {"after": "{after}"}, "items": "items", "paging": "after"})
+    return source(server, list={
+        "path": "/items", "params": {"after": "{{ after }}"}, "items": "items", "paging": "after"})
 
 
 async def test_paging_by_key_can_go_on(server: Server) -> None:
@@ -405,10 +476,11 @@ async def test_paging_by_key_can_go_on(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("listing", "answer"), [
-    ({"paging": "after", "params": {"p": "{after}"}}, {"items": [{"sku": "a", "v": 1}]}),
-    ({"paging": "cursor", "params": {"p": "{cursor}"}, "next": "next"}, {"items": [{"sku": "a", "v": 1}], "next": "x"}),
-    ({"paging": "cursor", "params": {"p": "{cursor}"}, "next": "next"}, {"items": [], "next": "x"}),
-    ({"paging": "page", "params": {"p": "{page}"}}, {"items": [{"sku": "a", "v": 1}]}),
+    ({"paging": "after", "params": {"p": "{{ after }}"}}, {"items": [{"sku": "a", "v": 1}]}),
+    ({"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"},
+     {"items": [{"sku": "a", "v": 1}], "next": "x"}),
+    ({"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"}, {"items": [], "next": "x"}),
+    ({"paging": "page", "params": {"p": "{{ page }}"}}, {"items": [{"sku": "a", "v": 1}]}),
 ])
 async def test_a_listing_without_end_is_a_failure(server: Server, listing: dict[str, Any], answer: Any) -> None:
     server.answers(answer)
@@ -426,17 +498,17 @@ async def test_cursors_that_go_in_a_circle(server: Server) -> None:
         return JSONResponse({"items": [], "next": following[request.query_params.get("c", "")]})
 
     server.handler = handler
-    found = source(server, list={"path": "/items", "params": {"c": "{cursor}"}, "items": "items", "paging": "cursor",
-                                 "next": "next"})
+    found = source(server, list={"path": "/items", "params": {"c": "{{ cursor }}"}, "items": "items",
+                                 "paging": "cursor", "next": "next"})
     assert (await failure_of(asyncio.wait_for(listed(found), 5))).kind is Failure.TRANSIENT
     await found.close()
 
 
 @pytest.mark.parametrize(("listing", "queries"), [
-    ({"paging": "cursor", "params": {"p": "{cursor}", "g": "{group}"}, "next": "next"},
+    ({"paging": "cursor", "params": {"p": "{{ cursor }}", "g": "{{ group }}"}, "next": "next"},
      [{"g": "g"}, {"g": "g", "p": "2"}, {"g": "g", "p": "3"}]),
-    ({"paging": "page", "params": {"p": "{page}"}}, [{"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
-    ({"paging": "page", "params": {"p": "{page}"}, "first_page": 0},
+    ({"paging": "page", "params": {"p": "{{ page }}"}}, [{"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
+    ({"paging": "page", "params": {"p": "{{ page }}"}, "first_page": 0},
      [{"p": "0"}, {"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
 ])
 async def test_paging_by_cursor_and_by_page(
@@ -474,7 +546,7 @@ async def test_a_listing_of_another_shape(server: Server, content: Any) -> None:
 @pytest.mark.parametrize(("content", "expected"), [({"n": 5}, 5), ({"n": 0}, 0)])
 async def test_count(server: Server, content: Any, expected: int) -> None:
     server.answers(content)
-    found = source(server, count={"path": "/count/{group}", "record": "n"})
+    found = source(server, count={"path": "/count/{{ group }}", "number": "n"})
     assert await found.count("a/b") == expected
     assert server.seen[0][1] == "/count/a%2Fb"
     await found.close()
@@ -483,7 +555,7 @@ async def test_count(server: Server, content: Any, expected: int) -> None:
 @pytest.mark.parametrize("content", [{"n": "5"}, {"n": True}, {"n": None}, {"n": -1}, {}, {"n": 1.5}])
 async def test_a_count_that_is_none(server: Server, content: Any) -> None:
     server.answers(content)
-    found = source(server, count={"path": "/count", "record": "n"})
+    found = source(server, count={"path": "/count", "number": "n"})
     assert (await failure_of(found.count("g"))).kind is Failure.TRANSIENT
     await found.close()
 
@@ -504,10 +576,41 @@ async def test_what_is_not_configured_is_none(server: Server) -> None:
     await found.close()
 
 
+# What has changed.
+
+@pytest.mark.parametrize(("kind", "since", "asked"), [
+    ("time", BASE + 1_500_000, {"after": "2026-01-01T00:00:01.500000Z", "seconds": "1767225601"}),
+    ("time", BASE, {"after": "2026-01-01T00:00:00Z", "seconds": "1767225600"}),
+    ("number", 12, {"number": "12"}),
+])
+async def test_changes(server: Server, kind: str, since: int, asked: dict[str, str]) -> None:
+    """Page by page, deletes too, each with its group."""
+    async def handler(request: Request) -> Response:
+        if "cursor" in request.query_params:
+            return JSONResponse({"items": [{"sku": "b", "v": 3, "store": "B", "gone": True}]})
+        return JSONResponse({"items": [{"sku": "a", "v": 2, "store": "A"}], "next": "2"})
+
+    server.handler = handler
+    names = {"number": "{{ since_number }}"} if kind == "number" else {
+        "after": "{{ since }}", "seconds": "{{ since_number // 1000000 }}"}
+    found = source(server, version={"path": "v", "kind": kind}, group="store", deleted_when="gone", changes={
+        "path": "/changes", "params": {**names, "cursor": "{{ cursor }}"}, "items": "items", "paging": "cursor",
+        "next": "next"})
+    assert found.can_poll
+    pages = [[(row.key, row.group, row.deleted) for row in rows] async for rows in found.changes(since)]
+    assert pages == [[("a", "A", False)], [("b", "B", True)]]
+    assert [query for _, _, query in server.seen] == [asked, {**asked, "cursor": "2"}]
+    assert not source(server).can_poll
+    await found.close()
+
+
+def test_a_number_has_no_time() -> None:
+    with pytest.raises(ValidationError, match="nothing fills in 'since'"):
+        Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"},
+                             "changes": {"path": "/changes", "params": {"after": "{{ since }}"}}})
+
+
 # Versions.
-
-BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
-
 
 @pytest.mark.parametrize(("value", "kind", "expected"), [
     ("2026-01-01T00:00:00Z", "time", BASE),

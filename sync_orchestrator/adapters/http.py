@@ -1,21 +1,22 @@
-"""The one place that makes HTTP calls: deadlines, no redirects, and every failure classed once.
+"""The one place that makes HTTP calls: templates filled in, deadlines, no redirects, and every failure classed once.
 
-The client is httpx on aiohttp's transport, whose connection pool stays fast with many connections. Not here: what is
-asked of which system (``rest_source.py``, ``rest_third_party.py``).
+The client is httpx on aiohttp's transport, whose connection pool stays fast with many connections. Not here: what an
+answer means (``answers.py``), logging in (``auth.py``), what is asked of which system (``rest_source.py``,
+``rest_third_party.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import html
 import json
-import re
-import string
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
-from urllib.parse import quote
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, quote_plus
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -23,58 +24,106 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
+from yarl import URL
 
+from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
+from sync_orchestrator.adapters.auth import Proof, auth_of
+from sync_orchestrator.adapters.throttling import pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import Outcome, Request
+from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.ports import TOO_OLD
+from sync_orchestrator.templates import TemplateFailed
 
-_SHOWN = 300
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells each URL, and secrets may stand in a query
+
 _READ_ATTEMPTS = 4
 _SHORTEST_SECRET = 4
-_MAY_BE_EMPTY = {"after", "cursor"}
 _NEVER_CONNECTED = (httpx.ConnectError, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_CONTENT_TYPES = {"json": "application/json", "lines": "application/x-ndjson"}
+
+_written: ContextVar[str] = ContextVar("written")
+_backing_off = wait_random_exponential(multiplier=0.1, max=2)
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Prepared:
+    """A call with its templates filled in."""
+
+    request: Request
+    url: str
+    params: dict[str, str]
+    headers: dict[str, str]
+    content: Any
 
 
 class Http:
     """Calls to one system.
 
-    ``before_call`` is awaited before each call: the shared rate limit plugs in there. Error texts hold what came, but
-    never the value of a configured header.
+    ``before_call`` is awaited before each call: the shared rate limit plugs in there. ``hold_off`` keeps how long the
+    system asked to be left alone, ``logins`` what its logins gave; this process alone knows of both unless told. Error
+    texts hold what came, but never a secret: of the settings, or of a login.
     """
 
-    def __init__(self, settings: HttpSettings, before_call: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, settings: HttpSettings, before_call: Callable[[], Awaitable[None]] | None = None, *,
+        hold_off: HoldOff | None = None, logins: LoginStore | None = None,
+    ) -> None:
         self.concurrency = settings.concurrency
         self._settings = settings
         self._before_call = before_call
-        self._secrets = _secrets(settings.headers.values())
+        self._hold_off = hold_off or HoldOff()
+        self._auth = auth_of(settings, self, logins)
+        self._masked: tuple[tuple[str, ...] | None, tuple[str, ...]] = None, ()
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
 
-    async def read(self, path: str, params: Mapping[str, str]) -> Any:
-        """A GET whose answer is JSON; what may pass is tried again a few times, since reading twice is harmless.
+    async def read(self, request: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
+        """A reading call; what may pass is tried again a few times, since reading twice is harmless.
 
-        No attempt begins after one call's deadline, so that a read within a lease ends in twice that time. Raises
-        CallFailed.
+        No attempt begins after one call's deadline, so that a read within a lease ends in twice that time (a login in
+        between may take its own). A wait that the system asks for is kept if it fits in, else left to the caller.
+        Raises CallFailed.
         """
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
-            stop=stop_after_attempt(_READ_ATTEMPTS) | stop_after_delay(self._settings.timeout),
-            wait=wait_random_exponential(multiplier=0.1, max=2), reraise=True,
-        ):
-            with attempt:
-                return self._document(await self._send("GET", path, params, None, {}), write=False)
-        raise AssertionError("unreachable")
+        return await self._patiently(self.prepared(request, values), outcomes)
 
-    async def write(
-        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str], *,
-        deadline: float | None = None,
-    ) -> Any:
-        """One writing call, begun before the monotonic time ``deadline``; the answer's JSON, or None without a body.
+    async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
+        """Reads an absolute address that this system itself named, only on its own host; the rest is as of ``like``.
 
         Raises CallFailed.
         """
-        response = await self._send(method, path, params, body, headers, deadline)
-        return self._document(response, write=True) if response.content else None
+        base = httpx.URL(self._settings.base_url)
+        try:
+            target = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise self.garbage(f"the next page has no address ({error})", url) from None
+        if (target.scheme, target.host, target.port) != (base.scheme, base.host, base.port):
+            raise self.garbage("the next page is on another host", url)
+        return await self._patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
+
+    async def send(
+        self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
+        deadline: float | None = None, body: Any = None,
+    ) -> Answer:
+        """One call, once. ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request
+        has none of its own. Raises CallFailed.
+        """
+        latest = time.monotonic() + self._settings.timeout
+        return await self._answer(
+            self.prepared(request, values, body), outcomes, write=write, deadline=deadline,
+            latest=latest if deadline is None else min(latest, deadline))
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
@@ -84,10 +133,11 @@ class Http:
 
     def garbage(self, what: str, came: Any, *, write: bool = False) -> CallFailed:
         """An answer that is not what was asked for; it may be another next time."""
-        return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(repr(came))}", unknown=write)
+        return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(came if isinstance(came, str) else repr(came))}",
+                          unknown=write)
 
     def shown(self, text: str) -> str:
-        """Text for an error message: on one line, clipped, without the values of configured headers."""
+        """Text for an error message: on one line, clipped, without secrets."""
         return shown(text, self._secrets)
 
     def search(self, expression: ParsedResult, document: Any) -> Any:
@@ -97,20 +147,56 @@ class Http:
         except JMESPathError:
             raise self.garbage(f"'{expression.expression}' does not fit the answer", document) from None
 
-    async def _send(
-        self, method: str, path: str, params: Mapping[str, str], body: Any, headers: Mapping[str, str],
-        deadline: float | None = None,
-    ) -> httpx.Response:
-        if self._before_call is not None:
-            await self._before_call()
+    def prepared(self, request: Request, values: Values, body: Any = None, *, base_url: str | None = None) -> Prepared:
+        """A call with its templates filled in, to this system or to another base address. Raises CallFailed."""
+        try:
+            path = templates.path(request.path, values)
+            params = {name: templates.text(text, values) for name, text in request.params.items()}
+            headers = {name: templates.text(text, values) for name, text in request.headers.items()}
+            content = templates.value(request.body, values) if request.body is not None else body
+        except TemplateFailed as error:
+            raise CallFailed(Failure.PERMANENT, self.shown(str(error))) from None
+        if request.method == "DELETE" and not all(params.values()):
+            empty = next(name for name, text in params.items() if not text)
+            raise CallFailed(Failure.PERMANENT, f"a delete is not sent without its '{empty}'")
+        for name, text in headers.items():
+            if not (text.isascii() and text.isprintable()):
+                raise CallFailed(Failure.PERMANENT, f"header '{name}' can hold printable ASCII only")
+        url = path if base_url is None else base_url.rstrip("/") + path
+        return Prepared(request, url, {name: text for name, text in params.items() if text}, headers, content)
+
+    async def failure_of(
+        self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = (), *, write: bool = False
+    ) -> CallFailed | None:
+        """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
+        throttle = self._settings.throttle
+        failure = failure_of(answer, self._rules(request, outcomes), write=write, secrets=self._secrets,
+                             retry_after=wait_asked(answer, throttle))
+        pause = None if failure is None else failure.retry_after
+        if pause is None:
+            pause = pause_after(answer, throttle)
+        if pause:
+            await self._hold_off.ask(pause)
+        return failure
+
+    async def exchange(
+        self, prepared: Prepared, proof: Mapping[str, str], *, deadline: float | None = None,
+        latest: float | None = None,
+    ) -> Answer:
+        """One call and whatever comes back, without a look at it.
+
+        ``latest``: the monotonic time until which it may be held off, one call's deadline unless told. Raises
+        CallFailed where there is no answer.
+        """
+        await self._room(time.monotonic() + self._settings.timeout if latest is None else latest)
         if deadline is not None and time.monotonic() > deadline:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
+        headers = {**prepared.headers, **proof}
         try:
             async with asyncio.timeout(self._settings.timeout):
                 response = await self._client().request(
-                    method, path, params=dict(params) or None, headers=dict(headers),
-                    json=body if body is not None else None,
-                )
+                    prepared.request.method, prepared.url, params=prepared.params or None,
+                    **_sent(prepared.request, headers, prepared.content))
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
             raise CallFailed(Failure.TRANSIENT, within, unknown=True) from None
@@ -118,16 +204,68 @@ class Http:
             raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _no_answer(error) from None
-        failure = classed(response, write=method != "GET", secrets=self._secrets)
+        return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()},
+                      response.content, str(response.url))
+
+    async def _patiently(self, prepared: Prepared, outcomes: Sequence[Outcome]) -> Answer:
+        latest = time.monotonic() + self._settings.timeout
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(_may_pass), wait=_wait, reraise=True,
+            stop=stop_after_attempt(_READ_ATTEMPTS) | stop_before_delay(self._settings.timeout),
+        ):
+            with attempt:
+                return await self._answer(prepared, outcomes, write=False, deadline=None, latest=latest)
+        raise AssertionError("unreachable")
+
+    async def _answer(
+        self, prepared: Prepared, outcomes: Sequence[Outcome], *, write: bool, deadline: float | None, latest: float
+    ) -> Answer:
+        """One call; another one where the first is told that its login is over."""
+
+        async def tried(proof: Proof) -> tuple[Answer, CallFailed | None]:
+            answer = await self.exchange(prepared, proof.headers, deadline=deadline, latest=latest)
+            return answer, await self.failure_of(answer, prepared.request, outcomes, write=write)
+
+        proof = await self._auth.proof()
+        answer, failure = await tried(proof)
+        if failure is not None and self._login_over(failure, answer, prepared.request, outcomes):
+            renewed = await self._auth.renewed(proof)
+            if renewed is not None:
+                proof = renewed
+                answer, failure = await tried(proof)
         if failure is not None:
             raise failure
-        return response
+        self._auth.accepted(proof)
+        return answer
 
-    def _document(self, response: httpx.Response, *, write: bool) -> Any:
-        try:
-            return json.loads(response.content, parse_constant=_refuse, parse_float=_finite)
-        except (ValueError, RecursionError):
-            raise self.garbage("the answer is not JSON", response.text, write=write) from None
+    def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
+        """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
+        return failure.kind is Failure.AUTH and (answer.status == 401 or any(
+            rule.means == "auth" and found(rule.when, answer.document) for rule in self._rules(request, outcomes)))
+
+    def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        return [*request.outcomes, *outcomes, *self._settings.outcomes]
+
+    async def _room(self, latest: float) -> None:
+        """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
+        while True:
+            while (left := await self._hold_off.left()) > 0:
+                if time.monotonic() + left > latest:
+                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more", retry_after=left)
+                await asyncio.sleep(left)
+            if self._before_call is None:
+                return
+            await self._before_call()
+            if await self._hold_off.left() <= 0:
+                return
+
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        told, masked = self._masked
+        if told is not self._auth.secrets:
+            told, masked = self._auth.secrets, _secrets([*self._settings.headers.values(), *self._auth.secrets])
+            self._masked = told, masked
+        return masked
 
     def _client(self) -> httpx.AsyncClient:
         loop = asyncio.get_running_loop()
@@ -137,83 +275,51 @@ class Http:
                                   max_keepalive_connections=self._settings.concurrency)
             client = httpx.AsyncClient(
                 base_url=self._settings.base_url, headers=self._settings.headers, follow_redirects=False,
-                timeout=self._settings.timeout, transport=AiohttpTransport(limits=limits),
-            )
+                timeout=self._settings.timeout, transport=_Transport(limits=limits))
             self._clients[loop] = client
         return client
 
 
-def classed(response: httpx.Response, *, write: bool, secrets: Sequence[str] = ()) -> CallFailed | None:
-    """The failure an answer stands for, or None for a good one.
+class _Transport(AiohttpTransport):
+    """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
 
-    What a 5xx did before it failed is unknown for a write; a 503 that names a time to come back did nothing (without
-    one it may be a gateway's, which lost the answer).
-    """
-    status = response.status_code
-    if 200 <= status < 300:
-        return None
-    detail = f"answer {status}: {shown(response.text, secrets)}"
-    if 300 <= status < 400:
-        where = shown(response.headers.get("location", "nowhere"), secrets)
-        return CallFailed(Failure.PERMANENT, f"answer {status}: redirects to {where}, which is not followed",
-                          status=status)
-    if status in (401, 403):
-        return CallFailed(Failure.AUTH, detail, status=status)
-    if status == 429:
-        return CallFailed(Failure.THROTTLED, detail, status=status, retry_after=retry_after(response))
-    if status == 408 or status >= 500:
-        later = retry_after(response)
-        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=later,
-                          unknown=write and not (status == 503 and later is not None))
-    return CallFailed(Failure.PERMANENT, detail, status=status, duplicate=status == 409,
-                      missing=status in (404, 410))
+    def get_client(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
+                                         keepalive_timeout=self.limits.keepalive_expiry)
+        return aiohttp.ClientSession(connector=connector, middlewares=(_as_written,))
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        _written.set(str(request.url))
+        return await super().handle_async_request(request)
 
 
-def retry_after(response: httpx.Response) -> float | None:
-    """The seconds that ``Retry-After`` asks for, told as seconds or as a date (RFC 9110); None for anything else."""
-    text = response.headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
-        return float(text)
-    try:
-        at = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(0.0, (at - datetime.now(UTC)).total_seconds())
+async def _as_written(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    request.url = URL(_written.get(), encoded=True)
+    return await handler(request)
 
 
-def filled(template: str, values: Mapping[str, str | None], *, in_path: bool) -> str:
-    """A template with its ``{placeholders}`` filled in, percent-encoded in a path.
-
-    Raises CallFailed for a value that would make the path that of another resource: nothing, ``.`` or ``..``.
-    """
-    pieces = []
-    for text, name, _, _ in string.Formatter().parse(template):
-        pieces.append(text)
-        if name is None:
-            continue
-        value = values.get(name) or ""
-        if in_path and not value and name not in _MAY_BE_EMPTY:
-            raise CallFailed(Failure.PERMANENT, f"nothing to put for {{{name}}} in the path {template}")
-        pieces.append(quote(value, safe="", errors="replace") if in_path else value)
-    whole = "".join(pieces)
-    if in_path and not {".", ".."}.isdisjoint(whole.split("/")):
-        raise CallFailed(Failure.PERMANENT, f"'.' and '..' cannot stand in the path {template}")
-    return whole
+def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, Any]:
+    if content is None:
+        return {"headers": headers}
+    if request.content == "form":
+        return {"headers": headers, "data": content}
+    documents = content if request.content == "lines" else [content]
+    lines = [json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for document in documents]
+    body = "\n".join(lines) + "\n" if request.content == "lines" else lines[0]
+    return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body.encode()}
 
 
-def shown(text: str, secrets: Sequence[str] = ()) -> str:
-    """What came, on one line, clipped, without the given secrets."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    plain = " ".join(text.split())
-    return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "…"
-
-
-def _secrets(values: Any) -> tuple[str, ...]:
-    """Header values and their words (of ``Bearer abc`` also ``abc``), the longest first."""
+def _secrets(values: Sequence[str]) -> tuple[str, ...]:
+    """Texts and their words (of ``Bearer abc`` also ``abc``), in each way an answer may spell them; longest first."""
     words = {word for value in values for word in (value, *value.split()) if len(word) >= _SHORTEST_SECRET}
-    return tuple(sorted(words - {"Bearer", "Basic"}, key=len, reverse=True))
+    return tuple(sorted({way for word in words - {"Bearer", "Basic"} for way in _spelt(word)}, key=len, reverse=True))
+
+
+def _spelt(word: str) -> set[str]:
+    return {
+        word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], html.escape(word),
+        quote(word, safe="", errors="replace"), quote_plus(word, errors="replace"),
+    }
 
 
 def _no_answer(error: Exception) -> CallFailed:
@@ -224,13 +330,12 @@ def _no_answer(error: Exception) -> CallFailed:
 
 
 def _may_pass(error: BaseException) -> bool:
-    return isinstance(error, CallFailed) and error.kind is Failure.TRANSIENT and error.retry_after is None
+    """What a wait may mend: one of our own choice, or the one that is asked for."""
+    return isinstance(error, CallFailed) and (
+        error.kind is Failure.TRANSIENT or (error.kind is Failure.THROTTLED and error.retry_after is not None))
 
 
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if abs(number) != float("inf") else _refuse(text)
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, CallFailed) else None
+    return _backing_off(state) if asked is None else asked

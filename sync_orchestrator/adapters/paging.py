@@ -1,91 +1,307 @@
-"""Listings page by page, and single answers, as ``Listing`` and ``Get`` in ``sync.yaml`` describe them."""
+"""Listings page by page, and single answers, as ``Listing``, ``Get`` and ``Count`` in ``sync.yaml`` describe them.
+
+A listing that goes in a circle, repeats itself or ends early is a failure and never an end: what it lacks would count
+as deleted. Not here: what an item means (``rest_source.py``, ``rest_third_party.py``), whether the other side obeys a
+filter (``filter_check.py``).
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
+from urllib.parse import urljoin
 
 import jmespath
 
-from sync_orchestrator.adapters.http import Http, filled
-from sync_orchestrator.config import Get, Listing
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
+from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.templates import names_in
+
+MOST_EMPTY_PAGES = 1000
+"""So many pages in a row without an item are taken for a listing that never ends."""
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"[^/]*/")
+_PARAMETER = r"""\s*;\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?"""
+_LINK = re.compile(rf"\s*<([^>]*)>((?:{_PARAMETER})*)")
+
+KeyOf = Callable[[Any], str]
 
 
 async def pages(
-    http: Http, listing: Listing, values: dict[str, str | None], *, key_of: Callable[[Any], str] | None = None,
-    after: str | None = None,
+    http: Http, listing: Listing, values: Values, *, key_of: KeyOf | None = None, after: str | None = None,
+    outcomes: Sequence[Outcome] = (),
 ) -> AsyncIterator[tuple[list[Any], str | None]]:
     """The items of each page, with the last key where paging goes by key (None otherwise).
 
-    ``key_of`` is needed for paging ``after``. A listing that does not move on is a failure, not an end. Raises
-    CallFailed.
+    ``key_of`` is needed for paging ``after``. What a page repeats of the page before, because rows were added
+    meanwhile, is left out. Raises CallFailed.
     """
-    position, page = after or "", listing.first_page
-    seen = {position}
-    before: list[Any] = []
-    while True:
-        document = await _page(http, listing, {**values, "after": position, "cursor": position, "page": str(page)})
-        items = http.search(jmespath.compile(listing.items), document)
-        if not isinstance(items, list):
-            raise http.garbage(f"no list at '{listing.items}'", document)
-        if listing.paging == "page" and items and items == before:
-            raise http.garbage("the listing gives the same page again", page)
-        following = _following(http, listing, document, items, key_of)
-        if following in seen:
-            raise http.garbage("the listing does not move on from", following)
-        if items:
-            yield items, following if listing.paging == "after" else None
-        if following is None and (listing.paging != "page" or not items):
+    walk = _Walk(http, listing, key_of, after)
+    while not walk.over:
+        try:
+            answer = await walk.ask(values, outcomes)
+        except CallFailed as failure:
+            if not walk.begun or failure.status not in listing.end_status:
+                raise
+            walk.end()
             return
-        if following is not None:
-            seen.add(following)
-            position = following
-        page += 1
-        before = items
+        items = walk.take(answer)
+        if items:
+            yield items, str(walk.last_key) if listing.paging == "after" else None
 
 
-async def get(http: Http, call: Get, values: Mapping[str, str | None]) -> Any:
+async def first_page(http: Http, listing: Listing, values: Values, outcomes: Sequence[Outcome] = ()) -> list[Any]:
+    """The items of the first page alone. Raises CallFailed."""
+    walk = _Walk(http, listing, None, None)
+    return walk.items_in(await walk.ask(values, outcomes))
+
+
+async def get(
+    http: Http, call: Get, values: Values, outcomes: Sequence[Outcome] = (), *, key_of: KeyOf | None = None
+) -> Any:
     """What one reading call finds; None only where the answer says in so many words that there is nothing.
 
     An answer of another shape (a maintenance page in JSON) is a failure: it must not pass for a missing record. Raises
     CallFailed.
     """
-    params = {name: filled(value, values, in_path=False) for name, value in call.params.items()}
-    document = await http.read(filled(call.path, values, in_path=True), params)
-    found = http.search(jmespath.compile(call.record), document)
-    if found is None and not _says_nothing(document, call.record):
-        raise http.garbage(f"nothing at '{call.record}'", document)
+    return record_in(http, call, await http.read(call, values, outcomes), key_of)
+
+
+def record_in(http: Http, call: Get, answer: Answer, key_of: KeyOf | None = None) -> Any:
+    """The record in an answer, or None where it says that there is none: by null, an empty list or a 204.
+
+    Of a list it is the first item; others may be there only under the same key, or if they are equal where ``key_of``
+    is not told. Raises CallFailed.
+    """
+    found = _found(http, call, answer)
+    if not isinstance(found, list):
+        return found
+    same = key_of or repr
+    if len(found) > 1 and len({same(item) for item in found}) > 1:
+        raise http.garbage(f"{len(found)} records where {_named(call)} should give one", answer.text)
+    return found[0] if found else None
+
+
+async def get_list(http: Http, call: Get, values: Values, outcomes: Sequence[Outcome] = ()) -> list[Any]:
+    """The list that one reading call finds, which is no page of a listing. Raises CallFailed."""
+    answer = await http.read(call, values, outcomes)
+    found = _found(http, call, answer)
+    if not isinstance(found, list):
+        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text)
     return found
 
 
-async def get_count(http: Http, call: Get, group: str) -> int:
+async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[Outcome] = ()) -> int:
     """The whole number that a counting call finds. Raises CallFailed."""
-    number = await get(http, call, {"group": group})
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise http.garbage(f"no number at '{call.record}' in the answer to a count", number)
+    answer = await http.read(call, values, outcomes)
+    if call.header is not None:
+        came = answer.headers.get(call.header.lower(), "")
+        number = _digits(_RANGE.sub("", came, count=1))
+        if number is None:
+            raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
+                               came or "nothing")
+        return number
+    number = _whole(http.search(jmespath.compile(call.number), answer.body))
+    if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
+        number = _digits(answer.text.strip().strip('"'))
+    if number is None:
+        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text)
     return number
 
 
-async def _page(http: Http, listing: Listing, known: dict[str, str | None]) -> Any:
-    params = {name: text for name, value in listing.params.items() if (text := filled(value, known, in_path=False))}
-    return await http.read(filled(listing.path, known, in_path=True), params)
+def next_link(header: str) -> str | None:
+    """The address that a ``Link`` header (RFC 8288) names as the next page, as it stands there."""
+    for match in _LINK.finditer(header):
+        told: dict[str, str] = {}
+        for name, text in re.findall(_PARAMETER, match[2]):
+            told.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", text.strip('"')))
+        if "next" in told.get("rel", "").lower().split() and "anchor" not in told:
+            return match[1].strip()
+    return None
 
 
-def _following(
-    http: Http, listing: Listing, document: Any, items: list[Any], key_of: Callable[[Any], str] | None
-) -> str | None:
-    if listing.paging == "after":
-        assert key_of is not None
-        return key_of(items[-1]) if items else None
-    if listing.next is None:
+class _Walk:
+    """Where a listing stands; ``over`` when its last page has come, ``begun`` when its first has."""
+
+    def __init__(self, http: Http, listing: Listing, key_of: KeyOf | None, after: str | None) -> None:
+        self._http = http
+        self._listing = listing
+        self._key_of = key_of
+        starts: dict[str, Any] = {"after": after or "", "page": listing.first_page, "offset": 0}
+        self._position: Any = starts.get(listing.paging)
+        self._positions = {_mark(self._position)}
+        self._before: set[str] = set()
+        self._pages: set[int] = set()
+        self._number = 0
+        self._empty = 0
+        self._came = 0
+        self._new = 0
+        self._least: int | None = None
+        self.last_key: str | None = None
+        self.begun = after is not None
+        self.over = False
+
+    async def ask(self, values: Values, outcomes: Sequence[Outcome]) -> Answer:
+        """The next page as it comes."""
+        self._number += 1
+        known = {**values, "limit": self._listing.size, self._listing.paging: self._position}
+        if self._listing.paging in ("link", "next_url") and self._position is not None:
+            return await self._http.follow(self._position, self._listing, known, outcomes)
+        return await self._http.read(self._listing, known, outcomes)
+
+    def items_in(self, answer: Answer) -> list[Any]:
+        """The items of a page."""
+        if answer.status == 204:
+            return []
+        if answer.body is None:
+            raise self._garbage("the answer is not JSON", answer.text)
+        items = self._http.search(jmespath.compile(self._listing.items), answer.body)
+        if not isinstance(items, list):
+            raise self._garbage(f"no list at '{self._listing.items}'", answer.text)
+        return items
+
+    def take(self, answer: Answer) -> list[Any]:
+        """The items of a page that the page before did not have; moves on to the next one."""
+        items = self.items_in(answer)
+        self.begun = True
+        self._came += len(items)
+        if self._listing.paging == "after" and items:
+            assert self._key_of is not None
+            self.last_key = self._key_of(items[-1])
+        following = self._following(answer, items)
+        if following is not None:
+            if _mark(following) in self._positions:
+                raise self._garbage("the listing does not move on from", str(following))
+            self._positions.add(_mark(following))
+            self._position = following
+        new = self._new_of(items)
+        self._new += len(new)
+        if following is None:
+            self.end()
+        return new
+
+    def end(self) -> None:
+        """The listing says that it is at its end."""
+        self.over = True
+        if self._least is not None and self._new < self._least:
+            raise self._garbage(f"the listing ends after {self._new} items, of which it says that they are",
+                                str(self._least))
+
+    def _new_of(self, items: list[Any]) -> list[Any]:
+        self._empty = 0 if items else self._empty + 1
+        if self._empty >= MOST_EMPTY_PAGES:
+            raise self._garbage("the listing does not end", f"{self._empty} pages without an item")
+        if not items:
+            return []
+        marks = [repr(item) for item in items]
+        page = hash(tuple(marks))
+        if page in self._pages:
+            raise self._garbage("the listing gives the same page again", str(items))
+        new = [item for item, mark in zip(items, marks, strict=True) if mark not in self._before]
+        if self._listing.paging == "after" and len(new) < len(items):
+            raise self._garbage("the page overlaps the one before, which ended before it, at", str(items))
+        self._pages.add(page)
+        self._before = set(marks)
+        return new
+
+    def _following(self, answer: Answer, items: list[Any]) -> Any:
+        """The position of the next page; None where there is none."""
+        ends = self._is_all(answer) or not items or self._is_short(items)
+        match self._listing.paging:
+            case "after":
+                return None if ends else self.last_key
+            case "page":
+                return None if ends else self._position + 1
+            case "offset":
+                return None if ends else self._position + len(items)
+            case "cursor":
+                return self._cursor(answer)
+            case "link":
+                return self._address(answer, next_link(answer.headers.get("link", "")))
+            case "next_url":
+                return self._address(answer, self._told(answer))
+        if (link := next_link(answer.headers.get("link", ""))) is not None:
+            raise self._garbage("there is a next page, and 'paging' is none", link)
         return None
-    cursor = http.search(jmespath.compile(listing.next), document)
-    if isinstance(cursor, dict | list | bool):
-        raise http.garbage(f"no cursor at '{listing.next}'", cursor)
-    return None if cursor in (None, "") else str(cursor)
+
+    def _is_short(self, items: list[Any]) -> bool:
+        return self._listing.short_page_ends and len(items) < self._listing.size
+
+    def _is_all(self, answer: Answer) -> bool:
+        """Whether as many have come as there are; a number that changes meanwhile is taken at its least."""
+        if self._listing.total is None or answer.status == 204:
+            return False
+        total = _whole(self._http.search(jmespath.compile(self._listing.total), answer.body))
+        if total is None:
+            raise self._garbage(f"no number at '{self._listing.total}'", answer.text)
+        self._least = total if self._least is None else min(self._least, total)
+        return self._came >= total
+
+    def _told(self, answer: Answer) -> Any:
+        """What stands where the next page is named."""
+        if self._listing.next_header is not None:
+            return answer.headers.get(self._listing.next_header.lower(), "").strip()
+        assert self._listing.next is not None
+        return self._http.search(jmespath.compile(self._listing.next), answer.body)
+
+    def _cursor(self, answer: Answer) -> Any:
+        cursor = self._told(answer)
+        fits = isinstance(cursor, str | int | float) or "cursor" in names_in(self._listing.body)
+        if cursor is None or cursor in ("", [], {}):
+            return None
+        if isinstance(cursor, bool) or not fits:
+            raise self._garbage(f"no cursor at '{self._listing.next}'", answer.text)
+        return cursor
+
+    def _address(self, answer: Answer, told: Any) -> str | None:
+        if told in (None, ""):
+            return None
+        try:
+            if isinstance(told, str):
+                return urljoin(answer.url, told)
+        except ValueError:
+            pass
+        raise self._garbage("no address of the next page", str(told))
+
+    def _garbage(self, what: str, came: str) -> CallFailed:
+        return self._http.garbage(f"page {self._number} of {_named(self._listing)}: {what}", came)
+
+
+def _named(call: Request) -> str:
+    return f"{call.method} {call.path}"
+
+
+def _mark(position: Any) -> str:
+    return json.dumps(position, sort_keys=True)
+
+
+def _whole(found: Any) -> int | None:
+    """A number of things, or None for what is none."""
+    if isinstance(found, bool) or not isinstance(found, int | float) or found < 0 or found != int(found):
+        return None
+    return int(found)
+
+
+def _digits(text: str) -> int | None:
+    return int(text) if _DIGITS.fullmatch(text.strip()) else None
+
+
+def _found(http: Http, call: Get, answer: Answer) -> Any:
+    """What stands at the place of the record; None only where the answer says that there is nothing."""
+    if answer.status == 204:
+        return None
+    if answer.body is None and answer.text.strip() != "null":
+        raise http.garbage(f"the answer to {_named(call)} is not JSON", answer.text)
+    found = http.search(jmespath.compile(call.record), answer.body)
+    if found is None and not _says_nothing(answer.body, call.record):
+        raise http.garbage(f"nothing at '{call.record}' in the answer to {_named(call)}", answer.text)
+    return found
 
 
 def _says_nothing(document: Any, place: str) -> bool:

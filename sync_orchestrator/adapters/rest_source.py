@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import jmespath
 
+from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get, get_count, pages
-from sync_orchestrator.adapters.values import version_of
+from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
+from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
@@ -30,15 +31,19 @@ class RestSource:
         self._version = jmespath.compile(part.version.path)
         self._group = jmespath.compile(part.group) if part.group else None
         self._deleted = jmespath.compile(part.deleted_when) if part.deleted_when else None
+        assert part.list is not None
+        self._list = part.list
         self.keyset_listing = part.list.paging == "after"
+        self._filters = Filters(http, part.filter_check)
         self.can_read = part.read is not None or part.read_many is not None
+        self.can_poll = part.changes is not None
 
     async def read(self, key: str) -> PartRead | None:
-        """The part of one record now; None for a 404, a 410 or a null in its place."""
+        """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
         try:
-            item = await get(self._http, self._part.read, {"key": key})
+            item = await get(self._http, self._part.read, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
             if failure.missing:
                 return None
@@ -51,7 +56,7 @@ class RestSource:
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that the source has, in chunks of ``read_many_size``.
 
-        Keys with a comma are read one by one, since ``{keys}`` is separated by commas.
+        Keys with a comma are read one by one, since keys are mostly sent separated by commas.
         """
         single = [key for key in keys if self._part.read_many is None or "," in key]
         if single and self._part.read is None:
@@ -75,32 +80,56 @@ class RestSource:
 
     async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
-        wanted = set(keys)
+        wanted, values = set(keys), {"keys": list(keys)}
         rows = [
             self._row(item)
-            async for items, _ in pages(self._http, self._part.read_many, {"keys": ",".join(keys)}, key_of=self._key_of)
+            async for items, _ in pages(self._http, self._part.read_many, values, key_of=self._key_of)
             for item in items
         ]
+        if any(row.key not in wanted for row in rows):
+            await self._filters.prove("read_many", self._part.read_many, values, "keys")
         return [row for row in rows if row.key in wanted]
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        """Pages of a business group; with paging by key, ``after`` goes on behind that key."""
-        async for items, last in pages(self._http, self._part.list, {"group": group}, key_of=self._key_of, after=after):
-            yield [self._row(item) for item in items], last
+        """Pages of a business group; with paging by key, ``after`` goes on behind that key.
+
+        An item may belong to another group only if it says so itself. Raises CallFailed where it says nothing, and the
+        listing is not by group.
+        """
+        values = {"group": group}
+        async for items, last in pages(self._http, self._list, values, key_of=self._key_of, after=after):
+            rows = [self._row(item) for item in items]
+            if self._group is not None and any(row.group is None and row.problem is None for row in rows):
+                if "group" not in self._list.names():
+                    raise CallFailed(Failure.PERMANENT, (
+                        f"no business group at '{self._part.group}', and 'list' does not ask for one with "
+                        "{{ group }}: " + self._http.shown(repr(items[0]))))
+                await self._filters.prove("list", self._list, values, "group")
+            yield rows, last
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        """Pages of what has changed since a version, in whatever order the source gives them.
+
+        Whether the very version itself is among it is the source's affair. Only where ``can_poll``.
+        """
+        assert self._part.changes is not None
+        values: dict[str, Any] = {"since_number": since}
+        if self._part.version.kind == "time":
+            values["since"] = as_time(since)
+        async for items, _ in pages(self._http, self._part.changes, values, key_of=self._key_of):
+            yield [self._row(item) for item in items]
 
     async def count(self, group: str) -> int | None:
         """How many records the group has there; None where no ``count`` is configured."""
         if self._part.count is None:
             return None
-        return await get_count(self._http, self._part.count, group)
+        return await get_count(self._http, self._part.count, {"group": group})
 
     async def groups(self) -> list[str] | None:
         """The business groups that exist; None where no ``groups`` is configured."""
         if self._part.groups is None:
             return None
-        found = await get(self._http, self._part.groups, {})
-        if not isinstance(found, list):
-            raise self._http.garbage("no list where the business groups should be", found)
+        found = await get_list(self._http, self._part.groups, {})
         return [text for item in found if (text := group_text(item)) is not None]
 
     async def close(self) -> None:

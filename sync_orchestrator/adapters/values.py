@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 _LARGEST = 2**63 - 1
@@ -20,6 +20,12 @@ def version_of(value: Any, kind: Literal["time", "number"]) -> int:
     if not -_LARGEST <= version <= _LARGEST:
         raise ValueError("the version is larger than 63 bits")
     return version
+
+
+def as_time(version: int) -> str:
+    """A version that is a time, in ISO 8601 and UTC."""
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=version)
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def _number(value: str | float) -> int:

@@ -162,6 +162,8 @@ class _Work:
             except (CallFailed, GroupBusy) as failed:
                 kind, asked = (
                     (failed.kind, failed.retry_after) if isinstance(failed, CallFailed) else (Failure.TRANSIENT, None))
+                if kind is Failure.REFERENCE:  # a record waits for it as long as it takes, a run does not
+                    kind = Failure.TRANSIENT
                 decision = after_failure(self._entity.retry, spent, kind, retry_after=asked, draw=random.random())
                 if decision.wait is None:
                     raise

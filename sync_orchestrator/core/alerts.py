@@ -29,7 +29,7 @@ ACTIONS = {
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
     "drift": "See the check's samples; repair is automatic unless the configuration says otherwise.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
-    "waiting_long": "The record these events belong to never came: run a full sync of the group.",
+    "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
     "unusable": "Mend the records at their source; the next full sync of the group takes them.",

@@ -1,4 +1,4 @@
-"""Whether a third party may be called now: pauses, Retry-After, the circuit breaker and the shared rate.
+"""Whether a system may be called now: pauses, what it asked for itself, the circuit breaker and the shared rate.
 
 Not here: what opens and closes the breaker (``settle.py``, where the outcomes are).
 """
@@ -6,6 +6,7 @@ Not here: what opens and closes the breaker (``settle.py``, where the outcomes a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+
+_LOOK_AFTER = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,50 @@ def is_open(connection: Connection, name: str) -> bool:
     """Whether the breaker is open, or the third party paused."""
     state = run(connection, statements.SYSTEM, name=name)[0]
     return state.open_since is not None or bool(state.paused)
+
+
+class HoldOff:
+    """The time until which a system asks to be left alone, known to this process."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+
+    async def left(self) -> float:
+        """Seconds to hold off all calls for; not above zero where there is no need to."""
+        return self._until - time.monotonic()
+
+    async def ask(self, seconds: float) -> None:
+        """The system asked to be left alone for so long."""
+        self._until = max(self._until, time.monotonic() + seconds)
+
+
+class SharedHoldOff(HoldOff):
+    """The same for all runs on all machines, which learn of it within a second."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        super().__init__()
+        self._engine = engine
+        self._name = name
+        self._look_again = 0.0
+
+    async def left(self) -> float:
+        now = time.monotonic()
+        if now >= self._look_again:
+            self._look_again = now + _LOOK_AFTER
+            self._until = now + await asyncio.to_thread(self._told)
+        return await super().left()
+
+    async def ask(self, seconds: float) -> None:
+        await super().ask(seconds)
+        await asyncio.to_thread(self._tell, seconds)
+
+    def _told(self) -> float:
+        with self._engine.begin() as connection:
+            return max((row.seconds for row in run(connection, statements.HELD_OFF, name=self._name)), default=0.0)
+
+    def _tell(self, seconds: float) -> None:
+        with self._engine.begin() as connection:
+            run(connection, statements.NOT_BEFORE, name=self._name, seconds=seconds)
 
 
 def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitable[None]]:

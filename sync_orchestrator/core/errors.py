@@ -53,6 +53,8 @@ class Failure(StrEnum):
     TRANSIENT = "transient"
     THROTTLED = "throttled"
     AUTH = "auth"
+    REFERENCE = "reference missing"
+    """Something that the record refers to is not there yet: it waits for it as long as it takes."""
     PERMANENT = "permanent"
 
 
@@ -60,7 +62,9 @@ class CallFailed(SyncError):
     """A call that brought no usable answer.
 
     ``unknown`` is true where the other side may have carried out the call all the same (no answer, a 5xx).
-    ``retry_after`` is in seconds, where the other side named a time.
+    ``retry_after`` is in seconds, where the other side named a time. ``duplicate``: what was to be made is there
+    already; ``missing``: there is no such record; ``conflict``: it has another revision by now; ``too_large``: less at
+    a time would do. ``external_id``: the record was made under this id before the failure.
     """
 
     def __init__(
@@ -73,6 +77,9 @@ class CallFailed(SyncError):
         unknown: bool = False,
         duplicate: bool = False,
         missing: bool = False,
+        conflict: bool = False,
+        too_large: bool = False,
+        external_id: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -82,3 +89,6 @@ class CallFailed(SyncError):
         self.unknown = unknown
         self.duplicate = duplicate
         self.missing = missing
+        self.conflict = conflict
+        self.too_large = too_large
+        self.external_id = external_id

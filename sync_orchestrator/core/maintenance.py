@@ -35,7 +35,10 @@ def tell_of_overdue(connection: Connection, after: float) -> None:
 
 
 def tell_of_long_waiting(connection: Connection, after: float) -> None:
-    """Events that wait for their record for more than ``after`` seconds; a record is told of once."""
+    """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
     for row in run(connection, alert_statements.LONG_WAITING, after=after):
         alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for its record",
                                f"{row.entity}: changes wait for records that never came", row.entity, row.keys)
+    for row in run(connection, alert_statements.LONG_REFERRING, after=after):
+        alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for what it refers to",
+                               f"{row.entity}: records refer to something that never came", row.entity, row.keys)

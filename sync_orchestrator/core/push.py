@@ -49,6 +49,8 @@ class Claim:
     """Monotonic time after which no call may be begun under this lease."""
     acknowledged_at: int
     """When the third party last acknowledged the record, in microseconds since 1970; 0 for never."""
+    waiting_for: float
+    """For how many seconds it has been waiting for something that it refers to."""
     parts: dict[str, Any]
 
 
@@ -95,7 +97,7 @@ def claim(
             row.entity, row.key, row.group_key, row.revision, row.deleted, _bytes(row.applied_digest),
             row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
-            parts.get((row.entity, row.key), {}),
+            row.waiting_for, parts.get((row.entity, row.key), {}),
         )
         for row in rows
     ]
@@ -271,6 +273,8 @@ class _Attempt:
             self.item = replace(self.item, external_id=await self._third_party.create(self.item))
             self._created = True
         except CallFailed as failure:
+            if failure.external_id is not None:
+                self.item = replace(self.item, external_id=failure.external_id)
             if not (failure.duplicate and self._third_party.traits.can_lookup):
                 raise
             self._adopt(await self._third_party.lookup(self.item.key, self.item.group))

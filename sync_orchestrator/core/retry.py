@@ -17,16 +17,21 @@ class Decision:
 
 
 def after_failure(
-    policy: Retry, spent: int, failure: Failure, *, retry_after: float | None = None, draw: float = 0.0
+    policy: Retry, spent: int, failure: Failure, *, retry_after: float | None = None, waited: float = 0.0,
+    draw: float = 0.0,
 ) -> Decision:
     """What follows a failed attempt, ``spent`` attempts having been spent before it.
 
     ``draw`` in 0..1 chooses the jitter; ``retry_after`` (seconds) is what the other side asked for. A throttled call
-    costs no attempt: it was not tried.
+    costs no attempt: it was not tried. Nor does one whose reference is missing: it waits for as long as it takes, each
+    time in proportion to the ``waited`` seconds before.
     """
     asked = retry_after or 0.0
     if failure is Failure.THROTTLED:
         return Decision(spent, max(asked, policy.first_wait))
+    if failure is Failure.REFERENCE:
+        wait = min(policy.max_wait, max(policy.first_wait, waited * (policy.factor - 1)))
+        return Decision(spent, max(asked, wait * (1 + policy.jitter * draw)))
     attempts = spent + 1
     if failure is Failure.PERMANENT or attempts > policy.retries:
         return Decision(attempts, None)

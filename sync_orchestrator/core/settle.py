@@ -141,6 +141,7 @@ def _failures(
                          for end, decision in zip(bad, decisions, strict=True)],
         external_id=[end.external_id for end in bad],
         unknown=[bool(end.failure and end.failure.unknown) for end in bad],
+        waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
@@ -157,7 +158,8 @@ def _failures(
 
 def _counts_for_breaker(end: Pushed) -> bool:
     return (
-        end.called and end.failure is not None and not end.held and end.failure.kind is not Failure.THROTTLED
+        end.called and end.failure is not None and not end.held
+        and end.failure.kind not in (Failure.THROTTLED, Failure.REFERENCE)
     )
 
 
@@ -201,8 +203,8 @@ def _decision(end: Pushed, entity: EntityContext, *, free: bool) -> Decision:
     if free and end.called:
         return Decision(end.claim.attempts, 0.0)
     return after_failure(
-        entity.retry, end.claim.attempts, end.failure.kind, retry_after=end.failure.retry_after, draw=random.random()
-    )
+        entity.retry, end.claim.attempts, end.failure.kind, retry_after=end.failure.retry_after,
+        waited=end.claim.waiting_for, draw=random.random())
 
 
 def _parked(end: Pushed, decision: Decision) -> str | None:

@@ -46,7 +46,7 @@ UPDATE sync.alerts a SET n = a.n - c.n,
 FROM counts c WHERE a.kind = 'dead' AND a.cause = c.cause AND a.resolved_at IS NULL
 """
 
-# Nothing dead, held or ahead of its time is left behind these: they are over.
+# Nothing dead, held, ahead of its time or waiting is left behind these: they are over.
 RESOLVE_DEAD = """
 WITH over AS (
     UPDATE sync.alerts a SET resolved_at = sync.clock()
@@ -61,6 +61,12 @@ WITH over AS (
                           WHERE r.entity = a.entity AND r.out_of_step AND r.parked = 'held')
           WHEN 'ahead' THEN
               NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.awaiting = 'clock')
+          WHEN 'waiting_long' THEN
+              NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.events e USING (entity, key)
+                          WHERE t.kind = a.kind AND t.cause = a.cause AND e.state = 'waiting' AND e.revision IS NULL)
+              AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
+                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step
+                                AND r.waiting_since IS NOT NULL)
           ELSE false END
     RETURNING kind, cause
 )
@@ -102,6 +108,16 @@ WHERE resolved_at IS NULL ORDER BY id DESC LIMIT %(most)s
 LONG_WAITING = """
 SELECT entity, array_agg(DISTINCT key) AS keys FROM (
     SELECT entity, key FROM sync.events
-    WHERE state = 'waiting' AND received_at < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
+    WHERE state = 'waiting' AND revision IS NULL
+      AND received_at < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
+GROUP BY entity
+"""
+
+# Records that wait so long for something that they refer to.
+LONG_REFERRING = """
+SELECT entity, array_agg(key) AS keys FROM (
+    SELECT entity, key FROM sync.records
+    WHERE out_of_step AND parked IS NULL
+      AND waiting_since < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
 GROUP BY entity
 """

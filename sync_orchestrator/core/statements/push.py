@@ -20,6 +20,7 @@ FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
           r.unsettled_until, coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
+          coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
 
@@ -44,7 +45,7 @@ SET applied_revision = v.revision,
     applied_digest = v.digest, applied_group = v.applied_group, external_id = v.external_id,
     applied_at = sync.clock(),
     first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
-    attempts = 0, error = NULL, rejected_digest = NULL, lane = 0,
+    attempts = 0, error = NULL, rejected_digest = NULL, lane = 0, waiting_since = NULL,
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
                            ELSE r.unsettled_until END,
@@ -64,6 +65,7 @@ FAIL = """
 UPDATE sync.records r
 SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
+    waiting_since = CASE WHEN v.waits THEN coalesce(r.waiting_since, sync.clock()) ELSE r.waiting_since END,
     parked = CASE WHEN r.revision = v.revision THEN v.parked END,
     rejected_digest = coalesce(v.rejected_digest, r.rejected_digest),
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
@@ -74,8 +76,8 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
         ELSE r.unsettled_until END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
             %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
-            %(external_id)s::text[], %(unknown)s::boolean[])
-     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown)
+            %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[])
+     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
 """
@@ -126,7 +128,8 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 UNPARK_GROUP = """
 UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
 WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
-  AND (parked = 'dead' OR attempts > 0) AND (lease_until IS NULL OR lease_until < sync.clock())
+  AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
+  AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING key
 """
 
@@ -154,6 +157,12 @@ NOT_BEFORE = """
 UPDATE sync.systems SET not_before = greatest(coalesce(not_before, '-infinity'),
                                               sync.clock() + make_interval(secs => %(seconds)s))
 WHERE name = %(name)s
+"""
+
+# Read before calls, so without a lock.
+HELD_OFF = """
+SELECT EXTRACT(epoch FROM not_before - sync.clock())::float8 AS seconds
+FROM sync.systems WHERE name = %(name)s AND not_before > sync.clock()
 """
 
 # Reserves room for n calls at the configured rate; says how long to wait before the first of them.

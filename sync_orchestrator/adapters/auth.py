@@ -1,0 +1,292 @@
+"""Proving to a system who we are: Basic, bearer, and logins that give tokens which expire and rotate.
+
+A login is made outside of the call that needs it: what goes wrong with it says nothing of that call, which was not
+sent. Fixed headers are no matter of this module (``headers`` in the settings), and neither is where logins are kept
+(``core/logins.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer, found
+from sync_orchestrator.adapters.throttling import seconds_until
+from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.config import Request
+from sync_orchestrator.config.calls import Basic, Bearer, Login
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.logins import Given, LoginStore, ProcessLogins, Session
+from sync_orchestrator.templates import TemplateFailed
+
+if TYPE_CHECKING:
+    from sync_orchestrator.adapters.http import Http
+
+_REMEMBERED = 10.0
+_EARLIER, _EARLIER_SHARE = 60.0, 0.1
+_LOOK_AGAIN = 0.05
+_KNOWN = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The headers that go with a call; ``number`` tells by which login."""
+
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    number: int | None = None
+
+
+class SystemAuth:
+    """A proof that never changes: none at all, Basic, bearer. The base of the others."""
+
+    def __init__(self, proof: Proof = Proof(), secrets: tuple[str, ...] = ()) -> None:
+        self._proof = proof
+        self.secrets = secrets
+        """What must not appear in an error text; another tuple when there are more."""
+
+    async def proof(self) -> Proof:
+        """What goes with a call. Raises CallFailed where it cannot be had."""
+        return self._proof
+
+    async def renewed(self, refused: Proof) -> Proof | None:
+        """What goes with a second try of a call that was refused; None where that is no use. Raises CallFailed."""
+        return None
+
+    def accepted(self, proof: Proof) -> None:
+        """A call with this proof went well."""
+
+
+def auth_of(settings: HttpSettings, http: Http, store: LoginStore | None) -> SystemAuth:
+    """What the settings of a system ask for; ``store`` keeps logins, for this process alone if it is None."""
+    match settings.auth:
+        case Basic(user=user, password=password):
+            word = base64.b64encode(f"{user}:{password}".encode()).decode()
+            return SystemAuth(Proof({"Authorization": f"Basic {word}"}), (password, word))
+        case Bearer(token=token):
+            return SystemAuth(Proof({"Authorization": f"Bearer {token}"}), (token,))
+        case Login() as login:
+            return _ByLogin(login, settings, http, store or ProcessLogins())
+    return SystemAuth()
+
+
+class _ByLogin(SystemAuth):
+    """Logs in when a token is needed: one call at a time, however many wait for it, in all processes."""
+
+    def __init__(self, login: Login, settings: HttpSettings, http: Http, store: LoginStore) -> None:
+        super().__init__()
+        self._login = login
+        self._settings = settings
+        self._http = http
+        self._store = store
+        self._session: Session | None = None
+        self._unproven: int | None = None
+        self._failed: tuple[float, str] = (0.0, "")
+        self._known: deque[str] = deque(maxlen=_KNOWN)
+        self._renewing: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[Session]] = WeakKeyDictionary()
+
+    async def proof(self) -> Proof:
+        session = self._session
+        if session is None or session.too_old:
+            session = await self._renew(None if session is None else session.number)
+        return self._proof_of(session)
+
+    async def renewed(self, refused: Proof) -> Proof | None:
+        session = self._session
+        if session is not None and session.number != refused.number:  # another call was quicker
+            return self._proof_of(session)
+        if refused.number is not None and refused.number == self._unproven:
+            self._unproven = None
+            self._remember("a token is refused that the login has just given")
+            return None
+        return self._proof_of(await self._renew(refused.number))
+
+    def accepted(self, proof: Proof) -> None:
+        if proof.number == self._unproven:
+            self._unproven = None
+
+    async def _renew(self, refused: int | None) -> Session:
+        loop = asyncio.get_running_loop()
+        task = self._renewing.get(loop)
+        if task is None or task.done():
+            task = self._renewing[loop] = loop.create_task(self._renewal(refused))
+            task.add_done_callback(_seen)
+        return await asyncio.shield(task)  # a caller that gives up must not cut off the login of all
+
+    async def _renewal(self, refused: int | None) -> Session:
+        until, why = self._failed
+        if time.monotonic() < until:
+            raise CallFailed(Failure.AUTH, why)
+        mark = await asyncio.to_thread(lambda: self._mark)
+        most = 3 * self._settings.timeout
+        while True:
+            taken = await asyncio.to_thread(self._store.take, mark, refused, most + self._settings.timeout)
+            if taken.session is not None:
+                self._learn(*_texts(taken.session.given))
+            if taken.lease is not None:
+                session = await self._logged_in(mark, taken.lease, taken.session, most)
+            else:
+                session = taken.session
+            if session is not None:
+                self._session = session
+                return session
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def _logged_in(self, mark: bytes, lease: int, last: Session | None, most: float) -> Session | None:
+        try:
+            async with asyncio.timeout(most):
+                given = await self._log_in(last)
+        except TimeoutError:
+            await asyncio.to_thread(self._store.release, lease)
+            raise CallFailed(Failure.TRANSIENT, f"the login failed: it took more than {most:g} s") from None
+        except BaseException as error:
+            await asyncio.to_thread(self._store.release, lease)
+            if isinstance(error, CallFailed) and error.kind is Failure.AUTH:
+                self._remember(error.detail)
+            raise
+        session = await asyncio.to_thread(self._store.keep, mark, lease, given)
+        self._unproven = None if session is None else session.number
+        return session
+
+    async def _log_in(self, last: Session | None) -> Given:
+        again = self._again(last)
+        if last is not None and again is not None:
+            try:
+                return await self._ask(again, last.given)
+            except CallFailed as failure:
+                if failure.kind is not Failure.AUTH:
+                    raise
+        return await self._ask(self._login.request, Given(""))
+
+    def _again(self, last: Session | None) -> Request | None:
+        """The call that makes use of the last login, if there is one."""
+        if last is None:
+            return None
+        if self._login.refresh_request is not None:
+            return self._login.refresh_request if last.given.refresh else None
+        return self._login.request if {"token", "refresh"} & self._login.request.names() else None
+
+    async def _ask(self, request: Request, last: Given) -> Given:
+        try:
+            prepared = self._http.prepared(
+                request, {"token": last.token, "refresh": last.refresh or ""}, base_url=self._login.base_url)
+            self._learn(*_leaves([prepared.params, prepared.headers, prepared.content]))
+            answer = await self._http.exchange(prepared, {})
+            self._learn(*(str(value) for value in self._picked(answer).values()))
+            if (failure := await self._http.failure_of(answer, request)) is not None:
+                raise failure
+        except CallFailed as failure:
+            passing = failure.kind in (Failure.TRANSIENT, Failure.THROTTLED)
+            raise CallFailed(failure.kind if passing else Failure.AUTH, f"the login failed: {failure.detail}",
+                             retry_after=failure.retry_after) from None
+        return self._given(answer, last)
+
+    def _picked(self, answer: Answer) -> dict[str, Any]:
+        """What stands at the configured places, by their names in the settings."""
+        places = {"token": self._login.token, "refresh": self._login.refresh,
+                  **{f"values.{name}": place for name, place in self._login.values.items()}}
+        told = {name: found(place, answer.document) for name, place in places.items()}
+        return {name: value for name, value in told.items() if value not in (None, "")}
+
+    def _given(self, answer: Answer, last: Given) -> Given:
+        picked = self._picked(answer)
+        for name in ("token", *(f"values.{name}" for name in self._login.values)):
+            if not _usable(picked.get(name)):
+                raise self._garbage(name, answer)
+        if not _usable(picked.get("refresh", "")):
+            raise self._garbage("refresh", answer)
+        lifetime = seconds_until(found(self._login.expires_in, answer.document), datetime.now(UTC))
+        given = Given(
+            str(picked["token"]), str(picked["refresh"]) if "refresh" in picked else last.refresh,
+            {name: str(picked[f"values.{name}"]) for name in self._login.values},
+            lifetime - min(_EARLIER, lifetime * _EARLIER_SHARE) if lifetime else None)
+        headers = self._headers(given)
+        self._learn(*headers.values())
+        if not all(text.isascii() and text.isprintable() for text in headers.values()):
+            raise self._garbage("token", answer)
+        return given
+
+    def _garbage(self, name: str, answer: Answer) -> CallFailed:
+        """What came is told by its shape alone: a token may stand anywhere in it."""
+        place = {"token": self._login.token, "refresh": self._login.refresh}.get(name) or self._login.values[
+            name.removeprefix("values.")]
+        return CallFailed(Failure.AUTH, f"the login failed: nothing usable as '{name}' at '{place}' in answer "
+                                        f"{answer.status}: {_shape(answer)}")
+
+    def _headers(self, given: Given) -> dict[str, str]:
+        values = {**given.values, "token": given.token}
+        try:
+            return {name: templates.text(text, values) for name, text in self._login.headers.items()}
+        except TemplateFailed as error:
+            raise CallFailed(Failure.AUTH, f"no header can be made of the login: {self._http.shown(str(error))}"
+                             ) from None
+
+    def _proof_of(self, session: Session) -> Proof:
+        headers = self._headers(session.given)
+        self._learn(*headers.values())
+        return Proof(headers, session.number)
+
+    def _remember(self, why: str) -> None:
+        self._failed = time.monotonic() + _REMEMBERED, why
+
+    def _learn(self, *secrets: str) -> None:
+        new = [secret for secret in dict.fromkeys(secrets) if secret not in self._known]
+        if new:
+            self._known.extend(new)
+            self.secrets = tuple(self._known)
+
+    @cached_property
+    def _mark(self) -> bytes:
+        """Stands for the settings; a hash that is slow on purpose, since a password goes into it."""
+        assert self._settings.auth is not None
+        told = [self._settings.base_url, *self._settings.headers.items(), self._settings.auth.model_dump_json()]
+        return hashlib.scrypt(repr(told).encode(), salt=b"sync_orchestrator.logins", n=2**14, r=8, p=1)
+
+
+def _seen(task: asyncio.Task[Session]) -> None:
+    """Nobody may be left to hear of its failure."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _usable(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).isprintable()
+
+
+def _texts(given: Given) -> Iterator[str]:
+    yield from (given.token, given.refresh or "", *given.values.values())
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Every text that a login sends may be a secret, but for the word that says which kind of login it is."""
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            if name != "grant_type":
+                yield from _leaves(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def _shape(answer: Answer) -> str:
+    body = answer.body
+    if isinstance(body, dict):
+        names = sorted(name for name in body if name.isidentifier() and len(name) <= 40)[:10]
+        return f"an object with {', '.join(names)}" if names else "an object"
+    if body is not None:
+        return {list: "a list", str: "a text", bool: "a truth value"}.get(type(body), "a number")
+    if not answer.content:
+        return "an empty body"
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+    return f"no JSON ({kind})" if kind.replace("/", "").replace("-", "").isalnum() else "no JSON"

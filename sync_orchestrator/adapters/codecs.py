@@ -1,0 +1,198 @@
+"""Mapped fields in the third party's shape, and back: numbers as texts or cents, typed objects, language maps.
+
+Pure: no calls. A value that would not come back as it was is refused before anything is sent: written all the same, it
+would differ for ever. Not here: which fields are mapped (``core/mapping.py``), the body around them (``templates.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from decimal import Context, Decimal, DecimalException
+from typing import Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from sync_orchestrator import templates
+from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.templates import TemplateFailed
+
+_MOST_DIGITS = 400  # more than the largest float has
+_EXACT = Context(prec=_MOST_DIGITS)
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMERAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_TRUTH = {"true": True, "false": False}
+
+
+class Codecs:
+    """The codecs of one target; ``mapped`` are the payload's fields, ``fields`` those of them that are not plain."""
+
+    def __init__(self, fields: Mapping[str, Codec], mapped: tuple[str, ...]) -> None:
+        self._codecs = {name: _FieldCodec(name, fields.get(name, Codec())) for name in mapped}
+
+    def encode(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The payload as the third party wants it written; nulls stay null.
+
+        Raises MappingFailed naming the field.
+        """
+        return {name: self._codecs[name].encode(value) if name in self._codecs else value
+                for name, value in payload.items()}
+
+    def decode(self, record: Any) -> dict[str, Any]:
+        """The mapped fields of one of their records as plain values.
+
+        What cannot be decoded is left as it is, and so shows as a difference.
+        """
+        return {name: codec.decode(record) for name, codec in self._codecs.items()}
+
+
+class _FieldCodec:
+    def __init__(self, name: str, codec: Codec) -> None:
+        self._name = name
+        self._kind = codec.kind
+        self._write = codec.write
+        self._read = jmespath.compile(codec.read) if codec.read is not None else None
+        self._place = templates.place_of(codec.write, "value") if codec.read is None else None
+        self._to_theirs, self._to_ours = _KINDS[codec.kind](codec.digits)
+
+    def encode(self, value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            theirs = value if self._kind == "plain" else self._theirs(value)
+            return theirs if self._write is None else templates.value(self._write, {"value": theirs})
+        except (ValueError, DecimalException, TemplateFailed) as error:
+            why = "it has too many digits" if isinstance(error, DecimalException) else error
+            place = f"fields.{self._name}"
+            raise MappingFailed(f"{place}: {value!r:.80} cannot be written as {self._kind}: {why}") from None
+
+    def decode(self, record: Any) -> Any:
+        shown = self._shown(record)
+        if shown is None:
+            return None
+        try:
+            return self._to_ours(shown)
+        except (ValueError, DecimalException):
+            return shown
+
+    def _theirs(self, value: Any) -> Any:
+        theirs = self._to_theirs(value)
+        back = self._to_ours(theirs)
+        if digest(back) != digest(value):
+            raise ValueError(f"it would come back as {back!r:.80}")
+        return theirs
+
+    def _shown(self, record: Any) -> Any:
+        shown = record.get(self._name) if isinstance(record, dict) else None
+        if self._read is None:
+            return shown if self._place is None else _at(self._place, shown)
+        try:
+            return self._read.search(record)
+        except JMESPathError:
+            return shown
+
+
+def _at(place: tuple[Any, ...], shape: Any) -> Any:
+    """What stands at a place of a shape; another shape is given as it is."""
+    found = shape
+    for step in place:
+        fits = step in found if isinstance(found, dict) else isinstance(found, list) and step in range(len(found))
+        if not fits:
+            return shape
+        found = found[step]
+    return found
+
+
+def _decimal(value: Any) -> Decimal:
+    """A number, or a numeral in a text, exactly as it is written. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("it is no number")
+    if isinstance(value, str):
+        if not _is_numeral(value):
+            raise ValueError("it is no number")
+        return Decimal(value)
+    return Decimal(int(value)) if isinstance(value, int) or value.is_integer() else Decimal(repr(value))
+
+
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
+def _plain(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    return lambda value: value, lambda value: value
+
+
+def _text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> str:
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return value if isinstance(value, str) else _numeral(value)
+
+    def to_ours(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return _TRUTH[value] if value in _TRUTH else _of_numeral(value) if _is_numeral(value) else value
+
+    return to_theirs, to_ours
+
+
+def _number_kind(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> int | float:
+        if not isinstance(value, str) or not _is_numeral(value):
+            raise ValueError("it is no number in a text")
+        return _of_numeral(value)
+
+    return to_theirs, lambda value: value if isinstance(value, str) else _numeral(value)
+
+
+def _decimal_text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> str:
+        return format(_decimal(value).quantize(Decimal(1).scaleb(-digits), context=_EXACT), "f")
+
+    return to_theirs, lambda value: _number(_decimal(value))
+
+
+def _minor_units(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> int:
+        return int(_decimal(value).scaleb(digits, context=_EXACT).to_integral_value())
+
+    return to_theirs, lambda value: _number(_decimal(value).scaleb(-digits, context=_EXACT))
+
+
+def _bool_number(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> int:
+        if not isinstance(value, bool):
+            raise ValueError("it is no truth value")
+        return int(value)
+
+    def to_ours(value: Any) -> Any:
+        return bool(_decimal(value)) if value in (0, 1, "0", "1") else value
+
+    return to_theirs, to_ours
+
+
+def _numeral(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("it is no number")
+    return str(int(value)) if _is_short_whole(value) else repr(value)
+
+
+def _is_short_whole(value: float) -> bool:
+    return isinstance(value, int) or (value.is_integer() and abs(value) < 1e15)
+
+
+def _is_numeral(text: str) -> bool:
+    return len(text) <= _MOST_DIGITS and _NUMERAL.fullmatch(text) is not None
+
+
+def _of_numeral(text: str) -> int | float:
+    return int(text) if _WHOLE.fullmatch(text) else float(text)
+
+
+_KINDS = {
+    "plain": _plain, "text": _text, "number": _number_kind, "decimal_text": _decimal_text,
+    "minor_units": _minor_units, "bool_number": _bool_number,
+}

@@ -1,0 +1,82 @@
+"""Whether the other side obeys a filter: some servers ignore one that they do not know, and give everything.
+
+Not here: listing and counting (``paging.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.paging import first_page, get_count
+from sync_orchestrator.config import Count, FilterCheck, Listing, Outcome
+from sync_orchestrator.core.errors import CallFailed, Failure
+
+KEEP = 3600.0
+"""For so many seconds a filter that was obeyed is trusted."""
+
+
+class Filters:
+    """The filters of one adapter's calls, each proven with a value that cannot exist, and again after an hour.
+
+    To be called with an answer in hand that found something, before it is used. Then the proof means something (where
+    there is nothing at all, an ignored filter gives nothing, too), and an answer of nothing is right in any case::
+
+        number = await get_count(http, count, values)
+        if number:
+            await filters.prove("count", count, values, "group", *target.references)
+    """
+
+    def __init__(self, http: Http, settings: FilterCheck, clock: Callable[[], float] = time.monotonic) -> None:
+        self._http = http
+        self._settings = settings
+        self._clock = clock
+        self._proven: dict[str, float] = {}
+
+    async def prove(
+        self, name: str, call: Listing | Count, values: Values, *filters: str, outcomes: Sequence[Outcome] = ()
+    ) -> None:
+        """Returns where the call named ``name`` obeys the names ``filters`` of its templates.
+
+        Whichever of them it does not use is left aside. Raises CallFailed, PERMANENT where everything comes back.
+        """
+        used = sorted(call.names() & set(filters))
+        now = self._clock()
+        if self._settings.off or not used or now < self._proven.get(name, now):
+            return
+        impossible = {filter: self._impossible(filter) for filter in used}
+        asked = " and ".join(f"{filter} '{value}'" for filter, value in impossible.items())
+        place = f"the filter of '{name}' ({call.method} {call.path})"
+        try:
+            came = await self._came(call, {**values, **impossible}, outcomes)
+        except CallFailed as failure:
+            if not _is_refusal(failure):
+                raise CallFailed(failure.kind, f"{place} cannot be checked, asked for {asked}: {failure.detail}",
+                                 status=failure.status, retry_after=failure.retry_after) from None
+            came = None
+        if came:
+            raise CallFailed(Failure.PERMANENT, (
+                f"{place} is ignored: asked for {asked}, of which there is nothing, it answers with {came}; write "
+                f"'{name}' with a filter that the other side knows"))
+        self._proven[name] = now + KEEP
+
+    def _impossible(self, filter: str) -> Any:
+        if filter == "keys":
+            return [self._settings.key]
+        return self._settings.key if filter == "key" else self._settings.group
+
+    async def _came(self, call: Listing | Count, values: Values, outcomes: Sequence[Outcome]) -> str | None:
+        """What comes; None for nothing."""
+        if isinstance(call, Count):
+            number = await get_count(self._http, call, values, outcomes)
+            return f"a count of {number}" if number else None
+        items = await first_page(self._http, call, values, outcomes)
+        return f"{len(items)} items" if items else None
+
+
+def _is_refusal(failure: CallFailed) -> bool:
+    """Whether the value was refused: with a real one the same call was answered just before."""
+    final = failure.kind in (Failure.PERMANENT, Failure.REFERENCE) or failure.status == 403
+    return final and failure.status is not None and not 300 <= failure.status < 400

@@ -1,0 +1,100 @@
+"""What a call refers to at the third party, looked up before it: the id of a store, of a category. Kept for a while.
+
+Not here: which calls ask for it (``rest_third_party.py``), what waiting for it means (``core/settle.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jmespath
+
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.paging import record_in
+from sync_orchestrator.config import Outcome
+from sync_orchestrator.config.calls import Reference
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.mapping import digest
+
+MOST_KEPT = 10_000
+
+_Flights = dict[bytes, asyncio.Task[Any]]
+
+
+class References:
+    """The references of one target. ``outcomes`` are the target's; ``clock`` gives seconds."""
+
+    def __init__(
+        self, http: Http, references: Mapping[str, Reference], outcomes: Sequence[Outcome] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._references = references
+        self._outcomes = outcomes
+        self._clock = clock
+        self._kept: dict[bytes, tuple[float, Any]] = {}
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flights] = WeakKeyDictionary()
+
+    async def resolve(self, values: Values, asked: set[str]) -> dict[str, Any]:
+        """The references among the names ``asked``, each by what its templates make of ``values``.
+
+        Many that need the same at once make one call. Raises CallFailed, REFERENCE where there is no such thing yet.
+        """
+        names = sorted(asked & self._references.keys())
+        found = await asyncio.gather(*(self._one(name, self._references[name], values) for name in names))
+        return dict(zip(names, found, strict=True))
+
+    async def _one(self, name: str, reference: Reference, values: Values) -> Any:
+        try:
+            call = self._http.prepared(reference, values)
+        except CallFailed as failure:
+            raise CallFailed(failure.kind, f"reference '{name}': {failure.detail}") from None
+        key = digest([name, call.url, call.params, call.headers, call.content])
+        until, kept = self._kept.get(key, (0.0, None))
+        if kept is not None and self._clock() < until:
+            return kept
+        flights = self._flights.setdefault(asyncio.get_running_loop(), {})
+        flight = flights.get(key)
+        if flight is None:
+            flight = flights[key] = asyncio.create_task(self._looked_up(name, reference, values, key))
+            flight.add_done_callback(lambda done: _landed(flights, key, done))
+        return await asyncio.shield(flight)  # one caller that gives up takes it from no other
+
+    async def _looked_up(self, name: str, reference: Reference, values: Values, key: bytes) -> Any:
+        try:
+            answer = await self._http.read(reference, values, self._outcomes)
+            found = self._in_answer(reference, answer)
+        except CallFailed as failure:
+            if not failure.missing:
+                raise CallFailed(failure.kind, f"reference '{name}': {failure.detail}", status=failure.status,
+                                 retry_after=failure.retry_after) from None
+            found, came = None, failure.detail
+        else:
+            came = f"answer {answer.status}: {self._http.shown(answer.text)}"
+        if found is None:
+            raise CallFailed(Failure.REFERENCE, f"reference '{name}' is not there yet: {came}")
+        self._keep(key, found, self._clock() + reference.keep)
+        return found
+
+    def _in_answer(self, reference: Reference, answer: Answer) -> Any:
+        if answer.body is not None and self._http.search(jmespath.compile(reference.record), answer.body) is None:
+            return None
+        found = record_in(self._http, reference, answer)
+        return None if found in ("", [], {}) else found
+
+    def _keep(self, key: bytes, found: Any, until: float) -> None:
+        self._kept.pop(key, None)
+        while len(self._kept) >= MOST_KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[key] = until, found
+
+
+def _landed(flights: _Flights, key: bytes, done: asyncio.Task[Any]) -> None:
+    del flights[key]
+    if not done.cancelled():
+        done.exception()  # looked at, in case nobody waits for it any more

@@ -1,0 +1,329 @@
+"""One call of an API: what is sent, how its answer is read, and what it means.
+
+``names`` in the comments are what a template may use at that place. Not here: which calls an entity needs
+(``entities.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sync_orchestrator.config.types import Body, Expression, Model, Pattern, Seconds, Template
+from sync_orchestrator.templates import names_in
+
+_SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
+
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+Means = Literal["ok", "created", "missing", "duplicate", "conflict", "invalid", "auth", "throttled", "too_large",
+                "reference_missing", "transient"]
+
+
+class Outcome(Model):
+    """What an answer means where its status does not say it plainly; the first rule that fits decides."""
+
+    when: Expression
+    """True for the answers meant: a JMESPath over ``{status, body, text, headers}``, header names in lower case."""
+    means: Means
+    """``created``: as ``ok``. ``missing``: there is no such record (an empty 204 of an update that wrote nothing, too).
+    ``duplicate``: a create found it there already. ``conflict``: its revision has moved on. ``invalid``: refused for
+    good. ``too_large``: to be sent in halves. ``reference_missing``: something it refers to is not there yet; it waits
+    and does not die."""
+    message: Expression | None = None
+    """Where in the same document the reason stands that people should read."""
+
+
+class Request(Model):
+    """One call. Templates stand in ``path`` (percent-encoded), ``params``, ``headers`` and ``body``."""
+
+    method: Method = "GET"
+    path: Template = Field(pattern=r"^/")
+    params: dict[str, Template] = {}
+    """The query; what comes out empty is left out, except for a delete, which is refused then."""
+    headers: dict[str, Template] = {}
+    body: Body = None
+    content: Literal["json", "form", "lines"] = "json"
+    """How the body is sent: as JSON, as a form, or as one JSON document a line (the body is a list then)."""
+    outcomes: list[Outcome] = []
+    """Looked at before those of the system."""
+
+    @model_validator(mode="after")
+    def _braces(self) -> Self:
+        for text in (self.path, *self.params.values()):
+            if single := _SINGLE.search(text):
+                raise ValueError(f"write {{{{ {single[1]} }}}}, not {single[0]}")
+        return self
+
+    def names(self) -> set[str]:
+        """The names that its templates ask for."""
+        return names_in([self.path, self.params, self.headers, self.body])
+
+
+class Write(Request):
+    """A call that writes. Names: ``key``, ``id``, ``group``, ``payload``, ``digest``, ``revision``, the references.
+
+    Without ``body`` the payload itself is sent.
+    """
+
+    method: Method = "POST"
+    record: Expression | None = None
+    """Where the record stands in the answer; the target's ``record`` unless told."""
+    then: list[Request] = []
+    """Calls that belong to it, in order; they know ``answer`` besides, the body of the answer before."""
+
+
+class Delete(Request):
+    """A call that removes a record, or cancels it by whatever verb. Names: as of ``Write``, without the payload."""
+
+    method: Method = "DELETE"
+    refused: Request | None = None
+    """What is called where it is refused for good: deactivate instead."""
+
+
+class Get(Request):
+    """A reading call and where in the answer its result stands."""
+
+    record: Expression = "@"
+    """Where the record stands in the answer; a list is taken for its first item, an empty one for no record."""
+
+
+class Count(Request):
+    """A counting call. Names: ``group``, the references."""
+
+    number: Expression = "@"
+    """Where the number stands in the body, which may be plain text; ``to_number(n)`` for one that is text in JSON."""
+    header: str | None = None
+    """Or the header it stands in, such as ``X-Total-Count``, or after the slash of a ``Content-Range``."""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> Self:
+        if self.method == "HEAD" and self.header is None:
+            raise ValueError("the answer to a HEAD has no body: say 'header'")
+        return self
+
+
+class Listing(Request):
+    """A listing, page by page.
+
+    Names: those of its place, and by ``paging``: ``after`` (the last key of the page before), ``cursor`` (the value at
+    ``next``, null at first), ``page``, ``offset``; ``limit`` is ``size``.
+    """
+
+    items: Expression = "@"
+    total: Expression | None = None
+    """Where the number of all items stands: at so many the listing ends, and one that ends earlier is a failure. Only
+    with paging ``none``, ``page`` and ``offset``; not for a number that the server caps."""
+    paging: Literal["none", "after", "cursor", "page", "offset", "link", "next_url"] = "none"
+    """``link``: the Link header's ``rel="next"``. ``next_url``: an absolute or relative address at ``next``, or in the
+    header ``next_header``. The body and the headers are sent again with each page. ``none``: one page has it all."""
+    next: Expression | None = None
+    """Where the next cursor or address stands in the body; null, absent or empty at the end. A cursor that is a list or
+    an object can be sent in the body only."""
+    next_header: str | None = None
+    """The header in which it stands instead."""
+    first_page: int = 1
+    size: int = Field(default=100, ge=1)
+    """How many items are asked for. A server may give fewer: only an empty page, or no next one, is the end."""
+    short_page_ends: bool = False
+    """A page of fewer items than ``size`` is the last; only where the server never cuts pages of its own accord."""
+    end_status: list[int] = []
+    """A status that stands for the end, such as 400 or 404, after the first page."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        word = {"after": "after", "cursor": "cursor", "page": "page", "offset": "offset"}.get(self.paging)
+        if word is not None and word not in self.names():
+            raise ValueError(f"paging '{self.paging}' needs {{{{ {word} }}}} in path, params, headers or body")
+        if self.paging in ("cursor", "next_url"):
+            if (self.next is None) == (self.next_header is None):
+                raise ValueError(f"paging '{self.paging}' needs 'next' or 'next_header', one of them")
+        elif self.next is not None or self.next_header is not None:
+            raise ValueError("'next' and 'next_header' belong to paging 'cursor' and 'next_url'")
+        if self.total is not None and self.paging not in ("none", "page", "offset"):
+            raise ValueError("'total' belongs to paging 'none', 'page' and 'offset'")
+        if self.short_page_ends and self.paging not in ("after", "page", "offset"):
+            raise ValueError("'short_page_ends' belongs to paging 'after', 'page' and 'offset'")
+        if self.short_page_ends and "limit" not in self.names() and "size" not in self.model_fields_set:
+            raise ValueError("short_page_ends needs {{ limit }} in the call, or the server's own page size as 'size'")
+        return self
+
+    def paging_names(self) -> set[str]:
+        """The names that paging fills in."""
+        return {"limit"} | ({self.paging} & {"after", "cursor", "page", "offset"})
+
+
+class Basic(Model):
+    """HTTP Basic."""
+
+    kind: Literal["basic"]
+    user: str
+    password: str = Field(repr=False)
+
+
+class Bearer(Model):
+    """A token that does not change, after the word ``Bearer``. Any other fixed header goes into ``headers``."""
+
+    kind: Literal["bearer"]
+    token: str = Field(repr=False, pattern=r"^[\x21-\x7e]+$")
+
+
+class Login(Model):
+    """A call that gives a token, made again when the token is refused or too old; all machines share what it gave.
+
+    Names in ``request``: ``token`` and ``refresh`` (what the last login gave; empty at first). Names in ``headers``:
+    ``token`` and all that ``values`` picked.
+    """
+
+    kind: Literal["login"]
+    base_url: str | None = Field(default=None, pattern=r"^https?://")
+    """Where the login is, if elsewhere than the system; the system's ``headers`` are sent there, too."""
+    request: Request = Field(repr=False)
+    token: Expression = "body.token"
+    """Over ``{status, body, text, headers}``."""
+    refresh: Expression | None = None
+    """Where the token for the next login stands, if that one rotates; kept in the database, for all machines."""
+    refresh_request: Request | None = Field(default=None, repr=False)
+    """The call that is made with ``{{ refresh }}`` while there is one; ``request`` if it is refused."""
+    values: dict[str, Expression] = {}
+    """More of the answer that headers are composed of."""
+    expires_in: Expression | None = None
+    """Where the token's lifetime in seconds stands, or the time of its end; it is renewed a little earlier."""
+    headers: dict[str, Template] = Field(default={"Authorization": "Bearer {{ token }}"}, repr=False)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        last = {"token", "refresh"}
+        check_names({"request": self.request, "refresh_request": self.refresh_request},
+                    {"request": last, "refresh_request": last})
+        if self.refresh_request is not None and self.refresh is None:
+            raise ValueError("refresh_request needs 'refresh'")
+        if unknown := names_in(self.headers) - {"token", *self.values}:
+            raise ValueError(f"headers: nothing fills in '{sorted(unknown)[0]}'; pick it with 'values'")
+        return self
+
+
+Auth = Annotated[Basic | Bearer | Login, Field(discriminator="kind")]
+
+
+class Throttle(Model):
+    """Where an answer says how long to wait, beside ``Retry-After`` and the ``RateLimit`` headers, which are known.
+
+    More than an hour counts as an hour.
+    Expressions over ``{status, body, text, headers}``; what they find is seconds, seconds since 1970, or a date.
+    """
+
+    wait: Expression | None = None
+    """On a throttled answer: when to come back."""
+    slow_down: Expression | None = None
+    """On a good answer: how long to hold off all calls, such as ``body.backoff``."""
+
+
+class Http(Model):
+    """How a system is reached over HTTP."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    headers: dict[str, Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
+    auth: Auth | None = None
+    timeout: Seconds = 10
+    """The deadline of one call."""
+    concurrency: int = Field(default=32, ge=1, le=1000)
+    """Calls under way at once, in one process."""
+    outcomes: list[Outcome] = []
+    throttle: Throttle = Throttle()
+
+
+class IdFrom(Model):
+    """Where a create's answer names the id, when no record of it comes back."""
+
+    header: str
+    pattern: Pattern = r".*/([^/?#]+)"
+    """Its first group is the id."""
+
+
+class Revision(Model):
+    """The third party's own version of a record, which it wants to see with a write, as ``{{ revision }}``."""
+
+    header: str | None = None
+    """The header of a reading answer it stands in, such as ``ETag``."""
+    path: Expression | None = None
+    """Or where it stands in the record, such as ``_rev``."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Revision:
+        if (self.header is None) == (self.path is None):
+            raise ValueError("say 'header' or 'path', one of them")
+        return self
+
+
+class Reference(Get):
+    """Something to be looked up before a call, such as the id of a store. Names: ``key``, ``group``, ``payload``.
+
+    ``record`` is where the id stands. It is kept for ``keep``, by what its templates used; where it finds nothing the
+    record waits for it.
+    """
+
+    keep: Seconds = 300
+
+
+class Bulk(Model):
+    """Many records in one call, instead of one call each.
+
+    Names in ``request``: ``items``, a list of ``{key, id, group, payload, digest}``, and ``group`` where ``by_group``.
+    """
+
+    request: Write
+    size: int = Field(default=100, ge=2, le=10_000)
+    bytes: int | None = Field(default=None, ge=1)
+    """The largest body; more is sent in several calls."""
+    gather: Seconds = 0.02
+    """How long a call waits for more records to go with it."""
+    by_group: bool = False
+    """A call holds records of one business group."""
+    results: Expression | None = None
+    """Where the results stand in the answer, one an item; without it the call's outcome is that of all."""
+    match: Literal["position", "id", "key"] = "position"
+    """By what a result belongs to an item; by ``id`` or ``key`` those without a result count as not written."""
+    result_key: Expression = "@"
+    """Where in a result the id or key stands that it is matched by."""
+    result_id: Expression | None = None
+    """Where in a result the third party's id stands."""
+    outcomes: list[Outcome] = []
+    """What a result means: over ``{status, body}``, ``body`` being the result, ``status`` its own where ``status`` says
+    where that stands."""
+    status: Expression | None = None
+    atomic: bool = False
+    """One bad item fails the whole call, which then wrote nothing: it is halved to find the bad one."""
+
+
+class FilterCheck(Model):
+    """A filter that a server does not know is often ignored, and everything comes back: so before what a filter found
+    is believed, something impossible is asked for, and must bring nothing. It is asked for again after an hour."""
+
+    group: str = "sync-orchestrator-no-such-group"
+    """A business group that cannot exist, of the form that the other side takes; also for the references."""
+    key: str = "sync-orchestrator-no-such-key"
+    """A key that cannot exist."""
+    off: bool = False
+
+
+def check_names(calls: Mapping[str, Request | None], known: Mapping[str, set[str]]) -> None:
+    """Refuses a name that nothing would fill in. Raises ValueError."""
+    for name, call in calls.items():
+        if call is None:
+            continue
+        allowed = known[name] | (call.paging_names() if isinstance(call, Listing) else set())
+        for unknown in sorted(call.names() - allowed):
+            fits = ", ".join(sorted(allowed)) or "none"
+            raise ValueError(f"{name}: nothing fills in '{unknown}'; known here: {fits}")
+
+
+def check_followers(name: str, call: Write | None, known: set[str]) -> None:
+    """The same for the calls that belong to a write."""
+    for number, follower in enumerate(call.then if call else ()):
+        check_names({f"{name}.then[{number}]": follower}, {f"{name}.then[{number}]": known | {"answer"}})
+
+

@@ -1,0 +1,79 @@
+"""An entity: the parts that make up a record, its mapping, its shape at the third party, and its rules.
+
+Not here: parts (``sources.py``) and targets (``targets.py``) themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sync_orchestrator.config.sources import Part
+from sync_orchestrator.config.targets import Target
+from sync_orchestrator.config.types import Expression, Model, Name, Seconds
+
+
+class Retry(Model):
+    """1 + ``retries`` attempts; waits of ``first_wait``, doubling up to ``max_wait``, with jitter."""
+
+    retries: int = Field(default=3, ge=0, le=100)
+    first_wait: Seconds = 10
+    factor: float = Field(default=2, ge=1)
+    max_wait: Seconds = 3600
+    jitter: float = Field(default=0.1, ge=0, le=1)
+    """A wait is lengthened by at most this share of itself."""
+
+
+class Deletions(Model):
+    """How many records may be deleted at once before a person is asked: min(most, max(least, share * group))."""
+
+    least: int = Field(default=5, ge=0)
+    share: float = Field(default=0.05, ge=0, le=1)
+    most: int = Field(default=100, ge=0)
+
+    def cap(self, group_size: int) -> int:
+        """The cap for a group of so many records."""
+        return min(self.most, max(self.least, int(self.share * group_size)))
+
+
+class Validation(Model):
+    every: Seconds = 900
+    """How often each business group is validated by the schedule."""
+    audit_every: Seconds = 86_400
+    """How often at least it is compared record by record, whatever its count says."""
+    confirm_after: Seconds = 2
+    """The pause before a suspect is looked at again."""
+    repair: Literal["auto", "ask", "off"] = "auto"
+    foreign: Literal["report", "delete"] = "report"
+    deletions: Deletions = Deletions()
+
+
+class Entity(Model):
+    """A kind of record, the source systems that make it up, and its shape at the third party."""
+
+    owner: Name
+    """The part whose source decides whether the record exists and which group it is in."""
+    parts: dict[Name, Part] = Field(min_length=1)
+    mapping: dict[str, Expression] = Field(min_length=1)
+    """Third-party field: JMESPath over ``{key, group, <part>: {...}, ...}``."""
+    third_party: Target
+    on_missing: Literal["wait", "fetch", "upsert"] = "wait"
+    max_ahead: Seconds = 3600
+    retry: Retry | None = None
+    validation: Validation = Validation()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Entity:
+        owner = self.parts.get(self.owner)
+        if owner is None:
+            raise ValueError(f"owner '{self.owner}' is none of the parts: {', '.join(self.parts)}")
+        if owner.group is None:
+            raise ValueError(f"parts.{self.owner}.group is needed: the owner sets the business group")
+        if self.third_party.key_field not in self.mapping:
+            raise ValueError(f"mapping has no '{self.third_party.key_field}', which third_party.key_field names")
+        if unmapped := sorted(self.third_party.fields.keys() - self.mapping.keys()):
+            raise ValueError(f"third_party.fields.{unmapped[0]}: the mapping has no such field")
+        if self.on_missing == "fetch" and owner.read is None:
+            raise ValueError(f"on_missing 'fetch' needs parts.{self.owner}.read")
+        return self

@@ -1,0 +1,149 @@
+"""Source systems, and what of an entity each of them says.
+
+Not here: what the third party is told (``targets.py``), one call (``calls.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_names
+from sync_orchestrator.config.types import Expression, Model, Template
+from sync_orchestrator.templates import names_in
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class RestSystem(Http):
+    """A source system behind an HTTP API."""
+
+    kind: Literal["rest"] = "rest"
+
+
+class SqlSystem(Model):
+    """A source system's own database, read and never written."""
+
+    kind: Literal["sql"]
+    url: str
+    """Any SQLAlchemy URL, such as ``postgresql+psycopg://user:${PASSWORD}@host/name``; its driver must be installed."""
+    connections: int = Field(default=4, ge=1, le=100)
+
+
+class FilesSystem(Model):
+    """Files that a source system leaves: CSV, JSON Lines, Parquet. For first loads."""
+
+    kind: Literal["files"]
+    folder: str
+
+
+class ClassSystem(Model):
+    """A source system behind a Python class of yours."""
+
+    kind: Literal["class"]
+    adapter: str = Field(pattern=r"^[\w.]+:\w+$")
+    """``module:Class``; it is given the part and these settings, and implements ``core.ports.SourceSystem``."""
+    settings: dict[str, Any] = {}
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "rest") if isinstance(value, dict) else getattr(value, "kind", "rest"))
+
+
+Source = Annotated[
+    Annotated[RestSystem, Tag("rest")] | Annotated[SqlSystem, Tag("sql")] | Annotated[FilesSystem, Tag("files")]
+    | Annotated[ClassSystem, Tag("class")], Discriminator(_kind)]
+"""A source system, by its ``kind``."""
+
+
+class Version(Model):
+    """Where a part's version stands: a modification time, or any growing whole number."""
+
+    path: Expression
+    kind: Literal["time", "number"] = "time"
+
+
+class Sql(Model):
+    """A part in a table, or in what a query gives. Its ``key``, ``group`` and ``version.path`` are column names."""
+
+    table: str | None = None
+    """A table or view, with its schema where needed."""
+    query: str | None = None
+    """A SELECT without ORDER BY and LIMIT, in place of a table."""
+    page: int = Field(default=1000, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _one(self) -> Sql:
+        if (self.table is None) == (self.query is None):
+            raise ValueError("say 'table' or 'query', one of them")
+        return self
+
+
+class Files(Model):
+    """A part in files below the system's folder."""
+
+    glob: Template
+    """Which files; ``{{ group }}`` where each business group has files of its own."""
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    """By the files' ending unless told."""
+    page: int = Field(default=1000, ge=1, le=100_000)
+
+
+class Part(Model):
+    """What one source system says of a record, and how it is asked."""
+
+    required: bool = True
+    """The record is pushed only once this part is here (the owner's is always required)."""
+    key: Expression
+    """Where the record's key stands in an item of this source."""
+    version: Version
+    group: Expression | None = None
+    """Where the business group stands; needed for the owner."""
+    deleted_when: Expression | None = None
+    """True for an item that the source lists though it is logically deleted."""
+    list: Listing | None = None
+    """Names: ``group``."""
+    read: Get | None = None
+    """One record. Names: ``key``."""
+    read_many: Listing | None = None
+    """Records by key. Names: ``keys``, a list: ``{{ keys | join(',') }}``."""
+    read_many_size: int = Field(default=100, ge=1)
+    count: Count | None = None
+    """How many records a business group has. Names: ``group``."""
+    groups: Get | None = None
+    """The list of business groups."""
+    changes: Listing | None = None
+    """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
+    a time ``since`` (ISO 8601, UTC)."""
+    filter_check: FilterCheck = FilterCheck()
+    """Of ``list`` where items do not tell their business group, of ``read_many`` where others come than asked for."""
+    sql: Sql | None = None
+    files: Files | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> Part:
+        check_names(
+            {"list": self.list, "read": self.read, "read_many": self.read_many, "count": self.count,
+             "groups": self.groups, "changes": self.changes},
+            {"list": {"group"}, "read": {"key"}, "read_many": {"keys"}, "count": {"group"}, "groups": set(),
+             "changes": {"since_number"} | ({"since"} if self.version.kind == "time" else set())})
+        if self.sql is not None:
+            for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
+                if column is not None and not _PLAIN.fullmatch(column):
+                    raise ValueError(f"{name} must be a column's name where the part is in a database")
+        if self.files is not None and not names_in(self.files.glob) <= {"group"}:
+            raise ValueError("files.glob: only 'group' is known here")
+        return self
+
+    def check_kind(self, system: Any) -> None:
+        """Whether it says what a system of this kind needs. Raises ValueError."""
+        if system.kind != "rest":
+            raise ValueError(f"source systems of kind '{system.kind}' are not supported yet")
+        needed = {"rest": "list", "sql": "sql", "files": "files"}.get(system.kind)
+        for section in ("list", "sql", "files"):
+            if section == needed and getattr(self, section) is None:
+                raise ValueError(f"'{section}' is needed for a source system of kind {system.kind}")
+            if section != needed and needed is not None and getattr(self, section) is not None:
+                raise ValueError(f"'{section}' does not belong to a source system of kind {system.kind}")

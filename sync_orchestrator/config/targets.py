@@ -1,0 +1,218 @@
+"""Third parties, and how an entity's records are kept there.
+
+Not here: what a source system says (``sources.py``), one call (``calls.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from sync_orchestrator.config.calls import (
+    Bulk,
+    Count,
+    Delete,
+    FilterCheck,
+    Get,
+    Http,
+    IdFrom,
+    Listing,
+    Outcome,
+    Reference,
+    Request,
+    Revision,
+    Write,
+    check_followers,
+    check_names,
+)
+from sync_orchestrator.config.types import Body, Expression, Model, Name, Pattern, Seconds, Template
+from sync_orchestrator.templates import names_in, place_of
+
+Outcomes = list[Outcome]
+
+
+class Breaker(Model):
+    """When a third party counts as down, and how often it is tried again meanwhile."""
+
+    failures: int = Field(default=10, ge=2)
+    """So many distinct records failed with no success in between."""
+    probe_after: Seconds = 5
+    probe_cap: Seconds = 60
+
+
+class ThirdPartySystem(Http):
+    """The external service that is kept in step."""
+
+    rate: float | None = Field(default=None, gt=0)
+    """Calls a second over all runs on all machines; None for no limit."""
+    landing: Seconds | None = None
+    """How long after we gave up a call may still take effect there; ``timeout`` unless told."""
+    search_lag: Seconds = 1
+    """How long after a create a search finds the record."""
+    breaker: Breaker = Breaker()
+
+    @property
+    def landing_seconds(self) -> float:
+        return self.timeout if self.landing is None else self.landing
+
+
+class Codec(Model):
+    """How a mapped field is written and read where that is not plain."""
+
+    kind: Literal["plain", "text", "number", "decimal_text", "minor_units", "bool_number"] = "plain"
+    """``decimal_text``: 9.9 is written "9.90"; ``minor_units``: as 990; ``bool_number``: true as 1; ``text``: a number
+    or truth value as text; ``number``: a text of digits as number."""
+    digits: int = Field(default=2, ge=0, le=12)
+    """Of ``decimal_text`` and ``minor_units``."""
+    write: Body = None
+    """The shape it is written in, around ``{{ value }}``: ``{__class__: Decimal, value: "{{ value }}"}``,
+    ``{de: "{{ value }}"}``."""
+    read: Expression | None = None
+    """Where it stands in their record; under its own name unless told, in the shape it is written in."""
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> Codec:
+        named = "value" in names_in(self.write)
+        if named and self.read is None and place_of(self.write, "value") is None:
+            raise ValueError("say with 'read' where it stands: 'write' has no '{{ value }}' by itself")
+        return self
+
+
+class Idempotency(Model):
+    """A header with which a repeated create is carried out once."""
+
+    header: str = "Idempotency-Key"
+    value: Template = "{{ idempotency_key }}"
+    """Names: ``idempotency_key`` (ours: the same for all attempts at one creation), ``key``, ``group``, ``digest``,
+    ``payload``. A value made of the content changes with it; then a create of unknown outcome is not repeated, but
+    looked up."""
+
+
+class Target(Model):
+    """Where and how an entity's records are kept at the third party."""
+
+    system: Name
+    adapter: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    """``module:Class`` of your own in place of all below; it implements ``core.ports.ThirdParty``."""
+    settings: dict[str, Any] = {}
+    """What it is given."""
+
+    ids: Literal["theirs", "ours"] = "theirs"
+    """Who gives the ids: with ``ours`` the key is the id."""
+    key_field: str
+    """The mapped field that holds our key."""
+    key_pattern: Pattern | None = None
+    """The keys that can be written there; others are refused before any call."""
+    id: Expression = "id"
+    """Where the third party's id stands in one of its records."""
+    id_from: IdFrom | None = None
+    """Where a create's answer says it otherwise."""
+    group: Expression | None = None
+    """Where the business group stands in one of its records."""
+    gone_when: Expression | None = None
+    """True for a record that it still shows though it is deleted or deactivated."""
+    fields: dict[str, Codec] = {}
+    """By mapped field."""
+    record: Expression = "@"
+    """Where the record stands in the answer to a create or an update."""
+
+    upsert: Literal["update", "update_first", "create_first"] = "update"
+    """With our ids: ``update`` alone makes what is missing; or one is tried, and the other when it says ``missing`` or
+    ``duplicate``."""
+    search_first: bool = False
+    """With their ids: look for the key before every create, so that records which are there already are adopted."""
+    create: Write | None = None
+    update: Write | None = None
+    delete: Delete | None = None
+    bulk_create: Bulk | None = None
+    bulk_update: Bulk | None = None
+    bulk_delete: Bulk | None = None
+    read: Get | None = None
+    also: dict[Name, Get] = {}
+    """More calls that a record is read by; what each finds is put into the record under its name."""
+    lookup: Listing | None = None
+    """Every record with a key. Names: ``key``, ``group``."""
+    list: Listing | None = None
+    """Everything in a business group. Names: ``group``."""
+    list_shows: Literal["records", "ids"] = "records"
+    """``ids``: the listing lacks fields, so each record is read by its id."""
+    count: Count | None = None
+    filter_check: FilterCheck = FilterCheck()
+
+    revision: Revision | None = None
+    references: dict[Name, Reference] = {}
+    idempotency: Idempotency | None = None
+    outcomes: Outcomes = []
+    """Looked at after those of a call and before those of the system."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Target:
+        if self.adapter is not None:
+            raise ValueError("'adapter' is not supported yet")
+        for name in ("read", "list"):
+            if getattr(self, name) is None:
+                raise ValueError(f"'{name}' is needed")
+        for name in ("update", "delete"):
+            if getattr(self, name) is None and getattr(self, f"bulk_{name}") is None:
+                raise ValueError(f"'{name}' or 'bulk_{name}' is needed")
+        if self.create is None and self.bulk_create is None:
+            if self.ids == "theirs":
+                raise ValueError("'create' is needed where the third party gives the ids")
+            if self.upsert != "update":
+                raise ValueError(f"upsert '{self.upsert}' needs 'create'")
+        if self.search_first and self.lookup is None:
+            raise ValueError("search_first needs 'lookup'")
+        self._check_names()
+        self._check_supported()
+        return self
+
+    def _check_supported(self) -> None:
+        """What is planned and does nothing yet is refused, rather than passed over."""
+        for name in ("id_from", "gone_when", "search_first", "bulk_create", "bulk_update", "bulk_delete", "also",
+                     "revision"):
+            if getattr(self, name):
+                raise ValueError(f"'{name}' is not supported yet")
+        for name, only in (("upsert", "update"), ("list_shows", "records")):
+            if getattr(self, name) != only:
+                raise ValueError(f"{name}: only '{only}' is supported yet")
+        for name in ("create", "update"):
+            if (call := getattr(self, name)) is not None and call.then:
+                raise ValueError(f"'{name}.then' is not supported yet")
+        if self.delete is not None and self.delete.refused is not None:
+            raise ValueError("'delete.refused' is not supported yet")
+
+    def _check_names(self) -> None:
+        place, known = self._with_references("group"), self._with_references("key", "group")
+        record = known | {"id"}
+        removed = record | ({"revision"} if self.revision else set())
+        written = removed | self._with_references("key", "group", "payload") | {"digest"}
+        made = written - {"id", "revision"}
+        check_names(
+            {"create": self.create, "update": self.update, "delete": self.delete, "read": self.read,
+             "lookup": self.lookup, "list": self.list, "count": self.count},
+            {"create": made, "update": written, "delete": removed, "read": record, "lookup": known, "list": place,
+             "count": place})
+        check_followers("create", self.create, written)
+        check_followers("update", self.update, written)
+        if self.delete is not None:
+            check_names({"delete.refused": self.delete.refused}, {"delete.refused": removed})
+        bulks: dict[str, Request | None] = {
+            name: bulk.request for name in ("bulk_create", "bulk_update", "bulk_delete")
+            if (bulk := getattr(self, name)) is not None}
+        check_names(bulks, dict.fromkeys(bulks, place | {"items"}))
+        for name, call in self.also.items():
+            check_names({f"also.{name}": call}, {f"also.{name}": record})
+        for name, reference in self.references.items():
+            check_names({f"references.{name}": reference}, {f"references.{name}": {"key", "group", "payload"}})
+        for name, codec in self.fields.items():
+            if unknown := names_in(codec.write) - {"value"}:
+                raise ValueError(f"fields.{name}.write: only 'value' is known here, not '{sorted(unknown)[0]}'")
+        if self.idempotency is not None:
+            allowed = {"idempotency_key", "key", "group", "digest", "payload"}
+            if unknown := names_in(self.idempotency.value) - allowed:
+                raise ValueError(f"idempotency.value: nothing fills in '{sorted(unknown)[0]}'")
+
+    def _with_references(self, *known: str) -> set[str]:
+        """These names and those of the references that need no others."""
+        return {*known, *(name for name, reference in self.references.items() if reference.names() <= set(known))}

@@ -1,0 +1,79 @@
+"""The kinds of values that ``sync.yaml`` is made of: durations, expressions, templates, names."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from sync_orchestrator.templates import names_in
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
+        if match is None:
+            raise ValueError("write a number of seconds, or a number with ms, s, m, h or d, such as 10s")
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _expression(value: str) -> str:
+    try:
+        parsed = jmespath.compile(value).parsed
+    except JMESPathError as error:
+        raise ValueError(f"not a JMESPath expression: {str(error).splitlines()[0]}") from None
+    if unknown := sorted(_functions(parsed) - Functions.FUNCTION_TABLE.keys()):
+        raise ValueError(f"not a JMESPath expression: there is no function '{unknown[0]}'")
+    return value
+
+
+def _functions(node: Any) -> set[str]:
+    own = {node["value"]} if node["type"] == "function_expression" else set()
+    return own.union(*(_functions(child) for child in node["children"] if isinstance(child, dict)))
+
+
+def _template(value: Any) -> Any:
+    names_in(value)
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+"""A duration: a number of seconds, or text such as ``10s``, ``5m``, ``1h``."""
+
+Expression = Annotated[str, AfterValidator(_expression)]
+"""A JMESPath expression."""
+
+Template = Annotated[str, AfterValidator(_template)]
+"""A Jinja2 template: text with ``{{ name }}`` in it."""
+
+Pattern = Annotated[str, AfterValidator(_pattern)]
+"""A regular expression."""
+
+Body = Annotated[Any, AfterValidator(_template)]
+"""Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class Model(BaseModel):
+    """Unknown fields are refused; a loaded configuration does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

@@ -1,0 +1,139 @@
+"""What a login gave, and the right of one at a time to log in: shared by all processes, or kept by one alone.
+
+No transaction is open while somebody logs in: a lease stands for the right. Not here: the calls (``adapters/auth.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.core.sql import in_transaction, json, run
+from sync_orchestrator.core.statements import logins as statements
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a login's answer held. ``renew_in``: seconds after which it is too old; None where that was not told."""
+
+    token: str = field(repr=False)
+    refresh: str | None = field(default=None, repr=False)
+    values: Mapping[str, str] = field(default_factory=dict, repr=False)
+    renew_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A login that was made. ``number`` tells it from others; ``renew_at`` is a monotonic time."""
+
+    number: int
+    given: Given
+    renew_at: float | None
+
+    @property
+    def too_old(self) -> bool:
+        return self.renew_at is not None and time.monotonic() >= self.renew_at
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """With ``lease`` it is the asker's turn to log in, ``session`` being the last one; without, ``session`` can be
+    used, or somebody else is logging in where it is None.
+    """
+
+    session: Session | None = None
+    lease: int | None = None
+
+
+class LoginStore(Protocol):
+    """Where the logins to one system are kept. ``mark`` stands for the settings: what others gave does not count."""
+
+    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+        """A session that is neither too old nor the refused one, or the right to log in, for so many seconds."""
+        ...
+
+    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+        """Keeps what the login gave, and ends the lease; None where the lease is somebody else's by now."""
+        ...
+
+    def release(self, lease: int) -> None:
+        """Ends the lease after a login that failed."""
+        ...
+
+
+class ProcessLogins:
+    """Logins of one process; implements ``LoginStore``."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._session: Session | None = None
+        self._lease: tuple[int, float] | None = None
+
+    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+        with self._lock:
+            session = self._session
+            if session is not None and session.number != refused and not session.too_old:
+                return Taken(session)
+            if self._lease is not None and time.monotonic() < self._lease[1]:
+                return Taken()
+            self._lease = next(self._numbers), time.monotonic() + seconds
+            return Taken(session, self._lease[0])
+
+    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+        with self._lock:
+            if self._lease is None or self._lease[0] != lease:
+                return None
+            self._lease = None
+            self._session = _session(lease, given)
+            return self._session
+
+    def release(self, lease: int) -> None:
+        with self._lock:
+            if self._lease is not None and self._lease[0] == lease:
+                self._lease = None
+
+
+class SharedLogins:
+    """Logins that all processes and machines share through the database; implements ``LoginStore``."""
+
+    def __init__(self, engine: Engine, system: str) -> None:
+        self._engine = engine
+        self._system = system
+
+    def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+        def work(connection: Connection) -> Taken:
+            run(connection, statements.ENSURE, system=self._system)
+            row = run(connection, statements.PRESENT, system=self._system)[0]
+            session = None
+            if row.token is not None and bytes(row.mark) == mark:
+                session = _session(row.number, Given(row.token, row.refresh, row.picked, row.renew_in))
+            if session is not None and session.number != refused and not session.too_old:
+                return Taken(session)
+            if row.taken:
+                return Taken()
+            return Taken(session, run(connection, statements.LEASE, system=self._system, seconds=seconds)[0][0])
+
+        return in_transaction(self._engine, work)
+
+    def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+        kept = self._run(statements.KEEP, lease=lease, mark=mark, token=given.token, refresh=given.refresh,
+                         picked=json(dict(given.values)), renew_in=given.renew_in)
+        return _session(lease, given) if kept else None
+
+    def release(self, lease: int) -> None:
+        self._run(statements.RELEASE, lease=lease)
+
+    def _run(self, statement: str, **params: Any) -> Any:
+        return in_transaction(
+            self._engine, lambda connection: run(connection, statement, system=self._system, **params))
+
+
+def _session(number: int, given: Given) -> Session:
+    return Session(number, given, None if given.renew_in is None else time.monotonic() + given.renew_in)

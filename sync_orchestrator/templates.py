@@ -1,0 +1,213 @@
+"""Templates in ``sync.yaml``: Jinja2, sandboxed, with an unknown name as an error and never as an empty text.
+
+In a path every filled-in value is percent-encoded by itself; ``| tilde``, ``| odata`` and ``| raw`` say otherwise. In a
+body every text is a template, and one that is a single ``{{ expression }}`` gives the value itself, not its text.
+An object or a list stands inside a text by ``| tojson`` only. A field of an object goes before a method of its name.
+Not here: where templates stand (``config/``) and what names they know (each call says so).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import quote
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sync_orchestrator.core.errors import SyncError
+
+_ALONE = re.compile(r"\s*\{\{-?(.*?)-?\}\}\s*", re.DOTALL)
+_TILDE_SAFE = re.compile(r"[A-Za-z0-9_-]")
+
+
+class TemplateFailed(SyncError):
+    """A template that cannot be filled in with what is known."""
+
+
+class Encoded(str):
+    """A text that stands in a path as it is."""
+
+    __slots__ = ()
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A field named like a method (``items``, ``values``, ``count``) is the field."""
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
+
+
+def names_in(template: Any) -> set[str]:
+    """The names that a template asks for; of a structure, those of all texts in it.
+
+    Raises ValueError for what is no template.
+    """
+    if isinstance(template, str):
+        try:
+            return meta.find_undeclared_variables(_text.parse(template))
+        except TemplateSyntaxError as error:
+            raise ValueError(f"not a template: {error.message} in '{template}'") from None
+    if isinstance(template, Mapping):
+        return set().union(*(names_in(part) for pair in template.items() for part in pair))
+    if isinstance(template, list | tuple):
+        return set().union(*(names_in(part) for part in template))
+    return set()
+
+
+def path(template: str, values: Mapping[str, Any]) -> str:
+    """A path, each value percent-encoded.
+
+    Raises TemplateFailed for an unknown value, for an empty one that is not raw, and where ``.`` or ``..`` would make
+    it another path.
+    """
+    whole = _rendered(_path, template, values)
+    if not {".", ".."}.isdisjoint(whole.partition("?")[0].split("/")):
+        raise TemplateFailed(f"'.' and '..' cannot stand in the path {template}")
+    return whole
+
+
+def text(template: str, values: Mapping[str, Any]) -> str:
+    """A text, for a query or a header; null is nothing, true and false as in JSON. Raises TemplateFailed."""
+    return _rendered(_text, template, values)
+
+
+def value(template: Any, values: Mapping[str, Any]) -> Any:
+    """A structure with every text in it filled in, keys too. Raises TemplateFailed."""
+    if isinstance(template, str):
+        expression = _alone(template)
+        return text(template, values) if expression is None else _evaluated(expression, template, values)
+    if isinstance(template, Mapping):
+        return {text(str(name), values): value(part, values) for name, part in template.items()}
+    if isinstance(template, list | tuple):
+        return [value(part, values) for part in template]
+    return template
+
+
+def place_of(template: Any, name: str) -> tuple[str | int, ...] | None:
+    """Where in a structure ``{{ name }}`` stands by itself, as steps from the outside; None where it does not."""
+    if isinstance(template, str):
+        alone = _ALONE.fullmatch(template)
+        return () if alone is not None and alone[1].strip() == name else None
+    steps: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(template, Mapping):
+        steps = ((str(step), part) for step, part in template.items())
+    elif isinstance(template, list | tuple):
+        steps = enumerate(template)
+    for step, part in steps:
+        if (place := place_of(part, name)) is not None:
+            return (step, *place)
+    return None
+
+
+def _path_value(found: Any) -> str:
+    plain = _plain(found)
+    if isinstance(plain, Encoded):
+        return plain
+    if not plain:
+        raise TemplateFailed("a value in a path is empty")
+    return quote(plain, safe="", errors="replace")
+
+
+def _plain(found: Any) -> str:
+    if isinstance(found, str):
+        return found
+    if found is None:
+        return ""
+    if isinstance(found, bool):
+        return "true" if found else "false"
+    if isinstance(found, int | float | Undefined):
+        return str(found)
+    raise TemplateFailed(f"{_kind(found)} stands in a text by '| tojson' only")
+
+
+def _json(found: Any) -> Any:
+    """What an expression gives, as JSON knows it."""
+    if found is None or isinstance(found, str | bool | int | float):
+        return found
+    if isinstance(found, Mapping):
+        return {_plain(name): _json(part) for name, part in found.items()}
+    if isinstance(found, Iterable):  # what filters give lazily, too; what is not known says so here
+        return [_json(part) for part in found]
+    raise TemplateFailed(f"{_kind(found)} is no value")
+
+
+def _kind(found: Any) -> str:
+    return "an object" if isinstance(found, Mapping) else "a list" if isinstance(found, Iterable) else "a function"
+
+
+def _tojson(found: Any) -> str:
+    return json.dumps(_json(found), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _tilde(found: Any) -> str:
+    """Datasette's encoding of keys in paths: ``~`` and two hexadecimal digits; a space is ``+``."""
+    encoded = "".join(
+        chr(byte) if _TILDE_SAFE.match(chr(byte)) else "+" if byte == 0x20 else f"~{byte:02X}"
+        for byte in _plain(found).encode("utf-8", "replace"))
+    return Encoded(encoded) if encoded else ""
+
+
+def _odata(found: Any) -> str:
+    """A text literal of OData: in quotes, quotes in it doubled. There is none for null."""
+    if found is None:
+        raise TemplateFailed("null cannot be quoted")
+    return "'" + _plain(found).replace("'", "''") + "'"
+
+
+def _base64(found: Any) -> str:
+    return base64.b64encode(_plain(found).encode()).decode()
+
+
+def _environment(finalize: Callable[[Any], str]) -> _Environment:
+    # Encoding is by place (path, query, body), so HTML escaping would only spoil values.
+    environment = _Environment(
+        undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True)
+    environment.filters |= {"tilde": _tilde, "odata": _odata, "base64": _base64, "tojson": _tojson,
+                            "raw": lambda found: Encoded(_plain(found))}
+    environment.globals.clear()
+    return environment
+
+
+_path = _environment(_path_value)
+_text = _environment(_plain)
+
+
+@cache
+def _compiled(environment: _Environment, template: str) -> Any:
+    return environment.from_string(template)
+
+
+@cache
+def _alone(template: str) -> Any:
+    """The compiled expression of a text that is nothing else; None for any other text."""
+    match = _ALONE.fullmatch(template)
+    if match is None:
+        return None
+    body = _text.parse(template.strip()).body
+    alone = len(body) == 1 and isinstance(body[0], nodes.Output) and len(body[0].nodes) == 1
+    return _text.compile_expression(match[1], undefined_to_none=False) if alone else None
+
+
+def _rendered(environment: _Environment, template: str, values: Mapping[str, Any]) -> str:
+    try:
+        return str(_compiled(environment, template).render(values))
+    except Exception as error:  # whatever filters and operators raise on values that they do not fit
+        raise _failed(error, template) from None
+
+
+def _evaluated(expression: Any, template: str, values: Mapping[str, Any]) -> Any:
+    try:
+        return _json(expression(**values))
+    except Exception as error:
+        raise _failed(error, template) from None
+
+
+def _failed(error: Exception, template: str) -> TemplateFailed:
+    why = error if isinstance(error, TemplateFailed | TemplateError) else f"{type(error).__name__}: {error}"
+    return TemplateFailed(f"{why} (in '{template}')")
