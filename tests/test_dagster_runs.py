@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 from conftest import World
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from fakes import answer, two_part_config
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -43,8 +44,9 @@ class Dagster:
 
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
         """One evaluation of a sensor, its partitions added as the daemon does."""
-        context = dg.build_sensor_context(
-            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
+        with set_defs_state_storage(None):  # a storage left over from an instance that is gone may be set
+            context = dg.build_sensor_context(
+                self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
         result: Any = sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests:
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
