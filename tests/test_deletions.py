@@ -115,6 +115,28 @@ def test_a_listing_that_may_have_gaps_deletes_only_when_the_count_agrees(
     assert [row.kind for row in world.query("SELECT kind FROM sync.alerts")] == ["delete_cap"]
 
 
+def test_a_row_that_a_listing_repeats_does_not_stand_for_one_that_it_lacks(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages by number, with a row inserted meanwhile: one comes twice, and another not at all."""
+    fill(world, 20)
+    world.full_sync()
+    monkeypatch.setattr(world.shop, "keyset_listing", False)
+    monkeypatch.setattr(world.shop, "can_read", False)
+
+    def shifted(group: str, after: str | None = None) -> Any:
+        async def pages() -> Any:
+            rows = list(world.shop.rows.values())
+            yield rows[:10], None
+            yield rows[9:19], None
+        return pages()
+
+    monkeypatch.setattr(world.shop, "pages", shifted)
+    with pytest.raises(DeletionsHeld, match="19 listed, 20 counted"):
+        world.full_sync()
+    assert world.mirrored() == world.truth()
+
+
 @pytest.mark.parametrize("way", ["full sync", "thin event"])
 def test_what_the_source_lists_as_deleted_becomes_a_tombstone(world: World, way: str) -> None:
     fill(world, 5)

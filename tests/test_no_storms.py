@@ -28,6 +28,7 @@ from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.wait import CHANNEL, wait_for_work
 
@@ -249,6 +250,28 @@ def test_a_paused_third_party_or_entity_holds_up_nobody_else_and_goes_on_when_re
     pause(two.engine, "note", set(two.context.entities), paused=False)
     two.drain()
     assert two.states() == {"done": 48}
+
+
+def test_a_source_that_does_not_answer_holds_up_no_other_entity(
+    two: TwoThirdParties, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def both() -> None:
+        answers, mirrored = asyncio.Event(), asyncio.Event()
+        two.crm.after = lambda verb, key: mirrored.set() if len(two.crm.store) == len(KEYS) else None
+
+        async def read(key: str) -> PartRead | None:
+            await answers.wait()
+            return None
+
+        monkeypatch.setattr(two.context.entities["item"].sources["shop"], "read", read)
+        two.tell("shop", "a", "create", 1)
+        two.create("order", *KEYS)
+        task = asyncio.create_task(drain(two.context, linger=0, most_seconds=60))
+        await asyncio.wait_for(mirrored.wait(), 30)
+        answers.set()
+        await task
+
+    asyncio.run(both())
 
 
 def test_a_dead_third_party_holds_up_nobody_else(two: TwoThirdParties) -> None:

@@ -5,6 +5,7 @@ Not here: the decisions as a table (``test_versions.py``), deletions that a full
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from conftest import World
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 
+from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.ports import PartRead
 
 NUMBER = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}}
@@ -155,7 +157,6 @@ def test_a_full_sync_lists_by_group_a_source_that_cannot_be_read_by_key(engine: 
     assert counts(world) == {"a": 0, "b": 8, "c": 2}
 
 
-@pytest.mark.xfail(strict=True, reason="a full sync takes no notice of a part that its source no longer has")
 @pytest.mark.parametrize("can_read", [True, False])
 def test_a_full_sync_empties_a_part_that_its_source_no_longer_has(engine: Engine, can_read: bool) -> None:
     world = World(engine, two_part_config(), stock=FakeSource() if can_read else blind())
@@ -165,3 +166,66 @@ def test_a_full_sync_empties_a_part_that_its_source_no_longer_has(engine: Engine
     world.stock.remove("b")
     world.full_sync()
     assert counts(world) == {"a": 1, "b": None, "c": 1}
+
+
+def test_a_part_that_its_source_shows_when_asked_again_is_not_emptied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put("a", tell=False)
+    world.full_sync()
+
+    async def none(keys: Sequence[str]) -> list[PartRead]:
+        return []
+
+    monkeypatch.setattr(world.stock, "read_many", none)
+    world.full_sync()
+    assert counts(world) == {"a": 1}
+
+
+def test_a_source_that_suddenly_has_nothing_empties_nothing_and_a_person_is_told(world: World) -> None:
+    for number in range(20):
+        world.put(f"k{number}", tell=False)
+    world.full_sync()
+    world.stock.rows.clear()
+    with pytest.raises(DeletionsHeld, match="20 of 20 records would be without their part 'stock'"):
+        world.full_sync()
+    assert set(counts(world).values()) == {1}
+    world.full_sync(allow_deletions=20)
+    assert set(counts(world).values()) == {None}
+
+
+def test_a_listing_by_group_that_may_have_gaps_empties_no_part(engine: Engine) -> None:
+    world = World(engine, two_part_config(), stock=blind())
+    world.stock.keyset_listing = False
+    for key in "abc":
+        world.put(key, tell=False)
+    world.full_sync()
+    whole = world.stock.rows.copy()
+    world.stock.remove("b")
+    world.stock.count = lambda group: asyncio.sleep(0, len(whole))  # type: ignore[method-assign]
+    with pytest.raises(DeletionsHeld, match="not listed by 'stock', but its listing is not proven complete"):
+        world.full_sync()
+    assert counts(world) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_a_part_that_came_while_its_source_was_listed_is_not_emptied(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(engine, two_part_config(), stock=blind())
+    for key in "ab":
+        world.put(key, tell=False)
+    world.full_sync()
+    world.stock.remove("b")
+    whole = world.stock.pages
+
+    def listing(group: str, after: str | None = None) -> Any:
+        async def pages() -> Any:
+            async for page in whole(group, after):
+                world.put("b", count=7)
+                await asyncio.to_thread(world.drain)
+                yield page
+        return pages()
+
+    monkeypatch.setattr(world.stock, "pages", listing)
+    world.full_sync()
+    assert counts(world) == {"a": 1, "b": 7}

@@ -353,8 +353,10 @@ def a_newer_change_of_a_refused_record_is_accepted(world: World) -> None:
 
 @shows(DEAD, SUPERSEDED)
 def a_newer_change_overtakes_one_that_is_dead(world: World) -> None:
-    world.tell("shop", "a", "create", 1, {"name": "belongs nowhere"})
+    nowhere = world.shop.put("a", {"name": "belongs nowhere"})
+    world.tell("shop", "a", "create", nowhere.version, nowhere.data)
     world.drain()
+    world.shop.rows.clear()
     world.put("a")
     world.drain()
 

@@ -129,7 +129,7 @@ class _Work:
             self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell))
         return self._report(self._archive, group, {
             "listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
-            "unusable": filled.unusable, "resumed": filled.resumed,
+            "emptied": filled.emptied, "unusable": filled.unusable, "resumed": filled.resumed,
             **_rate("records", filled.listed, time.monotonic() - started)})
 
     async def _step(self, group: str, tell: Progress) -> str:

@@ -45,6 +45,11 @@ def ticket(connection: Connection) -> int:
     return int(run(connection, statements.TICKET)[0][0])
 
 
+def clock(connection: Connection) -> float:
+    """The database's clock, in seconds since 1970."""
+    return float(run(connection, statements.CLOCK)[0][0])
+
+
 def merge(
     connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, lane: int = LIVE
 ) -> list[Merged]:

@@ -1,6 +1,7 @@
 """The drain: works off due events and out-of-step records until nothing is due, lingering while traffic flows.
 
-One task archives, one task for each third party pushes; they share nothing but the database and a wake-up. Any number
+One task for each entity archives, so that a slow source holds up no other; one for each third party pushes. They share
+nothing but the database and a wake-up. Any number
 of drains may run at once, on any machine. Not here: what is done with an event (``events.py``) or a record
 (``push.py``, ``settle.py``).
 """
@@ -87,14 +88,14 @@ class _Drain:
 
     async def run(self) -> DrainReport:
         systems = self._systems()
-        names = [*systems, *(["archive"] if self._group is None else [])]
-        self._wakes = {name: asyncio.Event() for name in names}
-        self._busy = set(names)
+        archived = {f"archive {name}": name for name in self._context.entities} if self._group is None else {}
+        self._wakes = {name: asyncio.Event() for name in (*systems, *archived)}
+        self._busy = set(self._wakes)
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
-                if self._group is None:
-                    tasks.create_task(self._archive())
+                for name, entity in archived.items():
+                    tasks.create_task(self._archive(name, entity))
                 for name, system in systems.items():
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
@@ -159,23 +160,23 @@ class _Drain:
                     self._progress(self.report)
             await asyncio.sleep(0.05 if self._linger else 0.01)
 
-    async def _archive(self) -> None:
+    async def _archive(self, name: str, entity: str) -> None:
         limits = self._context.config.limits
         while not self.ended:
             await asyncio.to_thread(in_transaction, self._context.engine,
                                     lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
-            count, settled = await events.work_off(self._context, limits.batch, self._tokens)
+            count, settled = await events.work_off(self._context, limits.batch, self._tokens, entities=[entity])
             self.report.events += count
             self.report.settled.add(settled)
-            self.did("archive", count > 0)
+            self.did(name, count > 0)
             if count:
                 self._wake()
             else:
-                await self.wait("archive", await asyncio.to_thread(self._next_event))
+                await self.wait(name, await asyncio.to_thread(self._next_event, entity))
 
-    def _next_event(self) -> float:
+    def _next_event(self, entity: str) -> float:
         with self._context.engine.begin() as connection:
-            row = run(connection, ledger_statements.NEXT_DUE, entities=list(self._context.entities))[0]
+            row = run(connection, ledger_statements.NEXT_DUE, entities=[entity])[0]
         return _LONGEST_WAIT if row.seconds is None else float(row.seconds)
 
 

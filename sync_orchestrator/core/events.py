@@ -30,7 +30,7 @@ from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
 
 _claimed = CrashPoint("events.claimed")
 _read = CrashPoint("events.read")
@@ -40,6 +40,7 @@ _merged = CrashPoint("events.merged")
 NO_RECORD = "its record is not here"
 
 _MOST_ROUNDS = 3
+_ASK_AGAIN = 3600.0
 
 
 @dataclass(slots=True)
@@ -64,8 +65,10 @@ class _Read:
     ticket: int
 
 
-async def work_off(context: Context, most: int, tokens: set[int]) -> tuple[int, Settled]:
-    """Claims up to ``most`` due events and settles each as far as the archive decides it.
+async def work_off(
+    context: Context, most: int, tokens: set[int], *, entities: Sequence[str] | None = None,
+) -> tuple[int, Settled]:
+    """Claims up to ``most`` due events (of some entities only) and settles each as far as the archive decides it.
 
     Returns how many were claimed and what was finished. Tokens of leases still held are added to ``tokens``.
     """
@@ -73,7 +76,8 @@ async def work_off(context: Context, most: int, tokens: set[int]) -> tuple[int, 
     rows = await asyncio.to_thread(
         in_transaction, context.engine,
         lambda connection: run(
-            connection, statements.CLAIM, entities=list(context.entities), most=most, lease=settings.lease),
+            connection, statements.CLAIM, entities=list(entities or context.entities), most=most,
+            lease=settings.lease),
     )
     result = Settled()
     if not rows:
@@ -118,28 +122,33 @@ class _Batch:
         fates = _Fates()
         changes = []
         for event in self._events.values():
-            if self._is_ahead(event, fates):
+            if ahead := self._ahead(event.source, event.version, event.now):
+                self._waits_for_clock(event, ahead, fates)
                 continue
-            if event.thin and event.source in self._entity.rules.readable:
+            told = None if event.thin else self._told(event)
+            readable = event.source in self._entity.rules.readable
+            if readable and (told is None or self._is_partial(told)):
                 fates.to_read.append(event)
-            elif event.thin:
+            elif told is None:
                 self._dies(event, f"its source '{event.source}' cannot be read by key: events must carry data", fates)
             else:
-                changes.append(self._told(event))
+                changes.append(told)
         self._judge(connection, changes, fates)
         self._write(connection, fates, result)
         return fates
 
-    def _is_ahead(self, event: Any, fates: _Fates) -> bool:
-        if self._entity.settings.parts[event.source].version.kind != "time":
-            return False
-        ahead = event.version / 1e6 - event.now - self._entity.settings.max_ahead
-        if ahead <= 0:
-            return False
-        fates.failed.append((event.seq, "waiting", event.attempts, ahead + 1, "its version lies too far in the future",
-                             "clock", False))
+    def _ahead(self, part: str, version: int, now: float) -> float:
+        settings = self._entity.settings
+        return seconds_too_far(version, settings.parts[part].version.kind, now, settings.max_ahead)
+
+    def _waits_for_clock(self, event: Any, seconds: float, fates: _Fates) -> None:
+        fates.failed.append((event.seq, "waiting", event.attempts, seconds + 1,
+                             "its version lies too far in the future", "clock", False))
         fates.ahead.append(event.key)
-        return True
+
+    def _is_partial(self, told: Change) -> bool:
+        """The owner's whole part names the business group: which one it would be depends on what came before."""
+        return told.part == self._entity.rules.owner and not told.deleted and told.group is None
 
     def _told(self, event: Any) -> Change:
         content = TOMBSTONE_HASH if event.action == "delete" else digest(event.data)
@@ -248,6 +257,11 @@ class _Batch:
         event, owner = read.event, self._entity.rules.owner
         if read.failure is not None:
             self._fails(event, read.failure, fates)
+            return []
+        ahead = max((self._ahead(part, found.version, event.now) for part, found in read.parts.items() if found),
+                    default=0.0)
+        if ahead:  # the source may be mended without another word
+            self._waits_for_clock(event, min(ahead, _ASK_AGAIN), fates)
             return []
         if event.seq in self._lacking:
             fates.archived.append((event.seq, self._lacking[event.seq][0]))

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby
+from typing import Any
 
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts
-from sync_orchestrator.core.archive import BACKFILL, merge, ticket
+from sync_orchestrator.core.archive import BACKFILL, clock, merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import DrainReport, drain
@@ -26,7 +29,7 @@ from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.storable import sort_out, text_problem
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
 
 _page_read = CrashPoint("full_sync.page_read")
 _before_page_commit = CrashPoint("full_sync.before_page_commit")
@@ -43,7 +46,8 @@ _EXAMPLES = 10
 class FillReport:
     """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive.
 
-    ``unusable``: parts that were passed over, and told of by an alert.
+    ``emptied``: other parts that their sources no longer have. ``unusable``: parts that were passed over, and told of
+    by an alert.
     """
 
     entity: str
@@ -51,6 +55,7 @@ class FillReport:
     listed: int = 0
     changed: int = 0
     deleted: int = 0
+    emptied: int = 0
     moved: int = 0
     unusable: int = 0
     resumed: bool = False
@@ -205,6 +210,7 @@ class _Fill:
         self._progress = progress
         self._sync_id = 0
         self._epochs: dict[str, int] = {}
+        self._now = 0.0
         self._unusable: list[PartRead] = []
         self.report = FillReport(entity.name, lease.group)
 
@@ -239,7 +245,9 @@ class _Fill:
         return None
 
     async def _ticket(self) -> int:
-        return await asyncio.to_thread(in_transaction, self._context.engine, ticket)
+        number, self._now = await asyncio.to_thread(
+            in_transaction, self._context.engine, lambda connection: (ticket(connection), clock(connection)))
+        return number
 
     async def _other_parts(self, keys: Sequence[str]) -> dict[str, Sequence[PartRead]]:
         others = [part for part in self._entity.sources
@@ -253,17 +261,22 @@ class _Fill:
         changes = self._changes(rows, owner, number)
         for part, found in others.items():
             changes += self._changes(found, part, number)
+            self._listed(connection, part, found)
         self._merge(connection, changes)
-        run(connection, statements.LISTED, sync_id=self._sync_id,
-            keys=[row.key for row in rows if text_problem(row.key) is None])
         resumable = position is not None and text_problem(position) is None
-        done = self._lease.fenced(connection, statements.PAGE_DONE, sync_id=self._sync_id,
-                                  cursor=position if resumable else None, n=len(rows), lease=self._lease.seconds)
+        done = self._lease.fenced(
+            connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
+            n=self._listed(connection, owner, rows), lease=self._lease.seconds)
         self.report.listed = done.sync_listed  # type: ignore[attr-defined]
         _before_page_commit()
 
+    def _listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
+        """Remembers what a source listed; returns how many keys of it were new."""
+        keys = [row.key for row in rows if text_problem(row.key) is None]
+        return len(run(connection, statements.LISTED, sync_id=self._sync_id, part=part, keys=keys))
+
     def _changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
-        usable, unusable = sort_out(rows)
+        usable, unusable = sort_out(self._not_ahead(row, part) for row in rows)
         self._unusable += unusable[: _EXAMPLES - len(self._unusable)]
         self.report.unusable += len(unusable)
         changes = [self._change_of(row, part, number) for row in usable]
@@ -271,6 +284,14 @@ class _Fill:
             if part == self._entity.rules.owner and change.group is None:
                 change.group = self._lease.group
         return changes
+
+    def _not_ahead(self, row: PartRead, part: str) -> PartRead:
+        settings = self._entity.settings
+        ahead = seconds_too_far(row.version, settings.parts[part].version.kind, self._now, settings.max_ahead)
+        if not ahead or row.problem is not None:
+            return row
+        hours = (ahead + settings.max_ahead) / 3600
+        return replace(row, problem=f"its version lies {hours:.1f} h in the future, more than max_ahead")
 
     def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
         merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
@@ -286,26 +307,35 @@ class _Fill:
             number = await self._ticket()
             async with aclosing(source.pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
-                    changes = self._changes(rows, part, number)
                     await asyncio.to_thread(in_transaction, self._context.engine,
-                                            lambda c, changes=changes: self._merge(c, changes))
+                                            partial(self._merge_listed, part=part, rows=rows, number=number))
                     number = await self._ticket()
 
+    def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
+        self._merge(connection, self._changes(rows, part, number))
+        self._listed(connection, part, rows)
+
     async def delete(self, allowed: int | None) -> None:
-        """Makes tombstones of what the owner no longer has: proven, capped, confirmed by key."""
+        """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
         await self._lease.phase("delete")
-        with self._context.engine.begin() as connection:
-            unlisted = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
-                           owner=self._entity.rules.owner)
-            size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
-        if unlisted:
-            await self._check_complete(len(unlisted))
-            cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
-            if len(unlisted) > cap:
-                self._hold(f"{len(unlisted)} of {size} records would be deleted, more than the cap of {cap}",
-                           [row.key for row in unlisted[:10]])
-            await self._confirm(unlisted)
+        unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._unlisted)
+        cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
+        for part, rows in unlisted.items():
+            await self._check_complete(part, len(rows))
+            if len(rows) > cap:
+                fate = "deleted" if part == self._entity.rules.owner else f"without their part '{part}'"
+                self._hold(f"{len(rows)} of {size} records would be {fate}, more than the cap of {cap}",
+                           [row.key for row in rows[:_EXAMPLES]])
+        for part, rows in unlisted.items():
+            await self._confirm(part, rows)
         await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
+
+    def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
+        """What is here and was not listed, by part, the owner's first; and how many records the group has."""
+        rows = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
+                   owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
+        size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
+        return {part: list(found) for part, found in groupby(rows, key=lambda row: row.part)}, size
 
     def _deletions_done(self, connection: Connection) -> None:
         run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
@@ -317,13 +347,17 @@ class _Fill:
         else:
             alerts.resolve(connection, "unusable", place)
 
-    async def _check_complete(self, unlisted: int) -> None:
-        if self._entity.owner.keyset_listing:
+    async def _check_complete(self, part: str, unlisted: int) -> None:
+        by_key = part != self._entity.rules.owner and part in self._entity.rules.readable
+        source = self._entity.sources[part]
+        if by_key or source.keyset_listing:
             return
-        count = await self._entity.owner.count(self._lease.group)
-        if count != self.report.listed:
-            self._hold(f"{unlisted} records were not listed, but the listing is not proven complete "
-                       f"({self.report.listed} listed, {count} counted)", [])
+        with self._context.engine.begin() as connection:
+            listed = run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n
+        count = await source.count(self._lease.group)
+        if count != listed:
+            self._hold(f"{unlisted} records were not listed by '{part}', but its listing is not proven complete "
+                       f"({listed} listed, {count} counted)", [])
 
     def _hold(self, reason: str, examples: Sequence[str]) -> None:
         place = f"{self._entity.name} {self._lease.group}"
@@ -332,27 +366,27 @@ class _Fill:
         raise DeletionsHeld(f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once "
                             f"with --allow-deletions")
 
-    async def _confirm(self, unlisted: Sequence[object]) -> None:
+    async def _confirm(self, part: str, unlisted: Sequence[Any]) -> None:
         number = await self._ticket()
-        owner = self._entity.rules.owner
-        keys: list[str] = [row.key for row in unlisted]  # type: ignore[attr-defined]
         here: dict[str, PartRead] = {}
-        if owner in self._entity.rules.readable:
-            reads = await asyncio.gather(*(self._entity.owner.read(key) for key in keys))
+        if part in self._entity.rules.readable:
+            reads = await asyncio.gather(*(self._entity.sources[part].read(row.key) for row in unlisted))
             here = {read.key: read for read in reads if read is not None}
-        changes = self._changes(list(here.values()), owner, number)
+        changes = self._changes(list(here.values()), part, number)
         changes += [
-            Change(row.key, owner, "delete",  # type: ignore[attr-defined]
-                   Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)  # type: ignore[attr-defined]
-            for row in unlisted if row.key not in here  # type: ignore[attr-defined]
+            Change(row.key, part, "delete", Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)
+            for row in unlisted if row.key not in here
         ]
 
         def work(connection: Connection) -> None:
             self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
             merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
-            self.report.deleted += sum(
-                1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
-            self.report.moved += len(here)
+            gone = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
+            if part == self._entity.rules.owner:
+                self.report.deleted += gone
+                self.report.moved += len(here)
+            else:
+                self.report.emptied += gone
             _before_deletions_commit()
 
         await asyncio.to_thread(in_transaction, self._context.engine, work)

@@ -28,6 +28,14 @@ class Stamp:
     content_hash: bytes
 
 
+def seconds_too_far(version: int, kind: Literal["time", "number"], now: float, most: float) -> float:
+    """By how many seconds a version lies further in the future than ``most`` (rule 7); 0 where it does not.
+
+    ``now`` in seconds since 1970. Numbers that are no times lie in no future.
+    """
+    return max(0.0, version / 1e6 - now - most) if kind == "time" else 0.0
+
+
 class Guard(StrEnum):
     """How an offered state of a part stands to the archived one."""
 

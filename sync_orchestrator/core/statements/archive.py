@@ -29,7 +29,8 @@ SELECT %(entity)s, * FROM unnest(
     %(content_hash)s::bytea[], %(deleted)s::boolean[], %(data)s::jsonb[])
 ON CONFLICT (entity, key, part) DO UPDATE
 SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket,
-    content_hash = excluded.content_hash, deleted = excluded.deleted, data = excluded.data
+    content_hash = excluded.content_hash, deleted = excluded.deleted, data = excluded.data,
+    changed_at = sync.clock()
 """
 
 # A new revision starts afresh: no attempts spent, due now, and no longer parked.
@@ -50,6 +51,8 @@ SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g ON CONFLICT DO
 """
 
 TICKET = "SELECT nextval('sync.ticket')"
+
+CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
 
 # Which of these groups have had their first full sync; an event of unknown group is covered once all have.
 COVERED = """

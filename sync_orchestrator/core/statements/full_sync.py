@@ -49,19 +49,27 @@ UPDATE sync.groups SET sync_phase = %(phase)s, lease_until = sync.clock() + make
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
 """
 
+# A key that a listing repeats counts once.
 LISTED = """
-INSERT INTO sync.full_sync_keys (sync_id, key) SELECT %(sync_id)s, k FROM unnest(%(keys)s::text[]) k ORDER BY k
-ON CONFLICT DO NOTHING
+INSERT INTO sync.full_sync_keys (sync_id, part, key)
+SELECT %(sync_id)s, %(part)s, k FROM (SELECT DISTINCT unnest(%(keys)s::text[]) AS k) keys ORDER BY k
+ON CONFLICT DO NOTHING RETURNING key
 """
 
-# Records of the group that the owner did not list, unchanged since the listing began.
+COUNT_LISTED = "SELECT count(*) AS n FROM sync.full_sync_keys WHERE sync_id = %(sync_id)s AND part = %(part)s"
+
+# Parts of the group's records that their source did not list, unchanged since the listing began. The owner's come
+# first; where the owner does not list a record, its other parts go with it.
 UNLISTED = """
-SELECT r.key, p.epoch, p.version FROM sync.records r
-JOIN sync.parts p ON p.entity = r.entity AND p.key = r.key AND p.part = %(owner)s AND NOT p.deleted
+SELECT p.part, p.key, p.epoch, p.version FROM sync.records r
+JOIN sync.parts p ON p.entity = r.entity AND p.key = r.key AND p.part = ANY(%(parts)s) AND NOT p.deleted
 JOIN sync.groups g ON g.entity = r.entity AND g.group_key = %(group)s
-WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted AND r.changed_at < g.sync_started_at
-  AND NOT EXISTS (SELECT FROM sync.full_sync_keys k WHERE k.sync_id = g.sync_id AND k.key = r.key)
-ORDER BY r.key
+WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted AND p.changed_at < g.sync_started_at
+  AND NOT EXISTS (SELECT FROM sync.full_sync_keys k
+                  WHERE k.sync_id = g.sync_id AND k.part = p.part AND k.key = p.key)
+  AND (p.part = %(owner)s OR EXISTS (SELECT FROM sync.full_sync_keys k
+                                     WHERE k.sync_id = g.sync_id AND k.part = %(owner)s AND k.key = p.key))
+ORDER BY p.part <> %(owner)s, p.part, p.key
 """
 
 GROUP_SIZE = """
