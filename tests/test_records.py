@@ -175,7 +175,8 @@ def test_refresh_lets_a_held_record_go(make_world: Callable[..., World]) -> None
 def test_refresh_tries_events_again_that_died_before_they_were_archived(world: World) -> None:
     world.put("a")
     world.drain()
-    world.tell("shop", "b", "create", 5, {"name": "no store"})
+    nowhere = world.shop.put("b", {"name": "no store"})
+    world.tell("shop", "b", "create", nowhere.version, nowhere.data)
     world.drain()
     assert world.states() == {"done": 2, "dead": 1}
     world.put("b", tell=False)
