@@ -182,7 +182,7 @@ def test_refresh_tries_events_again_that_died_before_they_were_archived(world: W
     world.put("b", tell=False)
     reread(world, "b")
     world.drain()
-    assert world.states() == {"done": 2, "superseded": 1}
+    assert world.states() == {"done": 3}
 
 
 def test_refresh_changes_nothing_when_a_source_does_not_answer(world: World) -> None:
