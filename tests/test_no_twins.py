@@ -76,7 +76,6 @@ def test_a_create_of_unknown_outcome_is_searched_for_and_made_once(
     assert (len(world.erp.store), world.erp.calls["create"], world.states()) == (1, 1 if landed else 2, {"done": 2})
 
 
-@pytest.mark.xfail(strict=True, reason="an empty search is believed before search_lag is over: a twin is made")
 @pytest.mark.parametrize("change", ["none", "deleted"])
 def test_an_empty_search_is_believed_only_after_search_lag(make_world: Callable[..., World], change: str) -> None:
     erp = SlowToSearch()
@@ -148,7 +147,6 @@ def test_a_create_that_lands_after_another_was_made_is_taken_back(world: World) 
     assert not world.row("a").out_of_step
 
 
-@pytest.mark.xfail(strict=True, reason="a create repeated under its key answers for the older payload and is believed")
 def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older_payload(
     make_world: Callable[..., World]
 ) -> None:

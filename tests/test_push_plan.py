@@ -122,17 +122,26 @@ def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situat
     (NEW, IN_FLIGHT, None, None),
     (NEW, IN_FLIGHT, "7", UPDATE),
     (GONE, None, None, NOTHING),
-    (GONE, None, "7", DELETE),
+    (GONE, None, "7", NOTHING),
     (GONE, LANDED, None, NOTHING),
     (GONE, 0.0, None, NOTHING),
-    (GONE, LANDED, "7", DELETE),
+    (GONE, LANDED, "7", NOTHING),
     (GONE, IN_FLIGHT, None, None),
-    (GONE, IN_FLIGHT, "7", DELETE),
+    (GONE, IN_FLIGHT, "7", None),
 ])
 def test_what_a_search_by_our_key_leads_to(
     situation: Situation, unsettled_for: float | None, found: str | None, step: Step | None
 ) -> None:
-    assert after_lookup(replace(situation, unsettled_for=unsettled_for), found) is step
+    assert after_lookup(replace(situation, unsettled_for=unsettled_for), found, 0.0) is step
+
+
+@pytest.mark.parametrize("landed_for", [0.0, 29.0])
+@pytest.mark.parametrize("situation", [NEW, GONE])
+def test_an_empty_search_is_not_believed_before_what_landed_last_would_show(
+    situation: Situation, landed_for: float
+) -> None:
+    assert after_lookup(replace(situation, unsettled_for=-landed_for), None, 30.0) is None
+    assert after_lookup(replace(situation, unsettled_for=-30.0), None, 30.0) is not None
 
 
 # What holds in every situation -------------------------------------------------------------------------------------
@@ -228,11 +237,10 @@ def test_only_the_very_payload_that_was_refused_is_rejected() -> None:
 @pytest.mark.parametrize("found", [None, "7"])
 def test_a_search_ends_in_the_same_record_once_or_waits(found: str | None) -> None:
     for situation, _ in those(LOOK_UP):
-        step = after_lookup(situation, found)
-        assert (step is None) is (found is None and may_land(situation))
+        step = after_lookup(situation, found, 0.0)
+        assert (step is None) is (may_land(situation) and (found is None or situation.deleted))
         if step is not None:
-            absent, there = (NOTHING, DELETE) if situation.deleted else (CREATE, UPDATE)
-            assert step is (absent if found is None else there)
+            assert step is (NOTHING if situation.deleted else CREATE if found is None else UPDATE)
 
 
 # Played: an id that is known and leads nowhere --------------------------------------------------------------------

@@ -7,10 +7,10 @@ record, events and breaker (``settle.py``).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -22,6 +22,8 @@ from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+
+T = TypeVar("T")
 
 _before_call = CrashPoint("push.before_call")
 _after_call = CrashPoint("push.after_call")
@@ -114,7 +116,7 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     try:
         return await attempt.run()
     except CallFailed as failure:
-        rejected = wanted if failure.kind is Failure.PERMANENT and attempt.wrote else None
+        rejected = wanted if attempt.refused else None
         return Pushed(
             claimed, attempt.step, called=attempt.called, failure=failure, rejected_digest=rejected,
             external_id=attempt.item.external_id,
@@ -156,7 +158,8 @@ class _Attempt:
         )
         self.step = plan(self._situation, traits)
         self.called = False
-        self.wrote = False
+        self.refused = False
+        self._wrote = False
         self._created = False
 
     async def run(self) -> Pushed:
@@ -179,12 +182,13 @@ class _Attempt:
                 return self._postponed(wait)
             if self.step is Step.UPDATE and not await self._update():
                 raise CallFailed(Failure.TRANSIENT, "its search shows a record that cannot be found under its id")
-        if (last := self._last_step()) is Step.HOLD:
-            return self._held()
-        if last is Step.DELETE:
-            await self._delete(self.item)
-        elif last is Step.CREATE:
-            await self._create()
+        match self.step:
+            case Step.HOLD:
+                return self._held()
+            case Step.DELETE:
+                await self._delete(self.item)
+            case Step.CREATE:
+                await self._create()
         _after_call()
         return self._acknowledged()
 
@@ -210,16 +214,13 @@ class _Attempt:
     def _forget_id(self) -> None:
         """The known id leads to nothing: what follows is planned as for a record without one."""
         if not self._third_party.traits.own_ids:
-            if self.wrote:
+            if self._wrote:
                 raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
             self.step = Step.UPDATE
             return
         self.item = replace(self.item, external_id=None)
         self._situation = replace(self._situation, external_id=None, applied_digest=None)
         self.step = plan(self._situation, self._third_party.traits)
-
-    def _last_step(self) -> Step:
-        return self.step
 
     async def _look_up_if_asked(self) -> float | None:
         return await self._look_up() if self.step is Step.LOOK_UP else None
@@ -230,10 +231,10 @@ class _Attempt:
         else:
             self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
             found = self.item.external_id
-        step = after_lookup(self._situation, found)
+        step = after_lookup(self._situation, found, self._search_lag)
         if step is None:
-            return max(self._situation.unsettled_for or 0.0, self._search_lag)
-        self.step = Step.NOTHING if step is Step.DELETE else step
+            return (self._situation.unsettled_for or 0.0) + self._search_lag
+        self.step = step
         return None
 
     async def _clear(self) -> str | None:
@@ -259,27 +260,46 @@ class _Attempt:
 
     async def _update(self) -> bool:
         """Says whether there was something to update."""
-        self._in_time()
-        self.wrote = True
-        external_id = await self._third_party.update(self.item)
+        external_id = await self._write(self._third_party.update)
         if external_id is not None:
             self.item = replace(self.item, external_id=external_id)
         return external_id is not None
 
     async def _create(self) -> None:
-        self._in_time()
-        self.wrote = True
         try:
-            self.item = replace(self.item, external_id=await self._third_party.create(self.item))
+            self.item = replace(self.item, external_id=await self._write(self._third_party.create))
             self._created = True
         except CallFailed as failure:
             if failure.external_id is not None:
                 self.item = replace(self.item, external_id=failure.external_id)
             if not (failure.duplicate and self._third_party.traits.can_lookup):
                 raise
-            self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-            if self.item.external_id is None or not await self._update():
-                raise
+            await self._take_over(failure)
+        else:
+            await self._overwrite_what_an_older_one_made()
+
+    async def _take_over(self, duplicate: CallFailed) -> None:
+        """Another has the key: a record that somebody made, or that an older create of ours did."""
+        refused, self.refused = self.refused, False
+        self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
+        if self.item.external_id is None or not await self._update():
+            self.refused = refused
+            raise duplicate
+
+    async def _overwrite_what_an_older_one_made(self) -> None:
+        """A create repeated under its key is answered for the first, whose payload may have been another."""
+        repeated = self._situation.unsettled_for is not None and self._third_party.traits.idempotent_create
+        if repeated and not await self._update():
+            raise CallFailed(Failure.TRANSIENT, "what it says it has made cannot be found under the id it gave")
+
+    async def _write(self, call: Callable[[Item], Awaitable[T]]) -> T:
+        self._in_time()
+        self._wrote = True
+        try:
+            return await call(self.item)
+        except CallFailed as failure:
+            self.refused = failure.kind is Failure.PERMANENT
+            raise
 
     def _postponed(self, wait: float) -> Pushed:
         return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self.item.external_id)

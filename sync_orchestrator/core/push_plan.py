@@ -76,14 +76,14 @@ def _by_our_key(situation: Situation) -> Step:
     return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
 
 
-def after_lookup(situation: Situation, found: str | None) -> Step | None:
-    """What follows a search by our key; None: wait, the older create may still land."""
-    if situation.deleted:
-        return Step.DELETE if found is not None else _or_wait(situation, Step.NOTHING)
-    if found is not None:
+def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:
+    """What follows a search by our key, when all that it showed of a deleted record is gone.
+
+    None: wait. An older create may still land, or has landed within the last ``search_lag`` seconds, after which the
+    search shows it.
+    """
+    if found is not None and not situation.deleted:
         return Step.UPDATE
-    return _or_wait(situation, Step.CREATE)
-
-
-def _or_wait(situation: Situation, step: Step) -> Step | None:
-    return step if situation.unsettled_for is None or situation.unsettled_for <= 0 else None
+    if situation.unsettled_for is not None and situation.unsettled_for + search_lag > 0:
+        return None
+    return Step.NOTHING if situation.deleted else Step.CREATE
