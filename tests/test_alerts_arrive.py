@@ -387,7 +387,6 @@ def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: We
     assert len(webhook.titles) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="stubborn drift adds to the open drift alert, which was sent and is not again")
 def test_drift_that_repair_does_not_mend_is_told_of(world: World, webhook: Webhook) -> None:
     world.put("a", count=1, tell=False)
     world.full_sync()

@@ -191,6 +191,25 @@ def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: C
     assert "delete_cap" in [row.kind for row in world.query("SELECT kind FROM sync.alerts")]
 
 
+def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(
+    make_world: Callable[..., World]
+) -> None:
+    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    fill(world, 3)
+    world.full_sync()
+    strangers = [world.erp.by_hand({"code": f"HAND{number}", "store": "A"}) for number in range(6)]
+    world.later(1)
+    for work in (lambda: world.validate(full=True), world.full_sync):
+        work()
+        assert [row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE resolved_at IS NULL "
+                                                 "AND kind = 'delete_cap'")] == ["item A: foreign"]
+    for stranger in strangers:
+        world.erp.store.pop(stranger)
+    world.validate(full=True)
+    assert (len(world.erp.store), world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL "
+                                              "AND kind = 'delete_cap'")) == (3, [])
+
+
 def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: World) -> None:
     fill(world, 3)
     world.full_sync()

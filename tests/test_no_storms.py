@@ -139,7 +139,6 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
     assert watched(world) == []
 
 
-@pytest.mark.xfail(strict=True, raises=CallFailed, reason="a foreign record that cannot be deleted ends the validation")
 def test_a_foreign_record_that_cannot_be_deleted_now_does_not_end_the_validation(
     make_world: Callable[..., World]
 ) -> None:

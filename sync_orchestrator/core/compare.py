@@ -61,6 +61,29 @@ def foreign(there: Iterable[tuple[str | None, str, bytes]], keys: set[str]) -> l
     ]
 
 
+def misplaced(
+    there: Iterable[tuple[str | None, str, bytes]], rows: Iterable[Any], *, grouped_address: bool
+) -> list[Suspect]:
+    """Records with a key of ours in a group where it does not belong (rule 12).
+
+    ``rows``: those of ``statements.validation.ELSEWHERE``. With a ``grouped_address`` the same id in two groups is two
+    records; otherwise it is one, shown late. A copy of a live record is a twin; what is left of a deleted one is extra.
+    """
+    ours = {row.key: row for row in rows if not row.ambiguous}
+    found = []
+    for key, external_id, theirs in there:
+        if key is None or (row := ours.get(key)) is None:
+            continue
+        if row.deleted:
+            kind: Kind = "extra" if row.ever_applied else "foreign"
+        elif grouped_address or external_id != row.external_id:
+            kind = "twin"
+        else:
+            continue
+        found.append(Suspect(key, kind, external_id, _bytes(row.applied_digest), theirs, row.revision, row.applied_at))
+    return found
+
+
 def _missing(present: pd.DataFrame) -> list[Suspect]:
     return [_suspect(row, "missing") for row in present[present["_merge"] == "left_only"].itertuples()]
 

@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.breaker import is_open
-from sync_orchestrator.core.compare import Suspect, foreign, suspects
+from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
@@ -28,6 +28,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
@@ -150,7 +151,9 @@ class _Validation:
             self.result.expected = sum(1 for row in ours if row.present and not row.ambiguous)
             self.result.ambiguous = sum(1 for row in ours if row.ambiguous)
             found, unknown = suspects(ours, self._there)
-            elsewhere = run(connection, statements.ELSEWHERE, entity=self._entity.name, keys=sorted(unknown))
+            elsewhere = run(connection, statements.ELSEWHERE, entity=self._entity.name, keys=sorted(unknown),
+                            since=since, lag=self._entity.system.search_lag)
+            found += misplaced(self._there, elsewhere, grouped_address=self._entity.third_party.traits.grouped_address)
             return found + foreign(self._there, unknown - {row.key for row in elsewhere})
 
         self.result.counted = self.result.compared = len(self._there)
@@ -177,7 +180,7 @@ class _Validation:
                 there = next(iter(await self._entity.third_party.lookup(suspect.key, self._group)), None)
         if suspect.kind == "missing" and there is None:
             return True, None
-        if there is None:
+        if there is None or there.group not in (None, self._group):
             return False, None
         theirs = self._entity.mapping.digest_of_theirs(there.fields)
         if suspect.kind in ("extra", "twin", "foreign"):
@@ -215,11 +218,18 @@ class _Validation:
         size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
         cap = self._settings.deletions.cap(size)
         extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
-        if extra > cap:
-            place = f"{self._entity.name} {self._group}"
-            alerts.tell(connection, "delete_cap", place, entity=self._entity.name,
-                        title=f"{place}: {extra} extra records at the third party, more than the cap of {cap}")
+        self._tell_of_cap(connection, "extra", extra, cap)
         return [self._status(suspect, there, before, capped=extra > cap) for suspect, there in confirmed]
+
+    def _tell_of_cap(self, connection: Connection, kind: str, count: int, cap: int) -> bool:
+        """Says whether there are more of a kind than may be deleted at once."""
+        place = f"{self._entity.name} {self._group}"
+        if count > cap:
+            alerts.tell(connection, "delete_cap", f"{place}: {kind}", entity=self._entity.name,
+                        title=f"{place}: {count} {kind} records at the third party, more than the cap of {cap}")
+        else:
+            alerts.resolve(connection, "delete_cap", f"{place}: {kind}")
+        return count > cap
 
     def _status(self, suspect: Suspect, there: Found | None, before: dict[Any, Any], *, capped: bool) -> str:
         earlier = before.get((suspect.key, _kind(suspect, there), _id(suspect, there)))
@@ -269,15 +279,22 @@ class _Validation:
         wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
         self.result.verdict = "drift" if wrong else "in_step"
         cause = f"{self._entity.name} {self._group}"
-        news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before
-                or (drift.status == "stubborn"
-                    and before[drift.key, drift.kind, drift.external_id].status != "stubborn")]
+        news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before]
         if news:
             counts = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in news).items()))
-            alerts.tell(connection, "drift", cause, f"{cause}: {counts}", entity=self._entity.name,
-                        examples=[f"{drift.key} ({drift.kind})" for drift in news[:10]])
+            self._tell_of_drift(connection, cause, f"{cause}: {counts}", news)
         elif not wrong:
             alerts.resolve(connection, "drift", cause)
+        stubborn = [drift for drift in self.result.drift if drift.status == "stubborn"]
+        if any(before[drift.key, drift.kind, drift.external_id].status != "stubborn" for drift in stubborn):
+            self._tell_of_drift(connection, f"{cause}: stubborn",
+                                f"{cause}: {len(stubborn)} stubborn (back after repair)", stubborn)
+        elif not stubborn:
+            alerts.resolve(connection, "drift", f"{cause}: stubborn")
+
+    def _tell_of_drift(self, connection: Connection, cause: str, title: str, drift: Sequence[Drift]) -> None:
+        alerts.tell(connection, "drift", cause, title, entity=self._entity.name,
+                    examples=[f"{each.key} ({each.kind})" for each in drift[:10]])
 
     def _samples(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
@@ -303,16 +320,28 @@ class _Validation:
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
-        if self._settings.foreign != "delete" or not strangers or self._repair != "auto":
+        if self._settings.foreign != "delete" or self._repair != "auto":
             return
-        if len(strangers) > self._settings.deletions.cap(self.result.expected):
-            place = f"{self._entity.name} {self._group}"
-            await self._db(lambda connection: alerts.tell(
-                connection, "delete_cap", place, entity=self._entity.name,
-                title=f"{place}: {len(strangers)} foreign records, more than may be deleted at once"))
+        cap = self._settings.deletions.cap(self.result.expected)
+        if await self._db(lambda connection: self._tell_of_cap(connection, "foreign", len(strangers), cap)):
             return
         for suspect in strangers:
-            await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
+            try:
+                await self._delete_one_foreign(suspect)
+            except CallFailed as failure:
+                self.result.reason = f"foreign records could not be deleted now: {failure}"
+
+    async def _delete_one_foreign(self, suspect: Suspect) -> None:
+        """Deletes it unless it is ours by now; what becomes ours during the call is looked after by its push."""
+        known = {"entity": self._entity.name, "key": suspect.key}
+        ours = await self._db(lambda connection: run(
+            connection, statements.OURS_BY_NOW, **known, group=self._group, external_id=suspect.external_id)[0].ours)
+        if ours:
+            return
+        await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
+        await self._db(lambda connection: run(
+            connection, push_statements.MARK_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
+            external_id=[None], landing=self._entity.system.landing_seconds))
 
     async def _end(self, since: datetime, *, reason: str | None = None) -> GroupValidation:
         self.result.reason = reason

@@ -25,7 +25,18 @@ FROM ({OURS}) ours
 
 # Keys that the third party shows in this group and that are not of this group here.
 ELSEWHERE = """
-SELECT key, group_key, applied_group FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+SELECT key, external_id, applied_digest, revision, applied_at, deleted, first_applied_at IS NOT NULL AS ever_applied,
+       out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
+           OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s) AS ambiguous
+FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+"""
+
+# Whether a foreign record is ours by now, or is about to be.
+OURS_BY_NOW = """
+SELECT EXISTS (
+    SELECT FROM sync.records
+    WHERE entity = %(entity)s AND (key = %(key)s OR (group_key = %(group)s AND external_id = %(external_id)s))
+      AND (NOT deleted OR out_of_step OR lease_token IS NOT NULL OR first_applied_at IS NOT NULL)) AS ours
 """
 
 KNOWN_FOREIGN = """
