@@ -46,7 +46,8 @@ POINTS = sorted(name for name in set(REGISTERED) if name.startswith(("events.", 
 T = TypeVar("T")
 
 TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records", "push_attempts", "breaker_failures",
-          "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_records", "systems", "entities")
+          "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_deliveries", "alert_records",
+          "systems", "entities")
 
 
 class Histories(RuleBasedStateMachine):

@@ -88,6 +88,22 @@ def test_a_full_sync_tries_again_what_waits_or_is_dead_in_what_it_covered_and_no
     assert [(row.key, row.state) for row in world.query("SELECT key, state FROM sync.events")] == [("b", "waiting")]
 
 
+def test_a_full_sync_tries_again_what_died_of_something_else_than_its_payload(world: World) -> None:
+    """Its payload was refused once, has changed since, and then died of an outage."""
+    world.erp.before = lambda verb, key: answer(422)
+    world.put("a")
+    world.drain()
+    world.erp.before = lambda verb, key: answer(503)
+    world.put("a", name="other")
+    for _ in range(4):
+        world.drain()
+        world.later(100)
+    assert world.row("a").parked == "dead"
+    world.erp.before = lambda verb, key: None
+    world.full_sync()
+    assert (world.mirrored()["a"]["name"], watched(world)) == ("other", [])
+
+
 # Ends and alerts (17) ------------------------------------------------------------------------------------------------
 
 

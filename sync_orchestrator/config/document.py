@@ -36,10 +36,12 @@ class Limits(Model):
 
 
 class Alerts(Model):
-    urls: list[str] = []
+    urls: list[str] = Field(default=[], repr=False)
     """Apprise URLs; without any, alerts go to the log."""
     group_wait: Seconds = 5
     """How long an alert waits for more of the same before it is sent."""
+    repeat_every: Seconds = 14_400
+    """How long after it was sent an alert that has grown since, or goes on, is sent again."""
     ui_url: str = "http://127.0.0.1:3000"
     waiting_after: Seconds = 86_400
     """An event that waits for its record so long, or a record for what it refers to, is told of."""

@@ -116,7 +116,7 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     try:
         return await attempt.run()
     except CallFailed as failure:
-        rejected = wanted if attempt.refused else None
+        rejected = wanted if attempt.refused or attempt.step is Step.REJECTED else None
         return Pushed(
             claimed, attempt.step, called=attempt.called, failure=failure, rejected_digest=rejected,
             external_id=attempt.item.external_id,

@@ -93,7 +93,8 @@ def status(engine: Engine) -> dict[str, Any]:
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
             "alerts": [
                 {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
-                 "since": row.created_at.isoformat(), "sent": row.sent_at is not None}
+                 "since": row.created_at.isoformat(), "sent": row.sent_at is not None,
+                 "send_error": row.send_error}
                 for row in alerts
             ],
         }

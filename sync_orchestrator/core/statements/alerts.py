@@ -75,28 +75,49 @@ DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause
 
 FORGET_RECORDS = "DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind = 'dead'"
 
-# What is to be sent: new ones that had time to gather, and the ends of those that were sent.
+# The next message: a new alert that had time to gather, one that has grown since it was sent long ago, or the end of
+# one that was sent. Those that tell of business groups go together. A sender has a minute for each address.
 TAKE = """
+WITH due AS (
+    SELECT id, kind, entity, sent_at IS NOT NULL AND resolved_at IS NOT NULL AS over FROM sync.alerts
+    WHERE (sending_until IS NULL OR sending_until < sync.clock())
+      AND CASE WHEN sent_at IS NULL THEN created_at <= sync.clock() - make_interval(secs => %(group_wait)s)
+               WHEN resolved_at IS NOT NULL THEN over_sent_at IS NULL
+               ELSE updated_at > sent_at AND sent_at <= sync.clock() - make_interval(secs => %(repeat_every)s) END
+), first AS (SELECT * FROM due ORDER BY id LIMIT 1)
 UPDATE sync.alerts SET sending_until = sync.clock() + interval '60 seconds'
 WHERE id IN (
-    SELECT id FROM sync.alerts
-    WHERE (sending_until IS NULL OR sending_until < sync.clock())
-      AND ((sent_at IS NULL AND created_at <= sync.clock() - make_interval(secs => %(group_wait)s))
-           OR (sent_at IS NOT NULL AND resolved_at IS NOT NULL AND over_sent_at IS NULL))
-    ORDER BY id LIMIT 50 FOR UPDATE SKIP LOCKED)
-RETURNING id, kind, cause, entity, title, n, examples, created_at, resolved_at, sent_at IS NOT NULL AS told
+    SELECT a.id FROM sync.alerts a JOIN due ON due.id = a.id, first
+    WHERE (due.id = first.id OR (due.kind = ANY(%(together)s) AND due.kind = first.kind AND due.over = first.over
+                                 AND due.entity IS NOT DISTINCT FROM first.entity))
+      AND (a.sending_until IS NULL OR a.sending_until < sync.clock())
+    ORDER BY a.id LIMIT 1000 FOR UPDATE OF a SKIP LOCKED)
+RETURNING id, kind, cause, entity, title, n, examples, created_at, resolved_at,
+          sent_at IS NOT NULL AND resolved_at IS NOT NULL AS over, sent_at IS NOT NULL AS told
+"""
+
+DELIVERIES = "SELECT alert_id, receiver FROM sync.alert_deliveries WHERE alert_id = ANY(%(ids)s)"
+
+DELIVERED = """
+WITH renewed AS (
+    UPDATE sync.alerts SET sending_until = sync.clock() + interval '60 seconds' WHERE id = ANY(%(ids)s)
+)
+INSERT INTO sync.alert_deliveries (alert_id, receiver) SELECT unnest(%(ids)s::bigint[]), %(receiver)s
+ON CONFLICT DO NOTHING
 """
 
 SENT = """
+WITH forgotten AS (DELETE FROM sync.alert_deliveries WHERE alert_id = ANY(%(ids)s))
 UPDATE sync.alerts
 SET sending_until = NULL, send_error = NULL,
-    sent_at = coalesce(sent_at, sync.clock()),
+    sent_at = CASE WHEN %(over)s THEN sent_at ELSE sync.clock() END,
     over_sent_at = CASE WHEN %(over)s THEN sync.clock() ELSE over_sent_at END
-WHERE id = %(id)s
+WHERE id = ANY(%(ids)s)
 """
 
 NOT_SENT = """
-UPDATE sync.alerts SET send_error = %(error)s, sending_until = sync.clock() + interval '30 seconds' WHERE id = %(id)s
+UPDATE sync.alerts SET send_error = %(error)s, sending_until = sync.clock() + interval '30 seconds'
+WHERE id = ANY(%(ids)s)
 """
 
 OPEN = """

@@ -67,7 +67,8 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
     waiting_since = CASE WHEN v.waits THEN coalesce(r.waiting_since, sync.clock()) ELSE r.waiting_since END,
     parked = CASE WHEN r.revision = v.revision THEN v.parked END,
-    rejected_digest = coalesce(v.rejected_digest, r.rejected_digest),
+    rejected_digest = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN v.rejected_digest
+                           ELSE coalesce(v.rejected_digest, r.rejected_digest) END,
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
     external_id = coalesce(v.external_id, r.external_id),
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
@@ -125,10 +126,12 @@ UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock(), reje
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 """
 
+# Not those whose payload was refused for good: what would be sent again is the same.
 UNPARK_GROUP = """
 UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
 WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
   AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
+  AND NOT (parked IS NOT NULL AND rejected_digest IS NOT NULL)
   AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING key
 """
