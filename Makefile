@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test test-long check format requirements clean
+.PHONY: help demo up test test-long check requirements clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -11,8 +11,8 @@ help:  ## show the targets
 demo: .venv/run  ## play the whole story, with a proof at the end (about three minutes)
 	$(BIN)/python -m demo.story
 
-up: .venv/run  ## start everything with the demo's systems; the UI is at http://127.0.0.1:3000
-	$(BIN)/python -m demo.up
+up: .venv/run  ## start everything with the demo's systems; the UI is at http://127.0.0.1:3000, or PORT=, API_PORT=
+	$(BIN)/python -m demo.up $(if $(PORT),--port $(PORT)) $(if $(API_PORT),--api-port $(API_PORT))
 
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadscope

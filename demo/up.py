@@ -5,6 +5,7 @@ With a ``sync.yaml`` in the working directory the demo's systems stay away: then
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import httpx
 
+from demo import access
 from demo.processes import Systems, running
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.processes import up
@@ -26,8 +28,18 @@ def main(port: int = 3000, intake_port: int = 8700) -> int:
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
     with running(home / "logs") as systems:
         os.environ.update(systems.environment)
+        for name in systems.ports:
+            print(f"the demo's {name} ready at {systems.url(name)}", flush=True)
+        if moved := _moved(systems):
+            print(f"for other commands, in another shell: export {moved}", flush=True)
         _restore(systems, home)
         return up(port, intake_port, print)
+
+
+def _moved(systems: Systems) -> str:
+    """Systems whose usual port was taken, as the environment of other commands must name them."""
+    return " ".join(f"{access.port_variable(name)}={port}" for name, port in systems.ports.items()
+                    if port != access.PORTS[name])
 
 
 def _restore(systems: Systems, home: Path) -> None:
@@ -40,8 +52,16 @@ def _restore(systems: Systems, home: Path) -> None:
                             json=json.loads(kept.read_text(encoding="utf-8"))).raise_for_status()
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=3000, help="of the Dagster UI")
+    parser.add_argument("--api-port", type=int, default=8700, help="of POST /v1/events")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
+    options = _options()
     try:
-        sys.exit(main())
+        sys.exit(main(options.port, options.api_port))
     except SyncError as error:
         sys.exit(f"error: {error}")

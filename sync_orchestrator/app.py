@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,27 @@ def home() -> Path:
 def config_path() -> Path:
     """``SYNC_CONFIG``, or ``sync.yaml`` in the working directory."""
     return Path(os.environ.get("SYNC_CONFIG", "sync.yaml")).resolve()
+
+
+def database_place() -> str:
+    """Which database is used, for people; without its password."""
+    told = os.environ.get("SYNC_DATABASE_URL")
+    if not told:
+        return f"the embedded one in {home() / 'postgres'}"
+    return f"{make_url(told).render_as_string(hide_password=True)} (SYNC_DATABASE_URL)"
+
+
+def require_database() -> None:
+    """For commands that only make sense on a database that is there: nothing is made by looking.
+
+    Raises ConfigError where there is none, naming those that may have been meant.
+    """
+    if os.environ.get("SYNC_DATABASE_URL") or embedded.exists(home() / "postgres"):
+        return
+    near = sorted(folder for folder in home().glob("*/") if embedded.exists(folder / "postgres"))
+    mend = (" or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
+            or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER")
+    raise ConfigError(f"there is no database in {home()}: {mend}; `sync-orchestrator up` makes a new one")
 
 
 def database_url() -> str:

@@ -12,11 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
 from sync_orchestrator import processes
+from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.core import ledger, records
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.drain import DrainReport
@@ -80,9 +82,15 @@ def check() -> None:
 
 
 @app.command()
+def schema() -> None:
+    """Print the JSON Schema of sync.yaml, by which editors complete and check it."""
+    as_json(json_schema(), indent=2)
+
+
+@app.command()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
-    found = read_status(composition.open_database())
+    found = read_status(_database())
     if json:
         as_json(found)
         return
@@ -99,12 +107,13 @@ def status(json: Json = False) -> None:
           [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19],
             alert["send_error"] or ("yes" if alert["sent"] else "not yet")] for alert in found["alerts"]])
     say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
+    say(f"The database is {composition.database_place()}.")
 
 
 @app.command()
 def drain() -> None:
     """Work off what is due, once, without Dagster."""
-    context = composition.open_context()
+    context = _context()
     with steps("drain") as bar:
         report = composition.perform(context, run_drain(
             context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
@@ -183,7 +192,7 @@ def verify(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a group.")] = False,
 ) -> None:
     """Validate by count, then by diff. Exit status: 0 in step, 1 drift, 2 something could not be validated."""
-    context = composition.open_context()
+    context = _context()
     chosen = [_entity(context, entity)] if entity else list(context.entities.values())
     with steps("validate") as bar:
         results = composition.perform(context, _validate(context, chosen, group, full, repair, bar))
@@ -227,7 +236,7 @@ def resume(name: System) -> None:
 @app.command()
 def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> None:
     """Start a new count of versions, after a source system was restored from a backup."""
-    context = composition.open_context()
+    context = _context()
     if source not in context.config.sources:
         raise NotFound(f"there is no source system '{source}'; there is {', '.join(context.config.sources)}")
     say(f"{source} is in epoch {records.step_epoch(context.engine, source)} now; a full sync takes over what it holds")
@@ -269,19 +278,19 @@ def events_redrive(
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
         raise NotFound("name events by number, or say --all")
-    say(f"{ledger.redrive(composition.open_database(), seqs or None, entity)} events re-driven")
+    say(f"{ledger.redrive(_database(), seqs or None, entity)} events re-driven")
 
 
 @events_app.command("discard")
 def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End dead events for good."""
-    say(f"{ledger.discard(composition.open_database(), seqs or [], reason)} events discarded")
+    say(f"{ledger.discard(_database(), seqs or [], reason)} events discarded")
 
 
 @records_app.command("show")
 def records_show(entity: str, key: str, json: Json = False) -> None:
     """Show everything known of a record: its parts, events, pushes and drift."""
-    with composition.open_database().begin() as connection:
+    with _database().begin() as connection:
         found = records.show(connection, entity, key)
     if json:
         as_json(found, indent=2)
@@ -299,7 +308,7 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
 @records_app.command("refresh")
 def records_refresh(entity: str, key: str) -> None:
     """Reread a record from its sources, whatever version the archive has."""
-    context = composition.open_context()
+    context = _context()
     found = composition.perform(context, records.refresh(context, _entity(context, entity), key))
     say(", ".join(f"{part}: {what}" for part, what in found.items()))
 
@@ -317,6 +326,16 @@ def db_stop() -> None:
     say("stopped" if stopped else "it was not running")
 
 
+def _database() -> Engine:
+    composition.require_database()
+    return composition.open_database()
+
+
+def _context() -> Context:
+    composition.require_database()
+    return composition.open_context()
+
+
 def _entity(context: Context, name: str) -> EntityContext:
     if name not in context.entities:
         raise NotFound(f"there is no entity '{name}'; there is {', '.join(context.entities)}")
@@ -329,7 +348,7 @@ def _groups(context: Context, entity: EntityContext) -> list[str]:
 
 
 def _pause(name: str, *, paused: bool) -> None:
-    context = composition.open_context()
+    context = _context()
     if name not in (*context.entities, *context.config.third_parties):
         raise NotFound(f"neither an entity nor a third party is called '{name}'")
     set_paused(context.engine, name, set(context.entities), paused=paused)
@@ -337,7 +356,7 @@ def _pause(name: str, *, paused: bool) -> None:
 
 
 def _query(statement: str, **parameters: Any) -> Sequence[Any]:
-    with composition.open_database().begin() as connection:
+    with _database().begin() as connection:
         return run(connection, statement, **parameters)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -50,6 +51,11 @@ class System:
     owned_database: Path | None = None
     postgres: psutil.Process | None = None
 
+    def exports(self) -> str:
+        """The shell's line after which other commands reach this system; secrets are left to whoever set them."""
+        return "export " + " ".join(
+            f"{name}={shlex.quote(self.environment[name])}" for name in ("SYNC_HOME", "SYNC_CONFIG"))
+
     def check(self) -> None:
         """Raises ProgramEnded where a part of the system has ended."""
         self.tree.check()
@@ -80,6 +86,8 @@ def up(port: int, intake_port: int, told: Tell) -> int:
     try:
         with _signals_end():
             system = start_all(port, intake_port, told=told)
+            told(f"logs are in {system.home / 'logs'}")
+            told(f"for other commands, in another shell: {system.exports()}")
             told(f"up: the UI is at {system.ui_url}, events go to {system.intake_url}/v1/events; Ctrl-C ends it all")
             system.wait()
     except EndAsked:

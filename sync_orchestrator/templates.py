@@ -3,6 +3,8 @@
 In a path every filled-in value is percent-encoded by itself; ``| tilde``, ``| odata`` and ``| raw`` say otherwise. In a
 body every text is a template, and one that is a single ``{{ expression }}`` gives the value itself, not its text.
 An object or a list stands inside a text by ``| tojson`` only. A field of an object goes before a method of its name.
+``'NAME' | environment`` is a value of the environment, put in as it is: loading writes that for ``${NAME}``, so that a
+secret is neither read as a template nor shown with one.
 Not here: where templates stand (``config/``) and what names they know (each call says so).
 """
 
@@ -10,13 +12,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sync_orchestrator.core.errors import SyncError
@@ -58,6 +61,11 @@ def names_in(template: Any) -> set[str]:
     if isinstance(template, list | tuple):
         return set().union(*(names_in(part) for part in template))
     return set()
+
+
+def variables_in(text: str) -> list[str]:
+    """The names of the environment's values that are put in, in the text of templates."""
+    return re.findall(r"'(\w+)' \| environment", text)
 
 
 def path(template: str, values: Mapping[str, Any]) -> str:
@@ -164,11 +172,19 @@ def _base64(found: Any) -> str:
     return base64.b64encode(_plain(found).encode()).decode()
 
 
+@pass_context  # so that it is looked up each time, not once when the template is compiled
+def _from_environment(context: Any, name: str) -> str:
+    if (found := os.environ.get(name)) is None:
+        raise TemplateFailed(f"the environment has no {name}")
+    return Encoded(found)
+
+
 def _environment(finalize: Callable[[Any], str]) -> _Environment:
     # Encoding is by place (path, query, body), so HTML escaping would only spoil values.
     environment = _Environment(
         undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True)
     environment.filters |= {"tilde": _tilde, "odata": _odata, "base64": _base64, "tojson": _tojson,
+                            "environment": _from_environment,
                             "raw": lambda found: Encoded(_plain(found))}
     environment.globals.clear()
     return environment

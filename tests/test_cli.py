@@ -33,6 +33,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs a command against the test's world."""
     monkeypatch.setattr(composition, "open_context", lambda: world.context)
     monkeypatch.setattr(composition, "open_database", lambda: world.engine)
+    monkeypatch.setattr(composition, "require_database", lambda: None)
 
     def run(*words: object, **environment: str) -> Result:
         result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
@@ -293,6 +294,44 @@ def test_database_commands(project: Path) -> None:
     finally:
         assert shell("db", "stop", folder=project).stdout == "stopped\n"
     assert shell("db", "stop", folder=project).stdout == "it was not running\n"
+
+
+@pytest.mark.parametrize("words", [
+    ("status",), ("events", "list"), ("events", "show", "1"), ("events", "redrive", "--all"),
+    ("records", "show", "item", "a"), ("verify",), ("pause", "item"), ("epoch", "shop"), ("drain",),
+])
+def test_looking_makes_no_database(command: Command, project: Path, monkeypatch: pytest.MonkeyPatch,
+                                   words: tuple[str, ...]) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    for name in ("SYNC_HOME", "SYNC_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"there is no database in {project / '.sync'}: " in result.stderr
+    assert "export SYNC_HOME=FOLDER" in result.stderr
+    assert not (project / ".sync").exists()
+
+
+def test_a_database_near_by_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".sync" / "demo" / "postgres").mkdir(parents=True)
+    (project / ".sync" / "demo" / "postgres" / "PG_VERSION").touch()
+    monkeypatch.chdir(project)
+    for name in ("SYNC_HOME", "SYNC_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, ["status"])
+    assert f"export SYNC_HOME={project / '.sync' / 'demo'}; `sync-orchestrator up`" in result.stderr
+
+
+def test_status_names_its_database_without_the_password(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYNC_DATABASE_URL", "postgresql://user:canary@db.example.org/sync")
+    said = command("status").stdout
+    assert "postgresql://user:***@db.example.org/sync (SYNC_DATABASE_URL)" in said
+    monkeypatch.delenv("SYNC_DATABASE_URL")
+    monkeypatch.setenv("SYNC_HOME", str(tmp_path))
+    assert f"the embedded one in {tmp_path / 'postgres'}" in command("status").stdout
 
 
 def test_demo_that_is_not_here(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

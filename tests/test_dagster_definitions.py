@@ -17,7 +17,7 @@ from fakes import two_part_config
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources.instance import DATABASE_VARIABLE, write_instance
-from sync_orchestrator.sensors.alerts import cause_of
+from sync_orchestrator.sensors.alerts import cause_of, goes_on
 from sync_orchestrator.sensors.changes import unless_needed
 from sync_orchestrator.sensors.schedules import cron
 
@@ -117,6 +117,16 @@ def test_whether_a_drain_is_requested_when_none_is_heard_of(runs: list[Any], nee
 )
 def test_failed_runs_of_the_same_are_one_alert(job: str, tags: dict[str, str], cause: str) -> None:
     assert cause_of(dg.DagsterRun(job_name=job, tags=tags)) == cause
+
+
+@pytest.mark.parametrize(("job", "reason", "silent"), [
+    ("incremental_sync", "UNEXPECTED_TERMINATION", True),
+    ("maintenance", "UNEXPECTED_TERMINATION", True),
+    ("incremental_sync", "STEP_FAILURE", False),
+    ("validate", "UNEXPECTED_TERMINATION", False),
+])
+def test_only_an_interrupted_run_whose_next_goes_on_is_no_alert(job: str, reason: str, silent: bool) -> None:
+    assert goes_on(dg.DagsterRun(job_name=job, tags={"dagster/failure_reason": reason})) is silent
 
 
 def test_instance_settings_hold_no_password_and_keep_full_syncs_from_filling_the_queue(tmp_path: Path) -> None:

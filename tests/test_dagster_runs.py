@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -44,9 +47,8 @@ class Dagster:
 
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
         """One evaluation of a sensor, its partitions added as the daemon does."""
-        with set_defs_state_storage(None):  # a storage left over from an instance that is gone may be set
-            context = dg.build_sensor_context(
-                self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
+        context = dg.build_sensor_context(
+            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
         result: Any = sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests:
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
@@ -124,11 +126,12 @@ def instance(storage: dg.DagsterInstance, server_url: str) -> Iterator[dg.Dagste
 @pytest.fixture
 def dagster(
     make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> Dagster:
+) -> Iterator[Dagster]:
     world = make_world(limits={"linger": 0})
     monkeypatch.setattr(system, "_opened", lambda: world.context)
     monkeypatch.setattr(changes, "LONG_POLL_SECONDS", 0.2)
-    return Dagster(world, instance)
+    with set_defs_state_storage(None):  # a storage left over from an instance that is gone may be set
+        yield Dagster(world, instance)
 
 
 @pytest.fixture
@@ -155,6 +158,18 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
     assert {"events_per_second", "calls_per_second", "slowest_seconds"} <= told.keys()
     assert set(dagster.events(MIRROR, "observation")) == {"A"}
     assert not dagster.events(MIRROR, "materialization")
+
+
+def test_sigterm_lets_a_drain_finish_what_is_under_way(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would linger for a minute otherwise."""
+    lingering = replace(dagster.world.context, config=two_part_config(limits={"linger": 60}))
+    monkeypatch.setattr(system, "_opened", lambda: lingering)
+    dagster.world.put("k1")
+    dagster.world.erp.before = lambda verb, key: os.kill(os.getpid(), signal.SIGTERM)
+    started = time.monotonic()
+    assert dagster.run("incremental_sync").success
+    assert time.monotonic() - started < 30
+    assert dagster.world.mirrored() == dagster.world.truth()
 
 
 def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dagster) -> None:
@@ -416,6 +431,21 @@ def test_reaper_ends_runs_whose_processes_are_gone(dagster: Dagster) -> None:
     assert [run.status for run in after.values() if run is not None] == [
         dg.DagsterRunStatus.NOT_STARTED, *[dg.DagsterRunStatus.FAILURE] * 3, dg.DagsterRunStatus.SUCCESS]
     assert reap(dagster.instance) == 0
+
+
+def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
+    """The next drain goes on, and Dagster starts a full sync again."""
+    for job in ("incremental_sync", "full_sync"):
+        definition = dagster.defs.resolve_job_def(job)
+        dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED)
+    assert reap(dagster.instance) == 2
+    for run in dagster.instance.get_runs():
+        [entry] = dagster.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+        assert entry.dagster_event is not None
+        failed_runs(dg.build_run_status_sensor_context(
+            "failed_runs", entry.dagster_event, dagster.instance, run,
+            resources={"system": system.System()}).for_run_failure())
+    assert dagster.open_alerts() == {}
 
 
 def test_alert_of_the_outbox_goes_where_the_configuration_says(dagster: Dagster) -> None:

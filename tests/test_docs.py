@@ -16,6 +16,7 @@ import shlex
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,8 @@ from pydantic import BaseModel
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
+from demo.data import stones
+from demo.sources import ROLES
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
 from sync_orchestrator.api.intake import create_app
@@ -209,6 +212,8 @@ def curl(words: Sequence[str]) -> Call:
 
 def command_lines(text: str) -> list[tuple[list[str], str]]:
     """The commands of a shell block, or of a transcript with prompts and what was answered."""
+    now = datetime.now(UTC)
+    text = text.replace("$(date +%s)", f"{now:%s}").replace("$(date -u +%FT%TZ)", f"{now:%FT%TZ}")
     transcript = text.lstrip().startswith("$ ")
     commands: list[tuple[list[str], str]] = []
     begun: str | None = None
@@ -456,6 +461,7 @@ class Reader:
             return None
         engine = self._engine()
         self._patch.setattr(composition, "open_database", lambda: engine)
+        self._patch.setattr(composition, "require_database", lambda: None)
         result = CliRunner().invoke(app, list(words), env={"SYNC_CONFIG": str(DEMO)})
         if result.exit_code != 0:
             raise Wrong(f"sync-orchestrator {shlex.join(words)}: {result.output}")
@@ -595,6 +601,11 @@ def test_the_event_of_the_readme_is_recorded_before_the_202_that_it_promises(rea
         [row] = run(connection, "SELECT entity, key, source, event_id, action, state, data FROM sync.events")
     event = json.loads(call.body or "")
     assert tuple(row) == ("stone", event["subject"], event["source"], event["id"], "update", "pending", event["data"])
+    [stone] = [stone for stone in stones() if stone["sku"] == event["subject"]]
+    assert event["data"] == {"sku": stone["sku"], **{name: stone[name] for name in ROLES["catalogue"].fields},
+                             "name": event["data"]["name"]}
+    assert event["data"]["name"] != stone["name"], "it changes nothing"
+    assert abs(datetime.fromisoformat(event["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_readme_shows_every_command() -> None:

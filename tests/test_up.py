@@ -202,6 +202,8 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
 ) -> None:
     up = start_up()
     up.wait_for("up: ")
+    assert f"logs are in {up.home / 'logs'}\n" in up.said()
+    assert f"export SYNC_HOME={up.home} SYNC_CONFIG={up.home.parent / 'sync.yaml'}\n" in up.said()
     for url in (f"http://127.0.0.1:{up.ui_port}/server_info", f"http://127.0.0.1:{up.api_port}/readyz"):
         with urllib.request.urlopen(url) as answer:
             assert answer.status == 200
@@ -239,6 +241,25 @@ def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
     written = [up.said(), *(log.read_text() for log in (up.home / "logs").iterdir()),
                (up.home / "dagster" / "dagster.yaml").read_text()]
     assert not any("canary" in text for text in written)
+
+
+def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_url: str) -> None:
+    up = start_up(SYNC_DATABASE_URL=database_url)
+    up.wait_for("up: ")
+    up.post({"specversion": "1.0", "id": "1", "source": "shop", "type": "item.created", "subject": "a",
+             "version": 1, "data": {"key": "a", "store": "A"}})
+    engine = connect(database_url)
+
+    def drains() -> bool:
+        with engine.begin() as connection:
+            return bool(run(connection, "SELECT FROM sync.heartbeats WHERE name = 'drain'"))
+
+    eventually(drains, "a drain")
+    up.process.terminate()
+    assert up.process.wait(PATIENCE) == 0, up.said()
+    with engine.begin() as connection:
+        assert [row.status for row in run(connection, "SELECT status FROM public.runs")] == ["SUCCESS"]
+    engine.dispose()
 
 
 def test_sigkill_of_the_supervisor_leaves_nothing_either(start_up: Callable[..., Up]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -248,7 +249,9 @@ class _ByLogin(SystemAuth):
     def _mark(self) -> bytes:
         """Stands for the settings; a hash that is slow on purpose, since a password goes into it."""
         assert self._settings.auth is not None
-        told = [self._settings.base_url, *self._settings.headers.items(), self._settings.auth.model_dump_json()]
+        auth = self._settings.auth.model_dump_json()
+        variables = [os.environ.get(name) for name in templates.variables_in(auth)]
+        told = [self._settings.base_url, *self._settings.headers.items(), auth, *variables]
         return hashlib.scrypt(repr(told).encode(), salt=b"sync_orchestrator.logins", n=2**14, r=8, p=1)
 
 

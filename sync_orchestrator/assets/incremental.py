@@ -5,8 +5,12 @@ materialization would take away the status of the mirror's check, and what a dra
 validated. Not here: what a drain does (``core/drain.py``).
 """
 
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import dagster as dg
 
@@ -70,11 +74,33 @@ class Reporter:
         }
 
 
+@contextmanager
+def _ending_in_order() -> Iterator[Callable[[], bool]]:
+    """While the block lasts, SIGTERM, which ends the whole system, lets a drain finish what is under way.
+
+    Termination from the UI comes as SIGINT and interrupts, as ever.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @dg.op(out=dg.Out(dg.Nothing))
 def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
     """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
-    drained = system.perform(drain(system.context, progress=reporter))
+    with _ending_in_order() as asked_to_end:
+        drained = system.perform(drain(system.context, progress=reporter, asked_to_end=asked_to_end))
     yield dg.Output(None, metadata=reporter.end(drained))
 
 

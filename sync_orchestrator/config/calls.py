@@ -41,7 +41,7 @@ class Request(Model):
     """One call. Templates stand in ``path`` (percent-encoded), ``params``, ``headers`` and ``body``."""
 
     method: Method = "GET"
-    path: Template = Field(pattern=r"^/")
+    path: Template = Field(pattern=r"^(/|\{\{ '\w+' \| environment \}\})")
     params: dict[str, Template] = {}
     """The query; what comes out empty is left out, except for a delete, which is refused then."""
     headers: dict[str, Template] = {}

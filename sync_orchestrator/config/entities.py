@@ -18,9 +18,13 @@ class Retry(Model):
     """1 + ``retries`` attempts; waits of ``first_wait``, doubling up to ``max_wait``, with jitter."""
 
     retries: int = Field(default=3, ge=0, le=100)
+    """Attempts after the first one; then a person is told."""
     first_wait: Seconds = 10
+    """The wait before the second attempt."""
     factor: float = Field(default=2, ge=1)
+    """By how much each wait is longer than the one before."""
     max_wait: Seconds = 3600
+    """No wait is longer."""
     jitter: float = Field(default=0.1, ge=0, le=1)
     """A wait is lengthened by at most this share of itself."""
 
@@ -29,8 +33,11 @@ class Deletions(Model):
     """How many records may be deleted at once before a person is asked: min(most, max(least, share * group))."""
 
     least: int = Field(default=5, ge=0)
+    """So many are always allowed."""
     share: float = Field(default=0.05, ge=0, le=1)
+    """The share of the business group that is allowed."""
     most: int = Field(default=100, ge=0)
+    """More are never allowed."""
 
     def cap(self, group_size: int) -> int:
         """The cap for a group of so many records."""
@@ -38,6 +45,8 @@ class Deletions(Model):
 
 
 class Validation(Model):
+    """How it is checked that the third party holds what it should, and what is done where it does not."""
+
     every: Seconds = 900
     """How often each business group is validated by the schedule."""
     audit_every: Seconds = 86_400
@@ -45,7 +54,9 @@ class Validation(Model):
     confirm_after: Seconds = 2
     """The pause before a suspect is looked at again."""
     repair: Literal["auto", "ask", "off"] = "auto"
+    """``auto``: drift is repaired. ``ask``: it is told of, and a person starts the repair. ``off``: it is told of."""
     foreign: Literal["report", "delete"] = "report"
+    """What is done about records there that we never put there."""
     deletions: Deletions = Deletions()
 
 
@@ -55,12 +66,18 @@ class Entity(Model):
     owner: Name
     """The part whose source decides whether the record exists and which group it is in."""
     parts: dict[Name, Part] = Field(min_length=1)
+    """What each source system says of a record, by the source system's name."""
     mapping: dict[str, Expression] = Field(min_length=1)
     """Third-party field: JMESPath over ``{key, group, <part>: {...}, ...}``."""
     third_party: Target
+    """Where and how its records are kept there."""
     on_missing: Literal["wait", "fetch", "upsert"] = "wait"
+    """What becomes of an update whose record is not here yet: it waits for the record, the record is read from its
+    owner, or the update makes it."""
     max_ahead: Seconds = 3600
+    """A version further in the future waits and is told of: it would supersede all that comes after it."""
     retry: Retry | None = None
+    """In place of the common rule."""
     validation: Validation = Validation()
 
     @model_validator(mode="after")

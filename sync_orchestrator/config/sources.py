@@ -27,9 +27,10 @@ class SqlSystem(Model):
     """A source system's own database, read and never written."""
 
     kind: Literal["sql"]
-    url: str
+    url: str = Field(repr=False)
     """Any SQLAlchemy URL, such as ``postgresql+psycopg://user:${PASSWORD}@host/name``; its driver must be installed."""
     connections: int = Field(default=4, ge=1, le=100)
+    """Connections at once, in one process."""
 
 
 class FilesSystem(Model):
@@ -37,6 +38,7 @@ class FilesSystem(Model):
 
     kind: Literal["files"]
     folder: str
+    """Where they are."""
 
 
 class ClassSystem(Model):
@@ -45,7 +47,8 @@ class ClassSystem(Model):
     kind: Literal["class"]
     adapter: str = Field(pattern=r"^[\w.]+:\w+$")
     """``module:Class``; it is given the part and these settings, and implements ``core.ports.SourceSystem``."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={}, repr=False)
+    """What it is given."""
 
 
 def _kind(value: Any) -> str:
@@ -62,6 +65,7 @@ class Version(Model):
     """Where a part's version stands: a modification time, or any growing whole number."""
 
     path: Expression
+    """Where it stands in an item of the source."""
     kind: Literal["time", "number"] = "time"
 
 
@@ -73,6 +77,7 @@ class Sql(Model):
     query: str | None = None
     """A SELECT without ORDER BY and LIMIT, in place of a table."""
     page: int = Field(default=1000, ge=1, le=100_000)
+    """So many rows are read at once."""
 
     @model_validator(mode="after")
     def _one(self) -> Sql:
@@ -89,6 +94,7 @@ class Files(Model):
     format: Literal["csv", "jsonl", "parquet"] | None = None
     """By the files' ending unless told."""
     page: int = Field(default=1000, ge=1, le=100_000)
+    """So many rows are read at once."""
 
 
 class Part(Model):
@@ -99,17 +105,19 @@ class Part(Model):
     key: Expression
     """Where the record's key stands in an item of this source."""
     version: Version
+    """An older version never overwrites a newer one."""
     group: Expression | None = None
     """Where the business group stands; needed for the owner."""
     deleted_when: Expression | None = None
     """True for an item that the source lists though it is logically deleted."""
     list: Listing | None = None
-    """Names: ``group``."""
+    """All of a business group, page by page. Names: ``group``."""
     read: Get | None = None
     """One record. Names: ``key``."""
     read_many: Listing | None = None
     """Records by key. Names: ``keys``, a list: ``{{ keys | join(',') }}``."""
     read_many_size: int = Field(default=100, ge=1)
+    """So many keys in one call."""
     count: Count | None = None
     """How many records a business group has. Names: ``group``."""
     groups: Get | None = None

@@ -95,7 +95,7 @@ class Target(Model):
     system: Name
     adapter: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     """``module:Class`` of your own in place of all below; it implements ``core.ports.ThirdParty``."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={}, repr=False)
     """What it is given."""
 
     ids: Literal["theirs", "ours"] = "theirs"

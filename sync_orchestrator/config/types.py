@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from sync_orchestrator.config.environment import as_template
 from sync_orchestrator.templates import names_in
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -55,19 +56,20 @@ def _pattern(value: str) -> str:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0), WithJsonSchema({"anyOf": [
+    {"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$|\$\{"}]})]
 """A duration: a number of seconds, or text such as ``10s``, ``5m``, ``1h``."""
 
 Expression = Annotated[str, AfterValidator(_expression)]
 """A JMESPath expression."""
 
-Template = Annotated[str, AfterValidator(_template)]
+Template = Annotated[str, BeforeValidator(as_template), AfterValidator(_template)]
 """A Jinja2 template: text with ``{{ name }}`` in it."""
 
 Pattern = Annotated[str, AfterValidator(_pattern)]
 """A regular expression."""
 
-Body = Annotated[Any, AfterValidator(_template)]
+Body = Annotated[Any, BeforeValidator(as_template), AfterValidator(_template)]
 """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -76,4 +78,5 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 class Model(BaseModel):
     """Unknown fields are refused; a loaded configuration does not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)

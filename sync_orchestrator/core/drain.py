@@ -56,24 +56,27 @@ Progress = Callable[[DrainReport], None]
 async def drain(
     context: Context, *, linger: float | None = None, most_seconds: float | None = None,
     progress: Progress | None = None, group: tuple[str, str] | None = None,
+    asked_to_end: Callable[[], bool] = lambda: False,
 ) -> DrainReport:
     """Works until nothing has been due for ``linger`` seconds, or ``most_seconds`` have passed.
 
     Times are in seconds and come from ``limits`` unless told. With ``group`` (entity, business group) only that
-    group's out-of-step records are pushed, and events are left to others.
+    group's out-of-step records are pushed, and events are left to others. Once ``asked_to_end`` says so, what is under
+    way is finished and nothing more is begun.
     """
     limits = context.config.limits
     work = _Drain(
         context, limits.linger if linger is None else linger,
-        limits.drain_seconds if most_seconds is None else most_seconds, progress, group,
+        limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end,
     )
     return await work.run()
 
 
 class _Drain:
     def __init__(self, context: Context, linger: float, most_seconds: float, progress: Progress | None,
-                 group: tuple[str, str] | None) -> None:
+                 group: tuple[str, str] | None, asked_to_end: Callable[[], bool]) -> None:
         self._context = context
+        self._asked_to_end = asked_to_end
         self._linger = linger
         self._progress = progress
         self._group = group
@@ -148,7 +151,8 @@ class _Drain:
         beat = 0.0
         while not self.ended:
             now = time.monotonic()
-            if now > self._ends or (not self._busy and now - self._last_work >= self._linger):
+            idle = not self._busy and now - self._last_work >= self._linger
+            if idle or now > self._ends or self._asked_to_end():
                 self._ended.set()
                 self._wake()
                 break

@@ -48,6 +48,11 @@ def start(folder: Path) -> str:
     return _url(info, DATABASE).render_as_string(hide_password=False)
 
 
+def exists(folder: Path) -> bool:
+    """Whether a database was ever made in ``folder``."""
+    return (_resolved(folder) / "PG_VERSION").exists()
+
+
 def running(folder: Path) -> str | None:
     """The URL of the server in ``folder``, or None where none is up."""
     folder = _resolved(folder)

@@ -16,6 +16,9 @@ DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
 
 FULL_SYNC_POOL = "full_sync"
 
+GONE_TAG = "sync_orchestrator/process_gone"
+"""Marks runs that were ended because nothing was left of their process."""
+
 _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "failure": 30}}
 
 _SETTINGS: dict[str, Any] = {
@@ -63,6 +66,7 @@ def reap(instance: dg.DagsterInstance) -> int:
     """
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
     for run in runs:
+        instance.add_run_tags(run.run_id, {GONE_TAG: "true"})
         instance.report_run_failed(run, "The process of this run was gone when the system started again.")
         if instance.event_log_storage.supports_global_concurrency_limits:
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)

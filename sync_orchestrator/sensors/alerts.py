@@ -9,11 +9,16 @@ import time
 
 import dagster as dg
 
+from sync_orchestrator.assets.incremental import incremental_sync, maintenance
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.resources.instance import GONE_TAG
 from sync_orchestrator.resources.system import System
 
 WATCH_SECONDS = 60.0
+
+_GO_ON = {incremental_sync.name, maintenance.name}
+"""Jobs whose next run goes on where an interrupted one stopped."""
 
 
 @dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
@@ -33,9 +38,9 @@ def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.Sens
 @dg.run_failure_sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
                        description="Writes an alert for a run that failed.")
 def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
-    """One alert for a job and what it was to work on, however often it fails; none if it is started again by itself."""
+    """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
     run = context.dagster_run
-    if run.tags.get("dagster/will_retry") == "true":
+    if run.tags.get("dagster/will_retry") == "true" or goes_on(run):
         return
     cause = cause_of(run)
     with system.context.engine.begin() as connection:
@@ -50,6 +55,12 @@ def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
     """The counterpart of ``failed_runs``."""
     with system.context.engine.begin() as connection:
         alerts.resolve(connection, "run_failed", cause_of(context.dagster_run))
+
+
+def goes_on(run: dg.DagsterRun) -> bool:
+    """Whether only the end of the system, or of its machine, ended the run, and the job's next one goes on."""
+    interrupted = run.tags.get("dagster/failure_reason") == "UNEXPECTED_TERMINATION" or GONE_TAG in run.tags
+    return interrupted and run.job_name in _GO_ON
 
 
 def cause_of(run: dg.DagsterRun) -> str:

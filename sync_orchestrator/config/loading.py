@@ -1,0 +1,65 @@
+"""From the file to the configuration, or to all that is wrong with it.
+
+Not here: what a setting means (the models), how a complaint is worded (``complaints.py``).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from sync_orchestrator.config.complaints import Complaint, complaint, complaints, dotted
+from sync_orchestrator.config.document import Config
+from sync_orchestrator.config.environment import filled_in, unset, without_values
+from sync_orchestrator.config.lines import written_twice
+from sync_orchestrator.core.errors import ConfigError
+
+
+def load(path: Path) -> Config:
+    """Reads and checks a configuration.
+
+    Raises ConfigError with all that is wrong, a line each: file, line, field and mend.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{_shown(path)}: {error.strerror}. Write one with `sync-orchestrator init`, or name another "
+                          "with SYNC_CONFIG.") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{_shown(path)}: is not UTF-8; save it so.") from None
+    try:
+        tree, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{_shown(path)}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(document, dict) or tree is None:
+        raise ConfigError(f"{_shown(path)}: expected sources, third_parties and entities at the top.")
+    config, wrong = _checked(document, tree)
+    if wrong or config is None:
+        raise ConfigError("\n".join(without_values(f"{_shown(path)}:{each}", text) for each in wrong))
+    return config
+
+
+def _checked(document: dict[str, object], tree: yaml.Node) -> tuple[Config | None, list[Complaint]]:
+    wrong = [Complaint(line, dotted(place), f"is written twice; the first is on line {first}")
+             for place, line, first in written_twice(tree)]
+    absent = [complaint(tree, place, f"the environment has no {name}; set it, or write ${{{name}:-default}}")
+              for place, name in unset(document)]
+    config = None
+    try:
+        config = Config.model_validate(filled_in(document))
+    except ValidationError as error:
+        found = complaints(error, tree, Config.model_json_schema())
+        # What is not set cannot fit: one complaint is enough.
+        wrong += [each for each in found if not any((each.line, each.field) == (one.line, one.field) for one in absent)]
+    return config, sorted(wrong + absent)
+
+
+def _shown(path: Path) -> str:
+    """Short where it is near."""
+    here = Path.cwd()
+    return os.path.relpath(path, here) if path.is_relative_to(here) else str(path)
