@@ -103,9 +103,11 @@ def status(json: Json = False) -> None:
           [[name, row["breaker"], "paused" if row["paused"] else "on", row["epoch"]]
            for name, row in found["systems"].items()])
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
-    table("open alerts", ["kind", "cause", "count", "since", "told"],
-          [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19],
-            alert["send_error"] or ("yes" if alert["sent"] else "not yet")] for alert in found["alerts"]])
+    alerts = found["alerts"]
+    table("open alerts", ["kind", "cause", "count", "since"],
+          [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19]] for alert in alerts["open"]])
+    if alerts["send_error"]:
+        say(f"Alerts do not arrive ({alerts['unsent']} unsent): {alerts['send_error']}.")
     say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
     say(f"The database is {composition.database_place()}.")
 

@@ -17,19 +17,27 @@ from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
+import apprise
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from conftest import World
 from fakes import answer
+from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from sync_orchestrator.cli import app
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core import alerts
+from sync_orchestrator.core.alert_messages import ACTIONS
+from sync_orchestrator.core.alert_receivers import receivers
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.status import status as read_status
 
 TITLE = "item: changes that could not be mirrored"
 RETRY = 30.0
-"""So long an alert rests that could not be sent."""
+"""So long an alert rests that could not be sent, the first time; twice as long the next."""
+LONGEST_REST = 900.0
 LEASE = 60.0
 """So long an alert belongs to its sender."""
 CRASHES = ("events.claimed", "events.before_merge_commit", "events.merged", "drain.pushes_claimed", "push.before_call",
@@ -204,9 +212,10 @@ def send(world: World, *urls: str, **settings: Any) -> int:
     return alerts.send_due(world.engine, Alerts(urls=list(urls), **{"group_wait": 0, **settings}))
 
 
-def tell(world: World, cause: str = "work", title: str = "work is due and not done", kind: str = "overdue") -> None:
+def tell(world: World, cause: str = "work", title: str = "work is due and not done", kind: str = "overdue",
+         entity: str | None = None) -> None:
     with world.engine.begin() as connection:
-        alerts.tell(connection, kind, cause, title)
+        alerts.tell(connection, kind, cause, title, entity=entity)
 
 
 def resolve(world: World, kind: str = "overdue") -> None:
@@ -218,6 +227,11 @@ def look(world: World) -> None:
     """The round of every minute."""
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts)
+
+
+def alerts_in_status(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = read_status(world.engine)["alerts"]
+    return found
 
 
 def refuse(world: World, key: str = "a", status: int = 422) -> None:
@@ -246,7 +260,7 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
         "What: item: answer 422 (1000)",
         f"Examples: {', '.join(f'k{number:03}' for number in range(10))}",
         "Where: https://dagster.example.org/assets/item/mirror",
-        f"Do: {alerts.ACTIONS['dead']}",
+        f"Do: {ACTIONS['dead']}",
     ]
     assert (send(world, webhook.url), len(webhook.heard)) == (0, 1)
 
@@ -259,58 +273,16 @@ def test_what_a_full_sync_could_not_push_is_one_message(world: World, webhook: W
     assert [message["message"].splitlines()[0] for message in webhook.heard] == ["What: item: answer 422 (1)"]
 
 
-def test_drift_of_many_groups_is_one_message_and_its_end_another(world: World, webhook: Webhook) -> None:
-    groups = [f"G{number:02}" for number in range(12)]
-    with world.engine.begin() as connection:
-        for group in groups:
-            alerts.tell(connection, "drift", f"item {group}", f"item {group}: 1 missing", entity="item", examples=["k"])
-        alerts.tell(connection, "overdue", "all", "work is due and not done")
-    assert send(world, webhook.url) == 2
-    assert webhook.titles == ["item: drift, 12 times", "work is due and not done"]
-    shown = [f"What: item {group}: 1 missing" for group in groups[:10]]
-    assert webhook.heard[0]["message"].splitlines()[:11] == [*shown, "and 2 more"]
-    with world.engine.begin() as connection:
-        for group in groups:
-            alerts.resolve(connection, "drift", f"item {group}")
-    assert (send(world, webhook.url), webhook.titles[2:]) == (1, ["Over: item: drift, 12 times"])
-
-
-def test_a_group_that_comes_later_is_told_of_alone(world: World, webhook: Webhook, absent: Webhook) -> None:
-    for group in "AB":
-        with world.engine.begin() as connection:
-            alerts.tell(connection, "drift", f"item {group}", f"item {group}: 1 missing", entity="item")
-        send(world, webhook.url, absent.url)
-        world.later(RETRY + 1)
-    absent.up()
-    send(world, webhook.url, absent.url)
-    assert webhook.titles == ["item A: 1 missing", "item B: 1 missing"]
-    assert absent.titles == ["item: drift, 2 times"]
-
-
-def test_an_alert_that_has_grown_is_sent_again_after_a_while_with_its_count(world: World, webhook: Webhook) -> None:
-    world.erp.before = lambda verb, key: answer(422)
-    for key in "abc":
-        world.put(key)
-        world.drain()
-        send(world, webhook.url)
-    assert webhook.titles == [TITLE]
-    world.later(14_401)
-    for _ in range(2):
-        send(world, webhook.url)
-    assert webhook.titles == [TITLE, f"Still: {TITLE}"]
-    assert webhook.heard[1]["message"].splitlines()[0] == "What: item: answer 422 (3)"
-    world.later(14_401)
-    assert send(world, webhook.url) == 0
-
-
-def test_each_cause_is_a_message_of_its_own(world: World, webhook: Webhook) -> None:
+def test_each_cause_has_its_line_in_one_message(world: World, webhook: Webhook) -> None:
     world.erp.before = lambda verb, key: answer({"a": 422, "b": 409, "c": 422}[key])
     for key in "abc":
         world.put(key)
     world.drain()
-    assert send(world, webhook.url) == 2
-    assert sorted(message["message"].splitlines()[0] for message in webhook.heard) == [
-        "What: item: answer 409 (1)", "What: item: answer 422 (2)"]
+    assert send(world, webhook.url) == 1
+    assert webhook.titles == [TITLE]
+    lines = webhook.heard[0]["message"].splitlines()
+    assert sorted(lines[:2]) == ["What: item: answer 409 (1)", "What: item: answer 422 (2)"]
+    assert [line.split(":")[0] for line in lines[2:]] == ["Examples", "Where", "Do"]
 
 
 def test_what_comes_within_the_group_wait_is_one_message(world: World, webhook: Webhook) -> None:
@@ -356,7 +328,7 @@ def test_no_text_keeps_an_alert_from_being_sent(world: World, webhook: Webhook, 
              "{b} %s &amp; \\n"]
     for text in texts:
         tell(world, cause=text, title=text)
-    assert send(world, webhook.url, mail.url) == len(texts)
+        assert send(world, webhook.url, mail.url) == 2
     assert (len(webhook.heard), len(mail.heard)) == (len(texts), len(texts))
     assert {(len(message.get_all("Subject", [])), message["Bcc"]) for message in mail.heard} == {(1, None)}
     assert set(mail.recipients) == {"oncall@example.org"}
@@ -370,11 +342,22 @@ def test_without_an_address_it_is_in_the_log(world: World, caplog: pytest.LogCap
     assert line.startswith(f"{TITLE}\nWhat: item: answer 422 (1)\n")
 
 
-def test_more_than_a_batch_arrives_in_turns(world: World, webhook: Webhook) -> None:
-    for number in range(60):
-        tell(world, cause=f"cause {number}", title=f"title {number}")
-    assert (send(world, webhook.url), send(world, webhook.url), send(world, webhook.url)) == (50, 10, 0)
-    assert sorted(webhook.titles) == sorted(f"title {number}" for number in range(60))
+def test_more_messages_than_a_round_sends_arrive_in_turns(world: World, webhook: Webhook) -> None:
+    for number in range(12):
+        tell(world, cause=f"cause {number}", title=f"title {number}", entity=f"entity{number}")
+    assert (send(world, webhook.url), send(world, webhook.url), send(world, webhook.url)) == (10, 2, 0)
+    assert webhook.titles == [f"title {number}" for number in range(12)]
+
+
+def test_long_causes_and_titles_are_cut_and_still_end(world: World, webhook: Webhook) -> None:
+    cause = "x" * 3000
+    for _ in range(2):
+        tell(world, cause=cause, title=cause)
+    send(world, webhook.url)
+    with world.engine.begin() as connection:
+        alerts.resolve(connection, "overdue", cause)
+    send(world, webhook.url)
+    assert webhook.titles == ["x" * 300, "Over: " + "x" * 300]
 
 
 # When it is over ----------------------------------------------------------------------------------------------------
@@ -389,7 +372,7 @@ def test_whoever_was_told_is_told_once_when_it_is_over(world: World, webhook: We
     world.put("a", name="mended")
     world.drain()
     look(world)
-    assert (send(world, webhook.url, mail.url), send(world, webhook.url, mail.url)) == (1, 0)
+    assert (send(world, webhook.url, mail.url), send(world, webhook.url, mail.url)) == (2, 0)
     assert webhook.titles == mail.titles == [TITLE, f"Over: {TITLE}"]
     assert "Over since 20" in webhook.heard[1]["message"]
 
@@ -409,9 +392,9 @@ def test_what_was_over_before_it_could_be_sent_is_not_told_as_going_on(world: Wo
     resolve(world)
     absent.up()
     for _ in range(3):
-        world.later(RETRY + 1)
+        world.later(LONGEST_REST)
         send(world, absent.url)
-    assert absent.titles[-1:] in ([], ["Over: work is due and not done"])
+    assert absent.titles == []
 
 
 def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: Webhook) -> None:
@@ -443,11 +426,91 @@ def test_drift_that_repair_does_not_mend_is_told_of(world: World, webhook: Webho
     assert [title for title in webhook.titles if "stubborn" in title]
 
 
+# More of what was told ----------------------------------------------------------------------------------------------
+
+def test_what_is_added_later_is_told_after_growing_intervals_with_its_count(
+    make_world: Callable[..., World], webhook: Webhook
+) -> None:
+    """At once it is not; not at all where nothing was added."""
+    world = make_world(system={"breaker": {"failures": 100}})
+    world.erp.before = lambda verb, key: answer(422)
+    told = []
+    for hours in (0, 0.5, 0.6, 1.1, 1, 4.1):
+        world.later(hours * 3600)
+        world.put(f"after {hours}")
+        world.drain()
+        send(world, webhook.url)
+        told.append(len(webhook.heard))
+    assert told == [1, 1, 2, 2, 3, 4]
+    world.later(86_400)
+    assert send(world, webhook.url) == 0
+    assert webhook.titles == [TITLE] + [f"Still: {TITLE}"] * 3
+    assert [message["message"].splitlines()[0] for message in webhook.heard] == [
+        f"What: item: answer 422 ({n})" for n in (1, 3, 5, 6)]
+
+
+def test_the_end_of_an_alert_has_its_last_count(world: World, webhook: Webhook) -> None:
+    world.erp.before = lambda verb, key: answer(422)
+    for key in "abc":
+        world.put(key)
+        world.drain()
+        send(world, webhook.url)
+    world.erp.before = lambda verb, key: None
+    for key in "abc":
+        world.put(key, name="mended")
+    world.drain()
+    look(world)
+    send(world, webhook.url)
+    assert webhook.titles == [TITLE, f"Over: {TITLE}"]
+    assert webhook.heard[1]["message"].startswith("What: item: answer 422 (3)\nOver since 20")
+
+
+def test_what_goes_on_is_told_in_its_newest_words(world: World, webhook: Webhook) -> None:
+    tell(world, title="work is due for 15 minutes")
+    send(world, webhook.url)
+    world.later(3600)
+    tell(world, title="work is due for 75 minutes")
+    send(world, webhook.url)
+    assert webhook.titles == ["work is due for 15 minutes", "Still: work is due for 75 minutes"]
+
+
+# Many of a kind -----------------------------------------------------------------------------------------------------
+
+def test_drift_in_many_groups_is_one_message_and_so_is_its_end(world: World, webhook: Webhook) -> None:
+    for number in range(20):
+        group = f"item {number:02}"
+        tell(world, kind="drift", cause=group, title=f"{group}: {number + 1} missing", entity="item")
+    tell(world, kind="drift", cause="item 00: stubborn", title="item 00: 1 stubborn", entity="item")
+    assert (send(world, webhook.url), send(world, webhook.url)) == (1, 0)
+    [message] = webhook.heard
+    assert message["title"] == "item: drift in 20 groups"
+    assert message["message"].splitlines() == [
+        *(f"What: item {number:02}: {number + 1} missing" for number in range(10)), "and 11 more",
+        "Where: http://127.0.0.1:3000/assets/item/mirror", f"Do: {ACTIONS['drift']}"]
+    resolve(world, "drift")
+    assert (send(world, webhook.url), send(world, webhook.url)) == (1, 0)
+    assert webhook.titles[1] == "Over: item: drift in 20 groups"
+    assert webhook.heard[1]["message"].splitlines()[10:11] == ["and 11 more"]
+
+
+def test_other_kinds_and_entities_are_messages_of_their_own(world: World, webhook: Webhook) -> None:
+    for kind, entity in (("drift", "item"), ("drift", "order"), ("unusable", "item"), ("overdue", None)):
+        tell(world, kind=kind, cause=f"{entity} A", title=f"{kind} {entity}", entity=entity)
+    assert send(world, webhook.url) == 4
+
+
+def test_runs_that_failed_are_one_message(world: World, webhook: Webhook) -> None:
+    for group in "AB":
+        tell(world, kind="run_failed", cause=f"assets {group}", title=f"a run of assets {group} failed")
+    send(world, webhook.url)
+    assert webhook.titles == ["runs of 2 jobs failed"]
+
+
 # Who is down, and who dies ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", [Webhook, MailServer])
 def test_server_that_is_down_gets_it_once_when_it_is_back(world: World, kind: type[Webhook] | type[MailServer]) -> None:
-    """Tried again after its rest, not at every tick."""
+    """Tried again after its rest, which grows, not at every tick."""
     receiver: Receiver = kind()
     with closed_at_the_end(receiver):
         refuse(world)
@@ -456,7 +519,7 @@ def test_server_that_is_down_gets_it_once_when_it_is_back(world: World, kind: ty
         world.later(RETRY + 1)
         assert send(world, receiver.url) == 0
         receiver.up()
-        world.later(RETRY - 1)
+        world.later(2 * RETRY - 1)
         assert (send(world, receiver.url), receiver.titles) == (0, [])
         world.later(2)
         assert (send(world, receiver.url), send(world, receiver.url), receiver.titles) == (1, 0, [TITLE])
@@ -467,7 +530,7 @@ def test_webhook_that_refuses_it_gets_it_later(world: World, webhook: Webhook) -
     for status in (301, 404, 429, 500, 503):
         webhook.status = status
         assert send(world, webhook.url) == 0, status
-        world.later(RETRY + 1)
+        world.later(LONGEST_REST)
     webhook.status = 204
     assert (send(world, webhook.url), len(webhook.heard)) == (1, 1)
 
@@ -478,7 +541,7 @@ def test_what_gathers_while_the_server_is_down_arrives_as_one(world: World, abse
         world.put(key)
         world.drain()
         assert send(world, absent.url) == 0
-        world.later(RETRY + 1)
+        world.later(LONGEST_REST)
     absent.up()
     assert send(world, absent.url) == 1
     assert "answer 422 (3)\nExamples: a, b, c" in absent.heard[0]["message"]
@@ -528,27 +591,40 @@ def test_two_senders_at_once_send_it_once(world: World, webhook: Webhook) -> Non
 
 def test_what_a_slow_server_kept_waiting_is_sent_by_one_sender(world: World, webhook: Webhook) -> None:
     """The first message takes longer than the senders' lease; the second has not been tried by then."""
-    other = Webhook()
-    other.up()
 
     def slow(title: str) -> None:
         webhook.on_message = lambda title: None
         world.later(LEASE + 1)
-        send(world, other.url)
+        send(world, webhook.url)
 
     webhook.on_message = slow
-    with closed_at_the_end(other):
-        tell(world, cause="first", title="first")
-        tell(world, cause="second", title="second")
-        send(world, webhook.url)
-        assert (webhook.titles + other.titles).count("second") == 1
+    tell(world, cause="first", title="first")
+    tell(world, cause="second", title="second", entity="item")
+    send(world, webhook.url)
+    assert webhook.titles.count("second") == 1
+
+
+def test_slow_sender_that_failed_at_last_leaves_what_another_has_sent(world: World, webhook: Webhook) -> None:
+    def slow(title: str) -> None:
+        webhook.on_message = lambda title: None
+        world.later(LEASE + 1)
+        assert send(world, webhook.url) == 1
+        webhook.status = 500
+
+    webhook.on_message = slow
+    tell(world)
+    assert send(world, webhook.url) == 0
+    webhook.status = 200
+    world.later(LONGEST_REST)
+    assert (send(world, webhook.url), len(webhook.heard)) == (0, 1)
+    assert alerts_in_status(world)["send_error"] is None
 
 
 # Several addresses --------------------------------------------------------------------------------------------------
 
 def test_every_address_gets_it_once(world: World, webhook: Webhook, mail: MailServer) -> None:
     tell(world)
-    assert (send(world, webhook.url, mail.url), send(world, webhook.url, mail.url)) == (1, 0)
+    assert (send(world, webhook.url, mail.url, mail.url), send(world, webhook.url, mail.url)) == (2, 0)
     assert webhook.titles == mail.titles == ["work is due and not done"]
 
 
@@ -562,10 +638,65 @@ def test_nobody_is_told_again_because_another_address_is_down(world: World, webh
     tell(world)
     for _ in range(4):
         send(world, webhook.url, absent.url)
-        world.later(RETRY + 1)
+        world.later(LONGEST_REST)
     absent.up()
     send(world, webhook.url, absent.url)
     assert (len(absent.heard), len(webhook.heard)) == (1, 1)
+
+
+def test_who_was_not_told_does_not_hear_of_the_end(world: World, webhook: Webhook, absent: Webhook) -> None:
+    tell(world)
+    send(world, webhook.url, absent.url)
+    resolve(world)
+    absent.up()
+    world.later(LONGEST_REST)
+    send(world, webhook.url, absent.url)
+    assert (webhook.titles, absent.titles) == (["work is due and not done", "Over: work is due and not done"], [])
+
+
+def test_an_end_that_could_not_be_sent_is_sent_later(world: World, webhook: Webhook) -> None:
+    tell(world)
+    send(world, webhook.url)
+    resolve(world)
+    webhook.status = 503
+    assert send(world, webhook.url) == 0
+    webhook.status = 200
+    world.later(RETRY + 1)
+    assert (send(world, webhook.url), webhook.titles[1:]) == (1, ["Over: work is due and not done"])
+
+
+def test_an_address_that_is_new_hears_of_what_is_open(world: World, webhook: Webhook, mail: MailServer) -> None:
+    tell(world)
+    send(world, webhook.url)
+    assert send(world, webhook.url, mail.url) == 1
+    assert (len(webhook.heard), len(mail.heard)) == (1, 1)
+
+
+def test_a_message_that_is_refused_holds_up_no_other(world: World, webhook: Webhook) -> None:
+    def picky(title: str) -> None:
+        webhook.status = 400 if title == "too long for it" else 200
+
+    webhook.on_message = picky
+    tell(world, title="too long for it")
+    tell(world, cause="another", title="another", entity="item")
+    assert (send(world, webhook.url), send(world, webhook.url), webhook.titles) == (0, 1, ["another"])
+
+
+def test_plugin_that_raises_keeps_nobody_from_being_told(
+    world: World, webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    working = apprise.Apprise.notify
+
+    def notify(self: apprise.Apprise, **message: Any) -> Any:
+        if SECRET in self[0].url():
+            raise RuntimeError(self[0].url())
+        return working(self, **message)
+
+    monkeypatch.setattr(apprise.Apprise, "notify", notify)
+    tell(world)
+    assert send(world, f"form://127.0.0.1:1/{SECRET}", webhook.url) == 1
+    assert alerts_in_status(world)["send_error"] == "alerts.urls[0] (form) failed with RuntimeError"
+    assert SECRET not in said(world, caplog)
 
 
 def test_one_mistyped_address_does_not_silence_the_others(world: World, webhook: Webhook) -> None:
@@ -574,13 +705,49 @@ def test_one_mistyped_address_does_not_silence_the_others(world: World, webhook:
     assert webhook.titles == ["work is due and not done"]
 
 
-def test_that_alerts_cannot_be_sent_is_said_somewhere(
-    world: World, absent: Webhook, caplog: pytest.LogCaptureFixture
+def test_that_alerts_cannot_be_sent_is_in_the_log_and_the_status(
+    world: World, webhook: Webhook, absent: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     tell(world)
     with caplog.at_level(logging.INFO):
-        send(world, absent.url)
-    assert [entry for entry in caplog.records if entry.name.startswith("sync_orchestrator")]
+        send(world, webhook.url, absent.url)
+    error = "alerts.urls[1] (json) did not take the message"
+    assert [entry.getMessage() for entry in caplog.records if entry.name == "sync_orchestrator.alerts"] == [
+        f"An alert could not be sent, and will be tried again: {error}."]
+    found = alerts_in_status(world)
+    assert (len(found["open"]), found["unsent"], found["send_error"]) == (1, 1, error)
+    absent.up()
+    world.later(RETRY + 1)
+    send(world, webhook.url, absent.url)
+    found = alerts_in_status(world)
+    assert (found["open"][0]["sent"], found["unsent"], found["send_error"]) == (True, 0, None)
+
+
+def test_an_address_that_was_taken_out_is_no_error_any_more(world: World, webhook: Webhook, absent: Webhook) -> None:
+    tell(world)
+    send(world, webhook.url, absent.url)
+    send(world, webhook.url)
+    found = alerts_in_status(world)
+    assert (found["unsent"], found["send_error"]) == (0, None)
+
+
+def test_what_nobody_was_told_of_yet_is_unsent(world: World) -> None:
+    tell(world)
+    found = alerts_in_status(world)
+    assert (found["unsent"], found["send_error"]) == (1, None)
+
+
+def test_status_of_the_command_line_says_why_alerts_do_not_arrive(
+    world: World, absent: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sync_orchestrator.app.open_database", lambda: world.engine)
+    monkeypatch.setattr("sync_orchestrator.app.require_database", lambda: None)
+    tell(world)
+    send(world, absent.url)
+    told = CliRunner().invoke(app, ["status"]).output
+    assert "Alerts do not arrive (1 unsent): alerts.urls[0] (json) did not take the message." in told
+    found = json.loads(CliRunner().invoke(app, ["status", "--json"]).output)["alerts"]
+    assert (found["open"][0]["kind"], found["unsent"]) == ("overdue", 1)
 
 
 # Secrets ------------------------------------------------------------------------------------------------------------
@@ -591,7 +758,8 @@ SECRET = "canary5ecret"
 def said(world: World, caplog: pytest.LogCaptureFixture) -> str:
     """All that our side leaves behind in log and table."""
     lines = [entry.getMessage() + str(entry.exc_text or "") for entry in caplog.records if entry.name != "mail.log"]
-    rows = [str(row) for row in world.query("SELECT to_jsonb(a)::text FROM sync.alerts a")]
+    rows = [str(row) for table in ("alerts", "alert_receivers")
+            for row in world.query(f"SELECT to_jsonb(a)::text FROM sync.{table} a")]
     return "\n".join(lines + rows)
 
 
@@ -605,7 +773,7 @@ def test_webhook_with_secrets_uses_them_and_does_not_tell(
         assert send(world, url) == 0
         absent.up()
         for absent.status in (401, 500, 200):
-            world.later(RETRY + 1)
+            world.later(LONGEST_REST)
             assert send(world, url) == (absent.status == 200)
             assert "overdue" in said(world, caplog)
             assert SECRET not in said(world, caplog)
@@ -629,5 +797,17 @@ def test_address_that_is_not_known_is_not_told_with_its_secret(
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0
-        world.later(RETRY + 1)
+        world.later(LONGEST_REST)
     assert SECRET not in said(world, caplog)
+
+
+def test_settings_do_not_show_addresses() -> None:
+    assert SECRET not in repr(Alerts(urls=[f"slack://{SECRET}"]))
+    assert SECRET not in repr(receivers([f"slack://{SECRET}"]))
+
+
+@pytest.mark.parametrize("urls", [SECRET, [{"slack": SECRET}], {"first": SECRET}, [SECRET, 5]])
+def test_settings_that_are_wrong_do_not_show_addresses(urls: Any) -> None:
+    with pytest.raises(ValidationError) as wrong:
+        Alerts.model_validate({"urls": urls})
+    assert SECRET not in str(wrong.value)

@@ -41,7 +41,7 @@ from sync_orchestrator.api.intake import create_app
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
 from sync_orchestrator.config.sources import RestSystem
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core.alert_messages import ACTIONS
 from sync_orchestrator.core.errors import ConfigError, InvalidEvent
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.states import State
@@ -618,7 +618,7 @@ def test_readme_shows_every_command() -> None:
 
 
 def test_every_alert_has_its_section() -> None:
-    assert set(read(ROOT / "docs" / "operations.md").headings("h2")) == set(alerts.ACTIONS)
+    assert set(read(ROOT / "docs" / "operations.md").headings("h2")) == set(ACTIONS)
 
 
 def test_the_states_and_their_sum_are_those_of_the_code() -> None:

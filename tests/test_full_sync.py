@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 from conftest import World
 from fakes import answer
 
 from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, Failure
+from sync_orchestrator.core.ledger import redrive
+from sync_orchestrator.core.records import refresh
 
 
 def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
@@ -149,5 +154,64 @@ def test_what_the_third_party_refuses_is_dead_and_not_sent_again_until_it_change
     assert world.erp.calls["create"] == calls
     world.erp.before = lambda verb, key: None
     world.put("k007", name="mended")
+    world.drain()
+    assert world.mirrored() == world.truth()
+
+
+def refused_once(world: World, key: str = "a") -> None:
+    """A record whose payload the third party refused for good, before its first full sync; by now it would take it."""
+    world.erp.before = lambda verb, k: answer(422) if k == key else None
+    world.put(key)
+    world.drain()
+    assert world.row(key).parked == "dead"
+    world.erp.before = lambda verb, k: None
+    world.erp.calls.clear()
+
+
+def test_a_full_sync_does_not_try_a_refused_payload_again(world: World) -> None:
+    refused_once(world)
+    assert (world.full_sync().calls, world.full_sync().calls, world.row("a").parked) == (0, 0, "dead")
+    assert [(row.cause, row.n) for row in world.query("SELECT cause, n FROM sync.alerts")] == [
+        ("item: answer 422", 1)]
+
+
+def test_a_full_sync_that_brings_another_payload_pushes_it(world: World) -> None:
+    refused_once(world)
+    world.put("a", name="mended", tell=False)
+    world.full_sync()
+    assert world.mirrored() == world.truth()
+
+
+def test_a_refused_payload_that_comes_in_a_new_revision_is_not_pushed_by_a_full_sync(world: World) -> None:
+    refused_once(world)
+    row = world.shop.put("a", {**world.shop.rows["a"].data, "unmapped": "new"}, group="A")
+    world.tell("shop", "a", "update", row.version, row.data)
+    world.drain()
+    world.full_sync()
+    world.full_sync()
+    assert (world.row("a").parked, world.row("a").revision > 1, dict(world.erp.calls)) == ("dead", True, {})
+
+
+def test_a_full_sync_tries_again_what_died_of_something_else_after_a_refusal(world: World) -> None:
+    refused_once(world)
+    world.erp.before = lambda verb, key: answer(503)
+    world.put("a", name="mended")
+    for _ in range(4):
+        world.drain()
+        world.later(100)
+    assert world.row("a").parked == "dead"
+    world.erp.before = lambda verb, key: None
+    world.full_sync(patience=5)
+    assert world.mirrored() == world.truth()
+
+
+@pytest.mark.parametrize("again", [
+    lambda world: redrive(world.engine),
+    lambda world: asyncio.run(refresh(world.context, world.entity, "a")),
+], ids=["redrive", "refresh"])
+def test_a_person_has_a_refused_payload_tried_again(world: World, again: Callable[[World], object]) -> None:
+    refused_once(world)
+    world.full_sync()
+    again(world)
     world.drain()
     assert world.mirrored() == world.truth()

@@ -46,7 +46,7 @@ POINTS = sorted(name for name in set(REGISTERED) if name.startswith(("events.", 
 T = TypeVar("T")
 
 TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records", "push_attempts", "breaker_failures",
-          "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_deliveries", "alert_records",
+          "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_receivers", "alert_records",
           "systems", "entities")
 
 

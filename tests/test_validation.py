@@ -115,3 +115,14 @@ def test_repair_never_overwrites_newer_data(world: World) -> None:
     world.put("k001", name="newer")
     world.drain()
     assert world.mirrored() == world.truth()
+
+
+def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> None:
+    fill(world, 5)
+    world.full_sync()
+    for key in ("k001", "k002"):
+        world.erp.store[id_of(world, key)]["name"] = "altered"
+        world.later(1)
+        world.validate(full=True, repair="off")
+    [alert] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'drift'")
+    assert (alert.title, alert.examples) == ("item A: 2 different", ["k001 (different)", "k002 (different)"])

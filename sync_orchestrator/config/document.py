@@ -39,8 +39,8 @@ class Alerts(Model):
     """Apprise URLs; without any, alerts go to the log."""
     group_wait: Seconds = 5
     """How long an alert waits for more of the same before it is sent."""
-    repeat_every: Seconds = 14_400
-    """How long after it was sent an alert that has grown since, or goes on, is sent again."""
+    repeat_after: Seconds = 3600
+    """An alert that was sent and to which more is added is sent again after this time, then after twice as long…"""
     ui_url: str = "http://127.0.0.1:3000"
     """Where the Dagster UI is, for the links in alerts."""
     waiting_after: Seconds = 86_400

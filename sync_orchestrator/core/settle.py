@@ -18,6 +18,7 @@ from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.push import Pushed
+from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_failure
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -137,8 +138,7 @@ def _failures(
         wait=[decision.wait if decision.wait is not None else 0.0 for decision in decisions],
         parked=[_parked(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         error=[str(end.failure) if end.failure else None for end in bad],
-        rejected_digest=[end.rejected_digest if decision.wait is None else None
-                         for end, decision in zip(bad, decisions, strict=True)],
+        rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         external_id=[end.external_id for end in bad],
         unknown=[bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
@@ -211,6 +211,13 @@ def _parked(end: Pushed, decision: Decision) -> str | None:
     if decision.wait is not None:
         return None
     return "held" if end.held else "dead"
+
+
+def _refused(end: Pushed, decision: Decision) -> bytes | None:
+    """The digest of the payload that was refused for good, now or before."""
+    if decision.wait is not None:
+        return None
+    return end.claim.rejected_digest if end.step is Step.REJECTED else end.rejected_digest
 
 
 def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) -> None:

@@ -77,7 +77,6 @@ def status(engine: Engine) -> dict[str, Any]:
             for what in records:
                 records[what] += getattr(row, what)
         groups = run(connection, _GROUPS)
-        alerts = run(connection, alert_statements.OPEN, most=50)
         duplicates = events.pop("duplicate")
         return {
             "events": {**events, "duplicates": duplicates, "balanced": events["received"] == states},
@@ -91,10 +90,19 @@ def status(engine: Engine) -> dict[str, Any]:
             },
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
-            "alerts": [
-                {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
-                 "since": row.created_at.isoformat(), "sent": row.sent_at is not None,
-                 "send_error": row.send_error}
-                for row in alerts
-            ],
+            "alerts": _alerts(connection),
         }
+
+
+def _alerts(connection: Connection) -> dict[str, Any]:
+    """Those that are open, how many of them somebody has not heard of yet, and why."""
+    errors = run(connection, alert_statements.SEND_ERROR)
+    return {
+        "open": [
+            {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
+             "since": row.created_at.isoformat(), "sent": row.sent}
+            for row in run(connection, alert_statements.OPEN, most=50)
+        ],
+        "unsent": run(connection, alert_statements.UNSENT)[0].n,
+        "send_error": errors[0].error if errors else None,
+    }

@@ -281,14 +281,15 @@ class _Validation:
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before]
         if news:
-            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in news).items()))
-            self._tell_of_drift(connection, cause, f"{cause}: {counts}", news)
+            kinds = Counter(drift.kind for drift in self.result.drift)
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+            self._tell_of_drift(connection, cause, f"{cause}: {counts}", self.result.drift)
         elif not wrong:
             alerts.resolve(connection, "drift", cause)
         stubborn = [drift for drift in self.result.drift if drift.status == "stubborn"]
         if any(before[drift.key, drift.kind, drift.external_id].status != "stubborn" for drift in stubborn):
             self._tell_of_drift(connection, f"{cause}: stubborn",
-                                f"{cause}: {len(stubborn)} stubborn (back after repair)", stubborn)
+                                f"{cause}: {len(stubborn)} stubborn, repair does not mend it", stubborn)
         elif not stubborn:
             alerts.resolve(connection, "drift", f"{cause}: stubborn")
 

@@ -20,7 +20,7 @@ RAISE = """
 INSERT INTO sync.alerts (kind, cause, entity, title, examples)
 VALUES (%(kind)s, %(cause)s, %(entity)s, %(title)s, %(examples)s)
 ON CONFLICT (kind, cause) WHERE resolved_at IS NULL DO UPDATE
-SET n = alerts.n + 1, updated_at = sync.clock()
+SET n = alerts.n + 1, title = excluded.title, examples = excluded.examples, updated_at = sync.clock()
 """
 
 RESOLVE = """
@@ -32,7 +32,8 @@ WITH over AS (
 DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause = over.cause
 """
 
-# An alert that was written while its cause was being given back (the breaker opened) and not sent yet: never mind.
+# An alert that was written while its cause was being given back (the breaker opened): who has not heard of it never
+# will.
 WITHDRAW = """
 WITH gone AS (
     DELETE FROM sync.alert_records a USING sync.breaker_failures b
@@ -40,9 +41,7 @@ WITH gone AS (
     RETURNING a.cause
 ), counts AS (SELECT cause, count(*) AS n FROM gone GROUP BY cause)
 UPDATE sync.alerts a SET n = a.n - c.n,
-    resolved_at = CASE WHEN a.n <= c.n THEN sync.clock() END,
-    sent_at = CASE WHEN a.n <= c.n THEN coalesce(a.sent_at, sync.clock()) ELSE a.sent_at END,
-    over_sent_at = CASE WHEN a.n <= c.n AND a.sent_at IS NULL THEN sync.clock() ELSE a.over_sent_at END
+    resolved_at = CASE WHEN a.n <= c.n THEN sync.clock() END
 FROM counts c WHERE a.kind = 'dead' AND a.cause = c.cause AND a.resolved_at IS NULL
 """
 
@@ -75,54 +74,77 @@ DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause
 
 FORGET_RECORDS = "DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind = 'dead'"
 
-# The next message: a new alert that had time to gather, one that has grown since it was sent long ago, or the end of
-# one that was sent. Those that tell of business groups go together. A sender has a minute for each address.
+# The next message for a receiver: the oldest alert that it is due to hear of, with all others of that kind and entity.
+# News had time to gather; what was added since is told again after growing intervals; only who was told hears of the
+# end. Under a lock, so that nobody else sees as due what is being taken.
 TAKE = """
 WITH due AS (
-    SELECT id, kind, entity, sent_at IS NOT NULL AND resolved_at IS NOT NULL AS over FROM sync.alerts
-    WHERE (sending_until IS NULL OR sending_until < sync.clock())
-      AND CASE WHEN sent_at IS NULL THEN created_at <= sync.clock() - make_interval(secs => %(group_wait)s)
-               WHEN resolved_at IS NOT NULL THEN over_sent_at IS NULL
-               ELSE updated_at > sent_at AND sent_at <= sync.clock() - make_interval(secs => %(repeat_every)s) END
-), first AS (SELECT * FROM due ORDER BY id LIMIT 1)
-UPDATE sync.alerts SET sending_until = sync.clock() + interval '60 seconds'
-WHERE id IN (
-    SELECT a.id FROM sync.alerts a JOIN due ON due.id = a.id, first
-    WHERE (due.id = first.id OR (due.kind = ANY(%(together)s) AND due.kind = first.kind AND due.over = first.over
-                                 AND due.entity IS NOT DISTINCT FROM first.entity))
-      AND (a.sending_until IS NULL OR a.sending_until < sync.clock())
-    ORDER BY a.id LIMIT 1000 FOR UPDATE OF a SKIP LOCKED)
-RETURNING id, kind, cause, entity, title, n, examples, created_at, resolved_at,
-          sent_at IS NOT NULL AND resolved_at IS NOT NULL AS over, sent_at IS NOT NULL AS told
-"""
-
-DELIVERIES = "SELECT alert_id, receiver FROM sync.alert_deliveries WHERE alert_id = ANY(%(ids)s)"
-
-DELIVERED = """
-WITH renewed AS (
-    UPDATE sync.alerts SET sending_until = sync.clock() + interval '60 seconds' WHERE id = ANY(%(ids)s)
+    SELECT a.id, a.kind, a.entity, a.resolved_at IS NOT NULL AS over
+    FROM sync.alerts a LEFT JOIN sync.alert_receivers r ON r.alert_id = a.id AND r.receiver = %(receiver)s
+    WHERE (r.not_before IS NULL OR r.not_before <= sync.clock())
+      AND CASE
+          WHEN a.resolved_at IS NOT NULL THEN r.told_at IS NOT NULL AND r.over_at IS NULL
+          WHEN r.told_at IS NULL THEN a.created_at <= sync.clock() - make_interval(secs => %(group_wait)s)
+          ELSE a.updated_at <> r.told_as AND r.told_at <= sync.clock() - make_interval(
+              secs => least(greatest(86400, %(repeat_after)s), %(repeat_after)s * 2 ^ least(r.times - 1, 20))) END
+), first AS (
+    SELECT kind, entity, over FROM due ORDER BY id LIMIT 1
+), taken AS (
+    INSERT INTO sync.alert_receivers (alert_id, receiver, not_before)
+    SELECT due.id, %(receiver)s, sync.clock() + interval '60 seconds'
+    FROM due JOIN first USING (kind, over) WHERE due.entity IS NOT DISTINCT FROM first.entity
+    ON CONFLICT (alert_id, receiver) DO UPDATE SET not_before = excluded.not_before
+    RETURNING alert_id, told_at
 )
-INSERT INTO sync.alert_deliveries (alert_id, receiver) SELECT unnest(%(ids)s::bigint[]), %(receiver)s
-ON CONFLICT DO NOTHING
+SELECT a.id, a.kind, a.cause, a.entity, a.title, a.n, a.examples, a.updated_at, a.resolved_at,
+       taken.told_at IS NOT NULL AS told
+FROM taken JOIN sync.alerts a ON a.id = taken.alert_id ORDER BY a.id
 """
 
 SENT = """
-WITH forgotten AS (DELETE FROM sync.alert_deliveries WHERE alert_id = ANY(%(ids)s))
-UPDATE sync.alerts
-SET sending_until = NULL, send_error = NULL,
-    sent_at = CASE WHEN %(over)s THEN sent_at ELSE sync.clock() END,
-    over_sent_at = CASE WHEN %(over)s THEN sync.clock() ELSE over_sent_at END
-WHERE id = ANY(%(ids)s)
+UPDATE sync.alert_receivers r
+SET told_at = sync.clock(), told_as = v.told_as, times = r.times + 1, attempts = 0, not_before = NULL, error = NULL
+FROM unnest(%(ids)s::bigint[], %(told_as)s::timestamptz[]) AS v (id, told_as)
+WHERE r.alert_id = v.id AND r.receiver = %(receiver)s
 """
 
+SENT_OVER = """
+UPDATE sync.alert_receivers SET over_at = sync.clock(), attempts = 0, not_before = NULL, error = NULL
+WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s
+"""
+
+# Unless another sender, who took it after this one's minute was over, had more luck.
 NOT_SENT = """
-UPDATE sync.alerts SET send_error = %(error)s, sending_until = sync.clock() + interval '30 seconds'
-WHERE id = ANY(%(ids)s)
+UPDATE sync.alert_receivers
+SET attempts = attempts + 1, error = %(error)s,
+    not_before = sync.clock() + make_interval(secs => least(900, 30 * 2 ^ least(attempts, 20)))
+WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s AND not_before IS NOT NULL
+"""
+
+# Those who are no receivers any more owe nothing.
+FORGET_ERRORS = """
+UPDATE sync.alert_receivers SET error = NULL WHERE error IS NOT NULL AND receiver <> ALL(%(receivers)s)
 """
 
 OPEN = """
-SELECT id, kind, cause, entity, title, n, examples, created_at, updated_at, sent_at, send_error FROM sync.alerts
-WHERE resolved_at IS NULL ORDER BY id DESC LIMIT %(most)s
+SELECT kind, cause, title, n, created_at,
+       EXISTS (SELECT FROM sync.alert_receivers r WHERE r.alert_id = a.id AND r.told_at IS NOT NULL) AS sent
+FROM sync.alerts a WHERE resolved_at IS NULL ORDER BY id DESC LIMIT %(most)s
+"""
+
+# Open alerts that nobody has heard of yet, or that somebody did not take.
+UNSENT = """
+SELECT count(*) AS n FROM sync.alerts a
+WHERE resolved_at IS NULL
+  AND (NOT EXISTS (SELECT FROM sync.alert_receivers r WHERE r.alert_id = a.id AND r.told_at IS NOT NULL)
+       OR EXISTS (SELECT FROM sync.alert_receivers r WHERE r.alert_id = a.id AND r.error IS NOT NULL))
+"""
+
+# Why an alert, or its end, has not arrived: what was tried most often.
+SEND_ERROR = """
+SELECT r.error FROM sync.alert_receivers r JOIN sync.alerts a ON a.id = r.alert_id
+WHERE r.error IS NOT NULL AND (a.resolved_at IS NULL OR r.told_at IS NOT NULL)
+ORDER BY r.attempts DESC, r.alert_id DESC LIMIT 1
 """
 
 # Events that wait for their record, or for a clock, longer than anybody would think normal.

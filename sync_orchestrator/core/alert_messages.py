@@ -1,0 +1,83 @@
+"""The texts of alerts: what happened, where to look, what to do. Pure.
+
+Not here: which alerts are due, and who takes the message (``alerts.py``, ``alert_receivers.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any
+
+_MOST_LINES = 10
+_MOST_EXAMPLES = 10
+
+ACTIONS = {
+    "dead": "Read the error (`sync-orchestrator events list --state dead`), mend the cause, then re-drive or discard.",
+    "held": "A create's outcome is unknown and cannot be looked up: check the record there, then `records refresh`.",
+    "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
+    "drift": "See the check's samples. Repair is automatic unless the configuration says otherwise; it does not mend "
+             "what is stubborn: the third party rounds or changes that value, so adapt the mapping.",
+    "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
+    "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
+    "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
+    "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
+    "unusable": "Mend the records at their source; the next full sync of the group takes them.",
+    "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
+    "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
+    "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",
+}
+STUBBORN = ": stubborn"
+"""The end of the cause of drift that comes back after a repair."""
+
+_OF_RECORDS = ("dead", "held", "ahead", "waiting_long")
+_AT_THE_MIRROR = (*_OF_RECORDS, "drift", "delete_cap", "unusable")
+_TOGETHER = {
+    "drift": "drift in {} groups",
+    "delete_cap": "deletions held back at {} places",
+    "unusable": "parts that cannot be used in {} groups",
+    "waiting_long": "changes wait for {} causes",
+    "breaker_open": "{} third parties do not answer as they should",
+    "run_failed": "runs of {} jobs failed",
+}
+
+
+def message(alerts: Sequence[Any], ui_url: str) -> tuple[str, str]:
+    """Title and text for alerts of one kind and entity that are told of together.
+
+    Either all of them are over or none is. Whoever was told of all of them before is told that they go on.
+    """
+    first = alerts[0]
+    title = _title(alerts)
+    lines = [f"What: {_line(alert, single=len(alerts) == 1)}" for alert in alerts[:_MOST_LINES]]
+    if len(alerts) > _MOST_LINES:
+        lines.append(f"and {len(alerts) - _MOST_LINES} more")
+    if first.resolved_at is not None:
+        last = max(alert.resolved_at for alert in alerts)
+        return f"Over: {title}", "\n".join([*lines, f"Over since {last:%Y-%m-%d %H:%M:%S %Z}."])
+    examples = islice(chain.from_iterable(alert.examples for alert in alerts), _MOST_EXAMPLES)
+    if said := ", ".join(map(str, examples)):
+        lines.append(f"Examples: {said}")
+    lines.append(f"Where: {ui_url}{_place(first)}")
+    lines.append(f"Do: {ACTIONS.get(first.kind, 'See docs/operations.md.')}")
+    return f"Still: {title}" if all(alert.told for alert in alerts) else title, "\n".join(lines)
+
+
+def _title(alerts: Sequence[Any]) -> str:
+    first = alerts[0]
+    if len({alert.title for alert in alerts}) == 1:
+        return str(first.title)
+    causes = {alert.cause.removesuffix(STUBBORN) for alert in alerts}
+    together = _TOGETHER.get(first.kind, f"{{}} alerts of {first.kind}").format(len(causes))
+    return f"{first.entity}: {together}" if first.entity else together
+
+
+def _line(alert: Any, *, single: bool) -> str:
+    """A count of records says how many; elsewhere the title does."""
+    return f"{alert.cause} ({alert.n})" if single or alert.kind in _OF_RECORDS else str(alert.title)
+
+
+def _place(alert: Any) -> str:
+    if alert.entity and alert.kind in _AT_THE_MIRROR:
+        return f"/assets/{alert.entity}/mirror"
+    return "/runs" if alert.kind == "run_failed" else "/overview"
