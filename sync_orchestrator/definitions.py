@@ -6,7 +6,7 @@ import dagster as dg
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.app import config_path
-from sync_orchestrator.assets.checks import mirror_check, validate_job
+from sync_orchestrator.assets.checks import mirror_check, validate_fully_job, validate_job
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
 from sync_orchestrator.config import Config
@@ -25,7 +25,7 @@ def build(config: Config) -> dg.Definitions:
     return dg.Definitions(
         assets=[entity_assets(name, entity) for name, entity in config.entities.items()],
         asset_checks=[mirror_check(name) for name in config.entities],
-        jobs=[full_sync, incremental_sync, validate_job, maintenance],
+        jobs=[full_sync, incremental_sync, validate_job, validate_fully_job, maintenance],
         sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs],
         schedules=schedules(config),
         resources={"system": System()},

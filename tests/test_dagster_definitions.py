@@ -149,11 +149,11 @@ def test_dg_check_defs_is_content_and_silent() -> None:
     assert "Warning" not in checked.stdout + checked.stderr
 
 
-def test_a_wrong_configuration_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_configuration_is_told_line_by_line(tmp_path: Path) -> None:
     config = tmp_path / "sync.yaml"
     config.write_text("sources: {}\nthird_parties: {}\nentities: {}\n")
     checked = dg_check(config)
     told = [line for line in (checked.stdout + checked.stderr).splitlines() if str(config) in line]
     assert checked.returncode != 0
-    assert len(told) == 1
-    assert f"{config}:1: sources:" in told[0]
+    for number, (line, name) in enumerate(zip(told, ("sources", "third_parties", "entities"), strict=True), 1):
+        assert f"{config}:{number}: {name}:" in line

@@ -151,9 +151,12 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
     dagster.world.put("k1")
     ticked = dagster.tick(changes.change_events)
     assert [request.run_key for request in ticked.run_requests] == [None]
-    assert dagster.run("incremental_sync").success
+    ran = dagster.run("incremental_sync")
+    assert ran.success
     assert dagster.world.mirrored() == dagster.world.truth()
-    told = dagster.events(ARCHIVE, "materialization")["A"].metadata
+    assert dagster.events(ARCHIVE, "materialization")["A"].metadata["records_mirrored"].value == 1
+    [output] = [event for event in ran.events_for_node("drain_ledger") if event.is_successful_output]
+    told = output.step_output_data.metadata
     assert (told["events_done"].value, told["records_mirrored"].value, told["dead"].value) == (2, 1, 0)
     assert {"events_per_second", "calls_per_second", "slowest_seconds"} <= told.keys()
     assert set(dagster.events(MIRROR, "observation")) == {"A"}
@@ -299,9 +302,21 @@ def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(sync
     told = synced.evaluation("B")
     assert told.description == "drift, compared 2, 1 missing"
     assert (told.metadata["expected"].value, told.metadata["counted"].value) == (3, 2)
-    row = told.metadata["differences"].value.records[0].data  # type: ignore[union-attr]
-    assert (row["key"], row["kind"], row["status"]) == ("B1", "missing", "repairing")
+    [row] = told.metadata["differences"].value.records  # type: ignore[union-attr]
+    assert (row.data["key"], row.data["kind"], row.data["status"]) == ("B1", "missing", "repairing")
+    assert str(row.data["ours → theirs"]).startswith("code: B1 → nothing; ")
     assert synced.open_alerts() == {"drift": "item B"}
+
+
+def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: Dagster) -> None:
+    synced.run("validate_fully")
+    synced.world.later(60)
+    for record in synced.world.erp.store.values():
+        record["name"] = "altered"
+    assert synced.run("validate").success
+    assert set(synced.checked()) == {"SUCCEEDED"}
+    assert synced.run("validate_fully").success
+    assert synced.checked() == {"FAILED": ["A", "B", "C"]}
 
 
 def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:

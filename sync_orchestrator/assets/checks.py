@@ -21,8 +21,10 @@ from sync_orchestrator.resources.system import System
 CHECK = "count_then_diff"
 GROUPS_AT_ONCE = 4
 
+_TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
+_MOST_FIELDS = 6
 _MOST_GROUPS = 500
 
 Context = dg.OpExecutionContext | dg.AssetCheckExecutionContext
@@ -37,7 +39,7 @@ class ValidateOptions(dg.Config):
     groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
     """Only these business groups, due or not."""
     full: bool = False
-    """Compare record by record, whatever the counts say."""
+    """Compare record by record, whatever the counts say; without groups, all groups, due or not."""
     repair: str = ""
     """``auto``, ``ask`` or ``off``; as configured by default."""
 
@@ -53,7 +55,8 @@ def mirror_check(name: str) -> dg.AssetChecksDefinition:
     return partitioned_check(
         check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK,
         "Counts a business group at the third party, and compares record by record where the count does not fit or "
-        "an audit is due.")
+        "its audit is due (`validation.audit_every`). A count that fits says nothing of records that were altered: "
+        "launch the job `validate_fully` to compare all records now, of all groups or of those it is given.")
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -66,7 +69,8 @@ def validate_groups(
     asked = config.groups or ([tag] if tag else [])
     verdicts: dict[str, int] = {"in_step": 0, "drift": 0, "not_validated": 0}
     for name in [config.entity] if config.entity else list(system.context.entities):
-        groups = sorted(groups_of(system.context, name).intersection(asked)) if asked else due_groups(system, name)
+        own = groups_of(system.context, name)
+        groups = sorted(own.intersection(asked) if asked else own) if asked or config.full else due_groups(system, name)
         yield from _evaluations(context, system, name, groups, full=config.full,
                                 repair=cast(Repair, config.repair), verdicts=verdicts)
     yield dg.Output(None, metadata=verdicts)
@@ -81,8 +85,12 @@ def _refuse_nonsense(config: ValidateOptions, system: System) -> None:
 
 
 def due_groups(system: System, name: str) -> list[str]:
-    """The groups of an entity whose validation is due, the longest unseen first."""
+    """The groups of an entity whose validation is due, the longest unseen first.
+
+    Those that would be due before the schedule fires next are due now.
+    """
     every = system.entity(name).settings.validation.every
+    every -= min(_TICK_SECONDS, every) / 2
     with system.context.engine.begin() as connection:
         return groups_due(connection, name, every, _MOST_GROUPS)
 
@@ -145,22 +153,36 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
 
 
 def _differences(result: GroupValidation) -> dg.TableMetadataValue:
-    columns = ["key", "kind", "status", "field", "ours", "theirs"]
+    columns = ["key", "kind", "status", "id there", "ours → theirs"]
+    drifts = sorted(result.drift, key=lambda drift: (drift.kind, drift.key))
     rows = [
-        {"key": drift.key, "kind": drift.kind, "status": drift.status, "field": str(line.get("field", "")),
-         "ours": _shown(line.get("ours")), "theirs": _shown(line.get("theirs"))}
-        for drift in result.drift for line in drift.sample or [{}]
+        {"key": drift.key, "kind": drift.kind, "status": drift.status, "id there": drift.external_id or "",
+         "ours → theirs": _compact(drift.sample)}
+        for drift in drifts[:_MOST_SAMPLES]
     ]
-    return dg.MetadataValue.table(
-        [dg.TableRecord(row) for row in rows[:_MOST_SAMPLES]],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows],
+                                  schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+
+
+def _compact(sample: Sequence[dict[str, Any]]) -> str:
+    """The differing fields of one record in one line: ``price: 12.5 → 99``."""
+    lines = [f"{line['field']}: {_shown(line['ours'])} → {_shown(line['theirs'])}" for line in sample]
+    return "; ".join(lines[:_MOST_FIELDS]) + (f"; and {len(lines) - _MOST_FIELDS} more" * (len(lines) > _MOST_FIELDS))
 
 
 def _shown(value: Any) -> str:
-    return "" if value is None else str(value)[:200]
+    return "nothing" if value is None else str(value)[:80]
 
 
-@dg.job(name="validate", executor_def=dg.in_process_executor, run_tags={"dagster/max_retries": "0"},
-        description="Validates the business groups that are due, or those that are named.")
+_IN_ONE_RUN: dict[str, Any] = {"executor_def": dg.in_process_executor, "run_tags": {"dagster/max_retries": "0"}}
+
+
+@dg.job(name="validate", **_IN_ONE_RUN, description="Validates the business groups that are due, or those named.")
 def validate_job() -> None:
+    validate_groups()
+
+
+@dg.job(name="validate_fully", **_IN_ONE_RUN, config={"ops": {"validate_groups": {"config": {"full": True}}}},
+        description="Compares every record of every business group, whatever the counts say, due or not.")
+def validate_fully_job() -> None:
     validate_groups()

@@ -8,6 +8,7 @@ validated. Not here: what a drain does (``core/drain.py``).
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -51,10 +52,10 @@ class Reporter:
 
     def groups(self, so_far: DrainReport) -> None:
         """Reports the groups touched since the last time."""
-        touched, so_far.settled.groups = sorted(so_far.settled.groups), set()
-        figures = self._figures(so_far)
+        touched, so_far.settled.groups = sorted(so_far.settled.groups.items()), Counter()
         events: list[AssetEvent] = []
-        for entity, group in touched:
+        for (entity, group), mirrored in touched:
+            figures = {"records_mirrored": mirrored}
             events.append(dg.AssetMaterialization(archive_key(entity), partition=group, metadata=figures))
             events.append(dg.AssetObservation(asset_key=mirror_key(entity), partition=group, metadata=figures))
         report(self._context, events)
@@ -67,7 +68,7 @@ class Reporter:
         seconds = max(0.001, so_far.seconds or time.monotonic() - self._started)
         return {
             "events_claimed": so_far.events, "events_done": settled.done, "events_superseded": settled.superseded,
-            "records_mirrored": settled.acknowledged, "calls": so_far.calls, "failed": settled.failed,
+            "records_mirrored": settled.acknowledged, "calls": so_far.calls, "attempts_failed": settled.failed,
             "dead": settled.dead, "events_per_second": round(so_far.events / seconds, 1),
             "calls_per_second": round(so_far.calls / seconds, 1), "slowest_seconds": round(settled.slowest, 3),
             "seconds": round(seconds, 2),

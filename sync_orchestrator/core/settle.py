@@ -6,7 +6,7 @@ Not here: the pushes themselves (``push.py``).
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ _MOST_RETRY_AFTER = 3600.0
 
 @dataclass(slots=True)
 class Settled:
-    """What a settlement came to: counts, touched groups, and creates that came too late and made a twin."""
+    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a twin."""
 
     acknowledged: int = 0
     failed: int = 0
@@ -38,7 +38,7 @@ class Settled:
     done: int = 0
     superseded: int = 0
     slowest: float = 0.0
-    groups: set[tuple[str, str]] = field(default_factory=set)
+    groups: Counter[tuple[str, str]] = field(default_factory=Counter)
     twins: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
@@ -46,7 +46,7 @@ class Settled:
         for name in ("acknowledged", "failed", "dead", "done", "superseded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.slowest = max(self.slowest, other.slowest)
-        self.groups |= other.groups
+        self.groups.update(other.groups)
         self.twins += other.twins
 
 
@@ -100,7 +100,7 @@ def _finish_events(
     for end in good:
         if (end.claim.entity, end.claim.key) in accepted:
             places = {end.claim.group, end.claim.applied_group} - {None}
-            result.groups |= {(end.claim.entity, group) for group in places if group}
+            result.groups.update((end.claim.entity, group) for group in places if group)
 
 
 def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:
