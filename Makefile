@@ -3,10 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo up test test-long check requirements clean
+.PHONY: help install demo up test test-long check requirements clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+install: .venv/run  ## make the environment: .venv/bin/sync-orchestrator
 
 demo: .venv/run  ## play the whole story, with a proof at the end (about three minutes)
 	$(BIN)/python -m demo.story

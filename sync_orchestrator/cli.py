@@ -5,9 +5,11 @@ Not here: how things are shown (``terminal.py``), what is done (``core/``, ``pro
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
-from sync_orchestrator import processes
+from sync_orchestrator import live_check, overview, processes, starter
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.core import ledger, records
 from sync_orchestrator.core.context import Context, EntityContext
@@ -31,7 +33,7 @@ from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.status import pause as set_paused
 from sync_orchestrator.core.status import status as read_status
 from sync_orchestrator.database import embedded
-from sync_orchestrator.terminal import OneLineErrors, Steps, as_json, complain, say, steps, table
+from sync_orchestrator.terminal import OneLineErrors, Steps, as_json, complain, say, show_step, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.validation import GroupValidation
@@ -74,11 +76,89 @@ def demo(context: typer.Context) -> None:
 
 
 @app.command()
-def check() -> None:
-    """Check the configuration."""
+def init(
+    entity: Annotated[str | None, typer.Option(help="What a record is, such as product.")] = None,
+    source_url: Annotated[str | None, typer.Option(help="Where your own system is.")] = None,
+    third_party_url: Annotated[str | None, typer.Option(help="Where the service is that is kept in step.")] = None,
+    key: Annotated[str | None, typer.Option(help="The field that names a record.")] = None,
+    version: Annotated[str | None, typer.Option(help="The field that grows with each change.")] = None,
+    version_kind: Annotated[Literal["time", "number"], typer.Option(help="What that field holds.")] = "time",
+    group: Annotated[str | None, typer.Option(help="The field that splits the records in groups.")] = None,
+    fields: Annotated[str | None, typer.Option(help="The fields to copy, separated by commas.")] = None,
+    source: Annotated[str, typer.Option(help="A name for your own system.")] = "backoffice",
+    third_party: Annotated[str, typer.Option(help="A name for the service.")] = "partner",
+    source_path: Annotated[str, typer.Option(help="Where its records are listed; /<entity>s unless told.")] = "",
+    third_party_path: Annotated[str, typer.Option(help="The same of the service.")] = "",
+    source_items: Annotated[str, typer.Option(help="Where the list stands in its answer; @ is all of it.")] = "@",
+    third_party_items: Annotated[str, typer.Option(help="The same of the service.")] = "@",
+    groups_path: Annotated[str, typer.Option(help="Where your own system lists the groups.")] = "",
+    ids: Annotated[Literal["theirs", "ours"], typer.Option(help="Who gives the ids at the service.")] = "theirs",
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite a configuration.")] = False,
+) -> None:
+    """Write a commented start of sync.yaml from a few questions."""
+    path = composition.config_path()
+    starter.check_free(path, force=force)
+    asked = partial(_asked, yes=yes)
+    answers = starter.Answers(
+        entity=asked("--entity", entity, "What is a record? (product, order, stock …)"),
+        source_url=asked("--source-url", source_url, "Where is your own system? (https://…)"),
+        third_party_url=asked("--third-party-url", third_party_url, "Where is the service that is kept in step?"),
+        key=asked("--key", key, "Which field names a record?", "id"),
+        version=asked("--version", version, "Which field grows with each change?", "updated_at"),
+        group=asked("--group", group, "Which field splits the records in groups? (shop, store, merchant …)", "shop"),
+        fields=_words(asked("--fields", fields, "Which fields are copied? (separated by commas)", "name")),
+        version_kind=version_kind, source=source, third_party=third_party, source_path=source_path,
+        third_party_path=third_party_path, source_items=source_items, third_party_items=third_party_items,
+        groups_path=groups_path, ids=ids)
+    starter.write(starter.start_of(answers), path)
+    say(f"{path} is written, with {starter.SCHEMA} beside it for your editor. Read it through, then:")
+    for command, what in (
+            ("check", "says what is wrong with it"), ("check --live", "tries it out, and writes nothing"),
+            (f"full-sync {answers.entity}", "fills the service for the first time"),
+            ("up", "keeps it in step from then on")):
+        say(f"  sync-orchestrator {command:<20} {what}")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _asked(option: str, value: str | None, question: str, default: str | None = None, *, yes: bool) -> str:
+    if value is None and yes:
+        value = default
+    if value is None and yes:
+        raise NotFound(f"{option} is needed with --yes")
+    return (typer.prompt(question, default=default) if value is None else value).strip()
+
+
+@app.command()
+def check(
+    live: Annotated[bool, typer.Option("--live", help="Talk to each system as well; nothing is written.")] = False,
+    group: Annotated[str | None, typer.Option(help="The business group to try; the first one unless told.")] = None,
+    json: Json = False,
+) -> None:
+    """Check the configuration, and with --live all that it says of the systems. Exit status: 1 something failed."""
     path = composition.config_path()
     config = configuration.load(path)
-    say(f"{path.name} is in order: {', '.join(config.entities)}")
+    if not live:
+        if json:
+            as_json({"file": str(path), "entities": overview.entities(config), "systems": overview.systems(config)})
+            return
+        _show_rows("systems", overview.systems(config))
+        _show_rows("entities", overview.entities(config))
+        say(f"{path.name} is in order: {', '.join(config.entities)}")
+        return
+    found = asyncio.run(live_check.check(config, group, told=None if json else show_step))
+    if json:
+        as_json({"ok": found.ok, "steps": [asdict(step) for step in found.steps]}, indent=2)
+    else:
+        say(found.verdict)
+    raise typer.Exit(0 if found.ok else 1)
+
+
+def _show_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    table(title, list(rows[0]), [list(row.values()) for row in rows])
 
 
 @app.command()
@@ -140,7 +220,10 @@ def full_sync_command(
     for failure in failures:
         complain(failure)
     left, failed = _left(context, entity, group)
-    say(f"{left} records out of step and {failed} failed events are left" if left or failed else "all of it is in step")
+    if left or failed:
+        say(f"{left} records out of step and {failed} failed events are left")
+    elif not failures:
+        say("all of it is in step")
     raise typer.Exit(1 if failures or left or failed else 0)
 
 
@@ -158,6 +241,9 @@ async def _sync_groups(
             failures.append(f"{name}: {error}")
             bar.done(f"{name}: failed")
             continue
+        if filled.unusable:
+            failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
+                            + "; ".join(filled.problems[:3]))
         bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
                  f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
     bar.at("what failed meanwhile")

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from typer.core import TyperGroup
 
 from sync_orchestrator.core.errors import SyncError
+
+if TYPE_CHECKING:
+    from sync_orchestrator.live_check import Step
 
 _WIDE = 400
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -75,6 +78,23 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
     console = out()
     console.print(made)
     console.print()
+
+
+def show_step(step: Step) -> None:
+    """One line of a live check, and what a record is made into."""
+    style = {"ok": "green", "failed": "red", "skipped": "yellow"}[step.outcome]
+    line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
+                         clean(step.detail))
+    out().print(line, soft_wrap=True)
+    if step.mend:
+        out().print(clean(f"{'':<43}→ {step.mend}"), soft_wrap=True)
+    if step.after is not None:
+        made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 4, 1, 0))
+        for title in ("before", "after"):
+            made.add_column(title, overflow="fold")
+        made.add_row(*(clean(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+                       for value in (step.before, step.after)))
+        out().print(made)
 
 
 def as_json(value: Any, *, indent: int | None = None) -> None:

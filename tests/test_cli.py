@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,14 @@ def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Comma
 
 # Full sync and validation -------------------------------------------------------------------------------------------
 
+def test_full_sync_does_not_call_in_step_what_it_passed_over(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("b\x00", tell=False)
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "A: 2 parts cannot be used and were passed over, such as 'b\\x00': a text holds NUL" in result.stderr
+
+
 def test_full_sync_of_all_groups(world: World, command: Command) -> None:
     for number in range(6):
         world.put(f"k{number}", group="AB"[number % 2], tell=False)
@@ -265,7 +274,12 @@ def project() -> Iterator[Path]:
 
 
 def test_check_of_a_good_and_a_bad_configuration(project: Path) -> None:
-    assert shell("check", folder=project).stdout == "sync.yaml is in order: item\n"
+    said = shell("check", folder=project).stdout
+    assert said.endswith("sync.yaml is in order: item\n")
+    assert re.search(r"^item +shop, stock +erp +4 +15 m +1 d +$", said, re.MULTILINE)
+    assert re.search(r"^erp +third party +rest +http://127.0.0.1:1 *$", said, re.MULTILINE)
+    assert [system["role"] for system in json.loads(shell("check", "--json", folder=project).stdout)["systems"]] == [
+        "source", "source", "third party"]
     (project / "sync.yaml").write_text((project / "sync.yaml").read_text().replace("owner: shop", "owner: nobody"))
     result = shell("check", folder=project)
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)

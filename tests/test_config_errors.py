@@ -203,6 +203,17 @@ def test_a_secret_that_looks_like_a_template_is_none(
     assert "cret" not in repr(config)
 
 
+def test_a_path_can_begin_in_the_environment(
+    loaded: Callable[[dict[str, Any]], Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFIX", "/v2/api")
+    document = good()
+    document["entities"]["item"]["parts"]["shop"]["read"] = {"path": "${PREFIX}/{{ key }}"}
+    read = loaded(document).entities["item"].parts["shop"].read
+    assert read is not None
+    assert templates.path(read.path, {"key": "a b"}) == "/v2/api/a%20b"
+
+
 def test_a_template_that_fails_names_its_variables_not_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY", SECRET)
     with pytest.raises(templates.TemplateFailed) as caught:

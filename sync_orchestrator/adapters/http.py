@@ -125,6 +125,10 @@ class Http:
             self.prepared(request, values, body), outcomes, write=write, deadline=deadline,
             latest=latest if deadline is None else min(latest, deadline))
 
+    async def log_in(self) -> None:
+        """Has what goes with a call, by a login where that takes one. Raises CallFailed."""
+        await self._auth.proof()
+
     async def close(self) -> None:
         """Ends this event loop's connections."""
         client = self._clients.pop(asyncio.get_running_loop(), None)

@@ -6,12 +6,12 @@ Not here: what is done with the settings (``app.py`` puts the system together fr
 from sync_orchestrator.config.calls import Bulk, Count, FilterCheck, Get, Http, Listing, Outcome, Request, Write
 from sync_orchestrator.config.document import Alerts, Config, Limits
 from sync_orchestrator.config.entities import Deletions, Entity, Retry, Validation
-from sync_orchestrator.config.loading import load
+from sync_orchestrator.config.loading import load, read
 from sync_orchestrator.config.sources import Part, Source, Version
 from sync_orchestrator.config.targets import Breaker, Target, ThirdPartySystem
 
 __all__ = [
     "Alerts", "Breaker", "Bulk", "Config", "Count", "Deletions", "Entity", "FilterCheck", "Get", "Http", "Limits",
     "Listing", "Outcome", "Part", "Request", "Retry", "Source", "Target", "ThirdPartySystem", "Validation", "Version",
-    "Write", "load",
+    "Write", "load", "read",
 ]

@@ -28,6 +28,7 @@ _MENDS = {
     "model_attributes_type": "must be a section, with fields below it",
     "dict_type": "must be a section, with names below it",
     "list_type": "must be a list",
+    "too_short": "needs at least one entry",
     "string_type": "must be a text; put it in quotes",
 }
 

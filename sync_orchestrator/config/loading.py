@@ -30,17 +30,25 @@ def load(path: Path) -> Config:
                           "with SYNC_CONFIG.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{_shown(path)}: is not UTF-8; save it so.") from None
+    return read(text, _shown(path))
+
+
+def read(text: str, name: str) -> Config:
+    """Checks the text of a configuration; ``name`` stands for the file in what is said of it.
+
+    Raises ConfigError as ``load`` does.
+    """
     try:
         tree, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{_shown(path)}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+        raise ConfigError(f"{name}{line}: not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(document, dict) or tree is None:
-        raise ConfigError(f"{_shown(path)}: expected sources, third_parties and entities at the top.")
+        raise ConfigError(f"{name}: expected sources, third_parties and entities at the top.")
     config, wrong = _checked(document, tree)
     if wrong or config is None:
-        raise ConfigError("\n".join(without_values(f"{_shown(path)}:{each}", text) for each in wrong))
+        raise ConfigError("\n".join(without_values(f"{name}:{each}", text) for each in wrong))
     return config
 
 

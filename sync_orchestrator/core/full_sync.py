@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -47,7 +47,7 @@ class FillReport:
     """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive.
 
     ``emptied``: other parts that their sources no longer have. ``unusable``: parts that were passed over, and told of
-    by an alert.
+    by an alert; ``problems``: what is wrong with the first of them.
     """
 
     entity: str
@@ -58,6 +58,7 @@ class FillReport:
     emptied: int = 0
     moved: int = 0
     unusable: int = 0
+    problems: list[str] = field(default_factory=list)
     resumed: bool = False
 
 
@@ -211,7 +212,6 @@ class _Fill:
         self._sync_id = 0
         self._epochs: dict[str, int] = {}
         self._now = 0.0
-        self._unusable: list[PartRead] = []
         self.report = FillReport(entity.name, lease.group)
 
     async def stream(self) -> None:
@@ -277,7 +277,8 @@ class _Fill:
 
     def _changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
         usable, unusable = sort_out(self._not_ahead(row, part) for row in rows)
-        self._unusable += unusable[: _EXAMPLES - len(self._unusable)]
+        self.report.problems += [
+            f"{row.key!a}: {row.problem}" for row in unusable[: _EXAMPLES - len(self.report.problems)]]
         self.report.unusable += len(unusable)
         changes = [self._change_of(row, part, number) for row in usable]
         for change in changes:
@@ -343,7 +344,7 @@ class _Fill:
         alerts.resolve(connection, "delete_cap", place)
         if self.report.unusable:
             alerts.tell(connection, "unusable", place, f"{place}: its sources have parts that cannot be used",
-                        entity=self._entity.name, examples=[f"{row.key!a}: {row.problem}" for row in self._unusable])
+                        entity=self._entity.name, examples=self.report.problems)
         else:
             alerts.resolve(connection, "unusable", place)
 

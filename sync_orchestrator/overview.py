@@ -1,0 +1,45 @@
+"""What a configuration amounts to, in a few rows for people and programs.
+
+Not here: whether it is right (``config/``), whether the systems agree (``live_check.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from sync_orchestrator.config import Config
+
+
+def systems(config: Config) -> list[dict[str, Any]]:
+    """Every source system and third party: what it is and where."""
+    sources = [{"system": name, "role": "source", "kind": source.kind, "where": _where(source)}
+               for name, source in config.sources.items()]
+    return sources + [{"system": name, "role": "third party", "kind": "rest", "where": _where(system)}
+                      for name, system in config.third_parties.items()]
+
+
+def entities(config: Config) -> list[dict[str, Any]]:
+    """Every entity: what it is made of, where it goes, and how often it is validated."""
+    return [
+        {"entity": name, "parts": ", ".join(sorted(entity.parts, key=lambda part: part != entity.owner)),
+         "third party": entity.third_party.system, "fields": len(entity.mapping),
+         "validated every": _time(entity.validation.every),
+         "record by record every": _time(entity.validation.audit_every)}
+        for name, entity in config.entities.items()]
+
+
+def _where(system: Any) -> str:
+    """An address without what may be secret in it."""
+    for name in ("base_url", "folder", "adapter"):
+        if (place := getattr(system, name, None)) is not None:
+            parts = urlsplit(str(place))
+            return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return "a database"
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
