@@ -92,7 +92,7 @@ def test_all_that_works_is_told_and_a_record_is_shown_before_and_after(run: Call
     assert lines[0] == "ok      product      backoffice   groups   2: berlin, paris"
     assert lines[-1] == "6 ok, 0 failed, 3 skipped"
     before = next(line for line in lines if '"updated_at"' in line)
-    assert "2026-11-21" in before
+    assert "2025-11-21" in before
     assert any('"price": 100' in line and '"sku": "p1"' not in line for line in lines)
 
 
