@@ -255,3 +255,12 @@ def server(one_server: Server) -> Server:
     one_server.seen.clear()
     one_server.handler = one_server.nothing
     return one_server
+
+
+LONGEST_FIRST = ("test_invariants", "test_crashes", "test_dagster_runs", "test_up", "test_demo_systems")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A long module that begins last keeps one worker busy while the other has nothing left to do."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
