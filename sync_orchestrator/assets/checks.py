@@ -132,7 +132,8 @@ def summary(result: GroupValidation) -> str:
         return f"not validated: {result.reason}"
     looked = "counted" if result.compared is None else f"compared {result.compared}"
     counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
-    return ", ".join([result.verdict.replace("_", " "), looked, *counts])
+    line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
+    return f"{line}; {result.reason}" if result.reason else line
 
 
 def metadata_of(result: GroupValidation) -> dict[str, Any]:

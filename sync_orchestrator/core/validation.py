@@ -33,6 +33,8 @@ from sync_orchestrator.core.statements import validation as statements
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
+_CLOSED_TO_US = "the third party is paused, or its breaker is open"
+
 Verdict = Literal["in_step", "drift", "not_validated"]
 Repair = Literal["auto", "ask", "off"]
 
@@ -97,16 +99,16 @@ class _Validation:
     async def run(self) -> GroupValidation:
         since, reason = await self._db(self._begin)
         if reason is not None:
-            return await self._end(since, reason=reason)
+            return await self._end(reason=reason)
         try:
             if not self._full and await self._count_fits(since):
-                return await self._end(since)
+                return await self._end()
             found = await self._diff(since)
             confirmed = await self._confirm(found)
         except CallFailed as failure:
-            return await self._end(since, reason=f"the third party could not be asked: {failure}")
-        await self._db(lambda connection: self._conclude(connection, confirmed, since))
-        await self._delete_foreign(confirmed)
+            return await self._end(reason=f"the third party could not be asked: {failure}")
+        if await self._db(lambda connection: self._conclude(connection, confirmed, since)):
+            await self._delete_foreign(confirmed)
         return self.result
 
     async def _db(self, work: Any) -> Any:
@@ -119,7 +121,7 @@ class _Validation:
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
         if is_open(connection, self._entity.system_name):
-            return since, "the third party is paused, or its breaker is open"
+            return since, _CLOSED_TO_US
         self._full = self._full or bool(rows[0].audit_due)
         return since, None
 
@@ -160,17 +162,13 @@ class _Validation:
         return list(await self._db(look))
 
     async def _confirm(self, found: Sequence[Suspect]) -> list[tuple[Suspect, Found | None]]:
-        """Looks at each suspect again; what moved meanwhile was in flight, not wrong."""
+        """Looks at each suspect again; what looks right by now was in flight, not wrong."""
         if not found:
             return []
         await asyncio.sleep(self._settings.confirm_after)
         limit = asyncio.Semaphore(self._entity.system.concurrency)
         looked = await asyncio.gather(*(self._look_again(suspect, limit) for suspect in found))
-        still = await self._db(lambda connection: self._untouched(connection, found))
-        return [
-            (suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True)
-            if wrong and (suspect.kind == "foreign" or suspect.key in still)
-        ]
+        return [(suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True) if wrong]
 
     async def _look_again(self, suspect: Suspect, limit: asyncio.Semaphore) -> tuple[bool, Found | None]:
         item = Item(suspect.key, self._group, {}, suspect.external_id)
@@ -180,38 +178,53 @@ class _Validation:
                 there = next(iter(await self._entity.third_party.lookup(suspect.key, self._group)), None)
         if suspect.kind == "missing" and there is None:
             return True, None
-        if there is None or there.group not in (None, self._group):
+        if there is None:
             return False, None
-        theirs = self._entity.mapping.digest_of_theirs(there.fields)
+        elsewhere = there.group not in (None, self._group)
         if suspect.kind in ("extra", "twin", "foreign"):
-            return True, there
-        return theirs != suspect.ours or there.external_id != suspect.external_id, there
+            return not elsewhere, there
+        return elsewhere or self._differs(suspect, there), there
 
-    def _untouched(self, connection: Connection, found: Sequence[Suspect]) -> set[str]:
-        known = [suspect for suspect in found if suspect.revision]
+    def _differs(self, suspect: Suspect, there: Found) -> bool:
+        suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
+        return (suspect_for_its_id or there.external_id != suspect.external_id
+                or self._entity.mapping.digest_of_theirs(there.fields) != suspect.ours)
+
+    def _untouched(
+        self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
+    ) -> list[tuple[Suspect, Found | None]]:
+        """Those that nobody changed, pushed or sent to repair since they were listed."""
+        known = [suspect for suspect, _ in confirmed if suspect.revision]
         rows = run(
             connection, statements.STILL, entity=self._entity.name, keys=[suspect.key for suspect in known],
             revisions=[suspect.revision for suspect in known], applied_at=[suspect.applied_at for suspect in known],
         )
-        return {row.key for row in rows}
+        still = {row.key for row in rows}
+        return [(suspect, there) for suspect, there in confirmed if suspect.kind == "foreign" or suspect.key in still]
 
     def _conclude(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]], since: datetime
-    ) -> None:
+    ) -> bool:
+        """Notes what was found and sends it to repair; False where the third party is closed to us by now."""
+        if is_open(connection, self._entity.system_name):
+            self._not_validated(connection, _CLOSED_TO_US)
+            return False
         before = {(row.key, row.kind, row.external_id): row
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
+        confirmed = self._untouched(connection, confirmed)  # after ``before``: a repair that it shows is seen here, too
         samples = self._samples(connection, confirmed)
         statuses = self._statuses(connection, confirmed, before)
         self.result.drift = [
-            Drift(suspect.key, _kind(suspect, there), _id(suspect, there), sample, status)
+            Drift(suspect.key, _kind(suspect, there), _id(there), sample, status)
             for (suspect, there), sample, status in zip(confirmed, samples, statuses, strict=True)
         ]
         self._note(connection, confirmed)
-        run(connection, statements.DRIFT_GONE, entity=self._entity.name, group=self._group, since=since)
+        run(connection, statements.DRIFT_GONE, **self._ours(since))
         self._send_to_repair(connection, confirmed)
         _before_repair_commit()
         self._tell(connection, before)
         self._write_end(connection, audited=True)
+        return True
 
     def _statuses(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]],
                   before: dict[Any, Any]) -> list[str]:
@@ -232,7 +245,7 @@ class _Validation:
         return count > cap
 
     def _status(self, suspect: Suspect, there: Found | None, before: dict[Any, Any], *, capped: bool) -> str:
-        earlier = before.get((suspect.key, _kind(suspect, there), _id(suspect, there)))
+        earlier = before.get((suspect.key, _kind(suspect, there), _id(there)))
         if suspect.kind in ("foreign", "twin"):
             return "left"
         unchanged = earlier is not None and _same(earlier.ours, suspect.ours) and _same(
@@ -265,10 +278,11 @@ class _Validation:
         if chosen:
             chosen.sort(key=lambda pair: pair[0].key)
             rows = run(
-                connection, statements.REPAIR, entity=self._entity.name, group=self._group,
+                connection, statements.REPAIR, entity=self._entity.name,
                 keys=[suspect.key for suspect, _ in chosen], revisions=[suspect.revision for suspect, _ in chosen],
                 theirs=[self._theirs(there) for _, there in chosen],
                 external_ids=[None if there is None else there.external_id for _, there in chosen],
+                places=[None if there is None else there.group or self._group for _, there in chosen],
             )
             self.result.repaired = len(rows)
             run(connection, ledger_statements.NOTIFY)
@@ -335,21 +349,29 @@ class _Validation:
     async def _delete_one_foreign(self, suspect: Suspect) -> None:
         """Deletes it unless it is ours by now; what becomes ours during the call is looked after by its push."""
         known = {"entity": self._entity.name, "key": suspect.key}
+        grouped = self._entity.third_party.traits.grouped_address
         ours = await self._db(lambda connection: run(
-            connection, statements.OURS_BY_NOW, **known, group=self._group, external_id=suspect.external_id)[0].ours)
+            connection, statements.OURS_BY_NOW, **known, group=self._group, grouped=grouped,
+            external_id=suspect.external_id)[0].ours)
         if ours:
             return
-        await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
-        await self._db(lambda connection: run(
-            connection, push_statements.MARK_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
-            external_id=[None], landing=self._entity.system.landing_seconds))
+        try:
+            await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
+        finally:  # one whose answer is lost can still land
+            await self._db(lambda connection: run(
+                connection, push_statements.MARK_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
+                external_id=[None], landing=self._entity.system.landing_seconds))
 
-    async def _end(self, since: datetime, *, reason: str | None = None) -> GroupValidation:
-        self.result.reason = reason
-        if reason is not None:
-            self.result.verdict = "not_validated"
-        await self._db(lambda connection: self._write_end(connection, audited=False))
+    async def _end(self, *, reason: str | None = None) -> GroupValidation:
+        if reason is None:
+            await self._db(lambda connection: self._write_end(connection, audited=False))
+        else:
+            await self._db(lambda connection: self._not_validated(connection, reason))
         return self.result
+
+    def _not_validated(self, connection: Connection, reason: str) -> None:
+        self.result.verdict, self.result.reason = "not_validated", reason
+        self._write_end(connection, audited=False)
 
     def _write_end(self, connection: Connection, *, audited: bool) -> None:
         result = self.result
@@ -364,15 +386,16 @@ class _Validation:
         )
         if result.verdict != "not_validated":
             run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
-                again=result.verdict == "drift")
+                drift=result.verdict == "drift", every=self._settings.every)
 
 
 def _kind(suspect: Suspect, there: Found | None) -> str:
     return "different" if suspect.kind == "missing" and there is not None else suspect.kind
 
 
-def _id(suspect: Suspect, there: Found | None) -> str | None:
-    return suspect.external_id if there is None else there.external_id
+def _id(there: Found | None) -> str | None:
+    """The id under which it is there: a missing record has none, and is the same difference after each repair."""
+    return None if there is None else there.external_id
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -8,13 +8,18 @@ SELECT first_completed_at, audited_at IS NULL OR audited_at < sync.clock() - mak
 FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
-# What should be there. Ambiguous: a push is open or unknown, or something moved since the look began.
-OURS = """
+# A push is open or unknown, or something moved since the look began.
+_AMBIGUOUS = """
+out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
+OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s)
+"""
+
+# What should be there.
+OURS = f"""
 SELECT key, external_id, applied_digest, prior_digest, revision, applied_at, deleted,
        first_applied_at IS NOT NULL AS ever_applied,
        applied_digest IS NOT NULL AND coalesce(applied_group, group_key) = %(group)s AS present,
-       out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
-           OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s) AS ambiguous
+       {_AMBIGUOUS} AS ambiguous
 FROM sync.records WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s)
 """
 
@@ -24,18 +29,19 @@ FROM ({OURS}) ours
 """
 
 # Keys that the third party shows in this group and that are not of this group here.
-ELSEWHERE = """
+ELSEWHERE = f"""
 SELECT key, external_id, applied_digest, revision, applied_at, deleted, first_applied_at IS NOT NULL AS ever_applied,
-       out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
-           OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s) AS ambiguous
+       {_AMBIGUOUS} AS ambiguous
 FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 
-# Whether a foreign record is ours by now, or is about to be.
+# Whether a foreign record is ours by now, or is about to be. An id is one record's in all groups, unless the group is
+# part of its address.
 OURS_BY_NOW = """
 SELECT EXISTS (
     SELECT FROM sync.records
-    WHERE entity = %(entity)s AND (key = %(key)s OR (group_key = %(group)s AND external_id = %(external_id)s))
+    WHERE entity = %(entity)s
+      AND (key = %(key)s OR external_id = %(external_id)s AND (NOT %(grouped)s OR group_key = %(group)s))
       AND (NOT deleted OR out_of_step OR lease_token IS NOT NULL OR first_applied_at IS NOT NULL)) AS ours
 """
 
@@ -68,12 +74,15 @@ DO UPDATE SET last_seen_at = sync.clock(), ours = excluded.ours, theirs = exclud
     revision = excluded.revision, sample = excluded.sample, status = excluded.status
 """
 
-# A full look at the group did not find them any more.
-DRIFT_GONE = """
+# A full look at the group did not find them any more. One whose record was left out of judgement stays open; but where
+# a newer revision has landed in what was wrong, that is gone: a hot record is never judged.
+DRIFT_GONE = f"""
 UPDATE sync.drift SET status = 'repaired', repaired_at = sync.clock()
 WHERE entity = %(entity)s AND group_key = %(group)s AND status <> 'repaired' AND last_seen_at < %(since)s
   AND NOT EXISTS (SELECT FROM sync.records r WHERE r.entity = drift.entity AND r.key = drift.key
-                  AND (r.out_of_step OR r.lease_token IS NOT NULL))
+                  AND ({_AMBIGUOUS})
+                  AND (r.revision = drift.revision OR drift.kind IN ('extra', 'twin', 'foreign')
+                       OR r.out_of_step OR r.lease_token IS NOT NULL OR NOT r.ready))
 RETURNING key
 """
 
@@ -82,11 +91,11 @@ RETURNING key
 REPAIR = """
 UPDATE sync.records r
 SET applied_revision = 0, applied_digest = v.theirs, external_id = v.external_id,
-    applied_group = CASE WHEN v.theirs IS NULL THEN r.applied_group ELSE %(group)s END,
+    applied_group = coalesce(v.place, r.applied_group),
     unsettled_until = CASE WHEN v.theirs IS NULL THEN sync.clock() ELSE r.unsettled_until END,
     attempts = 0, due_at = sync.clock(), lane = 0
-FROM unnest(%(keys)s::text[], %(revisions)s::bigint[], %(theirs)s::bytea[], %(external_ids)s::text[])
-     AS v (key, revision, theirs, external_id)
+FROM unnest(%(keys)s::text[], %(revisions)s::bigint[], %(theirs)s::bytea[], %(external_ids)s::text[],
+            %(places)s::text[]) AS v (key, revision, theirs, external_id, place)
 WHERE r.entity = %(entity)s AND r.key = v.key AND r.revision = v.revision AND NOT r.out_of_step
   AND r.lease_token IS NULL
 RETURNING r.key
@@ -98,10 +107,13 @@ VALUES (%(entity)s, %(group)s, %(verdict)s, %(reason)s, %(expected)s, %(counted)
         %(drift)s)
 """
 
+# A group with drift is compared in full next time: at once where a repair has just begun, else when its turn comes.
 VALIDATED = """
 UPDATE sync.groups
-SET validated_at = CASE WHEN %(again)s THEN NULL ELSE sync.clock() END,
-    audited_at = CASE WHEN %(audited)s AND NOT %(again)s THEN sync.clock() WHEN %(again)s THEN NULL ELSE audited_at END
+SET validated_at = CASE WHEN EXISTS (
+        SELECT FROM sync.drift WHERE entity = %(entity)s AND group_key = %(group)s AND status = 'repairing'
+          AND last_seen_at > sync.clock() - make_interval(secs => %(every)s)) THEN NULL ELSE sync.clock() END,
+    audited_at = CASE WHEN %(drift)s THEN NULL WHEN %(audited)s THEN sync.clock() ELSE audited_at END
 WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
