@@ -3,6 +3,8 @@
 In a path every filled-in value is percent-encoded by itself; ``| tilde``, ``| odata`` and ``| raw`` say otherwise. In a
 body every text is a template, and one that is a single ``{{ expression }}`` gives the value itself, not its text.
 An object or a list stands inside a text by ``| tojson`` only. A field of an object goes before a method of its name.
+``payload | plus(_rev=revision)`` is an object with one more field, or without it where that is null; ``| uuid`` makes
+a UUID of a text, the same each time.
 ``'NAME' | environment`` is a value of the environment, put in as it is: loading writes that for ``${NAME}``, so that a
 secret is neither read as a template nor shown with one.
 Not here: where templates stand (``config/``) and what names they know (each call says so).
@@ -14,6 +16,7 @@ import base64
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -172,6 +175,18 @@ def _base64(found: Any) -> str:
     return base64.b64encode(_plain(found).encode()).decode()
 
 
+def _plus(found: Any, **fields: Any) -> dict[str, Any]:
+    """An object with more fields; those that are null are left out."""
+    if not isinstance(found, Mapping):
+        raise TemplateFailed("fields are added to an object only")
+    return {**found, **{name: field for name, field in fields.items() if field is not None}}
+
+
+def _uuid(found: Any) -> str:
+    """A UUID that is the same for the same text."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, _plain(found)))
+
+
 @pass_context  # so that it is looked up each time, not once when the template is compiled
 def _from_environment(context: Any, name: str) -> str:
     if (found := os.environ.get(name)) is None:
@@ -184,6 +199,7 @@ def _environment(finalize: Callable[[Any], str]) -> _Environment:
     environment = _Environment(
         undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True)
     environment.filters |= {"tilde": _tilde, "odata": _odata, "base64": _base64, "tojson": _tojson,
+                            "plus": _plus, "uuid": _uuid,
                             "environment": _from_environment,
                             "raw": lambda found: Encoded(_plain(found))}
     environment.globals.clear()

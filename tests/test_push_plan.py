@@ -23,6 +23,7 @@ SEARCHABLE = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grou
 IDEMPOTENT = replace(SEARCHABLE, can_lookup=False, idempotent_create=True)
 BLIND = replace(SEARCHABLE, can_lookup=False)
 OUR_KEYS = replace(BLIND, own_ids=False)
+SHARED = replace(SEARCHABLE, search_first=True)
 
 NEW = Situation(deleted=False, digest=NOW, applied_digest=None, rejected_digest=None, external_id=None,
                 ever_applied=False, moved=False, unsettled_for=None)
@@ -58,6 +59,17 @@ def test_with_every_outcome_known(
 ) -> None:
     steps = [plan(situation, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
+
+
+@pytest.mark.parametrize("situation", [NEW, replace(CHANGED, external_id=None), MOVED])
+def test_where_others_make_records_too_each_create_is_preceded_by_a_search(situation: Situation) -> None:
+    assert plan(situation, SHARED) is LOOK_UP
+    assert (after_lookup(situation, None, 1.0), after_lookup(situation, "7", 1.0)) == (CREATE, UPDATE)
+
+
+@pytest.mark.parametrize("situation", [CHANGED, UNCHANGED, DELETED, GONE])
+def test_only_a_create_is_preceded_by_that_search(situation: Situation) -> None:
+    assert plan(situation, SHARED) is plan(situation, SEARCHABLE)
 
 
 @pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
@@ -146,7 +158,7 @@ def test_an_empty_search_is_not_believed_before_what_landed_last_would_show(
 
 # What holds in every situation -------------------------------------------------------------------------------------
 
-TRAITS = [Traits(*each) for each in product((False, True), repeat=4)]
+TRAITS = [Traits(*each) for each in product((False, True), repeat=5)]
 SITUATIONS = [
     Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, unsettled_for)
     for digest, applied, rejected, external_id, ever_applied, moved, unsettled_for in product(

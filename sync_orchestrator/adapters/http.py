@@ -167,7 +167,7 @@ class Http:
             if not (text.isascii() and text.isprintable()):
                 raise CallFailed(Failure.PERMANENT, f"header '{name}' can hold printable ASCII only")
         url = path if base_url is None else base_url.rstrip("/") + path
-        return Prepared(request, url, {name: text for name, text in params.items() if text}, headers, content)
+        return Prepared(request, url, _filled(params), _filled(headers), content)
 
     async def failure_of(
         self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = (), *, write: bool = False
@@ -300,6 +300,10 @@ class _Transport(AiohttpTransport):
 async def _as_written(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
     request.url = URL(_written.get(), encoded=True)
     return await handler(request)
+
+
+def _filled(texts: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in texts.items() if text}
 
 
 def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import jmespath
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.paging import record_in
-from sync_orchestrator.config import Outcome
+from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.mapping import digest
@@ -39,6 +39,11 @@ class References:
         self._clock = clock
         self._kept: dict[bytes, tuple[float, Any]] = {}
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flights] = WeakKeyDictionary()
+
+    async def known(self, call: Request, values: Values) -> Values:
+        """The values with the references that a call's templates ask for. Raises CallFailed, as ``resolve``."""
+        asked = call.names() & self._references.keys()
+        return {**values, **await self.resolve(values, asked)} if asked else values
 
     async def resolve(self, values: Values, asked: set[str]) -> dict[str, Any]:
         """The references among the names ``asked``, each by what its templates make of ``values``.

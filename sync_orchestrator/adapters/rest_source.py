@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import jmespath
 
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
+from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ports import PartRead
-
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 class RestSource:
@@ -64,19 +61,9 @@ class RestSource:
         together = [key for key in keys if self._part.read_many is not None and "," not in key]
         size = self._part.read_many_size
         chunks = [together[at : at + size] for at in range(0, len(together), size)]
-        found = await self._each(self._chunk, chunks)
-        alone = await self._each(self.read, single)
+        found = await side_by_side(self._http.concurrency, self._chunk, chunks)
+        alone = await side_by_side(self._http.concurrency, self.read, single)
         return [row for rows in found for row in rows] + [row for row in alone if row is not None]
-
-    async def _each(self, call: Callable[[A], Awaitable[R]], arguments: Sequence[A]) -> list[R]:
-        """Calls side by side, no more than may be under way, so that none spends its deadline queueing."""
-        room = asyncio.Semaphore(self._http.concurrency)
-
-        async def one(argument: A) -> R:
-            async with room:
-                return await call(argument)
-
-        return await asyncio.gather(*(one(argument) for argument in arguments))
 
     async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None

@@ -41,11 +41,16 @@ class Request(Model):
     """One call. Templates stand in ``path`` (percent-encoded), ``params``, ``headers`` and ``body``."""
 
     method: Method = "GET"
+    """The verb."""
     path: Template = Field(pattern=r"^(/|\{\{ '\w+' \| environment \}\})")
+    """The address below the system's ``base_url``; what is filled in is percent-encoded, unless ``| tilde``,
+    ``| odata`` or ``| raw`` says otherwise."""
     params: dict[str, Template] = {}
     """The query; what comes out empty is left out, except for a delete, which is refused then."""
     headers: dict[str, Template] = {}
+    """Headers beside those of the system; what comes out empty is left out."""
     body: Body = None
+    """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
     content: Literal["json", "form", "lines"] = "json"
     """How the body is sent: as JSON, as a form, or as one JSON document a line (the body is a list then)."""
     outcomes: list[Outcome] = []
@@ -66,22 +71,27 @@ class Request(Model):
 class Write(Request):
     """A call that writes. Names: ``key``, ``id``, ``group``, ``payload``, ``digest``, ``revision``, the references.
 
-    Without ``body`` the payload itself is sent.
+    A create knows no ``id`` and no ``revision``, but ``idempotency_key``. Without ``body`` the payload itself is sent;
+    ``{{ payload | plus(_rev=revision) }}`` sends it with one more field.
     """
 
     method: Method = "POST"
+    """The verb."""
     record: Expression | None = None
     """Where the record stands in the answer; the target's ``record`` unless told."""
     then: list[Request] = []
-    """Calls that belong to it, in order; they know ``answer`` besides, the body of the answer before."""
+    """Calls that belong to it, in order, such as the stock level after the product; they know ``id`` and ``answer``
+    besides, the body of the answer before. If one fails, the next attempt makes all of them again; ``also`` reads back
+    what they wrote."""
 
 
 class Delete(Request):
     """A call that removes a record, or cancels it by whatever verb. Names: as of ``Write``, without the payload."""
 
     method: Method = "DELETE"
+    """The verb: that of an update, for a soft delete; that of another call, for a cancellation."""
     refused: Request | None = None
-    """What is called where it is refused for good: deactivate instead."""
+    """What is called where it is refused for good: deactivate instead. ``gone_when`` then tells that it was."""
 
 
 class Get(Request):
@@ -240,12 +250,24 @@ class IdFrom(Model):
     """Where a create's answer names the id, when no record of it comes back."""
 
     header: str
+    """The header that names it, such as ``Location``."""
     pattern: Pattern = r".*/([^/?#]+)"
-    """Its first group is the id."""
+    """Its first group is the id, percent-encoded."""
+
+    @model_validator(mode="after")
+    def _has_a_group(self) -> Self:
+        if not re.compile(self.pattern).groups:
+            raise ValueError("'pattern' needs a group in parentheses, which is the id")
+        return self
 
 
 class Revision(Model):
-    """The third party's own version of a record, which it wants to see with a write, as ``{{ revision }}``."""
+    """The third party's own version of a record, which it wants to see with a write.
+
+    Calls of ``update``, ``delete`` and ``delete.refused`` that use ``{{ revision }}`` are preceded by ``read``; on a
+    conflict (409, 412, 428 or a rule that says so) they are made once more with the new one. It is null for a record
+    that has none, or that the update makes.
+    """
 
     header: str | None = None
     """The header of a reading answer it stands in, such as ``ETag``."""

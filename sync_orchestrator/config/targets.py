@@ -38,7 +38,9 @@ class Breaker(Model):
     failures: int = Field(default=10, ge=2)
     """So many distinct records failed with no success in between."""
     probe_after: Seconds = 5
+    """How long after that a record is tried again; twice as long after each one that fails."""
     probe_cap: Seconds = 60
+    """The longest wait between two of these."""
 
 
 class ThirdPartySystem(Http):
@@ -51,6 +53,7 @@ class ThirdPartySystem(Http):
     search_lag: Seconds = 1
     """How long after a create a search finds the record."""
     breaker: Breaker = Breaker()
+    """When it counts as down."""
 
     @property
     def landing_seconds(self) -> float:
@@ -80,13 +83,14 @@ class Codec(Model):
 
 
 class Idempotency(Model):
-    """A header with which a repeated create is carried out once."""
+    """A key with which a repeated create is carried out once."""
 
-    header: str = "Idempotency-Key"
+    header: str | None = "Idempotency-Key"
+    """The header that it is sent in; null where a template of ``create`` uses ``{{ idempotency_key }}`` itself."""
     value: Template = "{{ idempotency_key }}"
-    """Names: ``idempotency_key`` (ours: the same for all attempts at one creation), ``key``, ``group``, ``digest``,
-    ``payload``. A value made of the content changes with it; then a create of unknown outcome is not repeated, but
-    looked up."""
+    """Names: ``idempotency_key`` (ours: the same for all attempts at one creation, another for the next one), ``key``,
+    ``group``, ``digest``, ``payload``. A value made of the content changes with it; then a create of unknown outcome is
+    not repeated, but looked up. ``{{ idempotency_key | uuid }}`` where a UUID is asked for."""
 
 
 class Target(Model):
@@ -107,42 +111,59 @@ class Target(Model):
     id: Expression = "id"
     """Where the third party's id stands in one of its records."""
     id_from: IdFrom | None = None
-    """Where a create's answer says it otherwise."""
+    """Where a create's answer says it otherwise. If it does not say it at all, the record is looked up."""
     group: Expression | None = None
     """Where the business group stands in one of its records."""
     gone_when: Expression | None = None
-    """True for a record that it still shows though it is deleted or deactivated."""
+    """True for a record that it still shows though it is deleted or deactivated. Such a one counts as not there; if it
+    keeps its key taken, a create that is refused as a duplicate becomes an update of it, which has to revive it.
+    ``count`` has to leave them out by itself."""
     fields: dict[str, Codec] = {}
-    """By mapped field."""
+    """How mapped fields are written and read, where that is not plain."""
     record: Expression = "@"
     """Where the record stands in the answer to a create or an update."""
 
     upsert: Literal["update", "update_first", "create_first"] = "update"
-    """With our ids: ``update`` alone makes what is missing; or one is tried, and the other when it says ``missing`` or
-    ``duplicate``."""
+    """With our ids: ``update`` alone makes what is missing; or ``update`` or ``create`` is tried first, and the other
+    one when it says ``missing`` or ``duplicate``. An empty 204 that wrote nothing is told by a rule of
+    ``update.outcomes``."""
     search_first: bool = False
     """With their ids: look for the key before every create, so that records which are there already are adopted."""
     create: Write | None = None
+    """Makes a record."""
     update: Write | None = None
+    """Overwrites a record; with our ids and ``upsert: update`` it makes one, too."""
     delete: Delete | None = None
+    """Removes a record."""
     bulk_create: Bulk | None = None
+    """Makes many records in one call."""
     bulk_update: Bulk | None = None
+    """Overwrites many records in one call."""
     bulk_delete: Bulk | None = None
+    """Removes many records in one call."""
     read: Get | None = None
+    """One record by its id. Names: ``key``, ``id``, ``group``, the references."""
     also: dict[Name, Get] = {}
-    """More calls that a record is read by; what each finds is put into the record under its name."""
+    """More calls that a record is read by; what each finds is put into the record under its name, null where there is
+    nothing. They are made for each record of a listing, too. Names: as of ``read``."""
     lookup: Listing | None = None
     """Every record with a key. Names: ``key``, ``group``."""
     list: Listing | None = None
     """Everything in a business group. Names: ``group``."""
     list_shows: Literal["records", "ids"] = "records"
-    """``ids``: the listing lacks fields, so each record is read by its id."""
+    """``ids``: the listing lacks fields, so each record is read by its id. An item needs the place of the id, or that
+    of ``key_field`` where ids are ours; of plain ids, ``items: "ids[].{id: @}"`` makes such."""
     count: Count | None = None
+    """How many records a business group has; without it they are listed."""
     filter_check: FilterCheck = FilterCheck()
+    """How it is proven that filters are obeyed."""
 
     revision: Revision | None = None
+    """What is to be sent with a write, so that nobody else's is overwritten unseen."""
     references: dict[Name, Reference] = {}
+    """What calls refer to, looked up before them; each is a name in their templates."""
     idempotency: Idempotency | None = None
+    """A key by which a repeated create is known, where the third party gives the ids."""
     outcomes: Outcomes = []
     """Looked at after those of a call and before those of the system."""
 
@@ -161,40 +182,56 @@ class Target(Model):
                 raise ValueError("'create' is needed where the third party gives the ids")
             if self.upsert != "update":
                 raise ValueError(f"upsert '{self.upsert}' needs 'create'")
-        if self.search_first and self.lookup is None:
-            raise ValueError("search_first needs 'lookup'")
+        self._check_ids()
         self._check_names()
+        self._check_revision()
         self._check_supported()
         return self
 
     def _check_supported(self) -> None:
         """What is planned and does nothing yet is refused, rather than passed over."""
-        for name in ("id_from", "gone_when", "search_first", "bulk_create", "bulk_update", "bulk_delete", "also",
-                     "revision"):
+        for name in ("bulk_create", "bulk_update", "bulk_delete"):
             if getattr(self, name):
                 raise ValueError(f"'{name}' is not supported yet")
-        for name, only in (("upsert", "update"), ("list_shows", "records")):
-            if getattr(self, name) != only:
-                raise ValueError(f"{name}: only '{only}' is supported yet")
-        for name in ("create", "update"):
-            if (call := getattr(self, name)) is not None and call.then:
-                raise ValueError(f"'{name}.then' is not supported yet")
-        if self.delete is not None and self.delete.refused is not None:
-            raise ValueError("'delete.refused' is not supported yet")
+
+    def _check_ids(self) -> None:
+        """What belongs to one kind of ids is refused with the other."""
+        if self.ids == "theirs":
+            if self.upsert != "update":
+                raise ValueError(f"upsert '{self.upsert}' is for our ids; with theirs a record is updated under the id "
+                                 "that is known, and made where there is none: leave it out")
+            by_id = [call for call in (self.read, *self.also.values()) if call is not None]
+            if self.list_shows == "ids" and any("key" in call.names() for call in by_id):
+                raise ValueError("list_shows 'ids': what is listed shows no key, so 'read' and 'also' cannot use "
+                                 "{{ key }}; use {{ id }}")
+        else:
+            for name in ("id_from", "search_first", "idempotency"):
+                if getattr(self, name):
+                    raise ValueError(f"'{name}' is for third parties that give the ids: leave it out, or say "
+                                     "ids: theirs")
+        if self.search_first and self.lookup is None:
+            raise ValueError("search_first needs 'lookup'")
+
+    def _check_revision(self) -> None:
+        refused = self.delete.refused if self.delete is not None else None
+        calls = [call for call in (self.update, self.delete, refused) if call is not None]
+        if self.revision is not None and not any("revision" in call.names() for call in calls):
+            raise ValueError("'revision' is sent by no call: put {{ revision }} into 'update' or 'delete'")
 
     def _check_names(self) -> None:
         place, known = self._with_references("group"), self._with_references("key", "group")
         record = known | {"id"}
         removed = record | ({"revision"} if self.revision else set())
         written = removed | self._with_references("key", "group", "payload") | {"digest"}
-        made = written - {"id", "revision"}
+        made = written - {"id", "revision"} | ({"idempotency_key"} if self.idempotency else set())
+        followed = written - {"revision"}
         check_names(
             {"create": self.create, "update": self.update, "delete": self.delete, "read": self.read,
              "lookup": self.lookup, "list": self.list, "count": self.count},
             {"create": made, "update": written, "delete": removed, "read": record, "lookup": known, "list": place,
              "count": place})
-        check_followers("create", self.create, written)
-        check_followers("update", self.update, written)
+        check_followers("create", self.create, followed)
+        check_followers("update", self.update, followed)
         if self.delete is not None:
             check_names({"delete.refused": self.delete.refused}, {"delete.refused": removed})
         bulks: dict[str, Request | None] = {
@@ -209,9 +246,17 @@ class Target(Model):
             if unknown := names_in(codec.write) - {"value"}:
                 raise ValueError(f"fields.{name}.write: only 'value' is known here, not '{sorted(unknown)[0]}'")
         if self.idempotency is not None:
-            allowed = {"idempotency_key", "key", "group", "digest", "payload"}
-            if unknown := names_in(self.idempotency.value) - allowed:
-                raise ValueError(f"idempotency.value: nothing fills in '{sorted(unknown)[0]}'")
+            self._check_idempotency(self.idempotency)
+
+    def _check_idempotency(self, idempotency: Idempotency) -> None:
+        names = names_in(idempotency.value)
+        if unknown := names - {"idempotency_key", "key", "group", "digest", "payload"}:
+            raise ValueError(f"idempotency.value: nothing fills in '{sorted(unknown)[0]}'")
+        if "idempotency_key" not in names:
+            raise ValueError("idempotency.value needs {{ idempotency_key }}: without it, a record that is made again "
+                             "after it was deleted is answered for the first one")
+        if idempotency.header is None and self.create and "idempotency_key" not in self.create.names():
+            raise ValueError("idempotency.header is null: put {{ idempotency_key }} into 'create'")
 
     def _with_references(self, *known: str) -> set[str]:
         """These names and those of the references that need no others."""

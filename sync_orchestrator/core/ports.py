@@ -76,6 +76,8 @@ class Traits:
     """A create repeated with the same idempotency key is carried out once."""
     grouped_address: bool
     """The business group is part of a record's address: a move leaves the old place to be cleared."""
+    search_first: bool = False
+    """A search by our key goes before every create, since others make records there too; needs ``can_lookup``."""
 
 
 @dataclass(frozen=True, slots=True)

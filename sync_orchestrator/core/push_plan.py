@@ -64,6 +64,8 @@ def plan(situation: Situation, traits: Traits) -> Step:
         return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
     if situation.deleted:
         return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
+    if settled and traits.search_first and traits.can_lookup:
+        return Step.LOOK_UP
     if settled or (traits.idempotent_create and not traits.can_lookup):
         return Step.CREATE
     return Step.LOOK_UP if traits.can_lookup else Step.HOLD

@@ -1,0 +1,168 @@
+"""What a third party holds: one record by its address, every record with a key, everything in a business group.
+
+What it calls deleted (``gone_when``) is left out, but for what writing needs to know. Not here: what stands in a record
+(``records.py``), paging (``paging.py``), whether filters are obeyed (``filter_check.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jmespath
+
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.filter_check import Filters
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.paging import get, get_count, pages, record_in
+from sync_orchestrator.adapters.records import Records
+from sync_orchestrator.adapters.references import References
+from sync_orchestrator.adapters.side_by_side import side_by_side
+from sync_orchestrator.config import Get, Target
+from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.ports import Found, Item, Json
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A record as it is there now, with its revision; ``gone``: it is deleted, and still shown."""
+
+    record: Json
+    revision: Any
+    gone: bool
+
+
+class Reads:
+    """The reading calls of one target. Each may raise CallFailed."""
+
+    def __init__(self, http: Http, target: Target, records: Records, references: References) -> None:
+        assert target.read is not None
+        assert target.list is not None
+        self._http = http
+        self._target = target
+        self._records = records
+        self._references = references
+        self._filters = Filters(http, target.filter_check)
+        self._read = target.read
+        self._list = target.list
+        revision = target.revision
+        self._revision_header = revision.header.lower() if revision and revision.header else None
+        self._revision = jmespath.compile(revision.path) if revision and revision.path else None
+
+    async def present(self, item: Item) -> Present | None:
+        """The record at an item's address, deleted or not; None where there is none."""
+        return await self._present(self._records.address(item))
+
+    async def read(self, item: Item) -> Found | None:
+        """The record at an item's address, or None."""
+        record = await self._whole_by_id(self._records.address(item))
+        return None if record is None else self._records.found(record)
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        """Every record that carries our key."""
+        records = await self._search(key, group)
+        return [self._records.found(record) for record in await self._each_with_more(records, group)]
+
+    async def tombstones(self, key: str, group: str | None) -> list[str]:
+        """The ids of deleted records that carry our key, in order; none where one that carries it is not deleted."""
+        records = await self._search(key, group)
+        if not all(self._records.is_gone(record) for record in records):
+            return []
+        return sorted(self._records.id_of(record) for record in records)
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        """Everything in a business group, page by page."""
+        listing, outcomes = self._list, self._target.outcomes
+        values = await self._references.known(listing, {"group": group})
+        by_id = self._target.list_shows == "ids"
+        key_of = self._records.id_of if by_id else self._records.key_of
+        async for records, _ in pages(self._http, listing, values, key_of=key_of, outcomes=outcomes):
+            await self._filters.prove("list", listing, values, "group", *self._target.references, outcomes=outcomes)
+            whole = self._each_by_id if by_id else self._each_with_more
+            yield [self._records.found(record) for record in await whole(records, group)]
+
+    async def count(self, group: str) -> int | None:
+        """How many records are in a business group; None where no ``count`` is configured."""
+        count, outcomes = self._target.count, self._target.outcomes
+        if count is None:
+            return None
+        values = await self._references.known(count, {"group": group})
+        if number := await get_count(self._http, count, values, outcomes):
+            await self._filters.prove("count", count, values, "group", *self._target.references, outcomes=outcomes)
+        return number
+
+    async def _search(self, key: str, group: str | None) -> list[Any]:
+        """Every record with our key as the search shows it, deleted ones too."""
+        lookup, outcomes = self._target.lookup, self._target.outcomes
+        assert lookup is not None
+        values = await self._references.known(lookup, {"key": key, "group": group})
+        found = [
+            record
+            async for records, _ in pages(self._http, lookup, values, key_of=self._records.key_of, outcomes=outcomes)
+            for record in records
+        ]
+        if found:
+            await self._filters.prove("lookup", lookup, values, "key", outcomes=outcomes)
+        return [record for record in found if self._records.found(record).key == key]
+
+    async def _present(self, address: Values) -> Present | None:
+        try:
+            values = await self._references.known(self._read, address)
+            answer = await self._http.read(self._read, values, self._target.outcomes)
+            record = record_in(self._http, self._read, answer)
+        except CallFailed as failure:
+            if failure.missing:
+                return None
+            raise
+        if record is None:
+            return None
+        if not isinstance(record, dict):
+            raise self._http.garbage("a record of the third party is not an object", record)
+        return Present(record, self._revision_in(answer, record), self._records.is_gone(record))
+
+    def _revision_in(self, answer: Answer, record: Json) -> Any:
+        if self._revision_header is not None:
+            return answer.headers.get(self._revision_header)
+        return self._http.search(self._revision, record) if self._revision else None
+
+    async def _whole_by_id(self, address: Values) -> Json | None:
+        """A record with all that it is read by; None where it is not there, or deleted."""
+        present = await self._present(address)
+        return None if present is None or present.gone else await self._with_more(present.record, address)
+
+    async def _with_more(self, record: Json, address: Values) -> Json:
+        """The record with what more calls find of it, each under its name."""
+        more = {name: await self._more(call, address) for name, call in self._target.also.items()}
+        return {**record, **more}
+
+    async def _more(self, call: Get, address: Values) -> Any:
+        try:
+            values = await self._references.known(call, address)
+            return await get(self._http, call, values, self._target.outcomes)
+        except CallFailed as failure:
+            if failure.missing:
+                return None
+            raise
+
+    async def _each_by_id(self, listed: Sequence[Any], group: str) -> list[Json]:
+        """What is behind the ids of a page; what has gone meanwhile is left out."""
+        addresses = [self._address(record, group) for record in listed]
+        found = await side_by_side(self._http.concurrency, self._whole_by_id, addresses)
+        return [record for record in found if record is not None]
+
+    async def _each_with_more(self, listed: Sequence[Any], group: str | None) -> list[Any]:
+        """The records of a page that are not deleted, each with what more calls find of it."""
+        alive = [record for record in listed if not self._records.is_gone(record)]
+        if not self._target.also:
+            return alive
+
+        async def with_more(record: Any) -> Json:
+            return await self._with_more(record, self._address(record, group))
+
+        return await side_by_side(self._http.concurrency, with_more, alive)
+
+    def _address(self, record: Any, group: str | None) -> dict[str, Any]:
+        """What templates know of a record's place that a listing shows; the key only where it shows that."""
+        key = self._records.key_in(record)
+        return {"id": self._records.id_of(record), "group": group, **({} if key is None else {"key": key})}

@@ -1,0 +1,93 @@
+"""One record of a third party, as an answer shows it: its key, id, business group, mapped fields, whether it is gone.
+
+Pure: no calls. Not here: reading (``reads.py``), writing (``writes.py``), single fields (``codecs.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import unquote
+
+import jmespath
+
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.config import Target
+from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.ports import Found, Item, Json
+
+
+class Records:
+    """The records of one target. ``mapped_fields`` are the payload's fields, the only ones compared."""
+
+    def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
+        self.own_ids = target.ids == "theirs"
+        self.codecs = Codecs(target.fields, mapped_fields)
+        self._http = http
+        self._target = target
+        self._id = jmespath.compile(target.id)
+        self._group = jmespath.compile(target.group) if target.group else None
+        self._gone = jmespath.compile(target.gone_when) if target.gone_when else None
+
+    def address(self, item: Item) -> dict[str, Any]:
+        """What templates know of a record's place."""
+        return {"key": item.key, "id": item.external_id if self.own_ids else item.key, "group": item.group}
+
+    def fits(self, key: str) -> bool:
+        """Whether a record of this key can be written there."""
+        pattern = self._target.key_pattern
+        return pattern is None or re.fullmatch(pattern, key) is not None
+
+    def key_in(self, record: Any) -> str | None:
+        """Our key in a record; None where there is none."""
+        return group_text(self.codecs.decode(record)[self._target.key_field]) if isinstance(record, dict) else None
+
+    def key_of(self, record: Any) -> str:
+        """Our key in a record. Raises CallFailed where there is none."""
+        if (key := self.key_in(record)) is None:
+            raise self._http.garbage(f"no '{self._target.key_field}' in a record of the third party", record)
+        return key
+
+    def id_of(self, record: Any) -> str:
+        """Its id, which is the key where that is ours. Raises CallFailed where there is none."""
+        if not self.own_ids:
+            return self.key_of(record)
+        if (external_id := self._their_id(record)) is None:
+            raise self._http.garbage(f"no id at '{self._target.id}' in a record of the third party", record)
+        return external_id
+
+    def is_gone(self, record: Any) -> bool:
+        """Whether it is shown though it is deleted or deactivated."""
+        return self._gone is not None and bool(self._http.search(self._gone, record))
+
+    def found(self, record: Any) -> Found:
+        """The record for the core. Raises CallFailed where it cannot be one."""
+        if not isinstance(record, dict):
+            raise self._http.garbage("a record of the third party is not an object", record)
+        fields: Json = self.codecs.decode(record)
+        key = group_text(fields[self._target.key_field])
+        group = group_text(self._http.search(self._group, record)) if self._group else None
+        return Found(key, self.id_of(record), group, fields)
+
+    def made_id(self, answer: Answer, place: str | None) -> str | None:
+        """The id of what a create made, by a header or in the record at ``place``; None where its answer has none."""
+        if (told := self._id_in_header(answer)) is not None:
+            return told
+        try:
+            record = self._http.search(jmespath.compile(place or self._target.record), answer.body)
+            return self._their_id(record[0] if isinstance(record, list) and len(record) == 1 else record)
+        except CallFailed:
+            return None
+
+    def _id_in_header(self, answer: Answer) -> str | None:
+        source = self._target.id_from
+        if source is None:
+            return None
+        match = re.search(source.pattern, answer.headers.get(source.header.lower(), ""))
+        return unquote(match[1]) or None if match and match[1] else None
+
+    def _their_id(self, record: Any) -> str | None:
+        return group_text(self._http.search(self._id, record)) if isinstance(record, dict) else None

@@ -1,0 +1,110 @@
+"""One write of one record: what its templates know, the call, and what its answer says.
+
+Not here: in which order, how often and at which revision is written (``writes.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.records import Records
+from sync_orchestrator.adapters.references import References
+from sync_orchestrator.config import Request, Target
+from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Item
+from sync_orchestrator.templates import TemplateFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the third party says of one record's write: the id it gave, if it says one, and the body."""
+
+    id: str | None
+    body: Any
+
+
+class Send(Protocol):
+    """The way one record's write takes to the third party: in a call of its own, or in one with others."""
+
+    async def __call__(self, item: Item, values: Values) -> Written:
+        """Writes the record; ``values`` is what templates know of it. Raises CallFailed for this record alone."""
+        ...
+
+
+class Sender:
+    """The writing calls of one target, a record at a time."""
+
+    def __init__(self, http: Http, target: Target, records: Records, references: References) -> None:
+        self._http = http
+        self._target = target
+        self._records = records
+        self._references = references
+
+    def place(self, item: Item) -> dict[str, Any]:
+        """What the templates of a delete know."""
+        return self._records.address(item)
+
+    def content(self, item: Item) -> dict[str, Any]:
+        """What the templates of a create or update know. Raises CallFailed for what cannot be written there."""
+        if not self._records.fits(item.key):
+            raise CallFailed(Failure.PERMANENT, f"its key does not fit key_pattern '{self._target.key_pattern}'")
+        try:
+            payload = self._records.codecs.encode(item.payload)
+        except MappingFailed as error:
+            raise CallFailed(Failure.PERMANENT, str(error)) from None
+        values = {**self.place(item), "payload": payload, "digest": digest(item.payload).hex()}
+        return {**values, "idempotency_key": self._idempotency_key(item, values)}
+
+    async def answer(self, call: Request, item: Item, values: Values, body: Any = None) -> Answer:
+        """One writing call; ``body`` is sent where it has none of its own. Raises CallFailed."""
+        known = await self._references.known(call, values)
+        answer = await self._http.send(
+            call, known, write=True, outcomes=self._target.outcomes, deadline=item.deadline, body=body)
+        if answer.content and answer.body is None and answer.text.strip() != "null":
+            raise self._http.garbage("the answer is not JSON", answer.text, write=True)
+        return answer
+
+    async def create(self, item: Item, values: Values) -> Written:
+        """The ``create`` call, with its idempotency key."""
+        call, idempotency = self._target.create, self._target.idempotency
+        assert call is not None
+        if idempotency is not None and idempotency.header is not None:
+            header = {idempotency.header: "{{ idempotency_key }}"}
+            call = call.model_copy(update={"headers": {**call.headers, **header}})
+        answer = await self.answer(call, item, values, values["payload"])
+        return Written(self._records.made_id(answer, call.record), answer.body)
+
+    async def update(self, item: Item, values: Values) -> Written:
+        """The ``update`` call."""
+        assert self._target.update is not None
+        return Written(None, (await self.answer(self._target.update, item, values, values["payload"])).body)
+
+    async def delete(self, item: Item, values: Values) -> Written:
+        """The ``delete`` call."""
+        assert self._target.delete is not None
+        return Written(None, (await self.answer(self._target.delete, item, values)).body)
+
+    async def refused(self, item: Item, values: Values) -> Written:
+        """The call in place of a delete that was refused."""
+        assert self._target.delete is not None
+        assert self._target.delete.refused is not None
+        return Written(None, (await self.answer(self._target.delete.refused, item, values)).body)
+
+    def unnamed(self, written: Written) -> CallFailed:
+        """The failure of a create whose answer names no id: it may have been carried out."""
+        return self._http.garbage(f"no id at '{self._target.id}' in the answer to a create", written.body, write=True)
+
+    def _idempotency_key(self, item: Item, values: Values) -> str:
+        ours = quote(item.idempotency_key or "")
+        if self._target.idempotency is None:
+            return ours
+        try:
+            return templates.text(self._target.idempotency.value, {**values, "idempotency_key": ours})
+        except TemplateFailed as error:
+            raise CallFailed(Failure.PERMANENT, self._http.shown(str(error))) from None

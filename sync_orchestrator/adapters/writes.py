@@ -1,0 +1,199 @@
+"""How one record is written: by which calls, in which order, at which revision, and what follows where one is refused.
+
+A write of several calls that breaks off is no success; the next push does all of them again. Not here: one call
+(``sending.py``), what is there already (``reads.py``), what a push asks for (``core/push_plan.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from sync_orchestrator.adapters.http import Values
+from sync_orchestrator.adapters.reads import Reads
+from sync_orchestrator.adapters.records import Records
+from sync_orchestrator.adapters.sending import Send, Sender, Written
+from sync_orchestrator.config import Request, Target
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Item
+
+Verb = Literal["create", "update", "delete", "refused"]
+
+
+class Writes:
+    """Creates, updates and deletes the records of one target; ``bulks`` are the verbs that go with others in one call.
+
+    Each method may raise CallFailed.
+    """
+
+    def __init__(
+        self, target: Target, sender: Sender, reads: Reads, records: Records, bulks: Mapping[Verb, Send] | None = None
+    ) -> None:
+        self._target = target
+        self._sender = sender
+        self._reads = reads
+        self._records = records
+        self._send: dict[Verb, Send] = {"create": sender.create, "update": sender.update, "delete": sender.delete,
+                                        "refused": sender.refused, **(bulks or {})}
+        refused = target.delete.refused if target.delete else None
+        calls: dict[Verb, Request | None] = {"update": target.update, "delete": target.delete, "refused": refused}
+        self._with_revision = {verb for verb, call in calls.items() if call is not None and "revision" in call.names()}
+        self._upsert: tuple[Callable[[Item], Awaitable[bool]], ...] = {
+            "update": (self._overwrite,),
+            "update_first": (self._overwrite, self._make, self._overwrite),
+            "create_first": (self._make, self._overwrite, self._make),
+        }[target.upsert]
+
+    async def create(self, item: Item) -> str:
+        """Makes the record and returns its id; with our ids that is an update, which makes what is missing."""
+        if self._records.own_ids:
+            return await self._create(item)
+        if await self.update(item) is None:
+            raise CallFailed(Failure.PERMANENT, "an update that should make the record finds nothing", missing=True)
+        return item.key
+
+    async def update(self, item: Item) -> str | None:
+        """Overwrites the record and returns its id; None where it is not there, and is not made."""
+        if self._records.own_ids:
+            return item.external_id if await self._overwrite(item) else None
+        for write in self._upsert:
+            if await write(item):
+                return item.key
+        return None
+
+    async def delete(self, item: Item) -> None:
+        """Removes the record, or deactivates it where that is refused; one that is gone already is no failure."""
+        if not self._records.own_ids and not self._records.fits(item.key):
+            return  # it cannot have been written
+        try:
+            await self._at_revision("delete", item, self._sender.place(item))
+        except CallFailed as failure:
+            if failure.missing:
+                return
+            if not _is_refusal(failure):
+                raise
+            if self._target.gone_when is not None and await self._is_gone(item):
+                return
+            if self._target.delete is None or self._target.delete.refused is None:
+                raise self._of_conflict("delete", failure) from None
+            await self._deactivate(item)
+
+    async def _create(self, item: Item) -> str:
+        try:
+            written = await self._send["create"](item, self._sender.content(item))
+        except CallFailed as failure:
+            revived = await self._revive(item) if failure.duplicate else None
+            if revived is None:
+                raise
+            return revived
+        external_id = written.id or await self._read_back(item, written)
+        await self._follow("create", replace(item, external_id=external_id), written)
+        return external_id
+
+    async def _make(self, item: Item) -> bool:
+        """Creates the record under our id; says whether it was not there yet."""
+        try:
+            written = await self._send["create"](item, self._sender.content(item))
+        except CallFailed as failure:
+            if failure.duplicate:
+                return False
+            raise
+        await self._follow("create", item, written)
+        return True
+
+    async def _overwrite(self, item: Item) -> bool:
+        """Updates the record; says whether it is there."""
+        try:
+            written = await self._at_revision("update", item, self._sender.content(item))
+        except CallFailed as failure:
+            if failure.missing:
+                return False
+            raise self._of_conflict("update", failure) from None
+        await self._follow("update", item, written)
+        return True
+
+    async def _read_back(self, item: Item, written: Written) -> str:
+        """The id of what a create has made without naming it: the record with our key and content."""
+        unnamed = self._sender.unnamed(written)
+        if self._target.lookup is None:
+            raise unnamed
+        try:
+            found = await self._reads.lookup(item.key, item.group)
+        except CallFailed:
+            raise unnamed from None
+        same = sorted(record.external_id for record in found if digest(record.fields) == digest(item.payload))
+        if not same:
+            raise unnamed
+        return same[0]
+
+    async def _revive(self, item: Item) -> str | None:
+        """Writes over a deleted record that keeps our key taken, and returns its id; None where there is none such."""
+        if self._target.gone_when is None or self._target.lookup is None:
+            return None
+        deleted = await self._reads.tombstones(item.key, item.group)
+        if not deleted:
+            return None
+        revived = replace(item, external_id=deleted[0])
+        if not await self._overwrite(revived):
+            return None
+        if await self._reads.read(revived) is None:
+            raise CallFailed(Failure.PERMANENT, "a deleted record keeps its key taken, and no update revives it")
+        return deleted[0]
+
+    async def _deactivate(self, item: Item) -> None:
+        try:
+            await self._at_revision("refused", item, self._sender.place(item))
+        except CallFailed as failure:
+            if not failure.missing:
+                raise self._of_conflict("refused", failure) from None
+
+    async def _is_gone(self, item: Item) -> bool:
+        present = await self._reads.present(item)
+        return present is None or present.gone
+
+    async def _at_revision(self, verb: Verb, item: Item, values: Values) -> Written:
+        """One write at the revision that the record has now; once more where that has moved on meanwhile."""
+        if verb not in self._with_revision:
+            return await self._send[verb](item, values)
+        try:
+            return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
+        except CallFailed as failure:
+            if not failure.conflict:
+                raise
+        return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
+
+    async def _revision(self, verb: Verb, item: Item) -> Any:
+        """Null for a record that the update itself makes."""
+        present = await self._reads.present(item)
+        if present is None and (verb != "update" or self._records.own_ids or self._target.upsert == "update_first"):
+            raise CallFailed(Failure.PERMANENT, "there is no such record", missing=True)
+        if present is not None and present.gone and verb != "update":
+            raise CallFailed(Failure.PERMANENT, "it is deleted already", missing=True)
+        return None if present is None else present.revision
+
+    def _of_conflict(self, verb: Verb, failure: CallFailed) -> CallFailed:
+        """What a write came to in the end: of a second conflict, that others are writing the record, which passes."""
+        if not (failure.conflict and verb in self._with_revision):
+            return failure
+        return CallFailed(Failure.TRANSIENT, f"its revision has moved on again: {failure.detail}",
+                          status=failure.status)
+
+    async def _follow(self, verb: Literal["create", "update"], item: Item, written: Written) -> None:
+        """The calls that belong to a write, in order; where one fails the record is there all the same."""
+        first = self._target.create if verb == "create" else self._target.update
+        answer = written.body
+        for call in first.then if first else ():
+            try:
+                answer = (await self._sender.answer(call, item, {**self._sender.content(item), "answer": answer})).body
+            except CallFailed as failure:
+                raise CallFailed(
+                    failure.kind, f"{call.method} {call.path}, after the {verb}: {failure.detail}",
+                    status=failure.status, retry_after=failure.retry_after, unknown=failure.unknown,
+                    external_id=item.external_id) from None
+
+
+def _is_refusal(failure: CallFailed) -> bool:
+    """Whether the other side has refused for good; not where nothing could be sent, or the address is wrong."""
+    return failure.kind is Failure.PERMANENT and failure.status is not None and not 300 <= failure.status < 400
