@@ -61,6 +61,8 @@ def settle(
     result = Settled()
     state = run(connection, statements.SYSTEM, name=name)[0]
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
+    run(connection, statements.LOCK, entity=[end.claim.entity for end in ordered],
+        key=[end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
     accepted = _acknowledge(connection, good)

@@ -36,6 +36,12 @@ SELECT p.entity, p.key, p.part, p.data FROM sync.parts p
 JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS k (entity, key) ON p.entity = k.entity AND p.key = k.key
 """
 
+# An update with a join takes its rows in whatever order the plan has; a settlement locks them in key order before that.
+LOCK = """
+SELECT FROM sync.records r JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key) USING (entity, key)
+ORDER BY r.entity, r.key FOR UPDATE OF r
+"""
+
 # Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record unsettled.
 ACKNOWLEDGE = """
 UPDATE sync.records r
@@ -97,9 +103,14 @@ RETURNING r.entity, r.key, r.external_id
 
 # Claimed but never sent.
 UNCLAIM = """
+WITH mine AS (
+    SELECT r.entity, r.key FROM sync.records r
+    JOIN unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[]) AS v (entity, key, token)
+         ON r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
+    ORDER BY r.entity, r.key FOR UPDATE OF r
+)
 UPDATE sync.records r SET lease_token = NULL, lease_until = NULL, intent_at = NULL
-FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[]) AS v (entity, key, token)
-WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
+FROM mine WHERE r.entity = mine.entity AND r.key = mine.key
 """
 
 ATTEMPTS = """

@@ -1,0 +1,207 @@
+"""Transactions that meet over the same rows: a deadlock is retried, and set-wise writes give no cause for one (rule 4).
+
+Each scene is brought about by waiting for locks, never for time. Not here: what is written (``test_drain.py``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+
+import pytest
+from conftest import World
+from fakes import lost_answer
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from sync_orchestrator.core.archive import merge
+from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.push import Claim, Pushed, claim
+from sync_orchestrator.core.push_plan import Step
+from sync_orchestrator.core.settle import settle
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.versions import Change, Stamp
+
+PID = "SELECT pg_backend_pid()"
+BLOCKED = "SELECT cardinality(pg_blocking_pids(%(pid)s)) > 0"
+COUNT_UP = "UPDATE counters SET n = n + 1 WHERE key = %(key)s"
+
+KEYS = ["a", "m", "z"]
+
+Work = Callable[[Connection], object]
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as pool:
+        yield pool
+
+
+def until_blocked(engine: Engine, pid: int) -> None:
+    """Returns once that backend waits for a lock of another."""
+    end = time.monotonic() + 30
+    with engine.connect() as connection:
+        while not run(connection, BLOCKED, pid=pid)[0][0]:
+            assert time.monotonic() < end, "it never came to wait for the other"
+
+
+def pid_of(connection: Connection) -> int:
+    return int(run(connection, PID)[0][0])
+
+
+def changes(keys: list[str], version: int) -> list[Change]:
+    def of(key: str) -> Change:
+        data = {"key": key, "name": "n", "store": "A"}
+        return Change(key, "shop", "create", Stamp(0, version, 0, digest(data)), data, "A")
+
+    return [of(key) for key in keys]
+
+
+def meet(engine: Engine, threads: ThreadPoolExecutor, blocker: Work, *works: Work) -> None:
+    """Runs each work, in a transaction that is not retried, into a lock that ``blocker`` holds until all of them wait.
+
+    Raises what a work raised.
+    """
+
+    def alone(work: Work, pids: SimpleQueue[int]) -> None:
+        with engine.begin() as connection:
+            run(connection, "SET LOCAL deadlock_timeout = '10ms'")
+            pids.put(pid_of(connection))
+            work(connection)
+
+    running: list[Future[None]] = []
+    with engine.begin() as connection:
+        blocker(connection)
+        for work in works:
+            pids: SimpleQueue[int] = SimpleQueue()
+            running.append(threads.submit(alone, work, pids))
+            until_blocked(engine, pids.get(timeout=30))
+    for future in running:
+        future.result(30)
+
+
+def lock_the_middle(connection: Connection) -> None:
+    run(connection, "SELECT FROM sync.records WHERE key = 'm' FOR UPDATE")
+
+
+def make_the_middle(connection: Connection) -> None:
+    run(connection, "INSERT INTO sync.records (entity, key) VALUES ('item', 'm')")
+
+
+def claimed(world: World) -> list[Claim]:
+    """Leases of all keys, whose records lie in the table the other way round."""
+    for number, key in enumerate(reversed(KEYS)):
+        in_transaction(world.engine, lambda c, key=key: merge(c, "item", changes([key], 1), world.entity.rules))
+        world.query("UPDATE sync.records SET ready = true, due_at = sync.clock() - make_interval(secs => %(ago)s) "
+                    "WHERE key = %(key)s", key=key, ago=10 - number)
+    claims = in_transaction(world.engine, lambda c: claim(c, ["item"], most=9, lease=20, landing=5))
+    assert sorted(each.key for each in claims) == KEYS
+    return claims
+
+
+def merging(world: World, keys: list[str], version: int) -> Work:
+    return lambda connection: merge(connection, "item", changes(keys, version), world.entity.rules)
+
+
+def settling(world: World, ends: list[Pushed]) -> Work:
+    system = world.config.third_parties["erp"]
+    return lambda connection: settle(connection, "erp", system, world.context.entities, ends)
+
+
+def test_what_lost_to_a_deadlock_is_done_again_from_its_start(engine: Engine, threads: ThreadPoolExecutor) -> None:
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE counters (key text PRIMARY KEY, n int NOT NULL)")
+        run(connection, "INSERT INTO counters VALUES ('a', 0), ('b', 0)")
+    attempts: list[int] = []
+    others: list[Future[None]] = []
+
+    def other_way_round(pids: SimpleQueue[int]) -> None:
+        with engine.begin() as connection:
+            run(connection, "SET LOCAL deadlock_timeout = '1h'")  # so that it is never the one to give in
+            run(connection, COUNT_UP, key="b")
+            pids.put(pid_of(connection))
+            run(connection, COUNT_UP, key="a")
+
+    def work(connection: Connection) -> str:
+        attempts.append(pid_of(connection))
+        run(connection, "SET LOCAL deadlock_timeout = '1ms'")
+        run(connection, COUNT_UP, key="a")
+        if not others:
+            pids: SimpleQueue[int] = SimpleQueue()
+            others.append(threads.submit(other_way_round, pids))
+            until_blocked(engine, pids.get(timeout=30))
+        run(connection, COUNT_UP, key="b")
+        return "done"
+
+    assert in_transaction(engine, work) == "done"
+    others[0].result(30)
+    assert len(attempts) == 2
+    with engine.begin() as connection:
+        assert dict(map(tuple, run(connection, "SELECT key, n FROM counters"))) == {"a": 2, "b": 2}
+
+
+def test_what_failed_otherwise_is_not_done_again(engine: Engine) -> None:
+    attempts: list[int] = []
+
+    def work(connection: Connection) -> None:
+        attempts.append(pid_of(connection))
+        run(connection, "SELECT 1 / 0")
+
+    with pytest.raises(DBAPIError, match="division by zero"):
+        in_transaction(engine, work)
+    assert len(attempts) == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_two_drains_that_merge_the_same_keys_the_other_way_round_wait_for_each_other(
+    world: World, threads: ThreadPoolExecutor, known: bool
+) -> None:
+    if known:
+        in_transaction(world.engine, merging(world, KEYS, 1))
+    meet(world.engine, threads, lock_the_middle if known else make_the_middle,
+         merging(world, KEYS, 2), merging(world, KEYS[::-1], 3))
+    stamps = world.query("SELECT key, version FROM sync.parts ORDER BY key")
+    assert [tuple(row) for row in stamps] == [(key, 3) for key in KEYS]
+
+
+@pytest.mark.parametrize("first", ["settlement", "merge"])
+@pytest.mark.parametrize("failure", [None, lost_answer()], ids=["acknowledged", "failed"])
+def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
+    world: World, threads: ThreadPoolExecutor, failure: CallFailed | None, first: str
+) -> None:
+    ends = [Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key, failure=failure)
+            for each in claimed(world)]
+    works = [settling(world, ends), merging(world, KEYS, 2)]
+    meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
+    rows = world.query("SELECT key, revision, applied_revision, lease_token FROM sync.records ORDER BY key")
+    applied = 0 if failure else 1
+    assert [tuple(row) for row in rows] == [(key, 2, applied, None) for key in KEYS]
+
+
+def test_two_settlements_of_the_same_keys_wait_for_each_other(world: World, threads: ThreadPoolExecutor) -> None:
+    """The later one finds its leases gone, whichever it is."""
+    ends = [Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key) for each in claimed(world)]
+    meet(world.engine, threads, lock_the_middle, settling(world, ends), settling(world, ends[::-1]))
+    rows = world.query("SELECT key, applied_revision, lease_token FROM sync.records ORDER BY key")
+    assert [tuple(row) for row in rows] == [(key, 1, None) for key in KEYS]
+
+
+@pytest.mark.parametrize("first", ["claims given back", "merge"])
+def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_other(
+    world: World, threads: ThreadPoolExecutor, first: str
+) -> None:
+    claims = claimed(world)
+    columns = {"entity": [each.entity for each in claims], "key": [each.key for each in claims],
+               "token": [each.token for each in claims]}
+
+    def give_back(connection: Connection) -> None:
+        run(connection, statements.UNCLAIM, **columns)
+
+    works = [give_back, merging(world, KEYS, 2)]
+    meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
+    rows = world.query("SELECT key, revision, lease_token FROM sync.records ORDER BY key")
+    assert [tuple(row) for row in rows] == [(key, 2, None) for key in KEYS]
