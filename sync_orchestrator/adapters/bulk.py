@@ -1,7 +1,7 @@
 """Many writes in one call: single writes that are under way at once are gathered, and each gets its own outcome.
 
-A record is still pushed by itself, so order, leases and attempts are what they are for a single call. Not here: what a
-single write is (``writes.py``), when a record is pushed (``core/drain.py``).
+A record is still pushed by itself, so order, leases and attempts are what they are for a call of its own. Not here:
+such calls (``sending.py``), what a write consists of (``writes.py``), when a record is pushed (``core/drain.py``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,13 +17,12 @@ from weakref import WeakKeyDictionary
 import jmespath
 
 from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.config import Bulk, Outcome, Request
+from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.references import References
+from sync_orchestrator.adapters.sending import Send, Written
+from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.ports import TOO_OLD
-
-Values = Mapping[str, Any]
-Resolve = Callable[[Request, Values], Awaitable[Values]]
+from sync_orchestrator.core.ports import TOO_OLD, Item
 
 _REMEMBERED = 10_000
 
@@ -41,15 +40,46 @@ class _Waiting:
             self.done.set_exception(failure)
 
 
-class InBulk:
-    """Calls of many items to one system. ``resolve`` adds what else the call's templates ask for."""
+def in_bulk(http: Http, target: Target, references: References) -> dict[str, Send]:
+    """The writes of a target that go with others, by verb; those that are set up alike go in one call."""
+    calls: list[InBulk] = []
+    sends: dict[str, Send] = {}
+    for verb in ("create", "update", "delete"):
+        bulk: Bulk | None = getattr(target, f"bulk_{verb}")
+        if bulk is None:
+            continue
+        call = next((call for call in calls if call.bulk == bulk), None)
+        if call is None:
+            call = InBulk(http, bulk, target.outcomes, references)
+            calls.append(call)
+        sends[verb] = _Sent(call, verb)
+    return sends
 
-    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], resolve: Resolve) -> None:
-        self._http = http
-        self._bulk = bulk
+
+class _Sent:
+    """One verb's way into calls with others."""
+
+    def __init__(self, call: InBulk, verb: str) -> None:
+        self._call = call
+        self._verb = verb
+        expression = call.bulk.result_id
+        self._id = jmespath.compile(expression) if expression else None
+
+    async def __call__(self, item: Item, values: Values) -> Written:
+        result = await self._call.write({**values, "op": self._verb}, item.deadline)
+        external_id = None if self._id is None else self._call.http.search(self._id, result)
+        return Written(_text(external_id), result)
+
+
+class InBulk:
+    """Calls of many items to one system."""
+
+    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References) -> None:
+        self.http = http
+        self.bulk = bulk
         self._outcomes = outcomes
-        self._resolve = resolve
-        self._item_request = bulk.request.model_copy(update={"outcomes": bulk.outcomes})
+        self._references = references
+        self._of_an_item = bulk.request.model_copy(update={"outcomes": bulk.outcomes})
         self._results = jmespath.compile(bulk.results) if bulk.results else None
         self._result_key = jmespath.compile(bulk.result_key)
         self._status = jmespath.compile(bulk.status) if bulk.status else None
@@ -59,7 +89,7 @@ class InBulk:
         self._alone: dict[str, None] = {}
 
     async def write(self, item: Values, deadline: float | None = None) -> Any:
-        """Sends an item (``key``, ``id``, ``group``, ``payload``…) with others; returns its result.
+        """Sends an item (``op``, ``key``, ``id``, ``group``, ``payload``…) with others; returns its result.
 
         The result is None where the configuration names no ``results``. ``deadline``: the monotonic time before which
         the call must begin. Raises CallFailed.
@@ -74,21 +104,21 @@ class InBulk:
         return await waiting.done
 
     def _gather(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
-        place = waiting.item["group"] if self._bulk.by_group else None
+        place = waiting.item["group"] if self.bulk.by_group else None
         queues = self._queues.setdefault(loop, {})
         queue = queues.setdefault(place, [])
         queue.append(waiting)
-        if len(queue) >= self._bulk.size:
+        if len(queue) >= self.bulk.size:
             self._flush(queues, place, queue)
         elif len(queue) == 1:
-            loop.call_later(self._bulk.gather, self._flush, queues, place, queue)
+            loop.call_later(self.bulk.gather, self._flush, queues, place, queue)
 
     def _flush(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
         """Sends a queue unless that was done already, when it was full."""
         if queues.get(place) is not queue:
             return
         del queues[place]
-        for batch in _portions(queue, self._bulk.bytes):
+        for batch in _portions(queue, self.bulk.bytes):
             self._begin(batch)
 
     def _begin(self, batch: Sequence[_Waiting]) -> None:
@@ -111,16 +141,17 @@ class InBulk:
             await self._succeeded(batch, answer)
 
     async def _call(self, batch: Sequence[_Waiting]) -> Answer:
-        values = await self._resolve(self._bulk.request, {
-            "items": [waiting.item for waiting in batch], "group": batch[0].item["group"]})
+        items = [waiting.item for waiting in batch]
+        values = await self._references.known(self.bulk.request, {"items": items, "group": items[0]["group"]})
         deadlines = [waiting.deadline for waiting in batch if waiting.deadline is not None]
-        return await self._http.send(self._bulk.request, values, write=True, outcomes=self._outcomes,
-                                     deadline=min(deadlines, default=None))
+        return await self.http.send(
+            self.bulk.request, values, write=True, outcomes=self._outcomes, deadline=min(deadlines, default=None),
+            body=[item.get("payload", item["id"]) for item in items])
 
     async def _failed(self, batch: Sequence[_Waiting], failure: CallFailed) -> None:
         """The call as a whole failed: where less would do, or one bad item is to be found, it is sent in halves."""
         refused = failure.kind is Failure.PERMANENT and not failure.unknown
-        if len(batch) > 1 and (failure.too_large or (refused and self._bulk.atomic)):
+        if len(batch) > 1 and (failure.too_large or (refused and self.bulk.atomic)):
             middle = len(batch) // 2
             await self._send(batch[:middle])
             await self._send(batch[middle:])
@@ -157,27 +188,27 @@ class InBulk:
     def _results_of(self, batch: Sequence[_Waiting], answer: Answer) -> list[Any]:
         """A result for each item, in their order; a failure for those that have none."""
         assert self._results is not None
-        found = self._http.search(self._results, answer.body)
-        if isinstance(found, dict) and self._bulk.match != "position":
+        found = self.http.search(self._results, answer.body)
+        if isinstance(found, dict) and self.bulk.match != "position":
             by_name = found
         elif not isinstance(found, list):
-            raise self._http.garbage(f"no list of results at '{self._bulk.results}'", answer.text, write=True)
-        elif self._bulk.match == "position":
+            raise self.http.garbage(f"no list of results at '{self.bulk.results}'", answer.text, write=True)
+        elif self.bulk.match == "position":
             if len(found) != len(batch):
-                raise self._http.garbage(f"{len(found)} results for {len(batch)} items", answer.text, write=True)
+                raise self.http.garbage(f"{len(found)} results for {len(batch)} items", answer.text, write=True)
             return found
         else:
-            by_name = {_text(self._http.search(self._result_key, result)): result for result in found}
-        return [by_name.get(_text(waiting.item[self._bulk.match]), CallFailed(
+            by_name = {_text(self.http.search(self._result_key, result)): result for result in found}
+        return [by_name.get(_text(waiting.item[self.bulk.match]), CallFailed(
             Failure.TRANSIENT, "no result for it among those of its call", unknown=True)) for waiting in batch]
 
     async def _item_failure(self, answer: Answer, result: Any) -> CallFailed | None:
         if self._results is None:
             return None
-        status = None if self._status is None else self._http.search(self._status, result)
+        status = None if self._status is None else self.http.search(self._status, result)
         own = Answer(status if isinstance(status, int) else answer.status, answer.headers,
                      json.dumps(result).encode(), answer.url)
-        return await self._http.failure_of(own, self._item_request, self._outcomes, write=True)
+        return await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
 
 
 def _in_time(batch: Sequence[_Waiting]) -> list[_Waiting]:
@@ -194,7 +225,7 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
     portions: list[list[_Waiting]] = [[]]
     size = 0
     for waiting in queue:
-        length = 0 if most_bytes is None else len(json.dumps(waiting.item["payload"], ensure_ascii=False).encode())
+        length = 0 if most_bytes is None else len(json.dumps(dict(waiting.item), ensure_ascii=False).encode())
         if most_bytes is not None and portions[-1] and size + length > most_bytes:
             portions.append([])
             size = 0

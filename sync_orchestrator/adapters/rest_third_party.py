@@ -5,34 +5,31 @@ Not here: what is read how (``reads.py``), what is written how (``writes.py``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
+from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.reads import Reads
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
-from sync_orchestrator.adapters.sending import Send, Sender
-from sync_orchestrator.adapters.writes import Verb, Writes
+from sync_orchestrator.adapters.sending import Sender
+from sync_orchestrator.adapters.writes import Writes
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.templates import names_in
 
 
 class RestThirdParty:
-    """Implements ``core.ports.ThirdParty``; ``mapped_fields`` are the payload's fields, the only ones compared.
+    """Implements ``core.ports.ThirdParty``; ``mapped_fields`` are the payload's fields, the only ones compared."""
 
-    ``bulks`` are the writes that do not take a call of their own.
-    """
-
-    def __init__(
-        self, http: Http, target: Target, mapped_fields: tuple[str, ...], bulks: Mapping[Verb, Send] | None = None
-    ) -> None:
+    def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
         self._http = http
         self.traits = traits_of(target)
         records = Records(http, target, mapped_fields)
         references = References(http, target.references, target.outcomes)
         self._reads = Reads(http, target, records, references)
-        self._writes = Writes(target, Sender(http, target, records, references), self._reads, records, bulks)
+        self._writes = Writes(target, Sender(http, target, records, references), self._reads, records,
+                              in_bulk(http, target, references))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
@@ -68,7 +65,8 @@ class RestThirdParty:
 
 def traits_of(target: Target) -> Traits:
     """What a third party can do, as its configuration says."""
-    addresses = [call.path for call in (target.update, target.delete, target.read) if call is not None]
+    bulks = [bulk.request for bulk in (target.bulk_update, target.bulk_delete) if bulk is not None]
+    addresses = [call.path for call in (target.update, target.delete, target.read, *bulks) if call is not None]
     return Traits(
         own_ids=target.ids == "theirs",
         can_lookup=target.lookup is not None,

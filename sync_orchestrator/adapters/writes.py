@@ -29,13 +29,13 @@ class Writes:
     """
 
     def __init__(
-        self, target: Target, sender: Sender, reads: Reads, records: Records, bulks: Mapping[Verb, Send] | None = None
+        self, target: Target, sender: Sender, reads: Reads, records: Records, bulks: Mapping[str, Send] | None = None
     ) -> None:
         self._target = target
         self._sender = sender
         self._reads = reads
         self._records = records
-        self._send: dict[Verb, Send] = {"create": sender.create, "update": sender.update, "delete": sender.delete,
+        self._send: dict[str, Send] = {"create": sender.create, "update": sender.update, "delete": sender.delete,
                                         "refused": sender.refused, **(bulks or {})}
         refused = target.delete.refused if target.delete else None
         calls: dict[Verb, Request | None] = {"update": target.update, "delete": target.delete, "refused": refused}

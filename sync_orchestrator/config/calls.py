@@ -294,7 +294,9 @@ class Reference(Get):
 class Bulk(Model):
     """Many records in one call, instead of one call each.
 
-    Names in ``request``: ``items``, a list of ``{key, id, group, payload, digest}``, and ``group`` where ``by_group``.
+    Names in ``request``: ``items``, a list of ``{op, key, id, group, payload, digest, idempotency_key}`` (of a delete
+    ``{op, key, id, group}``), and ``group`` where ``by_group``. ``op`` is ``create``, ``update`` or ``delete``: those
+    set up alike go in one call. Without a body of its own, a list of the payloads (of a delete, of the ids) is sent.
     """
 
     request: Write

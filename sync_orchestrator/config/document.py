@@ -63,6 +63,12 @@ class Config(Model):
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
 
+    def records_at_once(self, system: str) -> int:
+        """How many records are pushed at once at a third party: its connections, or enough to fill its bulk calls."""
+        sizes = [bulk.size for entity in self.entities.values() if entity.third_party.system == system
+                 for bulk in entity.third_party.bulks().values()]
+        return max(self.third_parties[system].concurrency, 2 * max(sizes, default=0))
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if wrong := [*self._names(), *self._timeouts()]:

@@ -20,7 +20,6 @@ from sync_orchestrator.config.calls import (
     Listing,
     Outcome,
     Reference,
-    Request,
     Revision,
     Write,
     check_followers,
@@ -185,14 +184,27 @@ class Target(Model):
         self._check_ids()
         self._check_names()
         self._check_revision()
-        self._check_supported()
+        self._check_bulks()
         return self
 
-    def _check_supported(self) -> None:
-        """What is planned and does nothing yet is refused, rather than passed over."""
-        for name in ("bulk_create", "bulk_update", "bulk_delete"):
-            if getattr(self, name):
-                raise ValueError(f"'{name}' is not supported yet")
+    def bulks(self) -> dict[str, Bulk]:
+        """The calls of many records, by the name of their field."""
+        names = ("bulk_create", "bulk_update", "bulk_delete")
+        return {name: bulk for name in names if (bulk := getattr(self, name)) is not None}
+
+    def _check_bulks(self) -> None:
+        for name, bulk in self.bulks().items():
+            if "group" in bulk.request.names() and not bulk.by_group:
+                raise ValueError(f"{name}: {{{{ group }}}} in its request needs by_group: true; otherwise a call holds "
+                                 "records of several groups")
+            if self.revision is not None and name != "bulk_create":
+                raise ValueError(f"{name}: with 'revision' a record takes a call of its own, by '{name[5:]}'")
+        create = self.bulk_create
+        if create is not None and self.ids == "theirs":
+            if create.match == "id":
+                raise ValueError("bulk_create: what is made has no id yet: match by position or key")
+            if create.result_id is None and self.lookup is None:
+                raise ValueError("bulk_create needs 'result_id', or 'lookup' to find what was made")
 
     def _check_ids(self) -> None:
         """What belongs to one kind of ids is refused with the other."""
@@ -234,9 +246,7 @@ class Target(Model):
         check_followers("update", self.update, followed)
         if self.delete is not None:
             check_names({"delete.refused": self.delete.refused}, {"delete.refused": removed})
-        bulks: dict[str, Request | None] = {
-            name: bulk.request for name in ("bulk_create", "bulk_update", "bulk_delete")
-            if (bulk := getattr(self, name)) is not None}
+        bulks = {name: bulk.request for name, bulk in self.bulks().items()}
         check_names(bulks, dict.fromkeys(bulks, place | {"items"}))
         for name, call in self.also.items():
             check_names({f"also.{name}": call}, {f"also.{name}": record})

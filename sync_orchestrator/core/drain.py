@@ -185,7 +185,7 @@ class _Drain:
 
 
 class _Pusher:
-    """Keeps up to ``concurrency`` pushes under way at one third party, and settles them as they end."""
+    """Keeps up to ``Config.records_at_once`` pushes under way at one third party, and settles them as they end."""
 
     def __init__(self, owner: _Drain, context: Context, name: str, system: ThirdPartySystem,
                  group: tuple[str, str] | None) -> None:
@@ -193,6 +193,7 @@ class _Pusher:
         self._context = context
         self._name = name
         self._system = system
+        self._at_once = context.config.records_at_once(name)
         self._group = group
         self._under_way: set[asyncio.Task[Pushed]] = set()
         self._claimed: list[Claim] = []
@@ -200,7 +201,7 @@ class _Pusher:
     async def run(self) -> None:
         while True:
             wait = 0.0
-            if not self._drain.ended and len(self._claimed) < self._system.concurrency:
+            if not self._drain.ended and len(self._claimed) < self._at_once:
                 wait = await self._claim()
             self._start()
             if self._under_way:
@@ -214,7 +215,7 @@ class _Pusher:
         await self._give_back()
 
     def _start(self) -> None:
-        while self._claimed and len(self._under_way) < self._system.concurrency and not self._drain.ended:
+        while self._claimed and len(self._under_way) < self._at_once and not self._drain.ended:
             claimed = self._claimed.pop(0)
             self._under_way.add(asyncio.create_task(push(self._context.entities[claimed.entity], claimed)))
 
@@ -236,7 +237,7 @@ class _Pusher:
             return state, [], _LONGEST_WAIT
         group = None if self._group is None else self._group[1]
         claims = claim(
-            connection, names, most=2 * self._system.concurrency - len(self._claimed),
+            connection, names, most=2 * self._at_once - len(self._claimed),
             lease=self._context.config.limits.lease, landing=self._system.landing_seconds, group=group,
             probe=state.probe,
         )
