@@ -113,7 +113,8 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
         loop = asyncio.get_running_loop()
         async with locks.setdefault(loop, asyncio.Lock()):
             while not left:
-                start = loop.time() + await asyncio.to_thread(reserve)
+                wait = await asyncio.to_thread(reserve)
+                start = loop.time() + wait
                 left.extend(start + n * step for n in reversed(range(chunk)))
             at = left.pop()
         if (delay := at - loop.time()) > 0:
