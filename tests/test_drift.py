@@ -64,14 +64,14 @@ def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world:
 
 def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_id(world: World) -> None:
     synced(world)
-    for _ in range(4):
+    for _ in range(5):
         for record in world.erp.of_key("k001"):
             del world.erp.store[id_of(world, record["code"])]
         world.later(1)
         result = world.validate(full=True)
         world.drain()
     assert [(drift.kind, drift.status) for drift in result.drift] == [("missing", "stubborn")]
-    assert (world.erp.calls["create"], stubborn_alerts(world)) == (6, 1)
+    assert (world.erp.calls["create"], stubborn_alerts(world)) == (7, 1)
 
 
 def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_world: Callable[..., World]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -213,10 +213,11 @@ class _Validation:
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
         confirmed = self._untouched(connection, confirmed)  # after ``before``: a repair that it shows is seen here, too
         samples = self._samples(connection, confirmed)
-        statuses = self._statuses(connection, confirmed, before)
+        ids = _ids(confirmed, before)
+        statuses = self._statuses(connection, confirmed, ids, before)
         self.result.drift = [
-            Drift(suspect.key, _kind(suspect, there), _id(there), sample, status)
-            for (suspect, there), sample, status in zip(confirmed, samples, statuses, strict=True)
+            Drift(suspect.key, _kind(suspect, there), external_id, sample, status)
+            for (suspect, there), external_id, sample, status in zip(confirmed, ids, samples, statuses, strict=True)
         ]
         self._note(connection, confirmed)
         run(connection, statements.DRIFT_GONE, **self._ours(since))
@@ -227,12 +228,16 @@ class _Validation:
         return True
 
     def _statuses(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]],
-                  before: dict[Any, Any]) -> list[str]:
+                  ids: Sequence[str | None], before: dict[Any, Any]) -> list[str]:
         size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
         cap = self._settings.deletions.cap(size)
         extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
         self._tell_of_cap(connection, "extra", extra, cap)
-        return [self._status(suspect, there, before, capped=extra > cap) for suspect, there in confirmed]
+        return [
+            self._status(suspect, there, before.get((suspect.key, _kind(suspect, there), external_id)),
+                         capped=extra > cap)
+            for (suspect, there), external_id in zip(confirmed, ids, strict=True)
+        ]
 
     def _tell_of_cap(self, connection: Connection, kind: str, count: int, cap: int) -> bool:
         """Says whether there are more of a kind than may be deleted at once."""
@@ -244,8 +249,7 @@ class _Validation:
             alerts.resolve(connection, "delete_cap", f"{place}: {kind}")
         return count > cap
 
-    def _status(self, suspect: Suspect, there: Found | None, before: dict[Any, Any], *, capped: bool) -> str:
-        earlier = before.get((suspect.key, _kind(suspect, there), _id(there)))
+    def _status(self, suspect: Suspect, there: Found | None, earlier: Any, *, capped: bool) -> str:
         if suspect.kind in ("foreign", "twin"):
             return "left"
         unchanged = earlier is not None and _same(earlier.ours, suspect.ours) and _same(
@@ -393,9 +397,22 @@ def _kind(suspect: Suspect, there: Found | None) -> str:
     return "different" if suspect.kind == "missing" and there is not None else suspect.kind
 
 
-def _id(there: Found | None) -> str | None:
-    """The id under which it is there: a missing record has none, and is the same difference after each repair."""
-    return None if there is None else there.external_id
+def _ids(confirmed: Sequence[tuple[Suspect, Found | None]], before: Collection[tuple[str, str, str | None]]
+         ) -> list[str | None]:
+    """The ids that differences are noted under.
+
+    A record that is missing again after it was made again has another id each time. It is noted without one, so that a
+    record which vanishes after every repair is known to have come back.
+    """
+    missing_before = {key for key, kind, _ in before if kind == "missing"}
+
+    def of(suspect: Suspect, there: Found | None) -> str | None:
+        if there is not None:
+            return there.external_id
+        known = suspect.key not in missing_before or (suspect.key, "missing", suspect.external_id) in before
+        return suspect.external_id if known else None
+
+    return [of(suspect, there) for suspect, there in confirmed]
 
 
 def _same(one: Any, other: Any) -> bool:
