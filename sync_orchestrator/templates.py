@@ -184,7 +184,9 @@ def _plus(found: Any, **fields: Any) -> dict[str, Any]:
 
 def _uuid(found: Any) -> str:
     """A UUID that is the same for the same text."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, _plain(found)))
+    if not (plain := _plain(found)):
+        raise TemplateFailed("a UUID is made of a text that is not empty")
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, plain))
 
 
 @pass_context  # so that it is looked up each time, not once when the template is compiled

@@ -12,14 +12,14 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
-from sync_orchestrator.config import document, entities, sources
+from sync_orchestrator.config import calls, document, entities, sources, targets
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.config.types import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 
 DESCRIBED = {
-    model for module in (document, entities, sources) for model in vars(module).values()
+    model for module in (calls, document, entities, sources, targets) for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__}
 SAYS_IT_ALL = {"limits", "alerts", "validation", "deletions", "sql", "files", "kind"}
 """Fields whose own model, or whose values, say what they are."""

@@ -126,6 +126,17 @@ def test_a_body_keeps_the_kinds_of_its_values(template: Any, filled: Any) -> Non
     assert templates.value(template, VALUES) == filled
 
 
+def test_an_object_goes_with_more_fields_where_they_are_not_null() -> None:
+    values = {"payload": {"name": "n", "old": 1}, "revision": 7, "none": None}
+    filled = templates.value("{{ payload | plus(_rev=revision, old=2, gone=none) }}", values)
+    assert (filled, values["payload"]) == ({"name": "n", "old": 2, "_rev": 7}, {"name": "n", "old": 1})
+
+
+def test_a_uuid_is_the_same_for_the_same_text_and_another_for_another() -> None:
+    made = [templates.text("{{ key | uuid }}", {"key": key}) for key in ("a/b", "a/b", "a/c")]
+    assert made[0] == made[1] == "91410e86-9161-5317-9576-be5c7660f085" != made[2]
+
+
 @given(payload=json_values)
 def test_a_value_is_never_a_template_and_goes_into_a_body_unchanged(payload: Any) -> None:
     filled = templates.value({"data": "{{ payload }}", "text": "{{ payload | tojson }}"}, {"payload": payload})
@@ -145,6 +156,9 @@ def test_a_value_is_never_a_template_and_goes_into_a_body_unchanged(payload: Any
     pytest.param("a {{ ids }}", "a list stands in a text by '| tojson' only", id="a list in a text"),
     pytest.param("a {{ payload.keys }}", "a function stands in a text", id="a method"),
     pytest.param("{{ payload.keys }}", "a function is no value", id="a method as a value"),
+    pytest.param("{{ key | plus(a=1) | tojson }}", "fields are added to an object only", id="fields for a text"),
+    pytest.param("{{ payload | plus(a=nope) | tojson }}", "'nope' is undefined", id="an unknown name as a field"),
+    pytest.param("{{ none | uuid }}", "a text that is not empty", id="a UUID of nothing"),
     pytest.param("{{ ids | sum }}", "TypeError", id="a filter that does not fit"),
     pytest.param("{{ 1 / 0 }}", "ZeroDivisionError", id="arithmetic"),
     pytest.param("{{ '{x}'.format() }}", "KeyError", id="a format without its value"),

@@ -124,6 +124,7 @@ class Listing(Request):
     """
 
     items: Expression = "@"
+    """Where the list stands in the answer; it may be shaped there, such as ``rows[].{id: @}``."""
     total: Expression | None = None
     """Where the number of all items stands: at so many the listing ends, and one that ends earlier is a failure. Only
     with paging ``none``, ``page`` and ``offset``; not for a number that the server caps."""
@@ -136,6 +137,7 @@ class Listing(Request):
     next_header: str | None = None
     """The header in which it stands instead."""
     first_page: int = 1
+    """The number of the first page, with paging ``page``."""
     size: int = Field(default=100, ge=1)
     """How many items are asked for. A server may give fewer: only an empty page, or no next one, is the end."""
     short_page_ends: bool = False
@@ -171,7 +173,9 @@ class Basic(Model):
 
     kind: Literal["basic"]
     user: str
+    """Who we are there."""
     password: str = Field(repr=False)
+    """Of that user."""
 
 
 class Bearer(Model):
@@ -179,6 +183,7 @@ class Bearer(Model):
 
     kind: Literal["bearer"]
     token: str = Field(repr=False, pattern=r"^[\x21-\x7e]+$")
+    """The token alone, without the word."""
 
 
 class Login(Model):
@@ -192,6 +197,7 @@ class Login(Model):
     base_url: str | None = Field(default=None, pattern=r"^https?://")
     """Where the login is, if elsewhere than the system; the system's ``headers`` are sent there, too."""
     request: Request = Field(repr=False)
+    """The call that gives the token."""
     token: Expression = "body.token"
     """Over ``{status, body, text, headers}``."""
     refresh: Expression | None = None
@@ -203,6 +209,7 @@ class Login(Model):
     expires_in: Expression | None = None
     """Where the token's lifetime in seconds stands, or the time of its end; it is renewed a little earlier."""
     headers: dict[str, Template] = Field(default={"Authorization": "Bearer {{ token }}"}, repr=False)
+    """What proves with each call that we are logged in."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
@@ -236,14 +243,19 @@ class Http(Model):
     """How a system is reached over HTTP."""
 
     base_url: str = Field(pattern=r"^https?://")
+    """The address that all paths stand below."""
     headers: dict[str, Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
+    """Sent with every call."""
     auth: Auth | None = None
+    """How it knows us."""
     timeout: Seconds = 10
     """The deadline of one call."""
     concurrency: int = Field(default=32, ge=1, le=1000)
     """Calls under way at once, in one process."""
     outcomes: list[Outcome] = []
+    """What its answers mean where their status does not say it plainly."""
     throttle: Throttle = Throttle()
+    """Where its answers say how long to wait."""
 
 
 class IdFrom(Model):
@@ -289,6 +301,7 @@ class Reference(Get):
     """
 
     keep: Seconds = 300
+    """How long what it found is believed."""
 
 
 class Bulk(Model):
@@ -300,7 +313,9 @@ class Bulk(Model):
     """
 
     request: Write
+    """The call."""
     size: int = Field(default=100, ge=2, le=10_000)
+    """The most records in one call."""
     bytes: int | None = Field(default=None, ge=1)
     """The largest body; more is sent in several calls."""
     gather: Seconds = 0.02
@@ -316,9 +331,9 @@ class Bulk(Model):
     result_id: Expression | None = None
     """Where in a result the third party's id stands."""
     outcomes: list[Outcome] = []
-    """What a result means: over ``{status, body}``, ``body`` being the result, ``status`` its own where ``status`` says
-    where that stands."""
+    """What a result means: over ``{status, body}``, ``body`` being the result, ``status`` its own."""
     status: Expression | None = None
+    """Where in a result its own status stands."""
     atomic: bool = False
     """One bad item fails the whole call, which then wrote nothing: it is halved to find the bad one."""
 
@@ -332,6 +347,7 @@ class FilterCheck(Model):
     key: str = "sync-orchestrator-no-such-key"
     """A key that cannot exist."""
     off: bool = False
+    """Filters are believed without proof."""
 
 
 def check_names(calls: Mapping[str, Request | None], known: Mapping[str, set[str]]) -> None:

@@ -96,6 +96,7 @@ class Target(Model):
     """Where and how an entity's records are kept at the third party."""
 
     system: Name
+    """The third party, by its name under ``third_parties``."""
     adapter: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
     """``module:Class`` of your own in place of all below; it implements ``core.ports.ThirdParty``."""
     settings: dict[str, Any] = Field(default={}, repr=False)
