@@ -43,6 +43,7 @@ def test_a_source_that_cannot_work_is_refused(part: dict[str, Any], complaint: s
     ({"update": {"path": "/{{ id }}", "then": [{"path": "/{{ idd }}"}]}}, "update.then[0]: nothing fills in 'idd'"),
     ({"revision": {"path": "v"}, "update": {"path": "/{{ revision }}", "then": [{"path": "/{{ revision }}"}]}},
      "update.then[0]: nothing fills in 'revision'"),
+    ({"create": {"path": "/", "then": [{"path": "/"}]}}, "'create.then' needs 'update.then'"),
     ({"revision": {"path": "v"}}, "'revision' is sent by no call"),
     ({"revision": {}}, "say 'header' or 'path', one of them"),
     ({"id_from": {"header": "Location", "pattern": ".*/[^/]+"}}, "'pattern' needs a group"),

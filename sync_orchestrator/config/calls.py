@@ -81,8 +81,8 @@ class Write(Request):
     """Where the record stands in the answer; the target's ``record`` unless told."""
     then: list[Request] = []
     """Calls that belong to it, in order, such as the stock level after the product; they know ``id`` and ``answer``
-    besides, the body of the answer before. If one fails, the next attempt makes all of them again; ``also`` reads back
-    what they wrote."""
+    besides, the body of the answer before. If one fails, the next attempt makes all of them again, by an update. What
+    they write has to show in a mapped field, which ``also`` may read, or one that was never sent is not missed."""
 
 
 class Delete(Request):

@@ -182,6 +182,9 @@ class Target(Model):
                 raise ValueError("'create' is needed where the third party gives the ids")
             if self.upsert != "update":
                 raise ValueError(f"upsert '{self.upsert}' needs 'create'")
+        if self.create and self.create.then and not (self.update and self.update.then):
+            raise ValueError("'create.then' needs 'update.then': where such a call fails after its create, the next "
+                             "attempt is an update")
         self._check_ids()
         self._check_names()
         self._check_revision()
