@@ -7,8 +7,8 @@ it; the version guard decides. Not here: pushing (``drain.py``), merging (``arch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -21,8 +21,9 @@ from sync_orchestrator.core.archive import BACKFILL, clock, merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import DrainReport, drain
-from sync_orchestrator.core.errors import DeletionsHeld, GroupBusy
+from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.group_lease import GroupLease, leased
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
@@ -105,7 +106,7 @@ async def fill(
     ``allow_deletions`` raises the cap for this time. Goes on where an interrupted one stopped, if the listing allows.
     Raises GroupBusy, DeletionsHeld, CallFailed.
     """
-    async with _leased(context, entity.name, group) as lease:
+    async with leased(context, entity.name, group) as lease:
         work = _Fill(context, entity, lease, progress)
         await work.stream()
         await work.delete(allow_deletions)
@@ -124,7 +125,7 @@ async def bring_in_step(
     report = StepReport(entity.name, group)
     patience = context.config.limits.drain_seconds if patience is None else patience
     ends = asyncio.get_running_loop().time() + patience
-    async with _leased(context, entity.name, group) as lease:
+    async with leased(context, entity.name, group) as lease:
         await lease.phase("push")
         await _push(context, entity, lease, report, ends, progress)
         _pushed()
@@ -144,67 +145,8 @@ async def full_sync(
     return filled, await bring_in_step(context, entity, group, patience=patience, progress=progress)
 
 
-class _Lease:
-    """The hold on one business group; every write under it is fenced by the token."""
-
-    def __init__(self, context: Context, entity: str, group: str, row: object) -> None:
-        self._context = context
-        self.entity = entity
-        self.group = group
-        self.row = row
-        self.token: int = row.lease_token  # type: ignore[attr-defined]
-        self.seconds = context.config.limits.lease
-
-    def fenced(self, connection: Connection, statement: str, **params: object) -> object:
-        """Runs a statement that must still find the lease ours, and returns its row.
-
-        Raises GroupBusy where another has taken over.
-        """
-        rows = run(connection, statement, entity=self.entity, group=self.group, token=self.token, **params)
-        if not rows:
-            raise GroupBusy(f"another full sync has taken over {self.entity} {self.group}")
-        return rows[0]
-
-    async def phase(self, phase: str) -> None:
-        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
-            connection, statements.PHASE, phase=phase, lease=self.seconds))
-
-    async def renew(self) -> None:
-        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
-            connection, statements.RENEW, lease=self.seconds))
-
-
-@asynccontextmanager
-async def _leased(context: Context, entity: str, group: str) -> AsyncIterator[_Lease]:
-    def take(connection: Connection) -> _Lease:
-        run(connection, statements.ADD_GROUPS, entity=entity, groups=[group])
-        rows = run(connection, statements.TAKE, entity=entity, group=group, lease=context.config.limits.lease)
-        if not rows:
-            raise GroupBusy(f"a full sync of {entity} {group} is under way")
-        return _Lease(context, entity, group, rows[0])
-
-    lease = await asyncio.to_thread(in_transaction, context.engine, take)
-    renewing = asyncio.create_task(_keep(lease))
-    error: str | None = None
-    try:
-        yield lease
-    except Exception as failure:
-        error = str(failure)[:500]
-        raise
-    finally:
-        renewing.cancel()
-        in_transaction(context.engine, lambda connection: run(
-            connection, statements.LET_GO, entity=entity, group=group, token=lease.token, error=error))
-
-
-async def _keep(lease: _Lease) -> None:
-    while True:
-        await asyncio.sleep(lease.seconds / 3)
-        await lease.renew()
-
-
 class _Fill:
-    def __init__(self, context: Context, entity: EntityContext, lease: _Lease, progress: Progress | None) -> None:
+    def __init__(self, context: Context, entity: EntityContext, lease: GroupLease, progress: Progress | None) -> None:
         self._context = context
         self._entity = entity
         self._lease = lease
@@ -396,7 +338,7 @@ class _Fill:
         return change_of_read(row, part, self._epochs.get(part, 0), number)
 
 
-async def _push(context: Context, entity: EntityContext, lease: _Lease, report: StepReport, ends: float,
+async def _push(context: Context, entity: EntityContext, lease: GroupLease, report: StepReport, ends: float,
                 progress: Progress | None) -> None:
     loop = asyncio.get_running_loop()
     before = report.acknowledged
@@ -419,7 +361,7 @@ async def _push(context: Context, entity: EntityContext, lease: _Lease, report: 
         await asyncio.sleep(min(1.0, max(0.05, left.next)))
 
 
-def _complete(connection: Connection, lease: _Lease) -> int:
+def _complete(connection: Connection, lease: GroupLease) -> int:
     """Marks the group as synced and tries again all that failed: records, their events, events without record."""
     lease.fenced(connection, statements.COMPLETE)
     tried = run(connection, push_statements.UNPARK_GROUP, entity=lease.entity, group=lease.group)
