@@ -13,6 +13,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
 from sync_orchestrator.sensors.changes import business_groups, change_events
+from sync_orchestrator.sensors.polling import polled_sources
 from sync_orchestrator.sensors.schedules import schedules
 
 
@@ -22,11 +23,13 @@ def build(config: Config) -> dg.Definitions:
     full_sync = dg.define_asset_job(
         "full_sync", selection=dg.AssetSelection.assets(*keys).without_checks(), executor_def=dg.in_process_executor,
         description="Fills business groups from the sources and brings the third party in step: launch a backfill.")
+    polled = any(part.changes for entity in config.entities.values() for part in entity.parts.values())
     return dg.Definitions(
         assets=[entity_assets(name, entity) for name, entity in config.entities.items()],
         asset_checks=[mirror_check(name) for name in config.entities],
         jobs=[full_sync, incremental_sync, validate_job, validate_fully_job, maintenance],
-        sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs],
+        sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs,
+                 *([polled_sources] if polled else [])],
         schedules=schedules(config),
         resources={"system": System()},
         executor=dg.in_process_executor,

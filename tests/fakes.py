@@ -20,6 +20,7 @@ class FakeSource:
 
     keyset_listing = True
     can_read = True
+    can_poll = False
 
     def __init__(self, page: int = 100) -> None:
         self.rows: dict[str, PartRead] = {}
@@ -59,6 +60,12 @@ class FakeSource:
                 return
             position = keys[: self.page][-1]
             yield [self.rows[key] for key in keys[: self.page]], position
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        self._answer()
+        rows = [row for row in self.rows.values() if row.version >= since]
+        for start in range(0, len(rows), self.page):
+            yield rows[start : start + self.page]
 
     async def count(self, group: str) -> int | None:
         return sum(1 for row in self.rows.values() if row.group in (group, None))

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_names
-from sync_orchestrator.config.types import Expression, Model, Template
+from sync_orchestrator.config.types import Expression, Model, Seconds, Template
 from sync_orchestrator.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -125,6 +125,11 @@ class Part(Model):
     changes: Listing | None = None
     """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
     a time ``since`` (ISO 8601, UTC)."""
+    poll_every: Seconds = 30
+    """How often it is asked for its ``changes``, where it has that call."""
+    overlap: Seconds = 60
+    """How far before the newest change seen the next poll begins, for what is committed late; of versions that are
+    numbers, so many."""
     filter_check: FilterCheck = FilterCheck()
     """Of ``list`` where items do not tell their business group, of ``read_many`` where others come than asked for."""
     sql: Sql | None = None

@@ -23,6 +23,7 @@ ACTIONS = {
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
     "unusable": "Mend the records at their source; the next full sync of the group takes them.",
+    "not_asked": "See that the source is up and lets us in: until it answers, its changes are not known here.",
     "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
     "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
     "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",

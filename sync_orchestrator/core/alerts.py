@@ -1,7 +1,7 @@
 """Alerts: an outbox written in the transaction of what it tells of, and the sending of what it holds.
 
 Kinds: dead, held, breaker_open, drift, ahead, waiting_long, overdue, delete_cap, unusable, group_name,
-conservation, run_failed.
+conservation, run_failed, not_asked.
 ``docs/operations.md`` has a section for each.
 Not here: the texts of messages (``alert_messages.py``), how one is handed over (``alert_receivers.py``).
 """

@@ -41,6 +41,9 @@ class SourceSystem(Protocol):
     can_read: bool
     """True where one record can be read by key."""
 
+    can_poll: bool
+    """True where it can be asked what has changed."""
+
     async def read(self, key: str) -> PartRead | None:
         """The part of one record now, or None where the source has no such record."""
         ...
@@ -51,6 +54,10 @@ class SourceSystem(Protocol):
 
     def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group, each with the position from which a later call can go on."""
+        ...
+
+    def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        """Pages of what has changed since a version, in any order; only where ``can_poll``."""
         ...
 
     async def count(self, group: str) -> int | None:
