@@ -1,8 +1,8 @@
 """Sources that notify nobody are asked what has changed; what is new becomes change events.
 
 Each poll goes back by an overlap, for changes that were committed late; what the archive has already is passed over,
-and what is on its way is known by its id. Not here: when sources are asked (``sensors/polling.py``), what happens to the
-events (``events.py``).
+and what is on its way is known by its id. Not here: when sources are asked (``sensors/polling.py``), what happens to
+the events (``events.py``).
 """
 
 from __future__ import annotations
