@@ -14,7 +14,7 @@ from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core import push as pushing
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.ports import TOO_OLD, Found
@@ -202,3 +202,55 @@ def test_the_deadline_goes_with_every_write(world: World) -> None:
     claimed = claimed_one(world)
     asyncio.run(push(world.entity, replace(claimed)))
     assert deadlines == [claimed.deadline]
+
+
+def test_a_deletion_that_clears_what_a_search_shows_is_told_as_a_deletion(world: World) -> None:
+    world.erp.after = lambda verb, key: lost_answer() if verb == "create" else None
+    world.put("a")
+    world.drain()
+    world.erp.after = lambda verb, key: None
+    world.remove("a")
+    asyncio.run(work_off(world.context, 10, set()))
+    world.later(45)
+    world.drain()
+    steps = world.query("SELECT step, outcome FROM sync.push_attempts ORDER BY at")
+    assert [tuple(row) for row in steps] == [("create", "unknown"), ("delete", "acknowledged")]
+
+
+def test_an_answer_of_duplicate_whose_record_the_search_does_not_show_yet_is_tried_again(
+    make_world: Callable[..., World]
+) -> None:
+    world = make_world(system={"search_lag": 5})
+    made = world.erp.by_hand({"code": "a"})
+    hidden = world.erp.store.pop(made)
+    duplicate = CallFailed(Failure.PERMANENT, "answer 409", status=409, duplicate=True)
+    world.erp.before = lambda verb, key: duplicate if verb == "create" else None
+    world.put("a")
+    world.drain()
+    world.erp.store[made] = hidden
+    world.later(11)
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert (len(world.erp.store), world.row("a").parked, world.row("a").external_id) == (1, None, made)
+
+
+@pytest.mark.parametrize("verb", ["update", "read"])
+def test_an_adapter_that_raises_what_it_should_not_harms_its_own_record_only(world: World, verb: str) -> None:
+    world.put("poison")
+    world.put("other")
+    world.drain()
+    if verb == "read":
+        world.query("UPDATE sync.records SET unsettled_until = sync.clock() WHERE key = 'poison'")
+    world.erp.before = lambda called, key: KeyError("x") if (called, key) == (verb, "poison") else None
+    world.put("poison", name="next")
+    world.put("other", name="next")
+    world.drain()
+    assert world.mirrored()["other"]["name"] == "next"
+    row = world.row("poison")
+    assert (row.lease_token, row.attempts, row.parked, row.error) == (None, 1, None, "KeyError: 'x'")
+    assert (row.unsettled_until is not None)
+    world.erp.before = lambda called, key: None
+    for _ in range(3):
+        world.later(45)
+        world.drain()
+    assert world.mirrored() == world.truth()

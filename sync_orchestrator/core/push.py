@@ -1,14 +1,15 @@
 """One push: bringing one claimed record at the third party to its newest archived state.
 
 Not here: which records (``statements/push.py``), what a situation asks for (``push_plan.py``), what its end means for
-record, events and breaker (``settle.py``).
+record, events and breaker (``settle.py``), what older calls left beside the record (``left_behind.py``).
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
@@ -24,6 +26,8 @@ from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
 
 T = TypeVar("T")
+
+_log = logging.getLogger("sync_orchestrator.push")
 
 _before_call = CrashPoint("push.before_call")
 _after_call = CrashPoint("push.after_call")
@@ -54,6 +58,10 @@ class Claim:
     waiting_for: float
     """For how many seconds it has been waiting for something that it refers to."""
     parts: dict[str, Any]
+    unsettled_groups: tuple[str, ...] = ()
+    """Business groups under which calls may have been sent whose outcome is unknown, and the present one."""
+    late_creates: list[list[str]] = field(default_factory=list)
+    """Group and id of what creates made that came too late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,9 @@ class Pushed:
     """How a push ended.
 
     ``failure`` None: acknowledged (``digest`` None: the record is not there any more). ``postponed``: seconds to wait,
-    at no cost. ``called`` says whether the third party was asked anything.
+    at no cost. ``called`` says whether the third party was asked anything, ``created`` whether a record was made there,
+    ``cleared`` whether the old place of a move was, ``look_again`` in how many seconds a search would show all that an
+    older call left at other places (0: it was all seen).
     """
 
     claim: Claim
@@ -74,6 +84,8 @@ class Pushed:
     postponed: float | None = None
     held: bool = False
     created: bool = False
+    cleared: bool = False
+    look_again: float = 0.0
 
 
 def claim(
@@ -99,7 +111,7 @@ def claim(
             row.entity, row.key, row.group_key, row.revision, row.deleted, _bytes(row.applied_digest),
             row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
-            row.waiting_for, parts.get((row.entity, row.key), {}),
+            row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
         )
         for row in rows
     ]
@@ -116,11 +128,10 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     try:
         return await attempt.run()
     except CallFailed as failure:
-        rejected = wanted if attempt.refused or attempt.step is Step.REJECTED else None
-        return Pushed(
-            claimed, attempt.step, called=attempt.called, failure=failure, rejected_digest=rejected,
-            external_id=attempt.item.external_id,
-        )
+        return attempt.failed(failure)
+    except Exception as error:  # an adapter that somebody wrote: one record's trouble, not the drain's
+        _log.exception("a push of %s %r failed as none should", claimed.entity, claimed.key)
+        return attempt.failed(CallFailed(Failure.TRANSIENT, f"{type(error).__name__}: {error}", unknown=attempt.sent))
 
 
 def _bytes(value: Any) -> bytes | None:
@@ -151,22 +162,29 @@ class _Attempt:
             idempotency_key=f"{claimed.entity}/{claimed.key}/{claimed.group or ''}/{claimed.acknowledged_at}",
             deadline=claimed.deadline,
         )
+        self._elsewhere = tuple(
+            group for group in claimed.unsettled_groups
+            if traits.grouped_address and claimed.unsettled_for is not None and group != self.item.group)
         self._situation = Situation(
             deleted=claimed.deleted, digest=wanted, applied_digest=claimed.applied_digest,
             rejected_digest=claimed.rejected_digest, external_id=self.item.external_id,
             ever_applied=claimed.ever_applied, moved=self._moved, unsettled_for=claimed.unsettled_for,
+            elsewhere=bool(set(self._elsewhere) - ({claimed.applied_group} if self._moved else set())),
         )
         self.step = plan(self._situation, traits)
         self.called = False
         self.refused = False
+        self.sent = False
         self._wrote = False
         self._created = False
+        self._cleared = False
+        self._deleted = False
 
     async def run(self) -> Pushed:
         if self.step is Step.REJECTED:
             raise CallFailed(Failure.PERMANENT, "the third party refused this very payload before")
         if self.step is Step.HOLD:
-            return self._held()
+            return await self._hold()
         if self.step is Step.NOTHING:
             return self._acknowledged()
         self._begin()
@@ -176,6 +194,7 @@ class _Attempt:
             return self._postponed(wait)
         if self._moved and not self._claim.deleted:  # first, so that only one id has to be remembered
             await self._delete(replace(self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
+            self._cleared = True
         if self.step is Step.UPDATE and not await self._update():
             self._forget_id()
             if (wait := await self._look_up_if_asked()) is not None:
@@ -189,8 +208,24 @@ class _Attempt:
                 await self._delete(self.item)
             case Step.CREATE:
                 await self._create()
+        await self._take_back()
+        look_again = await self._clear_elsewhere()
         _after_call()
-        return self._acknowledged()
+        return self._acknowledged(look_again)
+
+    def failed(self, failure: CallFailed) -> Pushed:
+        """The end of a push that a failure ended."""
+        refused = self.refused or self.step is Step.REJECTED
+        return Pushed(
+            self._claim, self.step, called=self.called, failure=failure,
+            rejected_digest=self._wanted if refused else None, external_id=self._id_to_keep(),
+            created=self._created, cleared=self._cleared,
+        )
+
+    def _id_to_keep(self) -> str | None:
+        """The id at the new place of a move only once the old place, whose id is known till then, is cleared."""
+        moving = self._moved and not self._claim.deleted and not self._cleared
+        return None if moving else self.item.external_id
 
     def _begin(self) -> None:
         self._in_time()
@@ -243,12 +278,26 @@ class _Attempt:
         if known is not None:
             await self._delete(self.item)
         found = known
-        for place in sorted({self._claim.group or "", self._claim.applied_group or self._claim.group or ""}):
+        for place in sorted({self._claim.group or "", self.item.group or "", *self._elsewhere}):
             for record in await self._third_party.lookup(self.item.key, place or None):
-                if record.external_id != known:
+                if record.external_id != known or place != (self.item.group or ""):
                     await self._delete(replace(self.item, group=place or None, external_id=record.external_id))
                     found = record.external_id
         return found
+
+    async def _take_back(self) -> None:
+        """Deletes what creates made that came too late, now that the record's own id is known."""
+        for item in made_late(self._third_party, self.item, self._claim.late_creates):
+            await self._delete(item)
+
+    async def _clear_elsewhere(self) -> float:
+        """Deletes what older calls left at other places; says in how many seconds a search would show all of it."""
+        if not self._elsewhere or (self._claim.deleted and self._third_party.traits.own_ids):
+            return 0.0
+        for item in await found_at(self._third_party, self.item, self._elsewhere):
+            await self._delete(item)
+        searched = self._third_party.traits.own_ids and self._third_party.traits.can_lookup
+        return max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag) if searched else 0.0
 
     def _adopt(self, found: Sequence[Found]) -> None:
         ids = sorted(record.external_id for record in found)
@@ -256,6 +305,7 @@ class _Attempt:
 
     async def _delete(self, item: Item) -> None:
         self._in_time()
+        self.sent = self._deleted = True
         await self._third_party.delete(item)
 
     async def _update(self) -> bool:
@@ -272,6 +322,7 @@ class _Attempt:
         except CallFailed as failure:
             if failure.external_id is not None:
                 self.item = replace(self.item, external_id=failure.external_id)
+                self._created = True
             if not (failure.duplicate and self._third_party.traits.can_lookup):
                 raise
             await self._take_over(failure)
@@ -282,6 +333,9 @@ class _Attempt:
         """Another has the key: a record that somebody made, or that an older create of ours did."""
         refused, self.refused = self.refused, False
         self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
+        if self.item.external_id is None and self._search_lag:
+            raise CallFailed(Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet",
+                             status=duplicate.status) from duplicate
         if self.item.external_id is None or not await self._update():
             self.refused = refused
             raise duplicate
@@ -294,7 +348,7 @@ class _Attempt:
 
     async def _write(self, call: Callable[[Item], Awaitable[T]]) -> T:
         self._in_time()
-        self._wrote = True
+        self.sent = self._wrote = True
         try:
             return await call(self.item)
         except CallFailed as failure:
@@ -302,17 +356,25 @@ class _Attempt:
             raise
 
     def _postponed(self, wait: float) -> Pushed:
-        return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self.item.external_id)
+        return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self._id_to_keep(),
+                      cleared=self._cleared)
+
+    async def _hold(self) -> Pushed:
+        """A person decides of what is unknown; what is known to be too much goes."""
+        if self._claim.late_creates:
+            self._begin()
+            await self._take_back()
+        return self._held()
 
     def _held(self) -> Pushed:
-        return Pushed(self._claim, Step.HOLD, called=self.called, held=True, failure=CallFailed(
+        return Pushed(self._claim, Step.HOLD, called=self.called, held=True, cleared=self._cleared, failure=CallFailed(
             Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"))
 
-    def _acknowledged(self) -> Pushed:
+    def _acknowledged(self, look_again: float = 0.0) -> Pushed:
         gone = self._claim.deleted
         external_id = self.item.external_id if self.item.external_id is not None else self._claim.external_id
         settled = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
         return Pushed(
-            self._claim, self.step, called=self.called, digest=self._wanted,
-            external_id=None if gone and settled else external_id, created=self._created,
+            self._claim, Step.DELETE if gone and self._deleted else self.step, called=self.called, digest=self._wanted,
+            external_id=None if gone and settled else external_id, created=self._created, look_again=look_again,
         )

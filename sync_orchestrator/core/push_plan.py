@@ -34,7 +34,7 @@ class Situation:
     """A claimed record, as far as it matters for the next call.
 
     ``unsettled_for``: seconds until an older call of unknown outcome can no longer land; negative when that time is
-    over; None when every outcome is known.
+    over; None when every outcome is known. ``elsewhere``: an older call of unknown outcome went to another place.
     """
 
     deleted: bool
@@ -45,6 +45,7 @@ class Situation:
     ever_applied: bool
     moved: bool
     unsettled_for: float | None
+    elsewhere: bool = False
 
 
 def plan(situation: Situation, traits: Traits) -> Step:
@@ -66,7 +67,7 @@ def plan(situation: Situation, traits: Traits) -> Step:
         return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
     if settled and traits.search_first and traits.can_lookup:
         return Step.LOOK_UP
-    if settled or (traits.idempotent_create and not traits.can_lookup):
+    if settled or (traits.idempotent_create and not traits.can_lookup and not situation.elsewhere):
         return Step.CREATE
     return Step.LOOK_UP if traits.can_lookup else Step.HOLD
 

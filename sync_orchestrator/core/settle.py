@@ -20,7 +20,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_failure
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
@@ -85,8 +85,11 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> set[tuple[st
         digest=[end.digest for end in good],
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
         external_id=[end.external_id for end in good],
-        settles=[end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 for end in good],
+        settles=[end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 and not end.look_again
+                 for end in good],
         unsettled_until=[end.claim.unsettled_until for end in good],
+        late_creates=[json(end.claim.late_creates) for end in good],
+        look_again=[end.look_again for end in good],
     )
     return {(row.entity, row.key) for row in rows}
 
@@ -144,6 +147,7 @@ def _failures(
         external_id=[end.external_id for end in bad],
         unknown=[bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
+        cleared=[end.cleared for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
@@ -262,14 +266,16 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
     if not late:
         return
     made = {(end.claim.entity, end.claim.key): end for end in late if end.created}
+    records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
+    run(connection, statements.MARK_UNKNOWN, **records, landing=system.landing_seconds)
     rows = run(
-        connection, statements.MARK_UNKNOWN, landing=system.landing_seconds,
-        entity=[end.claim.entity for end in late], key=[end.claim.key for end in late],
-        external_id=[end.external_id if end.created else None for end in late],
+        connection, statements.REMEMBER_LATE, **records,
+        group=[end.claim.group for end in late], external_id=[end.external_id if end.created else None for end in late],
     )
     for row in rows:
         end = made.get((row.entity, row.key))
-        if end is not None and row.external_id != end.external_id:
+        another = row.external_id is not None and end is not None and row.external_id != end.external_id
+        if end is not None and another and row.lease_token is None:  # whoever holds it may be adopting this one
             result.twins.append(end)
 
 

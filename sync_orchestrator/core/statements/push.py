@@ -1,7 +1,7 @@
 """The statements of pushing: claims, settlements, the breaker, the shared rate."""
 
 # Out-of-step records that are due and that nobody pushes, live changes first. The claim is the announced intent:
-# it is committed before the call. A lease that ran out means a call of unknown outcome.
+# it is committed before the call, with the place that it goes to. A lease that ran out means a call of unknown outcome.
 CLAIM = """
 WITH due AS (
     SELECT entity, key FROM sync.records
@@ -14,12 +14,17 @@ WITH due AS (
 UPDATE sync.records r
 SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
     intent_at = sync.clock(),
+    unsettled_groups = ARRAY(
+        SELECT DISTINCT g FROM unnest(r.group_key || CASE
+            WHEN r.lease_token IS NULL AND r.unsettled_until IS NULL THEN '{}' ELSE r.unsettled_groups END) AS g
+        WHERE g IS NOT NULL ORDER BY g),
     unsettled_until = CASE WHEN r.lease_token IS NULL THEN r.unsettled_until
                            ELSE sync.clock() + make_interval(secs => %(landing)s) END
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until, coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
+          r.unsettled_until, r.unsettled_groups, r.late_creates,
+          coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
@@ -53,20 +58,23 @@ SET applied_revision = v.revision,
     first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
     attempts = 0, error = NULL, rejected_digest = NULL, lane = 0, waiting_since = NULL,
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
-    unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
-                           ELSE r.unsettled_until END,
+    unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until
+                            AND r.late_creates = v.late_creates THEN NULL ELSE r.unsettled_until END,
+    late_creates = CASE WHEN r.late_creates = v.late_creates THEN '[]' ELSE r.late_creates END,
     due_at = CASE WHEN r.revision <> v.revision THEN sync.clock()
-                  ELSE greatest(sync.clock(), coalesce(r.unsettled_until, sync.clock())) END
+                  ELSE greatest(sync.clock() + make_interval(secs => v.look_again),
+                                coalesce(r.unsettled_until, sync.clock())) END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(digest)s::bytea[],
             %(applied_group)s::text[], %(external_id)s::text[], %(settles)s::boolean[],
-            %(unsettled_until)s::timestamptz[])
-     AS v (entity, key, token, revision, digest, applied_group, external_id, settles, unsettled_until)
+            %(unsettled_until)s::timestamptz[], %(late_creates)s::jsonb[], %(look_again)s::float8[])
+     AS v (entity, key, token, revision, digest, applied_group, external_id, settles, unsettled_until, late_creates,
+           look_again)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key
 """
 
 # Not acknowledged: due again later, or parked. What may have landed leaves the record unsettled. A revision that
-# came meanwhile owes nothing to this failure.
+# came meanwhile owes nothing to this failure. Cleared: what was acknowledged is not there any more.
 FAIL = """
 UPDATE sync.records r
 SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
@@ -76,29 +84,46 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     rejected_digest = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN v.rejected_digest
                            ELSE coalesce(v.rejected_digest, r.rejected_digest) END,
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
-    external_id = coalesce(v.external_id, r.external_id),
+    external_id = CASE WHEN v.cleared THEN v.external_id ELSE coalesce(v.external_id, r.external_id) END,
+    applied_digest = CASE WHEN v.cleared THEN NULL ELSE r.applied_digest END,
+    applied_group = CASE WHEN v.cleared THEN NULL ELSE r.applied_group END,
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.unknown THEN greatest(
             coalesce(r.unsettled_until, '-infinity'), sync.clock() + make_interval(secs => %(landing)s))
         ELSE r.unsettled_until END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
             %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
-            %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[])
-     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits)
+            %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[], %(cleared)s::boolean[])
+     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits,
+           cleared)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
 """
 
-# A settlement that came too late: somebody else holds the record, and the call may have overwritten what they wrote.
+# A call that came too late: somebody else holds the record, and it may have overwritten what they wrote.
 MARK_UNKNOWN = """
 UPDATE sync.records r
 SET unsettled_until = greatest(coalesce(r.unsettled_until, '-infinity'),
                                sync.clock() + make_interval(secs => %(landing)s)),
-    due_at = CASE WHEN r.out_of_step THEN r.due_at ELSE sync.clock() + make_interval(secs => %(landing)s) END,
-    external_id = coalesce(r.external_id, v.external_id)
-FROM unnest(%(entity)s::text[], %(key)s::text[], %(external_id)s::text[]) AS v (entity, key, external_id)
+    due_at = CASE WHEN r.out_of_step THEN r.due_at ELSE sync.clock() + make_interval(secs => %(landing)s) END
+FROM unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key)
 WHERE r.entity = v.entity AND r.key = v.key
-RETURNING r.entity, r.key, r.external_id
+"""
+
+# Where it went, and what it made: this is the record where nobody has made another and nobody is about to, and in any
+# case it is not forgotten.
+REMEMBER_LATE = """
+UPDATE sync.records r
+SET external_id = CASE WHEN r.lease_token IS NULL AND r.group_key IS NOT DISTINCT FROM v.group_key
+                       THEN coalesce(r.external_id, v.external_id) ELSE r.external_id END,
+    unsettled_groups = ARRAY(SELECT DISTINCT g FROM unnest(r.unsettled_groups || v.group_key) AS g
+                             WHERE g IS NOT NULL ORDER BY g),
+    late_creates = CASE WHEN v.external_id IS NULL THEN r.late_creates
+                        ELSE r.late_creates || jsonb_build_array(jsonb_build_array(v.group_key, v.external_id)) END
+FROM unnest(%(entity)s::text[], %(key)s::text[], %(group)s::text[], %(external_id)s::text[])
+     AS v (entity, key, group_key, external_id)
+WHERE r.entity = v.entity AND r.key = v.key
+RETURNING r.entity, r.key, r.external_id, r.lease_token
 """
 
 # Claimed but never sent.
