@@ -150,6 +150,16 @@ async def test_a_tombstone_that_is_still_shown_is_taken_for_gone(server: Server)
     await erp.close()
 
 
+async def test_what_the_fetch_of_a_revision_shows_as_deleted_is_not_deleted_again(server: Server) -> None:
+    store = Store(server)
+    store.by_hand(code="k1", deleted=True)
+    revision = {"revision": {"path": "v"}, "delete": {"path": "/items/{{ id }}", "params": {"v": "{{ revision }}"}}}
+    erp = adapter(server, {**THEIRS, **GONE, **revision})
+    await erp.delete(item(external_id="x1"))
+    assert store.calls == {"GET items": 1}
+    await erp.close()
+
+
 def test_a_soft_deleted_record_is_in_step_and_neither_extra_nor_missing(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, **SOFT})

@@ -234,6 +234,21 @@ def test_the_first_of_two_linked_calls_is_not_repeated_as_a_create_when_the_seco
     world.close()
 
 
+@pytest.mark.parametrize("status", [504, 503, 422])
+async def test_a_second_call_that_fails_says_what_the_first_has_made_and_whether_it_may_still_land(
+    server: Server, status: int
+) -> None:
+    store = Store(server)
+    store.instead[PUT_STOCK] = [status, status]
+    erp = adapter(server, LINKED, "store", "count")
+    record = item(store="A", count=5)
+    failures = [await failure_of(erp.create(record)), await failure_of(erp.update(replace(record, external_id="x1")))]
+    assert {failure.external_id for failure in failures} == {"x1"}
+    assert {failure.unknown for failure in failures} == {status != 422}
+    assert all("PUT /stock/" in failure.detail for failure in failures)
+    await erp.close()
+
+
 @linked
 @pytest.mark.parametrize("lost", [POST_ITEMS, PUT_ITEMS, PUT_STOCK])
 @pytest.mark.parametrize("landed", [True, False])
@@ -451,6 +466,20 @@ async def test_where_a_listing_shows_ids_alone_each_record_is_read_by_its_id(
     listed = [found async for page in erp.pages("A") for found in page]
     assert [(found.key, found.group, found.fields["name"]) for found in listed] == [
         ("k1", "A", "name of k1"), ("k2", "A", "name of k2")]
+    await erp.close()
+
+
+async def test_a_listing_of_ids_goes_on_after_the_last_id(server: Server) -> None:
+    async def handler(request: Any) -> Response:
+        if request.url.path != "/items":
+            return JSONResponse({"id": request.url.path.split("/")[2], "code": "k"})
+        after = request.query_params.get("after", "")
+        return JSONResponse([item_id for item_id in ("x1", "x2", "x3") if item_id > after][:2])
+
+    server.handler = handler
+    listing = {"path": "/items", "params": {"after": "{{ after }}"}, "items": "[].{id: @}", "paging": "after"}
+    erp = adapter(server, {**THEIRS, "list_shows": "ids", "list": listing})
+    assert [[found.external_id for found in page] async for page in erp.pages("A")] == [["x1", "x2"], ["x3"]]
     await erp.close()
 
 
