@@ -14,9 +14,8 @@ from starlette.responses import JSONResponse, Response
 from test_rest_source import AWKWARD
 
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
-from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
-from sync_orchestrator.adapters.sending import Written
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.errors import Failure
@@ -229,22 +228,6 @@ async def test_another_shape_is_no_missing_record(server: Server, content: Any) 
     Heard(server, content)
     erp = third_party(server)
     assert (await failure_of(erp.read(ITEM))).kind is Failure.TRANSIENT
-    await erp.close()
-
-
-async def test_a_write_can_take_another_way_than_a_call_of_its_own(server: Server) -> None:
-    """With others in one call, for one; it is given what templates know of the record."""
-    gone: list[tuple[Item, dict[str, Any]]] = []
-
-    async def with_others(item: Item, values: Values) -> Written:
-        gone.append((item, dict(values)))
-        return Written("X7", None)
-
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    erp = RestThirdParty(client, Target.model_validate(TARGET), ("code", "name", "note"), {"create": with_others})
-    assert await erp.create(ITEM) == "X7"
-    [(item, values)] = gone
-    assert (item, values["key"], values["payload"], server.seen) == (ITEM, "k1", ITEM.payload, [])
     await erp.close()
 
 
