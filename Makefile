@@ -17,7 +17,7 @@ up: .venv/run  ## start everything with the demo's systems; the UI is at http://
 	$(BIN)/python -m demo.up $(if $(PORT),--port $(PORT)) $(if $(API_PORT),--api-port $(API_PORT))
 
 test: .venv/dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 test-long: .venv/dev  ## more and longer random histories
 	SYNC_TEST_HISTORIES=1000 SYNC_TEST_STEPS=80 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
