@@ -1,4 +1,4 @@
-"""Adapters made from the configuration; one HTTP client for each system."""
+"""Adapters made from the configuration; one client for each system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
-from sync_orchestrator.config import Config
+from sync_orchestrator.adapters.sql_database import Database
+from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.config import Config, Part, Source
+from sync_orchestrator.config.sources import RestSystem, SqlSystem
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -19,14 +22,25 @@ Logins = Callable[[str], LoginStore]
 
 def build_sources(config: Config, logins: Logins | None = None) -> dict[str, dict[str, SourceSystem]]:
     """The source systems of every entity, by entity and part."""
-    clients = {
-        name: Http(source, logins=logins(f"sources.{name}") if logins else None)
-        for name, source in config.sources.items() if source.kind == "rest"
-    }
+    clients = {name: _client(name, system, logins) for name, system in config.sources.items()}
     return {
-        name: {part: RestSource(clients[part], settings) for part, settings in entity.parts.items()}
+        name: {part: _source(clients[part], settings) for part, settings in entity.parts.items()}
         for name, entity in config.entities.items()
     }
+
+
+def _client(name: str, system: Source, logins: Logins | None) -> Http | Database:
+    match system:
+        case RestSystem():
+            return Http(system, logins=logins(f"sources.{name}") if logins else None)
+        case SqlSystem():
+            return Database(name, system)
+        case _:
+            raise AssertionError(system.kind)
+
+
+def _source(client: Http | Database, part: Part) -> SourceSystem:
+    return SqlSource(client, part) if isinstance(client, Database) else RestSource(client, part)
 
 
 def build_third_parties(

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Literal
 
 _LARGEST = 2**63 - 1
 
 
-def version_of(value: Any, kind: Literal["time", "number"]) -> int:
+def version_of(value: Any, kind: Literal["time", "number"], zone: tzinfo = UTC) -> int:
     """A version as a whole number: microseconds since 1970 for a time, the number itself otherwise.
 
-    A time is ISO 8601 or RFC 3339 (UTC where it names no zone) or seconds since 1970. Raises ValueError saying what
-    came.
+    A time is ISO 8601 or RFC 3339 (in ``zone`` where it names none) or seconds since 1970. Raises ValueError saying
+    what came.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r:.60} is no {kind}")
-    version = _number(value) if kind == "number" else _time(value)
+    version = _number(value) if kind == "number" else _time(value, zone)
     if not -_LARGEST <= version <= _LARGEST:
         raise ValueError("the version is larger than 63 bits")
     return version
@@ -40,7 +40,7 @@ def _number(value: str | float) -> int:
     return number
 
 
-def _time(value: str | float) -> int:
+def _time(value: str | float, zone: tzinfo) -> int:
     if isinstance(value, int | float):
         try:
             return round(value * 1_000_000)
@@ -50,6 +50,6 @@ def _time(value: str | float) -> int:
         at = datetime.fromisoformat(value.upper())
     except ValueError:
         raise ValueError(f"{value!r:.60} is no ISO 8601 time") from None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    at = at if at.tzinfo else at.replace(tzinfo=zone)
     since = at - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -91,6 +91,6 @@ class Entity(Model):
             raise ValueError(f"mapping has no '{self.third_party.key_field}', which third_party.key_field names")
         if unmapped := sorted(self.third_party.fields.keys() - self.mapping.keys()):
             raise ValueError(f"third_party.fields.{unmapped[0]}: the mapping has no such field")
-        if self.on_missing == "fetch" and owner.read is None:
+        if self.on_missing == "fetch" and owner.list is not None and owner.read is None:
             raise ValueError(f"on_missing 'fetch' needs parts.{self.owner}.read")
         return self

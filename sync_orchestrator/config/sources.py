@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_names
 from sync_orchestrator.config.types import Expression, Model, Seconds, Template
 from sync_orchestrator.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CALLS = ("read", "read_many", "count", "groups", "changes")
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):  # by what is wrong with the name
+        raise ValueError(f"there is no time zone '{value}'; write one such as Europe/Berlin") from None
+    return value
+
+
+Zone = Annotated[str, AfterValidator(_zone)]
+"""A time zone by its name, such as ``Europe/Berlin``."""
 
 
 class RestSystem(Http):
@@ -31,6 +45,8 @@ class SqlSystem(Model):
     """Any SQLAlchemy URL, such as ``postgresql+psycopg://user:${PASSWORD}@host/name``; its driver must be installed."""
     connections: int = Field(default=4, ge=1, le=100)
     """Connections at once, in one process."""
+    timeout: Seconds = 30
+    """How long one statement may take."""
 
 
 class FilesSystem(Model):
@@ -106,6 +122,8 @@ class Part(Model):
     """Where the record's key stands in an item of this source."""
     version: Version
     """An older version never overwrites a newer one."""
+    zone: Zone = "UTC"
+    """The zone of times that name none, such as ``Europe/Berlin``."""
     group: Expression | None = None
     """Where the business group stands; needed for the owner."""
     deleted_when: Expression | None = None
@@ -152,7 +170,7 @@ class Part(Model):
 
     def check_kind(self, system: Any) -> None:
         """Whether it says what a system of this kind needs. Raises ValueError."""
-        if system.kind != "rest":
+        if system.kind in ("files", "class"):
             raise ValueError(f"source systems of kind '{system.kind}' are not supported yet")
         needed = {"rest": "list", "sql": "sql", "files": "files"}.get(system.kind)
         for section in ("list", "sql", "files"):
@@ -160,3 +178,6 @@ class Part(Model):
                 raise ValueError(f"'{section}' is needed for a source system of kind {system.kind}")
             if section != needed and needed is not None and getattr(self, section) is not None:
                 raise ValueError(f"'{section}' does not belong to a source system of kind {system.kind}")
+        for call in _CALLS:
+            if system.kind in ("sql", "files") and getattr(self, call) is not None:
+                raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")

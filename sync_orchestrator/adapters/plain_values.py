@@ -1,0 +1,60 @@
+"""Values of databases and of typed files as JSON can hold them.
+
+Not here: versions (``values.py``), what our own database can hold (``core/storable.py``).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+_MOST_EXACT = 2**53
+_MOST_DIGITS = 400
+
+
+def as_json(value: Any, zone: tzinfo = UTC) -> Any:
+    """A value in the plainest form that loses nothing.
+
+    A decimal is a number where a number holds it exactly, else a text; a time is ISO 8601 in UTC (one that names no
+    zone is in ``zone``), a duration is in seconds, bytes are base64, and what else there may be is a text.
+    """
+    if value is None or isinstance(value, bool | int | float) or type(value) is str:
+        return value
+    if isinstance(value, Mapping):
+        return {str(as_json(key, zone)): as_json(item, zone) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [as_json(item, zone) for item in value]
+    if isinstance(value, Enum):
+        return as_json(value.value, zone)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Decimal):
+        return _decimal(value)
+    if isinstance(value, datetime):
+        return _moment(value, zone)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return as_json(Decimal(value // timedelta(microseconds=1)).scaleb(-6), zone)
+    return str(value)
+
+
+def _decimal(value: Decimal) -> int | float | str:
+    if not value.is_finite() or abs(value.adjusted()) > _MOST_DIGITS:
+        return str(value)
+    if value == value.to_integral_value():
+        return int(value)
+    number = float(value)
+    return number if Decimal(repr(number)) == value and abs(number) < _MOST_EXACT else format(value, "f")
+
+
+def _moment(value: datetime, zone: tzinfo) -> str:
+    told = value if value.tzinfo else value.replace(tzinfo=zone)
+    try:
+        return told.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    except OverflowError:  # the first and the last day there is
+        return told.isoformat()

@@ -1,0 +1,160 @@
+"""A source system's own database: connections that only read, off the event loop, and failures classed.
+
+Not here: which statements are run (``sql_source.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+
+from sync_orchestrator.adapters.answers import shown
+from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 10
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "psycopg": ("connect_timeout", "prepare_threshold"), "psycopg2": ("connect_timeout",),
+    "pymysql": ("connect_timeout", "read_timeout"), "mysqldb": ("connect_timeout", "read_timeout"),
+    "pymssql": ("login_timeout", "timeout"),
+}
+_SESSION = {
+    "postgresql": "SET statement_timeout = {milliseconds}",
+    "mysql": "SET SESSION TRANSACTION READ ONLY",
+    "mariadb": "SET SESSION TRANSACTION READ ONLY",
+    "sqlite": "PRAGMA query_only = ON",
+}
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|access denied|login failed|invalid username/password|ORA-01017"
+    r"|no pg_hba\.conf entry|role .* does not exist|permission denied", re.IGNORECASE)
+_LASTING = re.compile(r"no such (table|column|function)|syntax error|not a database", re.IGNORECASE)
+
+
+class Database:
+    """One source system's database; ``name`` is the system's in the configuration.
+
+    Raises ConfigError for a URL that is none, and for a driver that is not installed.
+    """
+
+    def __init__(self, name: str, settings: SqlSystem) -> None:
+        self._settings = settings
+        self._url = _url(name, settings.url)
+        self._engine = _engine(name, self._url, settings)
+        self._threads: ThreadPoolExecutor | None = None
+
+    async def ask(self, what: str, work: Callable[[Connection], T]) -> T:
+        """Does work on a connection of its own, in a thread of its own.
+
+        Raises CallFailed, which begins with ``what``.
+        """
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._settings.connections, thread_name_prefix="sql-source")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, what, work)
+
+    async def close(self) -> None:
+        """Ends its connections; it may be used again."""
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)
+        await asyncio.to_thread(self._engine.dispose)
+
+    def _work(self, what: str, work: Callable[[Connection], T]) -> T:
+        try:
+            with self._engine.connect() as connection, _interrupted(connection, self._settings.timeout):
+                return work(connection)
+        except DBAPIError as error:
+            raise self._failure(what, error) from None
+
+    def _failure(self, what: str, error: DBAPIError) -> CallFailed:
+        came = str(error.orig)
+        secrets = [str(self._url.password)] if self._url.password else []
+        return CallFailed(_kind(error, came), f"{what}: {shown(came.strip().partition(chr(10))[0], secrets)}")
+
+
+def _kind(error: DBAPIError, came: str) -> Failure:
+    if _REFUSED.search(came):
+        return Failure.AUTH
+    passing = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+    return Failure.TRANSIENT if passing and not _LASTING.search(came) else Failure.PERMANENT
+
+
+def _url(name: str, text: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):  # whose messages show the password
+        raise ConfigError(f"sources.{name}.url: this is no database URL: write driver://user@host/database") from None
+
+
+def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
+    try:
+        if url.get_dialect().is_async:
+            raise ConfigError(f"sources.{name}.url: {url.drivername} is an asynchronous driver: name another, or none")
+        engine = create_engine(
+            url, poolclass=QueuePool, pool_size=settings.connections, max_overflow=0, pool_pre_ping=True,
+            hide_parameters=True, execution_options={"postgresql_readonly": True}, **_arguments(url, settings))
+    except NoSuchModuleError:
+        raise ConfigError(f"sources.{name}.url: nothing installed knows '{url.drivername}': install the package that "
+                          "brings it to SQLAlchemy") from None
+    except ImportError as error:
+        raise ConfigError(f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
+                          f"installed: install the package that brings it, such as pip install {error.name}") from None
+    statement = _SESSION.get(engine.dialect.name)
+    if statement is not None:
+        prepared = statement.format(milliseconds=math.ceil(settings.timeout * 1000))
+        event.listen(engine, "connect", lambda connection, _: _prepare(connection, prepared))
+    return engine
+
+
+def _arguments(url: URL, settings: SqlSystem) -> dict[str, Any]:
+    if url.get_backend_name() == "sqlite":
+        return {"creator": lambda: _open_sqlite(url, settings.timeout)}
+    statement = max(1, math.ceil(settings.timeout))
+    values = {"connect_timeout": _CONNECT_SECONDS, "login_timeout": _CONNECT_SECONDS, "read_timeout": statement,
+              "timeout": statement, "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
+    names = _ARGUMENTS.get(url.get_driver_name(), ())
+    return {"connect_args": {name: values[name] for name in names if name not in url.query}}
+
+
+def _open_sqlite(url: URL, timeout: float) -> sqlite3.Connection:
+    """Opens a file that is there; by default SQLite makes an empty one where there is none."""
+    place = url.database or ""
+    if not place.startswith("file:"):
+        place = f"file:{quote(str(Path(place).resolve()))}?mode=ro"
+    return sqlite3.connect(place, uri=True, timeout=timeout, check_same_thread=False)
+
+
+def _prepare(connection: Any, statement: str) -> None:
+    cursor = connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+    connection.commit()
+
+
+@contextmanager
+def _interrupted(connection: Connection, seconds: float) -> Iterator[None]:
+    """Stops a statement that takes too long, where the driver does it in the database's place."""
+    interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
+    if interrupt is None:
+        yield
+        return
+    timer = threading.Timer(seconds, interrupt)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,212 @@
+"""A part in a source system's own database: pages by keyset, read by key, counted.
+
+Keys and business groups are texts to us and whatever type they have there: they are compared there in that type, in
+the database's own order. Not here: connections and failures (``sql_database.py``), what a row tells (``rows.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    TextClause,
+    bindparam,
+    column,
+    func,
+    literal_column,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.types import NullType
+
+from sync_orchestrator.adapters.base import Source
+from sync_orchestrator.adapters.plain_values import as_json
+from sync_orchestrator.adapters.rows import Rows
+from sync_orchestrator.adapters.sql_database import Database
+from sync_orchestrator.config import Part
+from sync_orchestrator.config.sources import Sql
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.ports import PartRead
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Convert = Callable[[str], Any]
+
+_CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
+_COLON = re.compile(r"(?<![:\\]):(?=\w)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Types:
+    """How the texts of keys and groups become values of their columns; None while there is no row to tell."""
+
+    key: Convert | None
+    group: Convert | None
+
+
+class SqlSource(Source):
+    """Implements ``core.ports.SourceSystem``. Rows without a key are no records."""
+
+    keyset_listing = True
+    can_read = True
+
+    def __init__(self, database: Database, part: Part) -> None:
+        assert part.sql is not None
+        self._database = database
+        self._part = part
+        self._page = part.sql.page
+        self._rows = Rows(part)
+        self._zone = ZoneInfo(part.zone)
+        self._key: ColumnElement[Any] = column(part.key)
+        self._group: ColumnElement[Any] | None = column(part.group) if part.group else None
+        self._from = _from(part.sql)
+        self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
+        self._types = _Types(None, None)
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        """The parts of those keys that it has, in chunks of ``read_many_size``."""
+        size = self._part.read_many_size
+        chunks = [keys[at : at + size] for at in range(0, len(keys), size)]
+        return [row for chunk in chunks for row in await self._ask(self._chunk, chunk)]
+
+    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        """Pages of a business group in the order of the key; ``after`` goes on behind that key."""
+        last = None if after is None else await self._ask(self._position, after)
+        while True:
+            rows = await self._ask(self._read_page, group, last)
+            if rows:
+                last = rows[-1][self._part.key]
+                yield [self._part_of(row) for row in rows], group_text(as_json(last, self._zone))
+            if len(rows) < self._page:
+                return
+
+    async def count(self, group: str) -> int | None:
+        """How many rows the group has; None for a part that is not grouped."""
+        if self._group is None:
+            return None
+        return await self._ask(self._count, group)
+
+    async def groups(self) -> list[str] | None:
+        """The business groups that its rows name; None for a part that is not grouped."""
+        if self._group is None:
+            return None
+        found = await self._ask(self._distinct_groups)
+        return [group for value in found if (group := group_text(as_json(value, self._zone))) is not None]
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def _ask(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._database.ask(self._what, lambda connection: work(connection, *args, **kwargs))
+
+    def _position(self, connection: Connection, after: str) -> Any:
+        return _value(self._known(connection).key, after)
+
+    def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
+        convert = self._known(connection).key
+        values = [value for key in keys if (value := _value(convert, key)) is not None]
+        if not values:
+            return []
+        chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
+        wanted = set(keys)
+        rows = (self._part_of(row) for row in _fetched(connection, chosen))
+        return [row for row in rows if row.key in wanted]  # a collation may take other keys for these
+
+    def _read_page(self, connection: Connection, group: str, last: Any) -> list[dict[str, Any]]:
+        chosen = self._of_group(connection, self._select(), group)
+        if chosen is None:
+            return []
+        if last is not None:
+            chosen = chosen.where(self._key > bindparam("after", last, NullType()))
+        return list(_fetched(connection, chosen.order_by(self._key).limit(self._page)))
+
+    def _count(self, connection: Connection, group: str) -> int:
+        chosen = self._of_group(connection, self._select(func.count()), group)
+        return 0 if chosen is None else int(connection.execute(chosen).scalar_one())
+
+    def _distinct_groups(self, connection: Connection) -> list[Any]:
+        self._known(connection)
+        assert self._group is not None
+        return list(connection.execute(self._select(self._group).where(self._group.is_not(None)).distinct()).scalars())
+
+    def _select(self, what: ColumnElement[Any] | None = None) -> Select[Any]:
+        chosen = select(literal_column("*") if what is None else what)
+        return chosen.select_from(self._from).where(self._key.is_not(None))
+
+    def _of_group(self, connection: Connection, chosen: Select[Any], group: str) -> Select[Any] | None:
+        """Narrowed to a business group; None for one that cannot be there."""
+        convert = self._known(connection).group
+        if self._group is None:
+            return chosen
+        value = _value(convert, group)
+        return None if value is None else chosen.where(self._group == bindparam("group", value, NullType()))
+
+    def _known(self, connection: Connection) -> _Types:
+        """The types of its key and group. Raises CallFailed for a column that is not there."""
+        grouped = self._group is not None
+        if self._types.key is None or (grouped and self._types.group is None):
+            self._check_columns(connection)
+            self._types = _Types(self._convert(connection, self._key, "key"),
+                                 None if self._group is None else self._convert(connection, self._group, "group"))
+        return self._types
+
+    def _check_columns(self, connection: Connection) -> None:
+        everything: Select[Any] = select(literal_column("*")).select_from(self._from).limit(1)
+        there = list(connection.execute(everything).keys())
+        needed = {"key": self._part.key, "group": self._part.group, "version.path": self._part.version.path}
+        for name, wanted in needed.items():
+            if wanted is not None and wanted not in there:
+                raise CallFailed(Failure.PERMANENT, f"{self._what} has no column '{wanted}', which {name} names; it "
+                                                    f"has {', '.join(there)}")
+
+    def _convert(self, connection: Connection, told: ColumnElement[Any], name: str) -> Convert | None:
+        sample = connection.execute(self._select(told).where(told.is_not(None)).limit(1)).scalar()
+        if sample is None:
+            return None
+        if type(sample) not in _CONVERT:
+            raise CallFailed(Failure.PERMANENT, (
+                f"{self._what}: its {name} is a {type(sample).__name__}, which has no plain text: give it as a text "
+                "with sql.query"))
+        return _CONVERT[type(sample)]
+
+    def _part_of(self, row: dict[str, Any]) -> PartRead:
+        return self._rows.part_of({name: as_json(value, self._zone) for name, value in row.items()})
+
+
+def _from(sql: Sql) -> FromClause | TextClause:
+    if sql.table is not None:
+        schema, _, name = sql.table.rpartition(".")
+        return table(name, schema=schema or None)
+    return text(_as_table((sql.query or "").strip().rstrip(";")))
+
+
+def _as_table(query: str) -> str:
+    """The line break ends a comment; a colon is no parameter of ours."""
+    return "(" + _COLON.sub(r"\\:", query) + "\n) sync_part"
+
+
+def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:
+    return (dict(row) for row in connection.execute(chosen).mappings())
+
+
+def _value(convert: Convert | None, told: str) -> Any:
+    """A key or group in the type of its column; None for one that cannot be there."""
+    if convert is None:
+        return None
+    try:
+        value = convert(told)
+    except (ValueError, InvalidOperation):
+        return None
+    return value if group_text(as_json(value)) == told else None

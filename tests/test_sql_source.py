@@ -1,0 +1,485 @@
+"""SQL sources on SQLite files and on Postgres: pages in the database's own order, values as JSON, failures classed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_server import failure_of
+from pydantic import ValidationError
+from sqlalchemy import create_engine, text
+
+from sync_orchestrator.adapters.build import build_sources
+from sync_orchestrator.adapters.sql_database import Database
+from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.config import Config, Part
+from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.core.errors import ConfigError, Failure
+from sync_orchestrator.core.ports import PartRead
+
+Make = Callable[..., SqlSource]
+Run = Callable[[str], None]
+
+BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        path = tmp_path / "a shop #1.db"
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA user_version = 1")
+        yield f"sqlite:///{path}"
+        return
+    told = request.getfixturevalue("database_url")
+    yield told
+
+
+@pytest.fixture
+def run(url: str) -> Iterator[Run]:
+    """Runs a statement in it, as its owner would."""
+    engine = create_engine(url)
+
+    def execute(statement: str) -> None:
+        with engine.begin() as connection:
+            connection.connection.cursor().execute(statement)
+
+    yield execute
+    engine.dispose()
+
+
+@pytest.fixture
+async def make(url: str) -> AsyncIterator[Make]:
+    """Makes a source on it; keyword arguments change its part."""
+    made: list[SqlSource] = []
+
+    def source(system: dict[str, Any] | None = None, **changes: Any) -> SqlSource:
+        made.append(SqlSource(database(url, **system or {}), part(**changes)))
+        return made[-1]
+
+    yield source
+    for each in made:
+        await each.close()
+
+
+def database(url: str, **settings: Any) -> Database:
+    return Database("shop", SqlSystem.model_validate({"kind": "sql", "url": url, **settings}))
+
+
+def part(**changes: Any) -> Part:
+    sql = {"table": "items", **changes.pop("sql", {})}
+    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
+                                "sql": sql, **changes})
+
+
+def items(run: Run, keys: list[str], *, kind: str = "TEXT", store: str = "'A'") -> None:
+    run(f"CREATE TABLE items (sku {kind} PRIMARY KEY, store TEXT, v BIGINT)")
+    for number, key in enumerate(keys):
+        run(f"INSERT INTO items VALUES ({key}, {store}, {number + 1})")
+
+
+async def listed(source: SqlSource, group: str = "A", after: str | None = None) -> list[list[str]]:
+    return [[row.key for row in rows] async for rows, _ in source.pages(group, after)]
+
+
+def only(rows: list[PartRead]) -> PartRead:
+    [row] = rows
+    return row
+
+
+# Pages.
+
+async def test_pages_follow_the_key(run: Run, make: Make) -> None:
+    items(run, [f"'k{n:02}'" for n in range(7)])
+    source = make(sql={"page": 3})
+    assert await listed(source) == [["k00", "k01", "k02"], ["k03", "k04", "k05"], ["k06"]]
+    assert [position async for _, position in source.pages("A")] == ["k02", "k05", "k06"]
+    assert await listed(source, after="k04") == [["k05", "k06"]]
+    assert await listed(source, "none") == []
+    assert source.keyset_listing
+    assert source.can_read
+
+
+async def test_a_full_last_page_ends_the_listing(run: Run, make: Make) -> None:
+    items(run, ["'a'", "'b'"])
+    assert await listed(make(sql={"page": 2})) == [["a", "b"]]
+
+
+async def test_numbers_as_keys_are_in_the_order_of_numbers(run: Run, make: Make) -> None:
+    items(run, [str(n) for n in range(8, 13)], kind="INTEGER")
+    source = make(sql={"page": 2})
+    assert await listed(source) == [["8", "9"], ["10", "11"], ["12"]]
+    assert await listed(source, after="9") == [["10", "11"], ["12"]]
+    assert [row.key for row in await source.read_many(["12", "8", "7", "08", "x", "12x", "8.0", ""])] == ["8", "12"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)  # the embedded Postgres knows no order but code points
+async def test_texts_are_in_the_order_of_their_collation(run: Run, make: Make) -> None:
+    items(run, ["'B'", "'a'", "'_c'", "'A1'", "'é'", "'Z'"], kind="TEXT COLLATE NOCASE")
+    source = make(sql={"page": 2})
+    keys = list(itertools.chain(*await listed(source)))
+    assert sorted(keys) == sorted(["B", "a", "_c", "A1", "é", "Z"])
+    assert keys.index("a") < keys.index("B") < keys.index("Z")
+    for at, key in enumerate(keys):
+        assert list(itertools.chain(*await listed(source, after=key))) == keys[at + 1 :]
+
+
+async def test_rows_added_and_removed_meanwhile_shift_nothing(run: Run, make: Make) -> None:
+    items(run, [f"'{letter}'" for letter in "bdfh"])
+    seen = []
+    async for rows, _ in make(sql={"page": 2}).pages("A"):
+        seen += [row.key for row in rows]
+        if seen == ["b", "d"]:
+            run("INSERT INTO items VALUES ('a', 'A', 9)")
+            run("DELETE FROM items WHERE sku = 'b'")
+    assert seen == ["b", "d", "f", "h"]
+
+
+async def test_rows_without_a_key_are_no_records(run: Run, make: Make) -> None:
+    run("CREATE TABLE items (sku TEXT, store TEXT, v BIGINT)")
+    run("INSERT INTO items VALUES (NULL, 'A', 1), ('a', 'A', 1)")
+    source = make()
+    assert await listed(source) == [["a"]]
+    assert await source.count("A") == 1
+
+
+async def test_a_query_in_place_of_a_table(run: Run, make: Make) -> None:
+    """With a colon, a percent sign, a comment and a semicolon in it."""
+    items(run, ["'a:b'", "'a%c'", "'x'"])
+    query = "SELECT sku, store, v, '50 % :off' AS note FROM items WHERE sku LIKE 'a%' -- not x\n -- :that;"
+    source = make(sql={"table": None, "query": query, "page": 1})
+    assert await listed(source) == [["a%c"], ["a:b"]]
+    assert only(await source.read_many(["a:b"])).data["note"] == "50 % :off"
+    assert (await source.count("A"), await source.groups()) == (2, ["A"])
+
+
+async def test_a_table_in_a_schema(url: str, run: Run, make: Make) -> None:
+    if url.startswith("postgresql"):
+        run('CREATE SCHEMA "Back office"')
+        run('CREATE TABLE "Back office"."Item" (sku TEXT, store TEXT, v BIGINT)')
+        run("""INSERT INTO "Back office"."Item" VALUES ('a', 'A', 1)""")
+        assert await listed(make(sql={"table": "Back office.Item"})) == [["a"]]
+    else:
+        items(run, ["'a'"])
+        assert await listed(make(sql={"table": "main.items"})) == [["a"]]
+
+
+# By key.
+
+async def test_read_by_key(run: Run, make: Make) -> None:
+    items(run, ["'it''s'", "'a,b'", "'%'"])
+    source = make(read_many_size=2)
+    assert sorted(row.key for row in await source.read_many(["it's", "a,b", "%", "none"])) == ["%", "a,b", "it's"]
+    assert await source.read("a,b") == PartRead("a,b", 2, {"sku": "a,b", "store": "A", "v": 2}, "A")
+    assert await source.read("A,B") is None
+    assert await source.read_many([]) == []
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_collation_that_takes_one_key_for_another(run: Run, make: Make) -> None:
+    items(run, ["'a'"], kind="TEXT COLLATE NOCASE")
+    assert await make().read("A") is None
+
+
+async def test_an_empty_table_has_nothing(run: Run, make: Make) -> None:
+    items(run, [])
+    source = make()
+    assert (await source.read("a"), await listed(source), await source.count("A"), await source.groups()) == (
+        None, [], 0, [])
+    run("INSERT INTO items VALUES ('a', 'A', 1)")
+    assert await source.read("a") is not None
+    assert await listed(source) == [["a"]]
+
+
+async def test_groups_and_counts(run: Run, make: Make) -> None:
+    run("CREATE TABLE items (sku TEXT PRIMARY KEY, store INTEGER, v BIGINT)")
+    run("INSERT INTO items VALUES ('a', 1, 1), ('b', 2, 1), ('c', 2, 1), ('d', NULL, 1)")
+    source = make()
+    assert sorted(await source.groups() or []) == ["1", "2"]
+    assert [await source.count(group) for group in ("1", "2", "3", "x")] == [1, 2, 0, 0]
+    assert await listed(source, "2") == [["b", "c"]]
+    assert only(await source.read_many(["d"])).group is None
+
+
+async def test_groups_that_come_after_records_without_any(run: Run, make: Make) -> None:
+    items(run, ["'a'"], store="NULL")
+    source = make()
+    assert await listed(source) == []
+    run("UPDATE items SET store = 'A'")
+    assert await listed(source) == [["a"]]
+
+
+async def test_a_part_without_groups_is_listed_whole(run: Run, make: Make) -> None:
+    items(run, ["'a'"])
+    source = make(group=None)
+    assert (await listed(source, "any"), await source.count("any"), await source.groups()) == ([["a"]], None, None)
+
+
+# Values.
+
+async def test_rows_that_are_deleted_logically(run: Run, make: Make) -> None:
+    items(run, ["'a'", "'b'"])
+    source = make(deleted_when="v == `2`")
+    assert [row.deleted for row in await source.read_many(["a", "b"])] == [False, True]
+
+
+@pytest.mark.parametrize(("told", "zone", "version"), [
+    ("2026-01-01 00:00:00", "UTC", BASE), ("2026-01-01 01:00:00.000001", "Europe/Berlin", BASE + 1),
+    ("2026-07-01 02:00:00", "Europe/Berlin", BASE + 181 * 86_400_000_000),
+])
+async def test_versions_that_are_times_without_a_zone(
+    run: Run, make: Make, told: str, zone: str, version: int
+) -> None:
+    run("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v TIMESTAMP)")
+    run(f"INSERT INTO items VALUES ('a', 'A', '{told}')")
+    assert only(await make(version={"path": "v"}, zone=zone).read_many(["a"])).version == version
+
+
+async def test_a_row_without_a_version_cannot_be_used(run: Run, make: Make) -> None:
+    items(run, ["'a'", "'b'"])
+    run("UPDATE items SET v = NULL WHERE sku = 'a'")
+    [(rows, _)] = [page async for page in make().pages("A")]
+    assert [(row.key, row.problem) for row in rows] == [("a", "no version at 'v': None is no number"), ("b", None)]
+
+
+async def test_values_of_postgres_as_json(database_url: str) -> None:
+    query = """SELECT 'a' AS sku, 'A' AS store, timestamptz '2026-01-01 01:00:00+01' AS v,
+        1.50::numeric AS price, 12345678901234567890.12::numeric AS exact, 3.00::numeric AS whole,
+        'NaN'::numeric AS nan, 1.5::float8 AS ratio, true AS yes,
+        timestamp '2026-01-01 02:00' AS naive, date '2026-01-02' AS day,
+        time '10:30' AS hour, interval '1.5 s' AS lasts, '\\xff00'::bytea AS raw, '{"a": [1, null]}'::jsonb AS doc,
+        ARRAY[1.5, 2]::numeric[] AS list, '0191d7a2-0000-7000-8000-000000000001'::uuid AS id, inet '10.0.0.1' AS host,
+        NULL::text AS nothing"""
+    source = SqlSource(database(database_url), part(
+        sql={"table": None, "query": query}, version={"path": "v"}, zone="Europe/Berlin"))
+    row = only(await source.read_many(["a"]))
+    await source.close()
+    assert row.version == BASE
+    assert row.data == {
+        "sku": "a", "store": "A", "v": "2026-01-01T00:00:00Z", "price": 1.5, "exact": "12345678901234567890.12",
+        "whole": 3, "nan": "NaN", "ratio": 1.5, "yes": True, "naive": "2026-01-01T01:00:00Z", "day": "2026-01-02",
+        "hour": "10:30:00", "lasts": 1.5, "raw": "/wA=", "doc": {"a": [1, None]}, "list": [1.5, 2],
+        "id": "0191d7a2-0000-7000-8000-000000000001", "host": "10.0.0.1", "nothing": None}
+
+
+@pytest.mark.parametrize(("kind", "keys"), [
+    ("uuid", ["0191d7a2-0000-7000-8000-000000000001", "f191d7a2-0000-7000-8000-000000000001"]),
+    ("numeric", ["2", "10.5", "11"]), ("char(3)", ["abc", "abd"]), ("mood", ["sad", "glad"]), ("bigint", ["9", "10"]),
+])
+async def test_types_of_keys_in_postgres(database_url: str, kind: str, keys: list[str]) -> None:
+    """Each in its own order: an enum's is that of its making."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TYPE mood AS ENUM ('sad', 'glad')"))
+        connection.execute(text(f"CREATE TABLE items (sku {kind} PRIMARY KEY, store text, v bigint)"))
+        for key in keys:
+            connection.execute(text(f"INSERT INTO items VALUES ('{key}', 'A', 1)"))
+    engine.dispose()
+    source = SqlSource(database(database_url), part(sql={"page": 1}))
+    assert await listed(source) == [[key] for key in keys]
+    assert await listed(source, after=keys[0]) == [[key] for key in keys[1:]]
+    assert only(await source.read_many([keys[0]])).key == keys[0]
+    await source.close()
+
+
+async def test_keys_that_have_no_plain_text(database_url: str) -> None:
+    source = SqlSource(database(database_url), part(
+        sql={"table": None, "query": "SELECT now() AS sku, 'A' AS store, 1 AS v"}))
+    failure = await failure_of(source.read("a"))
+    assert failure.kind is Failure.PERMANENT
+    assert "its key is a datetime" in failure.detail
+    await source.close()
+
+
+# Nothing is written, nothing is waited for without end.
+
+async def test_it_cannot_write(url: str, run: Run, make: Make) -> None:
+    items(run, ["'a'"])
+    told = database(url)
+    failure = await failure_of(told.ask("table items", lambda c: c.exec_driver_sql("DELETE FROM items")))
+    assert failure.kind in (Failure.TRANSIENT, Failure.PERMANENT)
+    assert "read" in failure.detail
+    await told.close()
+    assert await listed(make()) == [["a"]]
+
+
+async def test_a_statement_that_takes_too_long_is_stopped(url: str, make: Make) -> None:
+    slow = ("SELECT pg_sleep(60)" if url.startswith("postgresql") else
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+    told = database(url, timeout=0.2)
+    failure = await failure_of(asyncio.wait_for(told.ask("x", lambda c: c.exec_driver_sql(slow).all()), 20))
+    assert failure.kind is Failure.TRANSIENT
+    await told.close()
+
+
+async def test_no_more_connections_than_allowed(url: str, run: Run, make: Make) -> None:
+    items(run, [f"'{n}'" for n in range(30)])
+    source = make({"connections": 2}, read_many_size=1)
+    rows = await asyncio.gather(*(source.read(str(n)) for n in range(30)))
+    assert all(rows)
+
+
+async def test_it_can_be_used_again_after_it_was_closed(run: Run, make: Make) -> None:
+    items(run, ["'a'"])
+    source = make()
+    assert await source.read("a") is not None
+    await source.close()
+    assert await source.read("a") is not None
+
+
+async def test_a_connection_that_was_cut_is_replaced(database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE items AS SELECT 'a' AS sku, 'A' AS store, 1 AS v"))
+    source = SqlSource(database(database_url, connections=1), part())
+    assert await source.read("a") is not None
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                                "AND datname = current_database()"))
+    engine.dispose()
+    assert await source.read("a") is not None
+    await source.close()
+
+
+async def test_a_table_that_gets_a_column_meanwhile(run: Run, make: Make) -> None:
+    items(run, ["'a'"])
+    source = make({"connections": 1})
+    for _ in range(10):
+        assert await source.read("a") is not None
+    run("ALTER TABLE items ADD COLUMN more TEXT")
+    assert "more" in only(await source.read_many(["a"])).data
+
+
+# Failures.
+
+async def test_a_table_that_is_not_there(make: Make) -> None:
+    failure = await failure_of(make().read("a"))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail in ("table items: no such table: items",
+                              'table items: relation "items" does not exist')
+
+
+@pytest.mark.parametrize(("changes", "place"), [
+    ({"key": "Nosuch"}, "key"), ({"group": "Nosuch"}, "group"), ({"version": {"path": "Nosuch"}}, "version.path")])
+async def test_a_column_that_is_not_there(run: Run, make: Make, changes: dict[str, Any], place: str) -> None:
+    """SQLite takes a quoted name that it does not know for a text, so a missing column would go unnoticed."""
+    items(run, ["'a'"])
+    failure = await failure_of(listed(make(**changes)))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail == f"table items has no column 'Nosuch', which {place} names; it has sku, store, v"
+
+
+async def test_a_query_that_is_none(make: Make) -> None:
+    failure = await failure_of(make(sql={"table": None, "query": "SELEKT 1"}).read("a"))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail.startswith("the query of sql.query: ")
+
+
+async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
+    for url in ("postgresql+psycopg://u:pass-word@127.0.0.1:1/x", f"sqlite:///{tmp_path}/none.db"):
+        source = SqlSource(database(url), part())
+        failure = await failure_of(source.read("a"))
+        assert failure.kind is Failure.TRANSIENT
+        assert "pass-word" not in failure.detail
+        await source.close()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_login_that_is_refused(database_url: str) -> None:
+    url = database_url.replace("postgres:@", "nobody:pass-word@")
+    source = SqlSource(database(url), part())
+    failure = await failure_of(source.read("a"))
+    assert failure.kind is Failure.AUTH
+    assert "pass-word" not in failure.detail
+    await source.close()
+
+
+async def test_a_table_that_may_not_be_read(database_url: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE items AS SELECT 'a' AS sku, 'A' AS store, 1 AS v"))
+        connection.execute(text("CREATE ROLE reader_of_nothing LOGIN"))
+    source = SqlSource(database(database_url.replace("postgres:@", "reader_of_nothing:@")), part())
+    assert (await failure_of(source.read("a"))).kind is Failure.AUTH
+    await source.close()
+    with engine.begin() as connection:
+        connection.execute(text("DROP ROLE reader_of_nothing"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("url", "told"), [
+    ("nonsense", "this is no database URL"), ("sqlserverish://h/x", "nothing installed knows 'sqlserverish'"),
+    ("mysql+pymysql://u:pass-word@h/x", "needs the driver 'pymysql', which is not installed"),
+    ("sqlite+aiosqlite:///x", "aiosqlite"), ("postgresql+psycopg_async://h/x", "asynchronous"),
+])
+def test_urls_that_cannot_be_used(url: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=r"^sources\.shop\.url: ") as caught:
+        database(url)
+    assert told in str(caught.value)
+    assert "pass-word" not in str(caught.value)
+
+
+# By configuration.
+
+def config(url: str, *, extra: dict[str, Any] | None = None) -> Config:
+    return Config.model_validate({
+        "sources": {"shop": {"kind": "sql", "url": url}},
+        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
+        "entities": {"item": {
+            "owner": "shop", "mapping": {"code": "key"},
+            "parts": {"shop": {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
+                               "sql": {"table": "items"}, **(extra or {})}},
+            "third_party": {"system": "erp", "ids": "ours", "key_field": "code", "read": {"path": "/{{ id }}"},
+                            "list": {"path": "/"}, "update": {"method": "PUT", "path": "/{{ id }}"},
+                            "delete": {"method": "DELETE", "path": "/{{ id }}"}}}},
+    })
+
+
+async def test_a_source_by_configuration(url: str, run: Run) -> None:
+    items(run, ["'a'"])
+    source = build_sources(config(url))["item"]["shop"]
+    assert await source.read("a") is not None
+    await source.close()
+
+
+@pytest.mark.parametrize(("extra", "told"), [
+    ({"sql": None}, "'sql' is needed"), ({"list": {"path": "/"}}, "'list' does not belong"),
+    ({"read": {"path": "/"}}, "'read' is a call of a source system of kind rest"),
+    ({"key": "a.b"}, "key must be a column's name"), ({"zone": "Europe/Bonn"}, "there is no time zone 'Europe/Bonn'"),
+    ({"sql": {"table": "a", "query": "b"}}, "say 'table' or 'query'"),
+])
+def test_configurations_that_are_refused(extra: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        config("sqlite:///x", extra=extra)
+
+
+def test_a_table_larger_than_a_page_is_synced(tmp_path: Path, make_world: Callable[..., Any]) -> None:
+    """Filled, taken up again, and what is gone there deleted: in numbers' order, which is not that of texts."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE items (sku INTEGER PRIMARY KEY, store TEXT, v INTEGER, name TEXT)")
+        connection.executemany("INSERT INTO items VALUES (?, 'A', 1, 'n')", [(n,) for n in range(1, 31)])
+        connection.commit()
+        world = make_world()
+        source = SqlSource(database(f"sqlite:///{path}"), part(sql={"page": 7}))
+        world.context.entities["item"].sources["shop"] = source
+        for n in range(1, 31):
+            world.stock.put(str(n), {"key": str(n), "count": n, "v": 0})
+        world.full_sync()
+        assert len(world.erp.store) == 30
+        connection.execute("DELETE FROM items WHERE sku IN (3, 20)")
+        connection.execute("UPDATE items SET name = 'new', v = 2 WHERE sku = 10")
+        connection.commit()
+        world.full_sync()
+    asyncio.run(source.close())
+    assert {record["code"] for record in world.erp.store.values()} == {
+        str(n) for n in range(1, 31) if n not in (3, 20)}
+    assert world.mirrored()["10"]["name"] == "new"
