@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
+from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.config import Config, Part, Source
-from sync_orchestrator.config.sources import RestSystem, SqlSystem
+from sync_orchestrator.config.sources import FilesSystem, RestSystem, SqlSystem
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
 BeforeCall = Callable[[], Awaitable[None]]
+Client = Http | Database | FilesSystem
 Logins = Callable[[str], LoginStore]
 """Where the logins to a system are kept, by its place in the configuration, such as ``sources.shop``."""
 
@@ -29,18 +31,26 @@ def build_sources(config: Config, logins: Logins | None = None) -> dict[str, dic
     }
 
 
-def _client(name: str, system: Source, logins: Logins | None) -> Http | Database:
+def _client(name: str, system: Source, logins: Logins | None) -> Client:
     match system:
         case RestSystem():
             return Http(system, logins=logins(f"sources.{name}") if logins else None)
         case SqlSystem():
             return Database(name, system)
+        case FilesSystem():
+            return system
         case _:
             raise AssertionError(system.kind)
 
 
-def _source(client: Http | Database, part: Part) -> SourceSystem:
-    return SqlSource(client, part) if isinstance(client, Database) else RestSource(client, part)
+def _source(client: Client, part: Part) -> SourceSystem:
+    match client:
+        case Http():
+            return RestSource(client, part)
+        case Database():
+            return SqlSource(client, part)
+        case FilesSystem():
+            return FileSource(client, part)
 
 
 def build_third_parties(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import jmespath
 
@@ -25,7 +24,6 @@ class RestSource:
     def __init__(self, http: Http, part: Part) -> None:
         self._http = http
         self._part = part
-        self._zone = ZoneInfo(part.zone)
         self._key = jmespath.compile(part.key)
         self._version = jmespath.compile(part.version.path)
         self._group = jmespath.compile(part.group) if part.group else None
@@ -135,7 +133,7 @@ class RestSource:
             raise self._http.garbage("an item of the source is not an object", item)
         key = self._key_of(item)
         try:
-            version = version_of(self._http.search(self._version, item), self._part.version.kind, self._zone)
+            version = version_of(self._http.search(self._version, item), self._part.version.kind, self._part.tz)
         except ValueError as error:
             return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
         deleted = bool(self._deleted and self._http.search(self._deleted, item))

@@ -6,7 +6,6 @@ A row that cannot be used says why, and stops no other. Not here: where rows com
 from __future__ import annotations
 
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import jmespath
 from jmespath.exceptions import JMESPathError
@@ -24,7 +23,7 @@ class Rows:
 
     def __init__(self, part: Part) -> None:
         self._part = part
-        self._zone = ZoneInfo(part.zone)
+        self._zone = part.tz
         self._key = jmespath.compile(part.key)
         self._version = jmespath.compile(part.version.path)
         self._group = jmespath.compile(part.group) if part.group else None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     ColumnElement,
@@ -68,7 +67,7 @@ class SqlSource(Source):
         self._part = part
         self._page = part.sql.page
         self._rows = Rows(part)
-        self._zone = ZoneInfo(part.zone)
+        self._zone = part.tz
         self._key: ColumnElement[Any] = column(part.key)
         self._group: ColumnElement[Any] | None = column(part.group) if part.group else None
         self._from = _from(part.sql)

@@ -6,6 +6,7 @@ Not here: what the third party is told (``targets.py``), one call (``calls.py``)
 from __future__ import annotations
 
 import re
+from codecs import lookup
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -106,11 +107,26 @@ class Files(Model):
     """A part in files below the system's folder."""
 
     glob: Template
-    """Which files; ``{{ group }}`` where each business group has files of its own."""
+    """Which files, such as ``products-*.csv``; ``{{ group }}`` where each business group has files of its own."""
     format: Literal["csv", "jsonl", "parquet"] | None = None
     """By the files' ending unless told."""
+    encoding: str = "utf-8"
+    """Of CSV and JSON Lines."""
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    """Between the fields of CSV; its first line has their names."""
     page: int = Field(default=1000, ge=1, le=100_000)
     """So many rows are read at once."""
+
+
+    @model_validator(mode="after")
+    def _usable(self) -> Files:
+        if not names_in(self.glob) <= {"group"}:
+            raise ValueError("glob: only 'group' is known here")
+        try:
+            lookup(self.encoding)
+        except LookupError:
+            raise ValueError(f"encoding: there is no encoding '{self.encoding}'") from None
+        return self
 
 
 class Part(Model):
@@ -164,13 +180,16 @@ class Part(Model):
             for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
                 if column is not None and not _PLAIN.fullmatch(column):
                     raise ValueError(f"{name} must be a column's name where the part is in a database")
-        if self.files is not None and not names_in(self.files.glob) <= {"group"}:
-            raise ValueError("files.glob: only 'group' is known here")
         return self
+
+    @property
+    def tz(self) -> ZoneInfo:
+        """``zone``, ready for use."""
+        return ZoneInfo(self.zone)
 
     def check_kind(self, system: Any) -> None:
         """Whether it says what a system of this kind needs. Raises ValueError."""
-        if system.kind in ("files", "class"):
+        if system.kind == "class":
             raise ValueError(f"source systems of kind '{system.kind}' are not supported yet")
         needed = {"rest": "list", "sql": "sql", "files": "files"}.get(system.kind)
         for section in ("list", "sql", "files"):

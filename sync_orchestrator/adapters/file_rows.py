@@ -1,0 +1,151 @@
+"""The rows of a CSV, JSON Lines or Parquet file, one after the other: memory stays flat however large the file is.
+
+A row that cannot be read is told with its line, and the next one is gone on with. What is wrong with the file itself
+raises CallFailed: too little of it would look like records that are gone. Not here: which files (``file_source.py``).
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+from sync_orchestrator.adapters.plain_values import as_json
+from sync_orchestrator.config import Part
+from sync_orchestrator.config.sources import Files
+from sync_orchestrator.core.errors import CallFailed, Failure
+
+_FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_LONGEST_LINE = 16 * 1024 * 1024
+
+Row = tuple[int, dict[str, Any] | str]
+"""The number of its line (of Parquet: of the row), and the row, or why it cannot be read."""
+
+
+def rows_of(path: Path, name: str, part: Part) -> Iterator[Row]:
+    """The rows of one file; ``name`` is what people call it.
+
+    Raises CallFailed: TRANSIENT where it changes while it is read, is empty or gone; else PERMANENT.
+    """
+    assert part.files is not None
+    kind = part.files.format or _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise CallFailed(Failure.PERMANENT, f"{name}: what kind of file is it? say files.format")
+    try:
+        before = _seen(path)
+        if not before[0]:
+            raise CallFailed(Failure.TRANSIENT, f"{name} is empty: is it being written?")
+        yield from _parquet(path, name, part) if kind == "parquet" else _lines_of(path, name, part.files, kind)
+        if _seen(path) != before:
+            raise CallFailed(Failure.TRANSIENT, f"{name} changed while it was read")
+    except FileNotFoundError:
+        raise CallFailed(Failure.TRANSIENT, f"{name} is gone") from None
+    except OSError as error:
+        raise CallFailed(Failure.PERMANENT, f"{name}: {error.strerror or error}") from None
+
+
+def _seen(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _lines_of(path: Path, name: str, settings: Files, kind: str) -> Iterator[Row]:
+    """Bytes that are no text of the encoding stay in the row as what no text has, where they are noticed."""
+    encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
+    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+        try:
+            rows = _csv(name, file, settings.delimiter) if kind == "csv" else _jsonl(name, file)
+            for line, row in rows:
+                yield line, row if isinstance(row, str) or _is_text(row) else f"it is not {settings.encoding}"
+        except UnicodeError as error:
+            raise CallFailed(Failure.PERMANENT, f"{name} is not {settings.encoding}: {error}") from None
+
+
+def _is_text(row: dict[str, Any]) -> bool:
+    try:
+        for field, value in row.items():
+            (field + value if isinstance(value, str) else field).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
+    reader = csv.reader(_lines(name, file), delimiter=delimiter, strict=True)
+    names = _names(name, reader)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield line, str(error)
+            continue
+        if len(cells) == len(names):
+            yield line, dict(zip(names, cells, strict=True))
+        elif cells:
+            yield line, f"it has {len(cells)} fields, the first line has {len(names)}"
+
+
+def _names(name: str, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        names = next(reader, [])
+    except csv.Error as error:
+        raise CallFailed(Failure.PERMANENT, f"{name}:1: {error}") from None
+    twice = sorted({field for field in names if names.count(field) > 1})
+    if not names or twice:
+        told = f"two fields are called '{twice[0]}'" if twice else "it has no names of fields"
+        raise CallFailed(Failure.PERMANENT, f"{name}:1: {told}")
+    return names
+
+
+def _jsonl(name: str, file: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(_lines(name, file), 1):
+        if line.strip():
+            yield number, _document(line)
+
+
+def _document(line: str) -> dict[str, Any] | str:
+    try:
+        found = json.loads(line)
+    except RecursionError:
+        return "the JSON is nested too deeply"
+    except ValueError as error:
+        return f"it is not JSON: {error}"
+    return found if isinstance(found, dict) else "it is not a JSON object"
+
+
+def _lines(name: str, file: TextIO) -> Iterator[str]:
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE and not line.endswith("\n"):
+            raise CallFailed(Failure.PERMANENT, f"{name}:{number}: the line is longer than {_LONGEST_LINE} "
+                                                "characters: is files.format right?")
+        yield line
+
+
+def _parquet(path: Path, name: str, part: Part) -> Iterator[Row]:
+    assert part.files is not None
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise CallFailed(Failure.PERMANENT, f"{name}: Parquet needs pyarrow, which is not installed: pip install "
+                                            "pyarrow") from None
+    number = 0
+    try:
+        with closing(parquet.ParquetFile(path)) as file:
+            for batch in file.iter_batches(batch_size=part.files.page):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {field: as_json(value, part.tz) for field, value in row.items()}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
+        raise CallFailed(Failure.PERMANENT, f"{name}: {error}") from None

@@ -1,0 +1,382 @@
+"""File sources: rows one after the other, bad ones told with file and line, and nothing that looks like an empty group
+where files are missing, half written or changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_server import failure_of
+from pydantic import ValidationError
+
+from sync_orchestrator.adapters import file_rows
+from sync_orchestrator.adapters.build import build_sources
+from sync_orchestrator.adapters.file_source import FileSource
+from sync_orchestrator.config import Config, Part
+from sync_orchestrator.config.sources import FilesSystem
+from sync_orchestrator.core.errors import DeletionsHeld, Failure
+from sync_orchestrator.core.ports import PartRead
+
+HEAD = "sku,store,v,name\n"
+LONG = "x" * 200
+BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
+
+has_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
+
+
+def part(**changes: Any) -> Part:
+    files = {"glob": "*", **changes.pop("files", {})}
+    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
+                                "files": files, **changes})
+
+
+def source(folder: Path, **changes: Any) -> FileSource:
+    return FileSource(FilesSystem.model_validate({"kind": "files", "folder": str(folder)}), part(**changes))
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+async def read(found: FileSource, group: str = "A") -> list[PartRead]:
+    return [row async for rows, _ in found.pages(group) for row in rows]
+
+
+async def keys(found: FileSource, group: str = "A") -> list[str]:
+    return [row.key for row in await read(found, group) if row.problem is None]
+
+
+async def problems(found: FileSource, group: str = "A") -> list[tuple[str, str]]:
+    return [(row.key, row.problem) for row in await read(found, group) if row.problem is not None]
+
+
+# What is read.
+
+async def test_csv(tmp_path: Path) -> None:
+    """Texts stay texts, leading zeros too; quotes, commas and line breaks within a field; a byte order mark; no last
+    line break; an empty line."""
+    put(tmp_path, "a.csv", '\ufeffsku,store,v,name\r\n007,A,1,"a, ""b""\nc"\r\n\r\n8,B,2,\r\n9,A,3,é')
+    found = source(tmp_path)
+    assert await read(found) == [
+        PartRead("007", 1, {"sku": "007", "store": "A", "v": "1", "name": 'a, "b"\nc'}, "A"),
+        PartRead("9", 3, {"sku": "9", "store": "A", "v": "3", "name": "é"}, "A")]
+    assert (await found.count("A"), await found.groups()) == (2, ["A", "B"])
+    assert (found.can_read, found.keyset_listing, found.can_poll) == (False, False, False)
+    await found.close()
+
+
+async def test_csv_of_another_kind(tmp_path: Path) -> None:
+    put(tmp_path, "a.txt", "sku;store;v;name\na;A;1;größer\n".encode("cp1252"))
+    [row] = await read(source(tmp_path, files={"format": "csv", "delimiter": ";", "encoding": "cp1252"}))
+    assert row.data["name"] == "größer"
+
+
+async def test_json_lines(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl", '{"sku": 1, "store": "A", "v": 1, "tags": [null]}\n\n{"sku": "b", "store": 7, "v": 2}\n')
+    found = source(tmp_path)
+    assert await read(found) == [PartRead("1", 1, {"sku": 1, "store": "A", "v": 1, "tags": [None]}, "A")]
+    assert await keys(found, "7") == ["b"]
+
+
+@has_pyarrow
+async def test_parquet(tmp_path: Path) -> None:
+    import datetime
+    import decimal
+
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    at = datetime.datetime(2026, 1, 1, 1)
+    parquet.write_table(arrow.table({
+        "sku": ["a", "b", "c"], "store": ["A", "B", "A"], "v": arrow.array([at] * 3, arrow.timestamp("us")),
+        "price": [decimal.Decimal("1.50")] * 3, "raw": [b"\xff"] * 3}), tmp_path / "a.parquet")
+    found = source(tmp_path, version={"path": "v"}, zone="Europe/Berlin", files={"page": 2})
+    data = {"sku": "a", "store": "A", "v": "2026-01-01T00:00:00Z", "price": 1.5, "raw": "/w=="}
+    assert await read(found) == [PartRead("a", BASE, data, "A"), PartRead("c", BASE, {**data, "sku": "c"}, "A")]
+    put(tmp_path, "b.parquet", b"PAR1 and no more")
+    failure = await failure_of(read(found))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail.startswith("b.parquet: ")
+
+
+@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
+async def test_parquet_without_its_library(tmp_path: Path) -> None:
+    put(tmp_path, "a.parquet", "x")
+    failure = await failure_of(read(source(tmp_path)))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail == "a.parquet: Parquet needs pyarrow, which is not installed: pip install pyarrow"
+
+
+async def test_several_files_in_their_order_and_folders(tmp_path: Path) -> None:
+    put(tmp_path, "b.csv", HEAD + "c,A,1,n\n")
+    put(tmp_path, "a/x.csv", HEAD + "a,A,1,n\nb,A,1,n\n")
+    put(tmp_path, "a/y.jsonl", '{"sku": "d", "store": "A", "v": 1}\n')
+    put(tmp_path, "a/note.txt", "not of it")
+    found = source(tmp_path, files={"glob": "**/*.*s*", "page": 2})
+    assert [[row.key for row in rows] async for rows, _ in found.pages("A")] == [["a", "b"], ["d", "c"]]
+
+
+async def test_groups_that_have_files_of_their_own(tmp_path: Path) -> None:
+    """The row need not name its group; one that names another belongs there."""
+    put(tmp_path, "A b/items-1.csv", "sku,v\na,1\n")
+    put(tmp_path, "A b/items-2.csv", "sku,v,store\nb,1,\nc,1,other\n")
+    put(tmp_path, "C*/items-1.csv", "sku,v\nd,1\n")
+    found = source(tmp_path, files={"glob": "{{ group }}/items-*.csv"})
+    assert await found.groups() == ["A b", "C*"]
+    assert (await keys(found, "A b"), await keys(found, "C*")) == (["a", "b"], ["d"])
+    for group in ("..", "a/b", "a\\b", "", "*"):
+        assert (await failure_of(read(found, group))).kind is Failure.PERMANENT
+
+
+async def test_versions_and_deletions(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "sku,store,v,gone\na,A,2026-01-01 01:00:00,no\nb,A,2026-01-01T00:00:00Z,yes\n")
+    rows = await read(source(tmp_path, version={"path": "v"}, zone="Europe/Berlin", deleted_when="gone == 'yes'"))
+    assert [(row.version, row.deleted) for row in rows] == [(BASE, False), (BASE, True)]
+
+
+# Rows that cannot be used.
+
+async def test_bad_rows_of_csv_are_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    lines = ["a,A,1,n", "b,A,1", "c,A,1,n,more", "d,A,x,n", ",A,1,n", "e,,1,n", 'f,A,1,"n"x', "g,B,1,n", "h,A,1,n"]
+    put(tmp_path, "a.csv", HEAD + "\n".join(lines) + "\n")
+    found = source(tmp_path)
+    assert await keys(found) == ["a", "h"]
+    assert await problems(found) == [
+        ("", "it has 3 fields, the first line has 4 (a.csv:3)"),
+        ("", "it has 5 fields, the first line has 4 (a.csv:4)"),
+        ("d", "no version at 'v': 'x' is no whole number (a.csv:5)"),
+        ("", "no key at 'sku' (a.csv:6)"),
+        ("e", "no business group at 'store' (a.csv:7)"),
+        ("", "',' expected after '\"' (a.csv:8)"),
+    ]
+    assert await found.count("A") is None
+    assert await found.groups() == ["A", "B"]
+
+
+async def test_bad_rows_of_json_lines(tmp_path: Path) -> None:
+    lines = ['{"sku": "a", "store": "A", "v": 1}', "{", "[]", "[" * 100_000, '{"sku": {}, "store": "A", "v": 1}',
+             '{"sku": "b", "store": ["A"], "v": 1}', '{"sku": "c", "store": "A", "v": 1}']
+    put(tmp_path, "a.jsonl", "\n".join(lines))
+    found = source(tmp_path)
+    assert await keys(found) == ["a", "c"]
+    told = await problems(found)
+    assert [key for key, _ in told] == ["", "", "", "", "b"]
+    assert [problem.rpartition("(")[2] for _, problem in told] == [f"a.jsonl:{n})" for n in range(2, 7)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+async def test_rows_in_another_encoding(tmp_path: Path, ending: str) -> None:
+    rows = {"csv": ["a,A,1,n", "b,A,1,größer"],
+            "jsonl": ['{"sku": "a", "store": "A", "v": 1}', '{"sku": "b", "store": "A", "v": 1, "name": "größer"}']}
+    head = HEAD if ending == "csv" else ""
+    path = put(tmp_path, f"a.{ending}", (head + "\n".join(rows[ending])).encode("latin-1"))
+    found = source(tmp_path)
+    assert await keys(found) == ["a"]
+    [(_, problem)] = await problems(found)
+    assert problem == f"it is not utf-8 ({path.name}:{3 if head else 2})"
+
+
+@pytest.mark.parametrize(("encoding", "settings"), [
+    ("utf-16", {}), ("latin-1", {"encoding": "utf-16"}), ("utf-8", {"encoding": "utf-32"})])
+async def test_files_in_another_encoding(tmp_path: Path, encoding: str, settings: dict[str, Any]) -> None:
+    """Nothing of it is taken for a row, and it is no empty group."""
+    put(tmp_path, "a.csv", (HEAD + "a,A,1,ä\n").encode(encoding))
+    found = source(tmp_path, files=settings)
+    if encoding == "utf-16":
+        assert await keys(found) == []
+        assert await problems(found)
+        assert await found.count("A") is None
+    else:
+        failure = await failure_of(read(found))
+        assert failure.kind is Failure.PERMANENT
+        assert failure.detail.startswith("a.csv is not utf-")
+
+
+async def test_a_quote_that_is_never_closed_hides_no_more_than_it_must(tmp_path: Path) -> None:
+    """It takes as much as a field may hold, is told, and reading goes on behind it."""
+    rows = [f"k{n},A,1,n\n" for n in range(30_000)]
+    put(tmp_path, "a.csv", HEAD + 'a,A,1,n\nb,A,1,"open\n' + "".join(rows))
+    found = source(tmp_path)
+    assert (await keys(found))[0] == "a"
+    assert (await keys(found))[-1] == "k29999"
+    assert [key for key, _ in await problems(found)] == [""]
+    assert await found.count("A") is None
+
+
+async def test_keys_that_come_twice_are_counted_once(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", HEAD + "a,A,1,old\na,A,3,new\n")
+    put(tmp_path, "b.csv", HEAD + "a,A,2,older\nb,A,1,n\n")
+    found = source(tmp_path)
+    assert await keys(found) == ["a", "a", "a", "b"]
+    assert await found.count("A") == 2
+
+
+# What is no listing.
+
+@pytest.mark.parametrize("glob", ["*.csv", "{{ group }}.csv", "none/*"])
+async def test_no_file_is_no_empty_group(tmp_path: Path, glob: str) -> None:
+    put(tmp_path, "a.txt", "x")
+    found = source(tmp_path, files={"glob": glob})
+    for call in (read(found), found.count("A"), found.groups()):
+        failure = await failure_of(call)
+        assert failure.kind is Failure.PERMANENT
+        assert failure.detail.startswith("no file matches ")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+async def test_an_empty_file_is_no_empty_group(tmp_path: Path, name: str) -> None:
+    put(tmp_path, name, "")
+    failure = await failure_of(read(source(tmp_path)))
+    assert (failure.kind, failure.detail) == (Failure.TRANSIENT, f"{name} is empty: is it being written?")
+
+
+@pytest.mark.parametrize("change", ["grows", "is replaced", "goes"])
+async def test_a_file_that_changes_while_it_is_read(tmp_path: Path, change: str) -> None:
+    path = put(tmp_path, "a.csv", HEAD + "a,A,1,n\nb,A,1,n\n")
+    pages = source(tmp_path, files={"page": 1}).pages("A")
+    assert (await anext(pages))[0][0].key == "a"
+    if change == "grows":
+        put(tmp_path, "a.csv", HEAD + "a,A,1,n\nb,A,1,n\nc,A,1,n\n")
+    elif change == "is replaced":
+        os.replace(put(tmp_path, "a.new", HEAD + "x,A,1,n\ny,A,1,n\n"), path)
+    else:
+        os.remove(path)
+    assert (await failure_of(_rest(pages))).kind is Failure.TRANSIENT
+
+
+async def _rest(pages: Any) -> list[Any]:
+    return [page async for page in pages]
+
+
+async def test_names_of_fields_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    put(tmp_path, "a.csv", "sku,store,v,sku\na,A,1,b\n")
+    failure = await failure_of(read(source(tmp_path)))
+    assert (failure.kind, failure.detail) == (Failure.PERMANENT, "a.csv:1: two fields are called 'sku'")
+
+
+async def test_a_field_that_is_not_there(tmp_path: Path) -> None:
+    """A header that changed must not look like rows without keys only."""
+    put(tmp_path, "a.csv", "SKU,store,v\na,A,1\n")
+    found = source(tmp_path)
+    assert await problems(found) == [("", "no key at 'sku' (a.csv:2)")]
+    assert await found.count("A") is None
+
+
+async def test_a_file_of_an_unknown_kind(tmp_path: Path) -> None:
+    put(tmp_path, "a.xlsx", "x")
+    failure = await failure_of(read(source(tmp_path)))
+    assert failure.detail == "a.xlsx: what kind of file is it? say files.format"
+
+
+async def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_rows, "_LONGEST_LINE", 100)
+    put(tmp_path, "a.jsonl", '{"sku": "a", "store": "A", "v": 1}\n' + "x" * 1000)
+    failure = await failure_of(read(source(tmp_path)))
+    assert failure.kind is Failure.PERMANENT
+    assert failure.detail.startswith("a.jsonl:2: the line is longer than 100 characters")
+
+
+# How it is read.
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
+    """A file of 20 MB is read with less than a tenth of it in memory."""
+    row = f"k{{n}},A,1,{LONG}" if name == "a.csv" else f'{{{{"sku": "k{{n}}", "store": "A", "v": 1, "n": "{LONG}"}}}}'
+    put(tmp_path, name, (HEAD if name == "a.csv" else "") + "".join(row.format(n=n) + "\n" for n in range(90_000)))
+    number = 0
+    tracemalloc.start()
+    async for rows, _ in source(tmp_path, files={"page": 500}).pages("A"):
+        number += len(rows)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert number == 90_000
+    assert most < 2_000_000
+
+
+async def test_a_reading_that_is_broken_off_lets_go_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is cancelled while a thread is in the file."""
+    put(tmp_path, "a.csv", HEAD + "a,A,1,n\nb,A,1,n\n")
+    pages = source(tmp_path, files={"page": 1}).pages("A")
+    await anext(pages)
+    await pages.aclose()  # type: ignore[attr-defined]
+    inside, free = threading.Event(), threading.Event()
+    real = file_rows._seen
+
+    def seen(path: Path) -> Any:
+        inside.set()
+        free.wait(20)
+        return real(path)
+
+    monkeypatch.setattr(file_rows, "_seen", seen)
+    task = asyncio.create_task(read(source(tmp_path)))
+    await asyncio.to_thread(inside.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    free.set()
+
+
+# By configuration, and through the whole.
+
+def config(**changes: Any) -> Config:
+    return Config.model_validate({
+        "sources": {"dump": {"kind": "files", "folder": "exports"}},
+        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
+        "entities": {"item": {
+            "owner": "dump", "mapping": {"code": "key"},
+            "parts": {"dump": {"key": "sku", "version": {"path": "v"}, "group": "store", "files": {"glob": "*.csv"},
+                               **changes}},
+            "third_party": {"system": "erp", "ids": "ours", "key_field": "code", "read": {"path": "/{{ id }}"},
+                            "list": {"path": "/"}, "update": {"method": "PUT", "path": "/{{ id }}"},
+                            "delete": {"method": "DELETE", "path": "/{{ id }}"}}}},
+    })
+
+
+def test_a_source_by_configuration() -> None:
+    assert isinstance(build_sources(config())["item"]["dump"], FileSource)
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"files": None}, "'files' is needed"), ({"sql": {"table": "x"}}, "'sql' does not belong"),
+    ({"read": {"path": "/"}}, "'read' is a call"), ({"files": {"glob": "{{ shop }}"}}, "only 'group' is known here"),
+    ({"files": {"glob": "*", "encoding": "latin-99"}}, "there is no encoding 'latin-99'"),
+    ({"files": {"glob": "*", "delimiter": ";;"}}, "at most 1 character"),
+])
+def test_configurations_that_are_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        config(**changes)
+
+
+def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]) -> None:
+    """The newest of several rows of a key wins; nothing is deleted for a file that is cut off or has unreadable rows;
+    what is really gone is."""
+    world = make_world()
+    world.context.entities["item"] = replace(
+        world.entity, sources={**world.entity.sources, "shop": source(tmp_path, files={"page": 3})},
+        rules=replace(world.entity.rules, readable=frozenset({"stock"})))
+    for n in range(10):
+        world.stock.put(f"k{n}", {"key": f"k{n}", "count": n, "v": 0})
+    rows = [f"k{n},A,1,n" for n in range(10)]
+    put(tmp_path, "a.csv", HEAD + "\n".join([*rows, "k3,A,3,newest", "k3,A,2,newer"]) + "\n")
+    world.full_sync()
+    assert len(world.mirrored()) == 10
+    assert world.mirrored()["k3"]["name"] == "newest"
+    put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\nk8,A\n")
+    with pytest.raises(DeletionsHeld, match="not proven complete"):
+        world.full_sync()
+    put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\n")
+    world.full_sync()
+    assert sorted(world.mirrored()) == [f"k{n}" for n in range(8)]
