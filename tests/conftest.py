@@ -1,4 +1,4 @@
-"""What the tests share: one embedded database server, an empty migrated database each, a world of fakes."""
+"""What the tests share: an empty database each (``databases.py``), a world of fakes, a small HTTP server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import database_url, engine, server_url, template  # noqa: F401
 from fakes import FakeSource, FakeThirdParty, two_part_config
 from http_server import Server
-from sqlalchemy import Engine, event, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine, event
 
 from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Config
@@ -26,76 +23,10 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import StepReport, full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, Conservation, conservation, record
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.validation import GroupValidation, validate
-from sync_orchestrator.database.migrate import migrate
 
-_numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A server of our own, whatever the environment names; SYNC_TEST_DATABASE_URL uses another."""
-    os.environ.pop("SYNC_DATABASE_URL", None)
-    if url := os.environ.get("SYNC_TEST_DATABASE_URL"):
-        yield url
-        return
-    from sync_orchestrator.database import embedded
-
-    # Not below pytest's folder, which every other session of pytest closes to the server's own user.
-    with tempfile.TemporaryDirectory(prefix="sync-tests-", ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "data"
-        url = embedded.start(folder)
-        _forgo_durability(url)
-        yield url
-        embedded.stop(folder)
-
-
-def _forgo_durability(url: str) -> None:
-    """The tests kill our processes, never the server: it need not wait for the disk."""
-    admin = connect(url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    admin.dispose()
-
-
-def _create(server_url: str, name: str, template: str | None = None) -> str:
-    admin = connect(server_url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else "")))
-    admin.dispose()
-    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
-
-
-@pytest.fixture(scope="session")
-def template(server_url: str) -> str:
-    """A migrated database to copy."""
-    name = f"template_{os.getpid()}"
-    engine = connect(_create(server_url, name))
-    migrate(engine)
-    engine.dispose()
-    return name
-
-
-@pytest.fixture
-def database_url(server_url: str, template: str) -> Iterator[str]:
-    """The URL of an empty, migrated database."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    yield _create(server_url, name, template)
-    admin = connect(server_url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-    admin.dispose()
-
-
-@pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on an empty, migrated database."""
-    engine = connect(database_url)
-    yield engine
-    engine.dispose()
+collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first
 
 
 class Killed(BaseException):
@@ -227,7 +158,7 @@ class World:
 
 
 @pytest.fixture
-def make_world(engine: Engine) -> Callable[..., World]:
+def make_world(engine: Engine) -> Callable[..., World]:  # noqa: F811
     """Makes a world on the test's database; keyword arguments change its configuration or fakes."""
 
     def make(*, erp: FakeThirdParty | None = None, **changes: Any) -> World:

@@ -21,6 +21,7 @@ class FakeSource:
     keyset_listing = True
     can_read = True
     can_poll = False
+    can_list_keys = False
 
     def __init__(self, page: int = 100) -> None:
         self.rows: dict[str, PartRead] = {}
@@ -60,6 +61,10 @@ class FakeSource:
                 return
             position = keys[: self.page][-1]
             yield [self.rows[key] for key in keys[: self.page]], position
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        async for rows, _ in self.pages(group):
+            yield rows
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         self._answer()
@@ -228,6 +233,7 @@ def two_part_config(**changes: Any) -> Config:
         "mapping": {"code": "key", "store": "group", "name": "shop.name", "count": "stock.count"},
         "retry": {"retries": 3, "first_wait": 10, "jitter": 0},
         "validation": {"confirm_after": 0},
+        "source_check": {"confirm_after": 0},
         "third_party": {
             "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
             "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"method": "DELETE", "path": "/{{ id }}"},
@@ -236,7 +242,7 @@ def two_part_config(**changes: Any) -> Config:
         **changes.pop("entity", {}),
     }
     return Config.model_validate({
-        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}, "stock": {"base_url": "http://127.0.0.1:1"}},
+        "sources": {name: {"base_url": "http://127.0.0.1:1", **changes.pop(name, {})} for name in ("shop", "stock")},
         "third_parties": {"erp": {"base_url": "http://127.0.0.1:1", "timeout": 5, "search_lag": 0,
                                   "breaker": {"failures": 5}, **changes.pop("system", {})}},
         "entities": {"item": entity},

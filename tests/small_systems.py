@@ -32,7 +32,7 @@ class Backoffice:
     async def __call__(self, request: Request) -> Response:
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return JSONResponse({"error": "no"}, 401)
-        match request.url.path.strip("/").split("/"):
+        match request.scope["path"][1:].split("/", 1):
             case ["shops"]:
                 return JSONResponse(sorted({record["shop"] for record in self.products.values()}))
             case ["products"]:

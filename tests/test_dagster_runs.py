@@ -15,9 +15,9 @@ import pytest
 from conftest import World
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from databases import create, drop
 from fakes import answer, two_part_config
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 
 from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
@@ -96,25 +96,27 @@ class Dagster:
 
 
 @pytest.fixture(scope="module")
-def storage(server_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    """One instance for the module: its tables take seconds to make."""
-    admin = connect(server_url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("CREATE DATABASE dagster_of_tests"))
-    admin.dispose()
-    url = make_url(server_url).set(database="dagster_of_tests").render_as_string(hide_password=False)
+def storage_url(server_url: str) -> Iterator[str]:
+    """A database for Dagster's own tables; making them takes seconds, so the module has one."""
+    url = create(server_url, f"dagster_{os.getpid()}")
+    yield url
+    drop(server_url, url)
+
+
+@pytest.fixture(scope="module")
+def storage(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(url))
+        patch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(storage_url))
         home = write_instance(tmp_path_factory.mktemp("dagster")).parent
         with dg.DagsterInstance.from_config(str(home)) as instance:
             yield instance
 
 
 @pytest.fixture
-def instance(storage: dg.DagsterInstance, server_url: str) -> Iterator[dg.DagsterInstance]:
+def instance(storage: dg.DagsterInstance, storage_url: str) -> Iterator[dg.DagsterInstance]:
     """The instance, emptied after the test."""
     yield storage
-    engine = connect(make_url(server_url).set(database="dagster_of_tests").render_as_string(hide_password=False))
+    engine = connect(storage_url)
     with engine.begin() as connection:
         names = connection.execute(text(
             "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables "

@@ -1,0 +1,154 @@
+"""The databases of the tests: one embedded server, and an empty, migrated database for each test that asks for one.
+
+A database that a test leaves in its shape is emptied and given to the next, which is much cheaper than a new one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.engine import make_url
+
+from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.database.migrate import migrate
+
+_numbers = itertools.count(1)
+_free: list[str] = []
+
+# What would be another if a test had changed the schema, its functions, triggers or version, or left settings behind.
+_SHAPE = """
+SELECT (SELECT md5(string_agg(c.oid || c.relname || c.relnatts || c.reltriggers::int, ',' ORDER BY c.oid))
+        FROM (SELECT oid, relname, relnatts, relhastriggers AS reltriggers FROM pg_class
+              WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('sync', 'public'))) c) AS tables,
+       (SELECT count(*) FROM pg_proc) AS functions, (SELECT count(*) FROM pg_constraint) AS constraints,
+       (SELECT count(*) FROM pg_db_role_setting) AS settings,
+       (SELECT string_agg(version_num, ',') FROM sync.alembic_version) AS version
+"""
+
+_EMPTY = """
+DO $$
+DECLARE
+    found boolean;
+    name regclass;
+BEGIN
+    FOR name IN SELECT oid::regclass FROM pg_class
+                WHERE relnamespace = 'sync'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version' LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %%s)', name) INTO found;
+        IF found THEN
+            EXECUTE format('DELETE FROM %%s', name);
+        END IF;
+    END LOOP;
+    PERFORM setval(oid::regclass, 1, false) FROM pg_class
+    WHERE relnamespace = 'sync'::regnamespace AND relkind = 'S';
+END $$
+"""
+
+_ALONE = """
+SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A server of our own, whatever the environment names; SYNC_TEST_DATABASE_URL uses another."""
+    os.environ.pop("SYNC_DATABASE_URL", None)
+    if url := os.environ.get("SYNC_TEST_DATABASE_URL"):
+        yield url
+        return
+    from sync_orchestrator.database import embedded
+
+    # Not below pytest's folder, which every other session of pytest closes to the server's own user.
+    with tempfile.TemporaryDirectory(prefix="sync-tests-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "data"
+        url = embedded.start(folder)
+        _forgo_durability(url)
+        yield url
+        embedded.stop(folder)
+
+
+def _forgo_durability(url: str) -> None:
+    """The tests kill our processes, never the server: it need not wait for the disk."""
+    admin = connect(url)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    admin.dispose()
+
+
+def create(server_url: str, name: str, template: str | None = None) -> str:
+    """Makes a database and returns its URL."""
+    _administer(server_url, f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def drop(server_url: str, url: str) -> None:
+    """Ends the connections to a database and drops it."""
+    _administer(server_url, f'DROP DATABASE "{make_url(url).database}" WITH (FORCE)')
+
+
+def _administer(server_url: str, statement: str) -> None:
+    admin = connect(server_url)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(statement))
+    admin.dispose()
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str) -> str:
+    """A migrated database to copy."""
+    name = f"template_{os.getpid()}"
+    engine = connect(create(server_url, name))
+    migrate(engine)
+    engine.dispose()
+    return name
+
+
+@pytest.fixture
+def database_url(server_url: str, template: str) -> Iterator[str]:
+    """The URL of an empty, migrated database."""
+    url = _free.pop() if _free else create(server_url, f"test_{os.getpid()}_{next(_numbers)}", template)
+    before = _with(url, lambda connection: tuple(run(connection, _SHAPE)[0]))
+    yield url
+    if not _emptied(url, before):
+        drop(server_url, url)
+    else:
+        _free.append(url)
+
+
+def _emptied(url: str, before: tuple[Any, ...]) -> bool:
+    """Empties a database; False where it is not of the shape that it had."""
+
+    def work(connection: Any) -> bool:
+        run(connection, _ALONE)
+        if tuple(run(connection, _SHAPE)[0]) != before:
+            return False
+        run(connection, _EMPTY)
+        return True
+
+    return bool(_with(url, work))
+
+
+def _with(url: str, work: Any) -> Any:
+    engine = connect(url)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An engine on an empty, migrated database."""
+    engine = connect(database_url)
+    yield engine
+    engine.dispose()
