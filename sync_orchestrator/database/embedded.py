@@ -6,7 +6,9 @@ Whoever starts first starts it, others attach; nobody stops it but ``stop``. Not
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
@@ -111,6 +113,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _one_user() -> Iterator[None]:
+    """Under root the wheel makes a user for its servers; two first starts at once would make two of that name."""
+    import fasteners
+
+    if os.name != "posix" or os.geteuid() != 0:
+        yield
+        return
+    with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "sync_orchestrator_postgres_user.lock"):
+        yield
+
+
 def _postmaster(folder: Path) -> psutil.Process | None:
     """The server's process. The pid in a file that a killed server left may be a zombie's or another program's."""
     try:
@@ -123,7 +137,8 @@ def _postmaster(folder: Path) -> psutil.Process | None:
 
 def _launch(folder: Path) -> None:
     _clear_leftovers(folder)
-    server = _wheel().PostgresServer(folder, cleanup_mode=None)
+    with _one_user():
+        server = _wheel().PostgresServer(folder, cleanup_mode=None)
     server.ensure_pgdata_inited()
     _configure(folder)
     try:
