@@ -138,6 +138,35 @@ async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkS
     assert sorted(len(call) for call in store.calls) == [1, 1, 1]
 
 
+async def test_items_stand_in_a_call_in_their_own_shape(server: Server, store: BulkStore, http: Http) -> None:
+    """As sub-requests, each with a path of its own; where nothing is around them, they are the list that is sent."""
+    names = {name: f"{{{{ {name} }}}}" for name in ("op", "key", "id", "payload")}
+    erp = third_party(http, item={**names, "path": "/items{{ '/' ~ id | urlencode if id }}"})
+    await created(erp, "a")
+    await asyncio.gather(erp.create(item("c")), erp.delete(item("a", "i-a")))
+    assert [each["path"] for call in store.calls for each in call] == ["/items", "/items", "/items/i-a"]
+    assert store.calls[1][1]["payload"] is None
+    assert store.items == {"i-c": {"id": "i-c", "code": "c", "name": "name of c"}}
+    heard: list[Any] = []
+
+    async def handler(request: Request) -> Response:
+        heard.append(await request.json())
+        return JSONResponse({})
+
+    server.handler = handler
+    await third_party(http, request={"path": "/bulk"}, item={"drop": "{{ id }}"}, results=None).delete(item("a", "i-a"))
+    assert heard == [[{"drop": "i-a"}]]
+
+
+async def test_an_item_whose_shape_cannot_be_made_spoils_no_other(store: BulkStore, http: Http) -> None:
+    erp = third_party(http, item={"key": "{{ {'a': 'a', 'c': 'c'}[key] }}", "op": "{{ op }}", "id": None,
+                                  "payload": "{{ payload }}"})
+    results = await created(erp, "abc")
+    assert (results["a"], results["c"]) == ("i-a", "i-c")
+    assert (results["b"].kind, results["b"].unknown) == (Failure.PERMANENT, False)
+    assert [[each["key"] for each in call] for call in store.calls] == [["a", "c"]]
+
+
 async def test_no_call_holds_more_than_its_size(store: BulkStore, http: Http) -> None:
     keys = "abcdefghijklmnopqrstuvwxy"
     assert set((await created(third_party(http), keys)).values()) == {f"i-{key}" for key in keys}
@@ -348,6 +377,7 @@ def test_answers_that_are_lost_make_no_twins(engine: Engine, server: Server, sto
     ({"bulk_create": {**BULK, "result_id": None}, "lookup": None}, "needs 'result_id', or 'lookup'"),
     ({"bulk_update": {**BULK, "request": {"path": "/{{ group }}/bulk"}}}, "needs by_group: true"),
     ({"bulk_update": {**BULK, "request": {"path": "/bulk/{{ key }}"}}}, "nothing fills in 'key'"),
+    ({"bulk_update": {**BULK, "item": {"x": "{{ items }}"}}}, "bulk_update.item: nothing fills in 'items'"),
 ])
 def test_what_cannot_work_is_refused_at_load(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):

@@ -7,7 +7,7 @@ import asyncio
 import os
 import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -358,6 +358,50 @@ def test_a_source_by_configuration() -> None:
 def test_configurations_that_are_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         config(**changes)
+
+
+def test_a_row_without_a_key_is_asked_of_no_other_source(
+    tmp_path: Path, make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    world.context.entities["item"] = replace(
+        world.entity, sources={**world.entity.sources, "shop": source(tmp_path)},
+        rules=replace(world.entity.rules, readable=frozenset({"stock"})))
+    read_many = world.stock.read_many
+
+    async def strict(keys: Sequence[str]) -> list[PartRead]:
+        assert all(keys)
+        return list(await read_many(keys))
+
+    monkeypatch.setattr(world.stock, "read_many", strict)
+    world.stock.put("k1", {"key": "k1", "count": 1, "v": 0})
+    put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n,A,1,nobody\nk2,A\n")
+    world.full_sync()
+    assert sorted(world.mirrored()) == ["k1"]
+    [alert] = world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL")
+    assert alert.kind == "unusable"
+
+
+@pytest.mark.parametrize("change", ["came", "went"])
+async def test_files_that_come_or_go_meanwhile_are_noticed(tmp_path: Path, change: str) -> None:
+    put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n")
+    put(tmp_path, "c.csv", HEAD + "k3,A,1,n\n")
+    found = source(tmp_path, files={"page": 1})
+    pages = found.pages("A")
+    await anext(pages)
+    if change == "came":
+        put(tmp_path, "b.csv", HEAD + "k2,A,1,n\n")
+    else:
+        await anext(pages)
+        (tmp_path / "a.csv").unlink()
+
+    async def rest() -> None:
+        async for _ in pages:
+            pass
+
+    failure = await failure_of(rest())
+    assert failure.kind is Failure.TRANSIENT
+    assert f"{'b' if change == 'came' else 'a'}.csv {change} while the others were read" in failure.detail
 
 
 def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]) -> None:

@@ -639,3 +639,36 @@ def test_versions(value: Any, kind: Any, expected: int) -> None:
 def test_no_versions(value: Any, kind: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         version_of(value, kind)
+
+
+# Keys and versions alone.
+
+@pytest.mark.parametrize(("keys", "asked"), [
+    ({"keys": {"path": "/keys", "items": "keys[].{sku: id, v: rev}", "params": {"shop": "{{ group }}"}}}, "/keys"),
+    ({}, "/items"),
+])
+async def test_keys_come_from_their_own_call_where_there_is_one(
+    server: Server, keys: dict[str, Any], asked: str
+) -> None:
+    async def answer(request: Request) -> Response:
+        if request.url.path == "/keys":
+            assert request.query_params["shop"] == "g"
+            return JSONResponse({"keys": [{"id": "a", "rev": 3}, {"id": "b", "rev": 4}]})
+        return JSONResponse({"items": [{"sku": "a", "v": 3, "name": "x"}, {"sku": "b", "v": 4}]})
+
+    server.handler = answer
+    found = source(server, **keys)
+    assert [[(row.key, row.version) for row in rows] async for rows in found.keys("g")] == [[("a", 3), ("b", 4)]]
+    assert (found.can_list_keys, server.seen[0][1]) == (bool(keys), asked)
+    await found.close()
+
+
+async def test_keys_that_are_of_no_group_are_refused(server: Server) -> None:
+    async def answer(request: Request) -> Response:
+        return JSONResponse([{"sku": "a", "v": 3}])
+
+    server.handler = answer
+    found = source(server, group="shop", keys={"path": "/keys"})
+    failure = await failure_of(anext(found.keys("g")))
+    assert "'keys' does not ask for one with {{ group }}" in failure.detail
+    await found.close()

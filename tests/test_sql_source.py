@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -80,8 +81,8 @@ def part(**changes: Any) -> Part:
                                 "sql": sql, **changes})
 
 
-def items(run: Run, keys: list[str], *, kind: str = "TEXT", store: str = "'A'") -> None:
-    run(f"CREATE TABLE items (sku {kind} PRIMARY KEY, store TEXT, v BIGINT)")
+def items(run: Run, keys: list[str], *, kind: str = "TEXT", store: str = "'A'", unique: bool = True) -> None:
+    run(f"CREATE TABLE items (sku {kind}{' PRIMARY KEY' if unique else ''}, store TEXT, v BIGINT)")
     for number, key in enumerate(keys):
         run(f"INSERT INTO items VALUES ({key}, {store}, {number + 1})")
 
@@ -111,6 +112,44 @@ async def test_pages_follow_the_key(run: Run, make: Make) -> None:
 async def test_a_full_last_page_ends_the_listing(run: Run, make: Make) -> None:
     items(run, ["'a'", "'b'"])
     assert await listed(make(sql={"page": 2})) == [["a", "b"]]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3])
+@pytest.mark.parametrize(("url", "kind", "keys"), [
+    ("sqlite", "TEXT COLLATE NOCASE", ["A", "a", "b", "B", "c", "C"]),
+    ("sqlite", "TEXT", ["a", "b", "b", "b", "c"]),
+    ("postgresql", "TEXT", ["a", "b", "b", "b", "c"]),
+    ("postgresql", "INTEGER", ["1", "1", "1", "1", "1"]),
+], indirect=["url"])
+async def test_rows_of_equal_keys_are_not_lost_at_the_end_of_a_page(
+    run: Run, make: Make, page: int, kind: str, keys: list[str]
+) -> None:
+    items(run, [f"'{key}'" for key in keys], kind=kind, unique=False)
+    source = make(sql={"page": page})
+    pages = [(rows, position) async for rows, position in source.pages("A")]
+    assert sorted(row.version for rows, _ in pages for row in rows) == list(range(1, len(keys) + 1))
+    for number, (_, position) in enumerate(pages):
+        behind = [row.version for rows, _ in pages[number + 1:] for row in rows]
+        assert [row.version async for rows, _ in source.pages("A", position) for row in rows] == behind
+
+
+STRANGE = ["a\x00", "\ud800", str(2**63), str(-(2**63) - 1), "9" * 5000, "1e3", "", " "]
+
+
+@pytest.mark.parametrize("kind", ["TEXT", "INTEGER"])
+async def test_keys_that_cannot_be_there_spoil_no_other(run: Run, make: Make, kind: str) -> None:
+    items(run, ["'7'"], kind=kind)
+    assert [row.key for row in await make().read_many([*STRANGE, "7"])] == ["7"]
+
+
+async def test_a_server_that_says_nothing_is_given_up_for_now() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = database(f"postgresql+psycopg://u@127.0.0.1:{silent.getsockname()[1]}/d", connections=1)
+        found._patience = 0.2
+        for _ in range(3):  # more than it has connections
+            failure = await failure_of(found.ask("table items", lambda connection: None))
+            assert (failure.kind, failure.detail) == (Failure.TRANSIENT, "table items: no answer within 0.2 s")
+        await found.close()
 
 
 async def test_numbers_as_keys_are_in_the_order_of_numbers(run: Run, make: Make) -> None:
@@ -483,3 +522,17 @@ def test_a_table_larger_than_a_page_is_synced(tmp_path: Path, make_world: Callab
     assert {record["code"] for record in world.erp.store.values()} == {
         str(n) for n in range(1, 31) if n not in (3, 20)}
     assert world.mirrored()["10"]["name"] == "new"
+
+
+# Keys.
+
+async def test_keys_and_versions_are_read_without_the_other_columns(run: Run, make: Make) -> None:
+    run("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, gone BOOLEAN, picture TEXT)")
+    for number in range(5):
+        run(f"INSERT INTO items VALUES ('k{number}', 'A', {number}, {str(number == 1).lower()}, 'large')")
+    source = make(sql={"page": 2})
+    rows = [row for page in [page async for page in source.keys("A")] for row in page]
+    assert [(row.key, row.version, row.group, set(row.data)) for row in rows] == [
+        (f"k{number}", number, "A", {"sku", "store", "v"}) for number in range(5)]
+    logically = make(sql={"page": 2}, deleted_when="gone")
+    assert [row.key for page in [page async for page in logically.keys("A")] for row in page if row.deleted] == ["k1"]

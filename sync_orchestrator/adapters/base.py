@@ -1,16 +1,27 @@
-"""What source adapters begin with: a source system with nothing but a listing.
+"""What adapters begin with, those of your own, too: little that they must say, and honest answers for the rest.
 
 The values that they take and give are those of ``core/ports.py``. Not here: the systems themselves (``rest_source.py``,
-``sql_source.py``).
+``sql_source.py``), what is believed of a class of your own (``guarded.py``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.ports import PartRead
+from pydantic import BaseModel
+
+from sync_orchestrator.adapters.client import Client
+from sync_orchestrator.adapters.http import Http, Outgoing
+from sync_orchestrator.adapters.rows import Rows
+from sync_orchestrator.adapters.side_by_side import side_by_side
+from sync_orchestrator.config import Part
+from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
+from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits
+
+_READS_AT_ONCE = 8
 
 
 class Source(ABC):
@@ -29,6 +40,9 @@ class Source(ABC):
     can_poll: bool = False
     """True where it can be asked what has changed: then say ``changes``."""
 
+    can_list_keys: bool = False
+    """True where it can list keys and versions for less than whole parts: then say ``keys``."""
+
     @abstractmethod
     def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group, each with the position from which a later call can go on, or None."""
@@ -40,6 +54,11 @@ class Source(ABC):
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those of the given records that the source has."""
         raise CallFailed(Failure.PERMANENT, "this source cannot be read by key")
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        """Pages of the keys and versions of a business group; nothing else of the parts counts."""
+        async for rows, _ in self.pages(group):
+            yield rows
 
     def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         """Pages of what has changed since a version, in any order."""
@@ -56,3 +75,137 @@ class Source(ABC):
     async def close(self) -> None:
         """Ends its connections; it may be used again."""
         return
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Given:
+    """What a class of your own is made with.
+
+    ``settings``: those of the system and of the entity (or part) together, as its ``Settings`` made them. ``http``:
+    where the system has a ``base_url``. ``key_field`` and ``fields`` (all mapped fields) for a third party, ``part``
+    for a source.
+    """
+
+    system: str
+    entity: str
+    settings: Any
+    http: Http | None = None
+    key_field: str = ""
+    fields: tuple[str, ...] = ()
+    part: Part | None = None
+
+
+class Adapter:
+    """What classes of both kinds have.
+
+    Every method may raise CallFailed, which says how it failed. Anything else that comes out of one, and anything that
+    it should not return, counts as a failure that may pass; of a write, as one of unknown outcome. Methods must not
+    block: ``await asyncio.to_thread(...)`` is for what does.
+    """
+
+    Settings: ClassVar[type[BaseModel] | None] = None
+    """A pydantic model of the settings; without one they are a plain dict."""
+
+    settings: Any
+    """The settings."""
+
+    def __init__(self, given: Given) -> None:
+        self.system = given.system
+        self.entity = given.entity
+        self.settings = given.settings
+        self._given = given
+        self._client = None if given.http is None else Client(given.http, self.sign)
+
+    @property
+    def http(self) -> Client:
+        """Our HTTP client; only where the system has a ``base_url``. Raises ConfigError."""
+        if self._client is None:
+            raise ConfigError(f"{self.system}: {type(self).__name__} calls over HTTP, so it needs a 'base_url'")
+        return self._client
+
+    def sign(self, call: Outgoing) -> Mapping[str, str]:
+        """Headers that depend on the whole call, such as a signature; made anew for each attempt."""
+        return {}
+
+    async def close(self) -> None:
+        """Ends connections of its own; it may be used again. Those of ``http`` end by themselves."""
+        return
+
+
+class ThirdPartyAdapter(Adapter, ABC):
+    """One entity's collection at a third party: five methods, and ``traits`` that say what it can do.
+
+    With our ids (``own_ids=False``) the key is the id: ``create`` and ``update`` both overwrite what is there, or make
+    it, and return the key.
+    """
+
+    traits: Traits = Traits(own_ids=True, can_lookup=False, idempotent_create=False, grouped_address=False)
+    """With their ids, and neither ``lookup`` nor ``idempotent_create``, a create whose outcome is unknown waits for a
+    person: nobody could tell whether it would make a twin."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self.key_field = given.key_field
+        self.fields = given.fields
+
+    @abstractmethod
+    async def create(self, item: Item) -> str:
+        """Makes the record and returns the id under which the third party keeps it."""
+
+    @abstractmethod
+    async def update(self, item: Item) -> str | None:
+        """Overwrites the record and returns its id; None where the third party has none."""
+
+    @abstractmethod
+    async def delete(self, item: Item) -> None:
+        """Removes the record; one that is gone already is no failure."""
+
+    @abstractmethod
+    async def read(self, item: Item) -> Found | None:
+        """The record under ``item.external_id`` (with our ids ``item.key``), or None."""
+
+    @abstractmethod
+    def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        """Pages of everything that it holds in a business group: ``async def`` with ``yield``."""
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        """Every record that carries our key (more than one: twins); where the traits say ``can_lookup``."""
+        raise CallFailed(Failure.PERMANENT, "it cannot be searched by key")
+
+    async def count(self, group: str) -> int | None:
+        """How many records it holds in the group; None where it cannot say without listing."""
+        return None
+
+
+class SourceAdapter(Adapter, Source):
+    """One entity's part in one source system: ``pages``, and whichever of the others it can do.
+
+    ``can_read`` and ``can_poll`` follow from the methods that it has, unless it says them itself.
+    """
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        has = {name for name in ("read", "read_many", "changes") if getattr(cls, name) is not getattr(Source, name)}
+        has -= {"read_many"} if cls.read_many is SourceAdapter.read_many else set()
+        if "can_read" not in vars(cls):
+            cls.can_read = bool(has & {"read", "read_many"})
+        if "can_poll" not in vars(cls):
+            cls.can_poll = "changes" in has
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        if given.part is None:
+            raise ConfigError(f"{self.system}: a source adapter is made for a part")
+        self.part = given.part
+        self._rows = Rows(given.part)
+
+    def part_of(self, row: Json) -> PartRead:
+        """The part that a row tells, by ``key``, ``version``, ``group`` and ``deleted_when`` of the configuration."""
+        return self._rows.part_of(row)
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        """The parts of those of the given records that the source has; by one ``read`` each unless told otherwise."""
+        if type(self).read is Source.read:
+            return await super().read_many(keys)
+        found = await side_by_side(_READS_AT_ONCE, self.read, keys)
+        return [row for row in found if row is not None]

@@ -3,47 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
+from sync_orchestrator.adapters.base import Adapter
+from sync_orchestrator.adapters.classes import made_source, made_third_party, secrets_in
 from sync_orchestrator.adapters.file_source import FileSource
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.guarded import Guard, GuardedSource, GuardedThirdParty
+from sync_orchestrator.adapters.http import Http, Room, ways_to_spell
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
-from sync_orchestrator.config import Config, Part, Source
-from sync_orchestrator.config.sources import FilesSystem, RestSystem, SqlSystem
+from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
+from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
 BeforeCall = Callable[[], Awaitable[None]]
-Client = Http | Database | FilesSystem
 Logins = Callable[[str], LoginStore]
 """Where the logins to a system are kept, by its place in the configuration, such as ``sources.shop``."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """A system behind a class: our client where it has an address, and where it has none the room to call it."""
+
+    settings: ClassSystem | ThirdPartySystem
+    http: Http | None
+    room: Room | None
+    hold_off: HoldOff
+
+    def guard(self, adapter: Adapter) -> Guard:
+        secrets = ways_to_spell([
+            *secrets_in(self.settings.settings, adapter.settings), *self.settings.headers.values()])
+        return Guard(adapter, self.settings.timeout, self.room, self.hold_off, secrets)
+
+    async def close(self) -> None:
+        if self.http is not None:
+            await self.http.close()
+
+
+Client = Http | Database | FilesSystem | _Behind
+
+
 def build_sources(config: Config, logins: Logins | None = None) -> dict[str, dict[str, SourceSystem]]:
-    """The source systems of every entity, by entity and part."""
+    """The source systems of every entity, by entity and part. Raises ConfigError for a class that cannot be made."""
     clients = {name: _client(name, system, logins) for name, system in config.sources.items()}
     return {
-        name: {part: _source(clients[part], settings) for part, settings in entity.parts.items()}
+        name: {part: _source(part, clients[part], name, settings) for part, settings in entity.parts.items()}
         for name, entity in config.entities.items()
     }
 
 
 def _client(name: str, system: Source, logins: Logins | None) -> Client:
     match system:
+        case ClassSystem():
+            return _behind(system, f"sources.{name}", None, HoldOff(), logins)
         case RestSystem():
             return Http(system, logins=logins(f"sources.{name}") if logins else None)
         case SqlSystem():
             return Database(name, system)
         case FilesSystem():
             return system
-        case _:
-            raise AssertionError(system.kind)
 
 
-def _source(client: Client, part: Part) -> SourceSystem:
+def _source(name: str, client: Client, entity: str, part: Part) -> SourceSystem:
     match client:
         case Http():
             return RestSource(client, part)
@@ -51,6 +76,10 @@ def _source(client: Client, part: Part) -> SourceSystem:
             return SqlSource(client, part)
         case FilesSystem():
             return FileSource(client, part)
+        case _Behind():
+            assert isinstance(client.settings, ClassSystem)
+            made = made_source(name, client.settings, client.http, entity, part)
+            return GuardedSource(made, client.guard(made), client.close)
 
 
 def build_third_parties(
@@ -59,14 +88,46 @@ def build_third_parties(
 ) -> dict[str, ThirdParty]:
     """Every entity's collection at its third party; ``before_call`` by system, where it has a rate.
 
-    Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them.
+    Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them. Raises ConfigError for a class
+    that cannot be made.
     """
-    clients = {
-        name: Http(system, before_call.get(name), hold_off=(hold_offs or {}).get(name),
-                   logins=logins(f"third_parties.{name}") if logins else None)
-        for name, system in config.third_parties.items()
-    }
-    return {
-        name: RestThirdParty(clients[entity.third_party.system], entity.third_party, tuple(entity.mapping))
-        for name, entity in config.entities.items()
-    }
+    clients = {}
+    for name, system in config.third_parties.items():
+        hold_off = (hold_offs or {}).get(name) or HoldOff()
+        clients[name] = _behind(system, f"third_parties.{name}", before_call.get(name), hold_off, logins)
+    made: dict[str, ThirdParty] = {}
+    for name, entity in config.entities.items():
+        target, client = entity.third_party, clients[entity.third_party.system]
+        assert isinstance(client.settings, ThirdPartySystem)
+        if client.settings.adapter is None:
+            assert client.http is not None
+            made[name] = RestThirdParty(client.http, target, tuple(entity.mapping))
+        else:
+            own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))
+            made[name] = GuardedThirdParty(own, client.guard(own), client.close)
+    return made
+
+
+def build_clients(
+    config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
+    logins: Logins | None = None,
+) -> dict[str, Http]:
+    """By name, a client of each third party that routes of the proxy call; with the same in common as the adapters."""
+    clients = {}
+    for name in sorted({route.third_party for route in config.routes.values()}):
+        hold_off = (hold_offs or {}).get(name) or HoldOff()
+        made = _behind(config.third_parties[name], f"third_parties.{name}", before_call.get(name), hold_off, logins)
+        assert made.http is not None
+        clients[name] = made.http
+    return clients
+
+
+def _behind(
+    system: ClassSystem | ThirdPartySystem, place: str, before_call: BeforeCall | None, hold_off: HoldOff,
+    logins: Logins | None,
+) -> _Behind:
+    if not system.base_url:
+        return _Behind(system, None, Room(before_call, hold_off), hold_off)
+    http = Http(system, before_call, hold_off=hold_off, logins=logins(place) if logins else None,
+                secrets=secrets_in(system.settings))
+    return _Behind(system, http, None, hold_off)

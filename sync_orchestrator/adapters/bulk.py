@@ -16,22 +16,26 @@ from weakref import WeakKeyDictionary
 
 import jmespath
 
+from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Send, Written
 from sync_orchestrator.config import Bulk, Outcome, Target
+from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import TOO_OLD, Item
+from sync_orchestrator.templates import TemplateFailed
 
 _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """One write that waits for its result; ``item`` is what the call's templates see of it."""
+    """One write that waits for its result; ``shape`` is how ``item`` stands in the call."""
 
     item: Values
+    shape: Any
     deadline: float | None
     done: asyncio.Future[Any]
 
@@ -95,13 +99,21 @@ class InBulk:
         the call must begin. Raises CallFailed.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(item, deadline, loop.create_future())
+        waiting = _Waiting(item, self._shape(item), deadline, loop.create_future())
         if (key := str(item["key"])) in self._alone:
             del self._alone[key]
             self._begin([waiting])
         else:
             self._gather(loop, waiting)
         return await waiting.done
+
+    def _shape(self, item: Values) -> Any:
+        if self.bulk.item is None:
+            return item
+        try:
+            return templates.value(self.bulk.item, {**dict.fromkeys(ITEM_NAMES), **item})
+        except TemplateFailed as error:
+            raise CallFailed(Failure.PERMANENT, self.http.shown(str(error))) from None
 
     def _gather(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
         place = waiting.item["group"] if self.bulk.by_group else None
@@ -141,12 +153,14 @@ class InBulk:
             await self._succeeded(batch, answer)
 
     async def _call(self, batch: Sequence[_Waiting]) -> Answer:
-        items = [waiting.item for waiting in batch]
-        values = await self._references.known(self.bulk.request, {"items": items, "group": items[0]["group"]})
+        items = [waiting.shape for waiting in batch]
+        values = await self._references.known(
+            self.bulk.request, {"items": items, "group": batch[0].item["group"]})
+        plain = self.bulk.item is None
         deadlines = [waiting.deadline for waiting in batch if waiting.deadline is not None]
         return await self.http.send(
             self.bulk.request, values, write=True, outcomes=self._outcomes, deadline=min(deadlines, default=None),
-            body=[item.get("payload", item["id"]) for item in items])
+            body=[item.get("payload", item["id"]) for item in items] if plain else items)
 
     async def _failed(self, batch: Sequence[_Waiting], failure: CallFailed) -> None:
         """The call as a whole failed: where less would do, or one bad item is to be found, it is sent in halves."""
@@ -225,7 +239,7 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
     portions: list[list[_Waiting]] = [[]]
     size = 0
     for waiting in queue:
-        length = 0 if most_bytes is None else len(json.dumps(dict(waiting.item), ensure_ascii=False).encode())
+        length = 0 if most_bytes is None else len(json.dumps(waiting.shape, ensure_ascii=False).encode())
         if most_bytes is not None and portions[-1] and size + length > most_bytes:
             portions.append([])
             size = 0

@@ -85,9 +85,14 @@ class FileSource(Source):
     def _of_group(self, group: str) -> Generator[PartRead]:
         if self._by_name and ("/" in group or "\\" in group or group in ("", ".", "..")):
             raise CallFailed(Failure.PERMANENT, f"'{group}' cannot stand in a file's name, as files.glob has it")
-        for row in self._read(self._files(glob.escape(group))):
+        files = self._files(glob.escape(group))
+        for row in self._read(files):
             if row.problem is not None or row.group is None or row.group == group:
                 yield row
+        if (now := self._files(glob.escape(group))) != files:
+            [changed, *_] = sorted(set(now) ^ set(files))
+            what = f"{changed.relative_to(self._folder)} {'came' if changed in now else 'went'}"
+            raise CallFailed(Failure.TRANSIENT, f"{what} while the others were read")
 
     def _read(self, paths: list[Path]) -> Generator[PartRead]:
         for path in paths:

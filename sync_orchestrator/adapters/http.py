@@ -40,6 +40,7 @@ from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
+from sync_orchestrator.core import trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
@@ -60,6 +61,20 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Outgoing:
+    """A call as it goes out: ``target`` is path and query as they are written on the wire."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
+Sign = Callable[[Outgoing], Mapping[str, str]]
+"""Headers that depend on the whole call, such as a signature; made anew for each attempt."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Prepared:
     """A call with its templates filled in."""
 
@@ -68,6 +83,31 @@ class Prepared:
     params: dict[str, str]
     headers: dict[str, str]
     content: Any
+    """Bytes are sent as they are."""
+    sign: Sign | None = None
+    most: int | None = None
+    """The largest answer that is taken, in bytes."""
+
+
+class Room:
+    """When a system may be called: not while it asked to be left alone, and within its rate."""
+
+    def __init__(self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff) -> None:
+        self._before_call = before_call
+        self._hold_off = hold_off
+
+    async def wait(self, latest: float) -> None:
+        """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
+        while True:
+            while (left := await self._hold_off.left()) > 0:
+                if time.monotonic() + left > latest:
+                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more", retry_after=left)
+                await asyncio.sleep(left)
+            if self._before_call is None:
+                return
+            await self._before_call()
+            if await self._hold_off.left() <= 0:
+                return
 
 
 class Http:
@@ -75,17 +115,18 @@ class Http:
 
     ``before_call`` is awaited before each call: the shared rate limit plugs in there. ``hold_off`` keeps how long the
     system asked to be left alone, ``logins`` what its logins gave; this process alone knows of both unless told. Error
-    texts hold what came, but never a secret: of the settings, or of a login.
+    texts hold what came, but never a secret: of the settings, of a login, or one of ``secrets``.
     """
 
     def __init__(
         self, settings: HttpSettings, before_call: Callable[[], Awaitable[None]] | None = None, *,
-        hold_off: HoldOff | None = None, logins: LoginStore | None = None,
+        hold_off: HoldOff | None = None, logins: LoginStore | None = None, secrets: Sequence[str] = (),
     ) -> None:
         self.concurrency = settings.concurrency
         self._settings = settings
-        self._before_call = before_call
         self._hold_off = hold_off or HoldOff()
+        self._room = Room(before_call, self._hold_off)
+        self._further_secrets = tuple(secrets)
         self._auth = auth_of(settings, self, logins)
         self._masked: tuple[tuple[str, ...] | None, tuple[str, ...]] = None, ()
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
@@ -97,7 +138,7 @@ class Http:
         between may take its own). A wait that the system asks for is kept if it fits in, else left to the caller.
         Raises CallFailed.
         """
-        return await self._patiently(self.prepared(request, values), outcomes)
+        return await self.patiently(self.prepared(request, values), outcomes)
 
     async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
         """Reads an absolute address that this system itself named, only on its own host; the rest is as of ``like``.
@@ -111,7 +152,7 @@ class Http:
             raise self.garbage(f"the next page has no address ({error})", url) from None
         if (target.scheme, target.host, target.port) != (base.scheme, base.host, base.port):
             raise self.garbage("the next page is on another host", url)
-        return await self._patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
+        return await self.patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
 
     async def send(
         self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
@@ -120,10 +161,15 @@ class Http:
         """One call, once. ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request
         has none of its own. Raises CallFailed.
         """
+        return await self.once(self.prepared(request, values, body), outcomes, write=write, deadline=deadline)
+
+    async def once(
+        self, prepared: Prepared, outcomes: Sequence[Outcome] = (), *, write: bool, deadline: float | None = None
+    ) -> Answer:
+        """The same as ``send`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
-        return await self._answer(
-            self.prepared(request, values, body), outcomes, write=write, deadline=deadline,
-            latest=latest if deadline is None else min(latest, deadline))
+        return await self._answer(prepared, outcomes, write=write, deadline=deadline,
+                                  latest=latest if deadline is None else min(latest, deadline))
 
     async def log_in(self) -> None:
         """Has what goes with a call, by a login where that takes one. Raises CallFailed."""
@@ -192,15 +238,21 @@ class Http:
         ``latest``: the monotonic time until which it may be held off, one call's deadline unless told. Raises
         CallFailed where there is no answer.
         """
-        await self._room(time.monotonic() + self._settings.timeout if latest is None else latest)
+        await self._room.wait(time.monotonic() + self._settings.timeout if latest is None else latest)
         if deadline is not None and time.monotonic() > deadline:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
-        headers = {**prepared.headers, **proof}
+        headers = {**trace.header(), **prepared.headers, **proof}
         try:
             async with asyncio.timeout(self._settings.timeout):
-                response = await self._client().request(
+                client = self._client()
+                request = client.build_request(
                     prepared.request.method, prepared.url, params=prepared.params or None,
                     **_sent(prepared.request, headers, prepared.content))
+                if prepared.sign is not None:
+                    request.headers.update(prepared.sign(Outgoing(
+                        request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
+                response = await client.send(request, stream=prepared.most is not None)
+                content = await self._content(response, prepared.most)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
             raise CallFailed(Failure.TRANSIENT, within, unknown=True) from None
@@ -209,9 +261,18 @@ class Http:
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _no_answer(error) from None
         return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()},
-                      response.content, str(response.url))
+                      content, str(response.url))
 
-    async def _patiently(self, prepared: Prepared, outcomes: Sequence[Outcome]) -> Answer:
+    async def _content(self, response: httpx.Response, most: int | None) -> bytes:
+        if most is None:
+            return response.content
+        content = await capped(response, most)
+        if content is None:
+            raise CallFailed(Failure.PERMANENT, f"an answer of more than {most} bytes", unknown=True)
+        return content
+
+    async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
+        """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(_may_pass), wait=_wait, reraise=True,
@@ -224,7 +285,19 @@ class Http:
     async def _answer(
         self, prepared: Prepared, outcomes: Sequence[Outcome], *, write: bool, deadline: float | None, latest: float
     ) -> Answer:
-        """One call; another one where the first is told that its login is over."""
+        """The same as ``looked_at``, a failure being raised."""
+        answer, failure = await self.looked_at(prepared, outcomes, write=write, deadline=deadline, latest=latest)
+        if failure is not None:
+            raise failure
+        return answer
+
+    async def looked_at(
+        self, prepared: Prepared, outcomes: Sequence[Outcome] = (), *, write: bool, deadline: float | None = None,
+        latest: float | None = None,
+    ) -> tuple[Answer, CallFailed | None]:
+        """One call, what came back, and the failure that it stands for; another one where the first is told that its
+        login is over. Raises CallFailed where there is no answer.
+        """
 
         async def tried(proof: Proof) -> tuple[Answer, CallFailed | None]:
             answer = await self.exchange(prepared, proof.headers, deadline=deadline, latest=latest)
@@ -237,10 +310,9 @@ class Http:
             if renewed is not None:
                 proof = renewed
                 answer, failure = await tried(proof)
-        if failure is not None:
-            raise failure
-        self._auth.accepted(proof)
-        return answer
+        if failure is None:
+            self._auth.accepted(proof)
+        return answer, failure
 
     def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
@@ -250,24 +322,12 @@ class Http:
     def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [*request.outcomes, *outcomes, *self._settings.outcomes]
 
-    async def _room(self, latest: float) -> None:
-        """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
-        while True:
-            while (left := await self._hold_off.left()) > 0:
-                if time.monotonic() + left > latest:
-                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more", retry_after=left)
-                await asyncio.sleep(left)
-            if self._before_call is None:
-                return
-            await self._before_call()
-            if await self._hold_off.left() <= 0:
-                return
-
     @property
     def _secrets(self) -> tuple[str, ...]:
         told, masked = self._masked
         if told is not self._auth.secrets:
-            told, masked = self._auth.secrets, _secrets([*self._settings.headers.values(), *self._auth.secrets])
+            told, masked = self._auth.secrets, ways_to_spell(
+                [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked
 
@@ -279,18 +339,35 @@ class Http:
                                   max_keepalive_connections=self._settings.concurrency)
             client = httpx.AsyncClient(
                 base_url=self._settings.base_url, headers=self._settings.headers, follow_redirects=False,
-                timeout=self._settings.timeout, transport=_Transport(limits=limits))
+                timeout=self._settings.timeout, transport=Transport(limits=limits))
             self._clients[loop] = client
         return client
 
 
-class _Transport(AiohttpTransport):
+async def capped(response: httpx.Response, most: int) -> bytes | None:
+    """The body of an answer that is streamed; None where it is larger."""
+    content = bytearray()
+    try:
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > most:
+                return None
+    finally:
+        await response.aclose()
+    return bytes(content)
+
+
+class Transport(AiohttpTransport):
     """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
+
+    def made_with(self) -> dict[str, Any]:
+        """What else aiohttp's session is made with; called within its event loop."""
+        return {}
 
     def get_client(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
                                          keepalive_timeout=self.limits.keepalive_expiry)
-        return aiohttp.ClientSession(connector=connector, middlewares=(_as_written,))
+        return aiohttp.ClientSession(connector=connector, middlewares=(_as_written,), **self.made_with())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         _written.set(str(request.url))
@@ -309,6 +386,8 @@ def _filled(texts: Mapping[str, str]) -> dict[str, str]:
 def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, Any]:
     if content is None:
         return {"headers": headers}
+    if isinstance(content, bytes):
+        return {"headers": headers, "content": content}
     if request.content == "form":
         return {"headers": headers, "data": content}
     documents = content if request.content == "lines" else [content]
@@ -317,7 +396,7 @@ def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, 
     return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body.encode()}
 
 
-def _secrets(values: Sequence[str]) -> tuple[str, ...]:
+def ways_to_spell(values: Sequence[str]) -> tuple[str, ...]:
     """Texts and their words (of ``Bearer abc`` also ``abc``), in each way an answer may spell them; longest first."""
     words = {word for value in values for word in (value, *value.split()) if len(word) >= _SHORTEST_SECRET}
     return tuple(sorted({way for word in words - {"Bearer", "Basic"} for way in _spelt(word)}, key=len, reverse=True))

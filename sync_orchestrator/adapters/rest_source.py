@@ -12,7 +12,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
-from sync_orchestrator.config import Part
+from sync_orchestrator.config import Listing, Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ports import PartRead
@@ -34,6 +34,7 @@ class RestSource:
         self._filters = Filters(http, part.filter_check)
         self.can_read = part.read is not None or part.read_many is not None
         self.can_poll = part.changes is not None
+        self.can_list_keys = part.keys is not None
 
     async def read(self, key: str) -> PartRead | None:
         """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""
@@ -83,15 +84,27 @@ class RestSource:
         An item may belong to another group only if it says so itself. Raises CallFailed where it says nothing, and the
         listing is not by group.
         """
+        async for rows, last in self._of_group("list", self._list, group, after):
+            yield rows, last
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        """Pages of the keys and versions of a business group, by the call ``keys`` where there is one."""
+        async for rows, _ in self._of_group(*(("list", self._list) if self._part.keys is None else
+                                              ("keys", self._part.keys)), group):
+            yield rows
+
+    async def _of_group(
+        self, name: str, listing: Listing, group: str, after: str | None = None
+    ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         values = {"group": group}
-        async for items, last in pages(self._http, self._list, values, key_of=self._key_of, after=after):
+        async for items, last in pages(self._http, listing, values, key_of=self._key_of, after=after):
             rows = [self._row(item) for item in items]
             if self._group is not None and any(row.group is None and row.problem is None for row in rows):
-                if "group" not in self._list.names():
+                if "group" not in listing.names():
                     raise CallFailed(Failure.PERMANENT, (
-                        f"no business group at '{self._part.group}', and 'list' does not ask for one with "
+                        f"no business group at '{self._part.group}', and '{name}' does not ask for one with "
                         "{{ group }}: " + self._http.shown(repr(items[0]))))
-                await self._filters.prove("list", self._list, values, "group")
+                await self._filters.prove(name, listing, values, "group")
             yield rows, last
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:

@@ -11,8 +11,8 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.config.sources import SqlSystem
@@ -28,6 +29,8 @@ from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 10
+_STATEMENTS = 3
+"""As many stand behind one call at most, each with the time of one."""
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "psycopg": ("connect_timeout", "prepare_threshold"), "psycopg2": ("connect_timeout",),
     "pymysql": ("connect_timeout", "read_timeout"), "mysqldb": ("connect_timeout", "read_timeout"),
@@ -55,22 +58,35 @@ class Database:
         self._settings = settings
         self._url = _url(name, settings.url)
         self._engine = _engine(name, self._url, settings)
-        self._threads: ThreadPoolExecutor | None = None
+        self._patience = _CONNECT_SECONDS + _STATEMENTS * settings.timeout
 
     async def ask(self, what: str, work: Callable[[Connection], T]) -> T:
         """Does work on a connection of its own, in a thread of its own.
 
         Raises CallFailed, which begins with ``what``.
         """
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._settings.connections, thread_name_prefix="sql-source")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, what, work)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def carried_out() -> None:
+            try:
+                result = self._work(what, work)
+            except BaseException as error:
+                told = partial(_fail, answer, error)
+            else:
+                told = partial(_give, answer, result)
+            with suppress(RuntimeError):  # its event loop has ended
+                loop.call_soon_threadsafe(told)
+
+        threading.Thread(target=carried_out, name="sql-source", daemon=True).start()  # a silent server holds no exit up
+        try:
+            return await asyncio.wait_for(answer, self._patience)
+        except TimeoutError:
+            self._engine.dispose(close=False)  # what still waits keeps its connection; others are made
+            raise CallFailed(Failure.TRANSIENT, f"{what}: no answer within {self._patience:g} s") from None
 
     async def close(self) -> None:
         """Ends its connections; it may be used again."""
-        threads, self._threads = self._threads, None
-        if threads is not None:
-            threads.shutdown(wait=False)
         await asyncio.to_thread(self._engine.dispose)
 
     def _work(self, what: str, work: Callable[[Connection], T]) -> T:
@@ -79,11 +95,24 @@ class Database:
                 return work(connection)
         except DBAPIError as error:
             raise self._failure(what, error) from None
+        except PoolTimeout:
+            busy = f"{what}: all {self._settings.connections} connections are busy"
+            raise CallFailed(Failure.TRANSIENT, busy) from None
 
     def _failure(self, what: str, error: DBAPIError) -> CallFailed:
         came = str(error.orig)
         secrets = [str(self._url.password)] if self._url.password else []
         return CallFailed(_kind(error, came), f"{what}: {shown(came.strip().partition(chr(10))[0], secrets)}")
+
+
+def _give(answer: asyncio.Future[T], result: T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+
+
+def _fail(answer: asyncio.Future[T], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 def _kind(error: DBAPIError, came: str) -> Failure:

@@ -38,12 +38,14 @@ from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.storable import text_problem
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Convert = Callable[[str], Any]
 
 _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
+_LARGEST = 2**63
 _COLON = re.compile(r"(?<![:\\]):(?=\w)")
 
 
@@ -60,6 +62,7 @@ class SqlSource(Source):
 
     keyset_listing = True
     can_read = True
+    can_list_keys = True
 
     def __init__(self, database: Database, part: Part) -> None:
         assert part.sql is not None
@@ -81,14 +84,31 @@ class SqlSource(Source):
         return [row for chunk in chunks for row in await self._ask(self._chunk, chunk)]
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        """Pages of a business group in the order of the key; ``after`` goes on behind that key."""
+        """Pages of a business group in the order of the key; ``after`` goes on behind that key.
+
+        Keys may be the same in the database's order though they differ (by a collation, or since the column is not
+        unique): such rows are never divided by the end of a page.
+        """
+        async for rows, last in self._of_pages(self._select(), group, after):
+            yield rows, last
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        """The same of its columns key, version and group alone; of all, where ``deleted_when`` may need them."""
+        columns = dict.fromkeys(name for name in (self._part.key, self._part.version.path, self._part.group) if name)
+        chosen = self._select(*(column(name) for name in columns) if self._part.deleted_when is None else ())
+        async for rows, _ in self._of_pages(chosen, group):
+            yield rows
+
+    async def _of_pages(
+        self, chosen: Select[Any], group: str, after: str | None = None
+    ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         last = None if after is None else await self._ask(self._position, after)
         while True:
-            rows = await self._ask(self._read_page, group, last)
+            rows, whole = await self._ask(self._read_page, chosen, group, last)
             if rows:
                 last = rows[-1][self._part.key]
                 yield [self._part_of(row) for row in rows], group_text(as_json(last, self._zone))
-            if len(rows) < self._page:
+            if whole:
                 return
 
     async def count(self, group: str) -> int | None:
@@ -123,13 +143,21 @@ class SqlSource(Source):
         rows = (self._part_of(row) for row in _fetched(connection, chosen))
         return [row for row in rows if row.key in wanted]  # a collation may take other keys for these
 
-    def _read_page(self, connection: Connection, group: str, last: Any) -> list[dict[str, Any]]:
-        chosen = self._of_group(connection, self._select(), group)
+    def _read_page(
+        self, connection: Connection, wanted: Select[Any], group: str, last: Any
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """A page with all rows of its last key, and whether it is the last one."""
+        chosen = self._of_group(connection, wanted, group)
         if chosen is None:
-            return []
-        if last is not None:
-            chosen = chosen.where(self._key > bindparam("after", last, NullType()))
-        return list(_fetched(connection, chosen.order_by(self._key).limit(self._page)))
+            return [], True
+        behind = chosen if last is None else chosen.where(self._key > bindparam("after", last, NullType()))
+        rows = list(_fetched(connection, behind.order_by(self._key).limit(self._page)))
+        if len(rows) < self._page:
+            return rows, True
+        same = list(_fetched(connection, chosen.where(self._key == bindparam("same", rows[-1][self._part.key],
+                                                                             NullType()))))
+        told = {repr(row) for row in same}
+        return [row for row in rows if repr(row) not in told] + (same or rows[-1:]), False
 
     def _count(self, connection: Connection, group: str) -> int:
         chosen = self._of_group(connection, self._select(func.count()), group)
@@ -140,8 +168,8 @@ class SqlSource(Source):
         assert self._group is not None
         return list(connection.execute(self._select(self._group).where(self._group.is_not(None)).distinct()).scalars())
 
-    def _select(self, what: ColumnElement[Any] | None = None) -> Select[Any]:
-        chosen = select(literal_column("*") if what is None else what)
+    def _select(self, *what: ColumnElement[Any]) -> Select[Any]:
+        chosen = select(*(what or (literal_column("*"),)))
         return chosen.select_from(self._from).where(self._key.is_not(None))
 
     def _of_group(self, connection: Connection, chosen: Select[Any], group: str) -> Select[Any] | None:
@@ -202,10 +230,12 @@ def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, 
 
 def _value(convert: Convert | None, told: str) -> Any:
     """A key or group in the type of its column; None for one that cannot be there."""
-    if convert is None:
+    if convert is None or text_problem(told) is not None:
         return None
     try:
         value = convert(told)
     except (ValueError, InvalidOperation):
+        return None
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
         return None
     return value if group_text(as_json(value)) == told else None

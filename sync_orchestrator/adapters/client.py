@@ -1,0 +1,68 @@
+"""Our HTTP client for classes of your own: calls that are not told in the configuration.
+
+Deadlines, logins, the shared rate, waiting that the system asks for and the hiding of secrets are those of ``http.py``.
+Not here: whether a write may still begin, and how long a method may take (``guarded.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.http import Http, Prepared, Sign
+from sync_orchestrator.config import Request
+from sync_orchestrator.config.calls import Method
+from sync_orchestrator.core.errors import CallFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """A write is under way; ``deadline``: the monotonic time before which each of its calls must begin."""
+
+    deadline: float | None
+
+
+writing: ContextVar[Writing | None] = ContextVar("writing", default=None)
+"""What the present task is asked to write; None while it reads."""
+
+
+class Client:
+    """Calls to one system. ``sign`` makes the headers that depend on the whole call."""
+
+    def __init__(self, http: Http, sign: Sign | None = None) -> None:
+        self._http = http
+        self._sign = sign
+
+    async def call(
+        self, method: Method, path: str, *, params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None, body: Any = None, reads: bool | None = None,
+    ) -> Answer:
+        """One call; its answer is a good one.
+
+        ``path`` stands below ``base_url`` and is sent as it is written: encode keys with ``quote(key, safe="")``.
+        ``params`` are encoded; those that are None are left out. ``body``: bytes as they are, anything else as JSON.
+        ``reads``: reading it again is harmless, so it is tried again a few times; unless told, of GET and HEAD, and of
+        all calls outside of ``create``, ``update`` and ``delete``.
+
+        Raises CallFailed: a 404 is ``missing``, a 409 ``duplicate`` and ``conflict``, and ``outcomes`` of the
+        configuration come first.
+        """
+        prepared = Prepared(
+            Request(method=method, path="/"), path,
+            {name: str(value) for name, value in (params or {}).items() if value is not None}, dict(headers or {}),
+            body, self._sign)
+        write = writing.get()
+        if (write is None or method in ("GET", "HEAD")) if reads is None else reads:
+            return await self._http.patiently(prepared)
+        return await self._http.once(prepared, write=True, deadline=None if write is None else write.deadline)
+
+    def garbage(self, what: str, came: Any) -> CallFailed:
+        """The failure of a good answer that is not what was asked for; of a write, one of unknown outcome."""
+        return self._http.garbage(what, came, write=writing.get() is not None)
+
+    def shown(self, text: str) -> str:
+        """Text for an error message: on one line, clipped, without secrets."""
+        return self._http.shown(text)

@@ -1,0 +1,302 @@
+"""What is believed of a class of your own: nothing that it should not raise, return or take its time for.
+
+Whatever is wrong with it is a failure of one call, which says what came and where; never a crash, never a success.
+Not here: what such classes begin with (``base.py``), how they are found and made (``classes.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from sync_orchestrator.adapters.answers import shown
+from sync_orchestrator.adapters.base import Adapter, SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.adapters.classes import where
+from sync_orchestrator.adapters.client import Writing, writing
+from sync_orchestrator.adapters.http import Room
+from sync_orchestrator.core.breaker import HoldOff
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.mapping import canonical
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead
+
+T = TypeVar("T")
+Problem = Callable[[Any], str | None]
+"""Says what is wrong with what a method gave; None where nothing is."""
+
+_END = object()
+
+
+class Guard:
+    """Carries out the calls of one adapter.
+
+    ``timeout``: of one call of its system; a method, or a page, may take twice that. ``room``: where its calls are not
+    made by our client, which would wait for it. ``hold_off`` learns how long it asks to be left alone. ``secrets``
+    stand in no error text.
+    """
+
+    def __init__(
+        self, adapter: Adapter, timeout: float, room: Room | None, hold_off: HoldOff, secrets: Sequence[str]
+    ) -> None:
+        self._class = type(adapter)
+        self._timeout = timeout
+        self._room = room
+        self._hold_off = hold_off
+        self._secrets = tuple(secrets)
+
+    async def call(self, method: str, begin: Callable[[], Awaitable[T]], problem: Problem) -> T:
+        """A call that reads. Raises CallFailed."""
+        if self._room is not None:
+            await self._room.wait(time.monotonic() + self._timeout)
+        came = await self._carried_out(method, begin, 2 * self._timeout)
+        if came is not _END and (wrong := problem(came)) is not None:
+            raise self._failure(method, wrong)
+        return came
+
+    async def write(self, method: str, item: Item, call: Callable[[Item], Awaitable[T]], problem: Problem) -> T:
+        """A call that writes: it begins before the item's deadline or not at all, and ends within a call's timeout of
+        it. Raises CallFailed."""
+        latest = time.monotonic() + self._timeout
+        if self._room is not None:
+            await self._room.wait(latest if item.deadline is None else min(latest, item.deadline))
+        left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
+        if left < 0:
+            raise CallFailed(Failure.THROTTLED, TOO_OLD)
+        before = writing.set(Writing(item.deadline))
+        try:
+            came = await self._carried_out(method, lambda: call(item), min(2 * self._timeout, left + self._timeout))
+        finally:
+            writing.reset(before)
+        if (wrong := problem(came)) is not None:
+            raise self._failure(method, wrong, unknown=True)
+        return came
+
+    async def each(self, method: str, begin: Callable[[], Any], problem: Problem) -> AsyncIterator[Any]:
+        """Page by page; a listing that gives the same page twice running would never end. Raises CallFailed."""
+        pages: Any = None
+
+        async def following() -> Any:
+            nonlocal pages
+            if pages is None:
+                pages = begin()
+                if inspect.isawaitable(pages):
+                    if inspect.iscoroutine(pages):
+                        pages.close()
+                    raise TypeError("it must yield pages: 'async def' with 'yield'")
+            return await anext(pages, _END)
+
+        before = None
+        try:
+            while (page := await self.call(method, following, problem)) is not _END:
+                if page and page == before:
+                    raise self._failure(method, "gives the same page again and again")
+                yield page
+                before = page
+        finally:
+            if isinstance(pages, AsyncGenerator):
+                with suppress(Exception):
+                    async with asyncio.timeout(self._timeout):
+                        await pages.aclose()
+
+    async def _carried_out(self, method: str, begin: Callable[[], Awaitable[T]], most: float) -> T:
+        writes = writing.get() is not None
+        timer = asyncio.timeout(most)
+        try:
+            async with timer:
+                return await begin()
+        except CallFailed as failure:
+            if not isinstance(failure.kind, Failure):
+                raise self._failure(method, f"raised CallFailed of kind {failure.kind!r}, which is no Failure",
+                                    unknown=writes) from None
+            if failure.retry_after:
+                await self._hold_off.ask(failure.retry_after)
+            failure.detail = self._shown(failure.detail)
+            failure.args = (failure.detail,)
+            raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise self._failure(method, "was cancelled from within", unknown=writes) from None
+        except (Exception, SystemExit) as error:
+            if timer.expired() and isinstance(error, TimeoutError):
+                raise self._failure(method, f"has not ended within {most:.3g} s", unknown=writes) from None
+            raise self._failure(method, f"raised {type(error).__name__}: {error}{where(error, self._file())}",
+                                unknown=writes) from None
+
+    def _failure(self, method: str, what: str, *, unknown: bool = False) -> CallFailed:
+        return CallFailed(Failure.TRANSIENT, self._shown(f"{self._class.__name__}.{method} {what}"), unknown=unknown)
+
+    def _shown(self, text: Any) -> str:
+        return shown(str(text), self._secrets)
+
+    def _file(self) -> str | None:
+        try:
+            return inspect.getfile(self._class)
+        except (TypeError, OSError):
+            return None
+
+
+class GuardedThirdParty:
+    """Implements ``core.ports.ThirdParty`` by a class of your own."""
+
+    def __init__(self, adapter: ThirdPartyAdapter, guard: Guard, close: Callable[[], Awaitable[None]]) -> None:
+        self.traits = adapter.traits
+        self._adapter = adapter
+        self._guard = guard
+        self._close = close
+
+    async def create(self, item: Item) -> str:
+        return await self._guard.write("create", item, self._adapter.create, _no_id)
+
+    async def update(self, item: Item) -> str | None:
+        return await self._guard.write("update", item, self._adapter.update, _or_none(_no_id))
+
+    async def delete(self, item: Item) -> None:
+        await self._guard.write("delete", item, self._adapter.delete, _something)
+
+    async def read(self, item: Item) -> Found | None:
+        return await self._guard.call("read", lambda: self._adapter.read(item), _or_none(_no_found))
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        return await self._guard.call("lookup", lambda: self._adapter.lookup(key, group), _list_of(_no_found))
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        async for page in self._guard.each("pages", lambda: self._adapter.pages(group), _list_of(_no_found)):
+            yield page
+
+    async def count(self, group: str) -> int | None:
+        return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
+
+    async def close(self) -> None:
+        await _closed(self._adapter)
+        await self._close()
+
+
+class GuardedSource:
+    """Implements ``core.ports.SourceSystem`` by a class of your own."""
+
+    def __init__(self, adapter: SourceAdapter, guard: Guard, close: Callable[[], Awaitable[None]]) -> None:
+        self.keyset_listing = adapter.keyset_listing
+        self.can_read = adapter.can_read
+        self.can_poll = adapter.can_poll
+        self.can_list_keys = adapter.can_list_keys
+        self._adapter = adapter
+        self._guard = guard
+        self._close = close
+
+    async def read(self, key: str) -> PartRead | None:
+        row = await self._guard.call("read", lambda: self._adapter.read(key), _or_none(_no_part))
+        if row is not None and row.key != key:
+            raise CallFailed(Failure.TRANSIENT, f"asked for record {key}, {row.key} came")
+        return row
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        async for page in self._guard.each("keys", lambda: self._adapter.keys(group), _list_of(_no_part)):
+            yield page
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        wanted = set(keys)
+        rows = await self._guard.call("read_many", lambda: self._adapter.read_many(keys), _list_of(_no_part))
+        return [row for row in rows if row.key in wanted]
+
+    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        async for page in self._guard.each("pages", lambda: self._adapter.pages(group, after), _no_page):
+            yield page
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        async for page in self._guard.each("changes", lambda: self._adapter.changes(since), _list_of(_no_part)):
+            yield page
+
+    async def count(self, group: str) -> int | None:
+        return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
+
+    async def groups(self) -> list[str] | None:
+        return await self._guard.call("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
+
+    async def close(self) -> None:
+        await _closed(self._adapter)
+        await self._close()
+
+
+async def _closed(adapter: Adapter) -> None:
+    """Its connections are ended as well as they can be: nobody waits for a class that cannot."""
+    with suppress(Exception):
+        async with asyncio.timeout(5):
+            await adapter.close()
+
+
+def _or_none(problem: Problem) -> Problem:
+    return lambda came: None if came is None else problem(came)
+
+
+def _list_of(problem: Problem) -> Problem:
+    def wrong(came: Any) -> str | None:
+        if not isinstance(came, list):
+            return f"gave {_called(came)}, not a list"
+        return next((found for each in came if (found := problem(each)) is not None), None)
+
+    return wrong
+
+
+def _something(came: Any) -> str | None:
+    return None if came is None else f"returned {_called(came)}, not None; what fails is told by CallFailed"
+
+
+def _no_id(came: Any) -> str | None:
+    return None if isinstance(came, str) and came else f"gave {_called(came)}, not a text that names something"
+
+
+def _no_count(came: Any) -> str | None:
+    return None if type(came) is int and came >= 0 else f"returned {_called(came)}, not a whole number"
+
+
+def _no_found(came: Any) -> str | None:
+    if not isinstance(came, Found):
+        return f"gave {_called(came)}, not a Found"
+    if wrong := _no_id(came.external_id):
+        return f"{wrong}, as external_id"
+    return _no_text("key", came.key) or _no_text("group", came.group) or _no_json("fields", came.fields)
+
+
+def _no_part(came: Any) -> str | None:
+    if not isinstance(came, PartRead):
+        return f"gave {_called(came)}, not a PartRead"
+    if came.problem is not None:
+        return _no_text("problem", came.problem) or _no_text("key", came.key)
+    if wrong := _no_id(came.key):
+        return f"{wrong}, as key"
+    if type(came.version) is not int:
+        return f"gave {_called(came.version)} as version, not a whole number"
+    return _no_text("group", came.group) or _no_json("data", came.data)
+
+
+def _no_page(came: Any) -> str | None:
+    if not (isinstance(came, tuple) and len(came) == 2):
+        return f"gave {_called(came)}, not a page and its position: yield rows, None"
+    return _list_of(_no_part)(came[0]) or _no_text("position", came[1])
+
+
+def _no_text(name: str, came: Any) -> str | None:
+    return None if came is None or isinstance(came, str) else f"gave {_called(came)} as {name}, not a text"
+
+
+def _no_json(name: str, came: Any) -> str | None:
+    if not isinstance(came, dict):
+        return f"gave {_called(came)} as {name}, not a dict"
+    try:
+        canonical(came)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"gave {name} that are no JSON: {error}"
+    return None
+
+
+def _called(came: Any) -> str:
+    try:
+        text = "" if came is None else f" ({came!r:.100})"
+    except Exception:
+        text = ""
+    return f"{type(came).__name__}{text}"

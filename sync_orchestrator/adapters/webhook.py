@@ -1,0 +1,88 @@
+"""A webhook that is told of outcomes: CloudEvents by POST, signed as Standard Webhooks 1.0 has it.
+
+Not here: which outcomes (``core/outcomes.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import httpx
+from standardwebhooks import Webhook
+
+from sync_orchestrator.config import OutcomeReceiver
+from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
+
+_AT_ONCE = 8
+_MOST_REST = 3600.0
+_OF_THE_MESSAGE = {400, 405, 406, 409, 411, 412, 413, 414, 415, 422}
+"""Answers that say something of one message, not of the receiver as a whole."""
+
+
+class WebhookReceiver:
+    """Calls one URL, for several records at once."""
+
+    def __init__(self, settings: OutcomeReceiver) -> None:
+        self._settings = settings
+        self._webhook = None if settings.secret is None else Webhook(settings.secret)
+
+    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+        """Hands them over; a 2xx is a yes."""
+        delivery = Delivery()
+        by_record: dict[tuple[str, str], list[Outcome]] = {}
+        for outcome in outcomes:
+            by_record.setdefault((outcome.entity, outcome.key), []).append(outcome)
+        lock = threading.Lock()
+        ends = time.monotonic() + DELIVERY_SECONDS
+        with (
+            httpx.Client(timeout=self._settings.timeout, follow_redirects=False) as client,
+            ThreadPoolExecutor(_AT_ONCE, "webhook") as pool,
+        ):
+            for _ in pool.map(lambda each: self._one_record(client, each, delivery, lock, ends), by_record.values()):
+                pass
+        return delivery
+
+    def _one_record(
+        self, client: httpx.Client, outcomes: Sequence[Outcome], delivery: Delivery, lock: threading.Lock, ends: float
+    ) -> None:
+        for outcome in outcomes:
+            with lock:
+                if delivery.down is not None or time.monotonic() > ends:
+                    return
+            status, problem, rest = self._call(client, outcome)
+            with lock:
+                if problem is None:
+                    delivery.taken.append(outcome.id)
+                    continue
+                if status in _OF_THE_MESSAGE:
+                    delivery.refused[outcome.id] = problem
+                else:
+                    delivery.down, delivery.rest = problem, max(delivery.rest, rest)
+                return
+
+    def _call(self, client: httpx.Client, outcome: Outcome) -> tuple[int, str | None, float]:
+        """Status, what is wrong with it, and for how long we are asked to stay away."""
+        body = json.dumps(outcome.cloud_event(self._settings.source), ensure_ascii=False, separators=(",", ":"))
+        headers = {**self._settings.headers, "Content-Type": "application/cloudevents+json; charset=utf-8",
+                   **self._signed(outcome, body)}
+        try:
+            answer = client.post(self._settings.url, content=body.encode(), headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return 0, f"no answer ({type(error).__name__})", 0.0
+        if answer.is_success:
+            return answer.status_code, None, 0.0
+        told = answer.headers.get("Retry-After", "")
+        rest = min(_MOST_REST, float(told)) if told.isdecimal() and len(told) < 9 else 0.0
+        return answer.status_code, f"answer {answer.status_code}", rest
+
+    def _signed(self, outcome: Outcome, body: str) -> dict[str, str]:
+        now = datetime.now(UTC)
+        told = {"webhook-id": outcome.event_id, "webhook-timestamp": str(int(now.timestamp()))}
+        if self._webhook is None:
+            return told
+        return {**told, "webhook-signature": self._webhook.sign(outcome.event_id, now, body)}
