@@ -1,0 +1,177 @@
+"""What behaviours of third parties are tried with: an adapter, records with keys of our own, and a clean-up of them.
+
+Not here: the behaviours (``third_party.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sync_orchestrator.config import Entity, ThirdPartySystem
+from sync_orchestrator.conformance.report import Differs, Skipped
+from sync_orchestrator.conformance.samples import Samples
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
+
+T = TypeVar("T")
+Rebuilt = Callable[..., ThirdParty]
+
+_LOOK_AGAIN = 0.1
+_SHOWN = 5
+
+
+class Bench:
+    """One entity's collection at a third party. All that it makes is remembered, and deleted in the end."""
+
+    def __init__(self, name: str, entity: Entity, system: ThirdPartySystem, third_party: ThirdParty, samples: Samples,
+                 other_group: str | None, rebuilt: Rebuilt) -> None:
+        self.name = name
+        self.entity = entity
+        self.system = system
+        self.third_party = third_party
+        self.traits = third_party.traits
+        self.samples = samples
+        self.group = samples.group
+        self.other_group = other_group
+        self.rebuilt = rebuilt
+        self._numbers = itertools.count(1)
+        self._made: dict[tuple[str, str | None], set[str | None]] = {}
+        self._tidied: set[tuple[str, str | None]] = set()
+
+    def item(self, end: str = "", *, group: str | None = None, change: int = 0, **fields: Any) -> Item:
+        """A record that is not there yet, with a key that nobody has; ``end`` is what its key ends with."""
+        key, group = f"{self.samples.prefix}{next(self._numbers)}{end}", group or self.group
+        payload = self.samples.payload(key, group, change, **fields)
+        return Item(key, group, payload, None if self.traits.own_ids else key, f"{self.name}/{key}/{group or ''}/0")
+
+    def changed(self, item: Item, change: int, **fields: Any) -> Item:
+        """The same record with other content. Raises Skipped where the sample has nothing to change."""
+        if not self.samples.changeable:
+            raise Skipped("the sample has no field to change: give two samples")
+        return replace(item, payload=self.samples.payload(item.key, item.group, change, **fields))
+
+    async def create(self, item: Item, third_party: ThirdParty | None = None) -> Item:
+        """Makes it, and knows its id from then on."""
+        ids = self._made.setdefault((item.key, item.group), set())
+        ids.add(item.external_id)
+        external_id = await (third_party or self.third_party).create(item)
+        ids.add(external_id)
+        return replace(item, external_id=external_id)
+
+    async def update(self, item: Item) -> str | None:
+        """Overwrites it."""
+        self._made.setdefault((item.key, item.group), set()).add(item.external_id)
+        return await self.third_party.update(item)
+
+    async def shows(self, item: Item) -> Found:
+        """What is under its id, which must be what was written. Raises Differs."""
+        found = await self.eventually(lambda: self.third_party.read(item),
+                                      lambda found: found is not None and not self.differences(item, found))
+        if found is None:
+            raise Differs(f"nothing is under the id {item.external_id}", f"the record {item.key}",
+                          self.look("read", "read"))
+        if wrong := self.differences(item, found):
+            raise Differs("; ".join(wrong[:_SHOWN]), "what was written")
+        return found
+
+    def differences(self, item: Item, found: Found) -> list[str]:
+        """What a record shows otherwise than it was written."""
+        wrong = [] if found.key == item.key else [f"its key is {found.key!r}, written was {item.key!r}"]
+        return wrong + [f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
+                        for name, value in item.payload.items() if digest(found.fields.get(name)) != digest(value)]
+
+    async def listed(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[Found]:
+        """Everything that a business group shows."""
+        return [found for page in await self.pages(group, third_party) for found in page]
+
+    async def pages(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[list[Found]]:
+        return [page async for page in (third_party or self.third_party).pages(group or self.listed_group)]
+
+    @property
+    def listed_group(self) -> str:
+        """Raises Skipped where no business group is known."""
+        if self.group is None:
+            raise Skipped("no business group is known: name one with --group")
+        return self.group
+
+    async def of_key(self, item: Item) -> list[Found]:
+        """Every record with its key, as the search or else the listing shows it."""
+        if self.traits.can_lookup:
+            return await self.third_party.lookup(item.key, item.group)
+        return [found for found in await self.listed(item.group) if found.key == item.key]
+
+    async def eventually(self, look: Callable[[], Awaitable[T]], fits: Callable[[T], object]) -> T:
+        """What a look shows: as soon as it fits, or else when ``search_lag`` is over."""
+        end = time.monotonic() + self.system.search_lag
+        while True:
+            seen = await look()
+            if fits(seen) or time.monotonic() >= end:
+                return seen
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def lag(self) -> None:
+        """Waits until a search would show everything that is there."""
+        await asyncio.sleep(self.system.search_lag)
+
+    def look(self, section: str, method: str) -> str:
+        """Where to mend what a call does."""
+        if self.system.adapter is not None:
+            return f"see {self.system.adapter}, its {method}"
+        return f"see entities.{self.name}.third_party.{section}"
+
+    async def tidy(self) -> None:
+        """Deletes what it made since the last time, as far as its ids are known."""
+        for (key, group), ids in self._made.items():
+            for external_id in ids - {None}:
+                await self._delete(key, group, external_id)
+        self._tidied |= self._made.keys()
+        self._made.clear()
+
+    async def clean(self) -> list[str]:
+        """Deletes all that it ever made and that is still shown; returns the keys of what stays.
+
+        Raises CallFailed where it cannot be looked for.
+        """
+        await self.tidy()
+        if self._tidied:
+            await self.lag()
+        for found in await self._left():
+            await self._delete(found.key or "", found.group, found.external_id)
+        return sorted({found.key or "" for found in await self._left()})
+
+    async def _left(self) -> list[Found]:
+        """What is still shown of it, each with the group it is shown in."""
+        left: list[Found] = []
+        for group in {group for _, group in self._tidied}:
+            with suppress(Skipped):
+                left += [replace(found, group=group) for found in await self.listed(group)
+                         if (found.key, group) in self._tidied]
+        for key, group in self._tidied if self.group is None and self.traits.can_lookup else ():
+            left += [replace(found, group=group) for found in await self.third_party.lookup(key, group)]
+        return left
+
+    async def _delete(self, key: str, group: str | None, external_id: str | None) -> None:
+        with suppress(CallFailed):
+            await self.third_party.delete(Item(key, group, {}, external_id))
+
+
+async def refusal(write: Awaitable[T]) -> tuple[T | None, CallFailed | None]:
+    """What a write brought, or how it was refused for good. Raises CallFailed for every other failure."""
+    try:
+        return await write, None
+    except CallFailed as failure:
+        if failure.kind is not Failure.PERMANENT:
+            raise
+        return None, failure
+
+
+def fields_of(found: Found | None) -> Json | None:
+    """Its fields, for people."""
+    return None if found is None else found.fields

@@ -1,0 +1,94 @@
+"""Records to try a third party with: made of a sample, with keys of their own, and changed a little where asked.
+
+A sample is a record as the mapping makes it. Pure. Not here: where samples come from (``run.py``).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sync_orchestrator.config import Entity
+from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Json
+
+_FREE_TEXT = re.compile(r"name|title|label|text|descr|note|comment", re.IGNORECASE)
+_A_CODE = re.compile(r"[A-Z0-9_.:+-]*|\d.*|https?://.*|[0-9a-f-]{32,}")
+
+
+class Samples:
+    """Makes payloads of one entity. ``text``: the field that takes any text, where it is not to be guessed."""
+
+    def __init__(self, entity: Entity, samples: Sequence[Json], group: str | None, *, text: str | None = None,
+                 prefix: str | None = None) -> None:
+        self._fields = list(entity.mapping)
+        self._samples: list[Json] = [{name: sample.get(name) for name in self._fields} for sample in samples]
+        self._key_field = entity.third_party.key_field
+        self._of_group = [name for name, expression in entity.mapping.items() if expression.strip() == "group"]
+        self._own = {self._key_field, *self._of_group,
+                     *(name for name, expression in entity.mapping.items() if expression.strip() == "key")}
+        self._key_is_number = isinstance(samples[0].get(self._key_field), int)
+        pattern = entity.third_party.key_pattern
+        self.prefix = _prefix(pattern, self._key_is_number, prefix)
+        self.group = group if group is not None else self._told_group()
+        if text is not None and text not in self._fields:
+            raise ConfigError(f"the mapping has no field '{text}'; it has {', '.join(self._fields)}")
+        self.text = text or self._first(str)
+        self.decimal = self._first(float)
+        self.number = self._first(int)
+        self.truth = self._first(bool)
+
+    def payload(self, key: str, group: str | None, change: int = 0, **fields: Any) -> Json:
+        """A record with this key; another ``change``, another content. Of several samples, each is a content."""
+        made = dict(self._samples[change % len(self._samples)])
+        if change >= len(self._samples):
+            made |= self._changed(change)
+        for name in self._own:
+            made[name] = group if name in self._of_group else self._written(key)
+        return {**made, **fields}
+
+    @property
+    def changeable(self) -> bool:
+        """Whether there are two contents to tell apart."""
+        return self._contents(0) != self._contents(1)
+
+    def _contents(self, change: int) -> bytes:
+        return digest(self.payload("k", "g", change))
+
+    def _changed(self, change: int) -> Json:
+        sample = self._samples[0]
+        if self.text is not None:
+            return {self.text: f"{sample[self.text] or ''} {change}".strip()}
+        if self.decimal is not None:
+            return {self.decimal: sample[self.decimal] + change}
+        if self.number is not None:
+            return {self.number: sample[self.number] + change}
+        return {} if self.truth is None else {self.truth: sample[self.truth] ^ bool(change % 2)}
+
+    def _first(self, kind: type) -> str | None:
+        """A field that holds a value of this kind, and is not known to follow rules of its own."""
+        fitting = [name for name in self._fields if name not in self._own and type(self._samples[0][name]) is kind]
+        if kind is str:
+            fitting = [name for name in fitting if _FREE_TEXT.search(name)] or [
+                name for name in fitting if not _A_CODE.fullmatch(self._samples[0][name])]
+        return next(iter(fitting), None)
+
+    def _told_group(self) -> str | None:
+        return next((str(self._samples[0][name]) for name in self._of_group if self._samples[0][name] is not None),
+                    None)
+
+    def _written(self, key: str) -> Any:
+        return int(key) if self._key_is_number and key.isdigit() else key
+
+
+def _prefix(pattern: str | None, is_number: bool, told: str | None) -> str:
+    """How keys begin that nobody has: some of it is random, whatever is asked for."""
+    digits = f"{secrets.randbelow(10**6):06}"
+    ways = [f"9{digits}"] if is_number else [f"sync-test-{digits}-", f"T{digits}", f"9{digits}"]
+    for prefix in ways if told is None else [f"{told}{digits}"]:
+        if pattern is None or re.fullmatch(pattern, f"{prefix}10"):
+            return prefix
+    raise ConfigError(f"no key could be made that fits key_pattern '{pattern}': say with --prefix how keys begin")

@@ -1,0 +1,296 @@
+"""The conformance test: a well-behaved server passes all of it, and each planted misbehaviour is told by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from http_server import Server
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from typer.testing import CliRunner
+
+from sync_orchestrator.cli import app
+from sync_orchestrator.config import Config
+from sync_orchestrator.conformance import assert_conforms, conformance
+from sync_orchestrator.conformance.report import Report
+from sync_orchestrator.conformance.source import SOURCE
+from sync_orchestrator.conformance.third_party import THIRD_PARTY
+
+SAMPLE = {"code": "k1", "store": "A", "name": "a thing", "price": 9.5, "stock": 3, "active": True}
+
+
+class Catalogue:
+    """Items by id, paged by offset, with an API key; every fault that a test plants is an attribute."""
+
+    def __init__(self, server: Server) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self.made: dict[str, str] = {}
+        self.number = 0
+        self.ignores_filter = self.ignores_key = self.repeats_creates = self.truncates = self.is_open = False
+        self.deletes = True
+        self.count_is_off = 0
+        self.forbidden_status = 401
+        self.stored: Callable[[dict[str, Any]], dict[str, Any]] = dict
+        self.updated: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] = lambda old, new: {**old, **new}
+        self.keys: set[str] = set()
+        server.handler = self.handle
+
+    async def handle(self, request: Request) -> Response:
+        if request.headers.get("X-Api-Key") != "right" and not self.is_open:
+            return JSONResponse({"error": "who are you?"}, self.forbidden_status)
+        match request.method, request.path_params["rest"].split("/"):
+            case "GET", ["items"]:
+                return self.list(dict(request.query_params))
+            case "GET", ["count"]:
+                number = len(self.found(dict(request.query_params)))
+                return JSONResponse({"count": number + self.count_is_off if number else 0})
+            case "POST", ["items"]:
+                return self.create(request.headers.get("Idempotency-Key"), await request.json())
+            case method, ["items", number] if number in self.items:
+                if method == "DELETE" and self.deletes:
+                    del self.items[number]
+                if method == "PUT":
+                    self.items[number] = self.updated(self.items[number], self.stored(await request.json()))
+                return JSONResponse(self.items.get(number, {}))
+        return JSONResponse({"error": "no such item"}, 404)
+
+    def create(self, key: str | None, body: dict[str, Any]) -> Response:
+        self.keys.add(body["code"])
+        if key in self.made and not self.repeats_creates:
+            return JSONResponse(self.items[self.made[key or ""]])
+        self.number += 1
+        made = self.items[f"i{self.number}"] = {"id": f"i{self.number}", **self.stored(body)}
+        self.made[key or ""] = made["id"]
+        return JSONResponse(made, 201)
+
+    def list(self, asked: dict[str, str]) -> Response:
+        offset, limit = int(asked.pop("offset", "0")), int(asked.pop("limit", "1000"))
+        found = self.found(asked)
+        return JSONResponse([] if offset and self.truncates else found[offset : offset + limit])
+
+    def found(self, asked: dict[str, str]) -> list[dict[str, Any]]:
+        ignored = {"store"} if self.ignores_filter else {"code"} if self.ignores_key else set()
+        return [item for item in self.items.values() if all(
+            str(item.get(name)) == text for name, text in asked.items() if name not in ignored)]
+
+
+def configuration(server: Server, **target: Any) -> Config:
+    return Config.model_validate(document(server, **target))
+
+
+def document(server: Server, **target: Any) -> dict[str, Any]:
+    entity = {
+        "owner": "shop",
+        "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
+                           "list": {"path": "/things", "params": {"store": "{{ group }}"}, "paging": "none"}}},
+        "mapping": {"code": "key", "store": "group", "name": "shop.name", "price": "shop.price",
+                    "stock": "shop.stock", "active": "shop.active"},
+        "third_party": {
+            "system": "catalogue", "key_field": "code", "group": "store", "idempotency": {},
+            "create": {"path": "/items"},
+            "update": {"method": "PUT", "path": "/items/{{ id }}"},
+            "delete": {"path": "/items/{{ id }}"},
+            "read": {"path": "/items/{{ id }}"},
+            "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
+            "list": {"path": "/items", "paging": "offset", "params": {
+                "store": "{{ group }}", "offset": "{{ offset }}", "limit": "{{ limit }}"}},
+            "count": {"path": "/count", "number": "count", "params": {"store": "{{ group }}"}},
+            **target,
+        },
+    }
+    return {
+        "sources": {"shop": {"base_url": server.url}},
+        "third_parties": {"catalogue": {"base_url": server.url, "headers": {"X-Api-Key": "right"}, "search_lag": 0}},
+        "entities": {"thing": entity},
+    }
+
+
+@pytest.fixture
+def catalogue(server: Server) -> Catalogue:
+    return Catalogue(server)
+
+
+async def tried(server: Server, *, other_group: str | None = "B", **target: Any) -> Report:
+    return await conformance(configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group)
+
+
+def failed(report: Report) -> set[str]:
+    return {ending.behaviour for ending in report.endings if ending.outcome == "failed"}
+
+
+def skipped(report: Report) -> set[str]:
+    return {ending.behaviour for ending in report.endings if ending.outcome == "skipped"}
+
+
+async def test_a_well_behaved_server_passes_all_of_it_and_is_left_as_it_was(
+    server: Server, catalogue: Catalogue,
+) -> None:
+    await catalogue_of_others(catalogue)
+    before = dict(catalogue.items)
+    report = await tried(server)
+    assert failed(report) == set()
+    assert skipped(report) == {"bulk-results-are-item-by-item"}
+    assert catalogue.items == before
+    assert len({key[:17] for key in catalogue.keys}) == 1, "all keys begin alike"
+
+
+async def catalogue_of_others(catalogue: Catalogue) -> None:
+    for number in range(3):
+        catalogue.items[f"o{number}"] = {**SAMPLE, "id": f"o{number}", "code": f"other {number}"}
+
+
+def drops(name: str) -> Callable[[Catalogue], None]:
+    def plant(catalogue: Catalogue) -> None:
+        catalogue.stored = lambda body: {key: value for key, value in body.items() if key != name}
+
+    return plant
+
+
+def stores(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Catalogue], None]:
+    def plant(catalogue: Catalogue) -> None:
+        catalogue.stored = lambda body: {**body, **change(body)}
+
+    return plant
+
+
+def sets(**faults: Any) -> Callable[[Catalogue], None]:
+    def plant(catalogue: Catalogue) -> None:
+        for name, value in faults.items():
+            setattr(catalogue, name, value)
+
+    return plant
+
+
+@pytest.mark.parametrize(("plant", "target", "named"), [
+    (sets(ignores_filter=True), {}, {"groups-are-kept-apart"}),
+    (sets(ignores_filter=True), {"filter_check": {"off": True}}, {"groups-are-kept-apart", "group-can-change"}),
+    (sets(ignores_key=True), {}, {"lookup-finds-by-key"}),
+    (drops("price"), {}, {"create-then-read", "update-then-read", "list-is-complete", "values-decimals"}),
+    (sets(count_is_off=1), {}, {"count-agrees-with-list"}),
+    (sets(repeats_creates=True), {}, {"repeated-create-makes-no-twin", "lost-answer-leads-to-no-twin"}),
+    (sets(truncates=True), {}, {"list-has-more-than-one-page"}),
+    (sets(deletes=False), {}, {"delete-then-gone", "missing-is-told", "clean-up"}),
+    (lambda catalogue: setattr(catalogue, "list", lambda asked: JSONResponse({}, 400)), {},
+     {"list-is-complete", "clean-up"}),
+    (sets(forbidden_status=400), {}, {"wrong-login-is-told"}),
+    (sets(is_open=True), {}, {"wrong-login-is-told"}),
+    (sets(updated=lambda old, new: old), {}, {"update-then-read", "back-to-older-values", "group-can-change"}),
+    (sets(updated=lambda old, new: {**new, **old, "name": new["name"]}), {}, {"group-can-change"}),
+    (stores(lambda body: {"name": (body["name"] or "").strip()}), {}, {"values-outer-spaces", "values-null"}),
+    (stores(lambda body: {"name": body["name"] or None}), {}, {"values-empty-text"}),
+    (stores(lambda body: {"name": body["name"] and body["name"][:255]}), {}, {"values-long-text"}),
+    (stores(lambda body: {"name": body["name"] and body["name"].encode("ascii", "replace").decode()}), {},
+     {"values-unicode"}),
+    (stores(lambda body: {"name": body["name"] and body["name"].replace("<", "&lt;")}), {}, {"values-markup"}),
+    (stores(lambda body: {"price": round(body["price"], 1)}), {}, {"values-decimals"}),
+    (stores(lambda body: {"stock": min(body["stock"], 2**31 - 1)}), {}, {"values-large-integers"}),
+    (stores(lambda body: {"active": int(body["active"])}), {}, {"values-truth"}),
+    (stores(lambda body: {"code": body["code"].replace("+", " ")}), {}, {"key-with-plus"}),
+])
+async def test_a_misbehaviour_is_told_by_name(
+    server: Server, catalogue: Catalogue, plant: Callable[[Catalogue], None], target: dict[str, Any], named: set[str],
+) -> None:
+    plant(catalogue)
+    await catalogue_of_others(catalogue)
+    report = await tried(server, **target)
+    assert named <= failed(report)
+    for ending in report.endings:
+        assert (ending.outcome != "failed") or (ending.came and ending.expected and ending.mend)
+
+
+@pytest.fixture
+def run(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """The command, with the configuration of ``document``."""
+
+    def run(*words: str, told: dict[str, Any] | None = None, answer: str = "") -> Any:
+        (tmp_path / "sync.yaml").write_text(yaml.safe_dump(told or document(server)))
+        (tmp_path / "sample.json").write_text(json.dumps(SAMPLE))
+        monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
+        monkeypatch.chdir(tmp_path)
+        return CliRunner().invoke(app, ["conformance", *words], input=answer)
+
+    return run
+
+
+def test_the_command_shows_each_behaviour_and_ends_well(run: Callable[..., Any], catalogue: Catalogue) -> None:
+    result = run("catalogue", "--sample", "sample.json", "--yes")
+    assert result.exit_code == 0, result.output
+    shown = result.stdout.splitlines()
+    assert any(line.split()[:2] == ["list-is-complete", "passed"] for line in shown)
+    assert any(line.split()[:2] == ["group-can-change", "skipped"] and "--other-group" in line for line in shown)
+    assert catalogue.items == {}
+
+
+def test_the_command_says_what_failed_and_where_to_look(run: Callable[..., Any], catalogue: Catalogue) -> None:
+    catalogue.count_is_off = 1
+    result = run("catalogue", "--sample", "sample.json", "--yes", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [ending for ending in found["behaviours"] if ending["outcome"] == "failed"] == [{
+        "entity": "thing", "system": "catalogue", "behaviour": "count-agrees-with-list", "outcome": "failed",
+        "came": "it counts 2", "expected": "1, which it lists", "mend": "see entities.thing.third_party.count"}]
+
+
+def test_nothing_is_written_before_somebody_agreed(run: Callable[..., Any], catalogue: Catalogue) -> None:
+    assert run("catalogue", "--sample", "sample.json", answer="n\n").exit_code == 1
+    assert run("catalogue", "--sample", "sample.json").exit_code == 1
+    assert not catalogue.keys
+    assert run("catalogue", "--sample", "sample.json", answer="y\n").exit_code == 0
+    assert catalogue.keys
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["nobody"], "nothing is called 'nobody'; there is thing, catalogue, shop"),
+    (["thing", "--skip", "nothing"], "there is no behaviour 'nothing'"),
+    (["catalogue", "--sample", "none.json"], "none.json: [Errno 2]"),
+    (["catalogue"], "no sample of thing can be read: answer 401"),
+    (["catalogue", "--sample", "sample.json", "--text", "title"], "the mapping has no field 'title'; it has active"),
+])
+def test_what_cannot_be_tried_is_told_in_one_line(
+    run: Callable[..., Any], catalogue: Catalogue, words: list[str], said: str,
+) -> None:
+    result = run(*words, "--yes", "--group", "A")
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_samples_may_stand_in_the_configuration(run: Callable[..., Any], server: Server, catalogue: Catalogue) -> None:
+    told = document(server)
+    told["entities"]["thing"]["samples"] = [SAMPLE]
+    assert run("catalogue", "--yes", told=told).exit_code == 0
+
+
+async def test_for_tests_there_is_an_assertion(server: Server, catalogue: Catalogue) -> None:
+    await assert_conforms(configuration(server), "thing", samples=[SAMPLE])
+    catalogue.count_is_off = 1
+    with pytest.raises(AssertionError, match="count-agrees-with-list: it counts 2; expected: 1, which it lists; see"):
+        await assert_conforms(configuration(server), "thing", samples=[SAMPLE])
+    await assert_conforms(configuration(server), "thing", samples=[SAMPLE], skip=["count-agrees-with-list"])
+
+
+async def test_what_is_not_there_to_be_tried_is_skipped_and_says_why(server: Server, catalogue: Catalogue) -> None:
+    bare = {"code": "k1", "store": "A", "name": None, "price": None, "stock": None, "active": None}
+    report = await conformance(configuration(server, idempotency=None, lookup=None, count=None), "thing",
+                               samples=[bare])
+    assert failed(report) == set()
+    assert {"update-then-read", "lookup-finds-by-key", "repeated-create-makes-no-twin",
+            "lost-answer-leads-to-no-twin", "count-agrees-with-list", "values-unicode"} <= skipped(report)
+    assert all(ending.came for ending in report.endings if ending.outcome == "skipped")
+
+
+async def test_with_two_samples_an_update_writes_the_other_one(server: Server, catalogue: Catalogue) -> None:
+    catalogue.updated = lambda old, new: {**old, **new, "stock": old["stock"]}
+    other = {**SAMPLE, "code": "k2", "stock": 4}
+    report = await conformance(configuration(server), "thing", samples=[SAMPLE, other])
+    assert "stock: 3 came, 4 was written" in report.of("update-then-read").came
+
+
+def test_every_behaviour_has_a_name_of_its_own_and_says_what_it_is() -> None:
+    behaviours = [*THIRD_PARTY.all, *SOURCE.all]
+    assert len({each.name for each in behaviours}) == len(behaviours)
+    assert all(each.says.endswith(".") and each.says[0].isupper() for each in behaviours)
