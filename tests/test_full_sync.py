@@ -28,7 +28,7 @@ def test_fills_the_archive_and_brings_the_third_party_in_step(world: World) -> N
 
 def test_a_second_one_of_unchanged_data_pushes_and_writes_nothing(world: World) -> None:
     fill(world, 50)
-    world.full_sync()
+    world.full_sync(patience=60)
     world.erp.calls.clear()
     before = world.query("SELECT sum(revision) AS n FROM sync.records")[0].n
     report = world.full_sync()

@@ -5,13 +5,13 @@ evaluates it for every group that is due, in one run. A group that could not be 
 one stands, with its time. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
 """
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import dagster as dg
 
+from sync_orchestrator.assets.by_group import Context, by_group
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check
@@ -19,7 +19,6 @@ from sync_orchestrator.core.validation import GroupValidation, groups_due, valid
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
-GROUPS_AT_ONCE = 4
 
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
@@ -27,7 +26,6 @@ _MOST_SAMPLES = 50
 _MOST_FIELDS = 6
 _MOST_GROUPS = 500
 
-Context = dg.OpExecutionContext | dg.AssetCheckExecutionContext
 Repair = Literal["", "auto", "ask", "off"]
 
 
@@ -99,31 +97,18 @@ def _evaluations(
     context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False, repair: Repair = "",
     verdicts: dict[str, int] | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Validates a few groups at once; one that breaks keeps no other from its turn, but fails the run in the end."""
     entity = system.entity(name)
 
-    async def some(chosen: Sequence[str]) -> list[GroupValidation | BaseException]:
-        return await asyncio.gather(
-            *(validate(system.context, entity, group, full=full, repair=repair or None) for group in chosen),
-            return_exceptions=True)
+    def work(group: str) -> Awaitable[GroupValidation]:
+        return validate(system.context, entity, group, full=full, repair=repair or None)
 
-    broken: list[str] = []
-    for start in range(0, len(groups), GROUPS_AT_ONCE):
-        chosen = groups[start:start + GROUPS_AT_ONCE]
-        for group, result in zip(chosen, system.perform(some(chosen)), strict=True):
-            if isinstance(result, BaseException):
-                context.log.error(f"{name} {group}: {result!r}")
-                broken.append(f"{group}: {type(result).__name__}: {result}")
-                continue
-            context.log.info(f"{name} {group}: {summary(result)}")
-            if verdicts is not None:
-                verdicts[result.verdict] += 1
-            if result.verdict != "not_validated":
-                yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
-                                 description=summary(result), metadata=metadata_of(result))
-    if broken:
-        raise dg.Failure(f"{len(broken)} of {len(groups)} business groups of {name} could not be validated: "
-                         + "; ".join(broken), allow_retries=False)
+    for group, result in by_group(context, system, name, groups, work, "validated"):
+        context.log.info(f"{name} {group}: {summary(result)}")
+        if verdicts is not None:
+            verdicts[result.verdict] += 1
+        if result.verdict != "not_validated":
+            yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
+                             description=summary(result), metadata=metadata_of(result))
 
 
 def summary(result: GroupValidation) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -17,20 +17,20 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts
-from sync_orchestrator.core.archive import BACKFILL, clock, merge, ticket
+from sync_orchestrator.core.archive import BACKFILL, merge
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.errors import DeletionsHeld
-from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.group_lease import GroupLease, leased
+from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.storable import sort_out, text_problem
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
+from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.versions import Change, Verdict
 
 _page_read = CrashPoint("full_sync.page_read")
 _before_page_commit = CrashPoint("full_sync.before_page_commit")
@@ -39,8 +39,6 @@ _before_deletions_commit = CrashPoint("full_sync.before_deletions_commit")
 _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
 _completed = CrashPoint("full_sync.completed")
-
-_EXAMPLES = 10
 
 
 @dataclass(slots=True)
@@ -127,12 +125,12 @@ async def bring_in_step(
     ends = asyncio.get_running_loop().time() + patience
     async with leased(context, entity.name, group) as lease:
         await lease.phase("push")
-        await _push(context, entity, lease, report, ends, progress)
+        await push_group(context, report, ends, progress)
         _pushed()
         await lease.phase("compensate")
         report.redriven = await asyncio.to_thread(in_transaction, context.engine, lambda c: _complete(c, lease))
         _completed()
-        await _push(context, entity, lease, report, ends, progress)
+        await push_group(context, report, ends, progress)
     return report
 
 
@@ -152,17 +150,16 @@ class _Fill:
         self._lease = lease
         self._progress = progress
         self._sync_id = 0
-        self._epochs: dict[str, int] = {}
-        self._now = 0.0
-        self.report = FillReport(entity.name, lease.group)
+        self._reads = GroupReads(context.engine, entity, lease.group)
+        self.report = FillReport(entity.name, lease.group, problems=self._reads.problems)
 
     async def stream(self) -> None:
         """Streams the owner's pages with the other parts of the same keys, and merges page by page."""
         cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin)
-        number = await self._ticket()
+        number = await self._reads.ticket()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
-                others = await self._other_parts([row.key for row in rows if not row.deleted])
+                others = await self._reads.others([row.key for row in rows if row.key and not row.deleted])
                 _page_read()
                 await asyncio.to_thread(
                     in_transaction, self._context.engine,
@@ -171,11 +168,11 @@ class _Fill:
                 _page_merged()
                 if self._progress is not None:
                     self._progress("read", self.report.listed)
-                number = await self._ticket()
+                number = await self._reads.ticket()
         await self._parts_by_group()
 
     def _begin(self, connection: Connection) -> str | None:
-        self._epochs = {row.name: row.epoch for row in run(connection, statements.EPOCHS)}
+        self._reads.begin(connection)
         row = self._lease.row
         unfinished = row.sync_phase == "list" and row.sync_cursor is not None and row.recent  # type: ignore[attr-defined]
         if unfinished and self._entity.owner.keyset_listing:
@@ -186,23 +183,12 @@ class _Fill:
         self._sync_id = self._lease.fenced(connection, statements.BEGIN).sync_id  # type: ignore[attr-defined]
         return None
 
-    async def _ticket(self) -> int:
-        number, self._now = await asyncio.to_thread(
-            in_transaction, self._context.engine, lambda connection: (ticket(connection), clock(connection)))
-        return number
-
-    async def _other_parts(self, keys: Sequence[str]) -> dict[str, Sequence[PartRead]]:
-        others = [part for part in self._entity.sources
-                  if part != self._entity.rules.owner and part in self._entity.rules.readable]
-        found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in others))
-        return dict(zip(others, found, strict=True))
-
     def _merge_page(self, connection: Connection, rows: Sequence[PartRead], others: dict[str, Sequence[PartRead]],
                     number: int, position: str | None) -> None:
         owner = self._entity.rules.owner
-        changes = self._changes(rows, owner, number)
+        changes = self._reads.changes(rows, owner, number)
         for part, found in others.items():
-            changes += self._changes(found, part, number)
+            changes += self._reads.changes(found, part, number)
             self._listed(connection, part, found)
         self._merge(connection, changes)
         resumable = position is not None and text_problem(position) is None
@@ -217,25 +203,6 @@ class _Fill:
         keys = [row.key for row in rows if text_problem(row.key) is None]
         return len(run(connection, statements.LISTED, sync_id=self._sync_id, part=part, keys=keys))
 
-    def _changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
-        usable, unusable = sort_out(self._not_ahead(row, part) for row in rows)
-        self.report.problems += [
-            f"{row.key!a}: {row.problem}" for row in unusable[: _EXAMPLES - len(self.report.problems)]]
-        self.report.unusable += len(unusable)
-        changes = [self._change_of(row, part, number) for row in usable]
-        for change in changes:
-            if part == self._entity.rules.owner and change.group is None:
-                change.group = self._lease.group
-        return changes
-
-    def _not_ahead(self, row: PartRead, part: str) -> PartRead:
-        settings = self._entity.settings
-        ahead = seconds_too_far(row.version, settings.parts[part].version.kind, self._now, settings.max_ahead)
-        if not ahead or row.problem is not None:
-            return row
-        hours = (ahead + settings.max_ahead) / 3600
-        return replace(row, problem=f"its version lies {hours:.1f} h in the future, more than max_ahead")
-
     def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
         merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
         accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
@@ -244,31 +211,26 @@ class _Fill:
 
     async def _parts_by_group(self) -> None:
         """Parts whose source cannot be read by key are listed by group."""
-        for part, source in self._entity.sources.items():
-            if part == self._entity.rules.owner or part in self._entity.rules.readable:
-                continue
-            number = await self._ticket()
-            async with aclosing(source.pages(self._lease.group)) as pages:  # type: ignore[type-var]
+        for part in self._reads.listed_parts():
+            number = await self._reads.ticket()
+            async with aclosing(self._entity.sources[part].pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
                     await asyncio.to_thread(in_transaction, self._context.engine,
                                             partial(self._merge_listed, part=part, rows=rows, number=number))
-                    number = await self._ticket()
+                    number = await self._reads.ticket()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
-        self._merge(connection, self._changes(rows, part, number))
+        self._merge(connection, self._reads.changes(rows, part, number))
         self._listed(connection, part, rows)
 
     async def delete(self, allowed: int | None) -> None:
         """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
         await self._lease.phase("delete")
         unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._unlisted)
-        cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
         for part, rows in unlisted.items():
             await self._check_complete(part, len(rows))
-            if len(rows) > cap:
-                fate = "deleted" if part == self._entity.rules.owner else f"without their part '{part}'"
-                self._hold(f"{len(rows)} of {size} records would be {fate}, more than the cap of {cap}",
-                           [row.key for row in rows[:_EXAMPLES]])
+            if held := self._reads.over_cap(part, len(rows), size, allowed):
+                self._hold(held, [row.key for row in rows[:EXAMPLES]])
         for part, rows in unlisted.items():
             await self._confirm(part, rows)
         await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
@@ -281,6 +243,7 @@ class _Fill:
         return {part: list(found) for part, found in groupby(rows, key=lambda row: row.part)}, size
 
     def _deletions_done(self, connection: Connection) -> None:
+        self.report.unusable = self._reads.unusable
         run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
         place = f"{self._entity.name} {self._lease.group}"
         alerts.resolve(connection, "delete_cap", place)
@@ -291,16 +254,12 @@ class _Fill:
             alerts.resolve(connection, "unusable", place)
 
     async def _check_complete(self, part: str, unlisted: int) -> None:
-        by_key = part != self._entity.rules.owner and part in self._entity.rules.readable
-        source = self._entity.sources[part]
-        if by_key or source.keyset_listing:
+        if not self._reads.needs_count(part):
             return
         with self._context.engine.begin() as connection:
             listed = run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n
-        count = await source.count(self._lease.group)
-        if count != listed:
-            self._hold(f"{unlisted} records were not listed by '{part}', but its listing is not proven complete "
-                       f"({listed} listed, {count} counted)", [])
+        if held := await self._reads.incomplete(part, listed, unlisted):
+            self._hold(held, [])
 
     def _hold(self, reason: str, examples: Sequence[str]) -> None:
         place = f"{self._entity.name} {self._lease.group}"
@@ -310,16 +269,8 @@ class _Fill:
                             f"with --allow-deletions")
 
     async def _confirm(self, part: str, unlisted: Sequence[Any]) -> None:
-        number = await self._ticket()
-        here: dict[str, PartRead] = {}
-        if part in self._entity.rules.readable:
-            reads = await asyncio.gather(*(self._entity.sources[part].read(row.key) for row in unlisted))
-            here = {read.key: read for read in reads if read is not None}
-        changes = self._changes(list(here.values()), part, number)
-        changes += [
-            Change(row.key, part, "delete", Stamp(row.epoch, row.version, self._sync_id, TOMBSTONE_HASH), None)
-            for row in unlisted if row.key not in here
-        ]
+        changes, here = await self._reads.confirm(
+            part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id)
 
         def work(connection: Connection) -> None:
             self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
@@ -327,19 +278,16 @@ class _Fill:
             gone = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
             if part == self._entity.rules.owner:
                 self.report.deleted += gone
-                self.report.moved += len(here)
+                self.report.moved += here
             else:
                 self.report.emptied += gone
             _before_deletions_commit()
 
         await asyncio.to_thread(in_transaction, self._context.engine, work)
 
-    def _change_of(self, row: PartRead, part: str, number: int) -> Change:
-        return change_of_read(row, part, self._epochs.get(part, 0), number)
 
-
-async def _push(context: Context, entity: EntityContext, lease: GroupLease, report: StepReport, ends: float,
-                progress: Progress | None) -> None:
+async def push_group(context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
+    """Pushes what of the report's group is out of step, and waits for retries until the loop's time ``ends``."""
     loop = asyncio.get_running_loop()
     before = report.acknowledged
 
@@ -349,12 +297,12 @@ async def _push(context: Context, entity: EntityContext, lease: GroupLease, repo
 
     while True:
         drained = await drain(context, linger=0, most_seconds=max(0.0, ends - loop.time()), progress=told,
-                              group=(lease.entity, lease.group))
+                              group=(report.entity, report.group))
         report.calls += drained.calls
         report.acknowledged += drained.settled.acknowledged
         before = report.acknowledged
         with context.engine.begin() as connection:
-            left = run(connection, statements.OUTSTANDING, entity=lease.entity, group=lease.group)[0]
+            left = run(connection, statements.OUTSTANDING, entity=report.entity, group=report.group)[0]
         report.open, report.parked = left.open, left.parked
         if not left.open or loop.time() + max(0.0, left.next) >= ends:
             return

@@ -1,0 +1,134 @@
+"""The asset check of the archive: the sources against it, for each business group; and the job that checks many.
+
+The partitioned check stands as the declaration and works when it is launched by itself; the job's op evaluates it for
+every group that is due, in one run. A group that could not be checked gets no evaluation. Not here: the check
+(``core/source_check.py``).
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any, Literal, cast
+
+import dagster as dg
+
+from sync_orchestrator.assets.by_group import Context, by_group
+from sync_orchestrator.assets.entity import archive_key
+from sync_orchestrator.assets.partitions import groups_of
+from sync_orchestrator.assets.preview import evaluation, partitioned_check
+from sync_orchestrator.core.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
+from sync_orchestrator.resources.system import System
+
+SOURCE_CHECK = "source_then_archive"
+
+LONGEST_TICK = 3600.0
+"""The schedule looks at least so often what is due, in seconds."""
+
+_MOST_SAMPLES = 50
+_MOST_GROUPS = 500
+
+Repair = Literal["", "auto", "ask", "off"]
+
+
+class SourceCheckOptions(dg.Config):
+    """What a person may set when launching a check; by default every group that is due."""
+
+    entity: str = ""
+    """Only this entity."""
+    groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
+    """Only these business groups, due or not."""
+    repair: str = ""
+    """``auto``, ``ask`` or ``off``; as configured by default."""
+
+
+def archive_check(name: str) -> dg.AssetChecksDefinition:
+    """The check of one entity's archive."""
+
+    def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
+        if context.run.asset_selection:
+            context.log.info("the sources have just been listed by the materialization: they are not listed again")
+            return
+        own = groups_of(system.context, name)
+        asked = context.partition_keys if context.has_partition_key or context.has_partition_key_range else own
+        yield from evaluations(context, system, name, sorted(own.intersection(asked)))
+
+    return partitioned_check(
+        check, f"{name}_archive_{SOURCE_CHECK}", archive_key(name), SOURCE_CHECK,
+        "Lists a business group at its sources and finds records whose notification never came: newer there, missing "
+        "here, or gone there. What has a change event on its way is left out of judgement.")
+
+
+@dg.op(out=dg.Out(dg.Nothing))
+def check_source_groups(
+    context: dg.OpExecutionContext, config: SourceCheckOptions, system: System
+) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+    """Checks the groups that are due, or those asked for, and reports each as an evaluation of the check."""
+    if config.entity and config.entity not in system.context.entities:
+        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
+                         allow_retries=False)
+    if config.repair not in ("", "auto", "ask", "off"):
+        raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
+    verdicts: Counter[str] = Counter(in_step=0, lost=0, not_checked=0)
+    for name in [config.entity] if config.entity else list(system.context.entities):
+        groups = (sorted(groups_of(system.context, name).intersection(config.groups)) if config.groups
+                  else due_groups(system, name))
+        yield from evaluations(context, system, name, groups, repair=cast(Repair, config.repair), verdicts=verdicts)
+    yield dg.Output(None, metadata=dict(verdicts))
+
+
+def due_groups(system: System, name: str) -> list[str]:
+    """The groups of an entity whose sources are due to be checked; none where that is switched off."""
+    entity = system.entity(name)
+    every = entity.settings.source_check.every
+    if every is None or not checks_by_itself(entity):
+        return []
+    with system.context.engine.begin() as connection:
+        return groups_due(connection, name, every - min(LONGEST_TICK, every) / 2, _MOST_GROUPS)
+
+
+def evaluations(
+    context: Context, system: System, name: str, groups: Sequence[str], *, repair: Repair = "",
+    verdicts: Counter[str] | None = None,
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Checks groups and yields what the check says of each that could be judged."""
+    entity = system.entity(name)
+
+    def work(group: str) -> Awaitable[SourceCheck]:
+        return check_sources(system.context, entity, group, repair=repair or None)
+
+    for group, result in by_group(context, system, name, groups, work, "checked"):
+        context.log.info(f"{name} {group}: {summary(result)}")
+        if verdicts is not None:
+            verdicts[result.verdict] += 1
+        if result.verdict != "not_checked":
+            yield evaluation(context, archive_key(name), SOURCE_CHECK, group, passed=result.verdict == "in_step",
+                             description=summary(result), metadata=metadata_of(result))
+
+
+def summary(result: SourceCheck) -> str:
+    """The verdict in one line."""
+    if result.verdict == "not_checked":
+        return f"not checked: {result.reason}"
+    listed = "listed " + ", ".join(f"{count} of {part}" for part, count in result.listed.items())
+    counts = [f"{n} {kind}" for kind, n in sorted(Counter(lost.kind for lost in result.lost).items())]
+    line = ", ".join([result.verdict.replace("_", " "), listed, *counts])
+    return f"{line}; {result.reason}" if result.reason else line
+
+
+def metadata_of(result: SourceCheck) -> dict[str, Any]:
+    """What people look at: the verdict, the counts, and a table of what was lost."""
+    metadata: dict[str, Any] = {
+        "verdict": result.verdict, "listed": result.listed, "on_the_way": result.on_the_way,
+        "lost": len(result.lost), "found_now": result.new, "sent_to_repair": result.repaired,
+    }
+    if result.lost:
+        metadata["notifications"] = dg.MetadataValue.table(
+            [dg.TableRecord({"source": lost.part, "key": lost.key, "kind": lost.kind, "version": lost.version})
+             for lost in result.lost[:_MOST_SAMPLES]],
+            schema=dg.TableSchema([dg.TableColumn(name) for name in ("source", "key", "kind", "version")]))
+    return metadata
+
+
+@dg.job(name="check_sources", executor_def=dg.in_process_executor, run_tags={"dagster/max_retries": "0"},
+        description="Holds the sources against the archive, in the business groups that are due, or those named.")
+def check_sources_job() -> None:
+    check_source_groups()

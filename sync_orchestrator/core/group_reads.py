@@ -1,0 +1,126 @@
+"""What the sources say of one business group, as changes: for its full sync, and for the plan of one.
+
+What cannot be used is passed over and told. Not here: what becomes of the changes (``full_sync.py``,
+``full_sync_plan.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.core.archive import clock, ticket
+from sync_orchestrator.core.context import EntityContext
+from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
+
+EXAMPLES = 10
+
+
+class GroupReads:
+    """``unusable``: parts that were passed over; ``problems``: what is wrong with the first of them."""
+
+    def __init__(self, engine: Engine, entity: EntityContext, group: str) -> None:
+        self._engine = engine
+        self._entity = entity
+        self._group = group
+        self._epochs: dict[str, int] = {}
+        self._now = 0.0
+        self.unusable = 0
+        self.problems: list[str] = []
+
+    def begin(self, connection: Connection) -> None:
+        """Learns in which epoch each source is."""
+        self._epochs = {row.name: row.epoch for row in run(connection, statements.EPOCHS)}
+
+    async def ticket(self) -> int:
+        """A number for a read that begins now."""
+        number, self._now = await asyncio.to_thread(
+            in_transaction, self._engine, lambda connection: (ticket(connection), clock(connection)))
+        return number
+
+    async def others(self, keys: Sequence[str]) -> dict[str, Sequence[PartRead]]:
+        """The other parts of records, from sources that can be read by key."""
+        rules = self._entity.rules
+        others = [part for part in self._entity.sources if part != rules.owner and part in rules.readable]
+        found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in others))
+        return dict(zip(others, found, strict=True))
+
+    def listed_parts(self) -> Iterator[str]:
+        """The other parts, whose sources cannot be read by key and are listed by group."""
+        rules = self._entity.rules
+        return (part for part in self._entity.sources if part != rules.owner and part not in rules.readable)
+
+    def changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
+        """What can be used of a source's rows, read under a ticket."""
+        usable, unusable = self._sort_out(rows, part)
+        self.problems += [f"{row.key!a}: {row.problem}" for row in unusable[: EXAMPLES - len(self.problems)]]
+        self.unusable += len(unusable)
+        changes = [change_of_read(row, part, self.epoch(part), number) for row in usable]
+        for change in changes:
+            if part == self._entity.rules.owner and change.group is None:
+                change.group = self._group
+        return changes
+
+    def usable(self, rows: Sequence[PartRead], part: str) -> list[PartRead]:
+        """The rows that can be used; of the others nothing is remembered."""
+        return self._sort_out(rows, part)[0]
+
+    def epoch(self, part: str) -> int:
+        """The epoch that a source was in when the reading began."""
+        return self._epochs.get(part, 0)
+
+    def _sort_out(self, rows: Sequence[PartRead], part: str) -> tuple[list[PartRead], list[PartRead]]:
+        return sort_out(self._not_ahead(row, part) for row in rows)
+
+    def _not_ahead(self, row: PartRead, part: str) -> PartRead:
+        settings = self._entity.settings
+        ahead = seconds_too_far(row.version, settings.parts[part].version.kind, self._now, settings.max_ahead)
+        if not ahead or row.problem is not None:
+            return row
+        hours = (ahead + settings.max_ahead) / 3600
+        return replace(row, problem=f"its version lies {hours:.1f} h in the future, more than max_ahead")
+
+    def over_cap(self, part: str, unlisted: int, size: int, allowed: int | None) -> str | None:
+        """Why so many records of a group may not be deleted at once; None where they may."""
+        cap = max(self._entity.settings.validation.deletions.cap(size), allowed or 0)
+        if unlisted <= cap:
+            return None
+        fate = "deleted" if part == self._entity.rules.owner else f"without their part '{part}'"
+        return f"{unlisted} of {size} records would be {fate}, more than the cap of {cap}"
+
+    def needs_count(self, part: str) -> bool:
+        """Whether only the source's count can prove that its listing was complete."""
+        by_key = part != self._entity.rules.owner and part in self._entity.rules.readable
+        return not by_key and not self._entity.sources[part].keyset_listing
+
+    async def incomplete(self, part: str, listed: int, unlisted: int) -> str | None:
+        """Why what a listing lacks cannot be taken for gone; None where the source's count proves it complete."""
+        count = await self._entity.sources[part].count(self._group)
+        if count == listed:
+            return None
+        return (f"{unlisted} records were not listed by '{part}', but its listing is not proven complete "
+                f"({listed} listed, {count} counted)")
+
+    async def confirm(self, part: str, unlisted: Sequence[tuple[str, int, int]], number: int
+                      ) -> tuple[list[Change], int]:
+        """What is true of unlisted parts (key, epoch, version), asked for by key where that can be.
+
+        What the source does not have becomes a tombstone with the last version and the listing's ticket. Returns the
+        changes, and how many records are there after all.
+        """
+        here: dict[str, PartRead] = {}
+        asked = await self.ticket()
+        if part in self._entity.rules.readable:
+            reads = await asyncio.gather(*(self._entity.sources[part].read(key) for key, _, _ in unlisted))
+            here = {read.key: read for read in reads if read is not None}
+        gone = [Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH), None)
+                for key, epoch, version in unlisted if key not in here]
+        return [*self.changes(list(here.values()), part, asked), *gone], len(here)

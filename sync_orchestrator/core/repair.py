@@ -1,0 +1,113 @@
+"""Repair that a person starts: drift that was found and left (``repair: ask``), and notifications that never came.
+
+Drift goes the way that ``repair: auto`` would have sent it; then the group is validated again. Not here: finding it
+(``validation.py``, ``source_check.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.breaker import is_open
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.full_sync import Progress, StepReport, push_group
+from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import repair as statements
+from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.validation import GroupValidation, validate
+
+_before_commit = CrashPoint("repair.before_commit")
+
+_LONGEST_LAG = 60.0
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What a repair came to. ``sent``: drift put on its way. ``overtaken``: changed since it was found, so left alone.
+
+    ``held``: why extra records were not deleted. ``sources``: what the check of the sources said, if any was due.
+    """
+
+    entity: str
+    group: str
+    sent: int = 0
+    overtaken: int = 0
+    held: str | None = None
+    sources: SourceCheck | None = None
+    validation: GroupValidation | None = None
+
+
+def groups_to_repair(connection: Connection, entity: str, key: str | None = None) -> list[str]:
+    """The business groups in which something was found and waits for a person, sorted."""
+    return [row.group_key for row in run(connection, statements.GROUPS, entity=entity, key=key)]
+
+
+async def repair(
+    context: Context, entity: EntityContext, group: str, *, key: str | None = None,
+    allow_deletions: int | None = None, progress: Progress | None = None,
+) -> Repaired:
+    """Repairs what was found in a group, or of one record in it, and validates the group again.
+
+    ``allow_deletions`` raises the cap for extra records; one that is named by its ``key`` needs no leave. With the
+    breaker open nothing is sent, and the validation says so.
+    """
+    work = _Repair(context, entity, group, key, allow_deletions)
+    result = work.result
+    if await asyncio.to_thread(in_transaction, context.engine, work.send):
+        result.sources = await check_sources(context, entity, group, repair="auto", key=key)
+        await drain(context, linger=0)
+    if result.sent:
+        ends = asyncio.get_running_loop().time() + context.config.limits.drain_seconds
+        await push_group(context, StepReport(entity.name, group), ends, progress)
+        await asyncio.sleep(min(entity.system.search_lag, _LONGEST_LAG))  # until its listing shows what was written
+    result.validation = await validate(context, entity, group, full=True)
+    return result
+
+
+class _Repair:
+    def __init__(self, context: Context, entity: EntityContext, group: str, key: str | None,
+                 allowed: int | None) -> None:
+        self._entity = entity
+        self._group = group
+        self._key = key
+        self._allowed = allowed
+        self.result = Repaired(entity.name, group)
+
+    def send(self, connection: Connection) -> bool:
+        """Puts drift on its way; says whether notifications were lost, too."""
+        known = {"entity": self._entity.name, "group": self._group, "key": self._key}
+        lost = bool(run(connection, statements.LOST, **known)[0].lost)
+        if is_open(connection, self._entity.system_name):
+            return lost
+        chosen = self._within_cap(connection, run(connection, statements.FOUND, **known))
+        rows = run(
+            connection, validation_statements.REPAIR, entity=self._entity.name,
+            keys=[row.key for row in chosen], revisions=[row.revision for row in chosen],
+            theirs=[row.theirs for row in chosen],
+            external_ids=[None if row.theirs is None else row.external_id for row in chosen],
+            places=[None if row.theirs is None else self._group for row in chosen])
+        sent = {row.key for row in rows}
+        run(connection, statements.UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
+        self.result.sent, self.result.overtaken = len(sent), len(chosen) - len(sent)
+        run(connection, ledger_statements.NOTIFY)
+        _before_commit()
+        return lost
+
+    def _within_cap(self, connection: Connection, found: Sequence[Any]) -> list[Any]:
+        extra = sum(1 for row in found if row.kind == "extra")
+        size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
+        cap = max(self._entity.settings.validation.deletions.cap(size), self._allowed or 0)
+        if self._key is not None or extra <= cap:
+            return list(found)
+        self.result.held = f"{extra} extra records would be deleted, more than the cap of {cap}"
+        return [row for row in found if row.kind != "extra"]

@@ -1,0 +1,301 @@
+"""The sources against the archive, for one business group: notifications that never came are found and made up for.
+
+What has a change event on its way is left out of judgement; suspects are looked at again after a pause; what looks gone
+is asked for by key. Not here: the archive against the third party (``validation.py``), when groups are due
+(``sensors/schedules.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.group_reads import GroupReads
+from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import source_check as statements
+
+T = TypeVar("T")
+
+_before_commit = CrashPoint("source_check.before_commit")
+
+Kind = Literal["missing", "newer", "gone"]
+Repair = Literal["auto", "ask", "off"]
+Place = tuple[str, str]
+"""Part and key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A notification that never came: the archive lacks the part, has an older one, or one that the source has not.
+
+    ``version``: of the source; of the archive for what is gone.
+    """
+
+    part: str
+    key: str
+    kind: Kind
+    version: int
+
+
+@dataclass(slots=True)
+class SourceCheck:
+    """What a check found. ``new``: found for the first time. ``repaired``: change events recorded for it."""
+
+    entity: str
+    group: str
+    verdict: Literal["in_step", "lost", "not_checked"] = "in_step"
+    reason: str | None = None
+    listed: dict[str, int] = field(default_factory=dict)
+    on_the_way: int = 0
+    lost: list[Lost] = field(default_factory=list)
+    new: int = 0
+    repaired: int = 0
+
+
+def checks_by_itself(entity: EntityContext) -> bool:
+    """Whether the schedule checks the entity's sources."""
+    in_files = any(part.files is not None for part in entity.settings.parts.values())
+    return entity.settings.source_check.every is not None and not in_files
+
+
+def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
+    """Business groups whose sources are due to be checked, the longest unseen first; ``every`` in seconds."""
+    return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
+
+
+async def check_sources(
+    context: Context, entity: EntityContext, group: str, *, repair: Repair | None = None, key: str | None = None
+) -> SourceCheck:
+    """Checks one group and, as configured or told, makes up for what was lost; with ``key``, of that record alone.
+
+    A source that cannot be asked makes the verdict ``not_checked``; nothing is raised for it.
+    """
+    return await _Check(context, entity, group, repair or entity.settings.source_check.repair, key).run()
+
+
+class _Check:
+    def __init__(
+        self, context: Context, entity: EntityContext, group: str, repair: Repair, key: str | None
+    ) -> None:
+        self._context = context
+        self._entity = entity
+        self._group = group
+        self._repair = repair
+        self._key = key
+        self._owner = entity.rules.owner
+        self._reads = GroupReads(context.engine, entity, group)
+        self._since: Any = None
+        self._rows: dict[Place, PartRead] = {}
+        self._keys: dict[str, set[str]] = defaultdict(set)
+        self._size = 0
+        self._held: str | None = None
+        self._on_the_way: set[Lost] = set()
+        self.result = SourceCheck(entity.name, group)
+
+    async def run(self) -> SourceCheck:
+        if not await self._db(self._begin):
+            return self._not_checked("its first full sync has not completed")
+        try:
+            await self._list()
+            suspects = await self._db(self._suspects)
+            if suspects:
+                await asyncio.sleep(self._pause())
+                suspects = await self._db(partial(self._still, before=suspects))
+            self.result.lost = sorted(await self._confirm(suspects), key=lambda lost: (lost.part, lost.key))
+        except CallFailed as failure:
+            return self._not_checked(f"its sources could not be asked: {failure}")
+        await self._db(self._conclude)
+        return self.result
+
+    def _pause(self) -> float:
+        """A source that is asked for its changes has its turn meanwhile."""
+        polled = [2 * part.poll_every for part in self._entity.settings.parts.values() if part.changes is not None]
+        return max([self._entity.settings.source_check.confirm_after, *polled])
+
+    async def _db(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(in_transaction, self._context.engine, work)
+
+    def _not_checked(self, reason: str) -> SourceCheck:
+        self.result.verdict, self.result.reason = "not_checked", reason
+        return self.result
+
+    def _begin(self, connection: Connection) -> bool:
+        row = run(connection, statements.GROUP, entity=self._entity.name, group=self._group)[0]
+        self._since = row.now
+        self._reads.begin(connection)
+        return bool(row.synced)
+
+    # What the sources have --------------------------------------------------------------------------------------------
+
+    async def _list(self) -> None:
+        await self._reads.ticket()  # the clock by which a version lies in the future
+        by_key = [part for part, source in self._entity.sources.items()
+                  if part != self._owner and part in self._entity.rules.readable and not source.can_list_keys]
+        async for rows in self._pages(self._owner):
+            keys = [row.key for row in self._take(self._owner, rows) if not row.deleted]
+            found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in by_key))
+            for part, others in zip(by_key, found, strict=True):
+                self._take(part, others)
+        for part in self._entity.sources:
+            if part != self._owner and part not in by_key:
+                async for rows in self._pages(part):
+                    self._take(part, rows)
+        self.result.listed = {part: len(self._keys[part]) for part in sorted(self._entity.sources)}
+
+    async def _pages(self, part: str) -> AsyncIterator[list[PartRead]]:
+        """Keys and versions alone, where the part can be read by key later; else whole parts."""
+        source = self._entity.sources[part]
+        if part in self._entity.rules.readable:
+            async with aclosing(source.keys(self._group)) as listing:  # type: ignore[type-var]
+                async for rows in listing:
+                    yield rows
+        else:
+            async with aclosing(source.pages(self._group)) as pages:  # type: ignore[type-var]
+                async for rows, _ in pages:
+                    yield rows
+
+    def _take(self, part: str, rows: Sequence[PartRead]) -> list[PartRead]:
+        """Rows that cannot be used are there, and are told of by full syncs."""
+        self._keys[part].update(row.key for row in rows)
+        usable = [row for row in self._reads.usable(rows, part) if row.group in (None, self._group)]
+        self._rows |= {(part, row.key): row for row in usable}
+        return usable
+
+    # What the archive lacks -------------------------------------------------------------------------------------------
+
+    def _suspects(self, connection: Connection) -> set[Lost]:
+        archived = self._archived(connection)
+        found = {lost for (part, key), row in self._rows.items()
+                 if (lost := self._compared(part, key, row, archived)) is not None}
+        self._size = sum(1 for row in archived.values()
+                         if row.part == self._owner and row.of_group and not row.deleted)
+        found |= {Lost(part, key, "gone", row.version) for (part, key), row in archived.items()
+                  if self._looks_gone(row)}
+        return self._not_on_the_way(connection, found)
+
+    def _archived(self, connection: Connection) -> dict[Place, Any]:
+        keys = sorted({key for _, key in self._rows})
+        return {(row.part, row.key): row for row in run(
+            connection, statements.ARCHIVED, entity=self._entity.name, group=self._group, keys=keys,
+            since=self._since)}
+
+    def _compared(self, part: str, key: str, row: PartRead, archived: dict[Place, Any]) -> Lost | None:
+        there = archived.get((part, key))
+        if there is None:
+            owner = archived.get((self._owner, key))
+            orphan = part != self._owner and (owner is None or owner.deleted)  # its owner's part is what is missing
+            return None if row.deleted or orphan else Lost(part, key, "missing", row.version)
+        old = there.epoch != self._reads.epoch(part)  # its source was restored: a full sync takes over what it holds
+        return None if old or row.version <= there.version else Lost(part, key, "newer", row.version)
+
+    def _looks_gone(self, row: Any) -> bool:
+        return (row.of_group and not row.deleted and not row.moved and row.part in self._entity.sources
+                and row.key not in self._keys[row.part]
+                and (row.part == self._owner or row.key in self._keys[self._owner]))
+
+    def _not_on_the_way(self, connection: Connection, found: set[Lost]) -> set[Lost]:
+        rows = run(connection, statements.ON_THE_WAY, entity=self._entity.name,
+                   keys=sorted({lost.key for lost in found}))
+        under_way = {(row.source, row.key) for row in rows}
+        self._on_the_way = {lost for lost in found if (lost.part, lost.key) in under_way}
+        self.result.on_the_way = len(self._on_the_way)
+        return found - self._on_the_way
+
+    def _still(self, connection: Connection, before: set[Lost]) -> set[Lost]:
+        """Those that are lost by now, too; the others were in flight."""
+        return before & self._suspects(connection)
+
+    async def _confirm(self, suspects: set[Lost]) -> set[Lost]:
+        """What looks gone is so only if it is proven, and only as many as may be deleted at once (rule 14)."""
+        gone: dict[str, list[Lost]] = defaultdict(list)
+        for lost in suspects:
+            if lost.kind == "gone":
+                gone[lost.part].append(lost)
+        sure = {lost for lost in suspects if lost.kind != "gone"}
+        for part, some in sorted(gone.items()):
+            held = self._reads.over_cap(part, len(some), self._size, None)
+            if held is None and part not in self._entity.rules.readable and self._reads.needs_count(part):
+                held = await self._reads.incomplete(part, len(self._keys[part]), len(some))
+            if held is not None:
+                self._held = held
+            else:
+                sure |= await self._gone(part, some)
+        return sure
+
+    async def _gone(self, part: str, some: Sequence[Lost]) -> set[Lost]:
+        if part not in self._entity.rules.readable:
+            return set(some)
+        reads = await asyncio.gather(*(self._entity.sources[part].read(lost.key) for lost in some))
+        return {lost for lost, read in zip(some, reads, strict=True) if read is None}
+
+    # What is done about it --------------------------------------------------------------------------------------------
+
+    def _conclude(self, connection: Connection) -> None:
+        found = self.result.lost
+        known = {"entity": self._entity.name, "group": self._group}
+        new = run(connection, statements.NOTE, **known, **_columns(found))
+        run(connection, statements.OVER, **known, **_columns([*found, *self._on_the_way]))
+        run(connection, statements.TALLY, entity=self._entity.name, source=[row.part for row in new])
+        self.result.new = len(new)
+        if self._repair == "auto":
+            self.result.repaired = record_in(connection, self._events()).accepted
+        self._tell(connection, new)
+        run(connection, statements.CHECKED, **known, again=self.result.repaired > 0)
+        still = run(connection, statements.OPEN, **known)[0].n
+        if found or still:
+            earlier = f"{still} found earlier are not known to be made up for yet" if not found else None
+            self.result.verdict, self.result.reason = "lost", self._held or earlier
+        elif self._held is not None:
+            self._not_checked(self._held)
+        _before_commit()
+
+    def _events(self) -> list[ChangeEvent]:
+        """What makes up for them. Where a part can be read by key, it is read; so is whether it is gone, twice.
+
+        What an unreadable source no longer lists is left to a full sync.
+        """
+        readable = self._entity.rules.readable
+        return [self._event(lost, self._rows.get((lost.part, lost.key))) for lost in self.result.lost
+                if (lost.kind != "gone" or lost.part in readable) and self._key in (None, lost.key)]
+
+    def _event(self, lost: Lost, row: PartRead | None) -> ChangeEvent:
+        told = row if lost.part not in self._entity.rules.readable else None
+        deleted = told is not None and told.deleted
+        makes = lost.part == self._owner and lost.kind != "gone"
+        return ChangeEvent(
+            lost.part, f"audit/{self._entity.name}/{lost.key}/{lost.kind}/{lost.version}", self._entity.name, lost.key,
+            "delete" if deleted else "create" if makes else "update", lost.version,
+            None if told is None or deleted else told.data, self._group, "audit")
+
+    def _tell(self, connection: Connection, new: Sequence[Any]) -> None:
+        name = self._entity.name
+        for part in sorted({row.part for row in new}):
+            alerts.tell_of_records(
+                connection, "lost_notifications", f"{name} {part}", f"{name}: notifications of '{part}' never came",
+                name, [row.key for row in new if row.part == part])
+        still = {row.part for row in run(connection, statements.OPEN_PARTS, entity=name)}
+        for part in sorted(self._entity.sources.keys() - still):
+            alerts.resolve(connection, "lost_notifications", f"{name} {part}")
+        place = f"{name} {self._group}: sources"
+        if self._held is None:
+            alerts.resolve(connection, "delete_cap", place)
+        else:
+            alerts.tell(connection, "delete_cap", place, f"{name} {self._group}: {self._held}", entity=name)
+
+
+def _columns(found: Sequence[Lost]) -> dict[str, Any]:
+    return {"part": [lost.part for lost in found], "key": [lost.key for lost in found],
+            "kind": [lost.kind for lost in found], "version": [lost.version for lost in found]}

@@ -1,0 +1,200 @@
+"""Repair that a person starts, of what validation and the check of the sources found and left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import World
+from fakes import FakeThirdParty, answer
+from test_cli import Command
+from test_cli import command as command
+from test_drift import alter, synced
+from test_full_sync import fill
+from test_validation import id_of
+
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.records import push_again
+from sync_orchestrator.core.repair import Repaired, repair
+
+ASK = {"validation": {"confirm_after": 0, "repair": "ask"}, "source_check": {"confirm_after": 0, "repair": "ask"}}
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world(entity=ASK)
+
+
+def repaired(world: World, **options: Any) -> Repaired:
+    world.later(1)
+    return asyncio.run(repair(world.context, world.entity, "A", **options))
+
+
+def verdict(result: Repaired) -> str:
+    assert result.validation is not None
+    return result.validation.verdict
+
+
+def damage(world: World) -> None:
+    """A record that differs, one that is missing, one that is there though it was deleted; found by a validation."""
+    synced(world, 10)
+    alter(world, "k001", name="altered")
+    world.erp.store.pop(id_of(world, "k002"))
+    left = dict(world.erp.store[id_of(world, "k003")])
+    world.remove("k003")
+    world.drain()
+    world.erp.by_hand(left)
+    world.later(1)
+    found = world.validate(full=True)
+    assert {(drift.key, drift.kind, drift.status) for drift in found.drift} == {
+        ("k001", "different", "found"), ("k002", "missing", "found"), ("k003", "extra", "found")}
+
+
+def test_all_kinds_of_drift_are_repaired_and_the_group_is_in_step(world: World) -> None:
+    damage(world)
+    result = repaired(world)
+    assert (result.sent, result.overtaken, verdict(result)) == (3, 0, "in_step")
+    assert world.mirrored() == world.truth()
+    assert {row.status for row in world.query("SELECT status FROM sync.drift")} == {"repaired"}
+    assert not world.query("SELECT FROM sync.alerts WHERE kind = 'drift' AND resolved_at IS NULL")
+
+
+def test_one_record_alone_is_repaired(world: World) -> None:
+    damage(world)
+    result = repaired(world, key="k001")
+    assert (result.sent, verdict(result), world.mirrored()["k001"]["name"]) == (1, "drift", "n")
+    assert "k002" not in world.mirrored()
+
+
+def test_what_changed_since_it_was_found_is_left_alone(world: World) -> None:
+    damage(world)
+    world.put("k001", name="newer")
+    world.drain()
+    result = repaired(world)
+    assert (result.sent, result.overtaken) == (2, 1)
+    assert (world.mirrored(), verdict(result)) == (world.truth(), "in_step")
+
+
+def test_what_somebody_mended_there_meanwhile_gets_no_twin(world: World) -> None:
+    damage(world)
+    world.erp.by_hand({"code": "k002", "store": "A", "name": "n", "count": 2})
+    repaired(world)
+    assert (world.mirrored(), len(world.erp.of_key("k002"))) == (world.truth(), 1)
+
+
+def test_what_repair_does_not_mend_is_stubborn(world: World) -> None:
+    damage(world)
+
+    def alters(verb: str, key: str) -> None:
+        if verb == "update":
+            alter(world, key, name="altered")
+
+    world.erp.after = alters
+    assert [repaired(world).sent for _ in range(3)] == [3, 1, 0]
+    assert [row.status for row in world.query("SELECT status FROM sync.drift WHERE status <> 'repaired'")] == [
+        "stubborn"]
+
+
+def extras(world: World, count: int) -> None:
+    fill(world, 20)
+    world.full_sync(patience=30)
+    left = [dict(world.erp.store[id_of(world, f"k{number:03}")]) for number in range(count)]
+    for number in range(count):
+        world.remove(f"k{number:03}")
+    world.drain()
+    for fields in left:
+        world.erp.by_hand(fields)
+    world.later(1)
+    assert len(world.validate(full=True).drift) == count
+
+
+def test_more_extra_records_than_the_cap_need_leave(world: World) -> None:
+    extras(world, 8)
+    result = repaired(world)
+    assert (result.sent, result.held) == (0, "8 extra records would be deleted, more than the cap of 5")
+    assert repaired(world, key="k001").sent == 1  # who names it, means it
+    assert (repaired(world, allow_deletions=8).sent, world.mirrored()) == (7, world.truth())
+
+
+def test_with_the_breaker_open_nothing_is_sent_and_nothing_is_forgotten(world: World) -> None:
+    damage(world)
+    world.query("UPDATE sync.systems SET open_since = now(), probe_at = now() + interval '1 hour' WHERE name = 'erp'")
+    result = repaired(world)
+    assert (result.sent, verdict(result)) == (0, "not_validated")
+    world.query("UPDATE sync.systems SET open_since = NULL")
+    assert verdict(repaired(world)) == "in_step"
+
+
+def test_lost_notifications_of_the_group_are_made_up_for(world: World, command: Command) -> None:
+    synced(world)
+    world.put("new", tell=False)
+    world.put("newer", tell=False)
+    assert command("verify", "--sources").exit_code == 1
+    assert repaired(world, key="k001").sources is None
+    alone = repaired(world, key="new")
+    assert alone.sources is not None
+    assert (alone.sources.repaired, world.mirrored().keys() & {"new", "newer"}) == (1, {"new"})
+    repaired(world)
+    assert world.mirrored() == world.truth()
+
+
+# From the shell -------------------------------------------------------------------------------------------------------
+
+def test_repair_tells_by_exit_status(world: World, command: Command) -> None:
+    assert command("repair", "item").stdout == "nothing was found that waits for a repair\n"
+    damage(world)
+    world.later(1)
+    result = command("repair", "item", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["sent"], result.stderr) == (0, 3, "A: 3 sent to repair\n")
+    alter(world, "k005", name="altered")
+    world.later(1)
+    world.validate(full=True)
+    world.later(1)
+    world.erp.before = lambda verb, key: answer(422) if verb == "update" else None
+    result = command("repair", "item", "--group", "A", "--key", "k005")
+    assert (result.exit_code, "k005" in result.stdout or "not known to be repaired" in result.stdout) == (1, True)
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+def test_a_record_is_pushed_once_more(make_world: Callable[..., World], own_ids: bool) -> None:
+    """What is there as it should be is not written again."""
+    world = synced(make_world(entity=ASK, erp=FakeThirdParty(own_ids=own_ids)))
+    world.erp.calls.clear()
+
+    def pushed() -> int:
+        with world.engine.begin() as connection:
+            assert push_again(connection, "item", "k001") == "A"
+        world.drain()
+        return world.erp.calls["create"] + world.erp.calls["update"]
+
+    assert (pushed(), world.erp.calls["read"]) == (0, 1)
+    world.erp.store.pop(world.row("k001").external_id)
+    assert (pushed(), world.mirrored()) == (1, world.truth())
+
+
+def test_a_refused_record_is_pushed_once_more(world: World, command: Command) -> None:
+    world.erp.before = lambda verb, key: answer(422)
+    world.put("a")
+    world.drain()
+    result = command("records", "push", "item", "a")
+    assert (result.exit_code, result.stdout) == (1, "not acknowledged yet: answer 422\n")
+    world.erp.before = lambda verb, key: None
+    assert command("records", "push", "item", "a").exit_code == 0
+    assert (world.mirrored(), world.states()) == (world.truth(), {"done": 2})
+    assert not world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL")
+
+
+def test_what_cannot_be_pushed_is_said_in_a_line(world: World, command: Command) -> None:
+    row = world.shop.put("half", {"key": "half", "name": "n", "store": "A", "v": 0}, group="A")
+    world.tell("shop", "half", "create", row.version, row.data)
+    world.drain()
+    assert "item 'half' lacks a required part" in command("records", "push", "item", "half").stderr
+    assert "item 'none' is not archived" in command("records", "push", "item", "none").stderr
+    world.put("a")
+    world.drain()
+    world.query("UPDATE sync.records SET lease_token = 1, lease_until = now() + interval '1 hour' WHERE key = 'a'")
+    with world.engine.begin() as connection, pytest.raises(NotFound, match="is being pushed now"):
+        push_again(connection, "item", "a")
