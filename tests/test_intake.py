@@ -1,41 +1,31 @@
-"""The intake: what an event means, what is refused and how, and that a 202 comes after the commit."""
+"""Change events over HTTP: what an event means, what is refused and how, and that a 202 comes after the commit."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
+from api_client import BATCH, DROP, ONE, client_of, event, key_for, send, service
 from fakes import two_part_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
-from sync_orchestrator.api import intake
+from sync_orchestrator.api import bodies, database, group_commit
 from sync_orchestrator.api.cloud_events import change_event
-from sync_orchestrator.api.intake import create_app
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.ledger import ChangeEvent, conservation
 from sync_orchestrator.core.sql import connect, run
-
-ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-DROP = object()
-
-
-def event(**changes: Any) -> dict[str, Any]:
-    """A good event of the shop's part of an item; DROP leaves an attribute out."""
-    whole = {
-        "specversion": "1.0", "id": "e1", "source": "shop", "type": "item.updated", "subject": "k1", "version": 7,
-        "data": {"key": "k1", "name": "n", "store": "A", "v": 7}, **changes,
-    }
-    return {name: value for name, value in whole.items() if value is not DROP}
 
 
 @pytest.fixture
@@ -45,14 +35,8 @@ def config() -> Config:
 
 @pytest.fixture
 async def client(engine: Engine, config: Config) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(engine, config), raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://intake") as client:
+    async with client_of(service(engine, config), key_for(engine)) as client:
         yield client
-
-
-async def send(client: httpx.AsyncClient, body: Any, kind: str = ONE, **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await client.post("/v1/events", content=content, headers={"Content-Type": kind, **headers})
 
 
 def received(engine: Engine) -> int:
@@ -245,9 +229,34 @@ async def test_content_type_says_what_the_body_is(client: httpx.AsyncClient, kin
     assert (await send(client, body, kind)).status_code == status
 
 
-async def test_compressed_body_is_refused(client: httpx.AsyncClient) -> None:
-    answer = await send(client, event(), ONE, **{"Content-Encoding": "gzip"})
-    assert answer.status_code == 415
+PACKED = [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress), ("identity", bytes)]
+
+
+@pytest.mark.parametrize(("coding", "pack"), PACKED, ids=[row[0] for row in PACKED])
+async def test_body_may_be_compressed(
+    client: httpx.AsyncClient, engine: Engine, coding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    answer = await send(client, pack(json.dumps(event()).encode()), **{"Content-Encoding": coding})
+    assert (answer.status_code, received(engine)) == (202, 1)
+
+
+WRONGLY_PACKED: list[tuple[str, str, bytes, int]] = [
+    ("unknown coding", "br", b"{}", 415),
+    ("two codings", "gzip, gzip", gzip.compress(b"{}"), 415),
+    ("no gzip", "gzip", b"{}", 400),
+    ("cut off", "gzip", gzip.compress(json.dumps(event()).encode())[:-12], 400),
+    ("something behind it", "gzip", gzip.compress(json.dumps(event()).encode()) + b"x", 400),
+    ("a bomb", "gzip", gzip.compress(b" " * 20_000_000), 413),
+]
+
+
+@pytest.mark.parametrize(("coding", "body", "status"), [row[1:] for row in WRONGLY_PACKED],
+                         ids=[row[0] for row in WRONGLY_PACKED])
+async def test_body_that_cannot_be_unpacked(
+    client: httpx.AsyncClient, engine: Engine, coding: str, body: bytes, status: int
+) -> None:
+    answer = await send(client, body, **{"Content-Encoding": coding})
+    assert (answer.status_code, received(engine)) == (status, 0)
 
 
 async def test_only_so_many_errors_are_told(client: httpx.AsyncClient) -> None:
@@ -267,8 +276,8 @@ async def test_answers_repeat_nothing_of_the_body(client: httpx.AsyncClient) -> 
 
 @pytest.fixture
 async def small(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(engine, two_part_config(limits={"event_bytes": 400, "request_bytes": 2000}))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://intake") as client:
+    app = service(engine, two_part_config(limits={"event_bytes": 400, "request_bytes": 2000}))
+    async with client_of(app, key_for(engine)) as client:
         yield client
 
 
@@ -292,7 +301,7 @@ async def test_request_too_large(small: httpx.AsyncClient, engine: Engine) -> No
 @pytest.mark.parametrize("length", [b"-1", b"nine", b"9" * 30, "９".encode()])
 async def test_absurd_content_length(engine: Engine, config: Config, length: bytes) -> None:
     sent: list[Message] = []
-    await create_app(engine, config)(_scope(length), _body(b"{}"), _into(sent))
+    await service(engine, config)(_scope(engine, length), _body(b"{}"), _into(sent))
     assert sent[0]["status"] == 413
 
 
@@ -305,8 +314,8 @@ async def test_endless_body_is_not_buffered(engine: Engine) -> None:
         taken += 1
         return {"type": "http.request", "body": b" " * 500, "more_body": True}
 
-    app = create_app(engine, two_part_config(limits={"request_bytes": 2000}))
-    await app(_scope(None), endless, _into(sent))
+    app = service(engine, two_part_config(limits={"request_bytes": 2000}))
+    await app(_scope(engine, None), endless, _into(sent))
     assert (sent[0]["status"], taken) == (413, 5)
 
 
@@ -316,24 +325,26 @@ async def test_cut_off_body_records_nothing(engine: Engine, config: Config) -> N
     async def gone() -> Message:
         return {"type": "http.disconnect"}
 
-    await create_app(engine, config)(_scope(None), gone, _into(sent))
+    await service(engine, config)(_scope(engine, None), gone, _into(sent))
     assert sent[0]["status"] == 400
 
 
 async def test_slow_body_is_given_up(engine: Engine, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_BODY_SECONDS", 0.01)
+    monkeypatch.setattr(bodies, "_SECONDS", 0.01)
     sent: list[Message] = []
 
     async def never() -> Message:
         await asyncio.Event().wait()
         raise AssertionError
 
-    await create_app(engine, config)(_scope(None), never, _into(sent))
+    await service(engine, config)(_scope(engine, None), never, _into(sent))
     assert sent[0]["status"] == 408
 
 
-def _scope(length: bytes | None) -> Scope:
-    headers = [(b"content-type", ONE.encode())] + ([] if length is None else [(b"content-length", length)])
+def _scope(engine: Engine, length: bytes | None) -> Scope:
+    key = f"Bearer {key_for(engine)}".encode()
+    headers = [(b"content-type", ONE.encode()), (b"authorization", key)]
+    headers += [] if length is None else [(b"content-length", length)]
     return {"type": "http", "method": "POST", "path": "/v1/events", "raw_path": b"/v1/events", "query_string": b"",
             "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("intake", 80), "root_path": ""}
 
@@ -357,8 +368,7 @@ def _into(sent: list[Message]) -> Send:
 @pytest.fixture
 async def cut_off(config: Config) -> AsyncIterator[httpx.AsyncClient]:
     engine = connect("postgresql+psycopg://nobody:secret@127.0.0.1:1/none")
-    transport = httpx.ASGITransport(create_app(engine, config))
-    async with httpx.AsyncClient(transport=transport, base_url="http://intake") as client:
+    async with client_of(service(engine, config), f"sync_{'0' * 12}_{'x' * 43}") as client:
         yield client
     engine.dispose()
 
@@ -376,7 +386,7 @@ async def test_database_that_hangs_is_503(
     client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event may be recorded all the same; sent again, it is one event."""
-    monkeypatch.setattr(intake, "_DATABASE_SECONDS", 0.2)
+    monkeypatch.setattr(database, "_SECONDS", 0.2)
     with engine.begin() as connection:
         connection.exec_driver_sql("LOCK TABLE sync.event_ids")
         assert (await send(client, event())).status_code == 503
@@ -399,7 +409,8 @@ async def test_failure_of_a_commit_is_no_202(
 
 
 async def test_ready_healthy_and_nothing_else(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/readyz")).json() == {"status": "ready"}
+    ready = {"status": "ready", "database": "ok", "migrations": "ok", "sensor": "silent"}
+    assert (await client.get("/readyz")).json() == ready
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     for answer, status in ((await client.get("/v1/events"), 405), (await client.get("/nothing"), 404)):
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
@@ -411,7 +422,7 @@ async def test_bug_of_ours_is_a_constant_answer(
     def bug(*_: Any) -> Any:
         raise KeyError("canary")
 
-    monkeypatch.setattr(intake, "record", bug)
+    monkeypatch.setattr(group_commit, "record_each", bug)
     answer = await send(client, event())
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "canary" not in answer.text

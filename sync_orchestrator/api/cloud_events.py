@@ -21,6 +21,7 @@ from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.core.versions import Action
 
 _ACTIONS: dict[str, Action] = {"created": "create", "updated": "update", "deleted": "delete"}
@@ -52,6 +53,7 @@ def change_event(document: Any, config: Config) -> ChangeEvent:
         version=_version(document, entity, source),
         data=None if action == "delete" else data,
         group=_group(document, entity, source, data),
+        trace=trace_of(document.get("traceparent")),
     )
 
 

@@ -1,198 +1,208 @@
-"""The intake service: records change events durably before it answers. Starlette; the ledger does the work.
+"""``POST /v1/events`` and ``POST /v1/sources/{source}/events``: change events, recorded durably before the answer.
 
-Not here: what an event's attributes mean (``cloud_events.py``), what is JSON (``strict_json.py``).
+Not here: what an event means (``cloud_events.py``, ``own_events.py``), what is JSON (``strict_json.py``), who may
+(``access.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
-from collections.abc import Callable, Sequence
-from http import HTTPStatus
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial as partial_of
+from typing import Any
+from urllib.parse import unquote
 
-from sqlalchemy import Engine
-from sqlalchemy.exc import DataError, SQLAlchemyError
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sync_orchestrator.api import bodies
+from sync_orchestrator.api.access import Access, require
 from sync_orchestrator.api.cloud_events import change_event
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.group_commit import GroupCommit
+from sync_orchestrator.api.own_events import change_event_of, is_wanted
+from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
+from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.ledger import ChangeEvent, record
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.trace import trace_of
 
-T = TypeVar("T")
-
-_log = logging.getLogger("sync_orchestrator.intake")
 _ONE, _BATCH, _EITHER = "application/cloudevents+json", "application/cloudevents-batch+json", "application/json"
+_BINARY = "ce-"
 _MOST_ERRORS = 100
-_RETRY_AFTER = 2
-_BODY_SECONDS = 30.0
-_DATABASE_SECONDS = 15.0
 _LARGE = 65_536
 
 
-def create_app(engine: Engine, config: Config) -> Starlette:
-    """The intake as an ASGI application."""
-    intake = _Intake(engine, config)
-    return Starlette(
-        routes=[
-            Route("/v1/events", intake.events, methods=["POST"]),
-            Route("/healthz", intake.healthz),
-            Route("/readyz", intake.readyz),
-        ],
-        exception_handlers={_Refused: _answer_refused, HTTPException: _answer_http, Exception: _answer_unforeseen},
-    )
+_Read = Callable[[Any], ChangeEvent | None]
+_Split = Callable[[bytes, Mapping[str, str]], Sequence[Any]]
 
 
-class _Refused(Exception):
-    """An answer that is not 2xx."""
-
-    def __init__(self, status: int, detail: str, **more: Any) -> None:
-        self.status = status
-        self.detail = detail
-        self.more = more
+@dataclass(slots=True)
+class _Understood:
+    events: list[ChangeEvent] = field(default_factory=list)
+    passed_over: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
 
 
-class _Intake:
-    def __init__(self, engine: Engine, config: Config) -> None:
-        self._engine = engine
+class Intake:
+    """Takes change events of the source systems that ``sync.yaml`` names."""
+
+    def __init__(self, database: Database, config: Config, access: Access) -> None:
+        self._database = database
         self._config = config
+        self._access = access
+        self._group_commit = GroupCommit(database.engine)
+        self._throttle = Throttle({name: source.events_per_second for name, source in config.sources.items()})
+
+    def routes(self) -> list[Route]:
+        return [Route("/v1/events", self.events, methods=["POST"]),
+                Route("/v1/sources/{source}/events", self.own_events, methods=["POST"])]
 
     async def events(self, request: Request) -> Response:
-        """Takes one event or a batch: 202 once they are committed, whole or not at all."""
-        kind = _content_type(request)
-        body = await self._body(request)
-        if len(body) > _LARGE:
-            events = await asyncio.to_thread(self._understand, body, kind)
-        else:
-            events = self._understand(body, kind)
-        recorded = await self._ask(lambda: record(self._engine, events))
-        return JSONResponse({"accepted": recorded.accepted, "duplicates": recorded.duplicates}, status_code=202)
+        """Takes one CloudEvent or a batch: 202 once they are committed.
 
-    async def healthz(self, request: Request) -> Response:
-        """Green while the process answers."""
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(self, request: Request) -> Response:
-        """Green while events can be recorded."""
-
-        def look() -> None:
-            with self._engine.begin() as connection:
-                run(connection, "SELECT count(*) FROM sync.systems")
-
-        await self._ask(look)
-        return JSONResponse({"status": "ready"})
-
-    async def _body(self, request: Request) -> bytes:
-        limit = self._config.limits.request_bytes
-        told = request.headers.get("content-length", "0")
-        body = bytearray()
-        try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                if told.isdecimal() and len(told) < 19 and int(told) <= limit:
-                    async for piece in request.stream():
-                        body += piece
-                        if len(body) > limit:
-                            break
-                    else:
-                        return bytes(body)
-        except ClientDisconnect:
-            raise _Refused(400, "The body was cut off; nothing was recorded.") from None
-        except TimeoutError:
-            raise _Refused(408, "The body came too slowly; nothing was recorded.") from None
-        raise _Refused(413, f"A request may have at most {limit} bytes; send smaller batches.")
-
-    def _understand(self, body: bytes, kind: str) -> list[ChangeEvent]:
-        try:
-            document = parse(body)
-        except InvalidEvent as error:
-            raise _Refused(400, "The body cannot be read.", errors=[_located(0, error)]) from None
-        if isinstance(document, list) != (kind == _BATCH) and kind != _EITHER:
-            wanted = "an array" if kind == _BATCH else "an object"
-            raise _Refused(400, f"A body of this content type must be {wanted}.")
-        batch = document if isinstance(document, list) else [document]
-        if len(body) > self._config.limits.event_bytes:
-            self._check_sizes(batch)
-        return self._read(batch)
-
-    def _check_sizes(self, batch: Sequence[Any]) -> None:
-        limit = self._config.limits.event_bytes
-        for index, document in enumerate(batch):
-            if len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()) > limit:
-                error = InvalidEvent(f"has more than {limit} bytes")
-                raise _Refused(413, "An event is too large; nothing was recorded.", errors=[_located(index, error)])
-
-    def _read(self, batch: Sequence[Any]) -> list[ChangeEvent]:
-        events: list[ChangeEvent] = []
-        errors: list[dict[str, Any]] = []
-        for index, document in enumerate(batch):
-            try:
-                events.append(change_event(document, self._config))
-            except InvalidEvent as error:
-                errors.append(_located(index, error))
-                if len(errors) == _MOST_ERRORS:
-                    break
-        if errors:
-            raise _Refused(422, "Some events cannot be taken; nothing was recorded.", errors=errors)
-        return events
-
-    async def _ask(self, work: Callable[[], T]) -> T:
-        """Asks the database in a thread.
-
-        One that does not answer in time may still carry the work out; the events' ids make sending them again safe.
+        Whole or not at all, unless ``?partial=true``.
         """
-        try:
-            async with asyncio.timeout(_DATABASE_SECONDS):
-                return await asyncio.to_thread(work)
-        except DataError as error:
-            _log.error("the database cannot store an event: sqlstate %s", getattr(error.orig, "sqlstate", None))
-            raise _Refused(422, "An event cannot be stored; nothing was recorded.") from None
-        except (SQLAlchemyError, TimeoutError) as error:
-            _log.warning("the database does not answer: %s, sqlstate %s", type(error).__name__,
-                         getattr(getattr(error, "orig", None), "sqlstate", None))
-            raise _Refused(503, "The database does not answer; try again later.") from None
+        return await self._answer(request, lambda document: change_event(document, self._config), _cloud_events)
+
+    async def own_events(self, request: Request) -> Response:
+        """The same for events in the own shape of a source system that has ``events`` in ``sync.yaml``."""
+        source = request.path_params["source"]
+        system = self._config.sources.get(source)
+        if system is None or system.events is None:
+            raise Refused(404, "There is no source system of this name with events of its own shape.")
+
+        def read(document: Any) -> ChangeEvent | None:
+            if not is_wanted(document, request.headers, source, self._config):
+                return None
+            return change_event_of(document, request.headers, source, self._config)
+
+        return await self._answer(request, read, _plain_json)
+
+    async def _answer(self, request: Request, read: _Read, split: _Split) -> Response:
+        partial = _flag(request, "partial")
+        limit = self._config.limits.request_bytes
+        sender = await self._access.sender(request.headers)
+        body = await bodies.read(request, limit)
+        caller = sender or self._access.signer(request.headers, body)
+        body = bodies.decoded(body, request.headers.get("content-encoding", ""), limit)
+        work = partial_of(self._understand, body, request.headers, read, split, partial=partial)
+        found = await asyncio.to_thread(work) if len(body) > _LARGE else work()
+        return await self._take(caller, found, partial=partial)
+
+    async def _take(self, caller: Caller, found: _Understood, *, partial: bool) -> Response:
+        sources = [event.source for event in found.events]
+        for source in sorted(set(sources)):
+            require(caller, f"events:{source}")
+        self._throttle.take(sources)
+        recorded = await self._database.wait_for(self._group_commit.record(found.events))
+        answer: dict[str, Any] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
+        if found.passed_over:
+            answer["passed_over"] = found.passed_over
+        if partial:
+            answer["refused"] = found.errors
+        return JSONResponse(answer, status_code=202)
+
+    def _understand(self, body: bytes, headers: Mapping[str, str], read: _Read, split: _Split, *, partial: bool
+                    ) -> _Understood:
+        batch = split(body, headers)
+        found = _Understood()
+        limit = self._config.limits.event_bytes
+        if len(body) > limit:
+            found.errors = [_located(index, InvalidEvent(f"has more than {limit} bytes"))
+                            for index, document in enumerate(batch) if _size(document) > limit]
+            if found.errors and not partial:
+                raise Refused(413, "An event is too large; nothing was recorded.", errors=found.errors[:_MOST_ERRORS])
+        too_large = {error["index"] for error in found.errors}
+        for index, document in enumerate(batch):
+            if index not in too_large:
+                _read_into(found, index, document, read)
+                if len(found.errors) >= _MOST_ERRORS and not partial:
+                    break
+        if (trace := trace_of(headers.get("traceparent"))) is not None:
+            found.events = [event if event.trace else replace(event, trace=trace) for event in found.events]
+        if found.errors and (not partial or not found.events):
+            raise Refused(422, "Some events cannot be taken; nothing was recorded.", errors=found.errors[:_MOST_ERRORS])
+        return found
 
 
-def problem(status: int, detail: str, **more: Any) -> Response:
-    """An error answer as RFC 9457 problem details; a 503 says when to come back."""
-    headers = {"Retry-After": str(_RETRY_AFTER)} if status == 503 else None
-    return JSONResponse(
-        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more},
-        status_code=status, headers=headers, media_type="application/problem+json")
+def _read_into(found: _Understood, index: int, document: Any, read: _Read) -> None:
+    try:
+        event = read(document)
+    except InvalidEvent as error:
+        found.errors.append(_located(index, error))
+    else:
+        if event is None:
+            found.passed_over += 1
+        else:
+            found.events.append(event)
 
 
-def _content_type(request: Request) -> str:
-    kind, *parameters = [piece.strip().lower() for piece in request.headers.get("content-type", "").split(";")]
+def _plain_json(body: bytes, headers: Mapping[str, str]) -> Sequence[Any]:
+    kind = _content_type(headers)
+    if kind != _EITHER and not kind.endswith("+json"):
+        raise Refused(415, f"Send {_EITHER}, in UTF-8: one event, or an array of them.")
+    document = _parsed(body)
+    return document if isinstance(document, list) else [document]
+
+
+def _cloud_events(body: bytes, headers: Mapping[str, str]) -> Sequence[Any]:
+    """The events of a request in any of the three modes."""
+    if f"{_BINARY}specversion" in headers:
+        return [_binary(body, headers)]
+    kind = _content_type(headers)
+    if kind not in (_ONE, _BATCH, _EITHER):
+        raise Refused(415, f"Send {_ONE}, {_BATCH} or {_EITHER}, in UTF-8, or the attributes as ce- headers.")
+    document = _parsed(body)
+    if isinstance(document, list) != (kind == _BATCH) and kind != _EITHER:
+        raise Refused(400, f"A body of this content type must be {'an array' if kind == _BATCH else 'an object'}.")
+    return document if isinstance(document, list) else [document]
+
+
+def _binary(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """An event whose attributes are headers and whose data is the body (HTTP protocol binding of CloudEvents 1.0.2)."""
+    attributes = {name.removeprefix(_BINARY): unquote(value) for name, value in headers.items()
+                  if name.startswith(_BINARY)}
+    if "data" in attributes or "data_base64" in attributes:
+        raise Refused(400, "The data of an event in binary mode is the body.")
+    if not body:
+        return attributes
+    kind = _content_type(headers)
+    if kind != _EITHER and not kind.endswith("+json"):
+        raise Refused(415, f"The data of an event is {_EITHER}, in UTF-8.")
+    return {**attributes, "data": _parsed(body)}
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return parse(body)
+    except InvalidEvent as error:
+        raise Refused(400, "The body cannot be read.", errors=[_located(0, error)]) from None
+
+
+def _content_type(headers: Mapping[str, str]) -> str:
+    """The media type; empty for one in another encoding than UTF-8."""
+    kind, *parameters = [piece.strip().lower() for piece in headers.get("content-type", "").split(";")]
     charsets = [parameter for parameter in parameters if parameter.startswith("charset=")]
-    if kind not in (_ONE, _BATCH, _EITHER) or any(text.replace('"', "") != "charset=utf-8" for text in charsets):
-        raise _Refused(415, f"Send {_ONE}, {_BATCH} or {_EITHER}, in UTF-8.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _Refused(415, "Send the body without compression.")
-    return kind
+    return "" if any(text.replace('"', "") != "charset=utf-8" for text in charsets) else kind
+
+
+def _size(document: Any) -> int:
+    return len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _located(index: int, error: InvalidEvent) -> dict[str, Any]:
     return {"index": index, "field": error.field, "reason": str(error)}
 
 
-async def _answer_refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, _Refused)
-    return problem(error.status, error.detail, **error.more)
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    answer = problem(error.status_code, "There is POST /v1/events, GET /healthz and GET /readyz.")
-    answer.headers.update(error.headers or {})
-    return answer
-
-
-async def _answer_unforeseen(request: Request, error: Exception) -> Response:
-    return problem(500, "Something is wrong here; nothing is known to have been recorded. Send it again.")
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise Refused(400, f"The parameter {name} must be true or false.")
+    return value == "true"

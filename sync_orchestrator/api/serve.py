@@ -1,32 +1,31 @@
-"""Runs the intake: ``python -m sync_orchestrator.api.serve --port 8700``."""
+"""Runs the API service, in one process or several: ``sync-orchestrator api``.
+
+Not here: what it answers (``service.py``).
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 
-from sync_orchestrator import config as configuration
-from sync_orchestrator.api.intake import create_app
-from sync_orchestrator.app import config_path, open_context
-from sync_orchestrator.core.errors import SyncError
-
-
-def main() -> None:
-    """Serves until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8700)
-    parser.add_argument("--host", default="127.0.0.1")
-    arguments = parser.parse_args()
-    try:
-        config = configuration.load(config_path())
-        context = open_context(config=config)
-    except SyncError as error:
-        sys.exit(f"error: {error}")
-    uvicorn.run(create_app(context.engine, config), host=arguments.host, port=arguments.port, log_level="warning",
-                access_log=False, limit_concurrency=1000, timeout_keep_alive=30, timeout_graceful_shutdown=5)
+from sync_orchestrator.api.service import create_app
+from sync_orchestrator.app import load_config, open_context
 
 
-if __name__ == "__main__":
-    main()
+def app() -> Starlette:
+    """The service, as the environment configures it. Raises ConfigError."""
+    return create_app(open_context(config=load_config()))
+
+
+def serve(host: str, port: int, workers: int = 1) -> None:
+    """Serves until SIGINT or SIGTERM; requests under way are answered first. Raises ConfigError."""
+    settings: dict[str, Any] = {
+        "host": host, "port": port, "log_level": "warning", "access_log": False, "limit_concurrency": 1000,
+        "timeout_keep_alive": 30, "timeout_graceful_shutdown": 5, "server_header": False}
+    if workers == 1:
+        uvicorn.run(app(), **settings)
+    else:
+        load_config()
+        uvicorn.run(f"{__name__}:app", factory=True, workers=workers, **settings)

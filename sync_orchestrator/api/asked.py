@@ -1,0 +1,75 @@
+"""A call of one of the proxy's routes, as its caller made it, and what templates may know of it.
+
+Not here: paths (``paths.py``), who may (``access.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.datastructures import Headers
+
+from sync_orchestrator.api import bodies
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.api.strict_json import parse
+from sync_orchestrator.config import Route
+from sync_orchestrator.core.errors import InvalidEvent
+
+_OUR_KEYS = ("authorization", "x-api-key")
+_MOST_PARAMETERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    method: str
+    path: str
+    """In its one spelling, below ``/proxy``."""
+    parts: dict[str, str]
+    query: str
+    headers: Headers
+    body: bytes
+    """As it was sent."""
+    limit: int
+
+    @property
+    def target(self) -> str:
+        return f"{self.path}?{self.query}" if self.query else self.path
+
+    def sent_headers(self) -> list[tuple[str, str]]:
+        """The caller's headers, without a key of this service."""
+        return [(name, text) for name, text in self.headers.items()
+                if not (name.lower() in _OUR_KEYS and "sync_" in text)]
+
+    def values(self, route: Route) -> dict[str, Any]:
+        """What templates of a route know. Raises Refused: 400, 413, 415."""
+        known: dict[str, Any] = {
+            **self.parts,
+            "query": {**dict.fromkeys(route.query), **self._parameters(route)},
+            "headers": {name.lower(): self.headers.get(name) for name in route.headers},
+        }
+        if route.method != "GET":
+            known["body"] = self._document()
+        return known
+
+    def _parameters(self, route: Route) -> dict[str, str]:
+        try:
+            told = parse_qsl(self.query, keep_blank_values=True, errors="strict", max_num_fields=_MOST_PARAMETERS)
+        except ValueError:
+            raise Refused(400, "The query cannot be read.") from None
+        found = dict(told)
+        if len(found) != len(told) or not found.keys() <= set(route.query):
+            raise Refused(400, "A parameter of the query is not known here, or stands there twice.")
+        return found
+
+    def _document(self) -> Any:
+        if not self.body:
+            return None
+        kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" and not kind.endswith("+json"):
+            raise Refused(415, "Send application/json, in UTF-8.")
+        try:
+            return parse(bodies.decoded(self.body, self.headers.get("content-encoding", ""), self.limit))
+        except InvalidEvent:
+            raise Refused(400, "The body cannot be read as JSON.") from None

@@ -1,0 +1,53 @@
+"""Bodies of requests: read whole, up to a cap, before and after decompression, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+
+from sync_orchestrator.api.problems import Refused
+
+_SECONDS = 30.0
+_WINDOW = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+
+
+async def read(request: Request, limit: int) -> bytes:
+    """The body as it was sent, of at most ``limit`` bytes. Raises Refused: 400, 408, 413."""
+    told = request.headers.get("content-length", "0")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(_SECONDS):
+            if told.isdecimal() and len(told) < 19 and int(told) <= limit:
+                async for piece in request.stream():
+                    body += piece
+                    if len(body) > limit:
+                        break
+                else:
+                    return bytes(body)
+    except ClientDisconnect:
+        raise Refused(400, "The body was cut off; nothing was recorded.") from None
+    except TimeoutError:
+        raise Refused(408, "The body came too slowly; nothing was recorded.") from None
+    raise Refused(413, f"A request may have at most {limit} bytes; send smaller batches.")
+
+
+def decoded(body: bytes, coding: str, limit: int) -> bytes:
+    """The body without its compression (``Content-Encoding``), of at most ``limit`` bytes. Raises Refused: 400, 413,
+    415."""
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in _WINDOW:
+        raise Refused(415, "Send the body with gzip, deflate or no compression.")
+    engine = zlib.decompressobj(_WINDOW[coding])
+    try:
+        plain = engine.decompress(body, limit + 1)
+    except zlib.error:
+        raise Refused(400, "The body is not what its Content-Encoding says; nothing was recorded.") from None
+    if len(plain) > limit:
+        raise Refused(413, f"A request may have at most {limit} bytes when unpacked; send smaller batches.")
+    if not engine.eof or engine.unused_data:
+        raise Refused(400, "The body is not what its Content-Encoding says; nothing was recorded.")
+    return plain

@@ -1,0 +1,193 @@
+"""Which way a call goes: to the third party, or to the legacy upstream as it is; and the comparison of both.
+
+A read that fails or hangs on the new path is answered by legacy, and so is one that is answered there with anything but
+a success. A write goes there again only where nothing can have been done. Not here: who goes which way
+(``core/rollout.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import jmespath
+from starlette.responses import Response
+
+from sync_orchestrator.adapters.answers import strict_json
+from sync_orchestrator.adapters.upstream import Passed, Upstream
+from sync_orchestrator.api.asked import Asked
+from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.new_path import NewPath, NotSent
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.api.tally import Tally
+from sync_orchestrator.config import Route
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.rollout import Rollout
+
+_MOST_SHADOWS = 16
+
+_log = logging.getLogger("sync_orchestrator.api")
+
+
+class Grey:
+    """One route's."""
+
+    def __init__(self, name: str, route: Route, new: NewPath, known: Known, tally: Tally) -> None:
+        assert route.legacy is not None
+        assert route.rollout is not None
+        self._name = name
+        self._route = route
+        self._settings = route.rollout
+        self._new = new
+        self._known = known
+        self._tally = tally
+        self._legacy = Upstream(route.legacy.base_url, route.legacy.headers, route.legacy.timeout)
+        self._compared = jmespath.compile(self._settings.compare)
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    async def answer(self, asked: Asked) -> Response:
+        """What the caller gets. Raises Refused."""
+        rollout = await self._rollout()
+        if rollout.is_new(self._value(asked)):
+            if self._route.is_read:
+                return await self._read(asked, rollout)
+            return await self._write(asked, rollout)
+        passed = await self._pass(asked)
+        self._count(rollout, "legacy")
+        if rollout.shadow and self._route.is_read:
+            self._shadow(asked, rollout, passed)
+        return _response(passed)
+
+    async def close(self) -> None:
+        for task in self._shadows:
+            task.cancel()
+        await asyncio.gather(*self._shadows, return_exceptions=True)
+        await self._legacy.close()
+
+    async def _rollout(self) -> Rollout:
+        """With the database gone and nothing known, all go the way that they went before."""
+        try:
+            known = (await self._known.look()).rollouts
+        except Refused:
+            known = {}
+        return known.get(self._name, Rollout(self._name))
+
+    def _value(self, asked: Asked) -> str | None:
+        settings = self._settings
+        if settings.by_part is not None:
+            return asked.parts[settings.by_part]
+        return asked.headers.get(str(settings.by_header)) or None
+
+    async def _read(self, asked: Asked, rollout: Rollout) -> Response:
+        told = await self._tried(asked, self._settings.patience)
+        if isinstance(told, Response) and told.status_code < 400 and not self._stands_in(told):
+            self._count(rollout, "new", "tried")
+            return told
+        self._count(rollout, "fell_back", "tried")
+        failed = self._has_failed(told)
+        if failed:
+            self._count(rollout, "failed")
+        try:
+            passed = await self._pass(asked)
+        except Refused:
+            if isinstance(told, Response):
+                return told
+            if told is not None and not failed:
+                raise told from None
+            raise
+        if not failed and told is not None:
+            self._count(rollout, "compared", *(["different"] if passed.status != _status(told) else []))
+        return _response(passed)
+
+    async def _write(self, asked: Asked, rollout: Rollout) -> Response:
+        try:
+            response = await self._new.answer(asked)
+        except NotSent as error:
+            self._count(rollout, "fell_back", "tried", *(["failed"] if error.status >= 500 else []))
+            return _response(await self._pass(asked))
+        except Refused as error:
+            self._count(rollout, "new", "tried", *(["failed"] if error.status >= 500 else []))
+            raise
+        self._count(rollout, "new", "tried")
+        return response
+
+    async def _tried(self, asked: Asked, patience: float) -> Response | Refused | None:
+        """What the new path answers, whatever it is; None where it does not, in time or at all."""
+        try:
+            async with asyncio.timeout(patience):
+                return await self._new.answer(asked)
+        except TimeoutError:
+            return None
+        except Refused as error:
+            return error
+        except Exception as error:  # it is on trial: whatever goes wrong in it is no reason to fail the caller
+            _log.error("route %s: the new path broke: %s", self._name, type(error).__name__)
+            return None
+
+    def _shadow(self, asked: Asked, rollout: Rollout, passed: Passed) -> None:
+        """Asks the new path, too, once the caller is answered; not where enough of these are under way."""
+        if len(self._shadows) >= _MOST_SHADOWS:
+            self._count(rollout, "not_shadowed")
+            return
+        task = asyncio.create_task(self._look(asked, rollout, passed))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _look(self, asked: Asked, rollout: Rollout, passed: Passed) -> None:
+        told = await self._tried(asked, self._route.timeout)
+        self._count(rollout, "shadowed", "tried")
+        if told is None or self._has_failed(told):
+            self._count(rollout, "failed")
+        else:
+            same = await asyncio.to_thread(self._is_same, told, passed)
+            self._count(rollout, "compared", *([] if same else ["different"]))
+
+    def _has_failed(self, told: Response | Refused | None) -> bool:
+        return told is None or _status(told) >= 500 or self._stands_in(told)
+
+    def _stands_in(self, told: Response | Refused) -> bool:
+        """Whether the archive answered because the third party did not."""
+        read_from = self._route.read_from
+        return read_from is not None and read_from.archive == "down" and "X-Served-From" in told.headers
+
+    def _is_same(self, told: Response | Refused, passed: Passed) -> bool:
+        """Errors are the same by status: each side words them in its own way."""
+        if _status(told) != passed.status:
+            return False
+        if isinstance(told, Refused) or passed.status >= 300:
+            return True
+        return bool(self._compact(bytes(told.body)) == self._compact(passed.content))
+
+    def _compact(self, content: bytes) -> Any:
+        try:
+            return json.dumps(self._compared.search(strict_json(content)), sort_keys=True)
+        except (ValueError, RecursionError, jmespath.exceptions.JMESPathError):
+            return content
+
+    async def _pass(self, asked: Asked) -> Passed:
+        try:
+            return await self._legacy.call(asked.method, asked.target, asked.sent_headers(), asked.body,
+                                           self._route.answer_bytes)
+        except CallFailed as failure:
+            _log.warning("route %s: legacy: %s", self._name, failure.detail)
+            if failure.kind is Failure.PERMANENT and not failure.unknown:
+                raise Refused(400, "What was sent cannot be passed on.") from None
+            if failure.kind is Failure.TRANSIENT:
+                raise Refused(504, "The upstream did not answer.") from None
+            raise Refused(502, "The upstream's answer cannot be passed on.") from None
+
+    def _count(self, rollout: Rollout, *what: str) -> None:
+        self._tally.add(self._name, rollout.version, *what)
+
+
+def _status(told: Response | Refused) -> int:
+    return told.status if isinstance(told, Refused) else told.status_code
+
+
+def _response(passed: Passed) -> Response:
+    response = Response(passed.content, passed.status)
+    for name, text in passed.headers:
+        response.headers.append(name, text)
+    return response

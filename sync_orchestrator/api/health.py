@@ -1,0 +1,143 @@
+"""``/healthz``, ``/readyz`` and ``/metrics``: for those who operate the service.
+
+Not here: what is counted (``core/statements/metrics.py``).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import cast
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import metrics as statements
+from sync_orchestrator.core.status import seconds_since_heartbeat
+from sync_orchestrator.database.migrate import is_current
+
+_SENSOR_SILENT_SECONDS = 120.0
+
+Families = Iterator[Metric]
+Collect = Callable[[Connection], Families]
+"""Further figures, such as those of the proxy."""
+
+
+class Health:
+    def __init__(self, database: Database, access: Access, more: Collect | None = None) -> None:
+        self._database = database
+        self._access = access
+        self._more = more
+
+    def routes(self) -> list[Route]:
+        return [Route("/healthz", self.healthz), Route("/readyz", self.readyz), Route("/metrics", self.metrics)]
+
+    async def healthz(self, request: Request) -> Response:
+        """Green while the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:
+        """Green while events can be recorded.
+
+        A sensor that is silent is told and does not make it red: what comes meanwhile is recorded all the same.
+        """
+
+        def look() -> tuple[bool, float | None]:
+            engine = self._database.engine
+            return is_current(engine), seconds_since_heartbeat(engine, "sensor")
+
+        current, silent = await self._database.ask(look)
+        if not current:
+            raise Refused(503, "The database has not the shape that this version needs; start it with this version.")
+        heard = silent is not None and silent < _SENSOR_SILENT_SECONDS
+        return JSONResponse({"status": "ready", "database": "ok", "migrations": "ok",
+                             "sensor": "ok" if heard else "silent"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures for Prometheus; they come from the database, so every replica tells the same."""
+        await self._access.authorise(request, "metrics")
+        body = await self._database.ask(self._exposed)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+    def _exposed(self) -> bytes:
+        with self._database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+            found = [*_figures(connection), *(self._more(connection) if self._more else ())]
+        registry = CollectorRegistry()
+        registry.register(_Collected(found))
+        return cast(bytes, generate_latest(registry))  # type: ignore[no-untyped-call]
+
+
+class _Collected(Collector):
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def _figures(connection: Connection) -> Families:
+    yield _counter(connection, "sync_events", "Events by what became of them, and what was received.",
+                   statements.FINISHED, ("entity", "source", "what"))
+    yield _gauge(connection, "sync_events_open", "Events that are not finished, by state.", statements.ACTIVE,
+                 ("entity", "source", "state"))
+    yield _single("sync_oldest_due_seconds", "How long the oldest due work has waited.",
+                  float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds))
+    yield _counter(connection, "sync_pushes", "Calls that were to write at the third party, by outcome.",
+                   statements.PUSHES, ("entity", "outcome"))
+    yield _latencies(connection)
+    yield _gauge(connection, "sync_breaker_open", "1 while no pushes go to the system.", statements.BREAKERS,
+                 ("system",))
+    yield _gauge(connection, "sync_groups", "Business groups by the verdict of their last validation.",
+                 statements.VERDICTS, ("entity", "verdict"))
+    yield _gauge(connection, "sync_drift", "Differences that validation confirmed and that are not known to be gone.",
+                 statements.DRIFT, ("entity", "kind"))
+    yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", statements.ALERTS, ("kind",))
+    yield _gauge(connection, "sync_silent_seconds", "How long ago the sensor and the drain were last heard of.",
+                 statements.HEARTBEATS, ("name",))
+
+
+def _counter(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    return _filled(family, connection, statement, labels)
+
+
+def _gauge(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
+    return _filled(GaugeMetricFamily(name, help_text, labels=labels), connection, statement, labels)
+
+
+def _filled(family: CounterMetricFamily | GaugeMetricFamily, connection: Connection, statement: str,
+            labels: tuple[str, ...]) -> Metric:
+    for row in run(connection, statement):
+        family.add_metric([str(getattr(row, label)) for label in labels], float(row.n))
+    return family
+
+
+def _single(name: str, help_text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, help_text, value=value)
+
+
+def _latencies(connection: Connection) -> Metric:
+    family = HistogramMetricFamily(
+        "sync_event_seconds", "From being received to being acknowledged by the third party.", labels=("entity",))
+    classes: dict[str, dict[float, int]] = defaultdict(dict)
+    sums: dict[str, float] = defaultdict(float)
+    for row in run(connection, statements.LATENCIES):
+        classes[row.entity][row.most] = row.n
+        sums[row.entity] += row.seconds
+    for entity, counted in classes.items():
+        total, buckets = 0, []
+        for most in (*ledger_statements.LATENCIES, float("inf")):
+            total += counted.get(float(most), 0)
+            buckets.append(("+Inf" if most == float("inf") else str(float(most)), float(total)))
+        family.add_metric([entity], buckets, sums[entity])
+    return family

@@ -1,0 +1,67 @@
+"""What every replica has to know within a second: open breakers, and the share of each route's traffic.
+
+It is read when it is asked for and older than half a second; while the database does not answer, what was last known
+holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.core import breaker, rollout
+from sync_orchestrator.core.rollout import Rollout
+
+_GOOD_FOR = 0.5
+_PATIENCE = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    open_breakers: frozenset[str]
+    rollouts: Mapping[str, Rollout]
+
+
+class Known:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = asyncio.Lock()
+        self._until = 0.0
+        self._snapshot: Snapshot | None = None
+
+    async def look(self) -> Snapshot:
+        """Raises Refused (503) where nothing was ever known."""
+        if (found := self._good()) is not None:
+            return found
+        async with self._lock:
+            if (found := self._good()) is not None:
+                return found
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    self._snapshot = await self._database.ask(self._read)
+            except (Refused, TimeoutError):
+                if self._snapshot is None:
+                    raise Refused(503, "The database does not answer; try again later.") from None
+            self._until = time.monotonic() + _GOOD_FOR
+            return self._snapshot
+
+    def forget(self) -> None:
+        """Has it read anew."""
+        self._until = 0.0
+
+    def _good(self) -> Snapshot | None:
+        return self._snapshot if time.monotonic() < self._until else None
+
+    def _read(self) -> Snapshot:
+        with self._database.engine.begin() as connection:
+            return _snapshot(connection)
+
+
+def _snapshot(connection: Connection) -> Snapshot:
+    return Snapshot(breaker.open_ones(connection), rollout.rollouts(connection))

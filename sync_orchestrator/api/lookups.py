@@ -1,0 +1,110 @@
+"""What became of an event or a record: ``GET /v1/events/{id}`` and ``GET /v1/records/{entity}/{key}``.
+
+A key that may record events of a source system may look up its events, and the records of the entities that it is a
+part of: versions and outcomes, no data. Not here: what is kept of a record (``core/records.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.config import Config
+from sync_orchestrator.core import records
+from sync_orchestrator.core.access import Caller
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.storable import text_problem
+
+_RECORD = ("entity", "key", "group_key", "revision", "deleted", "out_of_step", "parked", "error", "attempts",
+           "external_id", "applied_revision", "applied_group", "applied_at", "changed_at")
+_PART = ("part", "epoch", "version", "deleted")
+
+
+class Lookups:
+    def __init__(self, database: Database, config: Config, access: Access) -> None:
+        self._database = database
+        self._config = config
+        self._access = access
+
+    def routes(self) -> list[Route]:
+        return [Route("/v1/events/{id}", self.event), Route("/v1/records/{entity}/{key:path}", self.record)]
+
+    async def event(self, request: Request) -> Response:
+        """The events of an id, each with its state: of one source system (``?source=``), or of all that the key may."""
+        caller = await self._access.caller(request.headers)
+        asked = request.query_params.get("source")
+        sources = [name for name in _may(caller, self._config.sources) if asked in (None, name)]
+        ident = _storable(request.path_params["id"])
+
+        def look() -> list[dict[str, Any]]:
+            with self._database.engine.begin() as connection:
+                return [_plain(row._mapping) for row in run(connection, statements.OF_ID, sources=sources, id=ident)]
+
+        found = await self._database.ask(look)
+        if not found:
+            raise Refused(404, "No event of this id was recorded for a source system that this key covers.")
+        return JSONResponse({"events": found})
+
+    async def record(self, request: Request) -> Response:
+        """A record's present state, and each event, version decision, push and difference of it, in order."""
+        caller = await self._access.caller(request.headers)
+        entity = self._config.entities.get(request.path_params["entity"])
+        if entity is None or not _may(caller, entity.parts):
+            raise Refused(404, "There is no such entity for this key.")
+        name, key = str(request.path_params["entity"]), _storable(request.path_params["key"])
+
+        def look() -> records.Biography:
+            with self._database.engine.begin() as connection:
+                return records.show(connection, name, key)
+
+        try:
+            found = await self._database.ask(look)
+        except NotFound:
+            raise Refused(404, "Nothing is known of this record.") from None
+        return JSONResponse({
+            "record": found["record"] and _plain(found["record"], _RECORD),
+            "parts": [_plain(part, _PART) for part in found["parts"]],
+            "history": _in_order(found),
+        })
+
+
+def _may(caller: Caller, sources: Iterable[str]) -> list[str]:
+    return [name for name in sources if caller.may(f"events:{name}")]
+
+
+def _storable(text: str) -> str:
+    if text_problem(text) is not None:
+        raise Refused(404, "Nothing can have this name.")
+    return text
+
+
+def _in_order(found: records.Biography) -> list[dict[str, Any]]:
+    """One list: events as they were received and as they ended, pushes with their outcomes, differences found."""
+    lines: list[tuple[Any, dict[str, Any]]] = []
+    for event in found["events"]:
+        told = {"source": event["source"], "id": event["event_id"], "version": event["version"]}
+        lines.append((event["received_at"], {"what": "received", **told, "action": event["action"]}))
+        state = {name: event[name] for name in ("state", "revision", "attempts", "error", "reason")}
+        lines.append((event["finished_at"], {"what": "finished" if event["finished_at"] else "open", **told, **state}))
+    lines += [(push["at"], {"what": "push", **{name: push[name] for name in (
+        "revision", "step", "outcome", "status", "detail")}}) for push in found["pushes"]]
+    lines += [(drift["found_at"], {"what": "drift", "kind": drift["kind"], "status": drift["status"]})
+              for drift in found["drift"]]
+    done = sorted((line for line in lines if line[0] is not None), key=lambda line: line[0])
+    still = [line for line in lines if line[0] is None]
+    return [_plain({"at": at, **line}) for at, line in (*done, *still)]
+
+
+def _plain(row: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
+    chosen = row if names is None else {name: row[name] for name in names}
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in chosen.items()
+            if name != "seq"}

@@ -1,0 +1,204 @@
+"""The way of a route to the third party: the call, one more try of a read, and what callers see of the answer.
+
+Not here: the share of traffic that takes it (``grey.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import jmespath
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer, found
+from sync_orchestrator.adapters.http import Http, Prepared
+from sync_orchestrator.api.asked import Asked
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.problems import Refused, problem
+from sync_orchestrator.config import Route
+from sync_orchestrator.core import records
+from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.mapping import Mapping as PayloadMapping
+from sync_orchestrator.templates import TemplateFailed
+
+_log = logging.getLogger("sync_orchestrator.api")
+
+_LARGE = 65_536
+_NO_USE = "The third party's answer cannot be used."
+_SERVED_FROM = {"X-Served-From": "archive"}
+
+
+class NotSent(Refused):
+    """Refused before anything could be done at the third party."""
+
+
+class NewPath:
+    """One route's. ``mapping``: of its entity, where the archive may answer."""
+
+    def __init__(self, name: str, route: Route, http: Http, database: Database, known: Known,
+                 mapping: PayloadMapping | None) -> None:
+        self._name = name
+        self._route = route
+        self._http = http
+        self._database = database
+        self._known = known
+        self._mapping = mapping
+        self._answer = jmespath.compile(route.answer)
+
+    async def answer(self, asked: Asked) -> Response:
+        """What the caller gets. Raises Refused: NotSent where nothing can have been done."""
+        try:
+            values = asked.values(self._route)
+        except Refused as error:
+            raise NotSent(error.status, error.detail, error.headers) from None
+        read_from = self._route.read_from
+        if read_from is not None and read_from.archive == "always":
+            return await self._archived(values, None)
+        try:
+            return await self._within_time(values)
+        except Refused as error:
+            if read_from is None or error.status < 500:
+                raise
+            return await self._archived(values, error)
+
+    async def _within_time(self, values: Mapping[str, Any]) -> Response:
+        try:
+            async with asyncio.timeout(self._route.timeout):
+                return await self._call(values)
+        except TimeoutError:
+            raise self._no_answer() from None
+        except SQLAlchemyError as error:  # the rate, the hold-off and the logins are kept there
+            _log.warning("route %s: the database does not answer: %s", self._name, type(error).__name__)
+            raise NotSent(503, "The database does not answer; try again later.") from None
+
+    async def _call(self, values: Mapping[str, Any]) -> Response:
+        if self._route.third_party in (await self._known.look()).open_breakers:
+            raise NotSent(503, "The third party does not answer; try again later.")
+        try:
+            body = None if self._route.is_read else values.get("body")
+            prepared = self._http.prepared(self._route.call, values, body)
+        except CallFailed:
+            raise NotSent(400, "What was sent does not fit this route.") from None
+        answer, failure = await self._tried(replace(prepared, most=self._route.answer_bytes))
+        if failure is not None:
+            raise self._refusal(failure, answer)
+        assert answer is not None
+        try:
+            large = len(answer.content) > _LARGE
+            return await asyncio.to_thread(self._told, answer) if large else self._told(answer)
+        except CallFailed as error:
+            _log.warning("route %s: %s", self._name, error.detail)
+            raise Refused(502, _NO_USE) from None
+
+    async def _tried(self, prepared: Prepared) -> tuple[Answer | None, CallFailed | None]:
+        latest = time.monotonic() + self._route.timeout
+        answer: Answer | None
+        failure: CallFailed | None
+        for last in (False, True) if self._route.is_read else (True,):
+            try:
+                answer, failure = await self._http.looked_at(
+                    prepared, write=not self._route.is_read, deadline=latest, latest=latest)
+            except CallFailed as error:
+                answer, failure = None, error
+            if failure is None or last or failure.kind is not Failure.TRANSIENT:
+                return answer, failure
+            await asyncio.sleep(random.uniform(0.02, 0.1))
+        raise AssertionError("unreachable")
+
+    def _told(self, answer: Answer) -> Response:
+        """A good answer as callers know it. Raises CallFailed where it is another than was thought."""
+        document = self._http.search(self._answer, answer.document)
+        if document is None and answer.body is None and answer.content.strip() not in (b"", b"null"):
+            raise self._http.garbage("the answer is no JSON", answer.text)
+        status = self._route.status or (answer.status if 200 <= answer.status < 300 else 200)
+        if status in (204, 205):
+            return Response(status_code=status)
+        try:
+            return _json(document, status)
+        except ValueError:
+            raise self._http.garbage("no JSON can be made of the answer", answer.text) from None
+
+    def _refusal(self, failure: CallFailed, answer: Answer | None) -> Refused:
+        for rule in self._route.errors if answer is not None else ():
+            assert answer is not None
+            if found(rule.when, answer.document):
+                return Refused(rule.status, rule.detail, None, **({"code": rule.code} if rule.code else {}))
+        refused = self._by_meaning(failure)
+        if refused.status >= 500:
+            _log.warning("route %s: %s", self._name, failure.detail)
+        return refused
+
+    def _by_meaning(self, failure: CallFailed) -> Refused:
+        nothing_done = failure.status is None and not failure.unknown
+        if failure.kind is Failure.THROTTLED:
+            after = {"Retry-After": str(math.ceil(failure.retry_after))} if failure.retry_after else None
+            refused = NotSent if nothing_done else Refused
+            return refused(503, "The third party asks to be left alone; try again later.", after)
+        if failure.kind is Failure.AUTH:
+            return Refused(502, "The third party does not let this service in.")
+        if failure.kind is Failure.TRANSIENT:
+            if nothing_done:
+                return NotSent(503, "The third party cannot be reached; try again later.")
+            return self._no_answer() if failure.status is None else Refused(
+                502, "The third party failed." if self._route.is_read else
+                "The third party failed; it may have been done all the same.")
+        if failure.missing:
+            return Refused(404, "The third party has no such thing.")
+        if failure.duplicate or failure.conflict or failure.kind is Failure.REFERENCE:
+            return Refused(409, "It does not fit what the third party holds by now.")
+        if failure.too_large:
+            return Refused(413, "The third party does not take so much at once.")
+        if failure.status is None or 300 <= failure.status < 400:
+            return Refused(502, _NO_USE)
+        return Refused(422, "The third party refused what was sent.")
+
+    def _no_answer(self) -> Refused:
+        return Refused(504, "The third party did not answer in time." if self._route.is_read else
+                       "The third party did not answer in time; it may have been done all the same.")
+
+    async def _archived(self, values: Mapping[str, Any], instead_of: Refused | None) -> Response:
+        """From the archive; the failure where that does not know the record either. Raises Refused."""
+        settings, entity, mapping = self._route.read_from, self._route.entity, self._mapping
+        assert settings is not None
+        assert entity is not None
+        assert mapping is not None
+
+        def look() -> records.Archived | None:
+            with self._database.engine.begin() as connection:
+                return records.archived(connection, entity, key, mapping)
+
+        try:
+            key = templates.text(settings.key, values)
+            record = None if "\x00" in key else await self._database.ask(look)
+        except TemplateFailed:
+            raise NotSent(400, "What was sent does not fit this route.") from None
+        except MappingFailed:
+            record = None
+        if record is None or record.payload is None:
+            if record is None and instead_of is not None:
+                raise instead_of
+            return problem(404, "The archive has no such record.", _SERVED_FROM)
+        shown = found(settings.answer, {"payload": record.payload, "key": key, "group": record.group,
+                                        "revision": record.revision})
+        response = _json(shown, 200)
+        response.headers.update({**_SERVED_FROM, "X-Archive-Revision": str(record.revision)})
+        if record.applied_at is not None:
+            response.headers["X-Archive-Applied-At"] = record.applied_at.isoformat()
+        return response
+
+
+def _json(document: Any, status: int) -> Response:
+    """Raises ValueError for what is no JSON."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text.encode("utf-8", "replace"), status, media_type="application/json")

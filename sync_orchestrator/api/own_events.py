@@ -1,0 +1,129 @@
+"""From an event in its source's own shape to a change event, by the ``events`` of the source in ``sync.yaml``. Pure.
+
+It is made a CloudEvent first, so that both mean the same and are checked alike. Not here: what the attributes of that
+mean (``cloud_events.py``), the settings (``config/intake.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+
+from sync_orchestrator.adapters.values import as_time, version_of
+from sync_orchestrator.api.cloud_events import change_event
+from sync_orchestrator.config import Config
+from sync_orchestrator.config.intake import OwnEvents
+from sync_orchestrator.core.errors import InvalidEvent
+from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.mapping import digest
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_FIELDS = {"subject": "key", "type": "entity", "source": "entity"}
+"""What an attribute of a CloudEvent is called here."""
+
+
+def is_wanted(document: Any, headers: Mapping[str, Any], source: str, config: Config) -> bool:
+    """Whether an event is one that the source's ``events`` take (``when``); the others are to be passed over.
+
+    Raises InvalidEvent where that cannot be told.
+    """
+    shape = _shape(source, config)
+    return shape.when is None or bool(_Event(document, headers, shape).value("when"))
+
+
+def change_event_of(document: Any, headers: Mapping[str, Any], source: str, config: Config) -> ChangeEvent:
+    """Reads one event of a source that has ``events`` in ``sync.yaml``.
+
+    Raises InvalidEvent naming the field of ``events``, its place, and what is wrong with what stands there.
+    """
+    shape = _shape(source, config)
+    event = _Event(document, headers, shape)
+    name = _entity(event, source, config)
+    made = {
+        "specversion": "1.0", "source": source, "type": f"{name}.{_action(event)}", "subject": event.text("key"),
+        "version": _version(event, name, source, config), "group": event.value("group"), "data": event.value("data"),
+    }
+    made["id"] = digest(made).hex() if shape.id is None else event.text("id")
+    try:
+        return change_event(made, config)
+    except InvalidEvent as error:
+        field = _FIELDS.get(error.field or "", error.field)
+        raise InvalidEvent(str(error), None if field is None else event.place(field)) from None
+
+
+class _Event:
+    """One event and what its places hold."""
+
+    def __init__(self, document: Any, headers: Mapping[str, Any], shape: OwnEvents) -> None:
+        self._whole = {"body": document, "headers": {name.lower(): value for name, value in headers.items()}}
+        self.shape = shape
+
+    def place(self, field: str) -> str:
+        """A field of ``events``, and where it points to."""
+        path = getattr(self.shape, field, None)
+        return field if path is None else f"{field} ({path})"
+
+    def value(self, field: str) -> Any:
+        path = getattr(self.shape, field)
+        if path is None:
+            return None
+        try:
+            return jmespath.search(path, self._whole)
+        except (JMESPathError, TypeError, ValueError, ArithmeticError):
+            raise InvalidEvent("nothing can be read there", self.place(field)) from None
+
+    def text(self, field: str) -> str:
+        """A value as text; a whole number and a truth value are written as JSON writes them."""
+        value = self.value(field)
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        if isinstance(value, int):
+            return str(value)
+        if not isinstance(value, str) or not value:
+            raise InvalidEvent("is needed, as text or a whole number", self.place(field))
+        return value
+
+
+def _shape(source: str, config: Config) -> OwnEvents:
+    system = config.sources.get(source)
+    if system is None or system.events is None:
+        having = [name for name, each in config.sources.items() if each.events is not None]
+        raise InvalidEvent(f"must be a source system with 'events': {', '.join(having) or 'there is none'}", "source")
+    return system.events
+
+
+def _entity(event: _Event, source: str, config: Config) -> str:
+    if event.shape.entity is None:
+        return config.entities_of(source)[0]
+    return _translated(event, "entity", event.shape.entities or {name: name for name in config.entities})
+
+
+def _action(event: _Event) -> str:
+    return _translated(event, "action", event.shape.actions or {
+        name: name for name in ("created", "updated", "deleted")})
+
+
+def _translated(event: _Event, field: str, table: Mapping[str, str]) -> str:
+    word = event.text(field)
+    if word not in table:
+        raise InvalidEvent(f"must be one of {', '.join(table)}", event.place(field))
+    return table[word]
+
+
+def _version(event: _Event, entity: str, source: str, config: Config) -> Any:
+    """A time in its unit and zone becomes one that needs neither."""
+    value = event.value("version")
+    part = config.entities[entity].parts.get(source)
+    if value is None or part is None or part.version.kind == "number":
+        return value
+    try:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return as_time(value * 1_000_000 // _PER_SECOND[event.shape.version_unit])
+        if isinstance(value, float):
+            value /= _PER_SECOND[event.shape.version_unit]
+        return as_time(version_of(value, "time", part.tz))
+    except (ValueError, OverflowError):
+        raise InvalidEvent("must be an ISO 8601 time, or a number by version_unit", event.place("version")) from None

@@ -1,0 +1,53 @@
+"""Answers that are no success: RFC 9457 problem details. Their texts are constant: nothing of a request is repeated."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+KIND = "application/problem+json"
+
+_RETRY_AFTER = "2"
+
+
+class Refused(Exception):
+    """A request that gets no 2xx; ``more`` are further members of its problem details."""
+
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> None:
+        self.status = status
+        self.detail = detail
+        self.headers = headers or {}
+        self.more = more
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    """An answer with problem details; a 503 says when to come back."""
+    retry = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
+    return JSONResponse(
+        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more},
+        status_code=status, headers={**retry, **(headers or {})}, media_type=KIND)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return problem(error.status, error.detail, error.headers, **error.more)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    detail = {404: "There is nothing here; /openapi.json says what there is.",
+              405: "This method is not known here; /openapi.json says which are."}
+    return problem(error.status_code, detail.get(error.status_code, "The request cannot be understood."),
+                   dict(error.headers or {}))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return problem(500, "Something is wrong here; nothing is known to have been done. Send it again.")
+
+
+HANDLERS: Any = {Refused: _refused, HTTPException: _http, Exception: _unforeseen}
+"""For an application's ``exception_handlers``."""

@@ -1,0 +1,92 @@
+"""``/proxy``: friendlier calls in front of those of the third parties, as ``routes`` in ``sync.yaml`` tells.
+
+Not here: what a call becomes (``new_path.py``), which way it goes (``grey.py``), what a path is (``paths.py``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Served
+
+from sync_orchestrator.api import bodies
+from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.asked import Asked
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.grey import Grey
+from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.new_path import NewPath
+from sync_orchestrator.api.paths import Paths, segments, spelt
+from sync_orchestrator.api.tally import Tally
+from sync_orchestrator.config import Route
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.mapping import Mapping
+
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+_PREFIX = "/proxy"
+_PROBLEMS = ("400", "401", "403", "404", "405", "408", "409", "413", "415", "422", "502", "504")
+
+
+class Proxy:
+    def __init__(self, database: Database, context: Context, access: Access, known: Known) -> None:
+        self._access = access
+        self._settings = context.config.routes
+        self._paths = Paths(self._settings)
+        self._known = known
+        self.tally = Tally(database, context.config, known)
+        self._new = {name: self._new_path(name, route, context, database) for name, route in self._settings.items()}
+        self._grey = {name: Grey(name, route, self._new[name], known, self.tally)
+                      for name, route in self._settings.items() if route.legacy is not None}
+
+    def _new_path(self, name: str, route: Route, context: Context, database: Database) -> NewPath:
+        mapping = None if route.entity is None else Mapping(context.config.entities[route.entity].mapping)
+        return NewPath(name, route, context.clients[route.third_party], database, self._known, mapping)
+
+    def routes(self) -> list[Served]:
+        return [Served(_PREFIX + "/{rest:path}", self.serve, methods=_METHODS)] if self._settings else []
+
+    async def serve(self, request: Request) -> Response:
+        """Answers a call of one of the routes; to callers with the scope ``proxy`` only."""
+        await self._access.authorise(request, "proxy")
+        pieces = segments(request.scope["raw_path"])[1:]
+        name, parts = self._paths.find(request.method, pieces)
+        limit = self._settings[name].request_bytes
+        asked = Asked(request.method, spelt(pieces), parts, request.scope["query_string"].decode("latin-1"),
+                      request.headers, await bodies.read(request, limit), limit)
+        return await (self._grey.get(name) or self._new[name]).answer(asked)
+
+    async def close(self) -> None:
+        """Ends what is under way in the background and writes what was counted."""
+        for each in self._grey.values():
+            await each.close()
+        await self.tally.close()
+
+    def paths(self) -> dict[str, Any]:
+        """The routes as OpenAPI has them."""
+        found: dict[str, Any] = {}
+        for name, route in self._settings.items():
+            found.setdefault(_PREFIX + route.path, {})[route.method.lower()] = _operation(name, route)
+        return found
+
+
+def _operation(name: str, route: Route) -> dict[str, Any]:
+    places = [("path", part) for part in route.parts()] + [("query", part) for part in route.query]
+    places += [("header", part) for part in route.headers]
+    operation: dict[str, Any] = {
+        "operationId": f"proxy_{name}",
+        "summary": f"The route {name}",
+        "parameters": [{"name": part, "in": place, "required": place == "path", "schema": {"type": "string"}}
+                       for place, part in places],
+        "responses": {
+            str(route.status or "2XX"): {"description": "What was asked for.",
+                                         "content": {"application/json": {"schema": {}}}},
+            **{status: {"$ref": "#/components/responses/Problem"}
+               for status in sorted({*_PROBLEMS, *(str(error.status) for error in route.errors)})},
+            "503": {"$ref": "#/components/responses/Later"},
+        },
+    }
+    if route.method != "GET":
+        operation["requestBody"] = {"content": {"application/json": {"schema": {}}}}
+    return operation

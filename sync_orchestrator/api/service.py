@@ -1,0 +1,46 @@
+"""The API service: what answers at which path, put together.
+
+Not here: what each part does (the other modules), how it is served (``serve.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+
+from sync_orchestrator.api import problems
+from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.descriptions import Descriptions
+from sync_orchestrator.api.health import Health
+from sync_orchestrator.api.intake import Intake
+from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.lookups import Lookups
+from sync_orchestrator.api.proxy import Proxy
+from sync_orchestrator.api.rollouts import Rollouts
+from sync_orchestrator.core.context import Context
+
+
+def create_app(context: Context) -> Starlette:
+    """The service as an ASGI application; its end closes the context's connections."""
+    database = Database(context.engine)
+    access = Access(database, context.config)
+    known = Known(database)
+    proxy = Proxy(database, context, access, known)
+    rollouts = Rollouts(database, context.config, access, known)
+    parts = (Intake(database, context.config, access), Lookups(database, context.config, access), proxy, rollouts,
+             Health(database, access, rollouts.figures), Descriptions(proxy.paths()))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await proxy.close()
+        await context.close()
+
+    app = Starlette(routes=[route for part in parts for route in part.routes()], lifespan=lifespan,
+                    exception_handlers=problems.HANDLERS)
+    app.router.redirect_slashes = False
+    app.state.proxy = proxy
+    return app

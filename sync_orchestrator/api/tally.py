@@ -1,0 +1,65 @@
+"""How the proxy's calls fare, counted here and written to the database in batches, not call by call.
+
+Not here: what the counts lead to (``core/rollout.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from functools import partial
+
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.config import Config
+from sync_orchestrator.core import rollout
+from sync_orchestrator.core.sql import in_transaction
+
+_EVERY = 1.0
+
+_log = logging.getLogger("sync_orchestrator.api")
+
+
+class Tally:
+    """What is not written yet is lost with the process: rates of some thousand calls do not miss it."""
+
+    def __init__(self, database: Database, config: Config, known: Known) -> None:
+        self._database = database
+        self._config = config
+        self._known = known
+        self._counts: Counter[tuple[str, int, str]] = Counter()
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, route: str, version: int, *what: str) -> None:
+        """Counts one of each; it is written within a second or two."""
+        for each in what:
+            self._counts[route, version, each] += 1
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_later())
+
+    async def write(self) -> None:
+        """Writes what was counted; what cannot be written is kept for the next time."""
+        counts, self._counts = self._counts, Counter()
+        if not counts:
+            return
+        work = partial(rollout.count, config=self._config, counts=counts)
+        try:
+            fell_back = await self._database.ask(lambda: in_transaction(self._database.engine, work))
+        except Refused:
+            self._counts += counts
+            return
+        for name in fell_back:
+            _log.warning("route %s: its share fell back to 0", name)
+            self._known.forget()
+
+    async def close(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+        await self.write()
+
+    async def _write_later(self) -> None:
+        while self._counts:
+            await asyncio.sleep(_EVERY)
+            await self.write()

@@ -1,0 +1,74 @@
+"""How a source system notifies us: how it proves who it is, how much it may send, and its own shape of change events.
+
+Not here: how an event is read by it (``api/own_events.py``), where events come from (``brokers.py``).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from sync_orchestrator.config.types import Expression, Model, Name
+
+_PREFIX = "whsec_"
+_FEWEST_BYTES = 16
+
+
+def _secret(value: str) -> str:
+    try:
+        secret = base64.b64decode(value.removeprefix(_PREFIX) + "==")
+    except (binascii.Error, ValueError):
+        secret = b""
+    if len(secret) < _FEWEST_BYTES:
+        raise ValueError(f"must be {_PREFIX} and at least {_FEWEST_BYTES} bytes in base64, such as: "
+                         f"echo {_PREFIX}$(openssl rand -base64 24)")
+    return value
+
+
+Secret = Annotated[str, AfterValidator(_secret)]
+"""A secret of Standard Webhooks 1.0."""
+
+
+class OwnEvents(Model):
+    """Where what stands in a source's own events. Each place is a JMESPath expression on ``{body, headers}``: the
+    event, and the headers that came with it, their names in small letters. A text of your own stands in single quotes:
+    ``"'created'"``."""
+
+    when: Expression | None = None
+    """Only events for which this is true are taken; the others are passed over."""
+    id: Expression | None = None
+    """The event's id, unique at its source. Without it an event is known by its content."""
+    entity: Expression | None = None
+    """The entity; needed where the source is a part of several."""
+    entities: dict[str, Name] = {}
+    """The source's names of entities, and ours; without this they are the same."""
+    key: Expression
+    """The record's key."""
+    group: Expression | None = None
+    """The business group, where ``data`` does not tell it."""
+    action: Expression
+    """What happened to the part: ``created``, ``updated`` or ``deleted``, unless ``actions`` says otherwise."""
+    actions: dict[str, Literal["created", "updated", "deleted"]] = {}
+    """The source's words for it, and ours: ``{c: created, u: updated, d: deleted}``."""
+    version: Expression
+    """The part's version, of the kind that the part's ``version`` tells."""
+    version_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """What a time that is a number counts since 1970."""
+    data: Expression | None = None
+    """The whole part. Without it, or where it is null, the part is read from its source."""
+
+
+class Notifying(Model):
+    """What every kind of source system may say of its change events."""
+
+    events: OwnEvents | None = None
+    """Its events have this shape of their own; without it they are CloudEvents."""
+    webhook_secrets: list[Secret] = Field(default=[], repr=False, max_length=10)
+    """Secrets by which its requests are signed (Standard Webhooks 1.0), in place of an API key. Several are good at
+    once, so that they can be changed one after the other."""
+    events_per_second: float | None = Field(default=None, gt=0)
+    """More than so many of its events are refused with 429 and the time to wait, by each replica of the API service;
+    without it there is no limit."""

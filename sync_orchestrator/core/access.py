@@ -1,0 +1,89 @@
+"""Who may call the API service: keys with scopes, kept as hashes.
+
+A key is ``sync_<id>_<secret>``. Its secret is 256 random bits, so that one round of SHA-256 is as good as many: there
+is nothing to guess. Not here: how a request shows its key (``api/access.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Row
+
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import access as statements
+
+SCOPES = ("events:<source>", "events:*", "proxy", "metrics", "admin")
+"""What a key may be good for: to record events of one source system or of all, and to see what became of them; to use
+the proxy's routes; to read ``/metrics``; everything."""
+
+_KEY = re.compile(r"sync_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and what for."""
+
+    name: str
+    scopes: frozenset[str]
+
+    def may(self, scope: str) -> bool:
+        """Whether its scopes cover this one."""
+        kind, _, what = scope.partition(":")
+        return bool({scope, "admin"} & self.scopes) or (what != "" and f"{kind}:*" in self.scopes)
+
+
+def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: Collection[str],
+             lifetime: float | None = None) -> str:
+    """Makes a key and returns it: the only time that it can be seen. ``lifetime`` in seconds, None: without end.
+
+    Raises NotFound for a scope that there is not.
+    """
+    known = {"events:*", "proxy", "metrics", "admin", *(f"events:{source}" for source in sources)}
+    if not scopes or not set(scopes) <= known:
+        wrong = sorted(set(scopes) - known) or ["none"]
+        raise NotFound(f"no scope {wrong[0]}: there is {', '.join(sorted(known))}")
+    if not name.strip():
+        raise NotFound("a key needs a name: whose is it?")
+    ident = secrets.token_hex(6)
+    key = f"sync_{ident}_{secrets.token_urlsafe(32)}"
+    run(connection, statements.MAKE, id=ident, name=name, secret=_hash(key), scopes=sorted(set(scopes)),
+        lifetime=lifetime)
+    return key
+
+
+def find(connection: Connection, key: str) -> Caller | None:
+    """Whose key it is; None for one that is not good, or not any more."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    for row in run(connection, statements.FIND, id=match[1]):
+        if hmac.compare_digest(bytes(row.secret), _hash(key)):
+            run(connection, statements.USED, id=row.id)
+            return Caller(row.name, frozenset(row.scopes))
+    return None
+
+
+def keys(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
+    """All keys that were made, without their secrets: id, name, scopes, created_at, expires_at, revoked_at, used_at."""
+    return run(connection, statements.ALL)
+
+
+def revoke(connection: Connection, ident: str) -> None:
+    """Ends a key, by its id or by the key itself. Services that know it forget it within seconds.
+
+    Raises NotFound.
+    """
+    match = _KEY.fullmatch(ident)
+    if not run(connection, statements.REVOKE, id=match[1] if match else ident):
+        raise NotFound("there is no such key; `sync-orchestrator keys list` shows them")
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

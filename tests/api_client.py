@@ -1,0 +1,48 @@
+"""The API service in this process, and those who call it. Not here: what it must answer (``test_*.py``)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+
+from sync_orchestrator.api.service import create_app
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.access import make_key
+from sync_orchestrator.core.context import Context
+
+ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
+DROP = object()
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    """A good event of the shop's part of an item; DROP leaves an attribute out."""
+    whole = {
+        "specversion": "1.0", "id": "e1", "source": "shop", "type": "item.updated", "subject": "k1", "version": 7,
+        "data": {"key": "k1", "name": "n", "store": "A", "v": 7}, **changes,
+    }
+    return {name: value for name, value in whole.items() if value is not DROP}
+
+
+def service(engine: Engine, config: Config) -> Starlette:
+    return create_app(Context(engine, config, {}))
+
+
+def key_for(engine: Engine, *scopes: str) -> str:
+    """A key; without scopes, one for the events of all sources."""
+    with engine.begin() as connection:
+        return make_key(connection, "a test", scopes or ["events:*"], ["shop", "stock"])
+
+
+def client_of(app: Starlette, key: str | None) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers)
+
+
+async def send(client: httpx.AsyncClient, body: Any, kind: str = ONE, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await client.post("/v1/events", content=content, headers={"Content-Type": kind, **headers})
