@@ -1,0 +1,220 @@
+"""Consuming: messages are taken, recorded in one commit, and only then acknowledged to their broker.
+
+A message that came before is a duplicate by the source and id of its events; so one that is delivered again after a
+crash is acknowledged and changes nothing. Not here: the brokers (``queues.py``), what a message means
+(``messages.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from sync_orchestrator.adapters.plain_values import as_json
+from sync_orchestrator.brokers.messages import Message, events_of
+from sync_orchestrator.brokers.queues import Queue, Taken, open_queue
+from sync_orchestrator.config import Config
+from sync_orchestrator.core import alerts, rejected
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import BrokerDown, InvalidEvent, NotFound, SyncError
+from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.rejected import Rejected
+from sync_orchestrator.core.sql import in_transaction
+
+_log = logging.getLogger("sync_orchestrator.consume")
+_taken = CrashPoint("consume.taken")
+_before_commit = CrashPoint("consume.before_commit")
+_committed = CrashPoint("consume.committed")
+_acknowledged = CrashPoint("consume.acknowledged")
+
+_WAIT = 1.0
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+Understood = list[ChangeEvent] | Rejected
+
+
+def consume(engine: Engine, config: Config, name: str | None = None) -> None:
+    """Consumes from one queue of the configuration, or from all of them, until SIGINT or SIGTERM.
+
+    Raises NotFound for a consumer that is not configured, ConfigError for a broker that cannot be known here.
+    """
+    if name is not None and name not in config.consumers:
+        known = f"there is {', '.join(config.consumers)}" if config.consumers else "sync.yaml has no 'consumers'"
+        raise NotFound(f"there is no consumer '{name}'; {known}")
+    names = [name] if name is not None else list(config.consumers)
+    if not names:
+        raise NotFound("sync.yaml has no 'consumers'; docs/brokers.md shows how to write one")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: _asked(stop, number, frame))
+    consumers = [Consumption(engine, config, each, stop) for each in names]
+    threads = [threading.Thread(target=each.run, name=f"consume {each.name}") for each in consumers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_WAIT)
+    for each in consumers:
+        if each.error is not None:
+            raise each.error
+
+
+def _asked(stop: threading.Event, number: int, frame: FrameType | None) -> None:
+    stop.set()
+
+
+def understand(message: Message, name: str, config: Config) -> Understood:
+    """The events of a message, or the message with the reason why it cannot be read. Never raises."""
+    try:
+        return events_of(message, config.consumers[name], config)
+    except InvalidEvent as error:
+        reason = rejected.reason_of(error)
+    except Exception as error:  # whatever a message may hold, it stops nothing
+        _log.exception("a message of %s failed as none should", name)
+        reason = f"{type(error).__name__} when it was read"
+    return _rejected(message, name, reason)
+
+
+def retry_rejected(
+    engine: Engine, config: Config, ids: Sequence[int] | None, name: str | None = None,
+) -> tuple[int, int]:
+    """Puts rejected messages through again by the present configuration; returns how many went and how many not."""
+
+    def again(found: Rejected) -> Sequence[ChangeEvent]:
+        if found.consumer not in config.consumers:
+            raise InvalidEvent(f"there is no consumer '{found.consumer}' in sync.yaml any more")
+        message = Message(found.body, found.content_type, found.headers)
+        return events_of(message, config.consumers[found.consumer], config)
+
+    return rejected.retry(engine, again, ids, name)
+
+
+class Consumption:
+    """One consumer at work. ``error``: why it ended, if not because it was asked to."""
+
+    def __init__(self, engine: Engine, config: Config, name: str, stop: threading.Event) -> None:
+        self.name = name
+        self.error: Exception | None = None
+        self._engine = engine
+        self._config = config
+        self._settings = config.consumers[name]
+        self._stop = stop
+        self._down_since: float | None = None
+        self._pause = _FIRST_PAUSE
+        self._told = False
+
+    def run(self) -> None:
+        """Consumes until it is asked to stop; a broker that is down is waited for."""
+        while not self._stop.is_set():
+            try:
+                with open_queue(self._settings, self.name) as queue:
+                    self._up()
+                    while not self._stop.is_set():
+                        self._round(queue)
+            except BrokerDown as error:
+                self._down(str(error))
+            except SyncError as error:  # the main thread raises it
+                self.error = error
+                self._stop.set()
+            except Exception as error:  # a library that did not tell of its trouble as it should
+                _log.exception("%s failed as it should not", self.name)
+                self._down(type(error).__name__)
+        _log.info("%s: ended; what was recorded is acknowledged", self.name)
+
+    def _up(self) -> None:
+        _log.info("%s: consuming from %s", self.name, self._settings.queue)
+        self._down_since, self._pause = None, _FIRST_PAUSE
+        self._try(lambda connection: alerts.resolve(connection, "not_consumed", self.name))
+        self._told = False
+
+    def _down(self, reason: str) -> None:
+        now = time.monotonic()
+        since = self._down_since = self._down_since or now
+        _log.warning("%s: %s; the next try is in %.1f s", self.name, reason, self._pause)
+        if not self._told and now - since > self._config.alerts.overdue_after:
+            self._told = self._try(lambda connection: alerts.tell(
+                connection, "not_consumed", self.name,
+                f"{self.name}: its broker cannot be consumed from for {(now - since) / 60:.0f} minutes",
+                examples=[reason]))
+        self._stop.wait(self._pause)
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2)
+
+    def _try(self, work: Callable[[Connection], None]) -> bool:
+        try:
+            in_transaction(self._engine, work)
+        except SQLAlchemyError:
+            return False
+        return True
+
+    def _round(self, queue: Queue) -> None:
+        taken = queue.take(self._settings.at_once, _WAIT)
+        if not taken:
+            return
+        _taken()
+        if self._recorded(queue, taken):
+            _committed()
+            queue.done(taken)
+            _acknowledged()
+
+    def _recorded(self, queue: Queue, taken: Sequence[Taken]) -> bool:
+        """Records them however long the database takes; False where it is asked to stop first."""
+        understood = [understand(each.message, self.name, self._config) for each in taken]
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                self._record(taken, understood)
+                return True
+            except SQLAlchemyError as error:
+                _log.warning("%s: the database does not answer (%s): %d messages wait; the next try is in %.1f s",
+                             self.name, type(error).__name__, len(taken), pause)
+            if self._stop.is_set():
+                return False
+            self._stay(queue, pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _stay(self, queue: Queue, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := ends - time.monotonic()) > 0:
+            queue.stay(min(left, _WAIT))
+
+    def _record(self, taken: Sequence[Taken], understood: Sequence[Understood]) -> None:
+        try:
+            in_transaction(self._engine, lambda connection: self._write(connection, understood))
+        except (DataError, IntegrityError):
+            for each, found in zip(taken, understood, strict=True):
+                self._record_alone(each.message, found)
+
+    def _record_alone(self, message: Message, found: Understood) -> None:
+        """One message among these is more than the database can hold; it is found by trying each."""
+        try:
+            in_transaction(self._engine, lambda connection: self._write(connection, [found]))
+        except (DataError, IntegrityError) as error:
+            code = getattr(error.orig, "sqlstate", None)
+            unheld = _rejected(message, self.name, f"the database cannot hold it (sqlstate {code})")
+            in_transaction(self._engine, lambda connection: self._write(connection, [unheld]))
+
+    def _write(self, connection: Connection, understood: Sequence[Understood]) -> None:
+        events: list[ChangeEvent] = []
+        unread: list[Rejected] = []
+        for found in understood:
+            if isinstance(found, Rejected):
+                unread.append(found)
+            else:
+                events += found
+        record_in(connection, events)
+        if unread:
+            rejected.keep(connection, unread, self._config.limits.event_bytes)
+        _before_commit()
+
+
+def _rejected(message: Message, name: str, reason: str) -> Rejected:
+    headers = {str(header): as_json(value) for header, value in message.headers.items()}
+    return Rejected(name, reason, message.body, message.content_type, headers)

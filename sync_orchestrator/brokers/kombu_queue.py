@@ -1,0 +1,118 @@
+"""RabbitMQ, and whatever else kombu has a transport for.
+
+Not here: Redis (``redis_queue.py``), which would lose what kombu has taken when the process dies in that moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import kombu
+from kombu.exceptions import KombuError
+
+from sync_orchestrator.brokers.messages import Message
+from sync_orchestrator.brokers.queues import Taken
+from sync_orchestrator.config import Consumer
+from sync_orchestrator.core.errors import BrokerDown, ConfigError
+
+_HEARTBEAT = 20.0
+_CONNECT_SECONDS = 10.0
+_TICK = 1.0
+_PROPERTIES = ("message_id", "type", "timestamp", "correlation_id", "app_id")
+
+
+@contextmanager
+def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
+    """A connection, until the block is left; what goes wrong with it there is raised as BrokerDown.
+
+    Raises ConfigError for a broker that cannot be known here.
+    """
+    connection = kombu.Connection(url, heartbeat=_HEARTBEAT, connect_timeout=_CONNECT_SECONDS,
+                                  transport_options=dict(options))
+    try:
+        troubles = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
+    except (ImportError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{_place(url)}: kombu has no transport for it here: {error}") from None
+    failed = True
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, reraise_as_library_errors=False)
+        yield connection
+        failed = False
+    except troubles as error:
+        raise BrokerDown(f"{_place(url)}: {str(error).strip() or type(error).__name__}") from None
+    finally:
+        with suppress(Exception):  # what is left of it
+            if failed:
+                connection.collect(socket_timeout=1)
+            else:
+                connection.release()
+
+
+@contextmanager
+def opened(consumer: Consumer) -> Iterator[KombuQueue]:
+    """The consumer's queue, made and bound where it names an exchange."""
+    with connected(consumer.url, consumer.options) as connection:
+        yield KombuQueue(connection, consumer)
+
+
+class KombuQueue:
+    """A queue on one connection; what comes is kept until it is asked for."""
+
+    def __init__(self, connection: kombu.Connection, consumer: Consumer) -> None:
+        self._connection = connection
+        self._arrived: list[Taken] = []
+        channel = connection.channel()
+        if consumer.exchange is not None:
+            channel.queue_declare(queue=consumer.queue, durable=True, auto_delete=False, arguments=consumer.arguments)
+            for key in consumer.bindings:
+                channel.queue_bind(queue=consumer.queue, exchange=consumer.exchange, routing_key=key)
+        channel.basic_qos(0, consumer.at_once, False)
+        queue = kombu.Queue(consumer.queue, no_declare=True)
+        self._consumer = kombu.Consumer(channel, [queue], on_message=self._came, auto_declare=False)
+        self._consumer.on_decode_error = lambda message, error: self._came(message)
+        self._consumer.consume()
+
+    def take(self, most: int, wait: float) -> list[Taken]:
+        self._beat()
+        if self._arrived or self._drain(wait):
+            while len(self._arrived) < most and self._drain(0):
+                pass
+        taken, self._arrived = self._arrived[:most], self._arrived[most:]
+        return taken
+
+    def done(self, taken: Sequence[Taken]) -> None:
+        for each in taken:
+            each.handle.ack()
+
+    def stay(self, seconds: float) -> None:
+        """The broker is told that we are still here; it sends no more than it may before we acknowledge."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self._beat()
+            self._drain(min(left, _TICK))
+
+    def _drain(self, seconds: float) -> bool:
+        try:
+            self._connection.drain_events(timeout=seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _beat(self) -> None:
+        if self._connection.supports_heartbeats:
+            self._connection.heartbeat_check()
+
+    def _came(self, message: Any) -> None:
+        properties = message.properties or {}
+        told = {name: properties[name] for name in _PROPERTIES if properties.get(name) is not None}
+        key = (message.delivery_info or {}).get("routing_key")
+        body = message.body.encode() if isinstance(message.body, str) else bytes(message.body or b"")
+        self._arrived.append(Taken(
+            Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message))
+
+
+def _place(url: str) -> str:
+    return str(kombu.Connection(url).as_uri())

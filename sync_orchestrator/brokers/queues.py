@@ -1,0 +1,52 @@
+"""A queue of a broker as the consumer sees it, whatever broker it is.
+
+Not here: the loop over it (``consume.py``), the brokers (``kombu_queue.py``, ``redis_queue.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sync_orchestrator.brokers.messages import Message
+from sync_orchestrator.config import Consumer
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message and what its broker knows it by."""
+
+    message: Message
+    handle: Any
+
+
+class Queue(Protocol):
+    """An open queue. Every method raises BrokerDown where the broker does not do its part.
+
+    What was taken and is not done goes back to the queue when this one is closed or its process dies.
+    """
+
+    def take(self, most: int, wait: float) -> list[Taken]:
+        """What is there, at most so many; waits for the first so many seconds, and for no second one."""
+        ...
+
+    def done(self, taken: Sequence[Taken]) -> None:
+        """These are recorded for good: the broker may forget them."""
+        ...
+
+    def stay(self, seconds: float) -> None:
+        """Takes nothing for so long, and keeps what was taken."""
+        ...
+
+
+def open_queue(consumer: Consumer, name: str) -> AbstractContextManager[Queue]:
+    """Opens a consumer's queue, until the block is left. Raises BrokerDown, or ConfigError for a broker unheard of."""
+    if consumer.is_redis:
+        from sync_orchestrator.brokers.redis_queue import opened
+
+        return opened(consumer, name)
+    from sync_orchestrator.brokers import kombu_queue
+
+    return kombu_queue.opened(consumer)

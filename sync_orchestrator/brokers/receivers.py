@@ -1,0 +1,88 @@
+"""Those who are told of outcomes through a broker, and the making of all receivers from the configuration.
+
+Every message is a structured CloudEvent in JSON; in Redis it is pushed on a list as it is. Not here: webhooks
+(``adapters/webhook.py``), which outcomes (``core/outcomes.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sync_orchestrator.adapters.webhook import WebhookReceiver
+from sync_orchestrator.config import Config, OutcomeReceiver
+from sync_orchestrator.core.errors import BrokerDown, ConfigError
+from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
+
+
+def receivers(config: Config) -> dict[str, Receiver]:
+    """All of the configuration's receivers by name."""
+    return {name: _receiver(settings) for name, settings in config.outcomes.items()}
+
+
+def _receiver(settings: OutcomeReceiver) -> Receiver:
+    if settings.is_webhook:
+        return WebhookReceiver(settings)
+    return RedisReceiver(settings) if settings.is_redis else KombuReceiver(settings)
+
+
+class RedisReceiver:
+    """A list in Redis."""
+
+    def __init__(self, settings: OutcomeReceiver) -> None:
+        self._settings = settings
+
+    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+        """All of them at once."""
+        from sync_orchestrator.brokers.redis_queue import connected
+
+        try:
+            with connected(self._settings.url) as client:
+                client.lpush(str(self._settings.queue), *(_body(each, self._settings) for each in outcomes))
+        except BrokerDown as error:
+            return Delivery(down=str(error))
+        return Delivery(taken=[each.id for each in outcomes])
+
+
+class KombuReceiver:
+    """A queue or an exchange; RabbitMQ confirms each message."""
+
+    def __init__(self, settings: OutcomeReceiver) -> None:
+        self._settings = settings
+
+    def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
+        """One after the other."""
+        from sync_orchestrator.brokers.kombu_queue import connected
+
+        settings, delivery = self._settings, Delivery()
+        is_amqp = settings.url.startswith(("amqp", "pyamqp"))
+        options = {"confirm_publish": True, "read_timeout": settings.timeout, "write_timeout": settings.timeout}
+        ends = time.monotonic() + DELIVERY_SECONDS
+        try:
+            with connected(settings.url, options if is_amqp else {}) as connection:
+                producer = self._producer(connection)
+                for outcome in outcomes:
+                    if time.monotonic() > ends:
+                        break
+                    producer.publish(
+                        _body(outcome, settings), content_type="application/cloudevents+json", content_encoding="utf-8",
+                        exchange=settings.exchange or "", message_id=outcome.event_id, delivery_mode=2,
+                        routing_key=settings.queue or settings.routing_key or f"{outcome.entity}.{outcome.kind}")
+                    delivery.taken.append(outcome.id)
+        except (BrokerDown, ConfigError) as error:
+            delivery.down = str(error)
+        return delivery
+
+    def _producer(self, connection: Any) -> Any:
+        import kombu
+
+        channel = connection.channel()
+        if self._settings.queue is not None:
+            kombu.Queue(self._settings.queue, durable=True)(channel).queue_declare()
+        return kombu.Producer(channel, auto_declare=False)
+
+
+def _body(outcome: Outcome, settings: OutcomeReceiver) -> bytes:
+    return json.dumps(outcome.cloud_event(settings.source), ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,120 @@
+"""Message brokers: where changes come from, and where outcomes go to (a webhook can take them, too).
+
+Not here: what stands in an event (``intake.py``), the talking to brokers (``brokers/``).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from sync_orchestrator.config.types import Model, Name, Seconds
+
+OutcomeKind = Literal["mirrored", "dead", "drift"]
+
+
+def _secret(value: str) -> str:
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_") + "==", validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) < 16:
+        raise ValueError("write at least 16 bytes in base64, as in `echo whsec_$(openssl rand -base64 24)`")
+    return value
+
+
+Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://", repr=False)]
+
+
+class Consumer(Model):
+    """A queue of a broker whose messages are change events."""
+
+    url: Url
+    """A broker as kombu names it: ``amqp://user:${PASSWORD}@host/vhost``, ``redis://host/0``, ``sqs://…``."""
+    queue: str = Field(min_length=1, max_length=255)
+    """The queue; in Redis, the list."""
+    format: Literal["cloudevents", "own"] = "cloudevents"
+    """``own``: as the source's ``events`` say."""
+    source: Name | None = None
+    """The source system that all of them are from, whatever they say themselves; needed for ``own``."""
+    exchange: str | None = None
+    """The queue is made and bound to this exchange, which must be there; without it the queue must be there."""
+    bindings: list[str] = Field(default=["#"], min_length=1)
+    """The routing keys by which it is bound."""
+    arguments: dict[str, Any] = {}
+    """What the queue is made with, such as ``{x-queue-type: quorum}``."""
+    at_once: int = Field(default=200, ge=1, le=10_000)
+    """So many messages at most are taken at once and recorded in one commit."""
+    options: dict[str, Any] = Field(default={}, repr=False)
+    """Further transport options of kombu."""
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether it is a list in Redis, which knows neither exchanges nor acknowledgements."""
+        return _is_redis(self.url)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.format == "own" and self.source is None:
+            raise ValueError("source: is needed where the format is the source's own")
+        if self.is_redis and self.exchange is not None:
+            raise ValueError("exchange: there is no such thing in Redis; leave it out")
+        return self
+
+
+class OutcomeReceiver(Model):
+    """Somebody who wants to know what became of changes: told by CloudEvents, at least once, in order per record."""
+
+    url: Url
+    """A webhook (``https://…``) or a broker (``amqp://…``, ``redis://…``)."""
+    kinds: list[OutcomeKind] = Field(default=["mirrored", "dead", "drift"], min_length=1)
+    """What of: the third party has a change, a change died and a person was told, validation confirmed drift."""
+    entities: list[Name] | None = None
+    """Of which entities; of all of them unless told."""
+    secret: Annotated[str, AfterValidator(_secret)] | None = Field(default=None, repr=False)
+    """Of a webhook: calls are signed with it as Standard Webhooks 1.0 has it; base64, ``whsec_`` before it or not."""
+    headers: dict[str, str] = Field(default={}, repr=False)
+    """Of a webhook: further headers, such as ``Authorization``."""
+    queue: str | None = None
+    """Of a broker: the queue, which is made where it is missing; in Redis, the list."""
+    exchange: str | None = None
+    """Of a broker: an exchange that is there, in place of a queue."""
+    routing_key: str | None = None
+    """With an exchange; by default the event's type, such as ``product.mirrored``."""
+    source: str = Field(default="sync_orchestrator", min_length=1)
+    """The ``source`` of the events."""
+    timeout: Seconds = Field(default=10, gt=0, le=20)
+    """How long one call may take."""
+
+    @property
+    def is_webhook(self) -> bool:
+        """Whether it is called over HTTP."""
+        return self.url.startswith(("http://", "https://"))
+
+    @property
+    def is_redis(self) -> bool:
+        """Whether it is a list in Redis."""
+        return _is_redis(self.url)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        places = [name for name in ("queue", "exchange", "routing_key") if getattr(self, name) is not None]
+        if self.is_webhook:
+            if places:
+                raise ValueError(f"{places[0]}: a webhook has none; leave it out")
+            return self
+        if self.secret is not None or self.headers:
+            name = "headers" if self.secret is None else "secret"
+            raise ValueError(f"{name}: belongs to a webhook; leave it out")
+        if (self.queue is None) == (self.exchange is None):
+            raise ValueError("say 'queue' or 'exchange', one of them")
+        if self.is_redis and self.queue is None:
+            raise ValueError("exchange: there is no such thing in Redis; say 'queue'")
+        return self
+
+
+def _is_redis(url: str) -> bool:
+    return url.startswith(("redis://", "rediss://"))

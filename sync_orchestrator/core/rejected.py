@@ -1,0 +1,130 @@
+"""Messages of brokers that could not be read: kept with their reasons, so that they stop nothing and nothing is lost.
+
+Not here: reading them (``brokers/messages.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.errors import InvalidEvent, NotFound
+from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.mapping import canonical
+from sync_orchestrator.core.sql import in_transaction, json, run
+from sync_orchestrator.core.statements import rejected as statements
+from sync_orchestrator.core.storable import problem
+
+KEPT_DAYS = 30
+"""So long after its end a message can still be looked at."""
+
+_LONGEST_REASON = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that could not be read. ``headers`` hold JSON values."""
+
+    consumer: str
+    reason: str
+    body: bytes
+    content_type: str | None
+    headers: Mapping[str, Any]
+
+
+def reason_of(error: InvalidEvent) -> str:
+    """A refusal in one line: the field and what is wrong with it."""
+    return f"{error.field}: {error}" if error.field else str(error)
+
+
+def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> None:
+    """Keeps messages, each once however often it comes, their bodies up to ``most_bytes``; tells a person."""
+    for each in found:
+        headers = dict(each.headers) if problem(each.headers) is None else {"unreadable": ascii(dict(each.headers))}
+        content_type = None if each.content_type is None else _text(each.content_type)
+        told = canonical([content_type, headers]).encode("utf-8", "surrogatepass")
+        run(connection, statements.KEEP, consumer=each.consumer, reason=_text(each.reason)[:_LONGEST_REASON],
+            digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(), content_type=content_type,
+            headers=json(headers), body=each.body[:most_bytes], size=len(each.body))
+    by_consumer: dict[str, list[str]] = {}
+    for each in found:
+        by_consumer.setdefault(each.consumer, []).append(_text(each.reason))
+    for consumer, reasons in sorted(by_consumer.items()):
+        count = run(connection, statements.OPEN_OF, consumer=consumer)[0].n
+        alerts.tell(connection, "rejected", consumer, f"{consumer}: {count} messages cannot be read",
+                    examples=list(dict.fromkeys(reasons))[:3])
+
+
+def listed(connection: Connection, consumer: str | None, most: int) -> list[dict[str, Any]]:
+    """Those that are open, newest first."""
+    return [dict(row._mapping) for row in run(connection, statements.LIST, consumer=consumer, most=most)]
+
+
+def show(connection: Connection, number: int) -> dict[str, Any]:
+    """All that is known of one. Raises NotFound."""
+    rows = run(connection, statements.SHOW, id=number)
+    if not rows:
+        raise NotFound(f"there is no rejected message {number}")
+    return {**rows[0]._mapping, "body": bytes(rows[0].body).decode("utf-8", "backslashreplace")}
+
+
+def retry(
+    engine: Engine, understand: Callable[[Rejected], Sequence[ChangeEvent]], ids: Sequence[int] | None,
+    consumer: str | None = None,
+) -> tuple[int, int]:
+    """Puts messages (None: all, or all of a consumer) through again; returns how many went and how many did not."""
+    with engine.begin() as connection:
+        rows = run(connection, statements.OPEN_IDS, ids=None if ids is None else list(ids), consumer=consumer)
+    ends = [in_transaction(engine, partial(_again, understand=understand, number=row.id)) for row in rows]
+    return sum(ends), len(ends) - sum(ends)
+
+
+def _again(connection: Connection, understand: Callable[[Rejected], Sequence[ChangeEvent]], number: int) -> bool:
+    rows = run(connection, statements.TAKE, id=number)
+    if not rows:
+        return True  # somebody else was quicker
+    row = rows[0]
+    try:
+        if row.is_cut:
+            raise InvalidEvent(f"only {len(row.body)} of its {row.size} bytes were kept: send it anew, then discard it")
+        events = understand(Rejected(row.consumer, row.reason, bytes(row.body), row.content_type, row.headers))
+    except InvalidEvent as error:
+        run(connection, statements.STILL, id=number, reason=_text(reason_of(error))[:_LONGEST_REASON])
+        return False
+    record_in(connection, events)
+    _end(connection, [number], "retried", None)
+    return True
+
+
+def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
+    """Ends messages for good, with the reason kept; returns how many. Raises NotFound where none of them is open."""
+    if not reason.strip():
+        raise NotFound("a discard needs a reason")
+    count = in_transaction(engine, lambda connection: _end(connection, ids, "discarded", reason))
+    if not count:
+        raise NotFound("none of these messages is open; `sync-orchestrator rejected list` shows which are")
+    return count
+
+
+def forget_old(connection: Connection) -> None:
+    """Deletes those that ended long ago."""
+    run(connection, statements.FORGET, days=KEPT_DAYS)
+
+
+def _end(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
+    rows = run(connection, statements.END, ids=list(ids), ending=ending, reason=reason)
+    for consumer in sorted({row.consumer for row in rows}):
+        if not run(connection, statements.OPEN_OF, consumer=consumer)[0].n:
+            alerts.resolve(connection, "rejected", consumer)
+    return len(rows)
+
+
+def _text(value: str) -> str:
+    """What the database can hold."""
+    return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
