@@ -24,6 +24,7 @@ from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.trace import following
 
 T = TypeVar("T")
 
@@ -62,6 +63,10 @@ class Claim:
     """Business groups under which calls may have been sent whose outcome is unknown, and the present one."""
     late_creates: list[list[str]] = field(default_factory=list)
     """Group and id of what creates made that came too late."""
+    applied_revision: int = 0
+    """The revision that the third party acknowledged last; 0 where none holds."""
+    trace: str | None = None
+    """The trace context of the newest event that is waiting for this push."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,9 @@ def claim(
             row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
             row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
+            row.applied_revision, row.trace,
         )
-        for row in rows
+        for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
     ]
 
 
@@ -126,7 +132,8 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
         return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
     attempt = _Attempt(entity, claimed, payload, wanted)
     try:
-        return await attempt.run()
+        with following(claimed.trace, f"push {claimed.entity}", entity=claimed.entity, key=claimed.key):
+            return await attempt.run()
     except CallFailed as failure:
         return attempt.failed(failure)
     except Exception as error:  # an adapter that somebody wrote: one record's trouble, not the drain's
@@ -242,6 +249,7 @@ class _Attempt:
         if found is None:
             self._forget_id()
         elif self._mapping.digest_of_theirs(found.fields) == self._wanted:
+            self.item = replace(self.item, external_id=found.external_id)
             self.step = Step.NOTHING
         else:
             self.step = Step.UPDATE

@@ -23,7 +23,9 @@ SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_inte
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until, r.unsettled_groups, r.late_creates,
+          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at,
+          (SELECT e.trace FROM sync.events e WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL
+           ORDER BY e.seq DESC LIMIT 1) AS trace,
           coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
@@ -139,9 +141,15 @@ FROM mine WHERE r.entity = mine.entity AND r.key = mine.key
 """
 
 ATTEMPTS = """
-INSERT INTO sync.push_attempts (entity, key, revision, step, outcome, status, detail)
-SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(revision)s::bigint[], %(step)s::text[],
-                     %(outcome)s::text[], %(status)s::int[], %(detail)s::text[])
+WITH kept AS (
+    INSERT INTO sync.push_attempts (entity, key, revision, step, outcome, status, detail)
+    SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(revision)s::bigint[], %(step)s::text[],
+                         %(outcome)s::text[], %(status)s::int[], %(detail)s::text[])
+    RETURNING entity, outcome
+)
+INSERT INTO sync.push_tallies (entity, outcome, slot, n)
+SELECT entity, outcome, pg_backend_pid() %% 16, count(*) FROM kept GROUP BY 1, 2 ORDER BY 1, 2
+ON CONFLICT (entity, outcome, slot) DO UPDATE SET n = sync.push_tallies.n + excluded.n
 """
 
 ATTEMPTS_OF = """
@@ -160,6 +168,14 @@ WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
 UNPARK = """
 UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
+"""
+
+# A person has it pushed once more, in step or not: what the third party has by now is looked up first.
+PUSH_AGAIN = """
+UPDATE sync.records
+SET applied_revision = 0, unsettled_until = coalesce(unsettled_until, sync.clock()), lane = 0
+WHERE entity = %(entity)s AND key = %(key)s AND ready AND (lease_until IS NULL OR lease_until < sync.clock())
+RETURNING group_key, applied_group
 """
 
 # Not those whose payload was refused for good: what would be sent again is the same.
@@ -182,6 +198,8 @@ SELECT name, paused, open_since, probe_wait,
        EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for
 FROM sync.systems WHERE name = %(name)s FOR UPDATE
 """
+
+OPEN_ONES = "SELECT name FROM sync.systems WHERE open_since IS NOT NULL"
 
 OPEN = """
 UPDATE sync.systems
