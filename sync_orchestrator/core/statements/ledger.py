@@ -25,20 +25,36 @@ END $$
 """
 
 _TALLY = """
-    INSERT INTO sync.tallies (entity, what, slot, n)
-    SELECT entity, what, pg_backend_pid() %% 16, count(*) FROM {rows} GROUP BY entity, what ORDER BY entity, what
-    ON CONFLICT (entity, what, slot) DO UPDATE SET n = sync.tallies.n + excluded.n
+    INSERT INTO sync.tallies (entity, source, what, slot, n)
+    SELECT entity, source, what, pg_backend_pid() %% 16, count(*) FROM {rows} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+    ON CONFLICT (entity, source, what, slot) DO UPDATE SET n = sync.tallies.n + excluded.n
 """
 
-# One statement records a whole request: new ids only; the same id with other content is kept and flagged.
+# The upper ends of the classes of latency, in seconds.
+LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+
+_LATENCY = f"""
+    INSERT INTO sync.latencies (entity, most, slot, n, seconds)
+    SELECT entity, ('{{{",".join(map(str, LATENCIES))},Infinity}}'::float8[])[
+               1 + width_bucket(seconds, '{{{",".join(map(str, LATENCIES))}}}'::float8[])],
+           pg_backend_pid() %% 16, count(*), sum(seconds)
+    FROM (SELECT entity, greatest(EXTRACT(epoch FROM sync.clock() - received_at)::float8, 0) AS seconds
+          FROM gone WHERE what = 'done') done
+    GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (entity, most, slot)
+    DO UPDATE SET n = sync.latencies.n + excluded.n, seconds = sync.latencies.seconds + excluded.seconds
+"""
+
+# One statement records one request or many: new ids only; the same id with other content is kept and flagged. It tells
+# which are new, by their place from 1.
 RECORD = f"""
 WITH offered AS (
-    SELECT * FROM unnest(
-        %(source)s::text[], %(event_id)s::text[], %(entity)s::text[], %(key)s::text[], %(group_key)s::text[],
-        %(action)s::text[], %(version)s::bigint[], %(thin)s::boolean[], %(data)s::jsonb[], %(content_hash)s::bytea[],
-        %(origin)s::text[])
-    WITH ORDINALITY AS o (source, event_id, entity, key, group_key, action, version, thin, data, content_hash,
-                          origin, ord)
+    SELECT *, decode(hash, 'hex') AS content_hash, min(hash) OVER same <> max(hash) OVER same AS differing
+    FROM ROWS FROM (jsonb_to_recordset(%(events)s) AS (
+        source text, event_id text, entity text, key text, group_key text, action text, version bigint, thin boolean,
+        data jsonb, content_hash text, origin text, trace text)) WITH ORDINALITY
+    AS o (source, event_id, entity, key, group_key, action, version, thin, data, hash, origin, trace, ord)
+    WINDOW same AS (PARTITION BY source, event_id)
 ), fresh AS (
     INSERT INTO sync.event_ids (source, event_id, content_hash)
     SELECT DISTINCT source, event_id, content_hash FROM offered ORDER BY 1, 2, 3
@@ -50,26 +66,18 @@ WITH offered AS (
     ORDER BY source, event_id, content_hash, ord
 ), recorded AS (
     INSERT INTO sync.events (source, event_id, entity, key, group_key, action, epoch, version, thin, data,
-                             content_hash, origin, conflicting)
+                             content_hash, origin, trace, conflicting)
     SELECT c.source, c.event_id, c.entity, c.key, c.group_key, c.action, coalesce(s.epoch, 0), c.version, c.thin,
-           c.data, c.content_hash, c.origin,
-           EXISTS (SELECT FROM sync.event_ids i WHERE i.source = c.source AND i.event_id = c.event_id
-                   AND i.content_hash <> c.content_hash)
-           OR EXISTS (SELECT FROM offered o WHERE o.source = c.source AND o.event_id = c.event_id
-                      AND o.content_hash <> c.content_hash)
+           c.data, c.content_hash, c.origin, c.trace,
+           c.differing OR EXISTS (SELECT FROM sync.event_ids i WHERE i.source = c.source AND i.event_id = c.event_id
+                                  AND i.content_hash <> c.content_hash)
     FROM chosen c LEFT JOIN sync.systems s ON s.name = c.source
     ORDER BY c.ord
-    RETURNING entity
 ), counts AS (
-    SELECT entity, 'received' AS what FROM recorded
-    UNION ALL
-    SELECT entity, 'duplicate' FROM (
-        SELECT entity, row_number() OVER (PARTITION BY entity) AS nth FROM offered) o
-    WHERE nth > (SELECT count(*) FROM recorded r WHERE r.entity = o.entity)
+    SELECT o.entity, o.source, CASE WHEN c.ord IS NULL THEN 'duplicate' ELSE 'received' END AS what
+    FROM offered o LEFT JOIN chosen c USING (ord)
 ), tallied AS ({_TALLY.format(rows="counts")})
-SELECT count(*) FILTER (WHERE what = 'received') AS accepted,
-       count(*) FILTER (WHERE what = 'duplicate') AS duplicates
-FROM counts
+SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted
 """
 
 # Work is announced once per commit; a listener that misses it finds the work at its next look.
@@ -132,11 +140,11 @@ RETURNING e.seq
 _TO_HISTORY = f"""
 ), kept AS (
     INSERT INTO sync.event_history (seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
-        data, origin, conflicting, received_at, attempts, revision, error, state, reason)
+        data, origin, trace, conflicting, received_at, attempts, revision, error, state, reason)
     SELECT seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
-        data, origin, conflicting, received_at, attempts, revision, error, what, reason
+        data, origin, trace, conflicting, received_at, attempts, revision, error, what, reason
     FROM gone
-), tallied AS ({_TALLY.format(rows="gone")})
+), timed AS ({_LATENCY}), tallied AS ({_TALLY.format(rows="gone")})
 SELECT what, count(*) AS n, max(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS slowest,
        sum(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS seconds
 FROM gone GROUP BY what
@@ -285,4 +293,16 @@ FROM (SELECT seq, source, event_id, entity, key, action, version, state, attempt
       SELECT seq, source, event_id, entity, key, action, version, state, attempts, revision, error, received_at,
              finished_at, reason FROM sync.event_history) e
 WHERE entity = %(entity)s AND key = %(key)s ORDER BY seq
+"""
+
+# What became of the events of an id, of any of these sources.
+OF_ID = """
+SELECT source, event_id AS id, entity, key, action, version, state, attempts, revision, error, conflicting, received_at,
+       nullif(due_at, 'infinity') AS due_at, NULL::timestamptz AS finished_at, NULL::text AS reason, seq
+FROM sync.events WHERE source = ANY(%(sources)s) AND event_id = %(id)s
+UNION ALL
+SELECT source, event_id, entity, key, action, version, state, attempts, revision, error, conflicting, received_at,
+       NULL, finished_at, reason, seq
+FROM sync.event_history WHERE source = ANY(%(sources)s) AND event_id = %(id)s
+ORDER BY seq
 """
