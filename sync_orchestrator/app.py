@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import sys
 from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.build import build_clients, build_sources, build_third_parties
+from sync_orchestrator.adapters.classes import wrong_classes
+from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
@@ -41,6 +44,17 @@ def home() -> Path:
 def config_path() -> Path:
     """``SYNC_CONFIG``, or ``sync.yaml`` in the working directory."""
     return Path(os.environ.get("SYNC_CONFIG", "sync.yaml")).resolve()
+
+
+def load_config() -> Config:
+    """The configuration, with the classes that it names; their modules may stand beside it.
+
+    Raises ConfigError with all that is wrong.
+    """
+    path = config_path()
+    if (folder := str(path.parent)) not in sys.path:
+        sys.path.append(folder)
+    return configuration.load(path, wrong_classes)
 
 
 def database_place() -> str:
@@ -88,12 +102,12 @@ def open_database(url: str | None = None) -> Engine:
     return engine
 
 
-def open_context(engine: Engine | None = None, config: Config | None = None) -> Context:
-    """The whole system, ready to work.
+def open_context(engine: Engine | None = None, config: Config | None = None, *, only_look: bool = False) -> Context:
+    """The whole system, ready to work. ``only_look``: a changed mapping puts no record out of step yet.
 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """
-    config = config or configuration.load(config_path())
+    config = config or load_config()
     engine = engine or open_database()
     rates = {
         name: shared_rate(engine, name, system.rate)
@@ -102,7 +116,9 @@ def open_context(engine: Engine | None = None, config: Config | None = None) -> 
     hold_offs = {name: SharedHoldOff(engine, name) for name in config.third_parties}
     logins = partial(SharedLogins, engine)
     third_parties = build_third_parties(config, rates, hold_offs, logins)
-    return assemble(engine, config, build_sources(config, logins), third_parties)
+    clients = build_clients(config, rates, hold_offs, logins)
+    return assemble(
+        engine, config, build_sources(config, logins), third_parties, clients, only_look=only_look)
 
 
 def perform(context: Context, work: Awaitable[T]) -> T:
@@ -118,15 +134,17 @@ def perform(context: Context, work: Awaitable[T]) -> T:
 
 
 def assemble(
-    engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty]
+    engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty],
+    clients: dict[str, Http] | None = None, *, only_look: bool = False,
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database."""
     entities = {name: entity_context(name, config, sources[name], third_parties[name]) for name in config.entities}
-    context = Context(engine, config, entities)
+    context = Context(engine, config, entities, clients or {})
     with engine.begin() as connection:
         for name in sorted({*config.sources, *config.third_parties}):
             run(connection, statements.REGISTER_SYSTEM, name=name)
-    remap(context)
+    if not only_look:
+        remap(context)
     return context
 
 
@@ -149,4 +167,5 @@ def entity_context(
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],
+        told=config.told_of(name),
     )

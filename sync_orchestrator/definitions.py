@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator import config as configuration
-from sync_orchestrator.app import config_path
+from sync_orchestrator.app import load_config
 from sync_orchestrator.assets.checks import mirror_check, validate_fully_job, validate_job
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.plan import plan_job
+from sync_orchestrator.assets.repair import repair_job
+from sync_orchestrator.assets.source_checks import archive_check, check_sources_job
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
 from sync_orchestrator.sensors.changes import business_groups, change_events
+from sync_orchestrator.sensors.outcomes import outcome_outbox
 from sync_orchestrator.sensors.polling import polled_sources
 from sync_orchestrator.sensors.schedules import schedules
 
@@ -23,13 +26,15 @@ def build(config: Config) -> dg.Definitions:
     full_sync = dg.define_asset_job(
         "full_sync", selection=dg.AssetSelection.assets(*keys).without_checks(), executor_def=dg.in_process_executor,
         description="Fills business groups from the sources and brings the third party in step: launch a backfill.")
-    polled = any(part.changes for entity in config.entities.values() for part in entity.parts.values())
+    polled = any(part.changes or config.sources[name].kind == "class"
+                 for entity in config.entities.values() for name, part in entity.parts.items())
     return dg.Definitions(
         assets=[entity_assets(name, entity) for name, entity in config.entities.items()],
-        asset_checks=[mirror_check(name) for name in config.entities],
-        jobs=[full_sync, incremental_sync, validate_job, validate_fully_job, maintenance],
+        asset_checks=[check(name) for name in config.entities for check in (archive_check, mirror_check)],
+        jobs=[full_sync, plan_job, incremental_sync, validate_job, validate_fully_job, check_sources_job,
+              repair_job, maintenance],
         sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs,
-                 *([polled_sources] if polled else [])],
+                 *([polled_sources] if polled else []), *([outcome_outbox] if config.outcomes else [])],
         schedules=schedules(config),
         resources={"system": System()},
         executor=dg.in_process_executor,
@@ -39,4 +44,4 @@ def build(config: Config) -> dg.Definitions:
 @dg.definitions
 def defs() -> dg.Definitions:
     """Loads ``sync.yaml`` (or what SYNC_CONFIG names)."""
-    return build(configuration.load(config_path()))
+    return build(load_config())

@@ -74,7 +74,8 @@ async def check(config: Config, group: str | None = None, *, told: Told | None =
     sources, third_parties = build_sources(config), build_third_parties(config, {})
     reached = await _logins(config, tell)
     for name, entity in config.entities.items():
-        await _Trial(name, entity, sources[name], third_parties[name], reached, tell).run(group)
+        by_class = config.third_parties[entity.third_party.system].adapter is not None
+        await _Trial(name, entity, sources[name], third_parties[name], reached, tell, by_class).run(group)
     for parts in sources.values():
         for source in parts.values():
             await source.close()
@@ -89,7 +90,7 @@ async def _logins(config: Config, tell: Told) -> set[str]:
     for section, systems in (("sources", config.sources), ("third_parties", config.third_parties)):
         for name, system in systems.items():
             place = f"{section}.{name}"
-            if getattr(getattr(system, "auth", None), "kind", None) != "login":
+            if getattr(getattr(system, "auth", None), "kind", None) != "login" or not getattr(system, "base_url", ""):
                 reached.add(place)
                 continue
             http = Http(system)  # type: ignore[arg-type]  # what has a login is reached over HTTP
@@ -114,13 +115,14 @@ class _Trial:
     """One entity, from its sources to its third party."""
 
     def __init__(self, name: str, entity: Entity, sources: dict[str, SourceSystem], third_party: ThirdParty,
-                 reached: set[str], tell: Told) -> None:
+                 reached: set[str], tell: Told, by_class: bool) -> None:
         self._name = name
         self._entity = entity
         self._sources = sources
         self._third_party = third_party
         self._reached = reached
         self._tell = tell
+        self._by_class = by_class
 
     async def run(self, group: str | None) -> None:
         """All of it, with one business group."""
@@ -131,6 +133,8 @@ class _Trial:
             row = await self._page(found)
             await self._mapped(row, found, await self._parts(row.key, found))
             await self._count(owner, self._part(owner, "count"), self._sources[owner].count, found)
+        if found is not None:
+            await self._keys(found)
         if found is None:
             self._skip(system, "list", "it cannot be asked without a business group", "name one with --group")
         elif f"third_parties.{system}" not in self._reached:
@@ -207,6 +211,20 @@ class _Trial:
                 return row
         return None
 
+    async def _keys(self, group: str) -> None:
+        """The listings of keys alone, where they are configured."""
+        for part, settings in self._entity.parts.items():
+            if settings.keys is None or f"sources.{part}" not in self._reached:
+                continue
+            with suppress(_Stopped):
+                async with self._step(part, "keys", self._part(part, "keys")):
+                    rows = await _first(self._sources[part].keys(group)) or []
+                if problem := next((row.problem for row in rows if row.problem), None):
+                    self._fail(part, "keys", f"a row cannot be used: {problem}", f"see {self._part(part, 'keys')}: its "
+                                                                                  "items")
+                else:
+                    self._ok(part, "keys", f"a page of {len(rows)} keys and versions of '{group}'")
+
     async def _mapped(self, row: PartRead, group: str, others: dict[str, Any]) -> None:
         before = {name: others.get(name) for name in self._entity.parts} | {self._entity.owner: row.data}
         try:
@@ -225,7 +243,9 @@ class _Trial:
             async with self._step(system, "list", f"{place}.list"):
                 found = await _first(self._third_party.pages(group)) or []
             self._ok(system, "list", f"a page of {len(found)} records in '{group}'")
-            if self._entity.third_party.filter_check.off:
+            if self._by_class:
+                self._skip(system, "filter", "a class of yours sees to it", f"try `conformance {self._name}`")
+            elif self._entity.third_party.filter_check.off:
                 self._skip(system, "filter", "its check is off", f"see {place}.filter_check")
             elif found:
                 self._ok(system, "filter", "it is obeyed: an impossible group brings nothing")

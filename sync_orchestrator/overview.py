@@ -15,7 +15,8 @@ def systems(config: Config) -> list[dict[str, Any]]:
     """Every source system and third party: what it is and where."""
     sources = [{"system": name, "role": "source", "kind": source.kind, "where": _where(source)}
                for name, source in config.sources.items()]
-    return sources + [{"system": name, "role": "third party", "kind": "rest", "where": _where(system)}
+    return sources + [{"system": name, "role": "third party", "kind": "rest" if system.adapter is None else "class",
+                       "where": _where(system)}
                       for name, system in config.third_parties.items()]
 
 
@@ -32,7 +33,7 @@ def entities(config: Config) -> list[dict[str, Any]]:
 def _where(system: Any) -> str:
     """An address without what may be secret in it."""
     for name in ("base_url", "folder", "adapter"):
-        if (place := getattr(system, name, None)) is not None:
+        if place := getattr(system, name, None):
             parts = urlsplit(str(place))
             return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
     return "a database"

@@ -1,4 +1,4 @@
-"""The running system: database, intake, Dagster's webserver and daemon; started together, ended together.
+"""The running system: database, API service, Dagster's webserver and daemon; started together, ended together.
 
 ``python -m sync_orchestrator.processes`` prepares Dagster's instance, in a process of its own because Dagster is
 large. Not here: how a tree of programs is held together (``process_tree.py``), what any program does.
@@ -24,7 +24,6 @@ from types import FrameType
 import psutil
 
 from sync_orchestrator import app
-from sync_orchestrator import config as configuration
 from sync_orchestrator.core.errors import ConfigError, SyncError
 from sync_orchestrator.database import embedded
 from sync_orchestrator.process_tree import Program, ProgramEnded, Tree, last_lines
@@ -45,7 +44,7 @@ class System:
 
     tree: Tree
     home: Path
-    intake_url: str
+    api_url: str
     ui_url: str
     environment: dict[str, str] = field(default_factory=dict)
     owned_database: Path | None = None
@@ -77,7 +76,7 @@ class System:
         self.tree.dismiss_guard()
 
 
-def up(port: int, intake_port: int, told: Tell) -> int:
+def up(port: int, api_port: int, told: Tell) -> int:
     """The whole life of a system: until it is asked to end (0) or a part of it ends by itself (1).
 
     Raises SyncError where it cannot start.
@@ -85,10 +84,10 @@ def up(port: int, intake_port: int, told: Tell) -> int:
     system: System | None = None
     try:
         with _signals_end():
-            system = start_all(port, intake_port, told=told)
+            system = start_all(port, api_port, told=told)
             told(f"logs are in {system.home / 'logs'}")
             told(f"for other commands, in another shell: {system.exports()}")
-            told(f"up: the UI is at {system.ui_url}, events go to {system.intake_url}/v1/events; Ctrl-C ends it all")
+            told(f"up: the UI is at {system.ui_url}, events go to {system.api_url}/v1/events; Ctrl-C ends it all")
             system.wait()
     except EndAsked:
         return 0
@@ -102,27 +101,27 @@ def up(port: int, intake_port: int, told: Tell) -> int:
     return 0
 
 
-def start_all(port: int = 3000, intake_port: int = 8700, *, told: Tell = print) -> System:
+def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> System:
     """Starts everything on loopback and returns when all of it answers.
 
     Raises ConfigError for a wrong configuration, ProgramEnded or SyncError where something does not start.
     """
-    configuration.load(app.config_path())
+    app.load_config()
     spaces = workspace()
-    _check_free(port, intake_port)
+    _check_free(port, api_port)
     home = app.home()
     home.mkdir(parents=True, exist_ok=True)
     _check_alone(home)
     owned = None if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home / "postgres") else home / "postgres"
     system = System(
-        Tree(home / "logs", {}, database=owned), home, f"http://127.0.0.1:{intake_port}", f"http://127.0.0.1:{port}",
+        Tree(home / "logs", {}, database=owned), home, f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{port}",
         owned_database=owned)
     try:
         guard = psutil.Process(system.tree.guard.pid)
         (home / "up.pid").write_text(f"{guard.pid} {guard.create_time()}")
         _start_database(system, told)
         _prepare(system, told)
-        _start_programs(system, spaces, port, intake_port)
+        _start_programs(system, spaces, port, api_port)
         wait_ready(system.tree, told)
     except BaseException:
         system.stop()
@@ -165,13 +164,15 @@ def _prepare(system: System, told: Tell) -> None:
     told(f"Dagster's instance ready in {system.environment['DAGSTER_HOME']}; {last_lines(program.log).strip()}")
 
 
-def _start_programs(system: System, spaces: Path, port: int, intake_port: int) -> None:
+def _start_programs(system: System, spaces: Path, port: int, api_port: int) -> None:
     bin_folder = Path(sys.executable).parent
     tree, load = system.tree, ["-w", str(spaces)]
-    tree.start("intake", [sys.executable, "-m", "sync_orchestrator.api.serve", "--port", str(intake_port)],
-               f"{system.intake_url}/readyz")
+    tree.start("api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)],
+               f"{system.api_url}/readyz")
     tree.start("webserver", [str(bin_folder / "dagster-webserver"), *load, "-h", "127.0.0.1", "-p", str(port)],
                f"{system.ui_url}/server_info")
+    if app.load_config().consumers:
+        tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
 
 
@@ -203,10 +204,10 @@ def _is_ready(program: Program) -> bool:
         return False
 
 
-def _check_free(port: int, intake_port: int) -> None:
-    if port == intake_port:
-        raise ConfigError(f"the UI and the intake cannot both have port {port}")
-    for what, number, option in (("the UI", port, "--port"), ("the intake", intake_port, "--api-port")):
+def _check_free(port: int, api_port: int) -> None:
+    if port == api_port:
+        raise ConfigError(f"the UI and the API service cannot both have port {port}")
+    for what, number, option in (("the UI", port, "--port"), ("the API service", api_port, "--api-port")):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

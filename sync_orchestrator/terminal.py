@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from sync_orchestrator.core.errors import SyncError
 
 if TYPE_CHECKING:
+    from sync_orchestrator.conformance.report import Ending
     from sync_orchestrator.live_check import Step
 
 _WIDE = 400
@@ -95,6 +96,22 @@ def show_step(step: Step) -> None:
         made.add_row(*(clean(json.dumps(value, indent=2, ensure_ascii=False, default=str))
                        for value in (step.before, step.after)))
         out().print(made)
+
+
+def show_endings(endings: Sequence[Ending]) -> None:
+    """How the behaviours of each system ended; of one that failed, what came, what should have, and where to look."""
+    style = {"passed": "green", "failed": "red", "skipped": "yellow"}
+    for place in dict.fromkeys((ending.entity, ending.system) for ending in endings):
+        made = Table(title=f"{place[0]} at {place[1]}", title_justify="left", title_style="bold", box=None,
+                     pad_edge=False, header_style="dim")
+        for column in ("behaviour", "outcome", "what came, or why not", "expected", "mend"):
+            made.add_column(column, overflow="fold")
+        for ending in endings:
+            if (ending.entity, ending.system) == place:
+                made.add_row(clean(ending.behaviour), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
+                             clean(ending.expected), clean(ending.mend))
+        out().print(made)
+        out().print()
 
 
 def as_json(value: Any, *, indent: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A process to be killed: records events, drains, full-syncs, validates, repairs and sends alerts, then says "ended".
+"""A process to be killed: records events, drains, full-syncs, checks, repairs and sends alerts, then says "ended".
 
 Run again after a kill it does the same once more, as a system that was restarted would. The third party is a table in
 the test's database, written at once and outside our transactions, so it outlives the kill as a real one does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fakes import FakeSource, two_part_config
@@ -16,14 +16,17 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from sync_orchestrator.app import assemble
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.core.repair import repair
+from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.validation import validate
 
+TOLD = "CREATE TABLE IF NOT EXISTS told (n bigint GENERATED ALWAYS AS IDENTITY, event jsonb)"
 TABLE = "CREATE TABLE IF NOT EXISTS third_party (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item jsonb)"
 KEYS = [f"k{number}" for number in range(12)]
 
@@ -82,6 +85,20 @@ def sources() -> tuple[FakeSource, FakeSource]:
     return shop, stock
 
 
+class TableReceiver:
+    """Whoever is told of outcomes; what it was told is in a table, written at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def deliver(self, told: Sequence[outcomes.Outcome]) -> outcomes.Delivery:
+        with self._engine.begin() as connection:
+            run(connection, TOLD)
+            for each in told:
+                run(connection, "INSERT INTO told (event) VALUES (%(event)s)", event=Jsonb(each.cloud_event("test")))
+        return outcomes.Delivery(taken=[each.id for each in told])
+
+
 def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
     """Creates of the first half, thin where the number is odd, a deletion, and a record whose deletion is not told."""
     events = []
@@ -101,13 +118,20 @@ async def work(engine: Engine) -> None:
     shop, stock = sources()
     config = two_part_config(
         system={"timeout": 0.2, "landing": 0.2}, limits={"lease": 1},
-        entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
+        entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}},
+        outcomes={"audit": {"url": "https://audit.test"}})
     third_party = TableThirdParty(engine)
     context = assemble(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
     entity = context.entities["item"]
     record(engine, notifications(shop, stock))
     await drain(context, linger=1.5, most_seconds=10)
     await full_sync(context, entity, "A", allow_deletions=5, patience=5)
+    with engine.begin() as connection:  # as if k5 had changed at its source and nobody had told
+        run(connection, "UPDATE sync.parts SET version = 9 WHERE key = 'k5' AND part = 'shop'")
+        run(connection, "UPDATE third_party SET item = item || '{\"name\": \"altered\"}' WHERE item ->> 'code' = 'k7'")
+    await check_sources(context, entity, "A")
+    await validate(context, entity, "A", full=True, repair="ask")
+    await repair(context, entity, "A")
     with engine.begin() as connection:
         run(connection, "UPDATE third_party SET item = item || '{\"name\": \"altered\"}' WHERE item ->> 'code' = 'k3'")
         run(connection, "DELETE FROM third_party WHERE item ->> 'code' = 'k4'")
@@ -115,6 +139,7 @@ async def work(engine: Engine) -> None:
     with engine.begin() as connection:
         alerts.tell(connection, "overdue", "work", "work is overdue")
     alerts.send_due(engine, config.alerts)
+    outcomes.send_due(engine, {"audit": TableReceiver(engine)}, config.alerts)
     await drain(context, linger=1.5, most_seconds=10)
 
 

@@ -32,7 +32,7 @@ Command = Callable[..., Result]
 @pytest.fixture
 def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Runs a command against the test's world."""
-    monkeypatch.setattr(composition, "open_context", lambda: world.context)
+    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
     monkeypatch.setattr(composition, "open_database", lambda: world.engine)
     monkeypatch.setattr(composition, "require_database", lambda: None)
 
@@ -176,7 +176,7 @@ def test_full_sync_finishes_what_failed_meanwhile(
 ) -> None:
     """Also what must be asked for twice: an update of a record that its owner does not have."""
     world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}})
-    monkeypatch.setattr(composition, "open_context", lambda: world.context)
+    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
     world.put("a", tell=False)
     world.tell("shop", "a", "update", 5, {"name": "older", "store": "A"})
     world.tell("shop", "gone", "update", 5, {"name": "gone", "store": "A"})
@@ -262,6 +262,55 @@ def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[objec
 
 
 # The real program ---------------------------------------------------------------------------------------------------
+
+
+# Rollouts -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def roll(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands of ``rollout`` over a route ``thing`` that goes two ways, and ``plain`` that does not."""
+    both = {"path": "/things/{key}", "third_party": "erp", "call": {"path": "/"}, "entity": "item",
+            "legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {"by_part": "key"}}
+    plain = {"path": "/plain", "third_party": "erp", "call": {"path": "/"}}
+    config = two_part_config(routes={"thing": both, "plain": plain})
+    monkeypatch.setattr(composition, "load_config", lambda: config)
+    return lambda *words, **environment: command("rollout", *words, **environment)
+
+
+def test_a_share_is_set_and_who_did_it_is_shown(roll: Command, world: World) -> None:
+    refused = roll("set", "thing", 5, "--why", "go")
+    assert (refused.exit_code, "was ever validated" in refused.output) == (2, True)
+    assert roll("set", "thing", 5, "--why", "go", "--override").exit_code == 0
+    assert roll("shadow", "thing", "--why", "look").exit_code == 0
+    world.put("a")
+    world.drain()
+    world.full_sync()
+    world.validate()
+    assert roll("allow", "thing", "x", "y", "--why", "friends").exit_code == 0
+    assert roll("allow", "thing", "y", "--remove", "--why", "no friend").exit_code == 0
+    assert roll("deny", "thing", "z", "--why", "not them").exit_code == 0
+    shown = json.loads(roll("show", "thing", "--json").stdout)
+    assert shown == {"route": "thing", "percent": 5, "shadow": True, "allow": ["x"], "deny": ["z"], "halted": False,
+                     "version": 5, "tried": 0, "failed": 0, "compared": 0, "different": 0}
+    changes = json.loads(roll("history", "thing", "--json").stdout)
+    assert [change["why"] for change in changes] == ["not them", "no friend", "friends", "look", "go"]
+    assert "was ever validated" in changes[-1]["overrode"]
+    assert all(change["who"] for change in changes)
+    [listed] = json.loads(roll("list", "--json").stdout)
+    assert (listed["route"], listed["percent"]) == ("thing", 5)
+    for words in (("list",), ("show", "thing"), ("history", "thing")):
+        assert "thing" in roll(*words).output
+
+
+@pytest.mark.parametrize("words", [
+    ("set", "plain", 5, "--why", "x"), ("show", "nothing"), ("history", "plain"), ("set", "thing", 5, "--why", " "),
+    ("set", "thing", 5), ("set", "thing", 101, "--why", "x"), ("allow", "thing", "", "--why", "x"),
+])
+def test_rollouts_that_cannot_be(roll: Command, words: tuple[object, ...]) -> None:
+    result = roll(*words)
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
+
 
 @pytest.fixture
 def project() -> Iterator[Path]:

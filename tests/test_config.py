@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import two_part_config
 from pydantic import ValidationError
+
+from sync_orchestrator.config import loading
 
 
 @pytest.mark.parametrize(("part", "complaint"), [
@@ -79,3 +82,12 @@ def test_a_target_that_cannot_work_is_refused(changes: dict[str, Any], complaint
     with pytest.raises(ValidationError) as refused:
         two_part_config(entity={"third_party": target})
     assert complaint in str(refused.value)
+
+
+DEMO = Path(__file__).resolve().parent.parent / "demo" / "sync.yaml"
+
+
+@pytest.mark.parametrize(("written", "read"), [("off", "off"), ('"off"', "off"), ("auto", "auto")])
+def test_off_is_a_word_and_no_truth_value(written: str, read: str) -> None:
+    text = DEMO.read_text().replace("repair: auto", f"repair: {written}")
+    assert loading.read(text, "sync.yaml").entities["stone"].validation.repair == read

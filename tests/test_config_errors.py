@@ -249,6 +249,9 @@ def test_no_complaint_shows_a_secret(
     {"sources": {"db": {"kind": "sql", "url": "canary"}}},
     {"sources": {"own": {"kind": "class", "adapter": "a:B", "settings": {"password": "canary"}}}},
     {"alerts": {"urls": ["json://canary"]}},
+    {"consumers": {"orders": {"url": "amqp://u:canary@b", "queue": "q", "options": {"password": "canary"}}}},
+    {"outcomes": {"audit": {"url": "https://u:canary@x", "headers": {"Authorization": "canary"}}}},
+    {"outcomes": {"audit": {"url": "https://x", "secret": "canarycanarycanarycanary"}}},
 ])
 def test_no_secret_is_in_what_a_configuration_shows_of_itself(change: dict[str, Any]) -> None:
     document = good()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from conftest import World
-from fakes import answer, lost_answer
+from fakes import FakeThirdParty, answer, lost_answer
 
 
 def test_changes_come_in_and_the_third_party_is_in_step(world: World) -> None:
@@ -102,6 +104,20 @@ def test_a_lost_answer_makes_no_twin(world: World) -> None:
     assert world.mirrored() == world.truth()
     assert len(world.erp.store) == 3
     assert world.states() == {"done": 6}
+
+
+def test_what_a_read_shows_after_a_lost_answer_is_kept_with_its_id(make_world: Callable[..., World]) -> None:
+    """Without it a validation would call the record another one than ours."""
+    world = make_world(erp=FakeThirdParty(own_ids=False))
+    world.full_sync()
+    world.erp.after = lambda verb, key: lost_answer() if verb == "update" else None
+    world.put("a")
+    world.drain()
+    world.later(300)
+    world.drain()
+    assert (world.erp.calls["update"], world.row("a").external_id) == (1, "a")
+    validation = world.validate(full=True)
+    assert (validation.verdict, validation.drift) == ("in_step", [])
 
 
 def test_a_deletion_leaves_a_tombstone_that_an_older_update_does_not_revive(world: World) -> None:

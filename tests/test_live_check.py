@@ -109,6 +109,19 @@ def test_each_step_has_its_outcome(steps: Steps, document: dict[str, Any], partn
     assert "entities.product.parts.backoffice.count" in found["backoffice count"][2]
 
 
+@pytest.mark.parametrize(("items", "outcome", "said"), [
+    ("products[].{sku: sku, updated_at: updated_at}", "ok", "a page of 3 keys and versions of 'berlin'"),
+    ("products[].{sku: sku}", "failed", "no version at 'updated_at'"),
+])
+def test_a_listing_of_keys_is_tried_where_there_is_one(
+    steps: Steps, document: dict[str, Any], items: str, outcome: str, said: str
+) -> None:
+    part = document["entities"]["product"]["parts"]["backoffice"]
+    part["keys"] = {**part["list"], "items": items}
+    found = steps()["backoffice keys"]
+    assert (found[0], said in found[1]) == (outcome, True)
+
+
 def test_a_group_can_be_named(steps: Steps) -> None:
     assert steps("--group", "paris")["backoffice list"][1] == "a page of 4 records of 'paris', the first is p0"
 

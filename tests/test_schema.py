@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DESCRIBED = {
     model for module in (calls, document, entities, sources, targets) for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__}
-SAYS_IT_ALL = {"limits", "alerts", "validation", "deletions", "sql", "files", "kind"}
+SAYS_IT_ALL = {"limits", "alerts", "validation", "source_check", "deletions", "sql", "files", "kind"}
 """Fields whose own model, or whose values, say what they are."""
 
 
@@ -45,6 +45,8 @@ def test_the_published_schema_is_what_the_models_say() -> None:
     {"sources": {"lab": {"base_url": "${LAB_URL}", "headers": {"Authorization": "Bearer ${TOKEN}"}}}},
     {"sources": {"lab": {"kind": "sql", "url": "${URL}", "connections": "${N}"}}},
     {"third_parties": {"erp": {"base_url": "http://x", "auth": {"kind": "bearer", "token": "${TOKEN}"}}}},
+    {"third_parties": {"erp": {"adapter": "my_company.erp:Erp", "settings": {"secret": "${SECRET}"}, "rate": 5}}},
+    {"sources": {"lab": {"adapter": "my_company.lab:Lab", "settings": {"folder": "/x"}}}},
 ])
 def test_what_can_be_written_is_allowed(fragment: dict[str, Any]) -> None:
     assert wrong(fragment) == []
@@ -57,6 +59,8 @@ def test_what_can_be_written_is_allowed(fragment: dict[str, Any]) -> None:
     ({"sources": {"Lab": {"base_url": "http://x"}}}, "$.sources"),
     ({"sources": {"lab": {"base_url": "lab.example.org"}}}, "$.sources.lab"),
     ({"third_parties": {"erp": {"base_url": "http://x", "rate": -1}}}, "$.third_parties.erp.rate"),
+    ({"third_parties": {"erp": {"rate": 1}}}, "$.third_parties.erp"),
+    ({"third_parties": {"erp": {"adapter": "Erp"}}}, "$.third_parties.erp.adapter"),
 ])
 def test_what_loading_would_refuse_is_marked(fragment: dict[str, Any], place: str) -> None:
     assert wrong(fragment) == [place]

@@ -125,20 +125,22 @@ def test_the_guard_goes_when_it_is_dismissed_and_ends_nothing(tree: Tree) -> Non
 class Up:
     """`sync-orchestrator up` in a process of its own, as a shell in the background would start it: SIGINT ignored."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, settings: dict[str, Any] | None = None, **environment: str) -> None:
         self.home = home
         self.ui_port, self.api_port = free_ports(2)
         self.output = home.parent / "output"
         home.parent.joinpath("sync.yaml").write_text(
-            yaml.safe_dump(two_part_config().model_dump(mode="json", exclude_defaults=True)))
+            yaml.safe_dump(two_part_config(**settings or {}).model_dump(mode="json", exclude_defaults=True)))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SYNC_", "DAGSTER_"))}
+        self.environment = {
+            **kept, "SYNC_HOME": str(home), "SYNC_CONFIG": str(home.parent / "sync.yaml"), **environment}
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with self.output.open("wb") as out:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "sync_orchestrator", "up", "--port", str(self.ui_port), "--api-port",
                      str(self.api_port)], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                    env={**kept, "SYNC_HOME": str(home), "SYNC_CONFIG": str(home.parent / "sync.yaml"), **environment},
+                    env=self.environment,
                 )
         finally:
             signal.signal(signal.SIGINT, before)
@@ -156,22 +158,29 @@ class Up:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             words = " ".join(child.cmdline())
-            for name in ("process_tree", "api.serve", "dagster-webserver", "dagster-daemon"):
+            for name in ("process_tree", "sync_orchestrator api", "dagster-webserver", "dagster-daemon"):
                 if name in words:
                     found[name] = child
         return found
 
     def mark(self) -> str:
-        return self.programs()["api.serve"].environ()[MARK]
+        return self.programs()["sync_orchestrator api"].environ()[MARK]
 
     def drain_worker(self) -> bool:
         """Whether a drain's run is under way, which lingers in a process of its own."""
         return any("multiprocessing.spawn" in " ".join(process.cmdline()) for process in members(self.mark()))
 
+    def key(self) -> str:
+        """A key to its API service, as a person makes it."""
+        made = subprocess.run(
+            [sys.executable, "-m", "sync_orchestrator", "keys", "create", "a test", "--scope", "events:*"],
+            env=self.environment, capture_output=True, text=True, check=True)
+        return made.stdout.strip()
+
     def post(self, document: dict[str, Any]) -> int:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.api_port}/v1/events", json.dumps(document).encode(),
-            {"Content-Type": "application/cloudevents+json"})
+            {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {self.key()}"})
         with urllib.request.urlopen(request) as answer:
             return int(answer.status)
 
@@ -185,8 +194,8 @@ def start_up() -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
     folder = Path(tempfile.mkdtemp(prefix="sync-up-"))
 
-    def start(**environment: str) -> Up:
-        started.append(Up(folder / "home", **environment))
+    def start(settings: dict[str, Any] | None = None, **environment: str) -> Up:
+        started.append(Up(folder / "home", settings, **environment))
         return started[-1]
 
     yield start
@@ -200,7 +209,7 @@ def start_up() -> Iterator[Callable[..., Up]]:
 def test_everything_answers_and_sigterm_ends_all_of_it(
     start_up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    up = start_up()
+    up = start_up({"consumers": {"orders": {"url": "amqp://127.0.0.1:1", "queue": "q"}}})
     up.wait_for("up: ")
     assert f"logs are in {up.home / 'logs'}\n" in up.said()
     assert f"export SYNC_HOME={up.home} SYNC_CONFIG={up.home.parent / 'sync.yaml'}\n" in up.said()
@@ -210,6 +219,8 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     assert up.post({"specversion": "1.0", "id": "1", "source": "shop", "type": "item.created", "subject": "a",
                     "version": 1, "data": {"key": "a", "store": "A"}}) == 202
     eventually(up.drain_worker, "a drain")
+    consumer_log = up.home / "logs" / "consume.log"
+    eventually(lambda: "the next try is in" in consumer_log.read_text(), "the consumer's patience with a broker")
     monkeypatch.setenv("SYNC_HOME", str(up.home))
     monkeypatch.setenv("SYNC_CONFIG", str(up.home.parent / "sync.yaml"))
     with pytest.raises(ConfigError, match="is up already"):
@@ -218,6 +229,7 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     up.process.terminate()
     assert up.process.wait(PATIENCE) == 0, up.said()
     assert members(mark) == []
+    assert consumer_log.read_text().endswith("orders: ended; what was recorded is acknowledged\n")
     assert not guard.is_running()
     assert embedded.running(up.home / "postgres") is None
     assert not (up.home / "up.pid").exists()
@@ -228,7 +240,7 @@ def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
 ) -> None:
     secret = database_url.replace("://postgres:", "://postgres:canary")
     up = start_up(SYNC_DATABASE_URL=secret)
-    up.wait_for("intake ready")
+    up.wait_for("api ready")
     mark = up.mark()
     up.process.send_signal(signal.SIGINT)
     assert up.process.wait(PATIENCE) == 0, up.said()
@@ -264,7 +276,7 @@ def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_u
 
 def test_sigkill_of_the_supervisor_leaves_nothing_either(start_up: Callable[..., Up]) -> None:
     up = start_up()
-    up.wait_for("intake ready")
+    up.wait_for("api ready")
     mark, guard = up.mark(), up.programs()["process_tree"]
     assert len(members(mark)) >= 3
     up.process.kill()
@@ -276,11 +288,11 @@ def test_sigkill_of_the_supervisor_leaves_nothing_either(start_up: Callable[...,
 
 def test_a_program_that_dies_ends_the_rest_and_is_named(start_up: Callable[..., Up], database_url: str) -> None:
     up = start_up(SYNC_DATABASE_URL=database_url)
-    up.wait_for("intake ready")
+    up.wait_for("api ready")
     mark = up.mark()
-    up.programs()["api.serve"].kill()
+    up.programs()["sync_orchestrator api"].kill()
     assert up.process.wait(PATIENCE) == 1
-    assert "intake has ended with status -9; its log" in up.said()
+    assert "api has ended with status -9; its log" in up.said()
     assert members(mark) == []
 
 
@@ -312,7 +324,7 @@ def test_a_port_that_is_taken_is_named_with_its_option(project: Path) -> None:
         number, other = taken.getsockname()[1], free_ports(1)[0]
         with pytest.raises(ConfigError, match=rf"port {number} for the UI is taken: .* --port"):
             start_all(number, other)
-        with pytest.raises(ConfigError, match=rf"port {number} for the intake is taken: .* --api-port"):
+        with pytest.raises(ConfigError, match=rf"port {number} for the API service is taken: .* --api-port"):
             start_all(other, number)
         with pytest.raises(ConfigError, match="cannot both"):
             start_all(other, other)

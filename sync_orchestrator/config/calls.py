@@ -17,6 +17,8 @@ from sync_orchestrator.templates import names_in
 
 _SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 
+_OVER_HTTP = {"headers", "auth", "outcomes", "throttle"}
+
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 Means = Literal["ok", "created", "missing", "duplicate", "conflict", "invalid", "auth", "throttled", "too_large",
@@ -258,6 +260,12 @@ class Http(Model):
     """Where its answers say how long to wait."""
 
 
+def check_address(system: Http) -> None:
+    """Refuses what belongs to calls over HTTP where there is no address for them. Raises ValueError."""
+    if not system.base_url and (unused := sorted(system.model_fields_set & _OVER_HTTP)):
+        raise ValueError(f"'{unused[0]}' is for calls over HTTP: say 'base_url', too, or leave it out")
+
+
 class IdFrom(Model):
     """Where a create's answer names the id, when no record of it comes back."""
 
@@ -304,6 +312,9 @@ class Reference(Get):
     """How long what it found is believed."""
 
 
+ITEM_NAMES = ("op", "key", "id", "group", "payload", "digest", "idempotency_key")
+
+
 class Bulk(Model):
     """Many records in one call, instead of one call each.
 
@@ -314,6 +325,10 @@ class Bulk(Model):
 
     request: Write
     """The call."""
+    item: Body = None
+    """How one item stands in ``items``, and in the list that is sent without a body, where not as above. Names: those
+    of an item, null where it has no such: ``{method: PUT, path: "/items/{{ id | urlencode }}", body: "{{ payload }}"}``
+    for a call of sub-requests."""
     size: int = Field(default=100, ge=2, le=10_000)
     """The most records in one call."""
     bytes: int | None = Field(default=None, ge=1)

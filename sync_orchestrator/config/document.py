@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 from pydantic import Field, model_validator
 
+from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
 from sync_orchestrator.config.entities import Entity, Retry
+from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.config.types import Model, Name, Seconds
@@ -62,6 +64,12 @@ class Config(Model):
     """What failed is tried again by this rule, unless its entity has one of its own."""
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
+    consumers: dict[Name, Consumer] = {}
+    """Queues of message brokers whose messages are change events, by a name of your choice."""
+    outcomes: dict[Name, OutcomeReceiver] = {}
+    """Who is told what became of changes, by a name of your choice."""
+    routes: dict[Name, Route] = {}
+    """Friendlier calls in front of those of the third parties, by a name of your choice."""
 
     def records_at_once(self, system: str) -> int:
         """How many records are pushed at once at a third party: its connections, or enough to fill its bulk calls."""
@@ -71,7 +79,7 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if wrong := [*self._names(), *self._timeouts()]:
+        if wrong := [*self._names(), *self._events(), *self._brokers(), *self._routes(), *self._timeouts()]:
             raise ValueError("\n".join(wrong))
         return self
 
@@ -87,11 +95,68 @@ class Config(Model):
                     yield f"entities.{name}.parts.{part}: {error}"
             if entity.third_party.system not in self.third_parties:
                 yield f"entities.{name}.third_party.system: no third party '{entity.third_party.system}'"
+                continue
+            try:
+                entity.third_party.check_kind(self.third_parties[entity.third_party.system])
+            except ValueError as error:
+                mend = str(error)
+                yield f"entities.{name}.third_party" + (f": {mend}" if mend.startswith("'") else f".{mend}")
+
+    def _events(self) -> Iterator[str]:
+        for name, source in self.sources.items():
+            if source.events is None:
+                continue
+            of = self.entities_of(name)
+            if source.events.entity is None and len(of) != 1:
+                yield f"sources.{name}.events.entity: is needed, since it is a part of {', '.join(of) or 'no entity'}"
+            for theirs, entity in source.events.entities.items():
+                if entity not in of:
+                    yield f"sources.{name}.events.entities.{theirs}: {name} is no part of an entity '{entity}'"
+
+    def _brokers(self) -> Iterator[str]:
+        for name, consumer in self.consumers.items():
+            if consumer.source is not None and consumer.source not in self.sources:
+                yield f"consumers.{name}.source: there is no source system of that name"
+            elif consumer.format == "own" and consumer.source and self.sources[consumer.source].events is None:
+                yield f"consumers.{name}.format: sources.{consumer.source} says nothing of its 'events'"
+        for name, receiver in self.outcomes.items():
+            for entity in receiver.entities or ():
+                if entity not in self.entities:
+                    yield f"outcomes.{name}.entities: there is no entity '{entity}'"
+
+    def _routes(self) -> Iterator[str]:
+        shapes: dict[str, str] = {}
+        for name, route in self.routes.items():
+            system = self.third_parties.get(route.third_party)
+            if system is None or not system.base_url:
+                yield f"routes.{name}.third_party: there is no third party '{route.third_party}' with a base_url"
+            if route.entity is not None and route.entity not in self.entities:
+                yield f"routes.{name}.entity: there is no entity '{route.entity}'"
+            if (first := shapes.setdefault(route.shape(), name)) != name:
+                yield f"routes.{name}.path: the route {first} has the same"
+            mirrored = [entity for entity, settings in self.entities.items()
+                        if settings.third_party.system == route.third_party]
+            if mirrored and not route.is_read and not route.allow_writes:
+                yield (f"routes.{name}.allow_writes: {route.third_party} holds what is mirrored ({', '.join(mirrored)})"
+                       ": what others write there is drift, which validation repairs. Change it at its source, or say "
+                       "allow_writes: true where this writes something else")
 
     def _timeouts(self) -> Iterator[str]:
         for name, system in self.third_parties.items():
             if system.timeout * 2 >= self.limits.lease:
                 yield f"third_parties.{name}.timeout: must be less than half of limits.lease"
+
+    def entities_of(self, source: str) -> list[str]:
+        """The entities that a source system is a part of."""
+        return [name for name, entity in self.entities.items() if source in entity.parts]
+
+    def told_of(self, entity: str) -> dict[str, tuple[str, ...]]:
+        """By kind of outcome, the receivers that want to know of an entity's."""
+        told: dict[str, tuple[str, ...]] = {}
+        for name, receiver in self.outcomes.items():
+            for kind in receiver.kinds if receiver.entities is None or entity in receiver.entities else ():
+                told[kind] = (*told.get(kind, ()), name)
+        return told
 
     def retry_of(self, entity: str) -> Retry:
         """The retry rule of an entity: its own, or the common one."""

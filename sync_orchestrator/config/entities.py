@@ -5,7 +5,7 @@ Not here: parts (``sources.py``) and targets (``targets.py``) themselves.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -60,6 +60,20 @@ class Validation(Model):
     deletions: Deletions = Deletions()
 
 
+class SourceCheck(Model):
+    """How it is checked that the archive has what the sources have: notifications get lost."""
+
+    every: Seconds | None = 86_400
+    """How often each business group is listed at its sources by the schedule; null for never. Never, too, where a part
+    is in files, which are for first loads."""
+    confirm_after: Seconds = 30
+    """The pause before a suspect is looked at again: so long a notification may be on its way. At least twice
+    ``poll_every`` of a part with ``changes``."""
+    repair: Literal["auto", "ask", "off"] = "auto"
+    """``auto``: what was lost becomes a change event. ``ask``: it is told of, and a person starts the repair. ``off``:
+    it is told of."""
+
+
 class Entity(Model):
     """A kind of record, the source systems that make it up, and its shape at the third party."""
 
@@ -79,6 +93,10 @@ class Entity(Model):
     retry: Retry | None = None
     """In place of the common rule."""
     validation: Validation = Validation()
+    samples: list[dict[str, Any]] = []
+    """Records as the mapping makes them, which the command ``conformance`` makes its own of; it reads one from the
+    sources unless told. Two let it change more than one field."""
+    source_check: SourceCheck = SourceCheck()
 
     @model_validator(mode="after")
     def _consistent(self) -> Entity:

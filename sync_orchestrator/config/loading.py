@@ -6,6 +6,8 @@ Not here: what a setting means (the models), how a complaint is worded (``compla
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import yaml
@@ -13,12 +15,33 @@ from pydantic import ValidationError
 
 from sync_orchestrator.config.complaints import Complaint, complaint, complaints, dotted
 from sync_orchestrator.config.document import Config
-from sync_orchestrator.config.environment import filled_in, unset, without_values
+from sync_orchestrator.config.environment import Place, filled_in, unset, without_values
 from sync_orchestrator.config.lines import written_twice
 from sync_orchestrator.core.errors import ConfigError
 
+Further = Callable[[Config], Iterable[tuple[Place, str]]]
+"""What else is looked at in a configuration that is in order by itself: places, and what has to be mended there."""
 
-def load(path: Path) -> Config:
+
+_TRUTH = "tag:yaml.org,2002:bool"
+
+
+class Yaml(yaml.SafeLoader):
+    """YAML in which ``off``, ``on``, ``no`` and ``yes`` are words, as in YAML 1.2: settings and keys are called so."""
+
+
+Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TRUTH]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+Yaml.add_implicit_resolver(_TRUTH, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def nothing_further(config: Config) -> tuple[()]:
+    """The document alone is looked at."""
+    return ()
+
+
+def load(path: Path, further: Further = nothing_further) -> Config:
     """Reads and checks a configuration.
 
     Raises ConfigError with all that is wrong, a line each: file, line, field and mend.
@@ -30,16 +53,16 @@ def load(path: Path) -> Config:
                           "with SYNC_CONFIG.") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{_shown(path)}: is not UTF-8; save it so.") from None
-    return read(text, _shown(path))
+    return read(text, _shown(path), further)
 
 
-def read(text: str, name: str) -> Config:
+def read(text: str, name: str, further: Further = nothing_further) -> Config:
     """Checks the text of a configuration; ``name`` stands for the file in what is said of it.
 
     Raises ConfigError as ``load`` does.
     """
     try:
-        tree, document = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        tree, document = yaml.compose(text, Loader=Yaml), yaml.load(text, Loader=Yaml)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -47,6 +70,8 @@ def read(text: str, name: str) -> Config:
     if not isinstance(document, dict) or tree is None:
         raise ConfigError(f"{name}: expected sources, third_parties and entities at the top.")
     config, wrong = _checked(document, tree)
+    if config is not None and not wrong:
+        wrong = sorted({complaint(tree, place, mend) for place, mend in further(config)})
     if wrong or config is None:
         raise ConfigError("\n".join(without_values(f"{name}:{each}", text) for each in wrong))
     return config

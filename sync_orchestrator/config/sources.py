@@ -12,12 +12,13 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_names
-from sync_orchestrator.config.types import Expression, Model, Seconds, Template
+from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_address, check_names
+from sync_orchestrator.config.intake import Notifying
+from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds, Template
 from sync_orchestrator.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_CALLS = ("read", "read_many", "count", "groups", "changes")
+_CALLS = ("read", "read_many", "keys", "count", "groups", "changes")
 
 
 def _zone(value: str) -> str:
@@ -32,13 +33,13 @@ Zone = Annotated[str, AfterValidator(_zone)]
 """A time zone by its name, such as ``Europe/Berlin``."""
 
 
-class RestSystem(Http):
+class RestSystem(Notifying, Http):
     """A source system behind an HTTP API."""
 
     kind: Literal["rest"] = "rest"
 
 
-class SqlSystem(Model):
+class SqlSystem(Notifying):
     """A source system's own database, read and never written."""
 
     kind: Literal["sql"]
@@ -50,7 +51,7 @@ class SqlSystem(Model):
     """How long one statement may take."""
 
 
-class FilesSystem(Model):
+class FilesSystem(Notifying):
     """Files that a source system leaves: CSV, JSON Lines, Parquet. For first loads."""
 
     kind: Literal["files"]
@@ -58,18 +59,29 @@ class FilesSystem(Model):
     """Where they are."""
 
 
-class ClassSystem(Model):
-    """A source system behind a Python class of yours."""
+class ClassSystem(Notifying, Http):
+    """A source system behind a Python class of yours; with ``base_url`` it is given an HTTP client, too."""
 
-    kind: Literal["class"]
-    adapter: str = Field(pattern=r"^[\w.]+:\w+$")
-    """``module:Class``; it is given the part and these settings, and implements ``core.ports.SourceSystem``."""
+    kind: Literal["class"] = "class"
+    adapter: ClassName
+    """``module:Class``, a subclass of ``adapters.base.SourceAdapter``."""
     settings: dict[str, Any] = Field(default={}, repr=False)
     """What it is given."""
+    base_url: str = Field(default="", pattern=r"^https?://")
+    """The address that all paths stand below, where it calls an API over HTTP."""
+    timeout: Seconds = 10
+    """The deadline of one call; the class is given up where a method, or a page, takes twice as long."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> ClassSystem:
+        check_address(self)
+        return self
 
 
 def _kind(value: Any) -> str:
-    return str(value.get("kind", "rest") if isinstance(value, dict) else getattr(value, "kind", "rest"))
+    if not isinstance(value, dict):
+        return str(getattr(value, "kind", "rest"))
+    return str(value.get("kind", "class" if "adapter" in value else "rest"))
 
 
 Source = Annotated[
@@ -152,6 +164,9 @@ class Part(Model):
     """Records by key. Names: ``keys``, a list: ``{{ keys | join(',') }}``."""
     read_many_size: int = Field(default=100, ge=1)
     """So many keys in one call."""
+    keys: Listing | None = None
+    """The keys and versions of a business group, where they can be listed for less than whole items; they stand where
+    those of an item do. For ``source_check``. Names: ``group``."""
     count: Count | None = None
     """How many records a business group has. Names: ``group``."""
     groups: Get | None = None
@@ -168,13 +183,16 @@ class Part(Model):
     """Of ``list`` where items do not tell their business group, of ``read_many`` where others come than asked for."""
     sql: Sql | None = None
     files: Files | None = None
+    settings: dict[str, Any] = Field(default={}, repr=False)
+    """What the class of a source system is given for this part, beside the system's own."""
 
     @model_validator(mode="after")
     def _names(self) -> Part:
         check_names(
-            {"list": self.list, "read": self.read, "read_many": self.read_many, "count": self.count,
-             "groups": self.groups, "changes": self.changes},
-            {"list": {"group"}, "read": {"key"}, "read_many": {"keys"}, "count": {"group"}, "groups": set(),
+            {"list": self.list, "read": self.read, "read_many": self.read_many, "keys": self.keys,
+             "count": self.count, "groups": self.groups, "changes": self.changes},
+            {"list": {"group"}, "read": {"key"}, "read_many": {"keys"}, "keys": {"group"}, "count": {"group"},
+             "groups": set(),
              "changes": {"since_number"} | ({"since"} if self.version.kind == "time" else set())})
         if self.sql is not None:
             for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
@@ -189,14 +207,14 @@ class Part(Model):
 
     def check_kind(self, system: Any) -> None:
         """Whether it says what a system of this kind needs. Raises ValueError."""
-        if system.kind == "class":
-            raise ValueError(f"source systems of kind '{system.kind}' are not supported yet")
         needed = {"rest": "list", "sql": "sql", "files": "files"}.get(system.kind)
         for section in ("list", "sql", "files"):
             if section == needed and getattr(self, section) is None:
                 raise ValueError(f"'{section}' is needed for a source system of kind {system.kind}")
-            if section != needed and needed is not None and getattr(self, section) is not None:
+            if section != needed and getattr(self, section) is not None:
                 raise ValueError(f"'{section}' does not belong to a source system of kind {system.kind}")
+        if self.settings and system.kind != "class":
+            raise ValueError(f"'settings' does not belong to a source system of kind {system.kind}")
         for call in _CALLS:
-            if system.kind in ("sql", "files") and getattr(self, call) is not None:
+            if system.kind != "rest" and getattr(self, call) is not None:
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")

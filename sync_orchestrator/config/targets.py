@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from sync_orchestrator.config.calls import (
+    ITEM_NAMES,
     Bulk,
     Count,
     Delete,
@@ -22,13 +23,16 @@ from sync_orchestrator.config.calls import (
     Reference,
     Revision,
     Write,
+    check_address,
     check_followers,
     check_names,
 )
-from sync_orchestrator.config.types import Body, Expression, Model, Name, Pattern, Seconds, Template
+from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
 from sync_orchestrator.templates import names_in, place_of
 
 Outcomes = list[Outcome]
+
+_OF_A_CLASS = {"system", "key_field", "settings"}
 
 
 class Breaker(Model):
@@ -45,14 +49,33 @@ class Breaker(Model):
 class ThirdPartySystem(Http):
     """The external service that is kept in step."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["base_url"]}, {"required": ["adapter"]}]})
+
+    base_url: str = Field(default="", pattern=r"^https?://")
+    """The address that all paths stand below; with ``adapter`` only where the class calls an API over HTTP."""
+    adapter: ClassName | None = None
+    """``module:Class`` of your own, a subclass of ``adapters.base.ThirdPartyAdapter``, for what cannot be told here. It
+    is given up where a method, or a page, takes twice ``timeout``."""
+    settings: dict[str, Any] = Field(default={}, repr=False)
+    """What that class is given."""
     rate: float | None = Field(default=None, gt=0)
-    """Calls a second over all runs on all machines; None for no limit."""
+    """Calls a second over all runs on all machines; None for no limit. Of a class without ``base_url``, its methods and
+    pages count."""
     landing: Seconds | None = None
     """How long after we gave up a call may still take effect there; ``timeout`` unless told."""
     search_lag: Seconds = 1
     """How long after a create a search finds the record."""
     breaker: Breaker = Breaker()
     """When it counts as down."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> ThirdPartySystem:
+        if self.adapter is None and not self.base_url:
+            raise ValueError("'base_url' is needed, or 'adapter'")
+        if self.adapter is None and self.settings:
+            raise ValueError("'settings' are for a class: name it with 'adapter', or leave them out")
+        check_address(self)
+        return self
 
     @property
     def landing_seconds(self) -> float:
@@ -97,10 +120,9 @@ class Target(Model):
 
     system: Name
     """The third party, by its name under ``third_parties``."""
-    adapter: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
-    """``module:Class`` of your own in place of all below; it implements ``core.ports.ThirdParty``."""
     settings: dict[str, Any] = Field(default={}, repr=False)
-    """What it is given."""
+    """What the class of a third party is given for this entity, beside the system's own. All but ``key_field`` stands
+    in the class then."""
 
     ids: Literal["theirs", "ours"] = "theirs"
     """Who gives the ids: with ``ours`` the key is the id."""
@@ -169,8 +191,25 @@ class Target(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Target:
-        if self.adapter is not None:
-            raise ValueError("'adapter' is not supported yet")
+        if self.create and self.create.then and not (self.update and self.update.then):
+            raise ValueError("'create.then' needs 'update.then': where such a call fails after its create, the next "
+                             "attempt is an update")
+        self._check_ids()
+        self._check_names()
+        self._check_revision()
+        self._check_bulks()
+        return self
+
+    def check_kind(self, system: ThirdPartySystem) -> None:
+        """Whether it says what a third party of this kind needs. Raises ValueError."""
+        if system.adapter is None:
+            self._check_needed()
+            if self.settings:
+                raise ValueError("'settings' are for the class of a third party: leave them out")
+        elif too_much := sorted(self.model_fields_set - _OF_A_CLASS):
+            raise ValueError(f"{too_much[0]}: the class {system.adapter} sees to that: leave it out")
+
+    def _check_needed(self) -> None:
         for name in ("read", "list"):
             if getattr(self, name) is None:
                 raise ValueError(f"'{name}' is needed")
@@ -182,14 +221,6 @@ class Target(Model):
                 raise ValueError("'create' is needed where the third party gives the ids")
             if self.upsert != "update":
                 raise ValueError(f"upsert '{self.upsert}' needs 'create'")
-        if self.create and self.create.then and not (self.update and self.update.then):
-            raise ValueError("'create.then' needs 'update.then': where such a call fails after its create, the next "
-                             "attempt is an update")
-        self._check_ids()
-        self._check_names()
-        self._check_revision()
-        self._check_bulks()
-        return self
 
     def bulks(self) -> dict[str, Bulk]:
         """The calls of many records, by the name of their field."""
@@ -252,6 +283,10 @@ class Target(Model):
             check_names({"delete.refused": self.delete.refused}, {"delete.refused": removed})
         bulks = {name: bulk.request for name, bulk in self.bulks().items()}
         check_names(bulks, dict.fromkeys(bulks, place | {"items"}))
+        for name, bulk in self.bulks().items():
+            if unknown := names_in(bulk.item) - set(ITEM_NAMES):
+                raise ValueError(f"{name}.item: nothing fills in '{sorted(unknown)[0]}'; known here: "
+                                 f"{', '.join(ITEM_NAMES)}")
         for name, call in self.also.items():
             check_names({f"also.{name}": call}, {f"also.{name}": record})
         for name, reference in self.references.items():

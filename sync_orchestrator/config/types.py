@@ -72,6 +72,9 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 Body = Annotated[Any, BeforeValidator(as_template), AfterValidator(_template)]
 """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
 
+ClassName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""A Python class, ``module:Class``."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 

@@ -16,14 +16,23 @@ ACTIONS = {
     "dead": "Read the error (`sync-orchestrator events list --state dead`), mend the cause, then re-drive or discard.",
     "held": "A create's outcome is unknown and cannot be looked up: check the record there, then `records refresh`.",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
-    "drift": "See the check's samples. Repair is automatic unless the configuration says otherwise; it does not mend "
-             "what is stubborn: the third party rounds or changes that value, so adapt the mapping.",
+    "drift": "See the check's samples. Repair is automatic unless `validation.repair` says otherwise: with `ask`, "
+             "launch the job `repair` for the group. It does not mend what is stubborn: the third party rounds or "
+             "changes that value, so adapt the mapping.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
     "unusable": "Mend the records at their source; the next full sync of the group takes them.",
     "not_asked": "See that the source is up and lets us in: until it answers, its changes are not known here.",
+    "rejected": "Read why (`sync-orchestrator rejected list`), mend the mapping or the sender, then retry or discard.",
+    "not_consumed": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
+    "not_told": "See that the receiver is up and takes our calls: outcomes wait for it, and nothing else does.",
+    "lost_notifications": "A source changed records and told nobody: see that it posts an event for each change. What "
+                          "was lost is made up for unless `source_check.repair` says otherwise: with `ask`, launch the "
+                          "job `repair` for the group.",
+    "rollout_fell_back": "Callers are served by legacy. See how the new path fared (`sync-orchestrator rollout show`), "
+                         "mend it, then set the share again.",
     "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
     "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
     "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",
@@ -31,15 +40,19 @@ ACTIONS = {
 STUBBORN = ": stubborn"
 """The end of the cause of drift that comes back after a repair."""
 
-_OF_RECORDS = ("dead", "held", "ahead", "waiting_long")
-_AT_THE_MIRROR = (*_OF_RECORDS, "drift", "delete_cap", "unusable")
+_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications")
+_AT_THE_MIRROR = ("dead", "held", "ahead", "waiting_long", "drift", "delete_cap", "unusable")
 _TOGETHER = {
     "drift": "drift in {} groups",
     "delete_cap": "deletions held back at {} places",
     "unusable": "parts that cannot be used in {} groups",
     "waiting_long": "changes wait for {} causes",
+    "lost_notifications": "notifications of {} sources never came",
     "breaker_open": "{} third parties do not answer as they should",
     "run_failed": "runs of {} jobs failed",
+    "rejected": "messages of {} consumers cannot be read",
+    "not_consumed": "{} brokers cannot be consumed from",
+    "not_told": "{} receivers do not take outcomes",
 }
 
 
@@ -81,4 +94,6 @@ def _line(alert: Any, *, single: bool) -> str:
 def _place(alert: Any) -> str:
     if alert.entity and alert.kind in _AT_THE_MIRROR:
         return f"/assets/{alert.entity}/mirror"
+    if alert.entity and alert.kind == "lost_notifications":
+        return f"/assets/{alert.entity}/archive"
     return "/runs" if alert.kind == "run_failed" else "/overview"

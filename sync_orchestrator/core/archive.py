@@ -66,7 +66,7 @@ def merge(
     arrived: set[str] = set()
     judged: list[tuple[Change, Verdict, int | None]] = []
     touched: dict[tuple[str, str], Change] = {}
-    queue = deque(sorted(changes, key=lambda change: (change.part != rules.owner, *_age(change))))
+    queue = deque(in_order(changes, rules))
     early: dict[str, list[Change]] = defaultdict(list)
     while queue:
         change = queue.popleft()
@@ -96,9 +96,11 @@ def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
     return frozenset() if state.ready or rules.owner not in state.parts else rules.required - state.parts.keys()
 
 
-def _age(change: Change) -> tuple[int, int, int, bytes]:
-    stamp = change.stamp
-    return stamp.epoch, stamp.version, stamp.ticket, stamp.content_hash
+def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
+    """The owner's changes first, and the oldest of them first."""
+    return sorted(changes, key=lambda change: (
+        change.part != rules.owner, change.stamp.epoch, change.stamp.version, change.stamp.ticket,
+        change.stamp.content_hash))
 
 
 def _lock(connection: Connection, entity: str, keys: list[str]) -> dict[str, _Before]:

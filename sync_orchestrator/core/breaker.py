@@ -51,6 +51,11 @@ def is_open(connection: Connection, name: str) -> bool:
     return state.open_since is not None or bool(state.paused)
 
 
+def open_ones(connection: Connection) -> frozenset[str]:
+    """The third parties whose breakers are open."""
+    return frozenset(row.name for row in run(connection, statements.OPEN_ONES))
+
+
 class HoldOff:
     """The time until which a system asks to be left alone, known to this process."""
 

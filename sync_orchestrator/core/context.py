@@ -5,13 +5,14 @@ Built in one place, ``app.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import Engine
 
 from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
-from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.versions import Rules
 
@@ -24,10 +25,12 @@ class EntityContext:
     settings: Entity
     retry: Retry
     rules: Rules
-    mapping: Mapping
+    mapping: PayloadMapping
     sources: dict[str, SourceSystem]
     third_party: ThirdParty
     system: ThirdPartySystem
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By kind of outcome, the receivers that want to know."""
 
     @property
     def system_name(self) -> str:
@@ -43,6 +46,8 @@ class Context:
     engine: Engine
     config: Config
     entities: dict[str, EntityContext]
+    clients: Mapping[str, Any] = field(default_factory=dict)
+    """By third party, the HTTP client (``adapters/http.py``) of the proxy's routes, which the core has no use for."""
 
     def of_system(self, name: str) -> list[EntityContext]:
         """The entities that are kept at one third party."""
@@ -57,3 +62,5 @@ class Context:
             await entity.third_party.close()
             for source in entity.sources.values():
                 await source.close()
+        for client in self.clients.values():
+            await client.close()

@@ -5,9 +5,12 @@ SyncError
 ├── InvalidEvent       a change event that must be refused at the edge
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
+├── BrokerDown         a message broker that cannot be worked with now
 ├── NotFound           a person named something that is not here
+├── NotYet             more traffic shall take a new path whose data is not known to be right
 ├── GroupBusy          another full sync of the same business group holds its lease
-└── DeletionsHeld      a full sync would delete more than the cap allows
+├── DeletionsHeld      a full sync would delete more than the cap allows
+└── CannotPlan         what a full sync would do cannot be said: something cannot be read
 """
 
 from __future__ import annotations
@@ -35,8 +38,16 @@ class MappingFailed(SyncError):
     """A record's parts do not fit the entity's mapping."""
 
 
+class BrokerDown(SyncError):
+    """A message broker does not answer, or does not let us do what we are configured to; later it may."""
+
+
 class NotFound(SyncError):
     """What a person named does not exist."""
+
+
+class NotYet(SyncError):
+    """Validation does not allow that more traffic takes the new path; the message says what it found."""
 
 
 class GroupBusy(SyncError):
@@ -45,6 +56,10 @@ class GroupBusy(SyncError):
 
 class DeletionsHeld(SyncError):
     """A full sync would delete more than the cap allows; nothing was deleted."""
+
+
+class CannotPlan(SyncError):
+    """What a full sync would do cannot be said now: a system cannot be read, or a plan cannot be used."""
 
 
 class Failure(StrEnum):

@@ -16,7 +16,7 @@ from typing import Any
 import jmespath
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.archive import Merged, merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -311,10 +311,11 @@ class _Batch:
             result.superseded += sum(row.n for row in rows)
         if fates.failed:
             columns = list(zip(*fates.failed, strict=True))
-            run(connection, statements.FAILED, token=self._token,
-                **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
-                           map(list, columns), strict=True)))
+            rows = run(connection, statements.FAILED, token=self._token,
+                       **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
+                                  map(list, columns), strict=True)))
             result.failed += len(fates.failed)
+            self._tell_of_dead(connection, fates, {row.seq for row in rows})
         for cause, keys in fates.dead.items():
             result.dead += len(keys)
             alerts.tell_of_records(connection, "dead", f"{name}: {cause}",
@@ -323,6 +324,12 @@ class _Batch:
             alerts.tell_of_records(connection, "ahead", f"{name}: versions in the future",
                                    f"{name}: versions lie too far in the future", name, fates.ahead)
         _before_merge_commit()
+
+    def _tell_of_dead(self, connection: Connection, fates: _Fates, ours: set[int]) -> None:
+        told = [(self._events[seq].key, {"group": self._events[seq].group_key, "source": self._events[seq].source,
+                                         "error": error, "attempts": attempts})
+                for seq, state, attempts, _, error, *_ in fates.failed if state == "dead" and seq in ours]
+        outcomes.note(connection, self._entity, "dead", told)
 
 
 def change_of_read(found: PartRead, part: str, epoch: int, number: int, *, seq: int | None = None) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, rejected, rollout
 from sync_orchestrator.core.ledger import Conservation, check_conservation
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -13,8 +13,10 @@ from sync_orchestrator.core.statements import ledger as statements
 
 
 def look_after(connection: Connection) -> Conservation:
-    """The daily round: makes partitions, counts everything; harmless to repeat."""
+    """The daily round: makes partitions, forgets what ended long ago, counts everything; harmless to repeat."""
     run(connection, statements.ENSURE_PARTITIONS)
+    rejected.forget_old(connection)
+    rollout.forget_old(connection)
     return check_conservation(connection)
 
 

@@ -44,6 +44,9 @@ class SourceSystem(Protocol):
     can_poll: bool
     """True where it can be asked what has changed."""
 
+    can_list_keys: bool
+    """True where ``keys`` costs less than ``pages``."""
+
     async def read(self, key: str) -> PartRead | None:
         """The part of one record now, or None where the source has no such record."""
         ...
@@ -54,6 +57,10 @@ class SourceSystem(Protocol):
 
     def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group, each with the position from which a later call can go on."""
+        ...
+
+    def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        """Pages of the keys and versions of a business group; nothing else of the parts counts."""
         ...
 
     def changes(self, since: int) -> AsyncIterator[list[PartRead]]:

@@ -1,4 +1,4 @@
-"""One record, as a person asks for it: its biography, and its rereading from the sources (rule 7).
+"""One record, as it is asked for: its biography, its payload, its rereading from the sources (rule 7), one more push.
 
 Not here: what a person does with events (``ledger.py``).
 """
@@ -6,6 +6,8 @@ Not here: what a person does with events (``ledger.py``).
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row
@@ -14,6 +16,7 @@ from sync_orchestrator.core.archive import merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -26,6 +29,28 @@ from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
 
 Biography = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A record as the archive has it: what the third party should hold, and when it last acknowledged any of it."""
+
+    payload: dict[str, Any] | None
+    """None for a tombstone."""
+    group: str | None
+    revision: int
+    applied_at: datetime | None
+
+
+def archived(connection: Connection, entity: str, key: str, mapping: Mapping) -> Archived | None:
+    """A record's newest state, mapped; None where it is not known, or not all of it. Raises MappingFailed."""
+    rows = run(connection, statements.SHOW, entity=entity, key=key)
+    if not rows or not (rows[0].ready or rows[0].deleted):
+        return None
+    [row] = rows
+    parts = {part.part: part.data for part in run(connection, push_statements.PARTS, entity=[entity], key=[key])}
+    payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
+    return Archived(payload, row.group_key, row.revision, row.applied_at)
 
 
 def show(connection: Connection, entity: str, key: str) -> Biography:
@@ -64,6 +89,21 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
     await asyncio.to_thread(in_transaction, context.engine,
                             lambda connection: _take(connection, entity, key, reads, before, number))
     return {part: _told(part, reads) for part in entity.sources}
+
+
+def push_again(connection: Connection, entity: str, key: str) -> str:
+    """Makes a record due for one more push, whatever was acknowledged or refused; returns its business group.
+
+    Raises NotFound where there is nothing to push, or a push is under way.
+    """
+    rows = run(connection, push_statements.PUSH_AGAIN, entity=entity, key=key)
+    if not rows:
+        known = run(connection, statements.SHOW, entity=entity, key=key)
+        why = "is not archived" if not known else "lacks a required part" if not known[0].ready else (
+            "is being pushed now")
+        raise NotFound(f"{entity} '{key}' {why}")
+    _try_again(connection, entity, key, [])
+    return str(rows[0].group_key)
 
 
 async def _read(source: SourceSystem, key: str) -> PartRead | None:

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.config import ThirdPartySystem
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.push import Pushed
@@ -67,6 +67,7 @@ def settle(
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
     accepted = _acknowledge(connection, good)
     _finish_events(connection, good, accepted, result)
+    _tell_of_mirrored(connection, entities, [end for end in good if (end.claim.entity, end.claim.key) in accepted])
     _breaker_heard_success(connection, name, state, good)
     refused_bad = _failures(connection, name, system, entities, bad, state, result)
     late = [end for end in good if (end.claim.entity, end.claim.key) not in accepted] + refused_bad
@@ -106,6 +107,21 @@ def _finish_events(
         if (end.claim.entity, end.claim.key) in accepted:
             places = {end.claim.group, end.claim.applied_group} - {None}
             result.groups.update((end.claim.entity, group) for group in places if group)
+
+
+def _tell_of_mirrored(
+    connection: Connection, entities: dict[str, EntityContext], acknowledged: Sequence[Pushed]
+) -> None:
+    """A second push that only settled what was acknowledged before is no news."""
+    told: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    for end in acknowledged:
+        claimed = end.claim
+        if (claimed.applied_revision, claimed.applied_digest) != (claimed.revision, end.digest):
+            told[claimed.entity].append((claimed.key, {
+                "group": claimed.group, "revision": claimed.revision, "deleted": claimed.deleted,
+                "external_id": end.external_id}))
+    for name, news in told.items():
+        outcomes.note(connection, entities[name], "mirrored", news)
 
 
 def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:
@@ -156,7 +172,7 @@ def _failures(
         if end.failure is not None and (row := kept.get((end.claim.entity, end.claim.key))) and row.same_revision
     ]
     _events_follow(connection, fates)
-    _tell_of_dead(connection, fates, result)
+    _tell_of_dead(connection, entities, fates, result)
     if now_open and not was_open:
         _give_back(connection, name)
     return [end for end in bad if (end.claim.entity, end.claim.key) not in kept]
@@ -243,16 +259,25 @@ def _events_follow(connection: Connection, fates: Sequence[tuple[Pushed, Decisio
         )
 
 
-def _tell_of_dead(connection: Connection, fates: Sequence[tuple[Pushed, Decision]], result: Settled) -> None:
+def _tell_of_dead(
+    connection: Connection, entities: dict[str, EntityContext], fates: Sequence[tuple[Pushed, Decision]],
+    result: Settled,
+) -> None:
     by_cause: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    told: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
     for end, decision in fates:
         if decision.wait is None:
             assert end.failure is not None
+            told[end.claim.entity].append((end.claim.key, {
+                "group": end.claim.group, "revision": end.claim.revision, "error": str(end.failure),
+                "attempts": decision.attempts}))
             by_cause["held" if end.held else "dead", end.claim.entity, cause_of(end.failure)].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
         alerts.tell_of_records(connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored",
                                entity, keys)
+    for entity, news in told.items():
+        outcomes.note(connection, entities[entity], "dead", news)
 
 
 def cause_of(failure: CallFailed) -> str:

@@ -6,11 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core import outcomes
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import rejected as rejected_statements
+from sync_orchestrator.core.statements import source_check as source_check_statements
+
+_DAYS_OF_LOST = 7
 
 _HEARTBEAT = """
 INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, %(detail)s)
@@ -89,8 +94,13 @@ def status(engine: Engine) -> dict[str, Any]:
                 for row in run(connection, _SYSTEMS)
             },
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
+            "lost_notifications": [
+                {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
+                for row in run(connection, source_check_statements.TALLIES, days=_DAYS_OF_LOST)],
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
             "alerts": _alerts(connection),
+            "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
+            "outcomes": outcomes.unsent(connection),
         }
 
 

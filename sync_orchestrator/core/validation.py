@@ -17,7 +17,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
 from sync_orchestrator.core.context import Context, EntityContext
@@ -298,6 +298,9 @@ class _Validation:
         self.result.verdict = "drift" if wrong else "in_step"
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before]
+        outcomes.note(connection, self._entity, "drift", [
+            (drift.key, {"group": self._group, "drift": drift.kind, "status": drift.status,
+                         "external_id": drift.external_id, "sample": drift.sample}) for drift in news])
         if news:
             kinds = Counter(drift.kind for drift in self.result.drift)
             counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))

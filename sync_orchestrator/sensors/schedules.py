@@ -1,4 +1,4 @@
-"""The schedules: validation, and looking after the ledger."""
+"""The schedules: validation, the check of the sources, and looking after the ledger."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dagster as dg
 
 from sync_orchestrator.assets.checks import due_groups, validate_job
 from sync_orchestrator.assets.incremental import maintenance
+from sync_orchestrator.assets.source_checks import LONGEST_TICK, check_sources_job
+from sync_orchestrator.assets.source_checks import due_groups as groups_to_check
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
 
@@ -16,7 +18,8 @@ _UNDER_WAY = [
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
-    """Validation as often as the most demanding entity wants it, at most each minute; the ledger daily."""
+    """Validation and the sources as often as the most demanding entity wants it, at most each minute; the ledger daily.
+    """
     every = min(entity.validation.every for entity in config.entities.values())
 
     @dg.schedule(cron_schedule=cron(every), job=validate_job, default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -30,13 +33,29 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason("no business group is due")
         return dg.RunRequest()
 
+    @dg.schedule(cron_schedule=cron(_source_tick(config)), job=check_sources_job,
+                 default_status=dg.DefaultScheduleStatus.RUNNING,
+                 description="Holds the sources against the archive, in the business groups that are due.")
+    def check_due_sources(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
+        if context.instance.get_runs_count(dg.RunsFilter(job_name=check_sources_job.name, statuses=_UNDER_WAY)):
+            return dg.SkipReason("a check is under way")
+        if not any(groups_to_check(system, name) for name in system.context.entities):
+            return dg.SkipReason("no business group is due")
+        return dg.RunRequest()
+
     return [
         validate_due_groups,
+        check_due_sources,
         dg.ScheduleDefinition(
             name="look_after_the_ledger", job=maintenance, cron_schedule="17 3 * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description="Makes partitions ahead, and counts that everything adds up."),
     ]
+
+
+def _source_tick(config: Config) -> float:
+    asked = [entity.source_check.every for entity in config.entities.values()]
+    return min([LONGEST_TICK, *(every for every in asked if every is not None)])
 
 
 def cron(every: float) -> str:
