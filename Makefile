@@ -3,10 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-long check requirements clean
+.PHONY: help install demo up test test-long test-third-parties bench check requirements clean
 
 help:  ## show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 install: .venv/run  ## make the environment: .venv/bin/sync-orchestrator
 
@@ -19,8 +19,16 @@ up: .venv/run  ## start everything with the demo's systems; the UI is at http://
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
-test-long: .venv/dev  ## more and longer random histories
+test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
 	SYNC_TEST_HISTORIES=1000 SYNC_TEST_STEPS=80 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
+	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py
+
+test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Server, installed from registries; needs npm
+	$(BIN)/python tests/third_parties/installing.py
+	$(BIN)/python -m pytest tests/third_parties
+
+bench: .venv/dev  ## measure the intake, as ratios in one run (needs wrk); ARGS=--quick for less than a minute
+	$(BIN)/python -m bench.intake $(ARGS)
 
 check: .venv/dev  ## style, types, architecture, definitions
 	$(BIN)/ruff check .
@@ -33,9 +41,11 @@ requirements: .venv/dev  ## compile the pinned requirement files anew
 		--no-emit-find-links pyproject.toml --group demo -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
 		--no-emit-find-links pyproject.toml --group demo --group dev -o requirements/dev.txt
+	echo datasette==1.0a41 | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links - -o tests/third_parties/datasette.txt
 
 clean:  ## remove the environment and all local data
-	rm -rf .venv .sync
+	rm -rf .venv .sync .third-parties
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

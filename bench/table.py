@@ -1,0 +1,44 @@
+"""What a measurement says: lines with what was reached, what is to be reached, and a file with all of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One measured thing. ``ratio``: to ``compared``, where there is something to compare it with."""
+
+    what: str
+    value: float
+    unit: str
+    compared: str = ""
+    ratio: float | None = None
+    wanted: str = ""
+    reached: bool | None = None
+
+
+def show(title: str, lines: list[Line]) -> None:
+    """Prints a table and writes ``results/<title>.json``."""
+    table = Table(title=title)
+    for name in ("what", "value", "beside", "ratio", "to reach", ""):
+        table.add_column(name, justify="right" if name in ("value", "ratio") else "left")
+    for line in lines:
+        verdict = "" if line.reached is None else "yes" if line.reached else "no"
+        table.add_row(line.what, f"{line.value:,.0f} {line.unit}", line.compared,
+                      "" if line.ratio is None else f"{line.ratio:.2f}", line.wanted, verdict)
+    Console(width=140).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{title}.json").write_text(json.dumps({
+        "at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": psutil.cpu_count(),
+        "python": platform.python_version(), "lines": [asdict(line) for line in lines]}, indent=2) + "\n")
