@@ -1,6 +1,7 @@
 """The story of the demo, from going live to the proof. ``make demo`` plays it; exit status 0 means VERIFIED.
 
-Not here: the systems (``sources.py``, ``erp.py``), the live changes (``traffic.py``), the truth (``truth.py``).
+Not here: the systems (``sources.py``, ``erp.py``), the live changes (``traffic.py``), the reads that move
+(``grey.py``), the truth (``truth.py``).
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from demo.broker import broker
 from demo.dagster_api import Dagster
+from demo.grey import Grey
 from demo.processes import Systems, running
 from demo.traffic import Traffic
 from demo.truth import Truth, compare
 from sync_orchestrator.app import open_context, perform
+from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.sql import run
@@ -55,6 +59,7 @@ class Report:
     truth: Truth = field(default_factory=Truth)
     by_hand: int = 0
     stats: dict[str, Any] = field(default_factory=dict)
+    grey: list[str] = field(default_factory=list)
 
     def wrong(self) -> list[str]:
         """Everything that is not as it should be, in words."""
@@ -71,6 +76,7 @@ class Report:
             f"the last validation is not clean: {self.unclean[:3]}": self.unclean,
             f"records made by hand were touched: {self.truth.by_hand} of {self.by_hand}":
                 self.truth.by_hand != self.by_hand,
+            f"traffic did not move as it should: {self.grey[:3]}": self.grey,
             "fewer than 10,000 records were mirrored": self.truth.in_step < 10_000,
         }
         return [words for words, failed in checks.items() if failed]
@@ -80,12 +86,13 @@ class Story:
     """The chapters, in order."""
 
     def __init__(self, systems: Systems, client: httpx.Client, dagster: Dagster, context: Context,
-                 traffic: Traffic) -> None:
+                 traffic: Traffic, grey: Grey) -> None:
         self._systems = systems
         self._client = client
         self._dagster = dagster
         self._context = context
         self._traffic = traffic
+        self._grey = grey
         self.report = Report()
 
     def play(self) -> Report:
@@ -94,6 +101,7 @@ class Story:
         self._settle("all changes, and everything that failed meanwhile, are compensated")
         self._validate_first()
         self._damage_and_repair()
+        self._move_traffic()
         self._judge()
         return self.report
 
@@ -140,7 +148,8 @@ class Story:
     def _is_settled(self) -> bool:
         found = status(self._context.engine)
         unfinished = sum(found["events"][state] for state in ("pending", "leased", "waiting"))
-        return bool(unfinished == 0 and found["records"]["out_of_step"] == 0)
+        heard = found["events"]["received"] + found["events"]["duplicates"]
+        return bool(heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_step"] == 0)
 
     def _validate_first(self) -> None:
         _chapter("Validation: every business group, record by record")
@@ -158,6 +167,7 @@ class Story:
         self.report.injected = {(row["key"], row["kind"]) for row in done}
         console.print(f"  {len(done)} records damaged; no notification, no trace in the API")
         _tell_validation(self._validate())
+        self._grey.refused()
         self._settle("the repair, through the normal queue, is done")
         last = self._validate()
         _tell_validation(last)
@@ -167,6 +177,12 @@ class Story:
                                    "AND found_at >= %(since)s", since=since)
         self.report.found = {(row.key, row.kind) for row in rows}
         self.report.repaired = {(row.key, row.kind) for row in rows if row.status == "repaired"}
+
+    def _move_traffic(self) -> None:
+        _chapter("The shops' reads move to the new path: from the catalogue to the ERP, step by step")
+        for percent in (10, 50, 100):
+            self._grey.step(percent)
+        self.report.grey = self._grey.wrong
 
     def _judge(self) -> None:
         self.report.events = status(self._context.engine)["events"]
@@ -265,17 +281,28 @@ def main() -> int:
     began = time.monotonic()
     home = _fresh_home()
     os.environ.pop("SYNC_DATABASE_URL", None)
-    os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
+    configured = Path(__file__).with_name("sync.yaml")
+    os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(configured))
     console.print("[bold]sync_orchestrator demo[/bold]: three internal systems, one ERP that misbehaves.\n"
                   "Waits are shortened: retries after 1, 2, 4 s instead of 10, 20, 40 s.")
-    with running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client:
+    with (running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client,
+          broker() as messages):
         os.environ.update(systems.environment)
-        _chapter("Starting database, intake, Dagster's webserver and daemon")
+        if messages is None:
+            console.print("No RabbitMQ runs here: all notifications are posted.")
+        else:
+            console.print("RabbitMQ runs here: pricing tells it of its changes, the others post theirs.")
+            os.environ["SYNC_CONFIG"] = str(messages.configuration(configured, home / "sync.yaml"))
+        _chapter("Starting database, API service, Dagster's webserver and daemon")
         system = start_all(_free_port(), _free_port(), told=lambda line: console.print(f"  {line}"))
         try:
             context = open_context()
-            traffic = Traffic(systems, system.intake_url)
-            story = Story(systems, client, Dagster(client, system.ui_url), context, traffic)
+            with context.engine.begin() as connection:
+                key = make_key(connection, "the demo's systems", ["events:*"], context.config.sources)
+                everything = make_key(connection, "the demo", ["admin"], context.config.sources)
+            traffic = Traffic(systems, system.api_url, key, messages)
+            grey = Grey(client, system.api_url, everything)
+            story = Story(systems, client, Dagster(client, system.ui_url), context, traffic, grey)
             report = story.play()
             _keep(client, systems, home)
             context.engine.dispose()

@@ -1,7 +1,8 @@
 """Live changes: what people do in the internal systems, notified as carelessly as real systems do it.
 
-Some notifications come twice, a fifth come late and so out of order (an update may come before its create).
-Not here: the story around it (``story.py``).
+Some notifications come twice, a fifth come late and so out of order (an update may come before its create). Where a
+broker runs, pricing tells it of its changes; the others post theirs to the API service. Not here: the story around it
+(``story.py``), the broker (``broker.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from demo.broker import Broker
 from demo.data import stones
 from demo.processes import Systems
 from demo.sources import ROLES
@@ -28,10 +30,13 @@ _KINDS = {"pricing": 44, "lab": 20, "catalogue": 15, "delete": 8, "recreate": 6,
 class Traffic(threading.Thread):
     """Changes at a steady rate until ``stop``; every notification was accepted when the thread has ended."""
 
-    def __init__(self, systems: Systems, intake_url: str, seed: int = 5) -> None:
+    def __init__(self, systems: Systems, api_url: str, api_key: str, broker: Broker | None = None, seed: int = 5
+                 ) -> None:
         super().__init__(name="traffic", daemon=True)
         self._systems = systems
-        self._intake_url = intake_url
+        self._api_url = api_url
+        self._broker = broker
+        self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/cloudevents-batch+json"}
         self._random = random.Random(seed)
         self._ended = threading.Event()
         self._here = {stone["sku"]: stone for stone in stones()}
@@ -40,6 +45,8 @@ class Traffic(threading.Thread):
         self._late: list[tuple[float, dict[str, Any]]] = []
         self.done: Counter[str] = Counter()
         self.failure: BaseException | None = None
+        self.sent = 0
+        """Notifications of which the ledger has to know when all is done, repeated ones included."""
 
     def stop(self) -> None:
         """Ends the changes, sends what is still held back, and raises what went wrong."""
@@ -114,10 +121,16 @@ class Traffic(threading.Thread):
         return found
 
     def _send(self, client: httpx.Client, events: list[dict[str, Any]]) -> None:
+        if self._broker is not None:
+            published = [event for event in events if event["source"] == "pricing"]
+            self._broker.publish(published)
+            self.sent += len(published)
+            self.done["notifications by the broker"] += len(published)
+            events = [event for event in events if event["source"] != "pricing"]
         if not events:
             return
-        answer = client.post(f"{self._intake_url}/v1/events", json=events,
-                             headers={"Content-Type": "application/cloudevents-batch+json"})
+        self.sent += len(events)
+        answer = client.post(f"{self._api_url}/v1/events", json=events, headers=self._headers)
         answer.raise_for_status()
         self.done["notifications accepted"] += answer.json()["accepted"]
         self.done["notifications sent twice"] += answer.json()["duplicates"]

@@ -19,10 +19,10 @@ from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.processes import up
 
 
-def main(port: int = 3000, intake_port: int = 8700) -> int:
+def main(port: int = 3000, api_port: int = 8700) -> int:
     """Runs until Ctrl-C or SIGTERM; returns the exit status."""
     if Path("sync.yaml").exists():
-        return up(port, intake_port, print)
+        return up(port, api_port, print)
     home = Path(".sync").resolve() / "demo"
     home.mkdir(parents=True, exist_ok=True)
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
@@ -33,7 +33,7 @@ def main(port: int = 3000, intake_port: int = 8700) -> int:
         if moved := _moved(systems):
             print(f"for other commands, in another shell: export {moved}", flush=True)
         _restore(systems, home)
-        return up(port, intake_port, print)
+        return up(port, api_port, print)
 
 
 def _moved(systems: Systems) -> str:
