@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import httpx
-from api_client import key_for
+from api_client import InProcess, key_for
 from fakes import two_part_config
 from http_server import Server
 from sqlalchemy import Engine
@@ -45,7 +45,7 @@ def dumped(engine: Engine) -> str:
         return "\n".join(str(row) for table in tables for row in run(connection, f"SELECT * FROM {table.name}"))
 
 
-class _AsSent(httpx.ASGITransport):
+class _AsSent(InProcess):
     """Sends the path of the extension ``as_sent`` as it is; httpx itself would tidy it."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -15,15 +15,15 @@ from conftest import World
 from fakes import two_part_config
 from jsonschema import Draft202012Validator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from psycopg import DataError, OperationalError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError
 
 from sync_orchestrator.api import group_commit
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded, conservation, record_each
+from sync_orchestrator.core.ledger import ChangeEvent, Recorded, conservation, record_each, record_on
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import heartbeat
 
@@ -158,22 +158,23 @@ def changes(*ids: str) -> list[ChangeEvent]:
 
 async def test_requests_that_wait_together_share_a_commit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    held, begun, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+    held, begun = asyncio.Event(), asyncio.Event()
 
-    def counted(engine: Engine, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def counted(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
         batches.append(len(asked))
-        loop.call_soon_threadsafe(begun.set)
-        held.wait(10)
-        return record_each(engine, asked)
+        begun.set()
+        await held.wait()
+        return await record_on(connection, asked)
 
-    monkeypatch.setattr(group_commit, "record_each", counted)
-    commit = GroupCommit(engine)
-    tasks = [asyncio.create_task(commit.record(changes("e0")))]
-    await begun.wait()
-    tasks += [asyncio.create_task(commit.record(changes(f"e{n % 40}"))) for n in range(1, 50)]
-    await asyncio.sleep(0)
-    held.set()
-    found = await asyncio.gather(*tasks)
+    monkeypatch.setattr(group_commit, "record_on", counted)
+    monkeypatch.setattr(group_commit, "_ENOUGH", 1000)
+    async with aclosing(GroupCommit(engine)) as commit:
+        tasks = [asyncio.create_task(commit.record(changes("e0")))]
+        await begun.wait()
+        tasks += [asyncio.create_task(commit.record(changes(f"e{n % 40}"))) for n in range(1, 50)]
+        await asyncio.sleep(0)
+        held.set()
+        found = await asyncio.gather(*tasks)
     assert batches == [1, 49]
     assert (sum(each.accepted for each in found), sum(each.duplicates for each in found)) == (40, 10)
     assert all(each.accepted + each.duplicates == 1 for each in found)
@@ -188,29 +189,57 @@ def test_each_batch_hears_of_its_own(engine: Engine) -> None:
 
 async def test_one_that_cannot_be_stored_spoils_no_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     bad = [ChangeEvent("shop", "bad", "item", "a\x00b", "update", 7)]
-    started = threading.Event()
+    batches: list[int] = []
 
-    def later(engine: Engine, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
-        started.wait(10)
-        return record_each(engine, asked)
+    async def counted(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+        batches.append(len(asked))
+        return await record_on(connection, asked)
 
-    monkeypatch.setattr(group_commit, "record_each", later)
-    commit = GroupCommit(engine)
-    tasks = [asyncio.create_task(commit.record(each)) for each in (
-        changes("1"), changes("2"), changes("3"), bad, changes("4"))]
-    await asyncio.sleep(0)
-    started.set()
-    found = await asyncio.gather(*tasks, return_exceptions=True)
+    monkeypatch.setattr(group_commit, "record_on", counted)
+    async with aclosing(GroupCommit(engine)) as commit:
+        found = await asyncio.gather(*(commit.record(each) for each in (
+            changes("1"), changes("2"), changes("3"), bad, changes("4"))), return_exceptions=True)
     assert isinstance(found[3], DataError)
     assert [each for each in found if each == Recorded(1, 0)] == [Recorded(1, 0)] * 4
+    assert batches == [5, 1, 1, 1, 1, 1]
+
+
+async def test_a_database_that_stops_answering_keeps_nobody_waiting_for_ever(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither those of the commit under way nor those behind it; it goes on with what comes later."""
+    silent = [True]
+
+    async def mute(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+        if silent[0]:
+            await asyncio.Event().wait()
+        return await record_on(connection, asked)
+
+    monkeypatch.setattr(group_commit, "record_on", mute)
+    async with aclosing(GroupCommit(engine, most_seconds=0.2)) as commit:
+        found = await asyncio.gather(*(commit.record(changes(ident)) for ident in "abc"), return_exceptions=True)
+        silent[0] = False
+        assert await commit.record(changes("d")) == Recorded(1, 0)
+    assert [type(each) for each in found] == [TimeoutError] * 3
+
+
+async def test_a_connection_that_was_lost_is_replaced(engine: Engine) -> None:
+    async with aclosing(GroupCommit(engine)) as commit:
+        await commit.record(changes("a"))
+        with engine.begin() as connection:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                                       "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        with pytest.raises(OperationalError):
+            await commit.record(changes("b"))
+        assert await commit.record(changes("b")) == Recorded(1, 0)
 
 
 async def test_a_request_that_went_away_keeps_no_other_waiting(engine: Engine) -> None:
-    commit = GroupCommit(engine)
-    gone, stays = (asyncio.create_task(commit.record(changes(ident))) for ident in "ab")
-    await asyncio.sleep(0)
-    gone.cancel()
-    assert await stays == Recorded(1, 0)
+    async with aclosing(GroupCommit(engine)) as commit:
+        gone, stays = (asyncio.create_task(commit.record(changes(ident))) for ident in "ab")
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await stays == Recorded(1, 0)
 
 
 # Limits per source --------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ import httpx
 import pytest
 import typer
 import yaml
+from api_client import InProcess
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel
@@ -417,7 +418,7 @@ class Reader:
         async def sent() -> httpx.Response:
             config = demo_config().model_copy(update={"routes": {}})
             service = create_app(Context(self._engine(), config, {}))
-            transport = httpx.ASGITransport(service, raise_app_exceptions=False)
+            transport = InProcess(service, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport) as client:
                 return await client.request(call.method, call.url, headers=call.headers, content=call.body)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
-from sync_orchestrator.api import bodies, database, group_commit
+from sync_orchestrator.api import bodies, group_commit, intake
 from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
@@ -386,11 +386,11 @@ async def test_database_that_hangs_is_503(
     client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event may be recorded all the same; sent again, it is one event."""
-    monkeypatch.setattr(database, "_SECONDS", 0.2)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("LOCK TABLE sync.event_ids")
-        assert (await send(client, event())).status_code == 503
-    monkeypatch.undo()
+    monkeypatch.setattr(intake, "SECONDS", 0.2)
+    async with client_of(service(engine, two_part_config()), key_for(engine)) as hasty:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("LOCK TABLE sync.event_ids")
+            assert (await send(hasty, event())).status_code == 503
     again = (await send(client, event())).json()
     assert again["accepted"] + again["duplicates"] == 1
     assert received(engine) == 1
@@ -422,7 +422,7 @@ async def test_bug_of_ours_is_a_constant_answer(
     def bug(*_: Any) -> Any:
         raise KeyError("canary")
 
-    monkeypatch.setattr(group_commit, "record_each", bug)
+    monkeypatch.setattr(group_commit, "record_on", bug)
     answer = await send(client, event())
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "canary" not in answer.text

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 
 from standardwebhooks import Webhook
-from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from sync_orchestrator.api.database import Database
@@ -31,7 +31,7 @@ class Access:
         self._signed = {name: [Webhook(str(secret)) for secret in source.webhook_secrets]
                         for name, source in config.sources.items() if source.webhook_secrets}
 
-    async def caller(self, headers: Headers) -> Caller:
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
         """Whose key the request shows, in ``Authorization: Bearer …`` or ``X-API-Key``. Raises Refused (401)."""
         key = _key(headers)
         caller = None if key is None else await self._caller_of(key)
@@ -46,11 +46,11 @@ class Access:
         require(caller, scope)
         return caller
 
-    async def sender(self, headers: Headers) -> Caller | None:
+    async def sender(self, headers: Mapping[str, str]) -> Caller | None:
         """Who sends events, by its key; None where the body will tell, since it is signed. Raises Refused (401)."""
         return None if self._signed and _SIGNATURE in headers else await self.caller(headers)
 
-    def signer(self, headers: Headers, body: bytes) -> Caller:
+    def signer(self, headers: Mapping[str, str], body: bytes) -> Caller:
         """Who signed a body, as it was sent. Raises Refused (401)."""
         sources = [name for name, secrets in self._signed.items()
                    if any(_verifies(secret, body, headers) for secret in secrets)]
@@ -81,12 +81,12 @@ def require(caller: Caller, scope: str) -> None:
         raise Refused(403, "This key does not cover what is asked.")
 
 
-def _key(headers: Headers) -> str | None:
+def _key(headers: Mapping[str, str]) -> str | None:
     kind, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
 
 
-def _verifies(secret: Webhook, body: bytes, headers: Headers) -> bool:
+def _verifies(secret: Webhook, body: bytes, headers: Mapping[str, str]) -> bool:
     try:
         secret.verify(body, dict(headers), json_parse=False)
     except Exception:  # it raises errors of many kinds, for what is not base64, not ASCII, not UTF-8, without a comma…

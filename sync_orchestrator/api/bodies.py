@@ -16,16 +16,17 @@ _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 async def read(request: Request, limit: int) -> bytes:
     """The body as it was sent, of at most ``limit`` bytes. Raises Refused: 400, 408, 413."""
     told = request.headers.get("content-length", "0")
-    body = bytearray()
     try:
         async with asyncio.timeout(_SECONDS):
             if told.isdecimal() and len(told) < 19 and int(told) <= limit:
+                pieces, size = [], 0
                 async for piece in request.stream():
-                    body += piece
-                    if len(body) > limit:
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > limit:
                         break
                 else:
-                    return bytes(body)
+                    return b"".join(pieces)
     except ClientDisconnect:
         raise Refused(400, "The body was cut off; nothing was recorded.") from None
     except TimeoutError:

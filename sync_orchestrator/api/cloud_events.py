@@ -11,6 +11,7 @@ Not here: bodies and batches (``intake.py``), what is JSON (``strict_json.py``).
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import jmespath
@@ -75,6 +76,8 @@ def _text(document: dict[str, Any], field: str) -> str:
 
 def _checked(value: str, field: str) -> str:
     most = _LONGEST[field]
+    if len(value) <= most and value.isascii() and value.isprintable():
+        return value
     if len(value) > most or len(value.encode()) > 3 * most:
         raise InvalidEvent(f"has more than {most} characters", field)
     if _CONTROL.search(value):
@@ -133,8 +136,11 @@ def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str
     return group
 
 
+_compiled = cache(jmespath.compile)
+
+
 def _found(path: str, data: dict[str, Any]) -> str | None:
     try:
-        return group_text(jmespath.search(path, data))
+        return group_text(data.get(path) if path.isidentifier() else _compiled(path).search(data))
     except (JMESPathError, TypeError, ValueError, ArithmeticError):
         raise InvalidEvent("no business group can be read from it", f"data ({path})") from None

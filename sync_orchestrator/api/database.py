@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, SQLAlchemyError
 
@@ -14,7 +16,8 @@ from sync_orchestrator.api.problems import Refused
 
 T = TypeVar("T")
 
-_SECONDS = 15.0
+SECONDS = 15.0
+"""For how long a request waits for the database."""
 
 _log = logging.getLogger("sync_orchestrator.api")
 
@@ -24,21 +27,26 @@ class Database:
         self.engine = engine
 
     async def ask(self, work: Callable[[], T]) -> T:
-        """Does work in a thread, as ``wait_for``."""
-        return await self.wait_for(asyncio.to_thread(work))
+        """Does work in a thread, as ``answering`` says, and waits for it, not for ever."""
+        with self.answering():
+            async with asyncio.timeout(SECONDS):
+                return await asyncio.to_thread(work)
 
-    async def wait_for(self, work: Awaitable[T]) -> T:
-        """Waits for work. Raises Refused (503) where the database does not answer, 422 for what it cannot store.
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Raises Refused (503) where the database does not answer in here, 422 for what it cannot store.
 
         One that does not answer in time may still carry the work out; the events' ids make sending them again safe.
         """
         try:
-            async with asyncio.timeout(_SECONDS):
-                return await work
-        except DataError as error:
-            _log.error("the database cannot store an event: sqlstate %s", getattr(error.orig, "sqlstate", None))
+            yield
+        except (DataError, psycopg.DataError) as error:
+            _log.error("the database cannot store an event: sqlstate %s", _sqlstate(error))
             raise Refused(422, "An event cannot be stored; nothing was recorded.") from None
-        except (SQLAlchemyError, TimeoutError) as error:
-            _log.warning("the database does not answer: %s, sqlstate %s", type(error).__name__,
-                         getattr(getattr(error, "orig", None), "sqlstate", None))
+        except (SQLAlchemyError, psycopg.Error, TimeoutError) as error:
+            _log.warning("the database does not answer: %s, sqlstate %s", type(error).__name__, _sqlstate(error))
             raise Refused(503, "The database does not answer; try again later.") from None
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(getattr(error, "orig", error), "sqlstate", None)

@@ -1,20 +1,30 @@
-"""Requests that wait at the same time share a commit: one statement and one flush to the disk for all of them."""
+"""Requests that wait at the same time share a commit: one statement and one flush to the disk for all of them.
+
+The database is spoken to from the event loop itself: a thread would wait for the interpreter at every answer, while
+requests keep it busy.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from psycopg import AsyncConnection, DataError
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine
-from sqlalchemy.exc import DataError
+from tenacity import AsyncRetrying
 
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded, record_each
+from sync_orchestrator.core.ledger import ChangeEvent, Recorded, record_on
+from sync_orchestrator.core.sql import AGAIN
 
 _MOST_EVENTS = 2000
 _AT_ONCE = 2
+_ENOUGH = 24
+"""A second commit beside one under way is worth its cost from here on; fewer events wait and share the next."""
 
 
 @dataclass(slots=True)
@@ -24,26 +34,32 @@ class _Waiting:
 
 
 class GroupCommit:
-    """Records events of many requests together; each hears of its own."""
+    """Records events of many requests together; each hears of its own. A commit may take ``most_seconds``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, most_seconds: float = 15.0) -> None:
         self._engine = engine
+        self._most_seconds = most_seconds
+        self._idle: list[AsyncConnection[Any]] = []
         self._waiting: deque[_Waiting] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._size = 0  # how many events are waiting
+        self._running: set[asyncio.Task[None] | None] = set()
 
     async def record(self, events: Sequence[ChangeEvent]) -> Recorded:
-        """Returns once the events are durable. Raises what the database raises, for these events alone."""
+        """Returns once the events are durable. Raises what the database raises, for these events alone, or
+        TimeoutError."""
         own = _Waiting(events, asyncio.get_running_loop().create_future())
         self._waiting.append(own)
-        if len(self._running) < _AT_ONCE:
-            task = asyncio.create_task(self._work())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+        self._size += len(events)
+        if not self._running or (self._size >= _ENOUGH and len(self._running) < _AT_ONCE):
+            self._running.add(asyncio.create_task(self._work()))
         return await own.done
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._commit(self._some())
+        try:
+            while self._waiting:
+                await self._commit(self._some())
+        finally:  # at once: what comes from here on finds nobody at work
+            self._running.discard(asyncio.current_task())
 
     def _some(self) -> list[_Waiting]:
         chosen = [self._waiting.popleft()]
@@ -51,11 +67,17 @@ class GroupCommit:
         while self._waiting and size + len(self._waiting[0].events) <= _MOST_EVENTS:
             chosen.append(self._waiting.popleft())
             size += len(chosen[-1].events)
+        self._size -= size
         return chosen
 
     async def _commit(self, chosen: Sequence[_Waiting]) -> None:
         try:
-            recorded = await asyncio.to_thread(record_each, self._engine, [waiting.events for waiting in chosen])
+            async with asyncio.timeout(self._most_seconds):
+                recorded: list[Recorded] = await _again(self._record, [waiting.events for waiting in chosen])
+        except TimeoutError as error:
+            _fail([*chosen, *self._waiting], error)
+            self._waiting.clear()
+            self._size = 0
         except Exception as error:
             if len(chosen) == 1 or not isinstance(error, DataError):
                 _fail(chosen, error)
@@ -67,8 +89,31 @@ class GroupCommit:
                 with contextlib.suppress(asyncio.InvalidStateError):  # its request has gone away
                     waiting.done.set_result(own)
 
+    async def _record(self, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+        """On a connection of its own, which is kept only if it is still good."""
+        connection = self._idle.pop() if self._idle else await self._connected()
+        try:
+            return await record_on(connection, batches)
+        finally:
+            if connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
+                await connection.close()
+            else:
+                self._idle.append(connection)
 
-def _fail(chosen: Sequence[_Waiting], error: Exception) -> None:
+    async def _connected(self) -> AsyncConnection[Any]:
+        words, options = self._engine.dialect.create_connect_args(self._engine.url)
+        return await AsyncConnection.connect(*words, **options, autocommit=True)
+
+    async def aclose(self) -> None:
+        """Ends the connections; a later event opens new ones."""
+        while self._idle:
+            await self._idle.pop().close()
+
+
+_again = AsyncRetrying(**AGAIN)
+
+
+def _fail(chosen: Iterable[_Waiting], error: Exception) -> None:
     for waiting in chosen:
         with contextlib.suppress(asyncio.InvalidStateError):
             waiting.done.set_exception(error)

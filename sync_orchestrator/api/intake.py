@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial as partial_of
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,7 +20,7 @@ from starlette.routing import Route
 from sync_orchestrator.api import bodies
 from sync_orchestrator.api.access import Access, require
 from sync_orchestrator.api.cloud_events import change_event
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import SECONDS, Database
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.api.problems import Refused
@@ -30,7 +29,7 @@ from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.ledger import ChangeEvent, Recorded
 from sync_orchestrator.core.trace import trace_of
 
 _ONE, _BATCH, _EITHER = "application/cloudevents+json", "application/cloudevents-batch+json", "application/json"
@@ -57,8 +56,11 @@ class Intake:
         self._database = database
         self._config = config
         self._access = access
-        self._group_commit = GroupCommit(database.engine)
+        self._group_commit = GroupCommit(database.engine, SECONDS)
         self._throttle = Throttle({name: source.events_per_second for name, source in config.sources.items()})
+
+    async def close(self) -> None:
+        await self._group_commit.aclose()
 
     def routes(self) -> list[Route]:
         return [Route("/v1/events", self.events, methods=["POST"]),
@@ -88,12 +90,15 @@ class Intake:
     async def _answer(self, request: Request, read: _Read, split: _Split) -> Response:
         partial = _flag(request, "partial")
         limit = self._config.limits.request_bytes
-        sender = await self._access.sender(request.headers)
+        headers = _headers(request)
+        sender = await self._access.sender(headers)
         body = await bodies.read(request, limit)
-        caller = sender or self._access.signer(request.headers, body)
-        body = bodies.decoded(body, request.headers.get("content-encoding", ""), limit)
-        work = partial_of(self._understand, body, request.headers, read, split, partial=partial)
-        found = await asyncio.to_thread(work) if len(body) > _LARGE else work()
+        caller = sender or self._access.signer(headers, body)
+        body = bodies.decoded(body, headers.get("content-encoding", ""), limit)
+        if len(body) > _LARGE:
+            found = await asyncio.to_thread(self._understand, body, headers, read, split, partial=partial)
+        else:
+            found = self._understand(body, headers, read, split, partial=partial)
         return await self._take(caller, found, partial=partial)
 
     async def _take(self, caller: Caller, found: _Understood, *, partial: bool) -> Response:
@@ -101,7 +106,10 @@ class Intake:
         for source in sorted(set(sources)):
             require(caller, f"events:{source}")
         self._throttle.take(sources)
-        recorded = await self._database.wait_for(self._group_commit.record(found.events))
+        with self._database.answering():
+            recorded = await self._group_commit.record(found.events)
+        if recorded == _ONE_TAKEN and not (found.passed_over or partial):
+            return _TAKEN
         answer: dict[str, Any] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
         if found.passed_over:
             answer["passed_over"] = found.passed_over
@@ -130,6 +138,16 @@ class Intake:
         if found.errors and (not partial or not found.events):
             raise Refused(422, "Some events cannot be taken; nothing was recorded.", errors=found.errors[:_MOST_ERRORS])
         return found
+
+
+_ONE_TAKEN = Recorded(1, 0)
+_TAKEN = JSONResponse({"accepted": 1, "duplicates": 0}, status_code=202)
+"""The answer to nearly every request with one event, made once."""
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """The headers by their names in small letters, decoded once; of those sent twice the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.headers.raw)}
 
 
 def _read_into(found: _Understood, index: int, document: Any, read: _Read) -> None:
@@ -202,7 +220,7 @@ def _located(index: int, error: InvalidEvent) -> dict[str, Any]:
 
 
 def _flag(request: Request, name: str) -> bool:
-    value = request.query_params.get(name, "false")
+    value = request.query_params.get(name, "false") if request.scope["query_string"] else "false"
     if value not in ("true", "false"):
         raise Refused(400, f"The parameter {name} must be true or false.")
     return value == "true"

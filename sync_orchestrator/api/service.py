@@ -30,17 +30,19 @@ def create_app(context: Context) -> Starlette:
     known = Known(database)
     proxy = Proxy(database, context, access, known)
     rollouts = Rollouts(database, context.config, access, known)
-    parts = (Intake(database, context.config, access), Lookups(database, context.config, access), proxy, rollouts,
+    intake = Intake(database, context.config, access)
+    parts = (intake, Lookups(database, context.config, access), proxy, rollouts,
              Health(database, access, rollouts.figures), Descriptions(proxy.paths()))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
+        await intake.close()
         await proxy.close()
         await context.close()
 
     app = Starlette(routes=[route for part in parts for route in part.routes()], lifespan=lifespan,
                     exception_handlers=problems.HANDLERS)
     app.router.redirect_slashes = False
-    app.state.proxy = proxy
+    app.state.intake, app.state.proxy = intake, proxy
     return app

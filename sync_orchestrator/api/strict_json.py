@@ -23,14 +23,15 @@ def parse(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise InvalidEvent("the body is not UTF-8") from None
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole,
-                              parse_float=_decimal)
+        document = _DECODER.decode(text)
     except RecursionError:
         raise InvalidEvent("the JSON is nested too deeply") from None
     except ValueError as error:
         raise InvalidEvent(f"the body is not JSON: {str(error)[:120]}") from None
-    if "\\u" in text or text.count("[") + text.count("{") >= _MOST_DEPTH:  # otherwise there is nothing to find
-        _check(document)
+    if text.count("[") + text.count("{") >= _MOST_DEPTH:
+        _check_depth(document)
+    if "\\u" in text:  # otherwise there is neither NUL nor a lone surrogate in it
+        _check_texts(document)
     return document
 
 
@@ -58,26 +59,31 @@ def _decimal(text: str) -> float:
     return number
 
 
-def _check(document: Any) -> None:
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_decimal)
+
+
+def _check_depth(document: Any) -> None:
     """Walks without recursion, so that depth is a figure and not a crash."""
     level = [document]
     for _ in range(_MOST_DEPTH):
-        deeper: list[Any] = []
-        for value in level:
-            if isinstance(value, str):
-                _check_text(value)
-            elif isinstance(value, dict):
-                for name in value:
-                    _check_text(name)
-                deeper += value.values()
-            elif isinstance(value, list):
-                deeper += value
-        if not deeper:
+        level = [value for outer in level if isinstance(outer, _CONTAINERS)
+                 for value in (outer.values() if isinstance(outer, dict) else outer) if isinstance(value, _CONTAINERS)]
+        if not level:
             return
-        level = deeper
     raise InvalidEvent("the JSON is nested too deeply")
 
 
-def _check_text(text: str) -> None:
-    if (problem := text_problem(text)) is not None:
-        raise InvalidEvent(problem)
+def _check_texts(document: Any) -> None:
+    left = [document]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            if (problem := text_problem(value)) is not None:
+                raise InvalidEvent(problem)
+        elif isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list):
+            left += value
+
+
+_CONTAINERS = (dict, list)

@@ -9,10 +9,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide
@@ -128,7 +127,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
             ticket=[row.stamp.ticket for row in rows],
             content_hash=[row.stamp.content_hash for row in rows],
             deleted=[row.deleted for row in rows],
-            data=[Jsonb({} if row.deleted else row.data or {}) for row in rows],
+            data=[json({} if row.deleted else row.data or {}) for row in rows],
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine
 
@@ -20,7 +21,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.settle import Settled, finish_reached
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
@@ -75,7 +76,7 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
     """Records several batches in one transaction, as ``record`` does, and says what each of them brought."""
 
     def work(connection: Connection) -> list[Recorded]:
-        new = _new(connection, [event for events in batches for event in events])
+        new = _new(connection, batches)
         _before_commit()
         return _by_batch(new, batches)
 
@@ -84,9 +85,18 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
     return recorded
 
 
+async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    """The same on a connection that commits each statement: one round trip to the database, and no thread."""
+    cursor = await connection.execute(statements.RECORD, {"events": _offered(batches)}, prepare=True)
+    row = await cursor.fetchone()
+    assert row is not None
+    _after_commit()
+    return _by_batch(row[0], batches)
+
+
 def record_in(connection: Connection, events: Sequence[ChangeEvent]) -> Recorded:
     """Records events in the caller's transaction."""
-    accepted = len(_new(connection, events))
+    accepted = len(_new(connection, [events]))
     return Recorded(accepted, len(events) - accepted)
 
 
@@ -96,14 +106,16 @@ def _by_batch(new: Sequence[int], batches: Sequence[Sequence[ChangeEvent]]) -> l
     return [Recorded(accepted[at], len(events) - accepted[at]) for at, events in enumerate(batches)]
 
 
-def _new(connection: Connection, events: Sequence[ChangeEvent]) -> Sequence[int]:
+def _new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Sequence[int]:
     """Records events; returns the places, from 1, of those that are new."""
-    if not events:
+    if not any(batches):
         return []
-    new: Sequence[int] = run(connection, statements.RECORD, events=Jsonb([_row(event) for event in events]))[0].accepted
-    if new:
-        run(connection, statements.NOTIFY)
+    new: Sequence[int] = run(connection, statements.RECORD, events=_offered(batches))[0].accepted
     return new
+
+
+def _offered(batches: Sequence[Sequence[ChangeEvent]]) -> Jsonb | None:
+    return json([_row(event) for events in batches for event in events])
 
 
 def _row(event: ChangeEvent) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jmespath
+import orjson
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.core.errors import MappingFailed
@@ -42,20 +43,36 @@ class Mapping:
 
 def digest(value: Any) -> bytes:
     """16 bytes of BLAKE2b over the canonical JSON of a value: sorted keys, 1.0 and 1 alike."""
-    return hashlib.blake2b(canonical(value).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(_sorted_json(_plain(value)), digest_size=16).digest()
 
 
 def canonical(value: Any) -> str:
-    """JSON text that is the same for equal values."""
+    """JSON text that is the same for equal values.
+
+    Raises ValueError for numbers that are not finite, RecursionError for absurd depth.
+    """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+_ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+
+
+def _sorted_json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | _ONLY_JSON)
+    except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+            "utf-8", "surrogatepass")
 
 
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
-        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
         return {key: item if type(item) in _AS_THEY_ARE else _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -6,13 +6,15 @@ Not here: the statements themselves (``statements/``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from json import dumps
 from typing import Any, TypeVar
 
+import orjson
 import psycopg.errors
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine, Row, create_engine
 from sqlalchemy.exc import DBAPIError
-from tenacity import retry, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 T = TypeVar("T")
 
@@ -33,23 +35,34 @@ def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[A
 def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
     """Does ``work`` in one transaction, and again from its start where it lost to a deadlock."""
 
-    @retry(
-        retry=retry_if_exception(_lost_to_another),
-        stop=stop_after_attempt(8),
-        wait=wait_random_exponential(multiplier=0.02, max=1),
-        reraise=True,
-    )
     def attempt() -> T:
         with engine.begin() as connection:
             return work(connection)
 
-    return attempt()
+    return _again(attempt)
 
 
 def json(value: Any) -> Jsonb | None:
     """A value bound as jsonb; None stays SQL NULL."""
-    return None if value is None else Jsonb(value)
+    return None if value is None else Jsonb(value, dumps=_dumped)
 
 
-def _lost_to_another(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and isinstance(error.orig, _CONCURRENCY)
+def _dumped(value: Any) -> str | bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # whole numbers of more than 64 bits
+        return dumps(value)
+
+
+def lost_to_another(error: BaseException) -> bool:
+    """Whether a transaction failed only because of another, so that it is worth doing again."""
+    return isinstance(error.orig if isinstance(error, DBAPIError) else error, _CONCURRENCY)
+
+
+AGAIN: Any = {
+    "retry": retry_if_exception(lost_to_another), "stop": stop_after_attempt(8),
+    "wait": wait_random_exponential(multiplier=0.02, max=1), "reraise": True,
+}
+"""For tenacity: how a transaction is done again."""
+
+_again = Retrying(**AGAIN)

@@ -77,7 +77,7 @@ WITH offered AS (
     SELECT o.entity, o.source, CASE WHEN c.ord IS NULL THEN 'duplicate' ELSE 'received' END AS what
     FROM offered o LEFT JOIN chosen c USING (ord)
 ), tallied AS ({_TALLY.format(rows="counts")})
-SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted
+SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted, (SELECT pg_notify('sync_work', '') FROM chosen LIMIT 1)
 """
 
 # Work is announced once per commit; a listener that misses it finds the work at its next look.
