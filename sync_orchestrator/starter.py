@@ -1,6 +1,6 @@
 """The start of a ``sync.yaml``: a commented file made from a few answers (its text is ``starter.yaml``).
 
-Not here: the questions (``cli.py``), what a setting means (``config/``).
+Not here: the questions (``cli/configuration.py``), what a setting means (``config/``).
 """
 
 from __future__ import annotations

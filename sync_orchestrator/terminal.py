@@ -1,6 +1,6 @@
 """How the command line shows things: tables, progress, errors in one line.
 
-Not here: what a command does (``cli.py``).
+Not here: what a command does (``cli/``).
 """
 
 from __future__ import annotations
@@ -140,6 +140,10 @@ class Steps:
         """What is under way; only for somebody who looks on."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=f"{self._title} {clean(text).plain}")
+
+    def phase(self, step: str, phase: str, count: int) -> None:
+        """How far a step has come that counts; only for somebody who looks on."""
+        self.at(f"{step}: {phase} {count}")
 
     def done(self, line: str) -> None:
         """One step is done; the line stays."""

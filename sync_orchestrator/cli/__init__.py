@@ -1,0 +1,33 @@
+"""The command line: one function a command, each a few lines over the core; a file a subject, a file a subcommand.
+
+Here: which commands there are, in the order that ``--help`` shows. Not here: how things are shown (``terminal.py``),
+what is done (``core/``, ``processes.py``).
+"""
+
+from __future__ import annotations
+
+import typer
+
+from sync_orchestrator.cli import (
+    configuration,
+    db,
+    events,
+    keys,
+    records,
+    rejected,
+    rollout,
+    running,
+    status,
+    syncing,
+    systems,
+    validation,
+)
+from sync_orchestrator.terminal import OneLineErrors
+
+app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Keeps a third party's copy of your business data in step, and proves it.")
+for subject in (running, configuration, status, syncing, validation, systems):
+    app.add_typer(subject.commands)
+for name, subcommand in (("events", events), ("records", records), ("rejected", rejected), ("rollout", rollout),
+                         ("keys", keys), ("db", db)):
+    app.add_typer(subcommand.commands, name=name)

@@ -1,0 +1,73 @@
+"""``events``: change events in the ledger.
+
+Not here: what becomes of them (``core/ledger.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.options import Json
+from sync_orchestrator.core import ledger
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.terminal import as_json, say, table
+
+Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
+
+commands = typer.Typer(no_args_is_help=True, help="Change events in the ledger.")
+
+
+@commands.command("list")
+def events_list(
+    state: Annotated[Literal["pending", "leased", "waiting", "dead"] | None, typer.Option()] = None,
+    entity: str | None = None, key: str | None = None, most: Annotated[int, typer.Option(min=1)] = 50,
+    json: Json = False,
+) -> None:
+    """List events that are not finished, newest first."""
+    rows = [dict(row._mapping) for row in _query(
+        ledger_statements.LIST, state=state, entity=entity, key=key, most=most)]
+    if json:
+        as_json(rows)
+        return
+    names = ["seq", "entity", "key", "source", "action", "version", "state", "attempts", "due_at", "error"]
+    table("events", names, [[row[name] for name in names] for row in rows])
+    if not rows:
+        say("there are none")
+
+
+@commands.command("show")
+def events_show(seq: int) -> None:
+    """Show one event, finished or not, as JSON."""
+    rows = _query(ledger_statements.SHOW, seq=seq)
+    if not rows:
+        raise NotFound(f"there is no event {seq}")
+    as_json(dict(rows[0]._mapping), indent=2)
+
+
+@commands.command("redrive")
+def events_redrive(
+    seqs: Seqs = None,
+    every: Annotated[bool, typer.Option("--all", help="All dead and waiting events.")] = False,
+    entity: Annotated[str | None, typer.Option(help="Only those of this entity.")] = None,
+) -> None:
+    """Put dead or waiting events back to pending, with fresh attempts."""
+    if not seqs and not every:
+        raise NotFound("name events by number, or say --all")
+    say(f"{ledger.redrive(existing_database(), seqs or None, entity)} events re-driven")
+
+
+@commands.command("discard")
+def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
+    """End dead events for good."""
+    say(f"{ledger.discard(existing_database(), seqs or [], reason)} events discarded")
+
+
+def _query(statement: str, **parameters: Any) -> Sequence[Any]:
+    with existing_database().begin() as connection:
+        return run(connection, statement, **parameters)

@@ -1,0 +1,38 @@
+"""What commands work on, which must exist: the database, the configured systems, an entity, its business groups.
+
+Not here: how a database is made or opened (``app.py``).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine
+
+from sync_orchestrator import app as composition
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.full_sync import known_groups
+
+
+def existing_database() -> Engine:
+    """The database; raises ConfigError where there is none, instead of making one."""
+    composition.require_database()
+    return composition.open_database()
+
+
+def existing_context() -> Context:
+    """All that is configured, on the database that is there."""
+    composition.require_database()
+    return composition.open_context()
+
+
+def entity_named(context: Context, name: str) -> EntityContext:
+    """An entity; raises NotFound, which names those that there are."""
+    if name not in context.entities:
+        raise NotFound(f"there is no entity '{name}'; there is {', '.join(context.entities)}")
+    return context.entities[name]
+
+
+def groups_of(context: Context, entity: EntityContext) -> list[str]:
+    """The business groups of an entity that are known by now."""
+    with context.engine.begin() as connection:
+        return known_groups(connection, entity.name)

@@ -1,0 +1,67 @@
+"""``rejected``: messages of brokers that cannot be read.
+
+Not here: where they are kept (``core/rejected.py``), how one is read (``brokers/``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sync_orchestrator import app as composition
+from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.options import Json
+from sync_orchestrator.core import rejected
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.terminal import as_json, say, table
+
+Ids = Annotated[list[int] | None, typer.Argument(help="Numbers of messages, as `rejected list` shows them.")]
+Consumer = Annotated[str | None, typer.Option(help="Only those of this consumer.")]
+
+commands = typer.Typer(no_args_is_help=True, help="Messages of brokers that cannot be read.")
+
+
+@commands.command("list")
+def rejected_list(
+    consumer: Consumer = None, most: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
+) -> None:
+    """List messages that cannot be read, newest first."""
+    with existing_database().begin() as connection:
+        rows = rejected.listed(connection, consumer, most)
+    if json:
+        as_json(rows)
+        return
+    names = ["id", "consumer", "reason", "size", "times", "last_seen_at"]
+    table("rejected", names, [[row[name] for name in names] for row in rows])
+    if not rows:
+        say("there are none")
+
+
+@commands.command("show")
+def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Show one message with its reason, headers and body, as JSON."""
+    with existing_database().begin() as connection:
+        as_json(rejected.show(connection, number), indent=2)
+
+
+@commands.command("retry")
+def rejected_retry(
+    ids: Ids = None, every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    consumer: Consumer = None,
+) -> None:
+    """Put messages through again, after the configuration was mended. Exit status: 1 some still cannot be read."""
+    from sync_orchestrator.brokers.consume import retry_rejected
+
+    if not ids and not every:
+        raise NotFound("name messages by number, or say --all")
+    config = composition.load_config()
+    went, left = retry_rejected(existing_database(), config, ids or None, consumer)
+    say(f"{went} messages recorded, {left} still cannot be read")
+    raise typer.Exit(1 if left else 0)
+
+
+@commands.command("discard")
+def rejected_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
+    """End messages for good."""
+    say(f"{rejected.discard(existing_database(), ids or [], reason)} messages discarded")

@@ -1,0 +1,66 @@
+"""The commands that run the system: all of it, its consumers, its API service, and the demo.
+
+Not here: the programs themselves (``processes.py``, ``brokers/``, ``api/``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from sync_orchestrator import app as composition
+from sync_orchestrator import processes
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.terminal import say
+
+commands = typer.Typer()
+
+
+@commands.command()
+def up(
+    port: Annotated[int, typer.Option(help="Of the Dagster UI.")] = 3000,
+    api_port: Annotated[int, typer.Option(help="Of POST /v1/events.")] = 8700,
+) -> None:
+    """Start everything on loopback: database, API service, Dagster's UI and daemon. Ctrl-C ends it all."""
+    raise typer.Exit(processes.up(port, api_port, say))
+
+
+@commands.command()
+def consume(
+    name: Annotated[str | None, typer.Argument(help="One of the consumers; all of them by default.")] = None,
+) -> None:
+    """Record the messages of brokers as change events, until SIGINT or SIGTERM; what is recorded is acknowledged."""
+    from sync_orchestrator.brokers.consume import consume as run_consumers  # brings kombu, which no other command needs
+
+    config = composition.load_config()
+    composition.require_database()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("sync_orchestrator").setLevel(logging.INFO)
+    run_consumers(composition.open_database(), config, name)
+
+
+@commands.command()
+def api(
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8700,
+    host: Annotated[str, typer.Option(help="The address to listen at; behind a proxy that does TLS, not by itself.")
+                    ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
+) -> None:
+    """Serve the API service alone: change events in, and what became of them."""
+    from sync_orchestrator.api.serve import serve
+
+    serve(host, port, workers)
+
+
+@commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def demo(context: typer.Context) -> None:
+    """Play the demo: three internal systems, a third party that misbehaves, and the proof at the end."""
+    project = processes.workspace().parent
+    if not (project / "demo" / "story.py").exists():
+        raise NotFound("the demo is not here: run this in a clone of the project")
+    os.chdir(project)
+    os.execv(sys.executable, [sys.executable, "-m", "demo.story", *context.args])

@@ -1,0 +1,46 @@
+"""``status``: how all of it is.
+
+Not here: what is counted (``core/status.py``).
+"""
+
+from __future__ import annotations
+
+import typer
+
+from sync_orchestrator import app as composition
+from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.options import Json
+from sync_orchestrator.core.status import status as read_status
+from sync_orchestrator.terminal import as_json, say, table
+
+commands = typer.Typer()
+
+
+@commands.command()
+def status(json: Json = False) -> None:
+    """Show how much is where, how old the oldest due work is, and what is wrong."""
+    found = read_status(existing_database())
+    if json:
+        as_json(found)
+        return
+    for name in ("events", "records"):
+        table(name, ["", ""], [[what.replace("_", " "), "no" if number is False else number]
+                               for what, number in found[name].items() if number is not True])
+    table("business groups", ["entity", "known", "synced"],
+          [[name, row["known"], row["synced"]] for name, row in found["groups"].items()])
+    table("lost notifications", ["day", "entity", "source", "count"],
+          [[row["day"], row["entity"], row["source"], row["count"]] for row in found["lost_notifications"]])
+    table("systems", ["name", "breaker", "pushes", "epoch"],
+          [[name, row["breaker"], "paused" if row["paused"] else "on", row["epoch"]]
+           for name, row in found["systems"].items()])
+    table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
+    table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
+    table("outcomes to be sent", ["receiver", "count", "error"],
+          [[name, row["unsent"], row["error"]] for name, row in found["outcomes"].items()])
+    alerts = found["alerts"]
+    table("open alerts", ["kind", "cause", "count", "since"],
+          [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19]] for alert in alerts["open"]])
+    if alerts["send_error"]:
+        say(f"Alerts do not arrive ({alerts['unsent']} unsent): {alerts['send_error']}.")
+    say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
+    say(f"The database is {composition.database_place()}.")

@@ -1,0 +1,191 @@
+"""The commands that bring the third party in step: ``drain``, ``plan``, ``full-sync``.
+
+Not here: how that is done (``core/drain.py``, ``core/full_sync.py``), what a plan is as a file (``core/plan_file.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sync_orchestrator import app as composition
+from sync_orchestrator import plan_tables
+from sync_orchestrator.cli.existing import entity_named, existing_context
+from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.drain import DrainReport
+from sync_orchestrator.core.drain import drain as run_drain
+from sync_orchestrator.core.errors import CannotPlan, SyncError
+from sync_orchestrator.core.full_sync import discover_groups, full_sync, known_groups
+from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group
+from sync_orchestrator.core.plan_file import Plan, differences, load, save
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
+
+commands = typer.Typer()
+
+_MOST_SAMPLES_SHOWN = 60
+
+
+@commands.command()
+def drain() -> None:
+    """Work off what is due, once, without Dagster."""
+    context = existing_context()
+    with steps("drain") as bar:
+        report = composition.perform(context, run_drain(
+            context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
+    settled = report.settled
+    say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
+        f"{settled.failed} failed, {settled.dead} dead")
+
+
+@commands.command()
+def plan(
+    entity: str, group: Group = None, allow_deletions: AllowDeletions = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plan to a file, for full-sync --plan.")] = None,
+    json: JsonLines = False,
+) -> None:
+    """Show what a full sync would create, update and delete at the third party; nothing is written anywhere.
+
+    Exit status: 0 it can be done as it stands, 1 something in it needs a person, 2 something cannot be read.
+    """
+    context = composition.open_context(only_look=True)
+    chosen = entity_named(context, entity)
+    with steps(f"plan of {entity}") as bar:
+        plans, failures = composition.perform(
+            context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar))
+    if json:
+        for made in plans:
+            as_json(asdict(made))
+    else:
+        table("a full sync would", *plan_tables.counts_table(plans))
+        table("for example", *plan_tables.samples_table(plans, _MOST_SAMPLES_SHOWN))
+        for note in plan_tables.notes(plans):
+            say(note)
+    for failure in failures:
+        complain(failure)
+    if out is not None and not failures:
+        save(Plan(entity, datetime.now(UTC), group is None, allow_deletions, plans), out)
+    raise typer.Exit(2 if failures else 1 if any(made.worries for made in plans) else 0)
+
+
+async def _plan_groups(
+    context: Context, entity: EntityContext, groups: Sequence[str] | None, allow_deletions: int | None, bar: Steps
+) -> tuple[list[GroupPlan], list[str]]:
+    """The plans, and why others could not be made; all groups unless told."""
+    todo = await groups_to_plan(context, entity) if groups is None else groups
+    bar.of(len(todo))
+    plans: list[GroupPlan] = []
+    failures: list[str] = []
+    for name in todo:
+        try:
+            plans.append(await plan_group(context, entity, name, allow_deletions=allow_deletions,
+                                          progress=partial(bar.phase, name)))
+        except SyncError as error:
+            failures.append(f"{name}: {error}")
+            bar.done(f"{name}: cannot be planned")
+            continue
+        counts = ", ".join(f"{count} {what}" for what, count in plans[-1].counts.items())
+        bar.done(f"{name}: {counts or 'nothing'}")
+    return plans, failures
+
+
+@commands.command(name="full-sync")
+def full_sync_command(
+    entity: str, group: Group = None, allow_deletions: AllowDeletions = None,
+    plan: Annotated[Path | None, typer.Option(help="Only if it would still do what this file of `plan` says.")] = None,
+) -> None:
+    """Fill business groups from the sources, bring the third party in step, try again all that failed meanwhile.
+
+    Exit status: 0 in step, 1 something is left, 3 it would do something else than planned, and nothing was done.
+    """
+    groups = [group] if group else None
+    if plan is not None:
+        groups, allow_deletions = _as_planned(entity, group, allow_deletions, plan)
+    context = composition.open_context()
+    chosen = entity_named(context, entity)
+    with steps(f"full sync of {entity}") as bar:
+        failures = composition.perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
+    for failure in failures:
+        complain(failure)
+    left, failed = _left(context, entity, group)
+    if left or failed:
+        say(f"{left} records out of step and {failed} failed events are left")
+    elif not failures:
+        say("all of it is in step")
+    raise typer.Exit(1 if failures or left or failed else 0)
+
+
+def _as_planned(
+    entity: str, group: str | None, allow_deletions: int | None, path: Path
+) -> tuple[list[str], int | None]:
+    """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
+    planned = load(path, entity)
+    if allow_deletions is not None:
+        raise CannotPlan("--allow-deletions is part of a plan: say it to `sync-orchestrator plan`")
+    chosen = [made for made in planned.groups if group in (None, made.group)]
+    if group is not None and not chosen:
+        raise CannotPlan(f"{path} has no business group '{group}'")
+    context = composition.open_context(only_look=True)
+    names = None if planned.every_group and group is None else [made.group for made in chosen]
+    with steps(f"is the plan of {entity} still true") as bar:
+        now, failures = composition.perform(
+            context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar))
+    if failures:
+        raise CannotPlan("; ".join(failures))
+    differ = differences(chosen, now)
+    for name, how in differ.items():
+        complain(f"{name}: {how}")
+    if differ:
+        complain(f"Nothing was done: it would be something else than {path} says. Make a new plan.")
+        raise typer.Exit(3)
+    return [made.group for made in chosen], planned.allow_deletions
+
+
+async def _sync_groups(
+    context: Context, entity: EntityContext, chosen: Sequence[str] | None, allow_deletions: int | None, bar: Steps
+) -> list[str]:
+    groups = await discover_groups(context, entity) if chosen is None else chosen
+    bar.of(len(groups))
+    failures: list[str] = []
+    for name in groups:
+        try:
+            filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
+                                              progress=partial(bar.phase, name))
+        except SyncError as error:
+            failures.append(f"{name}: {error}")
+            bar.done(f"{name}: failed")
+            continue
+        if filled.unusable:
+            failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
+                            + "; ".join(filled.problems[:3]))
+        bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
+                 f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
+    bar.at("what failed meanwhile")
+    await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
+    if _left(context, entity.name, chosen[0] if chosen is not None and len(chosen) == 1 else None)[1]:
+        first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
+        bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
+        await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
+    return failures
+
+
+def _so_far(report: DrainReport) -> str:
+    return f"{report.events} events, {report.settled.acknowledged} records mirrored"
+
+
+def _left(context: Context, entity: str, group: str | None) -> tuple[int, int]:
+    """Records of the groups that are out of step, and events that failed."""
+    with context.engine.begin() as connection:
+        groups = [group] if group else known_groups(connection, entity)
+        rows = [run(connection, full_sync_statements.OUTSTANDING, entity=entity, group=name)[0] for name in groups]
+        failed = run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n
+    return sum(row.open + row.parked for row in rows), failed

@@ -1,0 +1,173 @@
+"""The commands that prove it: ``verify`` the third party or the archive, ``repair`` what was found.
+
+Not here: how that is done (``core/validation.py``, ``core/source_check.py``, ``core/repair.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sync_orchestrator import app as composition
+from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of
+from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.terminal import Steps, as_json, say, steps, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.repair import Repaired
+    from sync_orchestrator.core.validation import GroupValidation
+
+Repair = Literal["auto", "ask", "off"]
+
+commands = typer.Typer()
+
+_MOST_DRIFT_SHOWN = 20
+
+
+@commands.command()
+def verify(
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None, group: Group = None,
+    full: Annotated[bool, typer.Option(help="Compare record by record, whatever the counts say.")] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="The archive against its sources instead.")] = False,
+    repair: Annotated[Repair | None, typer.Option(help="What to do about drift; as configured by default.")] = None,
+    json: JsonLines = False,
+) -> None:
+    """Validate by count, then by diff. Exit status: 0 in step, 1 drift, 2 something could not be validated."""
+    context = existing_context()
+    chosen = [entity_named(context, entity)] if entity else list(context.entities.values())
+    if sources:
+        raise typer.Exit(_verify_sources(context, chosen, group, repair, json))
+    with steps("validate") as bar:
+        results = composition.perform(context, _validate(context, chosen, group, full, repair, bar))
+    if json:
+        for result in results:
+            as_json(_validation(result))
+    else:
+        _show_validations(results)
+    verdicts = {result.verdict for result in results}
+    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
+
+
+def _verify_sources(
+    context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, json: bool
+) -> int:
+    with steps("check the sources") as bar:
+        results = composition.perform(context, _check_sources(context, entities, group, repair, bar))
+    if json:
+        for result in results:
+            as_json(asdict(result))
+    else:
+        table("sources", ["entity", "group", "verdict", "listed", "on the way", "lost", "to repair", ""],
+              [[result.entity, result.group, result.verdict, max(result.listed.values(), default=0), result.on_the_way,
+                len(result.lost), result.repaired, result.reason] for result in results])
+        lost = [[result.group, lost.part, lost.key, lost.kind] for result in results for lost in result.lost]
+        table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
+        if len(lost) > _MOST_DRIFT_SHOWN:
+            say(f"and {len(lost) - _MOST_DRIFT_SHOWN} more; --json shows all")
+    verdicts = {result.verdict for result in results}
+    return 1 if "lost" in verdicts else 0 if verdicts == {"in_step"} else 2
+
+
+async def _check_sources(
+    context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, bar: Steps
+) -> list[SourceCheck]:
+    todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
+    bar.of(len(todo))
+    results = []
+    for entity, name in todo:
+        bar.at(f"{entity.name} {name}")
+        results.append(await check_sources(context, entity, name, repair=repair))
+        bar.done(f"{entity.name} {name}: {results[-1].verdict}")
+    return results
+
+
+async def _validate(
+    context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
+    bar: Steps,
+) -> list[GroupValidation]:
+    from sync_orchestrator.core.validation import validate  # brings pandas, which the other commands need not wait for
+
+    todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
+    bar.of(len(todo))
+    results = []
+    for entity, name in todo:
+        bar.at(f"{entity.name} {name}")
+        results.append(await validate(context, entity, name, full=full, repair=repair))
+        bar.done(f"{entity.name} {name}: {results[-1].verdict}")
+    return results
+
+
+@commands.command(name="repair")
+def repair_command(
+    entity: str, group: Group = None,
+    key: Annotated[str | None, typer.Option(help="Only this record.")] = None,
+    allow_deletions: AllowDeletions = None, json: JsonLines = False,
+) -> None:
+    """Repair what was found and waits for a person, and validate again.
+
+    Exit status: 0 in step, 1 drift is left, 2 something could not be validated.
+    """
+    from sync_orchestrator.core.repair import groups_to_repair  # brings pandas, which others need not wait for
+
+    context = existing_context()
+    chosen = entity_named(context, entity)
+    with context.engine.begin() as connection:
+        groups = [group] if group else groups_to_repair(connection, entity, key)
+    if not groups:
+        say("nothing was found that waits for a repair")
+        return
+    with steps(f"repair of {entity}") as bar:
+        results = composition.perform(context, _repair(context, chosen, groups, key, allow_deletions, bar))
+    if json:
+        for result in results:
+            as_json({**asdict(result), "validation": result.validation and _validation(result.validation)})
+    else:
+        table("repair", ["group", "sent", "changed since", ""],
+              [[result.group, result.sent, result.overtaken, result.held] for result in results])
+        _show_validations([result.validation for result in results if result.validation is not None])
+    verdicts = {result.validation.verdict for result in results if result.validation is not None}
+    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
+
+
+async def _repair(
+    context: Context, entity: EntityContext, groups: Sequence[str], key: str | None, allow_deletions: int | None,
+    bar: Steps,
+) -> list[Repaired]:
+    from sync_orchestrator.core.repair import repair
+
+    bar.of(len(groups))
+    results = []
+    for name in groups:
+        results.append(await repair(context, entity, name, key=key, allow_deletions=allow_deletions,
+                                    progress=partial(bar.phase, name)))
+        bar.done(f"{name}: {results[-1].sent} sent to repair")
+    return results
+
+
+def _validation(result: GroupValidation) -> dict[str, Any]:
+    return {
+        "entity": result.entity, "group": result.group, "verdict": result.verdict, "reason": result.reason,
+        "expected": result.expected, "counted": result.counted, "in_flight": result.ambiguous,
+        "compared": result.compared, "repaired": result.repaired, "foreign": result.foreign,
+        "stubborn": result.stubborn,
+        "drift": [{"key": drift.key, "kind": drift.kind, "status": drift.status} for drift in result.drift],
+    }
+
+
+def _show_validations(results: Sequence[GroupValidation]) -> None:
+    table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", ""],
+          [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,
+            len(result.drift), result.repaired, result.reason] for result in results])
+    drift = [(result, found) for result in results for found in result.drift]
+    table("drift", ["group", "key", "kind", "status"],
+          [[result.group, found.key, found.kind, found.status] for result, found in drift[:_MOST_DRIFT_SHOWN]])
+    if len(drift) > _MOST_DRIFT_SHOWN:
+        say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
+    if not results:
+        say("no business group is known yet: run a full sync first")
