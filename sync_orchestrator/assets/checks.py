@@ -7,14 +7,15 @@ one stands, with its time. Not here: the validation (``core/validation.py``), wh
 
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.assets.by_group import Context, by_group
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check
+from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.validation import GroupValidation, groups_due, validate
 from sync_orchestrator.resources.system import System
 
@@ -25,8 +26,6 @@ _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
 _MOST_FIELDS = 6
 _MOST_GROUPS = 500
-
-Repair = Literal["", "auto", "ask", "off"]
 
 
 class ValidateOptions(dg.Config):
@@ -46,9 +45,7 @@ def mirror_check(name: str) -> dg.AssetChecksDefinition:
     """The check of one entity's mirror."""
 
     def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
-        own = groups_of(system.context, name)
-        asked = context.partition_keys if context.has_partition_key or context.has_partition_key_range else own
-        yield from _evaluations(context, system, name, sorted(own.intersection(asked)))
+        yield from _evaluations(context, system, name, asked_groups(context, system, name))
 
     return partitioned_check(
         check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK,
@@ -62,24 +59,15 @@ def validate_groups(
     context: dg.OpExecutionContext, config: ValidateOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Validates the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    _refuse_nonsense(config, system)
+    entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
     tag = context.run.tags.get(_PARTITION_TAG)
     asked = config.groups or ([tag] if tag else [])
     verdicts: dict[str, int] = {"in_step": 0, "drift": 0, "not_validated": 0}
-    for name in [config.entity] if config.entity else list(system.context.entities):
+    for name in entities:
         own = groups_of(system.context, name)
         groups = sorted(own.intersection(asked) if asked else own) if asked or config.full else due_groups(system, name)
-        yield from _evaluations(context, system, name, groups, full=config.full,
-                                repair=cast(Repair, config.repair), verdicts=verdicts)
+        yield from _evaluations(context, system, name, groups, full=config.full, repair=repair, verdicts=verdicts)
     yield dg.Output(None, metadata=verdicts)
-
-
-def _refuse_nonsense(config: ValidateOptions, system: System) -> None:
-    if config.entity and config.entity not in system.context.entities:
-        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
-                         allow_retries=False)
-    if config.repair not in ("", "auto", "ask", "off"):
-        raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
 
 
 def due_groups(system: System, name: str) -> list[str]:
@@ -94,13 +82,13 @@ def due_groups(system: System, name: str) -> list[str]:
 
 
 def _evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False, repair: Repair = "",
-    verdicts: dict[str, int] | None = None,
+    context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False,
+    repair: Repair | None = None, verdicts: dict[str, int] | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     entity = system.entity(name)
 
     def work(group: str) -> Awaitable[GroupValidation]:
-        return validate(system.context, entity, group, full=full, repair=repair or None)
+        return validate(system.context, entity, group, full=full, repair=repair)
 
     for group, result in by_group(context, system, name, groups, work, "validated"):
         context.log.info(f"{name} {group}: {summary(result)}")
@@ -160,15 +148,12 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)[:80]
 
 
-_IN_ONE_RUN: dict[str, Any] = {"executor_def": dg.in_process_executor, "run_tags": {"dagster/max_retries": "0"}}
-
-
-@dg.job(name="validate", **_IN_ONE_RUN, description="Validates the business groups that are due, or those named.")
+@dg.job(name="validate", **IN_ONE_RUN, description="Validates the business groups that are due, or those named.")
 def validate_job() -> None:
     validate_groups()
 
 
-@dg.job(name="validate_fully", **_IN_ONE_RUN, config={"ops": {"validate_groups": {"config": {"full": True}}}},
+@dg.job(name="validate_fully", **IN_ONE_RUN, config={"ops": {"validate_groups": {"config": {"full": True}}}},
         description="Compares every record of every business group, whatever the counts say, due or not.")
 def validate_fully_job() -> None:
     validate_groups()

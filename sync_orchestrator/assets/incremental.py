@@ -15,6 +15,7 @@ from types import FrameType
 
 import dagster as dg
 
+from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.core.drain import DrainReport, drain
@@ -23,8 +24,6 @@ from sync_orchestrator.resources.system import System
 
 TELL_SECONDS = 5.0
 REPORT_SECONDS = 15.0
-
-_NO_RETRY = {"dagster/max_retries": "0"}
 
 
 class Reporter:
@@ -105,7 +104,7 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
     yield dg.Output(None, metadata=reporter.end(drained))
 
 
-@dg.job(executor_def=dg.in_process_executor, run_tags=_NO_RETRY,
+@dg.job(**IN_ONE_RUN,
         description="Mirrors the changes that have come in. Its sensor requests it; several at once do no harm.")
 def incremental_sync() -> None:
     drain_ledger()
@@ -120,6 +119,6 @@ def look_after_ledger(system: System) -> Iterator[dg.Output[None]]:
                                     "balanced": totals.balanced})
 
 
-@dg.job(executor_def=dg.in_process_executor, run_tags=_NO_RETRY, description="Looks after the ledger.")
+@dg.job(**IN_ONE_RUN, description="Looks after the ledger.")
 def maintenance() -> None:
     look_after_ledger()

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group
@@ -15,7 +16,6 @@ from sync_orchestrator.plan_tables import Table, counts_table, notes, samples_ta
 from sync_orchestrator.resources.system import System
 
 _MOST_SAMPLES = 200
-_NO_RETRY = {"dagster/max_retries": "0"}
 
 
 class PlanOptions(dg.Config):
@@ -32,12 +32,10 @@ class PlanOptions(dg.Config):
 @dg.op(out=dg.Out(dg.Nothing))
 def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: System) -> Iterator[dg.Output[None]]:
     """Plans group after group; one that cannot be planned keeps no other from its turn, but fails the run."""
-    if config.entity and config.entity not in system.context.entities:
-        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
-                         allow_retries=False)
+    entities = asked_entities(system, config.entity)
     metadata: dict[str, Any] = {}
     failed: list[str] = []
-    for name in [config.entity] if config.entity else list(system.context.entities):
+    for name in entities:
         plans = list(_plans(context, config, system, system.entity(name), failed))
         if plans:
             metadata[f"{name}: counts"] = _shown(counts_table(plans))
@@ -80,7 +78,7 @@ def _plain(value: Any) -> str | int | float:
     return value if isinstance(value, int | float | str) else "" if value is None else str(value)
 
 
-@dg.job(name="plan", executor_def=dg.in_process_executor, run_tags=_NO_RETRY,
+@dg.job(name="plan", **IN_ONE_RUN,
         description="Shows what full syncs would do, of every business group or of those named. Nothing is written.")
 def plan_job() -> None:
     plan_full_sync()

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from sync_orchestrator.assets import checks, source_checks
-from sync_orchestrator.assets.by_group import by_group
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import business_group, groups_of
 from sync_orchestrator.assets.preview import evaluation
@@ -33,12 +33,10 @@ def repair_group(
     context: dg.OpExecutionContext, config: RepairOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Repairs the group's drift and lost notifications, and reports the validation that follows."""
-    if config.entity and config.entity not in system.context.entities:
-        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
-                         allow_retries=False)
+    entities = asked_entities(system, config.entity)
     group = context.partition_key
     metadata: dict[str, Any] = {}
-    for name in [config.entity] if config.entity else list(system.context.entities):
+    for name in entities:
         if group not in groups_of(system.context, name):
             continue
 
@@ -80,8 +78,7 @@ def _metadata(result: Repaired) -> dict[str, Any]:
     return metadata
 
 
-@dg.job(name="repair", partitions_def=business_group, executor_def=dg.in_process_executor,
-        run_tags={"dagster/max_retries": "0"},
+@dg.job(name="repair", partitions_def=business_group, **IN_ONE_RUN,
         description="Repairs what was found in a business group and waits for a person (`repair: ask`), then validates "
                     "it again.")
 def repair_job() -> None:

@@ -7,14 +7,15 @@ every group that is due, in one run. A group that could not be checked gets no e
 
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.assets.by_group import Context, by_group
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
 from sync_orchestrator.assets.entity import archive_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check
+from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
 from sync_orchestrator.resources.system import System
 
@@ -25,8 +26,6 @@ LONGEST_TICK = 3600.0
 
 _MOST_SAMPLES = 50
 _MOST_GROUPS = 500
-
-Repair = Literal["", "auto", "ask", "off"]
 
 
 class SourceCheckOptions(dg.Config):
@@ -47,9 +46,7 @@ def archive_check(name: str) -> dg.AssetChecksDefinition:
         if context.run.asset_selection:
             context.log.info("the sources have just been listed by the materialization: they are not listed again")
             return
-        own = groups_of(system.context, name)
-        asked = context.partition_keys if context.has_partition_key or context.has_partition_key_range else own
-        yield from evaluations(context, system, name, sorted(own.intersection(asked)))
+        yield from evaluations(context, system, name, asked_groups(context, system, name))
 
     return partitioned_check(
         check, f"{name}_archive_{SOURCE_CHECK}", archive_key(name), SOURCE_CHECK,
@@ -62,16 +59,12 @@ def check_source_groups(
     context: dg.OpExecutionContext, config: SourceCheckOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Checks the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    if config.entity and config.entity not in system.context.entities:
-        raise dg.Failure(f"there is no entity '{config.entity}'; there is {', '.join(system.context.entities)}",
-                         allow_retries=False)
-    if config.repair not in ("", "auto", "ask", "off"):
-        raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
+    entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
     verdicts: Counter[str] = Counter(in_step=0, lost=0, not_checked=0)
-    for name in [config.entity] if config.entity else list(system.context.entities):
+    for name in entities:
         groups = (sorted(groups_of(system.context, name).intersection(config.groups)) if config.groups
                   else due_groups(system, name))
-        yield from evaluations(context, system, name, groups, repair=cast(Repair, config.repair), verdicts=verdicts)
+        yield from evaluations(context, system, name, groups, repair=repair, verdicts=verdicts)
     yield dg.Output(None, metadata=dict(verdicts))
 
 
@@ -86,14 +79,14 @@ def due_groups(system: System, name: str) -> list[str]:
 
 
 def evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], *, repair: Repair = "",
+    context: Context, system: System, name: str, groups: Sequence[str], *, repair: Repair | None = None,
     verdicts: Counter[str] | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Checks groups and yields what the check says of each that could be judged."""
     entity = system.entity(name)
 
     def work(group: str) -> Awaitable[SourceCheck]:
-        return check_sources(system.context, entity, group, repair=repair or None)
+        return check_sources(system.context, entity, group, repair=repair)
 
     for group, result in by_group(context, system, name, groups, work, "checked"):
         context.log.info(f"{name} {group}: {summary(result)}")
@@ -128,7 +121,7 @@ def metadata_of(result: SourceCheck) -> dict[str, Any]:
     return metadata
 
 
-@dg.job(name="check_sources", executor_def=dg.in_process_executor, run_tags={"dagster/max_retries": "0"},
+@dg.job(name="check_sources", **IN_ONE_RUN,
         description="Holds the sources against the archive, in the business groups that are due, or those named.")
 def check_sources_job() -> None:
     check_source_groups()

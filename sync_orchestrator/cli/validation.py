@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
+from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.terminal import Steps, as_json, say, steps, table
@@ -22,8 +23,6 @@ from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 if TYPE_CHECKING:
     from sync_orchestrator.core.repair import Repaired
     from sync_orchestrator.core.validation import GroupValidation
-
-Repair = Literal["auto", "ask", "off"]
 
 commands = typer.Typer()
 

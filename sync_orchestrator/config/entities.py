@@ -13,6 +13,9 @@ from sync_orchestrator.config.sources import Part
 from sync_orchestrator.config.targets import Target
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds
 
+Repair = Literal["auto", "ask", "off"]
+"""What is done about drift and lost notifications that were found."""
+
 
 class Retry(Model):
     """1 + ``retries`` attempts; waits of ``first_wait``, doubling up to ``max_wait``, with jitter."""
@@ -53,7 +56,7 @@ class Validation(Model):
     """How often at least it is compared record by record, whatever its count says."""
     confirm_after: Seconds = 2
     """The pause before a suspect is looked at again."""
-    repair: Literal["auto", "ask", "off"] = "auto"
+    repair: Repair = "auto"
     """``auto``: drift is repaired. ``ask``: it is told of, and a person starts the repair. ``off``: it is told of."""
     foreign: Literal["report", "delete"] = "report"
     """What is done about records there that we never put there."""
@@ -69,7 +72,7 @@ class SourceCheck(Model):
     confirm_after: Seconds = 30
     """The pause before a suspect is looked at again: so long a notification may be on its way. At least twice
     ``poll_every`` of a part with ``changes``."""
-    repair: Literal["auto", "ask", "off"] = "auto"
+    repair: Repair = "auto"
     """``auto``: what was lost becomes a change event. ``ask``: it is told of, and a person starts the repair. ``off``:
     it is told of."""
 

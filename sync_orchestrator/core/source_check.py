@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -32,7 +33,6 @@ T = TypeVar("T")
 _before_commit = CrashPoint("source_check.before_commit")
 
 Kind = Literal["missing", "newer", "gone"]
-Repair = Literal["auto", "ask", "off"]
 Place = tuple[str, str]
 """Part and key."""
 

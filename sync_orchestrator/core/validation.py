@@ -17,6 +17,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
+from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
@@ -36,7 +37,6 @@ _before_repair_commit = CrashPoint("validation.before_repair_commit")
 _CLOSED_TO_US = "the third party is paused, or its breaker is open"
 
 Verdict = Literal["in_step", "drift", "not_validated"]
-Repair = Literal["auto", "ask", "off"]
 
 
 @dataclass(frozen=True, slots=True)
