@@ -25,7 +25,7 @@ from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import plan as statements
 from sync_orchestrator.core.storable import text_problem
 from sync_orchestrator.core.versions import Change, RecordState, Stamp, decide
@@ -330,7 +330,7 @@ class _Plan:
 
     def _mapped_otherwise(self, record: _Record, wanted: bytes | None) -> bool:
         """By a mapping that has changed since the record was acknowledged (``remap.py``)."""
-        applied = None if record.row is None else _bytes(record.row.applied_digest)
+        applied = None if record.row is None else as_bytes(record.row.applied_digest)
         return applied is not None and wanted is not None and wanted != applied
 
     def _situation(self, record: _Record, wanted: bytes | None) -> Situation:
@@ -338,8 +338,8 @@ class _Plan:
         known = row is not None
         return Situation(
             deleted=record.state.deleted, digest=wanted,
-            applied_digest=_bytes(row.applied_digest) if known else None,
-            rejected_digest=_bytes(row.rejected_digest) if known else None,
+            applied_digest=as_bytes(row.applied_digest) if known else None,
+            rejected_digest=as_bytes(row.rejected_digest) if known else None,
             external_id=row.external_id if known and not moved else None,
             ever_applied=known and row.ever_applied, moved=moved, unsettled_for=row.unsettled_for if known else None)
 
@@ -415,7 +415,3 @@ class _Plan:
         self.plan.counts = {name: self._counts[name] for name in COUNTS if self._counts[name]}
         self.plan.samples = [sample for samples in self._samples.values() for sample in samples]
         self.plan.digest = digest(sorted(self._actions)).hex()
-
-
-def _bytes(value: Any) -> bytes | None:
-    return None if value is None else bytes(value)

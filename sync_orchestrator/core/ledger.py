@@ -180,8 +180,7 @@ def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
 
     Raises NotFound where none of them is dead.
     """
-    if not reason.strip():
-        raise NotFound("a discard needs a reason")
+    require_reason(reason)
 
     def work(connection: Connection) -> int:
         rows = run(connection, statements.DISCARD, seqs=list(seqs), reason=reason)
@@ -192,6 +191,12 @@ def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
     if not count:
         raise NotFound("none of these events is dead; `sync-orchestrator events list --state dead` shows which are")
     return count
+
+
+def require_reason(reason: str) -> None:
+    """Raises NotFound for a discard without a reason."""
+    if not reason.strip():
+        raise NotFound("a discard needs a reason")
 
 
 def check_conservation(connection: Connection) -> Conservation:

@@ -22,7 +22,7 @@ from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.trace import following
 
@@ -113,8 +113,8 @@ def claim(
         parts.setdefault((part.entity, part.key), {})[part.part] = part.data
     return [
         Claim(
-            row.entity, row.key, row.group_key, row.revision, row.deleted, _bytes(row.applied_digest),
-            row.applied_group, row.external_id, row.attempts, _bytes(row.rejected_digest), row.lease_token,
+            row.entity, row.key, row.group_key, row.revision, row.deleted, as_bytes(row.applied_digest),
+            row.applied_group, row.external_id, row.attempts, as_bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
             row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
             row.applied_revision, row.trace,
@@ -139,10 +139,6 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     except Exception as error:  # an adapter that somebody wrote: one record's trouble, not the drain's
         _log.exception("a push of %s %r failed as none should", claimed.entity, claimed.key)
         return attempt.failed(CallFailed(Failure.TRANSIENT, f"{type(error).__name__}: {error}", unknown=attempt.sent))
-
-
-def _bytes(value: Any) -> bytes | None:
-    return None if value is None else bytes(value)
 
 
 class _Attempt:

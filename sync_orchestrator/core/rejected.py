@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.errors import InvalidEvent, NotFound
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger import ChangeEvent, record_in, require_reason
 from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import rejected as statements
@@ -104,8 +104,7 @@ def _again(connection: Connection, understand: Callable[[Rejected], Sequence[Cha
 
 def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
     """Ends messages for good, with the reason kept; returns how many. Raises NotFound where none of them is open."""
-    if not reason.strip():
-        raise NotFound("a discard needs a reason")
+    require_reason(reason)
     count = in_transaction(engine, lambda connection: _end(connection, ids, "discarded", reason))
     if not count:
         raise NotFound("none of these messages is open; `sync-orchestrator rejected list` shows which are")

@@ -47,6 +47,11 @@ def json(value: Any) -> Jsonb | None:
     return None if value is None else Jsonb(value, dumps=_dumped)
 
 
+def as_bytes(value: Any) -> bytes | None:
+    """A bytea of a row, whichever kind of bytes the driver made of it; None where it is NULL."""
+    return None if value is None else bytes(value)
+
+
 def _dumped(value: Any) -> str | bytes:
     try:
         return orjson.dumps(value)
