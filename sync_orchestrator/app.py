@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.adapters.build import build_clients, build_sources, build_third_parties
+from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
 from sync_orchestrator.adapters.classes import wrong_classes
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config
@@ -115,10 +115,10 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     }
     hold_offs = {name: SharedHoldOff(engine, name) for name in config.third_parties}
     logins = partial(SharedLogins, engine)
-    third_parties = build_third_parties(config, rates, hold_offs, logins)
     clients = build_clients(config, rates, hold_offs, logins)
     return assemble(
-        engine, config, build_sources(config, logins), third_parties, clients, only_look=only_look)
+        engine, config, build_sources(config, logins), third_parties_behind(config, clients),
+        clients_of_routes(config, clients), only_look=only_look)
 
 
 def perform(context: Context, work: Awaitable[T]) -> T:

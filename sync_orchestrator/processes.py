@@ -106,7 +106,7 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
 
     Raises ConfigError for a wrong configuration, ProgramEnded or SyncError where something does not start.
     """
-    app.load_config()
+    config = app.load_config()
     spaces = workspace()
     _check_free(port, api_port)
     home = app.home()
@@ -121,7 +121,7 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
         (home / "up.pid").write_text(f"{guard.pid} {guard.create_time()}")
         _start_database(system, told)
         _prepare(system, told)
-        _start_programs(system, spaces, port, api_port)
+        _start_programs(system, spaces, port, api_port, consumes=bool(config.consumers))
         wait_ready(system.tree, told)
     except BaseException:
         system.stop()
@@ -164,14 +164,14 @@ def _prepare(system: System, told: Tell) -> None:
     told(f"Dagster's instance ready in {system.environment['DAGSTER_HOME']}; {last_lines(program.log).strip()}")
 
 
-def _start_programs(system: System, spaces: Path, port: int, api_port: int) -> None:
+def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, consumes: bool) -> None:
     bin_folder = Path(sys.executable).parent
     tree, load = system.tree, ["-w", str(spaces)]
     tree.start("api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)],
                f"{system.api_url}/readyz")
     tree.start("webserver", [str(bin_folder / "dagster-webserver"), *load, "-h", "127.0.0.1", "-p", str(port)],
                f"{system.ui_url}/server_info")
-    if app.load_config().consumers:
+    if consumes:
         tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
 

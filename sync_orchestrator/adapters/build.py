@@ -26,8 +26,8 @@ Logins = Callable[[str], LoginStore]
 
 
 @dataclass(frozen=True, slots=True)
-class _Behind:
-    """A system behind a class: our client where it has an address, and where it has none the room to call it."""
+class Behind:
+    """A system as it is called: our client where it has an address, and where it has none the room to call it."""
 
     settings: ClassSystem | ThirdPartySystem
     http: Http | None
@@ -44,7 +44,7 @@ class _Behind:
             await self.http.close()
 
 
-Client = Http | Database | FilesSystem | _Behind
+Client = Http | Database | FilesSystem | Behind
 
 
 def build_sources(config: Config, logins: Logins | None = None) -> dict[str, dict[str, SourceSystem]]:
@@ -76,7 +76,7 @@ def _source(name: str, client: Client, entity: str, part: Part) -> SourceSystem:
             return SqlSource(client, part)
         case FilesSystem():
             return FileSource(client, part)
-        case _Behind():
+        case Behind():
             assert isinstance(client.settings, ClassSystem)
             made = made_source(name, client.settings, client.http, entity, part)
             return GuardedSource(made, client.guard(made), client.close)
@@ -91,10 +91,23 @@ def build_third_parties(
     Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them. Raises ConfigError for a class
     that cannot be made.
     """
+    return third_parties_behind(config, build_clients(config, before_call, hold_offs, logins))
+
+
+def build_clients(
+    config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
+    logins: Logins | None = None,
+) -> dict[str, Behind]:
+    """What each third party is called through, by its name: by entities and by routes of the proxy alike."""
     clients = {}
     for name, system in config.third_parties.items():
         hold_off = (hold_offs or {}).get(name) or HoldOff()
         clients[name] = _behind(system, f"third_parties.{name}", before_call.get(name), hold_off, logins)
+    return clients
+
+
+def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[str, ThirdParty]:
+    """Every entity's collection at its third party. Raises ConfigError for a class that cannot be made."""
     made: dict[str, ThirdParty] = {}
     for name, entity in config.entities.items():
         target, client = entity.third_party, clients[entity.third_party.system]
@@ -108,26 +121,22 @@ def build_third_parties(
     return made
 
 
-def build_clients(
-    config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
-    logins: Logins | None = None,
-) -> dict[str, Http]:
-    """By name, a client of each third party that routes of the proxy call; with the same in common as the adapters."""
-    clients = {}
+def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str, Http]:
+    """Of the third parties that routes of the proxy call, the client that their entities have, too."""
+    made = {}
     for name in sorted({route.third_party for route in config.routes.values()}):
-        hold_off = (hold_offs or {}).get(name) or HoldOff()
-        made = _behind(config.third_parties[name], f"third_parties.{name}", before_call.get(name), hold_off, logins)
-        assert made.http is not None
-        clients[name] = made.http
-    return clients
+        http = clients[name].http
+        assert http is not None
+        made[name] = http
+    return made
 
 
 def _behind(
     system: ClassSystem | ThirdPartySystem, place: str, before_call: BeforeCall | None, hold_off: HoldOff,
     logins: Logins | None,
-) -> _Behind:
+) -> Behind:
     if not system.base_url:
-        return _Behind(system, None, Room(before_call, hold_off), hold_off)
+        return Behind(system, None, Room(before_call, hold_off), hold_off)
     http = Http(system, before_call, hold_off=hold_off, logins=logins(place) if logins else None,
                 secrets=secrets_in(system.settings))
-    return _Behind(system, http, None, hold_off)
+    return Behind(system, http, None, hold_off)
