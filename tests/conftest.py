@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from databases import database_url, engine, server_url, template  # noqa: F401
+from databases import database_url, engine, server_url, template, template_shape  # noqa: F401
 from fakes import FakeSource, FakeThirdParty, two_part_config
 from http_server import Server
 from sqlalchemy import Engine, event

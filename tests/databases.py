@@ -28,7 +28,8 @@ SELECT (SELECT md5(string_agg(c.oid || c.relname || c.relnatts || c.reltriggers:
         FROM (SELECT oid, relname, relnatts, relhastriggers AS reltriggers FROM pg_class
               WHERE relnamespace IN (SELECT oid FROM pg_namespace WHERE nspname IN ('sync', 'public'))) c) AS tables,
        (SELECT count(*) FROM pg_proc) AS functions, (SELECT count(*) FROM pg_constraint) AS constraints,
-       (SELECT count(*) FROM pg_db_role_setting) AS settings,
+       (SELECT count(*) FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase
+        WHERE datname = current_database()) AS settings,
        (SELECT string_agg(version_num, ',') FROM sync.alembic_version) AS version
 """
 
@@ -112,24 +113,34 @@ def template(server_url: str) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def template_shape(server_url: str, template: str) -> tuple[Any, ...]:
+    """The template's shape, which copies of it have, to the object's number."""
+    url = make_url(server_url).set(database=template).render_as_string(hide_password=False)
+    return _with(url, _shape_of)
+
+
 @pytest.fixture
-def database_url(server_url: str, template: str) -> Iterator[str]:
+def database_url(server_url: str, template: str, template_shape: tuple[Any, ...]) -> Iterator[str]:
     """The URL of an empty, migrated database."""
     url = _free.pop() if _free else create(server_url, f"test_{os.getpid()}_{next(_numbers)}", template)
-    before = _with(url, lambda connection: tuple(run(connection, _SHAPE)[0]))
     yield url
-    if not _emptied(url, before):
+    if not _emptied(url, template_shape):
         drop(server_url, url)
     else:
         _free.append(url)
 
 
-def _emptied(url: str, before: tuple[Any, ...]) -> bool:
-    """Empties a database; False where it is not of the shape that it had."""
+def _shape_of(connection: Any) -> tuple[Any, ...]:
+    return tuple(run(connection, _SHAPE)[0])
+
+
+def _emptied(url: str, shape: tuple[Any, ...]) -> bool:
+    """Empties a database; False where it is of another shape by now."""
 
     def work(connection: Any) -> bool:
         run(connection, _ALONE)
-        if tuple(run(connection, _SHAPE)[0]) != before:
+        if _shape_of(connection) != shape:
             return False
         run(connection, _EMPTY)
         return True
