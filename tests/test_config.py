@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import two_part_config
 from pydantic import ValidationError
+from standardwebhooks import Webhook
 
 from sync_orchestrator.config import loading
 
@@ -91,3 +95,36 @@ DEMO = Path(__file__).resolve().parent.parent / "demo" / "sync.yaml"
 def test_off_is_a_word_and_no_truth_value(written: str, read: str) -> None:
     text = DEMO.read_text().replace("repair: auto", f"repair: {written}")
     assert loading.read(text, "sync.yaml").entities["stone"].validation.repair == read
+
+
+# Secrets of webhooks, in and out --------------------------------------------------------------------------------------
+
+def loaded_secrets(secret: str) -> list[str]:
+    """A secret as it is loaded for a source that signs, and for a receiver of outcomes."""
+    config = two_part_config(shop={"webhook_secrets": [secret]},
+                             outcomes={"audit": {"url": "https://audit.test", "secret": secret}})
+    return [str(config.sources["shop"].webhook_secrets[0]), str(config.outcomes["audit"].secret)]
+
+
+@pytest.mark.parametrize("prefix", ["", "whsec_"])
+@pytest.mark.parametrize("size", [16, 17, 18, 32, 64])
+def test_a_webhook_secret_is_the_same_key_however_it_is_spelt(size: int, prefix: str) -> None:
+    key, at = os.urandom(size), datetime.now(UTC)
+    text = base64.b64encode(key).decode()
+    for spelt in (text, text.rstrip("="), f"{text[:20]}\n{text[20:]}\n"):  # openssl folds long ones
+        for secret in loaded_secrets(prefix + spelt):
+            assert Webhook(secret).sign("msg_1", at, "{}") == Webhook(key).sign("msg_1", at, "{}")
+
+
+@pytest.mark.parametrize("secret", [
+    "", "whsec_", "whsec_!", "c2hvcnQ=", base64.b64encode(b"x" * 15).decode(), "correct horse battery staple", "é" * 24,
+    base64.urlsafe_b64encode(b"\xff" * 3 + bytes(45)).decode(), f"whsec_whsec_{base64.b64encode(b'x' * 24).decode()}",
+    base64.b64encode(b"x" * 16).decode() * 2, "A" * 25,
+])
+def test_what_is_no_webhook_secret_is_refused_with_a_way_to_make_one(secret: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        loaded_secrets(secret)
+    places = [".".join(map(str, error["loc"])) for error in refused.value.errors()]
+    assert places == ["sources.shop.rest.webhook_secrets.0", "outcomes.audit.secret"]
+    assert all("at least 16 bytes in base64" in error["msg"] and "openssl rand" in error["msg"]
+               for error in refused.value.errors())

@@ -5,25 +5,13 @@ Not here: what stands in an event (``intake.py``), the talking to brokers (``bro
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from sync_orchestrator.config.types import Model, Name, Seconds
+from sync_orchestrator.config.types import Model, Name, Seconds, WebhookSecret
 
 OutcomeKind = Literal["mirrored", "dead", "drift"]
-
-
-def _secret(value: str) -> str:
-    try:
-        key = base64.b64decode(value.removeprefix("whsec_") + "==", validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) < 16:
-        raise ValueError("write at least 16 bytes in base64, as in `echo whsec_$(openssl rand -base64 24)`")
-    return value
 
 
 Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://", repr=False)]
@@ -74,8 +62,9 @@ class OutcomeReceiver(Model):
     """What of: the third party has a change, a change died and a person was told, validation confirmed drift."""
     entities: list[Name] | None = None
     """Of which entities; of all of them unless told."""
-    secret: Annotated[str, AfterValidator(_secret)] | None = Field(default=None, repr=False)
-    """Of a webhook: calls are signed with it as Standard Webhooks 1.0 has it; base64, ``whsec_`` before it or not."""
+    secret: WebhookSecret | None = Field(default=None, repr=False)
+    """Of a webhook: calls are signed with it as Standard Webhooks 1.0 has it; base64, padded or not,
+    ``whsec_`` before it or not."""
     headers: dict[str, str] = Field(default={}, repr=False)
     """Of a webhook: further headers, such as ``Authorization``."""
     queue: str | None = None

@@ -5,31 +5,11 @@ Not here: how an event is read by it (``api/own_events.py``), where events come 
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from sync_orchestrator.config.types import Expression, Model, Name
-
-_PREFIX = "whsec_"
-_FEWEST_BYTES = 16
-
-
-def _secret(value: str) -> str:
-    try:
-        secret = base64.b64decode(value.removeprefix(_PREFIX) + "==")
-    except (binascii.Error, ValueError):
-        secret = b""
-    if len(secret) < _FEWEST_BYTES:
-        raise ValueError(f"must be {_PREFIX} and at least {_FEWEST_BYTES} bytes in base64, such as: "
-                         f"echo {_PREFIX}$(openssl rand -base64 24)")
-    return value
-
-
-Secret = Annotated[str, AfterValidator(_secret)]
-"""A secret of Standard Webhooks 1.0."""
+from sync_orchestrator.config.types import Expression, Model, Name, WebhookSecret
 
 
 class OwnEvents(Model):
@@ -66,9 +46,9 @@ class Notifying(Model):
 
     events: OwnEvents | None = None
     """Its events have this shape of their own; without it they are CloudEvents."""
-    webhook_secrets: list[Secret] = Field(default=[], repr=False, max_length=10)
-    """Secrets by which its requests are signed (Standard Webhooks 1.0), in place of an API key. Several are good at
-    once, so that they can be changed one after the other."""
+    webhook_secrets: list[WebhookSecret] = Field(default=[], repr=False, max_length=10)
+    """Secrets by which its requests are signed (Standard Webhooks 1.0), in place of an API key: base64, padded or not,
+    ``whsec_`` before it or not. Several are good at once, so that they can be changed one after the other."""
     events_per_second: float | None = Field(default=None, gt=0)
     """More than so many of its events are refused with 429 and the time to wait, by each replica of the API service;
     without it there is no limit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from datetime import timedelta
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from sync_orchestrator.config.environment import as_template
 from sync_orchestrator.templates import names_in
 
+_FEWEST_BYTES = 16
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -56,6 +58,20 @@ def _pattern(value: str) -> str:
     return value
 
 
+def _webhook_secret(value: str) -> str:
+    """Without spaces and line ends. Any other sign that is not of the alphabet would be passed over when it is used."""
+    value = "".join(value.split())
+    digits = value.removeprefix("whsec_").rstrip("=")
+    try:
+        secret = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except ValueError:
+        secret = b""
+    if len(secret) < _FEWEST_BYTES:
+        raise ValueError(f"write at least {_FEWEST_BYTES} bytes in base64 (letters, digits, + and /), 'whsec_' before "
+                         "it or not, such as: echo whsec_$(openssl rand -base64 24)")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0), WithJsonSchema({"anyOf": [
     {"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$|\$\{"}]})]
 """A duration: a number of seconds, or text such as ``10s``, ``5m``, ``1h``."""
@@ -71,6 +87,9 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 Body = Annotated[Any, BeforeValidator(as_template), AfterValidator(_template)]
 """Any structure; each text in it is a template, and one that is a single ``{{ name }}`` gives the value itself."""
+
+WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
+"""A secret of Standard Webhooks 1.0: base64, padded or not, ``whsec_`` before it or not."""
 
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """A Python class, ``module:Class``."""
