@@ -20,6 +20,8 @@ import pytest
 import yaml
 from brokers import Broker, Proxy, Rabbit, Redis, running
 from fakes import two_part_config
+from kombu import transport
+from kombu.transport import zookeeper
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
@@ -30,8 +32,9 @@ from sync_orchestrator.brokers.consume import Consumption, consume, retry_reject
 from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config, Consumer
+from sync_orchestrator.config.brokers import BROKERS
 from sync_orchestrator.core import rejected
-from sync_orchestrator.core.errors import InvalidEvent, NotFound
+from sync_orchestrator.core.errors import ConfigError, InvalidEvent, NotFound
 from sync_orchestrator.core.ledger import ChangeEvent, conservation
 from sync_orchestrator.core.sql import run
 
@@ -436,6 +439,40 @@ def test_a_consumer_that_is_not_there(engine: Engine) -> None:
         consume(engine, config, "order")
 
 
+@pytest.mark.parametrize("section", ["consumers", "outcomes"])
+@pytest.mark.parametrize("url", ["nosuch://user:secret@b/x", "nosuch+amqp://user:secret@b/x"])
+def test_a_broker_unheard_of_is_refused_at_load(section: str, url: str, tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    document = two_part_config().model_dump(mode="json", exclude_defaults=True)
+    document[section] = {"orders": {"url": url, "queue": "q"}}
+    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
+    with pytest.raises(ConfigError) as refused:
+        composition.load_config()
+    assert f"{section}.orders.url: there is no broker 'nosuch'; there is amqp, amqps, " in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_all_brokers_of_kombu_are_known() -> None:
+    assert {name.lower() for name in transport.TRANSPORT_ALIASES} == set(BROKERS)
+
+
+@pytest.mark.parametrize("url", ["sqs://user:secret@b", "zookeeper://user:secret@b"])
+def test_a_broker_whose_library_is_missing_ends_the_consumer(engine: Engine, url: str,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_transport_cache", {})
+    monkeypatch.setitem(sys.modules, "kombu.transport.SQS", None)  # some cannot be imported without it,
+    monkeypatch.setattr(zookeeper, "kazoo", None)  # others not be made
+    stop = threading.Event()
+    monkeypatch.setattr(stop, "wait", lambda seconds: stop.set())  # a pause would be the end, without an error
+    consumption = Consumption(
+        engine, two_part_config(consumers={"orders": {"url": url, "queue": "q"}}), "orders", stop)
+    consumption.run()
+    assert isinstance(consumption.error, ConfigError)
+    assert f"kombu has no transport for {url[:url.index(':')]}:// here" in str(consumption.error)
+    assert "secret" not in str(consumption.error)
+
+
 def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     config = two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q"}})
@@ -469,6 +506,7 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
     ({"source": "nobody"}, "there is no source system of that name"),
     ({"url": "redis://b", "exchange": "x"}, "there is no such thing in Redis"),
     ({"url": "b:5672"}, "should match pattern"),
+    ({"url": "https://b"}, "there is no broker 'https'; there is amqp, "),
 ])
 def test_a_consumer_that_cannot_work_is_refused(consumer: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -21,6 +21,8 @@ from sync_orchestrator.core.errors import BrokerDown, ConfigError
 _HEARTBEAT = 20.0
 _CONNECT_SECONDS = 10.0
 _TICK = 1.0
+_NO_TRANSPORT = (ImportError, LookupError, AttributeError, NameError, RuntimeError)
+"""How transports of kombu fail whose library is not installed."""
 _PROPERTIES = ("message_id", "type", "timestamp", "correlation_id", "app_id")
 
 
@@ -28,14 +30,16 @@ _PROPERTIES = ("message_id", "type", "timestamp", "correlation_id", "app_id")
 def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
     """A connection, until the block is left; what goes wrong with it there is raised as BrokerDown.
 
-    Raises ConfigError for a broker that cannot be known here.
+    Raises ConfigError for a broker that cannot be known here, such as one whose library is not installed.
     """
-    connection = kombu.Connection(url, heartbeat=_HEARTBEAT, connect_timeout=_CONNECT_SECONDS,
-                                  transport_options=dict(options))
     try:
-        troubles = (*connection.connection_errors, *connection.channel_errors, KombuError, OSError)
-    except (ImportError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{_place(url)}: kombu has no transport for it here: {error}") from None
+        connection = kombu.Connection(url, heartbeat=_HEARTBEAT, connect_timeout=_CONNECT_SECONDS,
+                                      transport_options=dict(options))
+        transport = connection.transport
+    except _NO_TRANSPORT as error:
+        name = url.partition("://")[0]
+        raise ConfigError(f"kombu has no transport for {name}:// here, install what it asks for: {error}") from None
+    troubles = (*transport.connection_errors, *transport.channel_errors, KombuError, OSError)
     failed = True
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, reraise_as_library_errors=False)

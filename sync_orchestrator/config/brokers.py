@@ -7,20 +7,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sync_orchestrator.config.types import Model, Name, Seconds, WebhookSecret
 
 OutcomeKind = Literal["mirrored", "dead", "drift"]
 
+BROKERS = (
+    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
+    "gcpubsub", "kafka", "librabbitmq", "memory", "mongodb", "pgmq", "pyamqp", "pyro", "qpid", "redis", "rediss",
+    "sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
+)
+"""How the URL of a broker may begin: the transports of kombu, which is not loaded for it."""
+
+
+def _broker(url: str) -> str:
+    name = url.partition("://")[0].partition("+")[0]
+    if name not in BROKERS:
+        raise ValueError(f"there is no broker '{name}'; there is {', '.join(BROKERS)}")
+    return url
+
+
+def _broker_or_webhook(url: str) -> str:
+    return url if _is_webhook(url) else _broker(url)
+
 
 Url = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+]*://", repr=False)]
+BrokerUrl = Annotated[Url, AfterValidator(_broker)]
+ReceiverUrl = Annotated[Url, AfterValidator(_broker_or_webhook)]
 
 
 class Consumer(Model):
     """A queue of a broker whose messages are change events."""
 
-    url: Url
+    url: BrokerUrl
     """A broker as kombu names it: ``amqp://user:${PASSWORD}@host/vhost``, ``redis://host/0``, ``sqs://…``."""
     queue: str = Field(min_length=1, max_length=255)
     """The queue; in Redis, the list."""
@@ -56,7 +76,7 @@ class Consumer(Model):
 class OutcomeReceiver(Model):
     """Somebody who wants to know what became of changes: told by CloudEvents, at least once, in order per record."""
 
-    url: Url
+    url: ReceiverUrl
     """A webhook (``https://…``) or a broker (``amqp://…``, ``redis://…``)."""
     kinds: list[OutcomeKind] = Field(default=["mirrored", "dead", "drift"], min_length=1)
     """What of: the third party has a change, a change died and a person was told, validation confirmed drift."""
@@ -81,7 +101,7 @@ class OutcomeReceiver(Model):
     @property
     def is_webhook(self) -> bool:
         """Whether it is called over HTTP."""
-        return self.url.startswith(("http://", "https://"))
+        return _is_webhook(self.url)
 
     @property
     def is_redis(self) -> bool:
@@ -103,6 +123,10 @@ class OutcomeReceiver(Model):
         if self.is_redis and self.queue is None:
             raise ValueError("exchange: there is no such thing in Redis; say 'queue'")
         return self
+
+
+def _is_webhook(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
 
 
 def _is_redis(url: str) -> bool:
