@@ -12,19 +12,17 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
 
+from bench.serving import free_port, served
 from bench.table import Line, show
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.ledger import ChangeEvent, record
@@ -80,32 +78,6 @@ def document(number: int) -> dict[str, Any]:
             "subject": f"k{number % 100_000}", "version": number,
             "data": {"sku": f"k{number % 100_000}", "name": "a lamp that stands on a table", "price": 12.5,
                      "store": "north", "v": number}}
-
-
-@contextmanager
-def served(words: list[str], port: int, environment: dict[str, str], path: str) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, *words], env={**os.environ, **environment})
-    try:
-        ends = time.monotonic() + 60
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}{path}", timeout=1)
-                break
-            except httpx.HTTPError:
-                if time.monotonic() > ends or process.poll() is not None:
-                    raise
-                time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wrk(port: int, script: Path, seconds: int) -> float:

@@ -3,24 +3,29 @@
 Set-wise writes go in key order, so that two drains with the same keys wait for each other and do not deadlock.
 """
 
+# The keys of an entity, to join with. OFFSET 0 hides from the planner that the entity is one and the same: where its
+# statistics lag behind a table that grows it would read all records of the entity rather than look up these.
+OF_KEYS = "(SELECT %(entity)s::text AS entity, key FROM unnest(%(keys)s::text[]) AS key OFFSET 0)"
+
 # A row to lock for every key, also those that are not here yet; it goes again if nothing came of it.
 LOCK_SHELLS = """
 INSERT INTO sync.records (entity, key) SELECT %(entity)s, k FROM unnest(%(keys)s::text[]) k ORDER BY k
 ON CONFLICT DO NOTHING
 """
 
-LOCK = """
-SELECT key, group_key, revision, deleted, ready, applied_revision, parked FROM sync.records
-WHERE entity = %(entity)s AND key = ANY(%(keys)s) ORDER BY key FOR UPDATE
+LOCK = f"""
+SELECT key, group_key, revision, deleted, ready, applied_revision, parked
+FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) ORDER BY key FOR UPDATE OF r
 """
 
 # The version guard's side of the parts; their data stays where it is.
-STAMPS = """
-SELECT key, part, epoch, version, ticket, content_hash, deleted FROM sync.parts
-WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+STAMPS = f"""
+SELECT key, part, epoch, version, ticket, content_hash, deleted FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 
-DROP_SHELLS = "DELETE FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision = 0"
+DROP_SHELLS = f"""
+DELETE FROM sync.records r USING {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key AND r.revision = 0
+"""
 
 WRITE_PARTS = """
 INSERT INTO sync.parts (entity, key, part, epoch, version, ticket, content_hash, deleted, data)
@@ -40,9 +45,10 @@ SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready =
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
     attempts = 0, parked = NULL, error = NULL,
     due_at = CASE WHEN r.lease_until > sync.clock() THEN r.due_at ELSE sync.clock() END
-FROM unnest(%(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[],
-            %(ready)s::boolean[]) AS v (key, group_key, revision, deleted, ready)
-WHERE r.entity = %(entity)s AND r.key = v.key
+FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
+          %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
+      AS v (key, group_key, revision, deleted, ready) OFFSET 0) v
+WHERE r.entity = v.entity AND r.key = v.key
 """
 
 NEW_GROUPS = """
@@ -90,12 +96,10 @@ WHERE r.entity = %(entity)s AND r.key > %(after)s AND r.applied_digest IS NOT NU
 ORDER BY r.key LIMIT %(most)s
 """
 
-PARTS_DATA = """
-SELECT key, part, data FROM sync.parts WHERE entity = %(entity)s AND key = ANY(%(keys)s)
-"""
+PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)"
 
-STEP_REVISION = """
-UPDATE sync.records SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
+STEP_REVISION = f"""
+UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
     due_at = sync.clock(), error = NULL
-WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
 """

@@ -3,6 +3,8 @@
 They carry out the transitions of ``states.py`` and no others.
 """
 
+from sync_orchestrator.core.statements.archive import OF_KEYS
+
 # Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
 ENSURE_PARTITIONS = """
 DO $$
@@ -164,8 +166,8 @@ WITH gone AS (
 REACHED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
-    USING sync.records r
-    WHERE e.entity = %(entity)s AND e.key = ANY(%(keys)s) AND r.entity = e.entity AND r.key = e.key
+    USING {OF_KEYS} k, sync.records r
+    WHERE e.entity = k.entity AND e.key = k.key AND r.entity = k.entity AND r.key = k.key
       AND r.unsettled_until IS NULL
       AND (e.revision <= r.applied_revision
            OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
@@ -187,10 +189,11 @@ WHERE e.entity = v.entity AND e.key = v.key AND e.revision IS NOT NULL AND e.sta
 """
 
 # The record has arrived: what waited for it is due at once.
-WAKE = """
-UPDATE sync.events SET state = 'pending', due_at = sync.clock(), awaiting = NULL, attempts = 0
-WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision IS NULL AND state IN ('waiting', 'dead')
-  AND awaiting = 'record'
+WAKE = f"""
+UPDATE sync.events e SET state = 'pending', due_at = sync.clock(), awaiting = NULL, attempts = 0
+FROM {OF_KEYS} k
+WHERE e.entity = k.entity AND e.key = k.key AND e.revision IS NULL AND e.state IN ('waiting', 'dead')
+  AND e.awaiting = 'record'
 """
 
 # Rule 16: after a group's full sync everything that failed meanwhile is tried again, missing records from the source.

@@ -1,0 +1,124 @@
+"""The fastest third party at hand: single and bulk upserts over HTTP, with latency and a limit where they are wanted.
+
+``python -m bench.third_party PORT [--latency SECONDS] [--limit CALLS_A_SECOND]``. ``GET /stats`` tells the calls it had
+and how many of them it refused. Not here: what is measured with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+import orjson
+import uvloop
+
+
+class Store:
+    """What it holds, by code, and what it was asked."""
+
+    def __init__(self, limit: float | None) -> None:
+        self.records: dict[str, Any] = {}
+        self.calls = 0
+        self.refused = 0
+        self._limit = limit
+        self._paid_until = 0.0
+
+    def allows(self, now: float) -> bool:
+        """A token bucket that holds a tenth of a second's worth."""
+        if self._limit is None:
+            return True
+        owed = max(self._paid_until, now)
+        if owed - now > 0.1:
+            self.refused += 1
+            return False
+        self._paid_until = owed + 1 / self._limit
+        return True
+
+    def answer(self, method: bytes, url: bytes, body: bytes) -> tuple[int, Any]:
+        """Status and body for one call."""
+        path = url.partition(b"?")[0]
+        if path == b"/stats":
+            return 200, {"calls": self.calls, "refused": self.refused, "records": len(self.records)}
+        self.calls += 1
+        if path == b"/bulk":
+            items = orjson.loads(body)["items"]
+            for item in items:
+                self.records[item["code"]] = item
+            return 200, {"results": [{"code": item["code"], "status": 200} for item in items]}
+        key = path.rpartition(b"/")[2].decode()
+        if method == b"PUT":
+            self.records[key] = orjson.loads(body)
+            return 200, {"code": key}
+        if method == b"DELETE":
+            return (200, {}) if self.records.pop(key, None) is not None else (404, {})
+        found = self.records.get(key)
+        return (404, {}) if found is None else (200, found)
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; requests are answered in order, each after the latency."""
+
+    def __init__(self, store: Store, latency: float) -> None:
+        self._store = store
+        self._latency = latency
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._body: list[bytes] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self._url, self._body = url, []
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._url != b"/stats" and not self._store.allows(self._loop.time()):
+            status, said = 429, {"error": "too many"}
+        else:
+            status, said = self._store.answer(self._parser.get_method(), self._url, b"".join(self._body))
+        body = orjson.dumps(said)
+        whole = (f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+                 .encode() + body)
+        if self._latency:
+            self._loop.call_later(self._latency, self._send, whole)
+        else:
+            self._send(whole)
+
+    def _send(self, whole: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(whole)
+
+
+async def serve(port: int, made: Callable[[], asyncio.Protocol]) -> None:
+    """Serves until SIGTERM."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    server = await loop.create_server(made, "127.0.0.1", port, backlog=1024)
+    await ended.wait()
+    server.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--latency", type=float, default=0.0)
+    parser.add_argument("--limit", type=float)
+    words = parser.parse_args()
+    store = Store(words.limit)
+    uvloop.run(serve(words.port, lambda: Connection(store, words.latency)))
+
+
+if __name__ == "__main__":
+    main()
