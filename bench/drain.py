@@ -21,7 +21,7 @@ import uvloop
 
 from bench.serving import free_port, served
 from bench.table import Line, show
-from sync_orchestrator.adapters.http import Transport
+from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain import DrainReport, drain

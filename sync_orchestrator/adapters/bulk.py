@@ -84,6 +84,7 @@ class InBulk:
         self._outcomes = outcomes
         self._references = references
         self._of_an_item = bulk.request.model_copy(update={"outcomes": bulk.outcomes})
+        self._judged = bool(bulk.outcomes or outcomes or http.outcomes)
         self._results = jmespath.compile(bulk.results) if bulk.results else None
         self._result_key = jmespath.compile(bulk.result_key)
         self._status = jmespath.compile(bulk.status) if bulk.status else None
@@ -220,6 +221,8 @@ class InBulk:
         if self._results is None:
             return None
         status = None if self._status is None else self.http.search(self._status, result)
+        if not self._judged and isinstance(status, int) and 200 <= status < 300:
+            return None
         own = Answer(status if isinstance(status, int) else answer.status, answer.headers,
                      json.dumps(result).encode(), answer.url)
         return await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)

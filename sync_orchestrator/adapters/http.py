@@ -1,8 +1,7 @@
 """The one place that makes HTTP calls: templates filled in, deadlines, no redirects, and every failure classed once.
 
-The client is httpx on aiohttp's transport, whose connection pool stays fast with many connections. Not here: what an
-answer means (``answers.py``), logging in (``auth.py``), what is asked of which system (``rest_source.py``,
-``rest_third_party.py``).
+Not here: connections (``wire.py``), what an answer means (``answers.py``), logging in (``auth.py``), what is asked of
+which system (``rest_source.py``, ``rest_third_party.py``).
 """
 
 from __future__ import annotations
@@ -13,15 +12,12 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, quote_plus
-from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 from tenacity import (
@@ -32,12 +28,12 @@ from tenacity import (
     stop_before_delay,
     wait_random_exponential,
 )
-from yarl import URL
 
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
+from sync_orchestrator.adapters.wire import Wire, capped
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.core import trace
@@ -54,7 +50,6 @@ _SHORTEST_SECRET = 4
 _NEVER_CONNECTED = (httpx.ConnectError, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _CONTENT_TYPES = {"json": "application/json", "lines": "application/x-ndjson"}
 
-_written: ContextVar[str] = ContextVar("written")
 _backing_off = wait_random_exponential(multiplier=0.1, max=2)
 
 Values = Mapping[str, Any]
@@ -123,13 +118,15 @@ class Http:
         hold_off: HoldOff | None = None, logins: LoginStore | None = None, secrets: Sequence[str] = (),
     ) -> None:
         self.concurrency = settings.concurrency
+        self.outcomes = settings.outcomes
         self._settings = settings
         self._hold_off = hold_off or HoldOff()
         self._room = Room(before_call, self._hold_off)
         self._further_secrets = tuple(secrets)
         self._auth = auth_of(settings, self, logins)
         self._masked: tuple[tuple[str, ...] | None, tuple[str, ...]] = None, ()
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+        self._wire = Wire(settings.base_url, settings.headers, connections=settings.concurrency,
+                          timeout=settings.timeout)
 
     async def read(self, request: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
         """A reading call; what may pass is tried again a few times, since reading twice is harmless.
@@ -177,9 +174,7 @@ class Http:
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        await self._wire.close()
 
     def garbage(self, what: str, came: Any, *, write: bool = False) -> CallFailed:
         """An answer that is not what was asked for; it may be another next time."""
@@ -244,14 +239,13 @@ class Http:
         headers = {**trace.header(), **prepared.headers, **proof}
         try:
             async with asyncio.timeout(self._settings.timeout):
-                client = self._client()
-                request = client.build_request(
+                request = self._wire.request(
                     prepared.request.method, prepared.url, params=prepared.params or None,
                     **_sent(prepared.request, headers, prepared.content))
                 if prepared.sign is not None:
                     request.headers.update(prepared.sign(Outgoing(
                         request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
-                response = await client.send(request, stream=prepared.most is not None)
+                response = await self._wire.send(request, stream=prepared.most is not None)
                 content = await self._content(response, prepared.most)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
@@ -330,53 +324,6 @@ class Http:
                 [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked
-
-    def _client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            limits = httpx.Limits(max_connections=self._settings.concurrency,
-                                  max_keepalive_connections=self._settings.concurrency)
-            client = httpx.AsyncClient(
-                base_url=self._settings.base_url, headers=self._settings.headers, follow_redirects=False,
-                timeout=self._settings.timeout, transport=Transport(limits=limits))
-            self._clients[loop] = client
-        return client
-
-
-async def capped(response: httpx.Response, most: int) -> bytes | None:
-    """The body of an answer that is streamed; None where it is larger."""
-    content = bytearray()
-    try:
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > most:
-                return None
-    finally:
-        await response.aclose()
-    return bytes(content)
-
-
-class Transport(AiohttpTransport):
-    """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
-
-    def made_with(self) -> dict[str, Any]:
-        """What else aiohttp's session is made with; called within its event loop."""
-        return {}
-
-    def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
-                                         keepalive_timeout=self.limits.keepalive_expiry)
-        return aiohttp.ClientSession(connector=connector, middlewares=(_as_written,), **self.made_with())
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _written.set(str(request.url))
-        return await super().handle_async_request(request)
-
-
-async def _as_written(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    request.url = URL(_written.get(), encoded=True)
-    return await handler(request)
 
 
 def _filled(texts: Mapping[str, str]) -> dict[str, str]:

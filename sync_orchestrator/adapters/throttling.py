@@ -29,6 +29,8 @@ def wait_asked(answer: Answer, throttle: Throttle) -> float | None:
     The first that names one counts: ``throttle.wait``, ``Retry-After``, the RateLimit headers. What these say on a 5xx
     is left aside: it would not mean that the call was turned away unread.
     """
+    if not _tells_of_time(answer, throttle.wait):
+        return None
     now = _now_there(answer)
     asked = seconds_until(found(throttle.wait, answer.document), now)
     if asked is None:
@@ -43,6 +45,8 @@ def pause_after(answer: Answer, throttle: Throttle) -> float | None:
 
     None where it does not: neither by ``throttle.slow_down`` nor by saying that nothing remains until a reset.
     """
+    if not _tells_of_time(answer, throttle.slow_down):
+        return None
     now = _now_there(answer)
     told = (seconds_until(found(throttle.slow_down, answer.document), now) if 200 <= answer.status < 300 else None,
             _until_reset(answer, now) if answer.status < 500 else None)
@@ -80,6 +84,11 @@ def seconds_until(told: Any, now: datetime) -> float | None:
     if told >= _LARGEST_SECOND:
         told /= 1000
     return max(0.0, float(told) if told < _LARGEST_DURATION else told - now.timestamp())
+
+
+def _tells_of_time(answer: Answer, expression: str | None) -> bool:
+    """Whether there is anything to look at; most answers say nothing of the kind."""
+    return expression is not None or any(name == "retry-after" or "limit" in name for name in answer.headers)
 
 
 def _now_there(answer: Answer) -> datetime:

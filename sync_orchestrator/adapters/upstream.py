@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import httpx
 
-from sync_orchestrator.adapters.http import Transport, capped
+from sync_orchestrator.adapters.wire import Transport, capped
 from sync_orchestrator.core.errors import CallFailed, Failure
 
 Headers = list[tuple[str, str]]

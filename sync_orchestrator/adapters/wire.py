@@ -1,0 +1,128 @@
+"""How a request goes over the wire: httpx's requests and answers on aiohttp's connections, one pool for an event loop.
+
+The pool stays fast with many connections. Not here: what is sent and what an answer means (``http.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+from yarl import URL
+
+
+class Wire:
+    """Sends requests to paths below ``base_url``; ``headers`` go with each, ``timeout`` is each wait's, in seconds."""
+
+    def __init__(self, base_url: str, headers: Mapping[str, str], *, connections: int, timeout: float) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._headers = headers
+        self._timeout = timeout
+        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = WeakKeyDictionary()
+
+    def request(
+        self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str],
+        **body: Any,
+    ) -> httpx.Request:
+        """A request to a path, or to an absolute address. Raises httpx.InvalidURL."""
+        return self._client().request(self._base_url + url if url.startswith("/") else url, method, params, headers,
+                                      body)
+
+    async def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        """The answer, read unless it is to be streamed; redirects are not followed.
+
+        Raises httpx.HTTPError, aiohttp.ClientError, OSError.
+        """
+        return await self._client().send(request, stream)
+
+    async def close(self) -> None:
+        """Ends this event loop's connections."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
+            await client.close()
+
+    def _client(self) -> _Client:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            client = self._clients[loop] = _Client(Transport(limits=self._limits), self._headers, self._timeout)
+        return client
+
+
+class _Client:
+    """httpx's own client would merge addresses and look for cookies at each call, at a third of the call's cost."""
+
+    def __init__(self, transport: Transport, headers: Mapping[str, str], timeout: float) -> None:
+        self._transport = transport
+        self._cookies = httpx.Cookies()
+        client = httpx.AsyncClient(headers=dict(headers), transport=transport)
+        self._headers = {name.lower(): (name, text) for name, text in client.headers.items()}
+        self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
+
+    def request(self, url: str, method: str, params: Mapping[str, str] | None, headers: Mapping[str, str],
+                body: Mapping[str, Any]) -> httpx.Request:
+        own = {name.lower(): (name, text) for name, text in headers.items()}
+        return httpx.Request(
+            method, url, params=params, headers=list({**self._headers, **own}.values()),
+            cookies=self._cookies if self._cookies else None, extensions=self._extensions, **body)
+
+    async def send(self, request: httpx.Request, stream: bool) -> httpx.Response:
+        response = await self._transport.handle_async_request(request)
+        response.request = request
+        if "set-cookie" in response.headers:
+            self._cookies.extract_cookies(response)
+        if not stream:
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
+        return response
+
+    async def close(self) -> None:
+        await self._transport.aclose()
+
+
+class Transport(AiohttpTransport):
+    """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
+
+    def made_with(self) -> dict[str, Any]:
+        """What else aiohttp's session is made with; called within its event loop."""
+        return {}
+
+    def get_client(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
+                                         keepalive_timeout=self.limits.keepalive_expiry)
+        return aiohttp.ClientSession(connector=connector, **self.made_with())
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        waits = request.extensions.get("timeout", {})
+        with map_aiohttp_exceptions():
+            answer = await self.client.request(
+                request.method, URL(str(request.url), encoded=True), headers=request.headers,
+                data=request.content or None, allow_redirects=False, auto_decompress=False, compress=False,
+                timeout=aiohttp.ClientTimeout(
+                    sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")))
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=AiohttpResponseStream(answer),
+                              request=request)
+
+
+async def capped(response: httpx.Response, most: int) -> bytes | None:
+    """The body of an answer that is streamed; None where it is larger."""
+    content = bytearray()
+    try:
+        async for piece in response.aiter_bytes():
+            content += piece
+            if len(content) > most:
+                return None
+    finally:
+        await response.aclose()
+    return bytes(content)
