@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NoReturn
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.expressions import compiled
 
 _SHOWN = 300
 _LOOKED_AT = 20_000
@@ -77,7 +77,7 @@ def found(expression: str | None, document: Any) -> Any:
     if expression is None:
         return None
     try:
-        return jmespath.search(expression, document)
+        return compiled(expression).search(document)
     except JMESPathError:
         return None
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import jmespath
-
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
@@ -24,6 +22,7 @@ from sync_orchestrator.adapters.sending import Send, Written
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.templates import TemplateFailed
 
@@ -67,7 +66,7 @@ class _Sent:
         self._call = call
         self._verb = verb
         expression = call.bulk.result_id
-        self._id = jmespath.compile(expression) if expression else None
+        self._id = compiled(expression) if expression else None
 
     async def __call__(self, item: Item, values: Values) -> Written:
         result = await self._call.write({**values, "op": self._verb}, item.deadline)
@@ -85,9 +84,9 @@ class InBulk:
         self._references = references
         self._of_an_item = bulk.request.model_copy(update={"outcomes": bulk.outcomes})
         self._judged = bool(bulk.outcomes or outcomes or http.outcomes)
-        self._results = jmespath.compile(bulk.results) if bulk.results else None
-        self._result_key = jmespath.compile(bulk.result_key)
-        self._status = jmespath.compile(bulk.status) if bulk.status else None
+        self._results = compiled(bulk.results) if bulk.results else None
+        self._result_key = compiled(bulk.result_key)
+        self._status = compiled(bulk.status) if bulk.status else None
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, list[_Waiting]]] = (
             WeakKeyDictionary())
         self._calls: set[asyncio.Task[None]] = set()

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal, DecimalException
 from typing import Any
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator import templates
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.templates import TemplateFailed
 
@@ -54,7 +54,7 @@ class _FieldCodec:
         self._name = name
         self._kind = codec.kind
         self._write = codec.write
-        self._read = jmespath.compile(codec.read) if codec.read is not None else None
+        self._read = compiled(codec.read) if codec.read is not None else None
         self._place = templates.place_of(codec.write, "value") if codec.read is None else None
         self._to_theirs, self._to_ours = _KINDS[codec.kind](codec.digits)
 

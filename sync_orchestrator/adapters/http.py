@@ -33,7 +33,7 @@ from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
-from sync_orchestrator.adapters.wire import Wire, capped
+from sync_orchestrator.adapters.wire import Wire
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.core import trace
@@ -245,8 +245,7 @@ class Http:
                 if prepared.sign is not None:
                     request.headers.update(prepared.sign(Outgoing(
                         request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
-                response = await self._wire.send(request, stream=prepared.most is not None)
-                content = await self._content(response, prepared.most)
+                received = await self._wire.answer(request, prepared.most)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
             raise CallFailed(Failure.TRANSIENT, within, unknown=True) from None
@@ -254,16 +253,9 @@ class Http:
             raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _no_answer(error) from None
-        return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()},
-                      content, str(response.url))
-
-    async def _content(self, response: httpx.Response, most: int | None) -> bytes:
-        if most is None:
-            return response.content
-        content = await capped(response, most)
-        if content is None:
-            raise CallFailed(Failure.PERMANENT, f"an answer of more than {most} bytes", unknown=True)
-        return content
+        if received.content is None:
+            raise CallFailed(Failure.PERMANENT, f"an answer of more than {prepared.most} bytes", unknown=True)
+        return Answer(received.status, received.headers, received.content, str(request.url))
 
     async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""

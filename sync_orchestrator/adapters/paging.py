@@ -13,12 +13,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from urllib.parse import urljoin
 
-import jmespath
-
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.templates import names_in
 
 MOST_EMPTY_PAGES = 1000
@@ -107,7 +106,7 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
             raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
                                came or "nothing")
         return number
-    number = _whole(http.search(jmespath.compile(call.number), answer.body))
+    number = _whole(http.search(compiled(call.number), answer.body))
     if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
         number = _digits(answer.text.strip().strip('"'))
     if number is None:
@@ -161,7 +160,7 @@ class _Walk:
             return []
         if answer.body is None:
             raise self._garbage("the answer is not JSON", answer.text)
-        items = self._http.search(jmespath.compile(self._listing.items), answer.body)
+        items = self._http.search(compiled(self._listing.items), answer.body)
         if not isinstance(items, list):
             raise self._garbage(f"no list at '{self._listing.items}'", answer.text)
         return items
@@ -237,7 +236,7 @@ class _Walk:
         """Whether as many have come as there are; a number that changes meanwhile is taken at its least."""
         if self._listing.total is None or answer.status == 204:
             return False
-        total = _whole(self._http.search(jmespath.compile(self._listing.total), answer.body))
+        total = _whole(self._http.search(compiled(self._listing.total), answer.body))
         if total is None:
             raise self._garbage(f"no number at '{self._listing.total}'", answer.text)
         self._least = total if self._least is None else min(self._least, total)
@@ -248,7 +247,7 @@ class _Walk:
         if self._listing.next_header is not None:
             return answer.headers.get(self._listing.next_header.lower(), "").strip()
         assert self._listing.next is not None
-        return self._http.search(jmespath.compile(self._listing.next), answer.body)
+        return self._http.search(compiled(self._listing.next), answer.body)
 
     def _cursor(self, answer: Answer) -> Any:
         cursor = self._told(answer)
@@ -298,7 +297,7 @@ def _found(http: Http, call: Get, answer: Answer) -> Any:
         return None
     if answer.body is None and answer.text.strip() != "null":
         raise http.garbage(f"the answer to {_named(call)} is not JSON", answer.text)
-    found = http.search(jmespath.compile(call.record), answer.body)
+    found = http.search(compiled(call.record), answer.body)
     if found is None and not _says_nothing(answer.body, call.record):
         raise http.garbage(f"nothing at '{call.record}' in the answer to {_named(call)}", answer.text)
     return found

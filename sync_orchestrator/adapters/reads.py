@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jmespath
-
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http, Values
@@ -21,6 +19,7 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.config import Get, Target
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import Found, Item, Json
 
 
@@ -48,7 +47,7 @@ class Reads:
         self._list = target.list
         revision = target.revision
         self._revision_header = revision.header.lower() if revision and revision.header else None
-        self._revision = jmespath.compile(revision.path) if revision and revision.path else None
+        self._revision = compiled(revision.path) if revision and revision.path else None
 
     async def present(self, item: Item) -> Present | None:
         """The record at an item's address, deleted or not; None where there is none."""

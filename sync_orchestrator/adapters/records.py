@@ -9,14 +9,13 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-import jmespath
-
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import Found, Item, Json
 
 
@@ -28,9 +27,9 @@ class Records:
         self.codecs = Codecs(target.fields, mapped_fields)
         self._http = http
         self._target = target
-        self._id = jmespath.compile(target.id)
-        self._group = jmespath.compile(target.group) if target.group else None
-        self._gone = jmespath.compile(target.gone_when) if target.gone_when else None
+        self._id = compiled(target.id)
+        self._group = compiled(target.group) if target.group else None
+        self._gone = compiled(target.gone_when) if target.gone_when else None
 
     def address(self, item: Item) -> dict[str, Any]:
         """What templates know of a record's place."""
@@ -77,7 +76,7 @@ class Records:
         if (told := self._id_in_header(answer)) is not None:
             return told
         try:
-            record = self._http.search(jmespath.compile(place or self._target.record), answer.body)
+            record = self._http.search(compiled(place or self._target.record), answer.body)
             return self._their_id(record[0] if isinstance(record, list) and len(record) == 1 else record)
         except CallFailed:
             return None

@@ -11,14 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import jmespath
-
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.paging import record_in
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 
 MOST_KEPT = 10_000
@@ -42,7 +41,7 @@ class References:
 
     async def known(self, call: Request, values: Values) -> Values:
         """The values with the references that a call's templates ask for. Raises CallFailed, as ``resolve``."""
-        asked = call.names() & self._references.keys()
+        asked = call.names() & self._references.keys() if self._references else set()
         return {**values, **await self.resolve(values, asked)} if asked else values
 
     async def resolve(self, values: Values, asked: set[str]) -> dict[str, Any]:
@@ -87,7 +86,7 @@ class References:
         return found
 
     def _in_answer(self, reference: Reference, answer: Answer) -> Any:
-        if answer.body is not None and self._http.search(jmespath.compile(reference.record), answer.body) is None:
+        if answer.body is not None and self._http.search(compiled(reference.record), answer.body) is None:
             return None
         found = record_in(self._http, reference, answer)
         return None if found in ("", [], {}) else found

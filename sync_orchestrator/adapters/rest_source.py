@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import jmespath
-
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
@@ -15,6 +13,7 @@ from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Listing, Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import PartRead
 
 
@@ -24,10 +23,10 @@ class RestSource:
     def __init__(self, http: Http, part: Part) -> None:
         self._http = http
         self._part = part
-        self._key = jmespath.compile(part.key)
-        self._version = jmespath.compile(part.version.path)
-        self._group = jmespath.compile(part.group) if part.group else None
-        self._deleted = jmespath.compile(part.deleted_when) if part.deleted_when else None
+        self._key = compiled(part.key)
+        self._version = compiled(part.version.path)
+        self._group = compiled(part.group) if part.group else None
+        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
         assert part.list is not None
         self._list = part.list
         self.keyset_listing = part.list.paging == "after"

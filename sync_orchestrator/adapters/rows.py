@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
@@ -15,6 +14,7 @@ from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import PartRead
 
 
@@ -24,10 +24,10 @@ class Rows:
     def __init__(self, part: Part) -> None:
         self._part = part
         self._zone = part.tz
-        self._key = jmespath.compile(part.key)
-        self._version = jmespath.compile(part.version.path)
-        self._group = jmespath.compile(part.group) if part.group else None
-        self._deleted = jmespath.compile(part.deleted_when) if part.deleted_when else None
+        self._key = compiled(part.key)
+        self._version = compiled(part.version.path)
+        self._group = compiled(part.group) if part.group else None
+        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
 
     def part_of(self, row: dict[str, Any], place: str = "") -> PartRead:
         """The part that a row tells. ``place``: where the row stands, which is told of one that cannot be used."""

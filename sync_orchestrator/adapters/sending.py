@@ -45,6 +45,7 @@ class Sender:
         self._target = target
         self._records = records
         self._references = references
+        self._wanted = _names_asked_for(target)
 
     def place(self, item: Item) -> dict[str, Any]:
         """What the templates of a delete know."""
@@ -58,8 +59,12 @@ class Sender:
             payload = self._records.codecs.encode(item.payload)
         except MappingFailed as error:
             raise CallFailed(Failure.PERMANENT, str(error)) from None
-        values = {**self.place(item), "payload": payload, "digest": digest(item.payload).hex()}
-        return {**values, "idempotency_key": self._idempotency_key(item, values)}
+        values = {**self.place(item), "payload": payload}
+        if "digest" in self._wanted:
+            values["digest"] = digest(item.payload).hex()
+        if "idempotency_key" in self._wanted:
+            values["idempotency_key"] = self._idempotency_key(item, values)
+        return values
 
     async def answer(self, call: Request, item: Item, values: Values, body: Any = None) -> Answer:
         """One writing call; ``body`` is sent where it has none of its own. Raises CallFailed."""
@@ -108,3 +113,10 @@ class Sender:
             return templates.text(self._target.idempotency.value, {**values, "idempotency_key": ours})
         except TemplateFailed as error:
             raise CallFailed(Failure.PERMANENT, self._http.shown(str(error))) from None
+
+
+def _names_asked_for(target: Target) -> set[str]:
+    """Of what is costly to make, that which a template of the target may ask for."""
+    settings = target.model_dump_json(exclude_none=True)
+    named = {name for name in ("digest", "idempotency_key") if name in settings}
+    return named | {"idempotency_key"} if target.idempotency is not None else named

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,6 +27,7 @@ class Wire:
         self._headers = headers
         self._timeout = timeout
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Client] = WeakKeyDictionary()
+        self._last: _Client | None = None
 
     def request(
         self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str],
@@ -35,31 +37,47 @@ class Wire:
         return self._client().request(self._base_url + url if url.startswith("/") else url, method, params, headers,
                                       body)
 
-    async def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
-        """The answer, read unless it is to be streamed; redirects are not followed.
+    async def answer(self, request: httpx.Request, most: int | None = None) -> Received:
+        """What comes back, of at most ``most`` bytes; redirects are not followed.
 
         Raises httpx.HTTPError, aiohttp.ClientError, OSError.
         """
-        return await self._client().send(request, stream)
+        return await self._client().answer(request, most)
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
+        self._last = None
         if client is not None:
             await client.close()
 
     def _client(self) -> _Client:
         loop = asyncio.get_running_loop()
+        if self._last is not None and self._last.loop is loop:
+            return self._last
         client = self._clients.get(loop)
         if client is None:
-            client = self._clients[loop] = _Client(Transport(limits=self._limits), self._headers, self._timeout)
+            client = _Client(loop, Transport(limits=self._limits), self._headers, self._timeout)
+            self._clients[loop] = client
+        self._last = client
         return client
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An answer; ``headers`` by lower-case name, ``content`` None where it was larger than it might be."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes | None
 
 
 class _Client:
     """httpx's own client would merge addresses and look for cookies at each call, at a third of the call's cost."""
 
-    def __init__(self, transport: Transport, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Transport, headers: Mapping[str, str],
+                 timeout: float) -> None:
+        self.loop = loop
         self._transport = transport
         self._cookies = httpx.Cookies()
         client = httpx.AsyncClient(headers=dict(headers), transport=transport)
@@ -73,17 +91,25 @@ class _Client:
             method, url, params=params, headers=list({**self._headers, **own}.values()),
             cookies=self._cookies if self._cookies else None, extensions=self._extensions, **body)
 
-    async def send(self, request: httpx.Request, stream: bool) -> httpx.Response:
+    async def answer(self, request: httpx.Request, most: int | None) -> Received:
+        if most is None:
+            return self._kept(await self._transport.whole(request), request)
         response = await self._transport.handle_async_request(request)
-        response.request = request
+        self._keep_cookies(response, request)
+        return Received(response.status_code, dict(response.headers), await capped(response, most))
+
+    def _kept(self, received: Received, request: httpx.Request) -> Received:
+        """With its cookies kept for later calls, and its content unpacked."""
+        if "set-cookie" not in received.headers and "content-encoding" not in received.headers:
+            return received
+        response = httpx.Response(received.status, headers=received.headers, content=received.content)
+        self._keep_cookies(response, request)
+        return Received(received.status, received.headers, response.content)
+
+    def _keep_cookies(self, response: httpx.Response, request: httpx.Request) -> None:
         if "set-cookie" in response.headers:
+            response.request = request
             self._cookies.extract_cookies(response)
-        if not stream:
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-        return response
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -102,17 +128,38 @@ class Transport(AiohttpTransport):
         return aiohttp.ClientSession(connector=connector, **self.made_with())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        with map_aiohttp_exceptions():
+            answer = await self._begun(request)
+        return httpx.Response(answer.status, headers=answer.raw_headers, stream=AiohttpResponseStream(answer),
+                              request=request)
+
+    async def whole(self, request: httpx.Request) -> Received:
+        """The answer without httpx's object for it, its content as it was sent."""
+        with map_aiohttp_exceptions():
+            answer = await self._begun(request)
+            content = await answer.read()
+        headers: dict[str, str] = {}
+        for raw, text in answer.raw_headers:
+            name = raw.decode("latin-1").lower()
+            headers[name] = f"{headers[name]}, {_text(text)}" if name in headers else _text(text)
+        return Received(answer.status, headers, content)
+
+    async def _begun(self, request: httpx.Request) -> aiohttp.ClientResponse:
         if not isinstance(self.client, aiohttp.ClientSession):
             self.client = self.get_client()
         waits = request.extensions.get("timeout", {})
-        with map_aiohttp_exceptions():
-            answer = await self.client.request(
-                request.method, URL(str(request.url), encoded=True), headers=request.headers,
-                data=request.content or None, allow_redirects=False, auto_decompress=False, compress=False,
-                timeout=aiohttp.ClientTimeout(
-                    sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")))
-        return httpx.Response(answer.status, headers=answer.raw_headers, stream=AiohttpResponseStream(answer),
-                              request=request)
+        return await self.client.request(
+            request.method, URL(str(request.url), encoded=True), headers=request.headers,
+            data=request.content or None, allow_redirects=False, auto_decompress=False, compress=False,
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")))
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
 
 
 async def capped(response: httpx.Response, most: int) -> bytes | None:

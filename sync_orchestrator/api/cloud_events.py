@@ -11,16 +11,15 @@ Not here: bodies and batches (``intake.py``), what is JSON (``strict_json.py``).
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Any
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.core.versions import Action
@@ -136,11 +135,8 @@ def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str
     return group
 
 
-_compiled = cache(jmespath.compile)
-
-
 def _found(path: str, data: dict[str, Any]) -> str | None:
     try:
-        return group_text(data.get(path) if path.isidentifier() else _compiled(path).search(data))
+        return group_text(compiled(path).search(data))
     except (JMESPathError, TypeError, ValueError, ArithmeticError):
         raise InvalidEvent("no business group can be read from it", f"data ({path})") from None

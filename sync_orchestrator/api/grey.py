@@ -12,7 +12,7 @@ import json
 import logging
 from typing import Any
 
-import jmespath
+from jmespath.exceptions import JMESPathError
 from starlette.responses import Response
 
 from sync_orchestrator.adapters.answers import strict_json
@@ -24,6 +24,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.rollout import Rollout
 
 _MOST_SHADOWS = 16
@@ -44,7 +45,7 @@ class Grey:
         self._known = known
         self._tally = tally
         self._legacy = Upstream(route.legacy.base_url, route.legacy.headers, route.legacy.timeout)
-        self._compared = jmespath.compile(self._settings.compare)
+        self._compared = compiled(self._settings.compare)
         self._shadows: set[asyncio.Task[None]] = set()
 
     async def answer(self, asked: Asked) -> Response:
@@ -163,7 +164,7 @@ class Grey:
     def _compact(self, content: bytes) -> Any:
         try:
             return json.dumps(self._compared.search(strict_json(content)), sort_keys=True)
-        except (ValueError, RecursionError, jmespath.exceptions.JMESPathError):
+        except (ValueError, RecursionError, JMESPathError):
             return content
 
     async def _pass(self, asked: Asked) -> Passed:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import jmespath
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
@@ -29,6 +28,7 @@ from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
 from sync_orchestrator.core import records
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.templates import TemplateFailed
 
@@ -54,7 +54,7 @@ class NewPath:
         self._database = database
         self._known = known
         self._mapping = mapping
-        self._answer = jmespath.compile(route.answer)
+        self._answer = compiled(route.answer)
 
     async def answer(self, asked: Asked) -> Response:
         """What the caller gets. Raises Refused: NotSent where nothing can have been done."""

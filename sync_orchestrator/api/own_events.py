@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jmespath
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.adapters.values import as_time, version_of
@@ -17,6 +16,7 @@ from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.intake import OwnEvents
 from sync_orchestrator.core.errors import InvalidEvent
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.mapping import digest
 
@@ -71,7 +71,7 @@ class _Event:
         if path is None:
             return None
         try:
-            return jmespath.search(path, self._whole)
+            return compiled(path).search(self._whole)
         except (JMESPathError, TypeError, ValueError, ArithmeticError):
             raise InvalidEvent("nothing can be read there", self.place(field)) from None
 

@@ -24,7 +24,7 @@ class Limits(Model):
     """The largest change event that is taken."""
     request_bytes: int = Field(default=8_388_608, ge=1)
     """The largest body of a request with change events."""
-    batch: int = Field(default=500, ge=1, le=10_000)
+    batch: int = Field(default=1000, ge=1, le=10_000)
     """Events claimed at once."""
     lease: Seconds = 60
     """How long claimed work belongs to one drain; must exceed every call's timeout."""

@@ -41,6 +41,11 @@ def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
         return Gate()
     if state.probe_in > 0:
         return Gate(wait=state.probe_in, open=True)
+    state = run(connection, statements.SYSTEM_LOCKED, name=name)[0]
+    if state.open_since is None:
+        return Gate()
+    if state.probe_in > 0:  # another asker was given it
+        return Gate(wait=state.probe_in, open=True)
     run(connection, statements.OPEN, name=name, wait=state.probe_wait or system.breaker.probe_after)
     return Gate(probe=True, open=True)
 

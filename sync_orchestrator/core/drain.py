@@ -9,8 +9,10 @@ of drains may run at once, on any machine. Not here: what is done with an event 
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
@@ -37,7 +39,12 @@ _before_settle_commit = CrashPoint("drain.before_settle_commit")
 _settled = CrashPoint("drain.settled")
 
 _LONGEST_WAIT = 5.0
-_GATHER = 0.008
+_GATHER = 0.02
+_AHEAD = 0.25
+_MOST_AHEAD = 1000
+_ARCHIVING = 2  # while one waits for the database the other works
+_RELEASE_EVERY = 1.0
+_COLLECT_AFTER = 50_000  # objects made and not yet gone: batches of records make thousands that soon go by themselves
 
 
 @dataclass(slots=True)
@@ -87,13 +94,18 @@ class _Drain:
         self._ended = asyncio.Event()
         self._wakes: dict[str, asyncio.Event] = {}
         self._tokens: set[int] = set()
+        self.news = 0  # how often something came up
         self.report = DrainReport()
 
     async def run(self) -> DrainReport:
         systems = self._systems()
-        archived = {f"archive {name}": name for name in self._context.entities} if self._group is None else {}
+        archived = {f"archive {name} {number}": name for name in self._context.entities
+                    for number in range(_ARCHIVING)} if self._group is None else {}
         self._wakes = {name: asyncio.Event() for name in (*systems, *archived)}
         self._busy = set(self._wakes)
+        collector = gc.get_threshold()
+        gc.freeze()  # what was loaded before is not looked through again and again
+        gc.set_threshold(_COLLECT_AFTER, *collector[1:])
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
@@ -103,6 +115,8 @@ class _Drain:
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
         finally:
+            gc.set_threshold(*collector)
+            gc.unfreeze()
             with self._context.engine.begin() as connection:
                 run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
             if self._group is None:
@@ -121,9 +135,14 @@ class _Drain:
         return self._ended.is_set()
 
     def _wake(self) -> None:
+        self.news += 1
         self._busy |= self._wakes.keys()  # nobody counts as idle before it has looked
         for event in self._wakes.values():
             event.set()
+
+    def wake(self, name: str) -> None:
+        """One task has to look at what became of what it began."""
+        self._wakes[name].set()
 
     def did(self, name: str, work: bool) -> None:
         """A task says whether it has something under way; while one has, the drain stays."""
@@ -136,14 +155,9 @@ class _Drain:
     async def wait(self, name: str, seconds: float) -> None:
         """Until something may have come up for this task, or the time is over."""
         event = self._wakes[name]
-        ended = asyncio.create_task(self._ended.wait())
-        woken = asyncio.create_task(event.wait())
-        await asyncio.wait({ended, woken}, timeout=max(0.005, min(seconds, _LONGEST_WAIT)),
-                           return_when=asyncio.FIRST_COMPLETED)
-        for task in (ended, woken):
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        over = asyncio.get_running_loop().call_later(max(0.005, min(seconds, _LONGEST_WAIT)), event.set)
+        await event.wait()
+        over.cancel()
         event.clear()
 
     async def _watch(self) -> None:
@@ -166,9 +180,12 @@ class _Drain:
 
     async def _archive(self, name: str, entity: str) -> None:
         limits = self._context.config.limits
+        released = -_RELEASE_EVERY
         while not self.ended:
-            await asyncio.to_thread(in_transaction, self._context.engine,
-                                    lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
+            if time.monotonic() - released >= _RELEASE_EVERY:
+                released = time.monotonic()
+                await asyncio.to_thread(in_transaction, self._context.engine,
+                                        lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
             count, settled = await events.work_off(self._context, limits.batch, self._tokens, entities=[entity])
             self.report.events += count
             self.report.settled.add(settled)
@@ -185,7 +202,10 @@ class _Drain:
 
 
 class _Pusher:
-    """Keeps up to ``Config.records_at_once`` pushes under way at one third party, and settles them as they end."""
+    """Keeps up to ``Config.records_at_once`` pushes under way at one third party.
+
+    More records are claimed, and those that ended are settled, while pushes go on: neither holds up the next one.
+    """
 
     def __init__(self, owner: _Drain, context: Context, name: str, system: ThirdPartySystem,
                  group: tuple[str, str] | None) -> None:
@@ -195,49 +215,86 @@ class _Pusher:
         self._system = system
         self._at_once = context.config.records_at_once(name)
         self._group = group
-        self._under_way: set[asyncio.Task[Pushed]] = set()
-        self._claimed: list[Claim] = []
+        self._claimed: deque[Claim] = deque()
+        self._pushing = 0
+        self._ended: list[Pushed] = []
+        self._claiming = False
+        self._settling = False
+        self._gathered = False
+        self._heard = -1  # the news that the last claim knew of
+        self._look_at = 0.0
+        self._done_before = 0, time.monotonic()
 
     async def run(self) -> None:
-        while True:
-            wait = 0.0
-            if not self._drain.ended and len(self._claimed) < self._at_once:
-                wait = await self._claim()
-            self._start()
-            if self._under_way:
-                self._drain.did(self._name, True)
-                await self._settle_ended()
-            elif self._drain.ended:
-                break
-            else:
-                self._drain.did(self._name, False)
-                await self._drain.wait(self._name, wait)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._claim_more(tasks)
+                self._start(tasks)
+                self._settle_ended(tasks)
+                if self._working:
+                    self._drain.did(self._name, True)
+                elif self._drain.ended:
+                    break
+                elif self._heard == self._drain.news:
+                    self._drain.did(self._name, False)
+                await self._drain.wait(self._name, self._look_at - time.monotonic())
         await self._give_back()
 
-    def _start(self) -> None:
-        while self._claimed and len(self._under_way) < self._at_once and not self._drain.ended:
-            claimed = self._claimed.pop(0)
-            self._under_way.add(asyncio.create_task(push(self._context.entities[claimed.entity], claimed)))
+    @property
+    def _working(self) -> bool:
+        startable = bool(self._claimed) and not self._drain.ended
+        return bool(self._pushing or self._ended or self._settling or self._claiming or startable)
 
-    async def _claim(self) -> float:
-        """Claims more records; returns how long to wait where there are none."""
-        state, claims, due = await asyncio.to_thread(
-            in_transaction, self._context.engine, self._claim_in)
+    def _start(self, tasks: asyncio.TaskGroup) -> None:
+        unsettled = max(_MOST_AHEAD, 2 * self._at_once)
+        while (self._claimed and self._pushing < self._at_once and len(self._ended) < unsettled
+               and not self._drain.ended):
+            self._pushing += 1
+            tasks.create_task(self._push(self._claimed.popleft()))
+
+    async def _push(self, claimed: Claim) -> None:
+        ended = await push(self._context.entities[claimed.entity], claimed)
+        self._pushing -= 1
+        if not self._ended:
+            self._gathered = False
+            asyncio.get_running_loop().call_later(_GATHER, self._gather)
+        self._ended.append(ended)
+        if self._claimed or not self._pushing or len(self._ended) == self._at_once:
+            self._drain.wake(self._name)
+
+    def _gather(self) -> None:
+        self._gathered = True
+        self._drain.wake(self._name)
+
+    def _claim_more(self, tasks: asyncio.TaskGroup) -> None:
+        if self._claiming or self._drain.ended or len(self._claimed) >= self._at_once:
+            return
+        if self._heard == self._drain.news and time.monotonic() < self._look_at:
+            return
+        self._claiming = True
+        self._heard = self._drain.news
+        tasks.create_task(self._claim())
+
+    async def _claim(self) -> None:
+        state, claims, due = await asyncio.to_thread(in_transaction, self._context.engine, self._claim_in)
         if claims:
             _claimed()
             self._claimed += claims
-        return due if state.wait is None else state.wait
+        self._look_at = time.monotonic() + (due if state.wait is None else state.wait)
+        self._claiming = False
+        self._drain.wake(self._name)
 
     def _claim_in(self, connection: Connection) -> tuple[Gate, list[Claim], float]:
         state = gate(connection, self._name, self._system)
         paused = paused_entities(connection)
         names = [entity.name for entity in self._context.of_system(self._name)
                  if entity.name not in paused and (self._group is None or entity.name == self._group[0])]
-        if state.wait is not None or not names or (state.probe and (self._under_way or self._claimed)):
+        under_way = self._pushing or self._claimed or self._ended or self._settling
+        if state.wait is not None or not names or (state.probe and under_way):
             return state, [], _LONGEST_WAIT
         group = None if self._group is None else self._group[1]
         claims = claim(
-            connection, names, most=2 * self._at_once - len(self._claimed),
+            connection, names, most=self._ahead() - len(self._claimed),
             lease=self._context.config.limits.lease, landing=self._system.landing_seconds, group=group,
             probe=state.probe,
         )
@@ -246,12 +303,23 @@ class _Pusher:
         row = run(connection, statements.NEXT_DUE, entities=names, group=group)[0]
         return state, [], _LONGEST_WAIT if row.seconds is None else float(row.seconds)
 
-    async def _settle_ended(self) -> None:
-        ended, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        if self._under_way:  # settle several at once: those that end together cost one transaction
-            more, self._under_way = await asyncio.wait(self._under_way, timeout=_GATHER)
-            ended |= more
-        pushed = [task.result() for task in ended]
+    def _ahead(self) -> int:
+        """How many records to have claimed: a quarter of a second's worth, so that live changes have their turn."""
+        done, began = self._done_before
+        now, ended = time.monotonic(), self._drain.report.calls
+        rate = (ended - done) / max(0.05, now - began)
+        self._done_before = ended, now
+        return max(2 * self._at_once, min(int(rate * _AHEAD), _MOST_AHEAD))
+
+    def _settle_ended(self, tasks: asyncio.TaskGroup) -> None:
+        """Those that end together cost one transaction."""
+        enough = self._gathered or not self._pushing or len(self._ended) >= self._at_once
+        if self._ended and enough and not self._settling:
+            self._settling = True
+            pushed, self._ended = self._ended, []
+            tasks.create_task(self._settle(pushed))
+
+    async def _settle(self, pushed: Sequence[Pushed]) -> None:
         _before_settle()
 
         def work(connection: Connection) -> Settled:
@@ -264,6 +332,9 @@ class _Pusher:
         self._drain.report.calls += sum(1 for end in pushed if end.called)
         await self._remove_twins(settled)
         self._drain.report.settled.add(settled)
+        self._settling = False
+        self._look_at = 0.0  # what was settled may be due again
+        self._drain.wake(self._name)
 
     async def _remove_twins(self, settled: Settled) -> None:
         """A create that came after its lease had gone to another: what it made is ours to take back."""

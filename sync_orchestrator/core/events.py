@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import jmespath
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts, outcomes
@@ -21,6 +20,7 @@ from sync_orchestrator.core.archive import Merged, merge, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.retry import after_failure
@@ -102,7 +102,7 @@ class _Batch:
         self._events = {event.seq: event for event in events}
         self._token = events[0].lease_token
         owner = entity.settings.parts[entity.rules.owner]
-        self._group = jmespath.compile(owner.group or "@")
+        self._group = compiled(owner.group or "@")
         self._lacking: dict[int, tuple[int, frozenset[str]]] = {}
         self._last_resort: set[int] = set()
         self._epochs: dict[str, int] = {}

@@ -7,18 +7,18 @@ import json
 import math
 from typing import Any
 
-import jmespath
 import orjson
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.expressions import compiled
 
 
 class Mapping:
     """An entity's mapping: third-party field by third-party field, a JMESPath over ``{key, group, <part>…}``."""
 
     def __init__(self, expressions: dict[str, str]) -> None:
-        self._compiled = {name: jmespath.compile(text) for name, text in expressions.items()}
+        self._compiled = {name: compiled(text) for name, text in expressions.items()}
         self.fields = tuple(expressions)
         self.fingerprint = digest(dict(expressions)).hex()
 

@@ -59,7 +59,7 @@ def settle(
     A push whose lease has gone to somebody else changes nothing but this: the record is unsettled from here on.
     """
     result = Settled()
-    state = run(connection, statements.SYSTEM, name=name)[0]
+    state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
     run(connection, statements.LOCK, entity=[end.claim.entity for end in ordered],
         key=[end.claim.key for end in ordered])
@@ -75,6 +75,14 @@ def settle(
     _attempts(connection, [end for end in ordered if end.called])
     result.acknowledged = len(accepted)
     return result
+
+
+def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
+    """The system as it is, locked where this settlement may open or close its breaker."""
+    state = run(connection, statements.SYSTEM, name=name)[0]
+    if state.open_since is None and all(end.failure is None for end in pushed):
+        return state
+    return run(connection, statements.SYSTEM_LOCKED, name=name)[0]
 
 
 def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> set[tuple[str, str]]:

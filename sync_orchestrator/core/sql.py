@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 import orjson
 import psycopg.errors
 from psycopg.types.json import Jsonb
-from sqlalchemy import Connection, Engine, Row, create_engine
+from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from sync_orchestrator.core.columns import Columns
 
 T = TypeVar("T")
 
@@ -23,7 +25,9 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 
 def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 that notices connections the server has closed."""
-    return create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool, hide_parameters=True)
+    engine = create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool, hide_parameters=True)
+    event.listen(engine, "connect", lambda driver, _: driver.adapters.register_dumper(list, Columns))
+    return engine
 
 
 def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:

@@ -196,8 +196,10 @@ SYSTEM = """
 SELECT name, paused, open_since, probe_wait,
        EXTRACT(epoch FROM probe_at - sync.clock())::float8 AS probe_in,
        EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for
-FROM sync.systems WHERE name = %(name)s FOR UPDATE
+FROM sync.systems WHERE name = %(name)s
 """
+
+SYSTEM_LOCKED = SYSTEM + " FOR UPDATE"
 
 OPEN_ONES = "SELECT name FROM sync.systems WHERE open_since IS NOT NULL"
 

@@ -1,0 +1,97 @@
+"""What is done faster than by a library must come to the same: columns of a batch, plain expressions and templates."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import jmespath
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
+from sqlalchemy import Engine
+
+from sync_orchestrator import templates
+from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.mapping import canonical, digest
+from sync_orchestrator.core.sql import json, run
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
+COLUMNS = {
+    "text": TEXTS | st.sampled_from(["NULL", "null", "", "{}", '"', "\\", ",", " a "]),
+    "bigint": st.integers(-2**63, 2**63 - 1), "float8": st.floats(allow_nan=False), "boolean": st.booleans(),
+    "bytea": st.binary(max_size=8),
+}
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e15, 1e15) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=6)
+ON_ONE_DATABASE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@ON_ONE_DATABASE
+@given(data=st.data())
+def test_a_column_arrives_as_it_is(engine: Engine, kind: str, data: st.DataObject) -> None:
+    items = data.draw(st.lists(st.none() | COLUMNS[kind], max_size=6))
+    with engine.begin() as connection:
+        found = run(connection, f"SELECT v FROM unnest(%(items)s::{kind}[]) WITH ORDINALITY AS u (v, n) ORDER BY n",
+                    items=items)
+    assert [row.v for row in found] == items
+
+
+@ON_ONE_DATABASE
+@given(items=st.lists(DOCUMENTS.filter(lambda document: document is not None), max_size=4))
+def test_a_column_of_documents_arrives_as_it_is(engine: Engine, items: list[Any]) -> None:
+    with engine.begin() as connection:
+        for column in ([json(item) for item in items], [Jsonb(item) for item in items]):
+            found = run(connection, "SELECT v FROM unnest(%(items)s::jsonb[]) WITH ORDINALITY AS u (v, n) ORDER BY n",
+                        items=column)
+            assert [row.v for row in found] == items
+
+
+def test_nul_in_a_column_is_refused_before_it_could_split_a_text(engine: Engine) -> None:
+    with engine.begin() as connection, pytest.raises(ValueError, match="NUL"):
+        run(connection, "SELECT unnest(%(items)s::text[])", items=["a\x00b", "c"])
+
+
+@given(expression=st.sampled_from(["a", "a.b", "a.b.c", "b.a", "null", "length", "a.null"]), document=DOCUMENTS)
+def test_a_plain_path_finds_what_jmespath_finds(expression: str, document: Any) -> None:
+    assert compiled(expression).search(document) == jmespath.search(expression, document)
+    assert compiled(expression).expression == expression
+
+
+@given(value=st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), DOCUMENTS),
+       template=st.sampled_from(["{{ a }}", "{{a}}", "x{{ a }}y", "{{ a }}{{ a }}", "{{ a }}\n", "x { a } {{  a  }}"]))
+def test_a_template_that_only_puts_values_in_says_what_jinja_says(template: str, value: Any) -> None:
+    """A filter that changes nothing makes Jinja do it."""
+    longer = re.sub(r"a *}}", "a | default(a) }}", template)
+    assert longer != template
+    for fill in (templates.text, templates.path, templates.value):
+        assert said(fill, template, value) == said(fill, longer, value)
+
+
+def said(fill: Any, template: str, value: Any) -> Any:
+    try:
+        return fill(template, {"a": value})
+    except templates.TemplateFailed as error:
+        return str(error).partition(" (in ")[0]
+
+
+@given(document=DOCUMENTS)
+def test_equal_documents_have_equal_digests_and_others_have_not(document: Any) -> None:
+    assert digest(document) == digest(jumbled(document))
+    assert digest([document]) != digest([document, None])
+    assert (canonical(document) == canonical(0)) == (digest(document) == digest(0))
+
+
+def jumbled(document: Any) -> Any:
+    """The same with its names in another order and its whole numbers written the other way where that is exact."""
+    if isinstance(document, dict):
+        return {name: jumbled(document[name]) for name in reversed(document)}
+    if isinstance(document, list):
+        return [jumbled(item) for item in document]
+    if isinstance(document, int) and not isinstance(document, bool) and abs(document) < 2**53:
+        return float(document)
+    return document
