@@ -382,8 +382,8 @@ def test_a_row_without_a_key_is_asked_of_no_other_source(
     assert alert.kind == "unusable"
 
 
-@pytest.mark.parametrize("change", ["came", "went"])
-async def test_files_that_come_or_go_meanwhile_are_noticed(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["came", "went", "was written", "all went"])
+async def test_files_that_come_go_or_change_meanwhile_are_noticed(tmp_path: Path, change: str) -> None:
     put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n")
     put(tmp_path, "c.csv", HEAD + "k3,A,1,n\n")
     found = source(tmp_path, files={"page": 1})
@@ -393,7 +393,12 @@ async def test_files_that_come_or_go_meanwhile_are_noticed(tmp_path: Path, chang
         put(tmp_path, "b.csv", HEAD + "k2,A,1,n\n")
     else:
         await anext(pages)
-        (tmp_path / "a.csv").unlink()
+        if change == "was written":
+            put(tmp_path, "a.csv", HEAD + "k1,A,2,n\n")
+        else:
+            (tmp_path / "a.csv").unlink()
+        if change == "all went":
+            (tmp_path / "c.csv").unlink()
 
     async def rest() -> None:
         async for _ in pages:
@@ -401,7 +406,8 @@ async def test_files_that_come_or_go_meanwhile_are_noticed(tmp_path: Path, chang
 
     failure = await failure_of(rest())
     assert failure.kind is Failure.TRANSIENT
-    assert f"{'b' if change == 'came' else 'a'}.csv {change} while the others were read" in failure.detail
+    told = {"came": "b.csv came while", "all went": "c.csv is gone"}.get(change, f"a.csv {change} while the others")
+    assert told in failure.detail
 
 
 def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]) -> None:

@@ -147,7 +147,7 @@ def test_what_cannot_be_used_or_mapped_is_told(make_world: Callable[..., World])
     world.put("b\x00", tell=False)
     world.stock.put("k001", {"key": "k001", "count": "many", "v": 0})
     plan = planned(world)
-    assert (plan.counts, plan.worries) == ({"create": 2, "unusable": 2, "unmapped": 1}, True)
+    assert (plan.counts, plan.worries) == ({"create": 2, "unusable": 1, "unmapped": 1}, True)
     assert any("'k001': mapping.count" in note for note in plan.notes)
     assert any("a text holds NUL" in note for note in plan.notes)
 

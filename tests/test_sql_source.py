@@ -7,9 +7,11 @@ import itertools
 import os
 import socket
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from http_server import failure_of
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 
+from sync_orchestrator.adapters import sql_source
 from sync_orchestrator.adapters.build import build_sources
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
@@ -24,6 +27,7 @@ from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import SqlSystem
 from sync_orchestrator.core.errors import ConfigError, Failure
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.storable import sort_out
 
 Make = Callable[..., SqlSource]
 Run = Callable[[str], None]
@@ -140,6 +144,62 @@ STRANGE = ["a\x00", "\ud800", str(2**63), str(-(2**63) - 1), "9" * 5000, "1e3", 
 async def test_keys_that_cannot_be_there_spoil_no_other(run: Run, make: Make, kind: str) -> None:
     items(run, ["'7'"], kind=kind)
     assert [row.key for row in await make().read_many([*STRANGE, "7"])] == ["7"]
+
+
+@pytest.mark.parametrize(("dialect", "there"), [("mysql", True), ("oracle", True), ("sqlite", False)])
+def test_a_whole_number_of_more_than_64_bits_is_a_key_where_the_database_can_hold_it(dialect: str, there: bool) -> None:
+    """A key that is not asked for looks like one that the source no longer has."""
+    connection: Any = SimpleNamespace(dialect=SimpleNamespace(name=dialect))
+    assert (sql_source._value(connection, int, str(2**63 + 7)) == 2**63 + 7) is there
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_text_that_is_no_utf_8_spoils_its_row_alone(run: Run, make: Make) -> None:
+    items(run, ["'a'", "'b'"])
+    run("ALTER TABLE items ADD COLUMN name TEXT")
+    run("UPDATE items SET name = CAST(X'FF41' AS TEXT) WHERE sku = 'a'")
+    rows = [row async for page, _ in make().pages("A") for row in page]
+    good, bad = sort_out(rows)
+    assert ([row.key for row in good], [(row.key, row.problem) for row in bad]) == (
+        ["b"], [("a", "a text holds a lone surrogate")])
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
+async def test_times_without_end_spoil_their_row_alone(run: Run, make: Make, kind: str) -> None:
+    items(run, ["'a'", "'b'", "'c'"])
+    run(f"ALTER TABLE items ADD COLUMN at {kind} DEFAULT '2026-01-01'")
+    run("UPDATE items SET at = 'infinity' WHERE sku = 'a'")
+    run("UPDATE items SET at = '20000-01-01' WHERE sku = 'c'")
+    rows = {row.key: row async for page, _ in make(version={"path": "at"}).pages("A") for row in page}
+    assert rows["b"].version == BASE
+    assert "no version at 'at': 'infinity'" in str(rows["a"].problem)
+    assert "no version at 'at': '20000-01-01" in str(rows["c"].problem)
+
+
+async def test_slow_reads_wait_for_each_other_rather_than_fail(run: Run, make: Make) -> None:
+    """Ten times as many at once as it has connections."""
+    items(run, ["'a'"])
+    source = make({"connections": 2, "timeout": 20})
+    found = await asyncio.gather(*(source.read_many(["a"]) for _ in range(20)))
+    assert all(only(rows).key == "a" for rows in found)
+
+
+async def test_a_server_that_falls_silent_keeps_no_thread(database_url: str) -> None:
+    """It lets go of the connection, whatever its driver waits for."""
+    found = database(database_url, connections=1)
+    found._patience = 0.3
+
+    def silent(connection: Any) -> None:
+        connection.exec_driver_sql("SET statement_timeout = 0")
+        connection.exec_driver_sql("SELECT pg_sleep(60)")
+
+    failure = await failure_of(found.ask("table items", silent))
+    assert failure.kind is Failure.TRANSIENT
+    for thread in [thread for thread in threading.enumerate() if thread.name == "sql-source"]:
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+    await found.close()
 
 
 async def test_a_server_that_says_nothing_is_given_up_for_now() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import fnmatch
 import glob
 import re
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -86,13 +86,16 @@ class FileSource(Source):
         if self._by_name and ("/" in group or "\\" in group or group in ("", ".", "..")):
             raise CallFailed(Failure.PERMANENT, f"'{group}' cannot stand in a file's name, as files.glob has it")
         files = self._files(glob.escape(group))
+        before = _stamps(files)
         for row in self._read(files):
             if row.problem is not None or row.group is None or row.group == group:
                 yield row
-        if (now := self._files(glob.escape(group))) != files:
-            [changed, *_] = sorted(set(now) ^ set(files))
-            what = f"{changed.relative_to(self._folder)} {'came' if changed in now else 'went'}"
-            raise CallFailed(Failure.TRANSIENT, f"{what} while the others were read")
+        after = _stamps(self._found(glob.escape(group)))
+        if after != before:
+            [changed, *_] = sorted(path for path in before | after if before.get(path) != after.get(path))
+            what = "came" if changed not in before else "went" if changed not in after else "was written"
+            name = changed.relative_to(self._folder)
+            raise CallFailed(Failure.TRANSIENT, f"{name} {what} while the others were read")
 
     def _read(self, paths: list[Path]) -> Generator[PartRead]:
         for path in paths:
@@ -111,9 +114,23 @@ class FileSource(Source):
 
     def _files(self, group: str) -> list[Path]:
         """The files that match. Raises CallFailed where none does: that is not an empty business group."""
-        wanted = templates.text(self._glob, {"group": group})
-        found = sorted(self._folder / name for name in glob.glob(wanted, root_dir=self._folder, recursive=True))
-        files = [path for path in found if path.is_file()]
+        files = self._found(group)
         if not files:
+            wanted = templates.text(self._glob, {"group": group})
             raise CallFailed(Failure.PERMANENT, f"no file matches {wanted} in {self._folder}")
         return files
+
+    def _found(self, group: str) -> list[Path]:
+        wanted = templates.text(self._glob, {"group": group})
+        found = sorted(self._folder / name for name in glob.glob(wanted, root_dir=self._folder, recursive=True))
+        return [path for path in found if path.is_file()]
+
+
+def _stamps(files: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
+    """What is another once a file was written again."""
+    stamps = {}
+    for path in files:
+        with suppress(FileNotFoundError):
+            told = path.stat()
+            stamps[path] = told.st_ino, told.st_size, told.st_mtime_ns
+    return stamps

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
+import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader
+from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -58,6 +65,7 @@ class Database:
         self._settings = settings
         self._url = _url(name, settings.url)
         self._engine = _engine(name, self._url, settings)
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
         self._patience = _CONNECT_SECONDS + _STATEMENTS * settings.timeout
 
     async def ask(self, what: str, work: Callable[[Connection], T]) -> T:
@@ -66,11 +74,16 @@ class Database:
         Raises CallFailed, which begins with ``what``.
         """
         loop = asyncio.get_running_loop()
+        async with self._turns.setdefault(loop, asyncio.Semaphore(self._settings.connections)):
+            return await self._answered(loop, what, work)
+
+    async def _answered(self, loop: asyncio.AbstractEventLoop, what: str, work: Callable[[Connection], T]) -> T:
         answer: asyncio.Future[T] = loop.create_future()
+        sockets: list[socket.socket] = []
 
         def carried_out() -> None:
             try:
-                result = self._work(what, work)
+                result = self._work(what, work, sockets)
             except BaseException as error:
                 told = partial(_fail, answer, error)
             else:
@@ -83,26 +96,40 @@ class Database:
             return await asyncio.wait_for(answer, self._patience)
         except TimeoutError:
             self._engine.dispose(close=False)  # what still waits keeps its connection; others are made
+            _end(sockets)
             raise CallFailed(Failure.TRANSIENT, f"{what}: no answer within {self._patience:g} s") from None
 
     async def close(self) -> None:
         """Ends its connections; it may be used again."""
         await asyncio.to_thread(self._engine.dispose)
 
-    def _work(self, what: str, work: Callable[[Connection], T]) -> T:
+    def _work(self, what: str, work: Callable[[Connection], T], sockets: list[socket.socket]) -> T:
         try:
             with self._engine.connect() as connection, _interrupted(connection, self._settings.timeout):
+                with suppress(AttributeError, OSError, DBAPIError):
+                    told = connection.connection.driver_connection.fileno()  # type: ignore[union-attr]
+                    sockets.append(socket.socket(fileno=os.dup(told)))
                 return work(connection)
         except DBAPIError as error:
             raise self._failure(what, error) from None
         except PoolTimeout:
             busy = f"{what}: all {self._settings.connections} connections are busy"
             raise CallFailed(Failure.TRANSIENT, busy) from None
+        finally:
+            for opened in sockets:
+                opened.close()
 
     def _failure(self, what: str, error: DBAPIError) -> CallFailed:
         came = str(error.orig)
         secrets = [str(self._url.password)] if self._url.password else []
         return CallFailed(_kind(error, came), f"{what}: {shown(came.strip().partition(chr(10))[0], secrets)}")
+
+
+def _end(sockets: list[socket.socket]) -> None:
+    """Ends connections whose server says nothing, so that the threads that wait on them end, too."""
+    for opened in sockets:
+        with suppress(OSError):  # it is closed already
+            opened.shutdown(socket.SHUT_RDWR)
 
 
 def _give(answer: asyncio.Future[T], result: T) -> None:
@@ -142,6 +169,8 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
     except ImportError as error:
         raise ConfigError(f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
                           f"installed: install the package that brings it, such as pip install {error.name}") from None
+    if engine.driver == "psycopg":
+        event.listen(engine, "connect", lambda connection, _: _take_any_time(connection))
     statement = _SESSION.get(engine.dialect.name)
     if statement is not None:
         prepared = statement.format(milliseconds=math.ceil(settings.timeout * 1000))
@@ -164,7 +193,42 @@ def _open_sqlite(url: URL, timeout: float) -> sqlite3.Connection:
     place = url.database or ""
     if not place.startswith("file:"):
         place = f"file:{quote(str(Path(place).resolve()))}?mode=ro"
-    return sqlite3.connect(place, uri=True, timeout=timeout, check_same_thread=False)
+    connection = sqlite3.connect(place, uri=True, timeout=timeout, check_same_thread=False)
+    connection.text_factory = lambda stored: stored.decode("utf-8", "surrogateescape")  # one bad text spoils its row
+    return connection
+
+
+class _Unbounded(Loader):
+    """A time that Python cannot hold, such as infinity, is the text that Postgres writes; it spoils its row alone."""
+
+    inner: type[Loader]
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._inner = self.inner(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return self._inner.load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+class _Timestamptz(_Unbounded):
+    inner = TimestamptzLoader
+
+
+class _Timestamp(_Unbounded):
+    inner = TimestampLoader
+
+
+class _Date(_Unbounded):
+    inner = DateLoader
+
+
+def _take_any_time(connection: Any) -> None:
+    for name, loader in (("timestamptz", _Timestamptz), ("timestamp", _Timestamp), ("date", _Date)):
+        connection.adapters.register_loader(name, loader)
 
 
 def _prepare(connection: Any, statement: str) -> None:

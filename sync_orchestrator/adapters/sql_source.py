@@ -131,11 +131,11 @@ class SqlSource(Source):
         return await self._database.ask(self._what, lambda connection: work(connection, *args, **kwargs))
 
     def _position(self, connection: Connection, after: str) -> Any:
-        return _value(self._known(connection).key, after)
+        return _value(connection, self._known(connection).key, after)
 
     def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
         convert = self._known(connection).key
-        values = [value for key in keys if (value := _value(convert, key)) is not None]
+        values = [value for key in keys if (value := _value(connection, convert, key)) is not None]
         if not values:
             return []
         chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
@@ -177,7 +177,7 @@ class SqlSource(Source):
         convert = self._known(connection).group
         if self._group is None:
             return chosen
-        value = _value(convert, group)
+        value = _value(connection, convert, group)
         return None if value is None else chosen.where(self._group == bindparam("group", value, NullType()))
 
     def _known(self, connection: Connection) -> _Types:
@@ -228,14 +228,17 @@ def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, 
     return (dict(row) for row in connection.execute(chosen).mappings())
 
 
-def _value(convert: Convert | None, told: str) -> Any:
-    """A key or group in the type of its column; None for one that cannot be there."""
+def _value(connection: Connection, convert: Convert | None, told: str) -> Any:
+    """A key or group in the type of its column; None for one that cannot be there.
+
+    SQLite knows no whole numbers of more than 64 bits, and its driver refuses them; others may hold larger ones.
+    """
     if convert is None or text_problem(told) is not None:
         return None
     try:
         value = convert(told)
     except (ValueError, InvalidOperation):
         return None
-    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+    if isinstance(value, int) and connection.dialect.name == "sqlite" and not -_LARGEST <= value < _LARGEST:
         return None
     return value if group_text(as_json(value)) == told else None

@@ -159,7 +159,7 @@ class _Fill:
         number = await self._reads.ticket()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
-                others = await self._reads.others([row.key for row in rows if row.key and not row.deleted])
+                others = await self._reads.others(rows)
                 _page_read()
                 await asyncio.to_thread(
                     in_transaction, self._context.engine,

@@ -173,7 +173,7 @@ class _Plan:
         number = self._number = await self._reads.ticket()
         async with aclosing(self._entity.owner.pages(self._group)) as pages:  # type: ignore[type-var]
             async for rows, _ in pages:
-                others = await self._reads.others([row.key for row in rows if row.key and not row.deleted])
+                others = await self._reads.others(rows)
                 self._take(rows, owner, number)
                 for part, found in others.items():
                     self._take(found, part, number)

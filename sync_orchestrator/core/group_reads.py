@@ -18,7 +18,7 @@ from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.storable import sort_out, text_problem
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
 
 EXAMPLES = 10
@@ -46,8 +46,12 @@ class GroupReads:
             in_transaction, self._engine, lambda connection: (ticket(connection), clock(connection)))
         return number
 
-    async def others(self, keys: Sequence[str]) -> dict[str, Sequence[PartRead]]:
-        """The other parts of records, from sources that can be read by key."""
+    async def others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:
+        """The other parts of the owner's records, from sources that can be read by key.
+
+        A key that cannot be stored is no record's, and is asked of nobody.
+        """
+        keys = [row.key for row in rows if row.key and not row.deleted and text_problem(row.key) is None]
         rules = self._entity.rules
         others = [part for part in self._entity.sources if part != rules.owner and part in rules.readable]
         found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in others))
