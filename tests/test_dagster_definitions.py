@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import dagster as dg
 import pytest
 import yaml
 from dagster import DagsterRunStatus as Status
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 from fakes import two_part_config
 
 from sync_orchestrator.assets.entity import archive_key, mirror_key
@@ -22,6 +24,13 @@ from sync_orchestrator.sensors.changes import unless_needed
 from sync_orchestrator.sensors.schedules import cron
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_no_instance() -> Iterator[None]:
+    """An instance of another module's tests leaves its storage set though it is gone."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture(scope="module")
