@@ -5,9 +5,12 @@ Each scene is brought about by waiting for locks, never for time. Not here: what
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
 from queue import SimpleQueue
 
 import pytest
@@ -18,11 +21,15 @@ from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.archive import merge
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.events import _Batch
+from sync_orchestrator.core.full_sync import _complete, fill
+from sync_orchestrator.core.group_lease import leased
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.push import Claim, Pushed, claim
 from sync_orchestrator.core.push_plan import Step
-from sync_orchestrator.core.settle import settle
+from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Change, Stamp
 
@@ -205,3 +212,51 @@ def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_o
     meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
     rows = world.query("SELECT key, revision, lease_token FROM sync.records ORDER BY key")
     assert [tuple(row) for row in rows] == [(key, 2, None) for key in KEYS]
+
+
+# A group that is completed, and what is judged by that ---------------------------------------------------------------
+
+def filled(world: World, *groups: str) -> None:
+    """Groups whose archive is filled and which are not completed yet."""
+    for group in groups:
+        world.put(f"of {group}", group=group, tell=False)
+        asyncio.run(fill(world.context, world.entity, group))
+
+
+def complete(world: World, threads: ThreadPoolExecutor, group: str, meanwhile: str | Work) -> None:
+    """Completes a group while another is being completed, or while something else is done."""
+
+    async def work() -> None:
+        async with AsyncExitStack() as leases:
+            own = await leases.enter_async_context(leased(world.context, "item", group))
+            blocker = meanwhile
+            if isinstance(meanwhile, str):
+                other = await leases.enter_async_context(leased(world.context, "item", meanwhile))
+                blocker = partial(_complete, lease=other)
+            await asyncio.to_thread(meet, world.engine, threads, blocker, partial(_complete, lease=own))
+
+    asyncio.run(work())
+
+
+def test_the_last_two_groups_that_are_completed_at_once_leave_no_event_behind(
+    world: World, threads: ThreadPoolExecutor
+) -> None:
+    """Each would take the other for incomplete, and an event of unknown group would wait for ever."""
+    filled(world, "A", "B")
+    world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
+    world.drain()
+    assert world.states() == {"waiting": 1}
+    complete(world, threads, "B", meanwhile="A")
+    assert world.states() == {"pending": 1}
+
+
+def test_an_event_that_is_judged_while_its_last_group_is_completed_is_not_left_behind(
+    world: World, threads: ThreadPoolExecutor
+) -> None:
+    filled(world, "A")
+    world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
+    events = in_transaction(world.engine, lambda c: run(
+        c, ledger_statements.CLAIM, entities=["item"], most=9, lease=60))
+    batch = _Batch(world.context, world.entity, events)
+    complete(world, threads, "A", meanwhile=lambda connection: batch._merge_told(connection, Settled()))
+    assert world.states() == {"pending": 1}

@@ -119,6 +119,7 @@ class _Batch:
                 in_transaction, self._context.engine, partial(self._merge_read, reads=reads, result=result))
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
+        run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes = []
         for event in self._events.values():
@@ -240,6 +241,7 @@ class _Batch:
         return _Read(event, parts, problem, number)
 
     def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> _Fates:
+        run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes: list[Change] = []
         for read in reads:

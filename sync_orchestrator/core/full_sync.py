@@ -311,6 +311,7 @@ async def push_group(context: Context, report: StepReport, ends: float, progress
 
 def _complete(connection: Connection, lease: GroupLease) -> int:
     """Marks the group as synced and tries again all that failed: records, their events, events without record."""
+    run(connection, statements.COMPLETING, entity=lease.entity)
     lease.fenced(connection, statements.COMPLETE)
     tried = run(connection, push_statements.UNPARK_GROUP, entity=lease.entity, group=lease.group)
     keys = sorted(row.key for row in tried)

@@ -85,6 +85,12 @@ SET completed_at = sync.clock(), first_completed_at = coalesce(first_completed_a
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING group_key
 """
 
+# Whoever completes a group waits for those that complete others, and for those that judge events by what is complete:
+# else the last two would each miss the other, and what is judged meanwhile would wait for ever.
+COMPLETING = "SELECT pg_advisory_xact_lock(hashtextextended(%(entity)s, 7261004))"
+
+JUDGING = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(entity)s, 7261004))"
+
 ALL_COVERED = """
 SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM sync.groups WHERE entity = %(entity)s
 """
