@@ -1,22 +1,27 @@
-"""The commands that prove it: ``verify`` the third party or the archive, ``repair`` what was found.
+"""The commands that prove it: ``verify`` the third party or the archive, ``drift`` and ``repair`` for what was found.
 
 Not here: how that is done (``core/validation.py``, ``core/source_check.py``, ``core/repair.py``).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sync_orchestrator import app as composition
+from sync_orchestrator import drift_files
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.drift import Chosen, listed, over_time
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 
@@ -100,6 +105,31 @@ async def _validate(
         results.append(await validate(context, entity, name, full=full, repair=repair))
         bar.done(f"{entity.name} {name}: {results[-1].verdict}")
     return results
+
+
+@commands.command()
+def drift(
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None, group: Group = None,
+    since: Annotated[datetime | None, typer.Option(help="Found at this time (UTC) or later.")] = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Without what is repaired.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Write the whole list to this file, .csv or .parquet.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw what was found over time in this file, .svg.")] = None,
+) -> None:
+    """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
+    context = existing_context()
+    if entity is not None:
+        entity_named(context, entity)
+    chosen = Chosen(entity, group, since if since is None or since.tzinfo else since.replace(tzinfo=UTC), open_only)
+    if to is not None:
+        say(f"{to}: {drift_files.write(to, listed(context.engine, chosen))} rows")
+    if plot is not None:
+        drift_files.plot(plot, over_time(context.engine, chosen))
+        say(f"{plot}: drawn")
+    if to is None and plot is None:
+        newest = deque(listed(context.engine, chosen), maxlen=_MOST_DRIFT_SHOWN)
+        names = ["group", "key", "kind", "status", "field", "ours", "theirs", "found_at"]
+        table("drift", names, [[row[name] for name in names] for row in newest])
+        say("--to FILE.csv writes all of it" if newest else "nothing was found")
 
 
 @commands.command(name="repair")

@@ -136,3 +136,21 @@ STILL_WRONG = """
 SELECT count(*) FROM sync.drift
 WHERE entity = %(entity)s AND group_key = %(group)s AND kind <> 'foreign' AND status <> 'repaired'
 """
+
+_CHOSEN = """
+    (%(entity)s::text IS NULL OR entity = %(entity)s::text) AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
+    AND (%(since)s::timestamptz IS NULL OR found_at >= %(since)s::timestamptz)
+    AND (NOT %(open)s OR status <> 'repaired')
+"""
+
+DRIFT_LIST = f"""
+SELECT id, entity, group_key, key, kind, status, external_id, sample, found_at, last_seen_at, repaired_at
+FROM sync.drift WHERE id > %(after)s AND {_CHOSEN} ORDER BY id LIMIT %(most)s
+"""
+
+DRIFT_SPAN = f"SELECT min(found_at) AS first, max(found_at) AS last FROM sync.drift WHERE {_CHOSEN}"
+
+DRIFT_OVER_TIME = f"""
+SELECT date_bin(%(width)s, found_at, '2000-01-03T00:00:00Z') AS at, kind, count(*) AS n
+FROM sync.drift WHERE {_CHOSEN} GROUP BY 1, 2 ORDER BY 1, 2
+"""
