@@ -27,8 +27,9 @@ test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Serve
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
-bench: .venv/dev  ## measure the intake, as ratios in one run (needs wrk); ARGS=--quick for less than a minute
+bench: .venv/dev  ## measure intake and drain, as ratios in one run (needs wrk); ARGS=--quick for about a minute
 	$(BIN)/python -m bench.intake $(ARGS)
+	$(BIN)/python -m bench.drain $(ARGS)
 
 check: .venv/dev  ## style, types, architecture, definitions
 	$(BIN)/ruff check .
