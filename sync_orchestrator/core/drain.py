@@ -94,6 +94,7 @@ class _Drain:
         self._ended = asyncio.Event()
         self._wakes: dict[str, asyncio.Event] = {}
         self._tokens: set[int] = set()
+        self._claiming = {name: asyncio.Lock() for name in context.entities}
         self.news = 0  # how often something came up
         self.report = DrainReport()
 
@@ -186,7 +187,8 @@ class _Drain:
                 released = time.monotonic()
                 await asyncio.to_thread(in_transaction, self._context.engine,
                                         lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
-            count, settled = await events.work_off(self._context, limits.batch, self._tokens, entities=[entity])
+            count, settled = await events.work_off(
+                self._context, limits.batch, self._tokens, entities=[entity], alone=self._claiming[entity])
             self.report.events += count
             self.report.settled.add(settled)
             self.did(name, count > 0)

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -67,18 +68,21 @@ class _Read:
 
 async def work_off(
     context: Context, most: int, tokens: set[int], *, entities: Sequence[str] | None = None,
+    alone: AbstractAsyncContextManager[Any] | None = None,
 ) -> tuple[int, Settled]:
     """Claims up to ``most`` due events (of some entities only) and settles each as far as the archive decides it.
 
-    Returns how many were claimed and what was finished. Tokens of leases still held are added to ``tokens``.
+    Returns how many were claimed and what was finished. Tokens of leases still held are added to ``tokens``. ``alone``
+    keeps two claims of one drain apart, which would divide what came together between them.
     """
     settings = context.config.limits
-    rows = await asyncio.to_thread(
-        in_transaction, context.engine,
-        lambda connection: run(
-            connection, statements.CLAIM, entities=list(entities or context.entities), most=most,
-            lease=settings.lease),
-    )
+    async with alone or nullcontext():
+        rows = await asyncio.to_thread(
+            in_transaction, context.engine,
+            lambda connection: run(
+                connection, statements.CLAIM, entities=list(entities or context.entities), most=most,
+                lease=settings.lease),
+        )
     result = Settled()
     if not rows:
         return 0, result
