@@ -335,7 +335,7 @@ class _Pusher:
         await self._remove_twins(settled)
         self._drain.report.settled.add(settled)
         self._settling = False
-        self._look_at = 0.0  # what was settled may be due again
+        self._heard = -1  # what was settled may be due again, and a claim under way may not know of it
         self._drain.wake(self._name)
 
     async def _remove_twins(self, settled: Settled) -> None:
