@@ -20,6 +20,7 @@ from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.lookups import Lookups
 from sync_orchestrator.api.proxy import Proxy
 from sync_orchestrator.api.rollouts import Rollouts
+from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.core.context import Context
 
 
@@ -34,9 +35,13 @@ def create_app(context: Context) -> Starlette:
     parts = (intake, Lookups(database, context.config, access), proxy, rollouts,
              Health(database, access, rollouts.figures), Descriptions(proxy.paths()))
 
+    watchdog = Watchdog(database, context.config)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        watchdog.start()
         yield
+        await watchdog.close()
         await intake.close()
         await proxy.close()
         await context.close()

@@ -49,6 +49,9 @@ class Alerts(Model):
     """An event that waits for its record so long, or a record for what it refers to, is told of."""
     overdue_after: Seconds = 900
     """Work that is due and not done for so long is told of."""
+    silent_after: Seconds = 300
+    """A sensor that has not looked for so long is told of, by the API service, which then sends all alerts; and groups
+    that are not validated so long after their turn."""
 
 
 class Config(Model):

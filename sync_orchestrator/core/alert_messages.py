@@ -22,6 +22,9 @@ ACTIONS = {
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
+    "silent": "Events are recorded and wait. See that the daemon runs and that the sensor `change_events` is on.",
+    "not_validated": "See that the schedule `validation` is on and that the third party answers: until then nobody "
+                     "knows whether these groups are in step.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
     "unusable": "Mend the records at their source; the next full sync of the group takes them.",
     "not_asked": "See that the source is up and lets us in: until it answers, its changes are not known here.",
@@ -41,7 +44,8 @@ STUBBORN = ": stubborn"
 """The end of the cause of drift that comes back after a repair."""
 
 _OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications")
-_AT_THE_MIRROR = ("dead", "held", "ahead", "waiting_long", "drift", "delete_cap", "unusable")
+_AT_THE_MIRROR = ("dead", "held", "ahead", "waiting_long", "drift", "delete_cap", "unusable",
+                  "not_validated")
 _TOGETHER = {
     "drift": "drift in {} groups",
     "delete_cap": "deletions held back at {} places",

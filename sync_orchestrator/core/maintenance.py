@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import Connection
 
-from sync_orchestrator.config import Alerts
+from sync_orchestrator.config import Alerts, Entity
 from sync_orchestrator.core import alerts, rejected, rollout
 from sync_orchestrator.core.ledger import Conservation, check_conservation
 from sync_orchestrator.core.sql import run
@@ -20,9 +22,13 @@ def look_after(connection: Connection) -> Conservation:
     return check_conservation(connection)
 
 
-def watch(connection: Connection, settings: Alerts) -> None:
+def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
     tell_of_overdue(connection, settings.overdue_after)
+    tell_of_silence(connection, settings.silent_after)
+    for name, entity in (entities or {}).items():
+        tell_of_not_validated(connection, name, entity.third_party.system,
+                              2 * entity.validation.every + settings.silent_after)
     tell_of_long_waiting(connection, settings.waiting_after)
     run(connection, alert_statements.RESOLVE_DEAD)
 
@@ -34,6 +40,26 @@ def tell_of_overdue(connection: Connection, after: float) -> None:
         alerts.resolve(connection, "overdue", "work")
     else:
         alerts.tell(connection, "overdue", "work", f"work is due for {seconds / 60:.0f} minutes and not done")
+
+
+def tell_of_silence(connection: Connection, after: float) -> None:
+    """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
+    seconds = run(connection, alert_statements.SECONDS_SILENT)[0].seconds
+    if seconds is None or seconds <= after:
+        alerts.resolve(connection, "silent", "sensor")
+    else:
+        alerts.tell(connection, "silent", "sensor",
+                    f"the sensor has not looked for changes for {seconds / 60:.0f} minutes")
+
+
+def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
+    """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in step."""
+    late = run(connection, alert_statements.NOT_VALIDATED, entity=entity, system=system, after=after)[0]
+    if not late.n:
+        alerts.resolve(connection, "not_validated", entity)
+    else:
+        alerts.tell(connection, "not_validated", entity, entity=entity, examples=late.groups,
+                    title=f"{entity}: {late.n} groups could not be validated for {late.seconds / 60:.0f} minutes")
 
 
 def tell_of_long_waiting(connection: Connection, after: float) -> None:

@@ -30,7 +30,7 @@ def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.Sens
     if time.time() - looked >= WATCH_SECONDS:
         looked = time.time()
         with system.context.engine.begin() as connection:
-            watch(connection, settings)
+            watch(connection, settings, system.context.config.entities)
     sent = alerts.send_due(system.context.engine, settings)
     return dg.SensorResult(skip_reason=f"{sent} alerts sent", cursor=str(looked))
 

@@ -1,0 +1,59 @@
+"""Who tells that nobody tells: where sensors are silent, the API service looks for what is to be told, and sends it.
+
+Not here: what is told (``core/maintenance.py``), the sensor that does it otherwise (``sensors/alerts.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.config import Config
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.sql import in_transaction
+from sync_orchestrator.core.status import seconds_since_heartbeat
+
+LOOK_SECONDS = 30.0
+
+_log = logging.getLogger("sync_orchestrator.watchdog")
+
+
+class Watchdog:
+    """Looks from its start to its end; several services at once do no harm."""
+
+    def __init__(self, database: Database, config: Config, every: float = LOOK_SECONDS) -> None:
+        self._database = database
+        self._config = config
+        self._every = every
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins in the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Ends it."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            try:
+                await asyncio.to_thread(self.look)
+            except Exception as error:  # whatever is wrong with it must not end it
+                _log.warning("Nobody looks after the alerts now: %s.", type(error).__name__)
+
+    def look(self) -> int:
+        """One look; returns how many messages were sent."""
+        engine, settings = self._database.engine, self._config.alerts
+        silent = seconds_since_heartbeat(engine, "sensor")
+        if silent is None or silent <= settings.silent_after:
+            return 0
+        in_transaction(engine, lambda connection: watch(connection, settings, self._config.entities))
+        return alerts.send_due(engine, settings)
