@@ -46,7 +46,7 @@ requirements: .venv/dev  ## compile the pinned requirement files anew
 		--no-emit-index-url --no-emit-find-links - -o tests/third_parties/datasette.txt
 
 clean:  ## remove the environment and all local data
-	rm -rf .venv .sync .third-parties
+	rm -rf .venv .sync .third-parties .peers
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
