@@ -73,7 +73,7 @@ class Program:
 
 
 @contextmanager
-def running(python: str, script: str, words: tuple[str, ...]) -> Iterator[Program]:
+def running(python: str, script: str, *words: str) -> Iterator[Program]:
     """A program of ``set_ups/`` in a folder of its own, which is its HOME, too."""
     with tempfile.TemporaryDirectory(prefix="bench-peer-", ignore_cleanup_errors=True) as place:
         folder = Path(place)
@@ -95,7 +95,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
+        process.wait(15)
     for one in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.send_signal(signal.SIGKILL)

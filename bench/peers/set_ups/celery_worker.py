@@ -20,7 +20,7 @@ from protocol import Case, batches, serve
 
 os.environ.update({"PEER_BROKER": sys.argv[1], "PEER_MARK": f"bench-peers-{os.getpid()}-{time.time_ns()}"})
 
-from celery_tasks import BROKER, MARK, app, bulk, create, single  # noqa: E402 - it reads what was set just now
+from celery_tasks import BROKER, MARK, app, bulk, create, single  # reads what was set just now
 
 NODE = f"{MARK}@here"
 

@@ -2,10 +2,8 @@
 
 Loaded by ``dagster-daemon``; ``PEER_DATABASE`` is the SQLite file. The sensor looks as often as the daemon lets it; the
 job runs in its run's one process, the shortest way there is. Calls are retried by urllib3, creates too, the op by
-Dagster's retry policy.
+Dagster's retry policy. Annotations are not postponed: Dagster looks at them.
 """
-
-from __future__ import annotations
 
 import json
 import os
