@@ -124,6 +124,8 @@ class Measured:
                 still: float = 0.0) -> float:
         """Seconds until a counter of the third party is there. ``still``: ends only once nothing comes any more."""
         self._program.offer(how, str(client.base_url).rstrip("/"), CONNECTIONS, records, MOST_SECONDS)
+        if _stats(client)["calls"]:
+            raise PeerFailed("it began before it was told to")
         began = changed = time.monotonic()
         self._program.tell("go")
         seen: dict[str, Any] = {}
