@@ -15,9 +15,9 @@ def interpreter(name: str) -> str:
     place = ROOT / ".peers" / name
     python, made_of = place / "bin" / "python", place / "made-of.txt"
     if not made_of.exists() or made_of.read_text() != wanted.read_text():
-        uv = Path(sys.executable).with_name("uv")
-        for words in (["venv", "--clear", "--python", sys.executable, place],
-                      ["pip", "install", "--python", python, "-r", wanted]):
-            subprocess.run([uv, *words[:1], "--quiet", *words[1:]], check=True, timeout=300)
+        uv = str(Path(sys.executable).with_name("uv"))
+        for words in (["venv", "--quiet", "--clear", "--python", sys.executable, str(place)],
+                      ["pip", "install", "--quiet", "--python", str(python), "-r", str(wanted)]):
+            subprocess.run([uv, *words], check=True, timeout=300)
         made_of.write_text(wanted.read_text())
     return str(python)
