@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-long test-third-parties bench check requirements clean
+.PHONY: help install demo up test test-long test-third-parties bench bench-long check requirements clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -27,9 +27,13 @@ test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Serve
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
-bench: .venv/dev  ## measure intake and drain, as ratios in one run (needs wrk); ARGS=--quick for about a minute
+bench: .venv/dev  ## measure intake, drain and audit, as ratios in one run (needs wrk); ARGS=--quick for about a minute
 	$(BIN)/python -m bench.intake $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
+	$(BIN)/python -m bench.audit $(ARGS)
+
+bench-long: .venv/dev  ## the same of millions
+	$(BIN)/python -m bench.audit --long
 
 check: .venv/dev  ## style, types, architecture, definitions
 	$(BIN)/ruff check .

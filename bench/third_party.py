@@ -1,8 +1,9 @@
-"""The fastest third party at hand: single and bulk upserts over HTTP, with latency and a limit where they are wanted.
+"""The fastest third party at hand: upserts, listings and counts over HTTP, with latency and a limit where wanted.
 
-``python -m bench.third_party PORT [--latency SECONDS] [--limit CALLS_A_SECOND]``. ``GET /stats`` tells the calls it had
-and how many of them it refused. With ``--errors SHARE --lost SHARE --seed N`` so many of the writing calls are answered
-500 with nothing stored, or are stored and never answered. Not here: what is measured with it.
+``python -m bench.third_party PORT [--latency SECONDS] [--limit CALLS_A_SECOND] [--records N --groups N]``: with so many
+records in so many groups from the start, each as ``record`` makes it. ``GET /stats`` tells the calls it had and how
+many of them it refused. With ``--errors SHARE --lost SHARE --seed N`` so many of the writing calls are answered 500
+with nothing stored, or are stored and never answered. Not here: what is measured with it.
 """
 
 from __future__ import annotations
@@ -11,19 +12,54 @@ import argparse
 import asyncio
 import random
 import signal
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import httptools
 import orjson
 import uvloop
 
 
+def code(number: int) -> str:
+    """The code of a record that is there from the start; they sort by number."""
+    return f"k{number:08}"
+
+
+def record(number: int, groups: int) -> dict[str, Any]:
+    """A record that is there from the start."""
+    return {"code": code(number), "name": "a lamp that stands on a table", "price": 13.5 + number % 1000,
+            "store": f"store {number % groups}"}
+
+
+class Filled:
+    """What is there from the start, by group, as it goes over the wire; it stays as it is."""
+
+    def __init__(self, records: int, groups: int) -> None:
+        self._codes: dict[str, list[str]] = defaultdict(list)
+        self._lines: dict[str, list[bytes]] = defaultdict(list)
+        for number in range(records):
+            made = record(number, groups)
+            self._codes[made["store"]].append(made["code"])
+            self._lines[made["store"]].append(orjson.dumps(made))
+
+    def count(self, group: str) -> int:
+        return len(self._codes.get(group, ()))
+
+    def page(self, group: str, after: str, limit: int) -> bytes:
+        """The records of a group that follow a code, as a JSON list."""
+        start = bisect_right(self._codes.get(group, []), after)
+        return b"[" + b",".join(self._lines.get(group, [])[start:start + limit]) + b"]"
+
+
 class Store:
     """What it holds, by code, and what it was asked."""
 
-    def __init__(self, limit: float | None) -> None:
+    def __init__(self, limit: float | None, filled: Filled) -> None:
         self.records: dict[str, Any] = {}
+        self._filled = filled
         self.calls = 0
         self.refused = 0
         self.writes = 0
@@ -55,6 +91,11 @@ class Store:
             self.created += 1
             self.writes += 1
             return 201, {"id": self.created}
+        if path in (b"/items", b"/count"):
+            asked = {name: values[0] for name, values in parse_qs(url.partition(b"?")[2].decode()).items()}
+            if path == b"/count":
+                return 200, {"count": self._filled.count(asked["store"])}
+            return 200, self._filled.page(asked["store"], asked.get("after", ""), int(asked["limit"]))
         if path == b"/bulk":
             items = orjson.loads(body)["items"]
             for item in items:
@@ -123,7 +164,7 @@ class Connection(asyncio.Protocol):
         if fault == "lost":
             self._transport.close()
             return
-        body = orjson.dumps(said)
+        body = said if isinstance(said, bytes) else orjson.dumps(said)
         whole = (f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
                  .encode() + body)
         if self._latency:
@@ -151,12 +192,14 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--limit", type=float)
+    parser.add_argument("--records", type=int, default=0)
+    parser.add_argument("--groups", type=int, default=1)
     parser.add_argument("--errors", type=float, default=0.0)
     parser.add_argument("--lost", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     words = parser.parse_args()
     faults = Faults(words.errors, words.lost, words.seed)
-    store = Store(words.limit)
+    store = Store(words.limit, Filled(words.records, words.groups))
     uvloop.run(serve(words.port, lambda: Connection(store, words.latency, faults)))
 
 

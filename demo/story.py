@@ -29,7 +29,7 @@ from demo.grey import Grey
 from demo.processes import Systems, running
 from demo.traffic import Traffic
 from demo.truth import Truth, compare
-from sync_orchestrator.app import open_context, perform
+from sync_orchestrator.app import open_context
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import SyncError
@@ -37,6 +37,7 @@ from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import status
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.database import embedded
+from sync_orchestrator.performing import perform
 from sync_orchestrator.processes import start_all
 
 _OUTAGE = 15.0

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import sys
-from collections.abc import Awaitable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.engine import make_url
@@ -32,8 +29,6 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Rules
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
-
-T = TypeVar("T")
 
 
 def home() -> Path:
@@ -119,18 +114,6 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     return assemble(
         engine, config, build_sources(config, logins), third_parties_behind(config, clients),
         clients_of_routes(config, clients), only_look=only_look)
-
-
-def perform(context: Context, work: Awaitable[T]) -> T:
-    """Runs asynchronous work of the core from ordinary code, and ends its connections."""
-
-    async def performed() -> T:
-        try:
-            return await work
-        finally:
-            await context.close()
-
-    return asyncio.run(performed())
 
 
 def assemble(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from json import dumps, loads
 from typing import Any
 
 import jmespath
@@ -13,6 +14,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from sync_orchestrator import templates
+from sync_orchestrator.adapters.answers import Answer, strict_json
+from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import canonical, digest
 from sync_orchestrator.core.sql import json, run
@@ -70,6 +73,31 @@ def test_a_template_that_only_puts_values_in_says_what_jinja_says(template: str,
     assert longer != template
     for fill in (templates.text, templates.path, templates.value):
         assert said(fill, template, value) == said(fill, longer, value)
+
+
+@given(value=DOCUMENTS | st.integers(-2**80, 2**80) | st.floats(-1e300, 1e300))
+def test_an_answer_is_parsed_as_by_the_standard_library(value: Any) -> None:
+    for content in (dumps(value).encode(), dumps(value, ensure_ascii=False).encode()):
+        assert repr(strict_json(content)) == repr(loads(content))
+
+
+@pytest.mark.parametrize(("content", "found"), [
+    (b'{"n": 18446744073709551616}', {"n": 18446744073709551616}), (b"-9223372036854775809", -9223372036854775809),
+    (rb'"\ud800"', "\ud800"), (b"\xef\xbb\xbf{}", {}), (b"0.1234567890123456789012", 0.12345678901234568),
+])
+def test_what_orjson_reads_otherwise_or_not_at_all_is_read(content: bytes, found: Any) -> None:
+    assert strict_json(content) == found
+
+
+@pytest.mark.parametrize("content", [b"NaN", b"1e400", b"[Infinity]", b"", b"{", b"\xff"])
+def test_what_is_no_json_is_none(content: bytes) -> None:
+    assert Answer(200, {}, content).body is None
+
+
+@given(record=st.dictionaries(st.sampled_from("abcx"), DOCUMENTS, max_size=4))
+def test_plain_fields_are_decoded_as_one_by_one(record: dict[str, Any]) -> None:
+    codecs = Codecs({}, ("a", "b", "c"))
+    assert codecs.decode(record) == {name: codecs.decoded(record, name) for name in "abc"}
 
 
 def said(fill: Any, template: str, value: Any) -> Any:

@@ -23,6 +23,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.validation import validate
+from sync_orchestrator.performing import perform
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "signed_erp"
@@ -69,13 +70,13 @@ async def test_the_conformance_test_tells_when_the_erp_forgets_its_requests(conf
 def test_it_is_kept_in_step(config: Config, erp: Erp, engine: Engine) -> None:
     context = app.open_context(engine, config)
     article = context.entities["article"]
-    app.perform(context, full_sync(context, article, "north", patience=0.3))
+    perform(context, full_sync(context, article, "north", patience=0.3))
     assert sorted(each.findtext("code") for each in erp.articles.values()) == ["a-1", "a-2", "a-3", "a-5", "a-6", "a-7"]
-    assert app.perform(context, validate(context, article, "north", full=True)).verdict == "in_step"
+    assert perform(context, validate(context, article, "north", full=True)).verdict == "in_step"
     cents = erp.articles["A1"].find("cents")
     assert cents is not None
     cents.text = "1"
-    assert app.perform(context, validate(context, article, "north", full=True)).verdict == "drift"
+    assert perform(context, validate(context, article, "north", full=True)).verdict == "drift"
 
 
 async def test_a_wrong_secret_is_a_matter_of_login_and_stays_secret(

@@ -1,23 +1,41 @@
-"""Environments of the peers, made when they are first wanted from pinned requirements. Not here: what runs in them."""
+"""The environments of the peers: one each under ``.peers/``, made when it is first needed, of pinned packages.
+
+Not here: what is done in them (the programs beside this one).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+_PLACE = HERE.parent.parent / ".peers"
 
 
-def interpreter(name: str) -> str:
-    """The Python of a peer's environment, which is made anew once its requirements have changed."""
-    wanted = Path(__file__).parent / "requirements" / f"{name}.txt"
-    place = ROOT / ".peers" / name
-    python, made_of = place / "bin" / "python", place / "made-of.txt"
-    if not made_of.exists() or made_of.read_text() != wanted.read_text():
+def python_of(name: str) -> Path:
+    """The interpreter with what ``requirements/<name>.txt`` names."""
+    wanted = HERE / "requirements" / f"{name}.txt"
+    folder = _PLACE / f"{name}-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:8]}"
+    python = folder / "bin" / "python"
+    if not (folder / "made").exists():
         uv = str(Path(sys.executable).with_name("uv"))
-        for words in (["venv", "--quiet", "--clear", "--python", sys.executable, str(place)],
+        for words in (["venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
                       ["pip", "install", "--quiet", "--python", str(python), "-r", str(wanted)]):
             subprocess.run([uv, *words], check=True, timeout=300)
-        made_of.write_text(wanted.read_text())
-    return str(python)
+        (folder / "made").touch()
+    return python
+
+
+def told_by(name: str, program: str, *words: str, timeout: float = 300) -> dict[str, Any]:
+    """What a program of this folder prints as JSON on its last line, run in that environment.
+
+    Raises CalledProcessError, TimeoutExpired.
+    """
+    ended = subprocess.run([python_of(name), HERE / program, *words], check=True, capture_output=True, text=True,
+                           timeout=timeout)
+    told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return told

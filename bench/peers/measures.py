@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from bench.drain import CONNECTIONS, payload, third_party
-from bench.peers.environments import interpreter
+from bench.peers.environments import python_of
 from bench.peers.programs import PeerFailed, Program, running
 from bench.table import Line
 
@@ -178,7 +178,7 @@ def lines(scale: float) -> Iterator[Line]:
             print(f"{peer.name}: left out, nothing listens on 127.0.0.1:{peer.broker}", file=sys.stderr)
             continue
         try:
-            python = interpreter(peer.environment) if peer.environment else sys.executable
+            python = str(python_of(peer.environment)) if peer.environment else sys.executable
         except subprocess.SubprocessError as error:
             print(f"{peer.name}: left out, its environment could not be made: {error}", file=sys.stderr)
             continue

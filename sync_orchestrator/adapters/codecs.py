@@ -32,6 +32,7 @@ class Codecs:
 
     def __init__(self, fields: Mapping[str, Codec], mapped: tuple[str, ...]) -> None:
         self._codecs = {name: _FieldCodec(name, fields.get(name, Codec())) for name in mapped}
+        self._names = mapped if all(fields.get(name, Codec()) == Codec() for name in mapped) else None
 
     def encode(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload as the third party wants it written; nulls stay null.
@@ -46,7 +47,14 @@ class Codecs:
 
         What cannot be decoded is left as it is, and so shows as a difference.
         """
+        if self._names is not None and isinstance(record, dict):
+            return {name: record.get(name) for name in self._names}
         return {name: codec.decode(record) for name, codec in self._codecs.items()}
+
+
+    def decoded(self, record: Mapping[str, Any], name: str) -> Any:
+        """One of these fields."""
+        return self._codecs[name].decode(record)
 
 
 class _FieldCodec:

@@ -135,7 +135,7 @@ class _Walk:
         starts: dict[str, Any] = {"after": after or "", "page": listing.first_page, "offset": 0}
         self._position: Any = starts.get(listing.paging)
         self._positions = {_mark(self._position)}
-        self._before: set[str] = set()
+        self._before: set[Any] = set()
         self._pages: set[int] = set()
         self._number = 0
         self._empty = 0
@@ -198,7 +198,7 @@ class _Walk:
             raise self._garbage("the listing does not end", f"{self._empty} pages without an item")
         if not items:
             return []
-        marks = [repr(item) for item in items]
+        marks = [_content(item) for item in items]
         page = hash(tuple(marks))
         if page in self._pages:
             raise self._garbage("the listing gives the same page again", str(items))
@@ -278,6 +278,16 @@ def _named(call: Request) -> str:
 
 def _mark(position: Any) -> str:
     return json.dumps(position, sort_keys=True)
+
+
+def _content(item: Any) -> Any:
+    """What an item is known by again."""
+    try:
+        content = tuple(item.items())
+        hash(content)
+    except (AttributeError, TypeError):
+        return repr(item)
+    return content
 
 
 def _whole(found: Any) -> int | None:

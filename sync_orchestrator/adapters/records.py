@@ -42,7 +42,7 @@ class Records:
 
     def key_in(self, record: Any) -> str | None:
         """Our key in a record; None where there is none."""
-        return group_text(self.codecs.decode(record)[self._target.key_field]) if isinstance(record, dict) else None
+        return group_text(self.codecs.decoded(record, self._target.key_field)) if isinstance(record, dict) else None
 
     def key_of(self, record: Any) -> str:
         """Our key in a record. Raises CallFailed where there is none."""
@@ -69,7 +69,7 @@ class Records:
         fields: Json = self.codecs.decode(record)
         key = group_text(fields[self._target.key_field])
         group = group_text(self._http.search(self._group, record)) if self._group else None
-        return Found(key, self.id_of(record), group, fields)
+        return Found(key, self.id_of(record) if self.own_ids or key is None else key, group, fields)
 
     def made_id(self, answer: Answer, place: str | None) -> str | None:
         """The id of what a create made, by a header or in the record at ``place``; None where its answer has none."""

@@ -5,7 +5,6 @@ Not here: the work itself, and what is reported of it (``checks.py``, ``source_c
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast, get_args
 
@@ -55,18 +54,13 @@ def by_group(
     ``what``: what could not be done with it, such as "validated".
     """
 
-    async def some(chosen: Sequence[str]) -> list[T | BaseException]:
-        return await asyncio.gather(*(work(group) for group in chosen), return_exceptions=True)
-
     broken: list[str] = []
-    for start in range(0, len(groups), GROUPS_AT_ONCE):
-        chosen = groups[start:start + GROUPS_AT_ONCE]
-        for group, result in zip(chosen, system.perform(some(chosen)), strict=True):
-            if isinstance(result, BaseException):
-                context.log.error(f"{name} {group}: {result!r}")
-                broken.append(f"{group}: {type(result).__name__}: {result}")
-            else:
-                yield group, result
+    for group, result in system.perform_each(groups, work, GROUPS_AT_ONCE):
+        if isinstance(result, Exception):
+            context.log.error(f"{name} {group}: {result!r}")
+            broken.append(f"{group}: {type(result).__name__}: {result}")
+        else:
+            yield group, result
     if broken:
         raise dg.Failure(f"{len(broken)} of {len(groups)} business groups of {name} could not be {what}: "
                          + "; ".join(broken), allow_retries=False)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.core import records
 from sync_orchestrator.core.drain import drain as run_drain
+from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import as_json, say, table
 
 commands = typer.Typer(no_args_is_help=True, help="Single records.")
@@ -39,7 +39,7 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
 def records_refresh(entity: str, key: str) -> None:
     """Reread a record from its sources, whatever version the archive has."""
     context = existing_context()
-    found = composition.perform(context, records.refresh(context, entity_named(context, entity), key))
+    found = perform(context, records.refresh(context, entity_named(context, entity), key))
     say(", ".join(f"{part}: {what}" for part, what in found.items()))
 
 
@@ -50,7 +50,7 @@ def records_push(entity: str, key: str) -> None:
     entity_named(context, entity)
     with context.engine.begin() as connection:
         group = records.push_again(connection, entity, key)
-    composition.perform(context, run_drain(context, linger=0, group=(entity, group)))
+    perform(context, run_drain(context, linger=0, group=(entity, group)))
     with context.engine.begin() as connection:
         found = records.show(connection, entity, key)
     record = found["record"]

@@ -28,6 +28,7 @@ from sync_orchestrator.core.plan_file import Plan, differences, load, save
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
 
 commands = typer.Typer()
@@ -40,7 +41,7 @@ def drain() -> None:
     """Work off what is due, once, without Dagster."""
     context = existing_context()
     with steps("drain") as bar:
-        report = composition.perform(context, run_drain(
+        report = perform(context, run_drain(
             context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
     settled = report.settled
     say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
@@ -60,7 +61,7 @@ def plan(
     context = composition.open_context(only_look=True)
     chosen = entity_named(context, entity)
     with steps(f"plan of {entity}") as bar:
-        plans, failures = composition.perform(
+        plans, failures = perform(
             context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar))
     if json:
         for made in plans:
@@ -113,7 +114,7 @@ def full_sync_command(
     context = composition.open_context()
     chosen = entity_named(context, entity)
     with steps(f"full sync of {entity}") as bar:
-        failures = composition.perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
+        failures = perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
     for failure in failures:
         complain(failure)
     left, failed = _left(context, entity, group)
@@ -137,7 +138,7 @@ def _as_planned(
     context = composition.open_context(only_look=True)
     names = None if planned.every_group and group is None else [made.group for made in chosen]
     with steps(f"is the plan of {entity} still true") as bar:
-        now, failures = composition.perform(
+        now, failures = perform(
             context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar))
     if failures:
         raise CannotPlan("; ".join(failures))

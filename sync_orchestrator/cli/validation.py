@@ -6,16 +6,15 @@ Not here: how that is done (``core/validation.py``, ``core/source_check.py``, ``
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator import drift_files
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
@@ -23,15 +22,19 @@ from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.drift import Chosen, listed, over_time
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.performing import perform, perform_each
 from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.repair import Repaired
     from sync_orchestrator.core.validation import GroupValidation
 
+Result = TypeVar("Result", "SourceCheck", "GroupValidation")
+
 commands = typer.Typer()
 
 _MOST_DRIFT_SHOWN = 20
+_GROUPS_AT_ONCE = 4
 
 
 @commands.command()
@@ -48,7 +51,7 @@ def verify(
     if sources:
         raise typer.Exit(_verify_sources(context, chosen, group, repair, json))
     with steps("validate") as bar:
-        results = composition.perform(context, _validate(context, chosen, group, full, repair, bar))
+        results = _validate(context, chosen, group, full, repair, bar)
     if json:
         for result in results:
             as_json(_validation(result))
@@ -62,7 +65,8 @@ def _verify_sources(
     context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, json: bool
 ) -> int:
     with steps("check the sources") as bar:
-        results = composition.perform(context, _check_sources(context, entities, group, repair, bar))
+        results = _each_group(context, entities, group, bar, lambda entity, name: check_sources(
+            context, entity, name, repair=repair))
     if json:
         for result in results:
             as_json(asdict(result))
@@ -78,33 +82,35 @@ def _verify_sources(
     return 1 if "lost" in verdicts else 0 if verdicts == {"in_step"} else 2
 
 
-async def _check_sources(
-    context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, bar: Steps
-) -> list[SourceCheck]:
-    todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
-    bar.of(len(todo))
-    results = []
-    for entity, name in todo:
-        bar.at(f"{entity.name} {name}")
-        results.append(await check_sources(context, entity, name, repair=repair))
-        bar.done(f"{entity.name} {name}: {results[-1].verdict}")
-    return results
-
-
-async def _validate(
+def _validate(
     context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
     bar: Steps,
 ) -> list[GroupValidation]:
     from sync_orchestrator.core.validation import validate  # brings pandas, which the other commands need not wait for
 
+    return _each_group(context, entities, group, bar, lambda entity, name: validate(
+        context, entity, name, full=full, repair=repair))
+
+
+def _each_group(
+    context: Context, entities: Sequence[EntityContext], group: str | None, bar: Steps,
+    work: Callable[[EntityContext, str], Awaitable[Result]],
+) -> list[Result]:
+    """What comes of the groups, in their order, a few being worked on at once."""
     todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
     bar.of(len(todo))
-    results = []
-    for entity, name in todo:
-        bar.at(f"{entity.name} {name}")
-        results.append(await validate(context, entity, name, full=full, repair=repair))
-        bar.done(f"{entity.name} {name}: {results[-1].verdict}")
-    return results
+    results: list[Result | None] = [None] * len(todo)
+
+    async def one(number: int) -> Result:
+        return await work(*todo[number])
+
+    for number, result in perform_each(context, range(len(todo)), one, _GROUPS_AT_ONCE):
+        if isinstance(result, Exception):
+            raise result
+        results[number] = result
+        entity, name = todo[number]
+        bar.done(f"{entity.name} {name}: {result.verdict}")
+    return [result for result in results if result is not None]
 
 
 @commands.command()
@@ -152,7 +158,7 @@ def repair_command(
         say("nothing was found that waits for a repair")
         return
     with steps(f"repair of {entity}") as bar:
-        results = composition.perform(context, _repair(context, chosen, groups, key, allow_deletions, bar))
+        results = perform(context, _repair(context, chosen, groups, key, allow_deletions, bar))
     if json:
         for result in results:
             as_json({**asdict(result), "validation": result.validation and _validation(result.validation)})

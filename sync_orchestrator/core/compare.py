@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from sync_orchestrator.core.slices import Row
+
 Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
 
 
@@ -32,10 +34,10 @@ OURS = ["key", "external_id", "applied_digest", "prior_digest", "revision", "app
 THEIRS = ["key", "external_id", "digest"]
 
 
-def suspects(ours: Iterable[Any], theirs: Iterable[tuple[str | None, str, bytes]]) -> tuple[list[Suspect], set[str]]:
-    """Compares a group, leaving ambiguous records out of judgement.
+def suspects(ours: Iterable[Any], theirs: Iterable[Row]) -> tuple[list[Suspect], set[str]]:
+    """Compares some keys of a group, leaving ambiguous records out of judgement.
 
-    ``ours``: rows of ``statements.validation.OURS``; ``theirs``: (key, external id, digest of the mapped fields).
+    ``ours``: rows of ``statements.validation.OURS``; ``theirs``: all that is listed there of the same keys.
     Returns the suspects, and the keys that the third party shows here and the archive does not have in this group.
     """
     mine = pd.DataFrame([tuple(row) for row in ours], columns=OURS, dtype=object)
@@ -53,16 +55,16 @@ def suspects(ours: Iterable[Any], theirs: Iterable[tuple[str | None, str, bytes]
     return found, unknown
 
 
-def foreign(there: Iterable[tuple[str | None, str, bytes]], keys: set[str]) -> list[Suspect]:
+def foreign(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
     """The third party's records without a key of ours, or with one of ``keys``, which nobody here knows."""
     return [
-        Suspect(key or external_id, "foreign", external_id, None, theirs)
+        Suspect(key or str(external_id), "foreign", external_id, None, theirs)
         for key, external_id, theirs in there if key is None or key in keys
     ]
 
 
 def misplaced(
-    there: Iterable[tuple[str | None, str, bytes]], rows: Iterable[Any], *, grouped_address: bool
+    there: Iterable[Row], rows: Iterable[Any], *, grouped_address: bool
 ) -> list[Suspect]:
     """Records with a key of ours in a group where it does not belong (rule 12).
 

@@ -9,7 +9,6 @@ of drains may run at once, on any machine. Not here: what is done with an event 
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -44,7 +43,6 @@ _AHEAD = 0.25
 _MOST_AHEAD = 1000
 _ARCHIVING = 2  # while one waits for the database the other works
 _RELEASE_EVERY = 1.0
-_COLLECT_AFTER = 50_000  # objects made and not yet gone: batches of records make thousands that soon go by themselves
 
 
 @dataclass(slots=True)
@@ -104,9 +102,6 @@ class _Drain:
                     for number in range(_ARCHIVING)} if self._group is None else {}
         self._wakes = {name: asyncio.Event() for name in (*systems, *archived)}
         self._busy = set(self._wakes)
-        collector = gc.get_threshold()
-        gc.freeze()  # what was loaded before is not looked through again and again
-        gc.set_threshold(_COLLECT_AFTER, *collector[1:])
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
@@ -116,8 +111,6 @@ class _Drain:
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
         finally:
-            gc.set_threshold(*collector)
-            gc.unfreeze()
             with self._context.engine.begin() as connection:
                 run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
             if self._group is None:

@@ -20,6 +20,7 @@ class Mapping:
     def __init__(self, expressions: dict[str, str]) -> None:
         self._compiled = {name: compiled(text) for name, text in expressions.items()}
         self.fields = tuple(expressions)
+        self._names = expressions.keys()
         self.fingerprint = digest(dict(expressions)).hex()
 
     def payload(self, key: str, group: str | None, parts: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class Mapping:
 
     def digest_of_theirs(self, fields: dict[str, Any]) -> bytes:
         """The digest of a record as the third party shows it; what it added is left out."""
-        return digest({name: fields.get(name) for name in self.fields})
+        return digest(fields if fields.keys() == self._names else {name: fields.get(name) for name in self.fields})
 
 
 def digest(value: Any) -> bytes:
@@ -74,6 +75,8 @@ def _plain(value: Any) -> Any:
             raise ValueError("a number is not finite")
         return int(value) if value.is_integer() else value
     if isinstance(value, dict):
+        if _AS_THEY_ARE.issuperset(map(type, value.values())):
+            return value
         return {key: item if type(item) in _AS_THEY_ARE else _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [item if type(item) in _AS_THEY_ARE else _plain(item) for item in value]

@@ -5,7 +5,7 @@ Not here: the statements themselves (``statements/``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from json import dumps
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from sync_orchestrator.core.columns import Columns
 
 T = TypeVar("T")
 
+_STREAMED = 10_000
 _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
@@ -34,6 +35,16 @@ def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[A
     """Runs one statement with ``%(name)s`` parameters and returns its rows (none for a statement without)."""
     result = connection.exec_driver_sql(statement, params)
     return result.all() if result.returns_rows else ()
+
+
+def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[list[tuple[Any, ...]]]:
+    """Some thousand rows at a time of a statement whose rows need not fit into memory; bytea as bytes."""
+    driver: Any = connection.connection.driver_connection
+    run(connection, "SET LOCAL cursor_tuple_fraction = 1")  # all of them are wanted, not the first ones soon
+    with driver.cursor(name="streamed") as cursor:
+        cursor.execute(statement, params, binary=True)
+        while rows := cursor.fetchmany(_STREAMED):
+            yield rows
 
 
 def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:

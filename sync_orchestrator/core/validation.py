@@ -2,7 +2,7 @@
 
 Records with open or unknown pushes are left out of judgement, so changes may flow. The algorithm is that of consistent
 comparison under load: a bracket for the count, a shadow of what was acknowledged, a second look at each suspect.
-Not here: the comparison itself (``compare.py``).
+Not here: the comparison itself (``group_diff.py``, ``compare.py``).
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from sqlalchemy import Connection
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.breaker import is_open
-from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
+from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
+from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -93,7 +94,6 @@ class _Validation:
         self._full = full
         self._repair = repair
         self._settings = entity.settings.validation
-        self._there: list[tuple[str | None, str, bytes]] = []
         self.result = GroupValidation(entity.name, group)
 
     async def run(self) -> GroupValidation:
@@ -143,23 +143,10 @@ class _Validation:
         return bool(await self._db(look))
 
     async def _diff(self, since: datetime) -> list[Suspect]:
-        async for page in self._entity.third_party.pages(self._group):
-            self._there += [
-                (found.key, found.external_id, self._entity.mapping.digest_of_theirs(found.fields)) for found in page
-            ]
-
-        def look(connection: Connection) -> list[Suspect]:
-            ours = run(connection, statements.OURS, **self._ours(since))
-            self.result.expected = sum(1 for row in ours if row.present and not row.ambiguous)
-            self.result.ambiguous = sum(1 for row in ours if row.ambiguous)
-            found, unknown = suspects(ours, self._there)
-            elsewhere = run(connection, statements.ELSEWHERE, entity=self._entity.name, keys=sorted(unknown),
-                            since=since, lag=self._entity.system.search_lag)
-            found += misplaced(self._there, elsewhere, grouped_address=self._entity.third_party.traits.grouped_address)
-            return found + foreign(self._there, unknown - {row.key for row in elsewhere})
-
-        self.result.counted = self.result.compared = len(self._there)
-        return list(await self._db(look))
+        found = await diff(self._context, self._entity, self._group, since)
+        self.result.counted = self.result.compared = found.listed
+        self.result.expected, self.result.ambiguous = found.expected, found.ambiguous
+        return found.suspects
 
     async def _confirm(self, found: Sequence[Suspect]) -> list[tuple[Suspect, Found | None]]:
         """Looks at each suspect again; what looks right by now was in flight, not wrong."""
@@ -229,9 +216,11 @@ class _Validation:
 
     def _statuses(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]],
                   ids: Sequence[str | None], before: dict[Any, Any]) -> list[str]:
-        size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
-        cap = self._settings.deletions.cap(size)
         extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
+        cap = 0
+        if extra:
+            size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
+            cap = self._settings.deletions.cap(size)
         self._tell_of_cap(connection, "extra", extra, cap)
         return [
             self._status(suspect, there, before.get((suspect.key, _kind(suspect, there), external_id)),

@@ -9,16 +9,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import cache
 from typing import TypeVar
 
 import dagster as dg
 
-from sync_orchestrator.app import home, open_context, perform
+from sync_orchestrator.app import home, open_context
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.database import embedded
+from sync_orchestrator.performing import Item, perform, perform_each
 
 T = TypeVar("T")
 
@@ -64,3 +65,9 @@ class System(dg.ConfigurableResource[None]):
     def perform(self, work: Awaitable[T]) -> T:
         """Runs asynchronous work of the core."""
         return perform(self.context, work)
+
+    def perform_each(
+        self, items: Iterable[Item], work: Callable[[Item], Awaitable[T]], at_once: int
+    ) -> Iterator[tuple[Item, T | Exception]]:
+        """The same for each of some items, so many at once; results as they come."""
+        return perform_each(self.context, items, work, at_once)

@@ -24,6 +24,7 @@ from sync_orchestrator.core.full_sync import StepReport, full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
 from sync_orchestrator.core.sql import connect
 from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.performing import perform
 
 GROUPS = ("berlin", "new york", "são paulo", "o'hare & söhne")
 AWKWARD = ("a/b", "a b", "100%", "it's", 'say "x"', "ä漢🙂", "a+b?c#d&e", "~tilde", "a.b", "-")
@@ -78,12 +79,12 @@ class Company:
 
     def full_sync(self, **options: Any) -> list[StepReport]:
         """Of all groups, one after the other."""
-        return [app.perform(self.context, full_sync(self.context, self.entity, group, **options))[1]
+        return [perform(self.context, full_sync(self.context, self.entity, group, **options))[1]
                 for group in GROUPS]
 
     def drain(self, linger: float = 0) -> None:
         """One drain that ends when nothing is due."""
-        app.perform(self.context, drain(self.context, linger=linger, most_seconds=60))
+        perform(self.context, drain(self.context, linger=linger, most_seconds=60))
 
     def drain_to_the_end(self) -> None:
         """Drains until nothing waits any more."""
@@ -92,7 +93,7 @@ class Company:
             self.drain(linger=1)
 
     def validate(self, **options: Any) -> dict[str, GroupValidation]:
-        return {group: app.perform(self.context, validate(self.context, self.entity, group, **options))
+        return {group: perform(self.context, validate(self.context, self.entity, group, **options))
                 for group in GROUPS}
 
     def check_clean(self) -> None:

@@ -14,18 +14,33 @@ out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
 OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s)
 """
 
-# What should be there.
-OURS = f"""
-SELECT key, external_id, applied_digest, prior_digest, revision, applied_at, deleted,
-       first_applied_at IS NOT NULL AS ever_applied,
-       applied_digest IS NOT NULL AND coalesce(applied_group, group_key) = %(group)s AS present,
-       {_AMBIGUOUS} AS ambiguous
-FROM sync.records WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s)
+# The records of a group: those that belong there, and those that the third party has there still.
+_OF_GROUP = """
+SELECT * FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s
+UNION ALL
+SELECT * FROM sync.records WHERE entity = %(entity)s AND applied_group = %(group)s
+    AND applied_group IS DISTINCT FROM group_key
+"""
+_PRESENT = "applied_digest IS NOT NULL AND coalesce(applied_group, group_key) = %(group)s"
+
+# What should be there, as the third party would show it; the ambiguous without a digest.
+EXPECTED = f"""
+SELECT key, external_id, CASE WHEN NOT ({_AMBIGUOUS}) THEN applied_digest END
+FROM ({_OF_GROUP}) of_group WHERE ({_PRESENT}) OR ({_AMBIGUOUS})
 """
 
 COUNTS = f"""
-SELECT count(*) FILTER (WHERE present AND NOT ambiguous) AS settled, count(*) FILTER (WHERE ambiguous) AS ambiguous
-FROM ({OURS}) ours
+SELECT count(*) FILTER (WHERE {_PRESENT} AND NOT ({_AMBIGUOUS})) AS settled,
+       count(*) FILTER (WHERE {_AMBIGUOUS}) AS ambiguous
+FROM ({_OF_GROUP}) of_group
+"""
+
+# All that is known of some records of a group.
+OURS = f"""
+SELECT key, external_id, applied_digest, prior_digest, revision, applied_at, deleted,
+       first_applied_at IS NOT NULL AS ever_applied, {_PRESENT} AS present, {_AMBIGUOUS} AS ambiguous
+FROM sync.records
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND (group_key = %(group)s OR applied_group = %(group)s)
 """
 
 # Keys that the third party shows in this group and that are not of this group here.

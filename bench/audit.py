@@ -1,0 +1,210 @@
+"""How fast and in how much memory whole groups are audited, beside a bare loop that only pages them out and parses.
+
+``python -m bench.audit [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's transport) and
+parses with orjson; it compares nothing. The audit runs in a process of its own, whose memory is told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import uvloop
+from sqlalchemy import Engine
+from sqlalchemy.engine import make_url
+
+from bench.drain import stats
+from bench.peers.environments import told_by
+from bench.serving import free_port, served
+from bench.table import Line, show
+from bench.third_party import record
+from sync_orchestrator.adapters.wire import Transport
+from sync_orchestrator.app import open_context
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.validation import validate
+from sync_orchestrator.database import embedded
+from sync_orchestrator.database.migrate import migrate
+from sync_orchestrator.performing import perform_each
+
+GROUPS = 100
+AT_ONCE = 4
+PAGE = 1000
+
+
+def config(port: int) -> Config:
+    """One entity, kept at the third party of that port, which lists a thousand records a page."""
+    return Config.model_validate({
+        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
+        "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}"}},
+        "entities": {"product": {
+            "owner": "shop",
+            "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
+                               "list": {"path": "/"}}},
+            "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
+            "third_party": {
+                "system": "erp", "ids": "ours", "key_field": "code", "group": "store",
+                "update": {"method": "PUT", "path": "/items/{{ key }}"}, "delete": {"path": "/items/{{ key }}"},
+                "read": {"path": "/items/{{ key }}"},
+                "list": {"path": "/items", "params": {"store": "{{ group }}", "after": "{{ after }}",
+                                                      "limit": "{{ limit }}"}, "paging": "after", "size": PAGE},
+                "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "count"}}}}})
+
+
+def fill(url: str, records: int) -> None:
+    """Puts the same records into the database as acknowledged by the third party long ago."""
+    engine = connect(url)
+    ago = "2020-01-01T00:00:00Z"
+    with engine.begin() as connection:
+        run(connection, "TRUNCATE sync.records, sync.groups, sync.validations, sync.drift CASCADE")
+        run(connection, "INSERT INTO sync.groups (entity, group_key, first_completed_at) "
+                        "SELECT 'product', 'store ' || n, now() FROM generate_series(0, %(last)s) n", last=GROUPS - 1)
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor().copy(
+            "COPY sync.records (entity, key, group_key, revision, ready, changed_at, applied_revision, applied_digest,"
+            " applied_group, applied_at, first_applied_at, external_id) FROM STDIN"
+        ) as rows:
+            for number in range(records):
+                made = record(number, GROUPS)
+                rows.write_row(("product", made["code"], made["store"], 1, True, ago, 1, digest(made), made["store"],
+                                ago, ago, made["code"]))
+    _rest(engine)
+    engine.dispose()
+
+
+def fill_tables(url: str, records: int) -> None:
+    """The same as two plain tables."""
+    engine = connect(url)
+    with engine.begin() as connection:
+        driver: Any = connection.connection.driver_connection
+        for table in ("ours", "theirs"):
+            run(connection, f"DROP TABLE IF EXISTS {table}")
+            run(connection, f"CREATE TABLE {table} (code text PRIMARY KEY, name text, price float8, store text)")
+            with driver.cursor().copy(f"COPY {table} (code, name, price, store) FROM STDIN") as rows:
+                for number in range(records):
+                    rows.write_row(tuple(record(number, GROUPS).values()))
+    _rest(engine)
+    engine.dispose()
+
+
+def _rest(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        run(connection, "VACUUM ANALYZE")
+
+
+async def bare(port: int) -> float:
+    """Seconds to page everything out and parse it, as many groups at once as the audit takes."""
+    left = iter(range(GROUPS))
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=Transport()) as client:
+        async def page_out() -> None:
+            for group in left:
+                after = ""
+                while page := orjson.loads((await client.get("/items", params={
+                        "store": f"store {group}", "after": after, "limit": PAGE})).content):
+                    after = page[-1]["code"]
+
+        began = time.monotonic()
+        await asyncio.gather(*(page_out() for _ in range(AT_ONCE)))
+        return time.monotonic() - began
+
+
+def look(url: str, port: int, how: str) -> dict[str, Any]:
+    """What one look at all groups takes in this process: ``page`` them out, ``count`` them, ``audit`` them."""
+    context = open_context(connect(url), config(port))
+    entity = context.entities["product"]
+
+    async def work(number: int) -> str:
+        if how == "page":
+            async for _ in entity.third_party.pages(f"store {number}"):
+                pass
+            return "in_step"
+        return (await validate(context, entity, f"store {number}", full=how == "audit")).verdict
+
+    began = time.monotonic()
+    verdicts = {verdict for _, verdict in perform_each(context, range(GROUPS), work, AT_ONCE)}
+    assert verdicts == {"in_step"}, verdicts
+    return {"seconds": time.monotonic() - began, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def looked(url: str, port: int, how: str) -> dict[str, Any]:
+    """The same in a process of its own."""
+    ended = subprocess.run([sys.executable, "-m", "bench.audit", "--look", url, str(port), how], check=True,
+                           stdout=subprocess.PIPE)
+    told: dict[str, Any] = json.loads(ended.stdout)
+    return told
+
+
+def lines(url: str, records: int) -> Iterator[Line]:
+    """Each line as soon as it is measured."""
+    port = free_port()
+    fill(url, records)
+    with served(["-m", "bench.third_party", str(port), "--records", str(records), "--groups", str(GROUPS)], port, {},
+                "/stats"):
+        alone = uvloop.run(bare(port))
+        paged, audit = looked(url, port, "page"), looked(url, port, "audit")
+        what = f"audit of {records:,} records in {GROUPS} groups"
+        yield Line(what, records / audit["seconds"], "/s", f"bare loop: {records / alone:,.0f} /s",
+                   audit["seconds"] / alone, "1.30", audit["seconds"] <= 1.3 * alone)
+        yield Line("the same beside our own paging alone", records / audit["seconds"], "/s",
+                   f"paging: {records / paged['seconds']:,.0f} /s", audit["seconds"] / paged["seconds"])
+        yield Line("its memory", audit["megabytes"], "MB", f"paging: {paged['megabytes']:.0f} MB", None, "300 MB",
+                   audit["megabytes"] < 300)
+        before = stats(port)["calls"]
+        counted = looked(url, port, "count")
+        calls = stats(port)["calls"] - before
+        yield Line("all in step, counts only: calls", calls, "", f"{counted['seconds']:.2f} s; a few prove the filter",
+                   calls / GROUPS, "1 a group", calls <= GROUPS + AT_ONCE)
+    yield from _peers(url, records)
+
+
+def _peers(url: str, records: int) -> Iterator[Line]:
+    fill_tables(url, records)
+    place = make_url(url)
+    words = (str(place.query["host"]), str(place.database), str(place.username))
+    for name, how in (("reladiff", "checksums of segments"), ("datacompy", "pandas frames")):
+        try:
+            told = told_by("tables", "tables.py", name, *words)
+        except subprocess.SubprocessError as error:
+            yield Line(f"peer {name}", 0, "/s", f"failed: {type(error).__name__}")
+            continue
+        assert told["differences"] == 0
+        yield Line(f"peer {name}, both sides in one database", records / told["seconds"], "/s",
+                   f"{how}; {told['megabytes']:.0f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--look", nargs=3, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.look:
+        url, port, how = words.look
+        print(json.dumps(look(url, int(port), how)))
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "postgres"
+        url = embedded.start(folder)
+        try:
+            engine = connect(url)
+            migrate(engine)
+            engine.dispose()
+            show("audit", list(lines(url, 100_000 if words.quick else 4_000_000 if words.long else 1_000_000)))
+        finally:
+            embedded.stop(folder)
+
+
+if __name__ == "__main__":
+    main()

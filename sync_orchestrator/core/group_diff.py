@@ -1,0 +1,80 @@
+"""What the third party lists of a business group, held against what it has acknowledged.
+
+Rows that are the same on both sides are left out at once; only the others are looked at closely. Nothing here is
+believed yet: a suspect is looked at again (``validation.py``). Not here: what is wrong with a row (``compare.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.slices import Row, Slices, pairs
+from sync_orchestrator.core.sql import run, streamed
+from sync_orchestrator.core.statements import validation as statements
+
+
+@dataclass(slots=True)
+class GroupDiff:
+    """``listed``: records there; ``expected``: records that should be, without the ``ambiguous``, which are left out
+    of judgement."""
+
+    listed: int = 0
+    expected: int = 0
+    ambiguous: int = 0
+    suspects: list[Suspect] = field(default_factory=list)
+
+
+async def diff(context: Context, entity: EntityContext, group: str, since: datetime) -> GroupDiff:
+    """Lists the group and compares; ``since``: the database's time before. Raises CallFailed."""
+    theirs = Slices()
+    try:
+        digest = entity.mapping.digest_of_theirs
+        async for page in entity.third_party.pages(group):
+            theirs.add([(found.key, found.external_id, digest(found.fields)) for found in page])
+        return await asyncio.to_thread(_against, context, entity, group, since, theirs)
+    finally:
+        theirs.close()
+
+
+def _against(context: Context, entity: EntityContext, group: str, since: datetime, theirs: Slices) -> GroupDiff:
+    """One look at the archive, at one moment."""
+    known = {"entity": entity.name, "group": group, "since": since, "lag": entity.system.search_lag}
+    engine = context.engine.execution_options(isolation_level="REPEATABLE READ")
+    ours = Slices()
+    try:
+        with engine.begin() as connection:
+            found = GroupDiff(theirs.size)
+            for rows in streamed(connection, statements.EXPECTED, **known):
+                ours.add(rows)
+                found.ambiguous += sum(1 for row in rows if row[2] is None)
+            found.expected = ours.size - found.ambiguous
+            for unlike, keys in _unlike(ours, theirs):
+                found.suspects += _suspects(connection, entity, known, unlike, keys)
+        return found
+    finally:
+        ours.close()
+
+
+def _unlike(ours: Slices, theirs: Slices) -> Iterator[tuple[list[Row], Collection[str]]]:
+    """Slice by slice the keys of which one side has a row that the other has not, with all of their rows of these."""
+    for mine, there in pairs(ours, theirs):
+        keys = {row[0] for row in set(mine).symmetric_difference(there)}
+        if keys:
+            yield [row for row in there if row[0] in keys], [key for key in keys if key is not None]
+
+
+def _suspects(connection: Connection, entity: EntityContext, known: dict[str, Any], there: list[Row],
+              keys: Collection[str]) -> list[Suspect]:
+    rows = run(connection, statements.OURS, **known, keys=sorted(keys))
+    found, unknown = suspects(rows, there)
+    elsewhere = run(connection, statements.ELSEWHERE, **{**known, "keys": sorted(unknown)})
+    found += misplaced(there, elsewhere, grouped_address=entity.third_party.traits.grouped_address)
+    return found + foreign(there, unknown - {row.key for row in elsewhere})
