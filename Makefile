@@ -48,6 +48,9 @@ requirements: .venv/dev  ## compile the pinned requirement files anew
 		--no-emit-find-links pyproject.toml --group demo --group dev -o requirements/dev.txt
 	echo datasette==1.0a41 | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links - -o tests/third_parties/datasette.txt
+	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core"; do set -- $$peer; name=$$1; shift; \
+		printf '%s\n' "$$@" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links - -o bench/peers/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and all local data
 	rm -rf .venv .sync .third-parties .peers

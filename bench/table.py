@@ -17,7 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One measured thing. ``ratio``: to ``compared``, where there is something to compare it with."""
+    """One measured thing. ``ratio``: to ``compared``, where there is something to compare it with.
+
+    ``note`` is shown below the table, once for all lines that have it.
+    """
 
     what: str
     value: float
@@ -26,6 +29,7 @@ class Line:
     ratio: float | None = None
     wanted: str = ""
     reached: bool | None = None
+    note: str = ""
 
 
 def show(title: str, lines: list[Line]) -> None:
@@ -33,11 +37,16 @@ def show(title: str, lines: list[Line]) -> None:
     table = Table(title=title)
     for name in ("what", "value", "beside", "ratio", "to reach", ""):
         table.add_column(name, justify="right" if name in ("value", "ratio") else "left")
+    notes = list(dict.fromkeys(line.note for line in lines if line.note))
     for line in lines:
         verdict = "" if line.reached is None else "yes" if line.reached else "no"
-        table.add_row(line.what, f"{line.value:,.0f} {line.unit}", line.compared,
+        what = f"{line.what} ({notes.index(line.note) + 1})" if line.note else line.what
+        table.add_row(what, f"{line.value:,.0f} {line.unit}", line.compared,
                       "" if line.ratio is None else f"{line.ratio:.2f}", line.wanted, verdict)
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    for number, note in enumerate(notes, 1):
+        console.print(f"({number}) {note}", highlight=False)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{title}.json").write_text(json.dumps({
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": psutil.cpu_count(),

@@ -2,13 +2,15 @@
 
 ``python -m bench.third_party PORT [--latency SECONDS] [--limit CALLS_A_SECOND] [--records N --groups N]``: with so many
 records in so many groups from the start, each as ``record`` makes it. ``GET /stats`` tells the calls it had and how
-many of them it refused. Not here: what is measured with it.
+many of them it refused. With ``--errors SHARE --lost SHARE --seed N`` so many of the writing calls are answered 500
+with nothing stored, or are stored and never answered. Not here: what is measured with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import signal
 from bisect import bisect_right
 from collections import defaultdict
@@ -60,6 +62,8 @@ class Store:
         self._filled = filled
         self.calls = 0
         self.refused = 0
+        self.writes = 0
+        self.created = 0
         self._limit = limit
         self._paid_until = 0.0
 
@@ -78,8 +82,15 @@ class Store:
         """Status and body for one call."""
         path = url.partition(b"?")[0]
         if path == b"/stats":
-            return 200, {"calls": self.calls, "refused": self.refused, "records": len(self.records)}
+            return 200, {"calls": self.calls, "refused": self.refused, "records": len(self.records),
+                         "writes": self.writes, "created": self.created}
         self.calls += 1
+        if path == b"/items" and method == b"POST":  # a create: each call makes one more of it
+            item = orjson.loads(body)
+            self.records[item["code"]] = item
+            self.created += 1
+            self.writes += 1
+            return 201, {"id": self.created}
         if path in (b"/items", b"/count"):
             asked = {name: values[0] for name, values in parse_qs(url.partition(b"?")[2].decode()).items()}
             if path == b"/count":
@@ -89,10 +100,12 @@ class Store:
             items = orjson.loads(body)["items"]
             for item in items:
                 self.records[item["code"]] = item
+            self.writes += len(items)
             return 200, {"results": [{"code": item["code"], "status": 200} for item in items]}
         key = path.rpartition(b"/")[2].decode()
         if method == b"PUT":
             self.records[key] = orjson.loads(body)
+            self.writes += 1
             return 200, {"code": key}
         if method == b"DELETE":
             return (200, {}) if self.records.pop(key, None) is not None else (404, {})
@@ -100,11 +113,27 @@ class Store:
         return (404, {}) if found is None else (200, found)
 
 
+class Faults:
+    """Which writing calls go wrong, and how: drawn from a seed, one draw a call."""
+
+    def __init__(self, errors: float, lost: float, seed: int) -> None:
+        self._errors, self._lost = errors, lost
+        self._draw = random.Random(seed).random
+
+    def next(self, method: bytes) -> str:
+        """``error``, ``lost`` or nothing."""
+        if method == b"GET" or not self._errors + self._lost:
+            return ""
+        drawn = self._draw()
+        return "error" if drawn < self._errors else "lost" if drawn < self._errors + self._lost else ""
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection; requests are answered in order, each after the latency."""
 
-    def __init__(self, store: Store, latency: float) -> None:
+    def __init__(self, store: Store, latency: float, faults: Faults) -> None:
         self._store = store
+        self._faults = faults
         self._latency = latency
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -124,10 +153,17 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        method = self._parser.get_method()
+        fault = self._faults.next(method)
         if self._url != b"/stats" and not self._store.allows(self._loop.time()):
             status, said = 429, {"error": "too many"}
+        elif fault == "error":
+            status, said = 500, {"error": "not now"}
         else:
-            status, said = self._store.answer(self._parser.get_method(), self._url, b"".join(self._body))
+            status, said = self._store.answer(method, self._url, b"".join(self._body))
+        if fault == "lost":
+            self._transport.close()
+            return
         body = said if isinstance(said, bytes) else orjson.dumps(said)
         whole = (f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
                  .encode() + body)
@@ -158,9 +194,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float)
     parser.add_argument("--records", type=int, default=0)
     parser.add_argument("--groups", type=int, default=1)
+    parser.add_argument("--errors", type=float, default=0.0)
+    parser.add_argument("--lost", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=1)
     words = parser.parse_args()
+    faults = Faults(words.errors, words.lost, words.seed)
     store = Store(words.limit, Filled(words.records, words.groups))
-    uvloop.run(serve(words.port, lambda: Connection(store, words.latency)))
+    uvloop.run(serve(words.port, lambda: Connection(store, words.latency, faults)))
 
 
 if __name__ == "__main__":

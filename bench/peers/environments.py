@@ -22,9 +22,10 @@ def python_of(name: str) -> Path:
     folder = _PLACE / f"{name}-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:8]}"
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", wanted],
-                       check=True)
+        uv = str(Path(sys.executable).with_name("uv"))
+        for words in (["venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+                      ["pip", "install", "--quiet", "--python", str(python), "-r", str(wanted)]):
+            subprocess.run([uv, *words], check=True, timeout=300)
         (folder / "made").touch()
     return python
 
