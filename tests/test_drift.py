@@ -62,6 +62,21 @@ def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world:
     assert [drift.status for drift in result.drift] == ["stubborn"]
 
 
+def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) -> None:
+    """It is different at first, and stale once a repair has put it right in vain."""
+    synced(world)
+    found = []
+    for _ in range(3):
+        world.later(1)
+        alter(world, "k001", count=1.5)
+        [drift] = world.validate(full=True).drift
+        found.append((drift.kind, drift.status))
+        world.drain()
+    assert found == [("different", "repairing"), ("stale", "stubborn"), ("stale", "stubborn")]
+    assert stubborn_alerts(world) == 1
+    assert [row.kind for row in world.query("SELECT kind FROM sync.drift WHERE status <> 'repaired'")] == ["stale"]
+
+
 def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_id(world: World) -> None:
     synced(world)
     for _ in range(5):

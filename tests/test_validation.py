@@ -5,6 +5,8 @@ from __future__ import annotations
 from conftest import World
 from test_full_sync import fill
 
+from sync_orchestrator.core.validation import groups_due
+
 
 def kinds(world: World, **options: object) -> set[tuple[str, str]]:
     return {(drift.key, drift.kind) for drift in world.validate(**options).drift}
@@ -126,3 +128,26 @@ def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> No
         world.validate(full=True, repair="off")
     [alert] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'drift'")
     assert (alert.title, alert.examples) == ("item A: 2 different", ["k001 (different)", "k002 (different)"])
+
+
+def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World) -> None:
+    for group in "ABCDEF":
+        for number in range(5):
+            world.put(f"{group}{number}", group=group, tell=False)
+        world.full_sync(group)
+    world.erp.calls.clear()
+
+    def due() -> list[str]:
+        with world.engine.begin() as connection:
+            return groups_due(connection, "item", 900, 100)
+
+    def audit() -> None:
+        for group in due():
+            assert world.validate(group).verdict == "in_step"
+
+    assert world.killed(audit, "validation.before_repair_commit", 3)
+    assert due() == ["C", "D", "E", "F"]
+    audit()
+    assert (due(), world.erp.calls["list"]) == ([], 7)
+    audited = world.query("SELECT group_key FROM sync.groups WHERE audited_at IS NOT NULL ORDER BY 1")
+    assert [row.group_key for row in audited] == list("ABCDEF")

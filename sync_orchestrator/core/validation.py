@@ -196,7 +196,7 @@ class _Validation:
         if is_open(connection, self._entity.system_name):
             self._not_validated(connection, _CLOSED_TO_US)
             return False
-        before = {(row.key, row.kind, row.external_id): row
+        before = {_thing(row.key, row.kind, row.external_id): row
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
         confirmed = self._untouched(connection, confirmed)  # after ``before``: a repair that it shows is seen here, too
         samples = self._samples(connection, confirmed)
@@ -223,7 +223,7 @@ class _Validation:
             cap = self._settings.deletions.cap(size)
         self._tell_of_cap(connection, "extra", extra, cap)
         return [
-            self._status(suspect, there, before.get((suspect.key, _kind(suspect, there), external_id)),
+            self._status(suspect, there, before.get(_thing(suspect.key, _kind(suspect, there), external_id)),
                          capped=extra > cap)
             for (suspect, there), external_id in zip(confirmed, ids, strict=True)
         ]
@@ -286,7 +286,7 @@ class _Validation:
         wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
         self.result.verdict = "drift" if wrong else "in_step"
         cause = f"{self._entity.name} {self._group}"
-        news = [drift for drift in self.result.drift if (drift.key, drift.kind, drift.external_id) not in before]
+        news = [drift for drift in self.result.drift if _thing(drift.key, drift.kind, drift.external_id) not in before]
         outcomes.note(connection, self._entity, "drift", [
             (drift.key, {"group": self._group, "drift": drift.kind, "status": drift.status,
                          "external_id": drift.external_id, "sample": drift.sample}) for drift in news])
@@ -297,7 +297,7 @@ class _Validation:
         elif not wrong:
             alerts.resolve(connection, "drift", cause)
         stubborn = [drift for drift in self.result.drift if drift.status == "stubborn"]
-        if any(before[drift.key, drift.kind, drift.external_id].status != "stubborn" for drift in stubborn):
+        if any(before[_thing(drift.key, drift.kind, drift.external_id)].status != "stubborn" for drift in stubborn):
             self._tell_of_drift(connection, f"{cause}: stubborn",
                                 f"{cause}: {len(stubborn)} stubborn, repair does not mend it", stubborn)
         elif not stubborn:
@@ -387,6 +387,11 @@ class _Validation:
 
 def _kind(suspect: Suspect, there: Found | None) -> str:
     return "different" if suspect.kind == "missing" and there is not None else suspect.kind
+
+
+def _thing(key: str, kind: str, external_id: str | None) -> tuple[str, str, str | None]:
+    """What a difference is known by again: what is put right and altered anew is stale then, and was different."""
+    return key, "different" if kind == "stale" else kind, external_id
 
 
 def _ids(confirmed: Sequence[tuple[Suspect, Found | None]], before: Collection[tuple[str, str, str | None]]
