@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core import alerts, drains
 from sync_orchestrator.core.breaker import shared_rate
 from sync_orchestrator.core.sql import connect
 from sync_orchestrator.core.status import heartbeat
@@ -196,7 +196,7 @@ def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> No
     """A drain that was killed is gone, whatever its run's status says."""
     dagster.world.put("k1")
     heartbeat(dagster.world.engine, "drain")
-    dagster.world.later(changes.DRAIN_ALIVE_SECONDS + 1)
+    dagster.world.later(drains.ALIVE_SECONDS + 1)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 

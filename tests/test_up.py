@@ -264,7 +264,7 @@ def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_u
 
     def drains() -> bool:
         with engine.begin() as connection:
-            return bool(run(connection, "SELECT FROM sync.heartbeats WHERE name = 'drain'"))
+            return bool(run(connection, "SELECT FROM sync.heartbeats WHERE name LIKE 'drain %%'"))
 
     eventually(drains, "a drain")
     up.process.terminate()

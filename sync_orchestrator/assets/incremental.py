@@ -25,6 +25,9 @@ from sync_orchestrator.resources.system import System
 TELL_SECONDS = 5.0
 REPORT_SECONDS = 15.0
 
+_HAND_OVER_SECONDS = 60.0
+"""So long a drain whose time is over goes on while its successor starts."""
+
 
 class Reporter:
     """Tells of a drain under way: a line now and then, and the groups it touched since it last told."""
@@ -100,7 +103,8 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
     """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
     with _ending_in_order() as asked_to_end:
-        drained = system.perform(drain(system.context, progress=reporter, asked_to_end=asked_to_end))
+        drained = system.perform(drain(
+            system.context, progress=reporter, asked_to_end=asked_to_end, hand_over=_HAND_OVER_SECONDS))
     yield dg.Output(None, metadata=reporter.end(drained))
 
 

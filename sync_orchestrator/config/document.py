@@ -31,7 +31,10 @@ class Limits(Model):
     linger: Seconds = 20
     """How long a drain stays when nothing is left to do."""
     drain_seconds: Seconds = 300
-    """A drain ends after this time; the sensor starts the next."""
+    """A drain ends after this time; the sensor starts the next, to which it hands over if there is work."""
+    drains: int = Field(default=1, ge=1, le=100)
+    """So many drains at most work side by side where fewer do not keep up. The limits of ``third_parties`` on
+    connections hold for each, those on calls a second for all together."""
 
 
 class Alerts(Model):

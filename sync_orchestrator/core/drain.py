@@ -22,6 +22,7 @@ from sync_orchestrator.core import events
 from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push import Claim, Pushed, claim, push
@@ -29,7 +30,7 @@ from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.status import end_heartbeat, heartbeat, paused_entities
+from sync_orchestrator.core.status import paused_entities
 from sync_orchestrator.core.wait import listening
 
 _claimed = CrashPoint("drain.pushes_claimed")
@@ -38,6 +39,9 @@ _before_settle_commit = CrashPoint("drain.before_settle_commit")
 _settled = CrashPoint("drain.settled")
 
 _LONGEST_WAIT = 5.0
+_BEAT = 2.0
+_LOOK_FOR_SUCCESSOR = 0.5
+_QUIET = 1.0  # so long without work, a drain whose time is over needs no successor
 _GATHER = 0.02
 _AHEAD = 0.25
 _MOST_AHEAD = 1000
@@ -61,26 +65,29 @@ Progress = Callable[[DrainReport], None]
 async def drain(
     context: Context, *, linger: float | None = None, most_seconds: float | None = None,
     progress: Progress | None = None, group: tuple[str, str] | None = None,
-    asked_to_end: Callable[[], bool] = lambda: False,
+    asked_to_end: Callable[[], bool] = lambda: False, hand_over: float = 0.0,
 ) -> DrainReport:
     """Works until nothing has been due for ``linger`` seconds, or ``most_seconds`` have passed.
 
     Times are in seconds and come from ``limits`` unless told. With ``group`` (entity, business group) only that
-    group's out-of-step records are pushed, and events are left to others. Once ``asked_to_end`` says so, what is under
-    way is finished and nothing more is begun.
+    group's out-of-step records are pushed, and events are left to others. With ``hand_over`` a drain whose time is over
+    while there is work goes on until another one has begun, at most for so many seconds. Once ``asked_to_end`` says
+    so, what is under way is finished and nothing more is begun.
     """
     limits = context.config.limits
     work = _Drain(
         context, limits.linger if linger is None else linger,
-        limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end,
+        limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end, hand_over,
     )
     return await work.run()
 
 
 class _Drain:
     def __init__(self, context: Context, linger: float, most_seconds: float, progress: Progress | None,
-                 group: tuple[str, str] | None, asked_to_end: Callable[[], bool]) -> None:
+                 group: tuple[str, str] | None, asked_to_end: Callable[[], bool], hand_over: float) -> None:
         self._context = context
+        self._hand_over = hand_over
+        self._presence = Presence(context.engine) if group is None else None
         self._asked_to_end = asked_to_end
         self._linger = linger
         self._progress = progress
@@ -113,8 +120,8 @@ class _Drain:
         finally:
             with self._context.engine.begin() as connection:
                 run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
-            if self._group is None:
-                end_heartbeat(self._context.engine, "drain")
+            if self._presence is not None:
+                self._presence.end()
         self.report.seconds = time.monotonic() - self._started
         return self.report
 
@@ -157,20 +164,31 @@ class _Drain:
     async def _watch(self) -> None:
         """Ends the drain when it is idle or old; keeps its heartbeat; tells how far it is."""
         beat = 0.0
+        if self._presence is not None:
+            await asyncio.to_thread(self._presence.begin)
         while not self.ended:
             now = time.monotonic()
             idle = not self._busy and now - self._last_work >= self._linger
-            if idle or now > self._ends or self._asked_to_end():
-                self._ended.set()
-                self._wake()
+            leaving = now > self._ends
+            quiet = not self._busy and now - self._last_work >= _QUIET
+            if idle or self._asked_to_end() or (leaving and (quiet or not self._hand_over)):
                 break
-            if now - beat >= 2:
+            if now - beat >= (_LOOK_FOR_SUCCESSOR if leaving else _BEAT):
                 beat = now
-                if self._group is None:
-                    await asyncio.to_thread(heartbeat, self._context.engine, "drain", {"events": self.report.events})
+                if self._presence is not None:
+                    await asyncio.to_thread(self._presence.beat, leaving=leaving, events=self.report.events)
                 if self._progress is not None:
                     self._progress(self.report)
+                if leaving and await self._is_relieved():
+                    break
             await asyncio.sleep(0.05 if self._linger else 0.01)
+        self._ended.set()
+        self._wake()
+
+    async def _is_relieved(self) -> bool:
+        if time.monotonic() > self._ends + self._hand_over:
+            return True
+        return (await asyncio.to_thread(at_work, self._context.engine)).staying > 0
 
     async def _archive(self, name: str, entity: str) -> None:
         limits = self._context.config.limits

@@ -21,7 +21,10 @@ _HEARTBEAT = """
 INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, %(detail)s)
 ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
 """
-_AGES = "SELECT name, EXTRACT(epoch FROM sync.clock() - at)::float8 AS age FROM sync.heartbeats"
+_AGES = """
+SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
+FROM sync.heartbeats GROUP BY 1
+"""
 _SYSTEMS = "SELECT name, epoch, paused, open_since, not_before FROM sync.systems ORDER BY name"
 _GROUPS = """
 SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity

@@ -19,11 +19,13 @@ CHANNEL = "sync_work"
 # Something can be done now: an event to archive, or a record to push.
 DUE = """
 SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
-                 AND due_at <= sync.clock() AND entity = ANY(%(entities)s))
-    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock())
+                 AND due_at <= sync.clock() - make_interval(secs => %(age)s) AND entity = ANY(%(entities)s))
+    OR EXISTS (SELECT FROM sync.events
+               WHERE state = 'leased' AND lease_until < sync.clock() - make_interval(secs => %(age)s))
     OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
                LEFT JOIN sync.entities n ON n.name = r.entity
-               WHERE r.out_of_step AND r.parked IS NULL AND r.due_at <= sync.clock() AND r.entity = ANY(%(entities)s)
+               WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
+                 AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
                  AND (r.lease_until IS NULL OR r.lease_until < sync.clock())
                  AND NOT s.paused AND NOT coalesce(n.paused, false)
                  AND coalesce(s.probe_at, '-infinity') <= sync.clock()
@@ -79,8 +81,8 @@ def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bo
                 break
 
 
-def is_due(engine: Engine, systems: dict[str, str]) -> bool:
-    """Whether a drain would find something to do now."""
+def is_due(engine: Engine, systems: dict[str, str], age: float = 0.0) -> bool:
+    """Whether a drain would find something to do now that is due for ``age`` seconds."""
     with engine.begin() as connection:
-        row = run(connection, DUE, entities=list(systems), systems=Jsonb(systems))[0]
+        row = run(connection, DUE, entities=list(systems), systems=Jsonb(systems), age=age)[0]
     return bool(row.due)

@@ -10,19 +10,20 @@ import dagster as dg
 from sync_orchestrator.assets.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
 from sync_orchestrator.core import alerts
+from sync_orchestrator.core.drains import AtWork, at_work
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger import conservation
-from sync_orchestrator.core.status import heartbeat, seconds_since_heartbeat
-from sync_orchestrator.core.wait import wait_for_work
+from sync_orchestrator.core.status import heartbeat
+from sync_orchestrator.core.wait import is_due, wait_for_work
 from sync_orchestrator.resources.system import System
 
 LONG_POLL_SECONDS = 4.0
 """How long a tick waits for work: most of the five seconds between ticks, and no longer: a tick that overran them
 would miss the next, and a shutdown waits for it."""
 
-DRAIN_ALIVE_SECONDS = 10.0
-"""A drain that has not been heard of for so long is gone, whatever its run's status says."""
+BEHIND_SECONDS = 3.0
+"""Work that has been due for so long says that the drains do not keep up."""
 
 FIRST_BEAT_SECONDS = 30.0
 """So long a run that has started may take until its drain is heard of."""
@@ -51,8 +52,11 @@ def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
     systems = {name: entity.system_name for name, entity in system.context.entities.items()}
     ends = time.monotonic() + LONG_POLL_SECONDS
     while True:
-        reason = _cared_for(context.instance, system)
+        drains = at_work(system.context.engine)
+        reason = _cared_for(context.instance, system, drains, systems)
         left = ends - time.monotonic()
+        if reason is None and (drains.staying or drains.leaving):
+            return None
         if reason is None:
             if wait_for_work(system.context.engine, systems, max(0.0, left)):
                 return None
@@ -62,11 +66,17 @@ def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _cared_for(instance: dg.DagsterInstance, system: System) -> str | None:
-    """Why no further drain may be requested now, or None."""
-    age = seconds_since_heartbeat(system.context.engine, "drain")
-    if age is not None and age < DRAIN_ALIVE_SECONDS:
-        return f"a drain is at work, heard of {age:.0f} s ago"
+def _cared_for(
+    instance: dg.DagsterInstance, system: System, drains: AtWork, systems: dict[str, str]
+) -> str | None:
+    """Why no further drain may be requested now, or None.
+
+    Those at work suffice unless they are to be relieved, or do not keep up and there may be more of them.
+    """
+    if drains.staying and not (
+            drains.staying < system.context.config.limits.drains
+            and is_due(system.context.engine, systems, age=BEHIND_SECONDS)):
+        return f"a drain is at work, heard of {drains.age:.0f} s ago"
     runs = instance.get_run_records(dg.RunsFilter(job_name=incremental_sync.name), limit=_FAILURES_COUNTED)
     return unless_needed([(run.dagster_run.status, run.start_time, run.end_time) for run in runs], time.time())
 

@@ -25,4 +25,7 @@ DRIFT = "SELECT entity, kind, count(*) AS n FROM sync.drift WHERE status <> 'rep
 
 ALERTS = "SELECT kind, count(*) AS n FROM sync.alerts WHERE resolved_at IS NULL GROUP BY kind"
 
-HEARTBEATS = "SELECT name, EXTRACT(epoch FROM sync.clock() - at)::float8 AS n FROM sync.heartbeats"
+HEARTBEATS = """
+SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS n
+FROM sync.heartbeats GROUP BY 1
+"""
