@@ -29,6 +29,7 @@ from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
+from sync_orchestrator.performing import perform
 
 CONNECTIONS = 32
 _SINGLE = {"update": {"method": "PUT", "path": "/items/{{ key }}"}}
@@ -97,14 +98,8 @@ def drained(url: str, settings: Config, changes: list[ChangeEvent]) -> DrainRepo
     for at in range(0, len(changes), 1000):
         record(engine, changes[at:at + 1000])
 
-    async def work() -> DrainReport:
-        context = open_context(engine, settings)
-        try:
-            return await drain(context, linger=0, most_seconds=600)
-        finally:
-            await context.close()
-
-    report = uvloop.run(work())
+    context = open_context(engine, settings)
+    report = perform(context, drain(context, linger=0, most_seconds=600))
     engine = connect(url)
     with engine.begin() as connection:
         told = conservation(connection)

@@ -113,6 +113,8 @@ class Guard:
                                     unknown=writes) from None
             if failure.retry_after:
                 await self._hold_off.ask(failure.retry_after)
+            if failure.status == 429:
+                await self._hold_off.refused()
             failure.detail = self._shown(failure.detail)
             failure.args = (failure.detail,)
             raise

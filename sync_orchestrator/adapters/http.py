@@ -222,6 +222,8 @@ class Http:
             pause = pause_after(answer, throttle)
         if pause:
             await self._hold_off.ask(pause)
+        if failure is not None and failure.kind is Failure.THROTTLED:
+            await self._hold_off.refused()
         return failure
 
     async def exchange(

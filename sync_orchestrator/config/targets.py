@@ -59,8 +59,8 @@ class ThirdPartySystem(Http):
     settings: dict[str, Any] = Field(default={}, repr=False)
     """What that class is given."""
     rate: float | None = Field(default=None, gt=0)
-    """Calls a second over all runs on all machines; None for no limit. Of a class without ``base_url``, its methods and
-    pages count."""
+    """Calls a second over all runs on all machines; None for no limit. Where calls are refused with 429 all the same,
+    fewer are made for a while. Of a class without ``base_url``, its methods and pages count."""
     landing: Seconds | None = None
     """How long after we gave up a call may still take effect there; ``timeout`` unless told."""
     search_lag: Seconds = 1

@@ -75,6 +75,9 @@ class HoldOff:
         """The system asked to be left alone for so long."""
         self._until = max(self._until, time.monotonic() + seconds)
 
+    async def refused(self) -> None:
+        """The system refused a call for coming too fast."""
+
 
 class SharedHoldOff(HoldOff):
     """The same for all runs on all machines, which learn of it within a second."""
@@ -84,6 +87,7 @@ class SharedHoldOff(HoldOff):
         self._engine = engine
         self._name = name
         self._look_again = 0.0
+        self._refused = 0.0
 
     async def left(self) -> float:
         now = time.monotonic()
@@ -96,6 +100,12 @@ class SharedHoldOff(HoldOff):
         await super().ask(seconds)
         await asyncio.to_thread(self._tell, seconds)
 
+    async def refused(self) -> None:
+        now = time.monotonic()
+        if now - self._refused >= _LOOK_AFTER:
+            self._refused = now
+            await asyncio.to_thread(self._tell_refused)
+
     def _told(self) -> float:
         with self._engine.begin() as connection:
             return max((row.seconds for row in run(connection, statements.HELD_OFF, name=self._name)), default=0.0)
@@ -104,28 +114,34 @@ class SharedHoldOff(HoldOff):
         with self._engine.begin() as connection:
             run(connection, statements.NOT_BEFORE, name=self._name, seconds=seconds)
 
+    def _tell_refused(self) -> None:
+        with self._engine.begin() as connection:
+            run(connection, statements.REFUSED, name=self._name)
+
 
 def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitable[None]]:
     """A wait before each call that keeps all runs on all machines together below ``rate`` calls a second.
 
-    Room is reserved in the database, a twentieth of a second's worth at a time.
+    Room is reserved in the database, a twentieth of a second's worth at a time. Where calls are refused all the same,
+    the rate is lowered for all (``SharedHoldOff.refused``) and grows back.
     """
     chunk = max(1, int(rate / 20))
     step = 1.0 / rate
     locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
     left: list[float] = []
 
-    def reserve() -> float:
+    def reserve() -> tuple[float, float]:
         with engine.begin() as connection:
-            return float(run(connection, statements.RESERVE, name=name, n=chunk, step=step)[0][0])
+            row = run(connection, statements.RESERVE, name=name, n=chunk, step=step)[0]
+            return float(row.wait), float(row.step)
 
     async def before_call() -> None:
         loop = asyncio.get_running_loop()
         async with locks.setdefault(loop, asyncio.Lock()):
             while not left:
-                wait = await asyncio.to_thread(reserve)
+                wait, apart = await asyncio.to_thread(reserve)
                 start = loop.time() + wait
-                left.extend(start + n * step for n in reversed(range(chunk)))
+                left.extend(start + n * apart for n in reversed(range(chunk)))
             at = left.pop()
         if (delay := at - loop.time()) > 0:
             await asyncio.sleep(delay)

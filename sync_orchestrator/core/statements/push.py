@@ -225,12 +225,24 @@ FROM sync.systems WHERE name = %(name)s AND not_before > sync.clock()
 """
 
 # Reserves room for n calls at the configured rate; says how long to wait before the first of them.
-RESERVE = """
-UPDATE sync.systems
-SET next_call = greatest(coalesce(next_call, clock_timestamp()), clock_timestamp() - make_interval(secs => %(step)s))
-                + make_interval(secs => %(n)s * %(step)s)
-WHERE name = %(name)s
-RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * %(step)s) - clock_timestamp())::float8 AS wait
+# After a refusal the rate grows back by a fiftieth of itself a second.
+_SHARE = "least(1, rate_share + 0.02 * least(EXTRACT(epoch FROM clock_timestamp() - rate_share_at), 100))::float8"
+
+# Room for so many calls: the wait before the first of them, and the time from one to the next.
+RESERVE = f"""
+UPDATE sync.systems s
+SET next_call = greatest(coalesce(next_call, clock_timestamp()), clock_timestamp() - make_interval(secs => now.step))
+                + make_interval(secs => %(n)s * now.step)
+FROM (SELECT name, %(step)s / {_SHARE} AS step FROM sync.systems WHERE name = %(name)s) now
+WHERE s.name = now.name
+RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * now.step) - clock_timestamp())::float8 AS wait,
+          now.step
+"""
+
+# A call was refused for coming too fast; many at once are one refusal.
+REFUSED = f"""
+UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {_SHARE}), rate_share_at = clock_timestamp()
+WHERE name = %(name)s AND rate_share_at < clock_timestamp() - interval '1 second'
 """
 
 ADD_FAILURES = """
