@@ -38,9 +38,9 @@ _BULK = {"bulk_update": {
     "results": "results", "match": "key", "result_key": "code", "status": "status"}}
 
 
-def config(port: int, *, bulk: bool = False, rate: float | None = None) -> Config:
-    """One entity of one part, mirrored at the third party of that port."""
-    return Config.model_validate({
+def settings(port: int, *, bulk: bool = False, rate: float | None = None) -> dict[str, Any]:
+    """What stands in ``sync.yaml``: one entity of one part, mirrored at the third party of that port."""
+    return {
         "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
         "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}", "concurrency": CONNECTIONS,
                                   **({"rate": rate} if rate else {})}},
@@ -52,7 +52,12 @@ def config(port: int, *, bulk: bool = False, rate: float | None = None) -> Confi
             "third_party": {
                 "system": "erp", "ids": "ours", "key_field": "code", "group": "store",
                 **(_BULK if bulk else _SINGLE), "delete": {"path": "/items/{{ key }}"},
-                "read": {"path": "/items/{{ key }}"}, "list": {"path": "/items"}}}}})
+                "read": {"path": "/items/{{ key }}"}, "list": {"path": "/items"}}}}}
+
+
+def config(port: int, *, bulk: bool = False, rate: float | None = None) -> Config:
+    """The same, ready."""
+    return Config.model_validate(settings(port, bulk=bulk, rate=rate))
 
 
 def change(number: int, version: int = 1) -> ChangeEvent:
@@ -87,7 +92,7 @@ async def bare(port: int, number: int, *, bulk: int = 0, rate: float | None = No
         return number / (time.monotonic() - began)
 
 
-def drained(url: str, settings: Config, changes: list[ChangeEvent]) -> DrainReport:
+def drained(url: str, config: Config, changes: list[ChangeEvent]) -> DrainReport:
     """Records the changes, and what one drain over them reports. Its start and end are within its time."""
     engine = connect(url)
     with engine.begin() as connection:
@@ -98,7 +103,7 @@ def drained(url: str, settings: Config, changes: list[ChangeEvent]) -> DrainRepo
     for at in range(0, len(changes), 1000):
         record(engine, changes[at:at + 1000])
 
-    context = open_context(engine, settings)
+    context = open_context(engine, config)
     report = perform(context, drain(context, linger=0, most_seconds=600))
     engine = connect(url)
     with engine.begin() as connection:

@@ -145,6 +145,10 @@ class _Drain:
         """One task has to look at what became of what it began."""
         self._wakes[name].set()
 
+    def looks(self, name: str) -> None:
+        """A task looks whether there is anything to do; the drain stays until it knows."""
+        self._busy.add(name)
+
     def did(self, name: str, work: bool) -> None:
         """A task says whether it has something under way; while one has, the drain stays."""
         if work:
@@ -246,6 +250,8 @@ class _Pusher:
                 self._settle_ended(tasks)
                 if self._working:
                     self._drain.did(self._name, True)
+                elif self._claiming:
+                    self._drain.looks(self._name)
                 elif self._drain.ended:
                     break
                 elif self._heard == self._drain.news:
@@ -256,7 +262,7 @@ class _Pusher:
     @property
     def _working(self) -> bool:
         startable = bool(self._claimed) and not self._drain.ended
-        return bool(self._pushing or self._ended or self._settling or self._claiming or startable)
+        return bool(self._pushing or self._ended or self._settling or startable)
 
     def _start(self, tasks: asyncio.TaskGroup) -> None:
         unsettled = max(_MOST_AHEAD, 2 * self._at_once)
