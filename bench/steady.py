@@ -83,8 +83,8 @@ class Running:
     def at_rest(self) -> bool:
         """No drain is there, and no run goes on."""
         return not self.one(
-            "SELECT (SELECT count(*) FROM sync.heartbeats WHERE name LIKE 'drain%%') + (SELECT count(*) FROM public.runs "
-            "WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING', 'STARTED')) AS n").n
+            "SELECT (SELECT count(*) FROM sync.heartbeats WHERE name LIKE 'drain%%') + (SELECT count(*) FROM "
+            "public.runs WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING', 'STARTED')) AS n").n
 
     def runs(self) -> int:
         return int(self.one("SELECT count(*) AS n FROM public.runs").n)

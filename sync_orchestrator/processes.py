@@ -150,7 +150,7 @@ def _start_database(system: System, told: Tell) -> None:
     system.environment = {
         **os.environ, "SYNC_HOME": str(system.home), "SYNC_CONFIG": str(app.config_path()), "SYNC_DATABASE_URL": url,
         "DAGSTER_HOME": str(system.home / "dagster"), "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(url),
-        "PYTHONUNBUFFERED": "1",
+        "PYTHONUNBUFFERED": "1", "SYNC_UI_URL": system.ui_url,
     }
     system.tree.environment.update(system.environment)
 
@@ -250,10 +250,11 @@ def main() -> None:
     """Prepares Dagster's instance: its configuration, its tables, and an end for runs whose processes are gone."""
     import dagster as dg
 
-    from sync_orchestrator.resources.instance import reap, write_instance
+    from sync_orchestrator.resources.instance import make_tables, reap, write_instance
 
     home = Path(os.environ["DAGSTER_HOME"])
     write_instance(home)
+    make_tables()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         ended = reap(instance)
     print(f"{ended} runs whose processes were gone are marked as failed" if ended else "no run was left over")

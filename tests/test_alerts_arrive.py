@@ -673,6 +673,14 @@ def test_address_that_is_not_known_is_not_told_with_its_secret(
     assert SECRET not in said(world, caplog)
 
 
+def test_links_lead_to_the_ui_that_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SYNC_UI_URL", raising=False)
+    assert Alerts().ui_url == "http://127.0.0.1:3000"
+    monkeypatch.setenv("SYNC_UI_URL", "http://127.0.0.1:3131")
+    assert Alerts().ui_url == "http://127.0.0.1:3131"
+    assert Alerts(ui_url="https://dagster.example.org").ui_url == "https://dagster.example.org"
+
+
 def test_settings_do_not_show_addresses() -> None:
     assert SECRET not in repr(Alerts(urls=[f"slack://{SECRET}"]))
     assert SECRET not in repr(receivers([f"slack://{SECRET}"]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.partitions.context import partition_loading_context
-from test_dagster_runs import Dagster, instance, storage, storage_url, synced
+from test_dagster_runs import Dagster, instance, plotted, storage, storage_url, synced
 from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.assets.entity import archive_key
@@ -110,6 +110,7 @@ def test_a_person_repairs_a_group_and_sees_what_came_of_it(synced: Dagster) -> N
     ask = {"ops": {"validate_groups": {"config": {"full": True, "repair": "ask"}}}}
     assert synced.run("validate", run_config=ask).success
     assert synced.checked()["FAILED"] == ["B"]
+    assert plotted(synced) == {"B": (1, 0, 1)}
     synced.world.later(1)
     ran = synced.run("repair", partition_key="B")
     assert ran.success
@@ -118,3 +119,4 @@ def test_a_person_repairs_a_group_and_sees_what_came_of_it(synced: Dagster) -> N
     assert (told["item: sent"].value, told["item: verdict"].value) == (1, "in_step")
     assert synced.world.mirrored() == synced.world.truth()
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    assert plotted(synced) == {"B": (0, 0, 0)}

@@ -29,7 +29,7 @@ from sync_orchestrator.core.status import heartbeat
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system
-from sync_orchestrator.resources.instance import DATABASE_VARIABLE, reap, write_instance
+from sync_orchestrator.resources.instance import DATABASE_VARIABLE, make_tables, reap, write_instance
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
 
@@ -108,6 +108,7 @@ def storage(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(storage_url))
         home = write_instance(tmp_path_factory.mktemp("dagster")).parent
+        make_tables()
         with dg.DagsterInstance.from_config(str(home)) as instance:
             yield instance
 
@@ -306,7 +307,7 @@ def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(sync
     assert (told.metadata["expected"].value, told.metadata["counted"].value) == (3, 2)
     [row] = told.metadata["differences"].value.records  # type: ignore[union-attr]
     assert (row.data["key"], row.data["kind"], row.data["status"]) == ("B1", "missing", "repairing")
-    assert str(row.data["ours → theirs"]).startswith("code: B1 → nothing; ")
+    assert row.data["ours → theirs"] == "not there"
     assert synced.open_alerts() == {"drift": "item B"}
 
 
@@ -321,15 +322,24 @@ def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: D
     assert synced.checked() == {"FAILED": ["A", "B", "C"]}
 
 
+def plotted(dagster: Dagster) -> dict[str, tuple[Any, Any, Any]]:
+    """The newest numbers of drift by group: all of it, missing, different."""
+    found = {group: event.metadata for group, event in dagster.events(MIRROR, "observation").items()}
+    return {group: (numbers["drift"].value, numbers["drift_missing"].value, numbers["drift_different"].value)
+            for group, numbers in found.items() if "drift" in numbers}
+
+
 def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
     """Drift, repair by the normal path, the next validation: the check is green and the alert over."""
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
     synced.world.later(60)
     synced.run("validate")
+    assert plotted(synced) == {"B": (1, 1, 0)}
     synced.run("incremental_sync")
     synced.world.later(10)
     ended = synced.run("validate")
+    assert plotted(synced) == {"B": (0, 0, 0)}
     assert [event.event_specific_data.partition for event in ended.all_events  # type: ignore[union-attr]
             if event.event_type_value == "ASSET_CHECK_EVALUATION"] == ["B"]
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}

@@ -14,13 +14,14 @@ import dagster as dg
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
-from sync_orchestrator.assets.preview import evaluation, partitioned_check
+from sync_orchestrator.assets.preview import evaluation, partitioned_check, report
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.validation import GroupValidation, groups_due, validate
+from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
 
+_DRIFT_KINDS = ("missing", "stale", "different", "extra", "twin", "foreign")
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
@@ -90,13 +91,33 @@ def _evaluations(
     def work(group: str) -> Awaitable[GroupValidation]:
         return validate(system.context, entity, group, full=full, repair=repair)
 
+    shown = _shown_with_drift(system, name)
     for group, result in by_group(context, system, name, groups, work, "validated"):
         context.log.info(f"{name} {group}: {summary(result)}")
         if verdicts is not None:
             verdicts[result.verdict] += 1
         if result.verdict != "not_validated":
+            if result.drift or group in shown:
+                report(context, [drift_observation(name, result)])
             yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
                              description=summary(result), metadata=metadata_of(result))
+
+
+def _shown_with_drift(system: System, name: str) -> set[str]:
+    """The groups of which drift was found that is open still: their plots fall back to zero once it is gone."""
+    with system.context.engine.begin() as connection:
+        return groups_with_drift(connection, name)
+
+
+def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation:
+    """The drift of one group by kind, as numbers that the UI plots over time.
+
+    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in step add
+    nothing to the event log.
+    """
+    counts = Counter(drift.kind for drift in result.drift)
+    return dg.AssetObservation(asset_key=mirror_key(name), partition=result.group, metadata={
+        "drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in _DRIFT_KINDS}})
 
 
 def summary(result: GroupValidation) -> str:
@@ -106,6 +127,8 @@ def summary(result: GroupValidation) -> str:
     looked = "counted" if result.compared is None else f"compared {result.compared}"
     counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
     line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
+    if waiting := sum(1 for drift in result.drift if drift.status == "found"):
+        line += f"; {waiting} to be repaired by hand: launch the job `repair` with this group"
     return f"{line}; {result.reason}" if result.reason else line
 
 
@@ -131,7 +154,7 @@ def _differences(result: GroupValidation) -> dg.TableMetadataValue:
     drifts = sorted(result.drift, key=lambda drift: (drift.kind, drift.key))
     rows = [
         {"key": drift.key, "kind": drift.kind, "status": drift.status, "id there": drift.external_id or "",
-         "ours → theirs": _compact(drift.sample)}
+         "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample)}
         for drift in drifts[:_MOST_SAMPLES]
     ]
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows],

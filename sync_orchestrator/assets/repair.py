@@ -12,7 +12,7 @@ from sync_orchestrator.assets import checks, source_checks
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import business_group, groups_of
-from sync_orchestrator.assets.preview import evaluation
+from sync_orchestrator.assets.preview import evaluation, report
 from sync_orchestrator.core.repair import Repaired, repair
 from sync_orchestrator.resources.system import System
 
@@ -49,6 +49,7 @@ def repair_group(
             metadata |= {f"{name}: {what}": value for what, value in _metadata(result).items()}
             validation = result.validation
             if validation is not None and validation.verdict != "not_validated":
+                report(context, [checks.drift_observation(name, validation)])
                 yield evaluation(context, mirror_key(name), checks.CHECK, group,
                                  passed=validation.verdict == "in_step", description=checks.summary(validation),
                                  metadata=checks.metadata_of(validation))

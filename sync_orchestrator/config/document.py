@@ -5,6 +5,7 @@ Not here: how it is read (``loading.py``), the sections themselves.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from pydantic import Field, model_validator
@@ -46,8 +47,9 @@ class Alerts(Model):
     """How long an alert waits for more of the same before it is sent."""
     repeat_after: Seconds = 3600
     """An alert that was sent and to which more is added is sent again after this time, then after twice as long…"""
-    ui_url: str = "http://127.0.0.1:3000"
-    """Where the Dagster UI is, for the links in alerts."""
+    ui_url: str = Field(default_factory=lambda: os.environ.get("SYNC_UI_URL", "http://127.0.0.1:3000"))
+    """Where the Dagster UI is, for the links in alerts; unless told, what ``SYNC_UI_URL`` says, which ``up`` sets, or
+    http://127.0.0.1:3000."""
     waiting_after: Seconds = 86_400
     """An event that waits for its record so long, or a record for what it refers to, is told of."""
     overdue_after: Seconds = 900

@@ -74,6 +74,11 @@ def groups_due(connection: Connection, entity: str, every: float, most: int) -> 
     return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
 
 
+def groups_with_drift(connection: Connection, entity: str) -> set[str]:
+    """Business groups with drift that is not known to be gone."""
+    return {row.group_key for row in run(connection, statements.GROUPS_WITH_DRIFT, entity=entity)}
+
+
 async def validate(
     context: Context, entity: EntityContext, group: str, *, full: bool = False, repair: Repair | None = None
 ) -> GroupValidation:

@@ -5,11 +5,13 @@ Not here: the definitions; the processes that use the instance (``processes.py``
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
 """Holds the URL of Dagster's storage (``postgresql+psycopg2://…``), so that no password is written to a file."""
@@ -22,10 +24,11 @@ GONE_TAG = "sync_orchestrator/process_gone"
 _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "failure": 30}}
 
 _SETTINGS: dict[str, Any] = {
-    "storage": {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}}},
+    # Each tick of a sensor opens the storage anew: looking each time whether its tables are there costs more than it.
+    "storage": {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False}},
     "run_coordinator": {
-        "module": "dagster.core.run_coordinator", "class": "QueuedRunCoordinator",
-        "config": {"dequeue_interval_seconds": 1},
+        "module": "sync_orchestrator.resources.coordinator", "class": "DrainsAtOnce",
+        "config": {"dequeue_interval_seconds": 5},
     },
     # Full syncs are held to a few runs at once, and leave room for what must never wait for them.
     "concurrency": {
@@ -57,6 +60,13 @@ def write_instance(home: Path) -> Path:
     file = home / "dagster.yaml"
     file.write_text(yaml.safe_dump(_SETTINGS, sort_keys=False), encoding="utf-8")
     return file
+
+
+def make_tables() -> None:
+    """Makes the tables of Dagster's storage where they are not there yet."""
+    url = os.environ[DATABASE_VARIABLE]
+    for storage in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
+        storage(url, should_autocreate_tables=True).dispose()
 
 
 def reap(instance: dg.DagsterInstance) -> int:

@@ -21,7 +21,7 @@ _GO_ON = {incremental_sync.name, maintenance.name}
 """Jobs whose next run goes on where an interrupted one stopped."""
 
 
-@dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
+@dg.sensor(minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING,
            description="Looks each minute for what waits too long, and sends the alerts that the outbox holds.")
 def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """The cursor is when it last looked."""
@@ -35,7 +35,7 @@ def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.Sens
     return dg.SensorResult(skip_reason=f"{sent} alerts sent", cursor=str(looked))
 
 
-@dg.run_failure_sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
+@dg.run_failure_sensor(minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING,
                        description="Writes an alert for a run that failed.")
 def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
     """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
@@ -48,7 +48,7 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
                     examples=[run.run_id, (context.failure_event.message or "")[:500]])
 
 
-@dg.run_status_sensor(run_status=dg.DagsterRunStatus.SUCCESS, minimum_interval_seconds=5,
+@dg.run_status_sensor(run_status=dg.DagsterRunStatus.SUCCESS, minimum_interval_seconds=15,
                       default_status=dg.DefaultSensorStatus.RUNNING,
                       description="Ends the alert for a run that failed once another of the same has succeeded.")
 def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:

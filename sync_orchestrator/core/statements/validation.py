@@ -139,6 +139,10 @@ WHERE entity = %(entity)s AND first_completed_at IS NOT NULL
 ORDER BY validated_at NULLS FIRST, group_key LIMIT %(most)s
 """
 
+GROUPS_WITH_DRIFT = """
+SELECT DISTINCT group_key FROM sync.drift WHERE entity = %(entity)s AND status <> 'repaired'
+"""
+
 DRIFT_OF = """
 SELECT group_key, key, kind, status, found_at, last_seen_at, repaired_at, sample FROM sync.drift
 WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
