@@ -27,13 +27,16 @@ test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Serve
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
-bench: .venv/dev  ## measure intake, drain and audit, as ratios in one run (needs wrk); ARGS=--quick for about a minute
+bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; about ten minutes); ARGS=--quick: about four
 	$(BIN)/python -m bench.intake $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
+	$(BIN)/python -m bench.steady $(ARGS)
 	$(BIN)/python -m bench.audit $(ARGS)
+	$(BIN)/python -m bench.peers $(ARGS)
 
-bench-long: .venv/dev  ## the same of millions
+bench-long: .venv/dev  ## the audit of millions, an hour of idling
 	$(BIN)/python -m bench.audit --long
+	$(BIN)/python -m bench.steady --long
 
 check: .venv/dev  ## style, types, architecture, definitions
 	$(BIN)/ruff check .

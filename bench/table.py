@@ -12,6 +12,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from bench.plot import draw
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -33,7 +35,7 @@ class Line:
 
 
 def show(title: str, lines: list[Line]) -> None:
-    """Prints a table and writes ``results/<title>.json``."""
+    """Prints a table and writes ``results/<title>.json`` and ``.svg``."""
     table = Table(title=title)
     for name in ("what", "value", "beside", "ratio", "to reach", ""):
         table.add_column(name, justify="right" if name in ("value", "ratio") else "left")
@@ -51,3 +53,4 @@ def show(title: str, lines: list[Line]) -> None:
     (RESULTS / f"{title}.json").write_text(json.dumps({
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": psutil.cpu_count(),
         "python": platform.python_version(), "lines": [asdict(line) for line in lines]}, indent=2) + "\n")
+    draw(RESULTS / f"{title}.svg", lines)
