@@ -18,8 +18,10 @@ import dagster as dg
 from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.preview import AssetEvent, report
+from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
+from sync_orchestrator.core.retention import forget
 from sync_orchestrator.resources.system import System
 
 TELL_SECONDS = 5.0
@@ -115,12 +117,15 @@ def incremental_sync() -> None:
 
 
 @dg.op(out=dg.Out(dg.Nothing))
-def look_after_ledger(system: System) -> Iterator[dg.Output[None]]:
-    """Partitions ahead, totals that must add up."""
+def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
+    """Partitions ahead, totals that must add up, what is over forgotten."""
     with system.context.engine.begin() as connection:
         totals = look_after(connection)
-    yield dg.Output(None, metadata={"received": totals.received, "duplicates": totals.duplicates, **totals.states,
-                                    "balanced": totals.balanced})
+    settings = system.context.config.retention
+    forgotten = {**forget(system.context.engine, settings), "runs": forget_runs(context.instance, settings)}
+    yield dg.Output(None, metadata={
+        "received": totals.received, "duplicates": totals.duplicates, **totals.states, "balanced": totals.balanced,
+        **{f"forgotten_{what}": n for what, n in forgotten.items()}})
 
 
 @dg.job(**IN_ONE_RUN, description="Looks after the ledger.")

@@ -59,6 +59,19 @@ class Alerts(Model):
     that are not validated so long after their turn."""
 
 
+class Retention(Model):
+    """After how many days what is over is forgotten, by the daily job ``maintenance``; null for never."""
+
+    history_days: int | None = Field(default=90, ge=1)
+    """Finished change events, and the calls that were made: by whole months where they can be."""
+    event_ids_days: int | None = Field(default=365, ge=1)
+    """The ids of events: a notification that comes again later than that counts as a new one."""
+    findings_days: int | None = Field(default=365, ge=1)
+    """Validations but the last of a group, drift that is repaired, alerts that are over."""
+    runs_days: int | None = Field(default=30, ge=1)
+    """Dagster's runs of ``incremental_sync`` and ``maintenance``, with their events."""
+
+
 class Config(Model):
     """All of ``sync.yaml``."""
 
@@ -72,6 +85,7 @@ class Config(Model):
     """What failed is tried again by this rule, unless its entity has one of its own."""
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
+    retention: Retention = Retention()
     consumers: dict[Name, Consumer] = {}
     """Queues of message brokers whose messages are change events, by a name of your choice."""
     outcomes: dict[Name, OutcomeReceiver] = {}

@@ -1,0 +1,71 @@
+"""What is over is forgotten after a while: finished events, calls, ids of events, findings, alerts that ended.
+
+Nothing that is open, waiting or dead is touched, and the totals stay: they are tallies. Harmless to repeat and to kill.
+Not here: rejected messages and rollouts, which look after themselves; Dagster's runs (``assets/retention.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psycopg.errors
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from sync_orchestrator.config import Retention
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import retention as statements
+
+_MOST = 5_000
+_MOST_BATCHES = 2_000
+
+
+def forget(engine: Engine, settings: Retention) -> Mapping[str, int]:
+    """Forgets what is older than configured; returns how many rows, or partitions, of each."""
+    return {
+        "history_partitions": _drop(engine, "event_history", settings.history_days),
+        "attempts_partitions": _drop(engine, "push_attempts", settings.history_days),
+        "history": _delete(engine, statements.HISTORY, settings.history_days),
+        "attempts": _delete(engine, statements.ATTEMPTS, settings.history_days),
+        "event_ids": _delete(engine, statements.EVENT_IDS, settings.event_ids_days),
+        "validations": _delete(engine, statements.VALIDATIONS, settings.findings_days),
+        "drift": _delete(engine, statements.DRIFT, settings.findings_days),
+        "alerts": _delete(engine, statements.ALERTS, settings.findings_days),
+    }
+
+
+def _drop(engine: Engine, parent: str, days: int | None) -> int:
+    """Partitions that somebody uses right now wait for the next round."""
+    if days is None:
+        return 0
+    with engine.begin() as connection:
+        names = [row.name for row in run(connection, statements.OLD_PARTITIONS, parent=parent, days=days)]
+    return sum(_dropped(engine, name) for name in names)
+
+
+def _dropped(engine: Engine, name: str) -> bool:
+    try:
+        with engine.begin() as connection:
+            run(connection, "SET LOCAL lock_timeout = '3s'")
+            run(connection, f'DROP TABLE sync."{name}"')
+    except OperationalError as error:
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            return False
+        raise
+    return True
+
+
+def _delete(engine: Engine, statement: str, days: int | None) -> int:
+    if days is None:
+        return 0
+
+    def some(connection: Connection) -> int:
+        return len(run(connection, statement, days=days, most=_MOST))
+
+    total = 0
+    for _ in range(_MOST_BATCHES):
+        count = in_transaction(engine, some)
+        total += count
+        if count < _MOST:
+            break
+    return total

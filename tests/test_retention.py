@@ -1,0 +1,143 @@
+"""What is over is forgotten after a while, and nothing else is.
+
+Not here: the daily job's other work (``test_dagster_runs.py``).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import pytest
+from conftest import World
+from fakes import answer
+from test_dagster_runs import Dagster, instance, storage, storage_url, synced
+from test_dagster_runs import dagster as dagster
+
+from sync_orchestrator.assets.retention import forget_runs
+from sync_orchestrator.config import Retention
+from sync_orchestrator.core import alerts, retention
+from sync_orchestrator.core.retention import forget
+from sync_orchestrator.core.sql import run
+
+__all__ = ["dagster", "instance", "storage", "storage_url", "synced"]
+
+DAY = 86_400.0
+SETTINGS = Retention(history_days=30, event_ids_days=80, findings_days=90)
+
+
+def counts(world: World) -> dict[str, int]:
+    tables = ("event_history", "push_attempts", "event_ids", "validations", "drift", "alerts")
+    return {table: world.query(f"SELECT count(*) AS n FROM sync.{table}")[0].n for table in tables}
+
+
+@pytest.fixture
+def lived(world: World) -> World:
+    """Two records in step, one of them validated, spoiled and repaired; an alert that is over; a dead record."""
+    world.put("a")
+    world.put("b")
+    world.drain()
+    world.full_sync()
+    world.later(60)
+    name = str(world.row("a").external_id)
+    world.erp.store[name] = {**world.erp.store[name], "count": -1}
+    world.validate(full=True)
+    world.drain()
+    world.later(60)
+    assert world.validate(full=True).verdict == "in_step"
+    with world.engine.begin() as connection:
+        alerts.tell(connection, "overdue", "work", "work is due")
+        alerts.resolve(connection, "overdue")
+    world.erp.before = lambda verb, key: answer(422) if key == "dead" else None
+    world.put("dead")
+    world.drain()
+    return world
+
+
+@pytest.mark.parametrize(("days", "gone"), [
+    (29, set()), (62, {"event_history", "push_attempts"}), (81, {"event_history", "push_attempts", "event_ids"}),
+    (91, {"event_history", "push_attempts", "event_ids", "validations", "drift", "alerts"}),
+])
+def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) -> None:
+    before, received = counts(lived), lived.totals().received
+    lived.later(days * DAY)
+    forget(lived.engine, SETTINGS)
+    after = counts(lived)
+    assert {table for table in before if after[table] < before[table]} == gone
+    assert (lived.totals().received, lived.totals().balanced) == (received, True)
+    assert forget(lived.engine, SETTINGS).keys() == {
+        "history_partitions", "attempts_partitions", "history", "attempts", "event_ids", "validations", "drift",
+        "alerts"}
+    assert counts(lived) == after
+
+
+def test_what_is_open_stays_and_goes_on(lived: World) -> None:
+    lived.later(1000 * DAY)
+    forget(lived.engine, SETTINGS)
+    assert lived.row("dead").parked == "dead"
+    assert lived.states()["dead"] == 2
+    assert [row.kind for row in lived.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == ["dead"]
+    assert [row.n for row in lived.query("SELECT count(*) AS n FROM sync.validations")] == [1]  # the last word
+    assert [row.n for row in lived.query("SELECT count(*) AS n FROM sync.event_ids")] == [2]  # of the dead ones
+    lived.put("a", name="next")
+    lived.drain()
+    assert lived.mirrored()["a"]["name"] == "next"
+
+
+def test_an_event_that_comes_again_within_its_time_is_known_and_later_it_is_a_new_one(world: World) -> None:
+    def again() -> int:
+        world.tell("shop", "a", "create", 5, {"name": "n", "store": "A"}, event_id="same", group="A")
+        world.drain()
+        return world.totals().duplicates
+
+    assert again() == 0
+    world.later(59 * DAY)
+    forget(world.engine, SETTINGS)
+    assert again() == 1
+    world.query("UPDATE sync.records SET ready = ready RETURNING key")
+    assert world.totals().balanced
+
+
+def test_null_is_for_ever(lived: World) -> None:
+    before = counts(lived)
+    lived.later(10_000 * DAY)
+    forget(lived.engine, Retention(history_days=None, event_ids_days=None, findings_days=None))
+    assert counts(lived) == before
+
+
+def test_much_is_forgotten_in_small_transactions(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_MOST", 1)
+    monkeypatch.setattr(retention, "_MOST_BATCHES", 2)
+    lived.query("INSERT INTO sync.event_ids (source, event_id, content_hash) "
+                "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1")
+    lived.later(81 * DAY)
+    assert forget(lived.engine, SETTINGS)["event_ids"] == 2
+
+
+def test_a_month_that_is_over_is_dropped_as_a_whole_unless_it_is_in_use(world: World) -> None:
+    with world.engine.begin() as connection:
+        run(connection, "CREATE TABLE sync.event_history_2020_01 PARTITION OF sync.event_history "
+                        "FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')")
+    with world.engine.begin() as connection:
+        run(connection, "SELECT FROM sync.event_history_2020_01")
+        assert forget(world.engine, SETTINGS)["history_partitions"] == 0
+    assert forget(world.engine, SETTINGS)["history_partitions"] == 1
+    assert forget(world.engine, SETTINGS)["history_partitions"] == 0
+
+
+def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_stays(synced: Dagster) -> None:
+    dagster = synced
+    dagster.world.later(60)
+    assert dagster.run("incremental_sync").success
+    assert dagster.run("validate").success
+    assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    now = datetime.now(UTC)
+    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=29)) == 0
+    assert forget_runs(dagster.instance, Retention(runs_days=None), now + timedelta(days=99)) == 0
+    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 1
+    assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync", "validate"}
+    assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    going_on = dagster.instance.create_run_for_job(
+        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED)
+    assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 0
+    assert dagster.instance.get_run_by_id(going_on.run_id) is not None
