@@ -253,7 +253,9 @@ SELECT EXTRACT(epoch FROM least(
 
 OLDEST_DUE = """
 SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
-    (SELECT min(due_at) FROM sync.events WHERE state IN ('pending', 'leased', 'waiting') AND due_at <> 'infinity'),
+    (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
+        AND due_at <> 'infinity'),
+    (SELECT min(due_at) FROM sync.events WHERE state = 'leased' AND due_at <> 'infinity'),
     (SELECT min(due_at) FROM sync.records WHERE out_of_step AND parked IS NULL)))), 0)::float8 AS seconds
 """
 

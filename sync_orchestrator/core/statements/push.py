@@ -226,7 +226,8 @@ FROM sync.systems WHERE name = %(name)s AND not_before > sync.clock()
 
 # Reserves room for n calls at the configured rate; says how long to wait before the first of them.
 # After a refusal the rate grows back by a fiftieth of itself a second.
-_SHARE = "least(1, rate_share + 0.02 * least(EXTRACT(epoch FROM clock_timestamp() - rate_share_at), 100))::float8"
+_SINCE = "EXTRACT(epoch FROM clock_timestamp() - coalesce(rate_share_at, clock_timestamp()))"
+_SHARE = f"least(1, rate_share + 0.02 * least({_SINCE}, 100))::float8"
 
 # Room for so many calls: the wait before the first of them, and the time from one to the next.
 RESERVE = f"""
@@ -242,7 +243,7 @@ RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * now.step)
 # A call was refused for coming too fast; many at once are one refusal.
 REFUSED = f"""
 UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {_SHARE}), rate_share_at = clock_timestamp()
-WHERE name = %(name)s AND rate_share_at < clock_timestamp() - interval '1 second'
+WHERE name = %(name)s AND (rate_share_at IS NULL OR rate_share_at < clock_timestamp() - interval '1 second')
 """
 
 ADD_FAILURES = """

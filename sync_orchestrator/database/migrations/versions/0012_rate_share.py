@@ -12,5 +12,5 @@ def upgrade() -> None:
     op.execute("""
         ALTER TABLE sync.systems
             ADD COLUMN rate_share    double precision NOT NULL DEFAULT 1 CHECK (rate_share > 0 AND rate_share <= 1),
-            ADD COLUMN rate_share_at timestamptz NOT NULL DEFAULT '-infinity'
+            ADD COLUMN rate_share_at timestamptz
     """)
