@@ -32,10 +32,12 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.drain $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
 	$(BIN)/python -m bench.audit $(ARGS)
+	$(BIN)/python -m bench.growth $(ARGS)
 	$(BIN)/python -m bench.peers $(ARGS)
 
-bench-long: .venv/dev  ## the audit of millions, an hour of idling
+bench-long: .venv/dev  ## the audit and the ledger of millions, an hour of idling
 	$(BIN)/python -m bench.audit --long
+	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long
 
 check: .venv/dev  ## style, types, architecture, definitions
