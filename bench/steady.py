@@ -134,8 +134,8 @@ def lines(running: Running, seconds: float, idle: float) -> Iterator[Line]:
     share = (running.cpu() - cpu) / (time.monotonic() - began)
     yield Line(f"idle for {idle:.0f} s: share of one core", share * 100, "%", f"runs: {running.runs() - runs}", None,
                "5 %", share < 0.05 and running.runs() == runs,
-               note="About two thirds of it are Postgres': Dagster's storage opens some 16 connections a second and keeps "
-                    "none. The rest is Dagster's daemon and code server.")
+               note="About two thirds of it are Postgres': Dagster's storage opens some 16 connections a second and "
+                    "keeps none. The rest is Dagster's daemon and code server.")
 
 
 def _first(running: Running) -> float:
