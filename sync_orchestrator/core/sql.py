@@ -27,8 +27,15 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 that notices connections the server has closed."""
     engine = create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool, hide_parameters=True)
-    event.listen(engine, "connect", lambda driver, _: driver.adapters.register_dumper(list, Columns))
+    event.listen(engine, "connect", _prepare)
     return engine
+
+
+def _prepare(driver: Any, _: Any) -> None:
+    """Plans are made for each execution: one made while a table was small would be kept while it grows."""
+    driver.adapters.register_dumper(list, Columns)
+    driver.execute("SET plan_cache_mode = force_custom_plan")
+    driver.commit()
 
 
 def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:
