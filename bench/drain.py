@@ -33,7 +33,7 @@ from sync_orchestrator.performing import perform
 
 CONNECTIONS = 32
 _SINGLE = {"update": {"method": "PUT", "path": "/items/{{ key }}"}}
-_BULK = {"bulk_update": {
+BULK = {"bulk_update": {
     "request": {"path": "/bulk", "body": {"items": "{{ items }}"}}, "item": "{{ payload }}", "size": 500,
     "results": "results", "match": "key", "result_key": "code", "status": "status"}}
 
@@ -51,7 +51,7 @@ def settings(port: int, *, bulk: bool = False, rate: float | None = None) -> dic
             "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
             "third_party": {
                 "system": "erp", "ids": "ours", "key_field": "code", "group": "store",
-                **(_BULK if bulk else _SINGLE), "delete": {"path": "/items/{{ key }}"},
+                **(BULK if bulk else _SINGLE), "delete": {"path": "/items/{{ key }}"},
                 "read": {"path": "/items/{{ key }}"}, "list": {"path": "/items"}}}}}
 
 

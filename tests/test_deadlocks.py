@@ -22,8 +22,9 @@ from sqlalchemy.exc import DBAPIError
 from sync_orchestrator.core.archive import merge
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.events import _Batch
-from sync_orchestrator.core.full_sync import _complete, fill
+from sync_orchestrator.core.full_sync import fill
 from sync_orchestrator.core.group_lease import leased
+from sync_orchestrator.core.group_push import complete as complete_group
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.push import Claim, Pushed, claim
 from sync_orchestrator.core.push_plan import Step
@@ -232,8 +233,8 @@ def complete(world: World, threads: ThreadPoolExecutor, group: str, meanwhile: s
             blocker = meanwhile
             if isinstance(meanwhile, str):
                 other = await leases.enter_async_context(leased(world.context, "item", meanwhile))
-                blocker = partial(_complete, lease=other)
-            await asyncio.to_thread(meet, world.engine, threads, blocker, partial(_complete, lease=own))
+                blocker = partial(complete_group, lease=other)
+            await asyncio.to_thread(meet, world.engine, threads, blocker, partial(complete_group, lease=own))
 
     asyncio.run(work())
 

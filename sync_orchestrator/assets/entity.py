@@ -17,14 +17,16 @@ from sync_orchestrator.assets.preview import report
 from sync_orchestrator.config import Entity
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncError
-from sync_orchestrator.core.full_sync import Progress, bring_in_step, fill
+from sync_orchestrator.core.full_sync import bring_in_step, fill, full_sync
+from sync_orchestrator.core.group_fill import FillReport, Progress
+from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System
 
 T = TypeVar("T")
 
-GROUPS_PER_RUN = 50
+GROUPS_PER_RUN = 500
 GROUPS_AT_ONCE = 6
 TELL_SECONDS = 5.0
 
@@ -111,36 +113,38 @@ class _Work:
         return self._failed
 
     async def _one(self, group: str) -> None:
+        lines: list[str] = []
         async with self._places:
             try:
-                done = [await half(group, self._teller(group)) for half in (self._fill, self._step)]
+                await self._both_or_one(group, lines)
             except SyncError as error:
                 self._failed[group] = str(error)
             except Exception as error:
                 self._failed[group] = f"{type(error).__name__}: {error}"
                 self._log.exception(f"{self._entity.name} {group}")
-        self._told(group, self._failed.get(group) or "; ".join(filter(None, done)))
+        self._told(group, self._failed.get(group) or "; ".join(lines))
 
-    async def _fill(self, group: str, tell: Progress) -> str:
-        if self._archive not in self._run.selected_asset_keys:
-            return ""
-        started = time.monotonic()
-        filled = await self._patiently(lambda: fill(
-            self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell))
-        return self._report(self._archive, group, {
-            "listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
-            "emptied": filled.emptied, "unusable": filled.unusable, "resumed": filled.resumed,
-            **_rate("records", filled.listed, time.monotonic() - started)})
+    async def _both_or_one(self, group: str, lines: list[str]) -> None:
+        """Reports each half as soon as it is done."""
+        began = time.monotonic()
+        tell = self._teller(group)
 
-    async def _step(self, group: str, tell: Progress) -> str:
-        if self._mirror not in self._run.selected_asset_keys:
-            return ""
-        started = time.monotonic()
-        stepped = await self._patiently(lambda: bring_in_step(self._context, self._entity, group, progress=tell))
-        return self._report(self._mirror, group, {
-            "calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
-            "dead": stepped.parked, "redriven_events": stepped.redriven,
-            **_rate("calls", stepped.calls, time.monotonic() - started)})
+        def filled(report: FillReport) -> None:
+            lines.append(self._report(self._archive, group, _of_fill(report, time.monotonic() - began)))
+
+        selected = self._run.selected_asset_keys
+        stepped: StepReport | None = None
+        if {self._archive, self._mirror} <= selected:
+            _, stepped = await self._patiently(lambda: full_sync(
+                self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell,
+                filled=filled))
+        elif self._archive in selected:
+            filled(await self._patiently(lambda: fill(
+                self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell)))
+        else:
+            stepped = await self._patiently(lambda: bring_in_step(self._context, self._entity, group, progress=tell))
+        if stepped is not None:
+            lines.append(self._report(self._mirror, group, _of_step(stepped, time.monotonic() - began)))
 
     def _report(self, asset: dg.AssetKey, group: str, figures: Figures) -> str:
         if asset in self._run.selected_asset_keys:
@@ -181,6 +185,17 @@ class _Work:
                 self._log.info(f"{group}: {phase} {count}")
 
         return tell
+
+
+def _of_fill(filled: FillReport, seconds: float) -> Figures:
+    return {"listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
+            "emptied": filled.emptied, "unusable": filled.unusable, "resumed": filled.resumed,
+            **_rate("records", filled.listed, seconds)}
+
+
+def _of_step(stepped: StepReport, seconds: float) -> Figures:
+    return {"calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
+            "dead": stepped.parked, "redriven_events": stepped.redriven, **_rate("calls", stepped.calls, seconds)}
 
 
 def _rate(what: str, count: int, seconds: float) -> Figures:

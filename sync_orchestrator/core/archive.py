@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -33,20 +34,35 @@ class Merged:
     lacks: frozenset[str]
 
 
-@dataclass(slots=True)
-class _Before:
-    state: RecordState
-    revision: int
-
-
 def ticket(connection: Connection) -> int:
     """A number for a read that begins now: later reads get larger ones, on every machine."""
     return int(run(connection, statements.TICKET)[0][0])
 
 
+def ticket_and_clock(connection: Connection) -> tuple[int, float]:
+    """Both at once."""
+    row = run(connection, statements.TICKET_AND_CLOCK)[0]
+    return int(row.number), float(row.now)
+
+
 def clock(connection: Connection) -> float:
     """The database's clock, in seconds since 1970."""
     return float(run(connection, statements.CLOCK)[0][0])
+
+
+def without_held(connection: Connection, entity: str, changes: Sequence[Change]) -> list[Change]:
+    """The changes but those read whose very state the archive has from an earlier read: they would write nothing.
+
+    It takes no lock: for each of them the answer is that of a merge at this moment.
+    """
+    if not changes:
+        return []
+    rows = run(
+        connection, statements.NOT_HELD, entity=entity,
+        key=[change.key for change in changes], part=[change.part for change in changes],
+        epoch=[change.stamp.epoch for change in changes], version=[change.stamp.version for change in changes],
+        content_hash=[change.stamp.content_hash for change in changes])
+    return [changes[row.place - 1] for row in rows]
 
 
 def merge(
@@ -60,35 +76,70 @@ def merge(
     """
     if not changes:
         return []
-    keys = sorted({change.key for change in changes})
-    before = _lock(connection, entity, keys)
-    arrived: set[str] = set()
-    judged: list[tuple[Change, Verdict, int | None]] = []
-    touched: dict[tuple[str, str], Change] = {}
-    queue = deque(in_order(changes, rules))
-    early: dict[str, list[Change]] = defaultdict(list)
-    while queue:
-        change = queue.popleft()
-        known = before[change.key].state
-        was_here = rules.owner in known.parts
-        verdict = decide(known, change, rules)
-        if known.parts.get(change.part) is change.stamp:
-            touched[change.key, change.part] = change
-        if not was_here and rules.owner in known.parts:
-            arrived.add(change.key)
-            queue.extend(early.pop(change.key, ()))
-        if verdict is Verdict.MISSING:
-            early[change.key].append(change)
-            continue
-        holds = verdict in (Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE)
-        judged.append((change, verdict, known.revision if holds else None))
-    judged += [(change, Verdict.MISSING, None) for waiting in early.values() for change in waiting]
-    _write_parts(connection, entity, touched.values())
-    _write_records(connection, entity, before, lane)
-    run(connection, statements.DROP_SHELLS, entity=entity, keys=[k for k in keys if before[k].state.revision == 0])
-    if arrived:
-        run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(arrived))
-    return [Merged(*end, _lacks(before[end[0].key].state, rules)) for end in judged]
+    batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes})))
+    lost = _insert(connection, entity, batch, lane)
+    again = []
+    if lost:
+        batch.forget(lost)
+        again = merge(connection, entity, [change for change in changes if change.key in lost], rules, lane=lane)
+    _write_parts(connection, entity, batch.touched.values())
+    _write_records(connection, entity, batch, lane)
+    if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
+        run(connection, statements.DROP_SHELLS, entity=entity, keys=shells)
+    if batch.arrived:
+        run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(batch.arrived))
+    return [Merged(*end, _lacks(batch.states[end[0].key], rules)) for end in batch.ends] + again
+
+
+class _Judged:
+    """Changes judged by the records that are here, whose ``states`` (by key) become what they are after them.
+
+    ``absent``: keys of records that are not here. ``arrived``: those whose owner's part came now. ``touched``: the
+    changes that hold, by key and part. ``ends``: each change with its verdict and the revision that holds it.
+    """
+
+    def __init__(self, changes: Sequence[Change], rules: Rules, states: dict[str, RecordState]) -> None:
+        self.states = states
+        self.arrived: set[str] = set()
+        self.touched: dict[tuple[str, str], Change] = {}
+        self.ends: list[tuple[Change, Verdict, int | None]] = []
+        self._before = {key: state.revision for key, state in states.items()}
+        self.absent = sorted({change.key for change in changes} - states.keys())
+        for key in self.absent:
+            states[key] = RecordState()
+        self._judge(changes, rules)
+
+    @property
+    def changed(self) -> list[str]:
+        """Keys of records that were here and have another revision now, sorted."""
+        return sorted(key for key, revision in self._before.items() if self.states[key].revision != revision)
+
+    def forget(self, keys: set[str]) -> None:
+        """Takes back what was judged of these keys, which were taken for absent."""
+        self.absent = [key for key in self.absent if key not in keys]
+        self.arrived -= keys
+        self.touched = {place: change for place, change in self.touched.items() if change.key not in keys}
+        self.ends = [end for end in self.ends if end[0].key not in keys]
+
+    def _judge(self, changes: Sequence[Change], rules: Rules) -> None:
+        queue = deque(in_order(changes, rules))
+        early: dict[str, list[Change]] = defaultdict(list)
+        while queue:
+            change = queue.popleft()
+            state = self.states[change.key]
+            was_here = rules.owner in state.parts
+            verdict = decide(state, change, rules)
+            if state.parts.get(change.part) is change.stamp:
+                self.touched[change.key, change.part] = change
+            if not was_here and rules.owner in state.parts:
+                self.arrived.add(change.key)
+                queue.extend(early.pop(change.key, ()))
+            if verdict is Verdict.MISSING:
+                early[change.key].append(change)
+                continue
+            holds = verdict in (Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE)
+            self.ends.append((change, verdict, state.revision if holds else None))
+        self.ends += [(change, Verdict.MISSING, None) for waiting in early.values() for change in waiting]
 
 
 def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
@@ -102,15 +153,27 @@ def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
         change.stamp.content_hash))
 
 
-def _lock(connection: Connection, entity: str, keys: list[str]) -> dict[str, _Before]:
-    run(connection, statements.LOCK_SHELLS, entity=entity, keys=keys)
-    before = {
-        row.key: _Before(RecordState(row.revision, row.group_key, row.deleted, row.ready), row.revision)
-        for row in run(connection, statements.LOCK, entity=entity, keys=keys)
-    }
-    for row in run(connection, statements.STAMPS, entity=entity, keys=keys):
-        before[row.key].state.parts[row.part] = Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash))
-    return before
+def _lock(connection: Connection, entity: str, keys: list[str]) -> dict[str, RecordState]:
+    """The records that are here, held until the transaction ends."""
+    present = {row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
+               for row in run(connection, statements.LOCK, entity=entity, keys=keys)}
+    if present:
+        for row in run(connection, statements.STAMPS, entity=entity, keys=sorted(present)):
+            present[row.key].parts[row.part] = Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash))
+    return present
+
+
+def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> set[str]:
+    """Makes the records that are not here; returns the keys of those that another transaction made meanwhile.
+
+    A record of which nothing came is made, too, and dropped again: whoever brings it waits until then, and so learns of
+    the events that wait for it.
+    """
+    if not batch.absent:
+        return set()
+    made = run(connection, statements.INSERT_RECORDS, lane=lane, **_columns(entity, batch, batch.absent))
+    _new_groups(connection, entity, batch, batch.absent)
+    return set(batch.absent) - {row.key for row in made}
 
 
 def _write_parts(connection: Connection, entity: str, changes: Iterable[Change]) -> None:
@@ -131,20 +194,21 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
         )
 
 
-def _write_records(connection: Connection, entity: str, before: dict[str, _Before], lane: int) -> None:
-    rows = [(key, known.state) for key, known in before.items() if known.state.revision != known.revision]
-    if not rows:
-        return
-    run(
-        connection,
-        statements.WRITE_RECORDS,
-        entity=entity,
-        lane=lane,
-        key=[key for key, _ in rows],
-        group_key=[state.group for _, state in rows],
-        revision=[state.revision for _, state in rows],
-        deleted=[state.deleted for _, state in rows],
-        ready=[state.ready for _, state in rows],
-    )
-    groups = sorted({state.group for _, state in rows if state.group})
-    run(connection, statements.NEW_GROUPS, entity=entity, groups=groups)
+def _write_records(connection: Connection, entity: str, batch: _Judged, lane: int) -> None:
+    if keys := batch.changed:
+        run(connection, statements.WRITE_RECORDS, lane=lane, **_columns(entity, batch, keys))
+        _new_groups(connection, entity, batch, keys)
+
+
+def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]:
+    states = [batch.states[key] for key in keys]
+    return {
+        "entity": entity, "key": list(keys), "group_key": [state.group for state in states],
+        "revision": [state.revision for state in states], "deleted": [state.deleted for state in states],
+        "ready": [state.ready for state in states]}
+
+
+def _new_groups(connection: Connection, entity: str, batch: _Judged, keys: Sequence[str]) -> None:
+    groups = sorted({group for key in keys if (group := batch.states[key].group)})
+    if groups:
+        run(connection, statements.NEW_GROUPS, entity=entity, groups=groups)

@@ -25,7 +25,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push import Claim, Pushed, claim, push
+from sync_orchestrator.core.push import Claim, Pushed, claim, next_due, push
 from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
@@ -118,8 +118,9 @@ class _Drain:
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
         finally:
-            with self._context.engine.begin() as connection:
-                run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
+            if self._tokens:
+                with self._context.engine.begin() as connection:
+                    run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
             if self._presence is not None:
                 self._presence.end()
         self.report.seconds = time.monotonic() - self._started
@@ -319,8 +320,8 @@ class _Pusher:
         )
         if claims:
             return state, claims, 0.0
-        row = run(connection, statements.NEXT_DUE, entities=names, group=group)[0]
-        return state, [], _LONGEST_WAIT if row.seconds is None else float(row.seconds)
+        due = next_due(connection, names, group)
+        return state, [], _LONGEST_WAIT if due is None else due
 
     def _ahead(self) -> int:
         """How many records to have claimed: a quarter of a second's worth, so that live changes have their turn."""

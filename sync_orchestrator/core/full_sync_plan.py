@@ -20,7 +20,8 @@ from sync_orchestrator.core.archive import in_order
 from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
-from sync_orchestrator.core.full_sync import Progress, known_groups
+from sync_orchestrator.core.full_sync import known_groups
+from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Found, Item, PartRead

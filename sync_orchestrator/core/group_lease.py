@@ -26,6 +26,7 @@ class GroupLease:
         self.group = group
         self.row = row
         self.token: int = row.lease_token  # type: ignore[attr-defined]
+        self.filled_before: bool = row.first_completed_at is not None  # type: ignore[attr-defined]
         self.seconds = context.config.limits.lease
 
     def fenced(self, connection: Connection, statement: str, **params: object) -> object:

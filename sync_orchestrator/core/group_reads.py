@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import clock, ticket
+from sync_orchestrator.core.archive import ticket_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.ports import PartRead
@@ -42,8 +42,7 @@ class GroupReads:
 
     async def ticket(self) -> int:
         """A number for a read that begins now."""
-        number, self._now = await asyncio.to_thread(
-            in_transaction, self._engine, lambda connection: (ticket(connection), clock(connection)))
+        number, self._now = await asyncio.to_thread(in_transaction, self._engine, ticket_and_clock)
         return number
 
     async def others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:

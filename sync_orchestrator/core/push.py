@@ -99,13 +99,17 @@ def claim(
 ) -> list[Claim]:
     """Leases records that are out of step and due, and announces the intent to push them.
 
-    The caller commits before anything is sent. ``probe`` takes a single record, due or not.
+    The caller commits before anything is sent. ``group``: only those of a business group of the one entity. ``probe``
+    takes a single record, due or not.
     """
     deadline = time.monotonic() + lease / 2
-    rows = run(
-        connection, statements.CLAIM_PROBE if probe else statements.CLAIM, entities=list(entities), group=group,
-        most=most, lease=lease, landing=landing,
-    )
+    if probe:
+        rows = run(connection, statements.CLAIM_ONE, entities=list(entities), group=group, lease=lease, landing=landing)
+    elif group is None:
+        rows = run(connection, statements.CLAIM, entities=list(entities), most=most, lease=lease, landing=landing)
+    else:
+        rows = run(connection, statements.CLAIM_OF_GROUP, entity=entities[0], group=group, most=most, lease=lease,
+                   landing=landing)
     if not rows:
         return []
     parts: dict[tuple[str, str], dict[str, Any]] = {}
@@ -121,6 +125,15 @@ def claim(
         )
         for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
     ]
+
+
+def next_due(connection: Connection, entities: Sequence[str], group: str | None = None) -> float | None:
+    """Seconds until the next record is due for a push; None where none is."""
+    if group is None:
+        rows = run(connection, statements.NEXT_DUE, entities=list(entities))
+    else:
+        rows = run(connection, statements.NEXT_DUE_OF_GROUP, entity=entities[0], group=group)
+    return None if rows[0].seconds is None else float(rows[0].seconds)
 
 
 async def push(entity: EntityContext, claimed: Claim) -> Pushed:

@@ -20,7 +20,8 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator import app
 from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.full_sync import StepReport, full_sync
+from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
 from sync_orchestrator.core.sql import connect
 from sync_orchestrator.core.validation import GroupValidation, validate

@@ -7,10 +7,12 @@ Set-wise writes go in key order, so that two drains with the same keys wait for 
 # statistics lag behind a table that grows it would read all records of the entity rather than look up these.
 OF_KEYS = "(SELECT %(entity)s::text AS entity, key FROM unnest(%(keys)s::text[]) AS key OFFSET 0)"
 
-# A row to lock for every key, also those that are not here yet; it goes again if nothing came of it.
-LOCK_SHELLS = """
-INSERT INTO sync.records (entity, key) SELECT %(entity)s, k FROM unnest(%(keys)s::text[]) k ORDER BY k
-ON CONFLICT DO NOTHING
+# A row for every key that is not here; one of which nothing came goes again.
+INSERT_RECORDS = """
+INSERT INTO sync.records (entity, key, group_key, revision, deleted, ready, lane)
+SELECT %(entity)s, v.*, %(lane)s FROM unnest(
+    %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[]) v
+ON CONFLICT DO NOTHING RETURNING key
 """
 
 LOCK = f"""
@@ -21,6 +23,17 @@ FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) ORDER BY key FOR UPDATE
 # The version guard's side of the parts; their data stays where it is.
 STAMPS = f"""
 SELECT key, part, epoch, version, ticket, content_hash, deleted FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
+"""
+
+# Which of what was read is not here already, told by an earlier read; by its place from 1.
+NOT_HELD = """
+SELECT o.place FROM (
+    SELECT %(entity)s::text AS entity, o.* FROM unnest(
+        %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(content_hash)s::bytea[])
+    WITH ORDINALITY AS o (key, part, epoch, version, content_hash, place) OFFSET 0) o
+LEFT JOIN sync.parts p ON p.entity = o.entity AND p.key = o.key AND p.part = o.part AND p.epoch = o.epoch
+    AND p.version = o.version AND p.content_hash = o.content_hash AND p.ticket > 0
+WHERE p.key IS NULL ORDER BY o.place
 """
 
 DROP_SHELLS = f"""
@@ -59,6 +72,8 @@ SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g ON CONFLICT DO
 TICKET = "SELECT nextval('sync.ticket')"
 
 CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
+
+TICKET_AND_CLOCK = "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
 
 # Which of these groups have had their first full sync; an event of unknown group is covered once all have.
 COVERED = """

@@ -15,7 +15,7 @@ TAKE = """
 UPDATE sync.groups
 SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s)
 WHERE entity = %(entity)s AND group_key = %(group)s AND (lease_until IS NULL OR lease_until < sync.clock())
-RETURNING lease_token, sync_id, sync_phase, sync_cursor, sync_listed,
+RETURNING lease_token, first_completed_at, sync_id, sync_phase, sync_cursor, sync_listed,
           sync_started_at > sync.clock() - interval '1 day' AS recent
 """
 
@@ -59,16 +59,19 @@ ON CONFLICT DO NOTHING RETURNING key
 COUNT_LISTED = "SELECT count(*) AS n FROM sync.full_sync_keys WHERE sync_id = %(sync_id)s AND part = %(part)s"
 
 # Parts of the group's records that their source did not list, unchanged since the listing began. The owner's come
-# first; where the owner does not list a record, its other parts go with it.
+# first; where the owner does not list a record, its other parts go with it. OFFSET 0: statistics lag behind tables that
+# a full sync fills, so the group's records are found first, and their parts by key, whatever they say.
 UNLISTED = """
-SELECT p.part, p.key, p.epoch, p.version FROM sync.records r
+SELECT p.part, p.key, p.epoch, p.version
+FROM (SELECT r.entity, r.key, g.sync_id, g.sync_started_at FROM sync.records r
+      JOIN sync.groups g ON g.entity = %(entity)s AND g.group_key = %(group)s
+      WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted OFFSET 0) r
 JOIN sync.parts p ON p.entity = r.entity AND p.key = r.key AND p.part = ANY(%(parts)s) AND NOT p.deleted
-JOIN sync.groups g ON g.entity = r.entity AND g.group_key = %(group)s
-WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted AND p.changed_at < g.sync_started_at
+WHERE p.changed_at < r.sync_started_at
   AND NOT EXISTS (SELECT FROM sync.full_sync_keys k
-                  WHERE k.sync_id = g.sync_id AND k.part = p.part AND k.key = p.key)
+                  WHERE k.sync_id = r.sync_id AND k.part = p.part AND k.key = p.key)
   AND (p.part = %(owner)s OR EXISTS (SELECT FROM sync.full_sync_keys k
-                                     WHERE k.sync_id = g.sync_id AND k.part = %(owner)s AND k.key = p.key))
+                                     WHERE k.sync_id = r.sync_id AND k.part = %(owner)s AND k.key = p.key))
 ORDER BY p.part <> %(owner)s, p.part, p.key
 """
 
@@ -99,7 +102,9 @@ SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM
 OUTSTANDING = """
 SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE parked IS NOT NULL) AS parked,
        min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE parked IS NULL)::float8 AS next
-FROM sync.records WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
+FROM sync.records
+WHERE entity = %(entity)s AND out_of_step
+  AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
 """
 
 # The events behind records that are tried again.

@@ -1,16 +1,47 @@
 """The statements of pushing: claims, settlements, the breaker, the shared rate."""
 
-# Out-of-step records that are due and that nobody pushes, live changes first. The claim is the announced intent:
-# it is committed before the call, with the place that it goes to. A lease that ran out means a call of unknown outcome.
-CLAIM = """
-WITH due AS (
+# Out-of-step records that are due and that nobody pushes, live changes first.
+_DUE = """
+due AS (
     SELECT entity, key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
-      AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
       AND (lease_until IS NULL OR lease_until < sync.clock())
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
-)
+)"""
+
+# The same of one business group, where a record that leaves it is pushed, too.
+_DUE_OF_GROUP = """
+staying AS (
+    SELECT entity, key FROM sync.records
+    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s AND group_key = %(group)s
+      AND (lease_until IS NULL OR lease_until < sync.clock())
+    ORDER BY lane, due_at LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+), leaving AS (
+    SELECT entity, key FROM sync.records
+    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s
+      AND applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key
+      AND (lease_until IS NULL OR lease_until < sync.clock())
+    ORDER BY lane, due_at LIMIT %(most)s
+    FOR UPDATE SKIP LOCKED
+), due AS (SELECT entity, key FROM staying UNION ALL SELECT entity, key FROM leaving)"""
+
+# While the breaker is open one record is pushed for real, due or not, rather one that has not failed.
+_ONE = """
+due AS (
+    SELECT entity, key FROM sync.records
+    WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+      AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
+      AND (lease_until IS NULL OR lease_until < sync.clock())
+    ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
+             random() LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)"""
+
+# The claim is the announced intent: it is committed before the call, with the place that it goes to. A lease that ran
+# out means a call of unknown outcome.
+_CLAIMED = """
 UPDATE sync.records r
 SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
     intent_at = sync.clock(),
@@ -31,12 +62,9 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
 
-# While the breaker is open one record is pushed for real, rather one that has not failed.
-CLAIM_PROBE = CLAIM.replace(
-    "ORDER BY lane, due_at LIMIT %(most)s",
-    """ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
-             random() LIMIT 1""",
-).replace("AND due_at <= sync.clock()", "")
+CLAIM = f"WITH {_DUE} {_CLAIMED}"
+CLAIM_OF_GROUP = f"WITH {_DUE_OF_GROUP} {_CLAIMED}"
+CLAIM_ONE = f"WITH {_ONE} {_CLAIMED}"
 
 PARTS = """
 SELECT p.entity, p.key, p.part, p.data FROM sync.parts p
@@ -158,11 +186,17 @@ WHERE entity = %(entity)s AND key = %(key)s ORDER BY at
 """
 
 # Seconds until the next record is due for a push; null where none is.
-NEXT_DUE = """
-SELECT EXTRACT(epoch FROM min(greatest(due_at, coalesce(lease_until, due_at))) - sync.clock())::float8 AS seconds
-FROM sync.records
-WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
-  AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
+_SECONDS = "EXTRACT(epoch FROM min(greatest(due_at, coalesce(lease_until, due_at))) - sync.clock())::float8"
+NEXT_DUE = f"""
+SELECT {_SECONDS} AS seconds FROM sync.records WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+"""
+NEXT_DUE_OF_GROUP = f"""
+SELECT least(
+    (SELECT {_SECONDS} FROM sync.records
+     WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND group_key = %(group)s),
+    (SELECT {_SECONDS} FROM sync.records
+     WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND applied_group = %(group)s
+       AND applied_group IS DISTINCT FROM group_key)) AS seconds
 """
 
 UNPARK = """
@@ -181,8 +215,9 @@ RETURNING group_key, applied_group
 # Not those whose payload was refused for good: what would be sent again is the same.
 UNPARK_GROUP = """
 UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
-WHERE entity = %(entity)s AND (group_key = %(group)s OR applied_group = %(group)s) AND out_of_step
-  AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
+WHERE entity = %(entity)s
+  AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
+  AND out_of_step AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
   AND NOT (parked IS NOT NULL AND rejected_digest IS NOT NULL)
   AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING key

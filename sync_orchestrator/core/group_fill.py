@@ -1,0 +1,215 @@
+"""The first half of a full sync: a business group's archive is brought to what its sources say.
+
+The pages are merged one after the other, the next one being read meanwhile; then it is found what the owner no longer
+has. Not here: pushing (``group_push.py``), merging (``archive.py``), what the sources say (``group_reads.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.archive import BACKFILL, merge, without_held
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.errors import DeletionsHeld
+from sync_orchestrator.core.group_lease import GroupLease
+from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
+from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.read_ahead import read_ahead
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.versions import Change, Verdict
+
+_page_read = CrashPoint("full_sync.page_read")
+_before_page_commit = CrashPoint("full_sync.before_page_commit")
+_page_merged = CrashPoint("full_sync.page_merged")
+_before_deletions_commit = CrashPoint("full_sync.before_deletions_commit")
+
+Progress = Callable[[str, int], None]
+"""Called with the phase and how many records it has dealt with."""
+
+
+@dataclass(slots=True)
+class FillReport:
+    """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive.
+
+    ``emptied``: other parts that their sources no longer have. ``unusable``: parts that were passed over, and told of
+    by an alert; ``problems``: what is wrong with the first of them.
+    """
+
+    entity: str
+    group: str
+    listed: int = 0
+    changed: int = 0
+    deleted: int = 0
+    emptied: int = 0
+    moved: int = 0
+    unusable: int = 0
+    problems: list[str] = field(default_factory=list)
+    resumed: bool = False
+
+
+_Page = tuple[Sequence[PartRead], str | None, dict[str, Sequence[PartRead]], int]
+"""The owner's rows, the position behind them, the other parts of the same keys, the ticket of their reading."""
+
+
+class Fill:
+    """Filling one group's archive under its lease; ``merged`` is called after each page that may have brought news."""
+
+    def __init__(self, context: Context, entity: EntityContext, lease: GroupLease, progress: Progress | None,
+                 merged: Callable[[], None] = lambda: None) -> None:
+        self._context = context
+        self._entity = entity
+        self._lease = lease
+        self._progress = progress
+        self._merged = merged
+        self._sync_id = 0
+        self._reads = GroupReads(context.engine, entity, lease.group)
+        self.report = FillReport(entity.name, lease.group, problems=self._reads.problems)
+
+    async def stream(self) -> None:
+        """Streams the owner's pages with the other parts of the same keys, and merges page by page."""
+        cursor = await asyncio.to_thread(in_transaction, self._context.engine, self._begin)
+        async with aclosing(read_ahead(self._pages(cursor))) as pages:  # type: ignore[type-var]
+            async for page in pages:
+                _page_read()
+                known = self.report.changed
+                await asyncio.to_thread(in_transaction, self._context.engine, partial(self._merge_page, page=page))
+                _page_merged()
+                if self.report.changed > known:
+                    self._merged()
+                if self._progress is not None:
+                    self._progress("read", self.report.listed)
+        await self._parts_by_group()
+
+    async def _pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
+        number = await self._reads.ticket()
+        async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
+            async for rows, position in pages:
+                yield rows, position, await self._reads.others(rows), number
+                number = await self._reads.ticket()
+
+    def _begin(self, connection: Connection) -> str | None:
+        self._reads.begin(connection)
+        row = self._lease.row
+        unfinished = row.sync_phase == "list" and row.sync_cursor is not None and row.recent  # type: ignore[attr-defined]
+        if unfinished and self._entity.owner.keyset_listing:
+            self._sync_id = row.sync_id  # type: ignore[attr-defined]
+            self.report.listed = row.sync_listed  # type: ignore[attr-defined]
+            self.report.resumed = True
+            return str(row.sync_cursor)  # type: ignore[attr-defined]
+        self._sync_id = self._lease.fenced(connection, statements.BEGIN).sync_id  # type: ignore[attr-defined]
+        return None
+
+    def _merge_page(self, connection: Connection, *, page: _Page) -> None:
+        rows, position, others, number = page
+        owner = self._entity.rules.owner
+        changes = self._reads.changes(rows, owner, number)
+        for part, found in others.items():
+            changes += self._reads.changes(found, part, number)
+            self._listed(connection, part, found)
+        self._merge(connection, changes)
+        resumable = position is not None and text_problem(position) is None
+        done = self._lease.fenced(
+            connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
+            n=self._listed(connection, owner, rows), lease=self._lease.seconds)
+        self.report.listed = done.sync_listed  # type: ignore[attr-defined]
+        _before_page_commit()
+
+    def _listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
+        """Remembers what a source listed; returns how many keys of it were new."""
+        keys = [row.key for row in rows if text_problem(row.key) is None]
+        return len(run(connection, statements.LISTED, sync_id=self._sync_id, part=part, keys=keys))
+
+    def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
+        news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
+        merged = merge(connection, self._entity.name, news, self._entity.rules, lane=BACKFILL)
+        accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
+        self.report.changed += len(accepted)
+        return len(accepted)
+
+    async def _parts_by_group(self) -> None:
+        """Parts whose source cannot be read by key are listed by group."""
+        for part in self._reads.listed_parts():
+            number = await self._reads.ticket()
+            async with aclosing(self._entity.sources[part].pages(self._lease.group)) as pages:  # type: ignore[type-var]
+                async for rows, _ in pages:
+                    await asyncio.to_thread(in_transaction, self._context.engine,
+                                            partial(self._merge_listed, part=part, rows=rows, number=number))
+                    number = await self._reads.ticket()
+
+    def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
+        self._merge(connection, self._reads.changes(rows, part, number))
+        self._listed(connection, part, rows)
+
+    async def delete(self, allowed: int | None) -> None:
+        """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
+        unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._unlisted)
+        for part, rows in unlisted.items():
+            await self._check_complete(part, len(rows))
+            if held := self._reads.over_cap(part, len(rows), size, allowed):
+                self._hold(held, [row.key for row in rows[:EXAMPLES]])
+        for part, rows in unlisted.items():
+            await self._confirm(part, rows)
+        await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
+
+    def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
+        """What is here and was not listed, by part, the owner's first; and how many records the group has."""
+        self._lease.fenced(connection, statements.PHASE, phase="delete", lease=self._lease.seconds)
+        rows = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
+                   owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
+        size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
+        return {part: list(found) for part, found in groupby(rows, key=lambda row: row.part)}, size
+
+    def _deletions_done(self, connection: Connection) -> None:
+        self.report.unusable = self._reads.unusable
+        run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
+        place = f"{self._entity.name} {self._lease.group}"
+        alerts.resolve(connection, "delete_cap", place)
+        if self.report.unusable:
+            alerts.tell(connection, "unusable", place, f"{place}: its sources have parts that cannot be used",
+                        entity=self._entity.name, examples=self.report.problems)
+        else:
+            alerts.resolve(connection, "unusable", place)
+
+    async def _check_complete(self, part: str, unlisted: int) -> None:
+        if not self._reads.needs_count(part):
+            return
+        with self._context.engine.begin() as connection:
+            listed = run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n
+        if held := await self._reads.incomplete(part, listed, unlisted):
+            self._hold(held, [])
+
+    def _hold(self, reason: str, examples: Sequence[str]) -> None:
+        place = f"{self._entity.name} {self._lease.group}"
+        in_transaction(self._context.engine, lambda connection: alerts.tell(
+            connection, "delete_cap", place, f"{place}: {reason}", entity=self._entity.name, examples=examples))
+        raise DeletionsHeld(f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once "
+                            f"with --allow-deletions")
+
+    async def _confirm(self, part: str, unlisted: Sequence[Any]) -> None:
+        changes, here = await self._reads.confirm(
+            part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id)
+
+        def work(connection: Connection) -> None:
+            self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
+            merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
+            gone = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
+            if part == self._entity.rules.owner:
+                self.report.deleted += gone
+                self.report.moved += here
+            else:
+                self.report.emptied += gone
+            _before_deletions_commit()
+
+        await asyncio.to_thread(in_transaction, self._context.engine, work)

@@ -1,0 +1,132 @@
+"""The second half of a full sync: the third party is brought in step with a business group's archive.
+
+Not here: filling the archive (``group_fill.py``), how records are claimed and pushed (``drain.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.group_lease import GroupLease
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
+
+_NOT_NOW = 0.1
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What pushing a group came to; ``open`` and ``parked`` records are still out of step."""
+
+    entity: str
+    group: str
+    calls: int = 0
+    acknowledged: int = 0
+    open: int = 0
+    parked: int = 0
+    redriven: int = 0
+
+    def add(self, drained: DrainReport) -> None:
+        """Adds what a drain of the group did."""
+        self.calls += drained.calls
+        self.acknowledged += drained.settled.acknowledged
+
+
+class PushBeside:
+    """Pushes what of a group is out of step while more of it is being read; ``wake`` says that there may be some."""
+
+    def __init__(self, context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
+        self._context = context
+        self._report = report
+        self._ends = ends
+        self._progress = progress
+        self._wanted = False
+        self._ending = False
+        self._pushing: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """There may be something to push."""
+        self._wanted = True
+        if self._pushing is None or (self._pushing.done() and self._pushing.exception() is None):
+            self._pushing = asyncio.create_task(self._push())
+
+    async def all_pushed(self) -> None:
+        """Until all that is due is pushed. Raises what pushing raised."""
+        if self._pushing is not None:
+            await self._pushing
+
+    async def break_off(self) -> None:
+        """Lets what is under way come to its end, and begins nothing more."""
+        self._ending = True
+        if self._pushing is not None:
+            with suppress(Exception):  # that for which it is broken off is told
+                await self._pushing
+
+    async def _push(self) -> None:
+        while self._wanted and not self._ending:
+            self._wanted = False
+            await _drain_group(self._context, self._report, self._ends, self._progress, lambda: self._ending)
+
+
+async def push_group(context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
+    """Pushes what of the report's group is out of step, and waits for retries until the loop's time ``ends``."""
+    loop = asyncio.get_running_loop()
+    while (due := await _look(context, report)) is not None and loop.time() + max(0.0, due) < ends:
+        if due > 0:
+            await asyncio.sleep(min(1.0, due))
+            continue
+        called = report.calls
+        await _drain_group(context, report, ends, progress)
+        if report.calls == called:  # it may not be called now, or another drain is at it
+            await asyncio.sleep(_NOT_NOW)
+
+
+async def _look(context: Context, report: StepReport) -> float | None:
+    """What is left, and in how many seconds the next of it is due; None where none is open."""
+    left = (await asyncio.to_thread(in_transaction, context.engine, lambda connection: run(
+        connection, statements.OUTSTANDING, entity=report.entity, group=report.group)))[0]
+    report.open, report.parked = left.open, left.parked
+    return left.next if left.open else None
+
+
+async def _drain_group(
+    context: Context, report: StepReport, ends: float, progress: Progress | None,
+    asked_to_end: Callable[[], bool] = lambda: False,
+) -> None:
+    before = report.acknowledged
+
+    def told(drained: DrainReport) -> None:
+        if progress is not None:
+            progress("push", before + drained.settled.acknowledged)
+
+    left = max(0.0, ends - asyncio.get_running_loop().time())
+    report.add(await drain(context, linger=0, most_seconds=left, progress=told, group=(report.entity, report.group),
+                           asked_to_end=asked_to_end))
+
+
+def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
+    """Marks the group as synced and tries again all that failed: records, their events, events without record.
+
+    Returns how many records and how many events without one are tried again.
+    """
+    run(connection, statements.COMPLETING, entity=lease.entity)
+    lease.fenced(connection, statements.COMPLETE)
+    tried = run(connection, push_statements.UNPARK_GROUP, entity=lease.entity, group=lease.group)
+    if tried:
+        run(connection, statements.REDRIVE_ARCHIVED, entity=lease.entity, keys=sorted(row.key for row in tried))
+    covered = run(connection, statements.ALL_COVERED, entity=lease.entity)[0].covered
+    redriven = run(connection, ledger_statements.COMPENSATE, entity=lease.entity, group=lease.group,
+                   all_covered=covered)
+    if tried or redriven:
+        run(connection, ledger_statements.NOTIFY)
+    return len(tried), len(redriven)

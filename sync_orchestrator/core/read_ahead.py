@@ -1,0 +1,38 @@
+"""Reading ahead: the next item is made ready while the one before is worked on. Not here: what is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
+    """The items in their order. They are made in one task of their own, which is never more than two ahead.
+
+    Raises what making them raises, after the items that came before.
+    """
+    ready: asyncio.Queue[T | None] = asyncio.Queue(1)
+
+    async def make() -> None:
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    await ready.put(item)
+        finally:
+            await ready.put(None)
+
+    making = asyncio.create_task(make())
+    try:
+        while (item := await ready.get()) is not None:
+            yield item
+        await making
+    finally:
+        making.cancel()
+        while not ready.empty():
+            ready.get_nowait()
+        with suppress(asyncio.CancelledError, Exception):
+            await making
