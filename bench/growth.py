@@ -79,7 +79,7 @@ def insert(engine: Engine, versions: Iterator[int]) -> None:
 def claim(engine: Engine, versions: Iterator[int]) -> None:
     """A thousand events, given back."""
     with engine.connect() as connection:
-        rows = run(connection, statements.CLAIM, entities=["product"], most=1000, lease=60)
+        rows = run(connection, statements.TAKE, entities=["product"], most=1000)
         assert len(rows) == 1000
         connection.rollback()
 

@@ -35,7 +35,7 @@ RETRY = 30.0
 LONGEST_REST = 900.0
 LEASE = 60.0
 """So long an alert belongs to its sender."""
-CRASHES = ("events.claimed", "events.before_merge_commit", "events.merged", "drain.pushes_claimed", "push.before_call",
+CRASHES = ("events.taken", "events.before_merge_commit", "events.merged", "drain.pushes_claimed", "push.before_call",
            "drain.before_settle", "drain.before_settle_commit", "drain.settled")
 
 

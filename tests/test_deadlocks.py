@@ -256,8 +256,10 @@ def test_an_event_that_is_judged_while_its_last_group_is_completed_is_not_left_b
 ) -> None:
     filled(world, "A")
     world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
-    events = in_transaction(world.engine, lambda c: run(
-        c, ledger_statements.CLAIM, entities=["item"], most=9, lease=60))
-    batch = _Batch(world.context, world.entity, events)
-    complete(world, threads, "A", meanwhile=lambda connection: batch._merge_told(connection, Settled()))
+
+    def judged(connection: Connection) -> None:
+        events = run(connection, ledger_statements.TAKE, entities=["item"], most=9)
+        _Batch(world.context, world.entity, events, token=1).merge_told(connection, Settled())
+
+    complete(world, threads, "A", meanwhile=judged)
     assert world.states() == {"pending": 1}

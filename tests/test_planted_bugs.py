@@ -114,10 +114,10 @@ def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.Mo
     world.query("CREATE FUNCTION sync.move() RETURNS trigger LANGUAGE plpgsql AS "
                 "$$ BEGIN INSERT INTO sync.cursor VALUES (NEW.seq); RETURN NEW; END $$")
     world.query("CREATE TRIGGER move AFTER UPDATE ON sync.events FOR EACH ROW EXECUTE FUNCTION sync.move()")
-    cursored = ledger_statements.CLAIM.replace(
+    cursored = ledger_statements.TAKE.replace(
         "WHERE revision IS NULL", "WHERE seq > (SELECT coalesce(max(seq), 0) FROM sync.cursor) AND revision IS NULL")
-    assert cursored != ledger_statements.CLAIM
-    monkeypatch.setattr(ledger_statements, "CLAIM", cursored)
+    assert cursored != ledger_statements.TAKE
+    monkeypatch.setattr(ledger_statements, "TAKE", cursored)
     with pytest.raises(AssertionError):
         late_commit_is_seen(world)
 

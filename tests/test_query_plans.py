@@ -27,13 +27,14 @@ SELECT 'shop', 'e' || n, 'item', 'k' || n, 'update', 1, true, 'x', 'notification
 FROM generate_series(1, 50000) n
 """
 HOT: dict[str, tuple[str, dict[str, Any]]] = {
-    "claim of events": (ledger.CLAIM, {"entities": ["item"], "most": 100, "lease": 60}),
+    "taking events": (ledger.TAKE, {"entities": ["item"], "most": 100}),
     "next event": (ledger.NEXT_DUE, {"entities": ["item"]}),
     "oldest due": (ledger.OLDEST_DUE, {}),
     "expired leases": (ledger.RELEASE_EXPIRED, {}),
     "claim of records": (push.CLAIM, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5}),
     "next record": (push.NEXT_DUE, {"entities": ["item"]}),
-    "claim of a group": (push.CLAIM_OF_GROUP, {"entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5}),
+    "claim of a group": (push.CLAIM_OF_GROUP, {
+        "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5}),
     "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wait.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "attempts of a record": (push.ATTEMPTS_OF, {"entity": "item", "key": "k1", "most": 10}),

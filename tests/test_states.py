@@ -212,9 +212,9 @@ def a_drain_ends_before_the_push(world: World) -> None:
 
 
 @shows(LEASED, PENDING)
-def a_drain_dies_after_its_claim(world: World) -> None:
+def a_drain_dies_after_it_has_archived(world: World) -> None:
     world.put("a")
-    assert world.killed(world.drain, "events.claimed", 1)
+    assert world.killed(world.drain, "events.merged", 1)
     world.later(world.config.limits.lease + 1)
     world.drain()
 

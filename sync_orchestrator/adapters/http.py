@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_plus
 
 import aiohttp
 import httpx
+import orjson
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 from tenacity import (
@@ -40,6 +41,7 @@ from sync_orchestrator.core import trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
+from sync_orchestrator.core.mapping import ONLY_JSON
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.templates import TemplateFailed
 
@@ -332,9 +334,19 @@ def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, 
     if request.content == "form":
         return {"headers": headers, "data": content}
     documents = content if request.content == "lines" else [content]
-    lines = [json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False) for document in documents]
-    body = "\n".join(lines) + "\n" if request.content == "lines" else lines[0]
-    return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body.encode()}
+    lines = [_written(document) for document in documents]
+    body = b"\n".join(lines) + b"\n" if request.content == "lines" else lines[0]
+    return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body}
+
+
+def _written(document: Any) -> bytes:
+    try:
+        text = orjson.dumps(document, option=ONLY_JSON)
+        if b"null" not in text:  # as orjson writes numbers that are not finite, too
+            return text
+    except TypeError:
+        pass
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def ways_to_spell(values: Sequence[str]) -> tuple[str, ...]:

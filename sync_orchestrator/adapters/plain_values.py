@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+_PLAIN = frozenset({type(None), str, bool, int, float})
 _MOST_EXACT = 2**53
 _MOST_DIGITS = 400
 
@@ -22,7 +23,7 @@ def as_json(value: Any, zone: tzinfo = UTC) -> Any:
     A decimal is a number where a number holds it exactly, else a text; a time is ISO 8601 in UTC (one that names no
     zone is in ``zone``), a duration is in seconds, bytes are base64, and what else there may be is a text.
     """
-    if value is None or isinstance(value, bool | int | float) or type(value) is str:
+    if type(value) in _PLAIN or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
         return {str(as_json(key, zone)): as_json(item, zone) for key, item in value.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.core.sql import json, one_by_one, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide
@@ -57,6 +57,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
     """
     if not changes:
         return []
+    one_by_one(connection)
     rows = run(
         connection, statements.NOT_HELD, entity=entity,
         key=[change.key for change in changes], part=[change.part for change in changes],
@@ -76,6 +77,7 @@ def merge(
     """
     if not changes:
         return []
+    one_by_one(connection)
     batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes})))
     lost = _insert(connection, entity, batch, lane)
     again = []

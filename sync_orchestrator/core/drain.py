@@ -9,6 +9,7 @@ of drains may run at once, on any machine. Not here: what is done with an event 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -99,7 +100,7 @@ class _Drain:
         self._ended = asyncio.Event()
         self._wakes: dict[str, asyncio.Event] = {}
         self._tokens: set[int] = set()
-        self._claiming = {name: asyncio.Lock() for name in context.entities}
+        self._taking = {name: threading.Lock() for name in context.entities}
         self.news = 0  # how often something came up
         self.report = DrainReport()
 
@@ -204,7 +205,7 @@ class _Drain:
                 await asyncio.to_thread(in_transaction, self._context.engine,
                                         lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
             count, settled = await events.work_off(
-                self._context, limits.batch, self._tokens, entities=[entity], alone=self._claiming[entity])
+                self._context, limits.batch, self._tokens, entities=[entity], alone=self._taking[entity])
             self.report.events += count
             self.report.settled.add(settled)
             self.did(name, count > 0)

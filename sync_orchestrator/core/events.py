@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,14 +27,14 @@ from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.settle import Settled, finish_reached
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.sql import in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
 
-_claimed = CrashPoint("events.claimed")
+_taken = CrashPoint("events.taken")
 _read = CrashPoint("events.read")
 _before_merge_commit = CrashPoint("events.before_merge_commit")
 _merged = CrashPoint("events.merged")
@@ -68,59 +69,74 @@ class _Read:
 
 async def work_off(
     context: Context, most: int, tokens: set[int], *, entities: Sequence[str] | None = None,
-    alone: AbstractAsyncContextManager[Any] | None = None,
+    alone: threading.Lock | None = None,
 ) -> tuple[int, Settled]:
-    """Claims up to ``most`` due events (of some entities only) and settles each as far as the archive decides it.
+    """Takes up to ``most`` due events (of some entities only) and settles each as far as the archive decides it.
 
-    Returns how many were claimed and what was finished. Tokens of leases still held are added to ``tokens``. ``alone``
-    keeps two claims of one drain apart, which would divide what came together between them.
+    What came with its data is archived by the transaction that takes it; the rest is leased, and read from its source.
+    Returns how many were taken and what was finished. Tokens of leases still held are added to ``tokens``. ``alone``
+    keeps two takers of one drain apart, which would divide what came together between them.
     """
-    settings = context.config.limits
-    async with alone or nullcontext():
-        rows = await asyncio.to_thread(
-            in_transaction, context.engine,
-            lambda connection: run(
-                connection, statements.CLAIM, entities=list(entities or context.entities), most=most,
-                lease=settings.lease),
-        )
-    result = Settled()
-    if not rows:
-        return 0, result
-    _claimed()
-    tokens.add(rows[0].lease_token)
-    by_entity: dict[str, list[Any]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.seq):
-        by_entity[row.entity].append(row)
-    for name, events in sorted(by_entity.items()):
-        batch = _Batch(context, context.entities[name], events)
-        await batch.run(result)
-    return len(rows), result
+    names = list(entities or context.entities)
+
+    def work(connection: Connection) -> tuple[int, list[_Batch], Settled]:
+        one_by_one(connection)
+        with alone or nullcontext():
+            rows = run(connection, statements.TAKE, entities=names, most=most)
+        result = Settled()
+        if not rows:
+            return 0, [], result
+        _taken()
+        token = ticket(connection)
+        tokens.add(token)
+        by_entity: dict[str, list[Any]] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: row.seq):
+            by_entity[row.entity].append(row)
+        batches = [_Batch(context, context.entities[name], events, token) for name, events in sorted(by_entity.items())]
+        for batch in batches:
+            batch.merge_told(connection, result)
+        return len(rows), batches, result
+
+    count, batches, result = await asyncio.to_thread(in_transaction, context.engine, work)
+    if batches:
+        _merged()
+    for batch in batches:
+        await batch.read(result)
+    return count, result
 
 
 class _Batch:
-    """The claimed events of one entity."""
+    """The events of one entity that were taken together."""
 
-    def __init__(self, context: Context, entity: EntityContext, events: Sequence[Any]) -> None:
+    def __init__(self, context: Context, entity: EntityContext, events: Sequence[Any], token: int) -> None:
         self._context = context
         self._entity = entity
         self._events = {event.seq: event for event in events}
-        self._token = events[0].lease_token
+        self._token = token
         owner = entity.settings.parts[entity.rules.owner]
         self._group = compiled(owner.group or "@")
         self._lacking: dict[int, tuple[int, frozenset[str]]] = {}
         self._last_resort: set[int] = set()
         self._epochs: dict[str, int] = {}
+        self._to_read: list[Any] = []
 
-    async def run(self, result: Settled) -> None:
-        fates = await asyncio.to_thread(in_transaction, self._context.engine, lambda c: self._merge_told(c, result))
-        _merged()
+    async def read(self, result: Settled) -> None:
+        """Reads from their sources what could not be decided without."""
         for _ in range(_MOST_ROUNDS):
-            if not fates.to_read:
+            if not self._to_read:
                 return
-            reads = await self._ask(fates.to_read)
+            reads = await self._ask(self._to_read)
             _read()
-            fates = await asyncio.to_thread(
+            self._to_read = await asyncio.to_thread(
                 in_transaction, self._context.engine, partial(self._merge_read, reads=reads, result=result))
+
+    def merge_told(self, connection: Connection, result: Settled) -> None:
+        """Merges what the events told, in the transaction that took them, and leases those that are to be read."""
+        fates = self._merge_told(connection, result)
+        self._to_read = fates.to_read
+        if fates.to_read:
+            run(connection, statements.LEASE, token=self._token, lease=self._context.config.limits.lease,
+                seqs=[event.seq for event in fates.to_read])
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
         run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
@@ -139,7 +155,7 @@ class _Batch:
             else:
                 changes.append(told)
         self._judge(connection, changes, fates)
-        self._write(connection, fates, result)
+        self._write(connection, fates, result, held=None)
         return fates
 
     def _ahead(self, part: str, version: int, now: float) -> float:
@@ -244,7 +260,7 @@ class _Batch:
         problem = CallFailed(Failure.PERMANENT, str(unusable[0].problem)) if unusable else None
         return _Read(event, parts, problem, number)
 
-    def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> _Fates:
+    def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> list[Any]:
         run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes: list[Change] = []
@@ -256,8 +272,8 @@ class _Batch:
         covered = self._covered(connection) if missing else {}
         for event in missing:
             self._missing(event, covered, fates)
-        self._write(connection, fates, result)
-        return fates
+        self._write(connection, fates, result, held=self._token)
+        return fates.to_read
 
     def _read_changes(self, read: _Read, fates: _Fates) -> list[Change]:
         event, owner = read.event, self._entity.rules.owner
@@ -304,20 +320,22 @@ class _Batch:
         seq = None if any(seq == event.seq for seq, _ in fates.superseded) else event.seq
         return [Change(event.key, part, "delete", gone, None, None, seq)]
 
-    def _write(self, connection: Connection, fates: _Fates, result: Settled) -> None:
+    def _write(self, connection: Connection, fates: _Fates, result: Settled, *, held: int | None) -> None:
+        """``held``: the token of the events' lease; None in the transaction that took them."""
         name = self._entity.name
         if fates.archived:
-            run(connection, statements.ARCHIVED, token=self._token, seq=[seq for seq, _ in fates.archived],
-                revision=[revision for _, revision in fates.archived])
-            keys = sorted({self._events[seq].key for seq, _ in fates.archived})
-            finish_reached(connection, name, keys, result)
+            reached = run(
+                connection, statements.ARCHIVED, held=held, token=self._token, lease=self._context.config.limits.lease,
+                seq=[seq for seq, _ in fates.archived], revision=[revision for _, revision in fates.archived])
+            if reached:
+                finish_reached(connection, name, sorted(row.key for row in reached), result)
         if fates.superseded:
-            rows = run(connection, statements.SUPERSEDED, token=self._token,
+            rows = run(connection, statements.SUPERSEDED, held=held,
                        seq=[seq for seq, _ in fates.superseded], reason=[reason for _, reason in fates.superseded])
             result.superseded += sum(row.n for row in rows)
         if fates.failed:
             columns = list(zip(*fates.failed, strict=True))
-            rows = run(connection, statements.FAILED, token=self._token,
+            rows = run(connection, statements.FAILED, held=held,
                        **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
                                   map(list, columns), strict=True)))
             result.failed += len(fates.failed)

@@ -25,7 +25,7 @@ from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.read_ahead import read_ahead
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.sql import in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.storable import text_problem
 from sync_orchestrator.core.versions import Change, Verdict
@@ -166,6 +166,7 @@ class Fill:
     def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
         self._lease.fenced(connection, statements.PHASE, phase="delete", lease=self._lease.seconds)
+        one_by_one(connection)
         rows = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
                    owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
         size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]

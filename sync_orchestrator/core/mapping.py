@@ -44,7 +44,7 @@ class Mapping:
 
 def digest(value: Any) -> bytes:
     """16 bytes of BLAKE2b over the canonical JSON of a value: sorted keys, 1.0 and 1 alike."""
-    return hashlib.blake2b(_sorted_json(_plain(value)), digest_size=16).digest()
+    return hashlib.blake2b(_sorted_json(plain(value)), digest_size=16).digest()
 
 
 def canonical(value: Any) -> str:
@@ -52,15 +52,16 @@ def canonical(value: Any) -> str:
 
     Raises ValueError for numbers that are not finite, RecursionError for absurd depth.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-_ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
+"""For orjson: refuse what the standard library refuses."""
 
 
 def _sorted_json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | _ONLY_JSON)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | ONLY_JSON)
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
             "utf-8", "surrogatepass")
@@ -69,7 +70,8 @@ def _sorted_json(value: Any) -> bytes:
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A JSON value with whole numbers as such: 1 for 1.0. Raises ValueError for numbers that are not finite."""
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is not finite")
@@ -77,7 +79,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         if _AS_THEY_ARE.issuperset(map(type, value.values())):
             return value
-        return {key: item if type(item) in _AS_THEY_ARE else _plain(item) for key, item in value.items()}
+        return {key: item if type(item) in _AS_THEY_ARE else plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [item if type(item) in _AS_THEY_ARE else _plain(item) for item in value]
+        return [item if type(item) in _AS_THEY_ARE else plain(item) for item in value]
     return value

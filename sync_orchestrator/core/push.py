@@ -22,7 +22,7 @@ from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
-from sync_orchestrator.core.sql import as_bytes, run
+from sync_orchestrator.core.sql import as_bytes, one_by_one, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.trace import following
 
@@ -103,6 +103,7 @@ def claim(
     takes a single record, due or not.
     """
     deadline = time.monotonic() + lease / 2
+    one_by_one(connection, in_order=True)
     if probe:
         rows = run(connection, statements.CLAIM_ONE, entities=list(entities), group=group, lease=lease, landing=landing)
     elif group is None:
@@ -145,6 +146,8 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
         return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
     attempt = _Attempt(entity, claimed, payload, wanted)
     try:
+        if claimed.trace is None:
+            return await attempt.run()
         with following(claimed.trace, f"push {claimed.entity}", entity=claimed.entity, key=claimed.key):
             return await attempt.run()
     except CallFailed as failure:

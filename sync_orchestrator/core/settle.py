@@ -20,7 +20,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_failure
-from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.core.sql import json, one_by_one, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
@@ -58,6 +58,7 @@ def settle(
 
     A push whose lease has gone to somebody else changes nothing but this: the record is unsettled from here on.
     """
+    one_by_one(connection)
     result = Settled()
     state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))

@@ -5,13 +5,14 @@ Not here: the statements themselves (``statements/``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from json import dumps
+from json import dumps, loads
 from typing import Any, TypeVar
 
 import orjson
 import psycopg.errors
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Jsonb, set_json_loads
 from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -21,6 +22,10 @@ from sync_orchestrator.core.columns import Columns
 T = TypeVar("T")
 
 _STREAMED = 10_000
+_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson would make a float of more than 64 bits
+_AVOIDED = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+_ONE_BY_ONE = "SELECT " + ", ".join(f"set_config('enable_{way}', 'off', true)" for way in _AVOIDED)
+_ONE_BY_ONE_IN_ORDER = f"{_ONE_BY_ONE}, set_config('enable_sort', 'off', true)"
 _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure)
 
 
@@ -34,6 +39,7 @@ def connect(url: str, *, pool: int = 10) -> Engine:
 def _prepare(driver: Any, _: Any) -> None:
     """Plans are made for each execution: one made while a table was small would be kept while it grows."""
     driver.adapters.register_dumper(list, Columns)
+    set_json_loads(_loaded, driver)
     driver.execute("SET plan_cache_mode = force_custom_plan")
     driver.commit()
 
@@ -42,6 +48,15 @@ def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[A
     """Runs one statement with ``%(name)s`` parameters and returns its rows (none for a statement without)."""
     result = connection.exec_driver_sql(statement, params)
     return result.all() if result.returns_rows else ()
+
+
+def one_by_one(connection: Connection, *, in_order: bool = False) -> None:
+    """Has the rest of this transaction find its rows one by one, by indices; ``in_order``: and in their order.
+
+    A queue fills and empties faster than statistics are taken: by these a table that has grown may look empty, and a
+    batch of some hundred keys be joined by reading all of it, or all that is due be sorted for the first of it.
+    """
+    run(connection, _ONE_BY_ONE_IN_ORDER if in_order else _ONE_BY_ONE)
 
 
 def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[list[tuple[Any, ...]]]:
@@ -79,6 +94,11 @@ def _dumped(value: Any) -> str | bytes:
         return orjson.dumps(value)
     except TypeError:  # whole numbers of more than 64 bits
         return dumps(value)
+
+
+def _loaded(text: str | bytes) -> Any:
+    data = text.encode() if isinstance(text, str) else text
+    return loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
 
 
 def lost_to_another(error: BaseException) -> bool:

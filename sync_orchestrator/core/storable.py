@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sync_orchestrator.core.mapping import canonical
+import orjson
+
+from sync_orchestrator.core.mapping import ONLY_JSON, canonical, plain
 from sync_orchestrator.core.ports import PartRead
 
 
@@ -37,14 +39,25 @@ def text_problem(text: str) -> str | None:
 def problem(value: Any) -> str | None:
     """Why a JSON value cannot be stored, or None where it can."""
     try:
-        text = canonical(value)
+        if b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON):
+            return None
+    except TypeError:  # what orjson does not write: lone surrogates, great numbers, great depth
+        return _problem_at_leisure(value)
     except RecursionError:
         return "the JSON is nested too deeply"
     except ValueError:
         return "a number is not finite"
-    if "\\u0000" in text or not text.isprintable():  # cheap, and rarely true
-        return _problem_within(value)
-    return None
+    return _problem_within(value)
+
+
+def _problem_at_leisure(value: Any) -> str | None:
+    try:
+        canonical(value)
+    except RecursionError:
+        return "the JSON is nested too deeply"
+    except ValueError:
+        return "a number is not finite"
+    return _problem_within(value)
 
 
 def _problem_within(value: Any) -> str | None:

@@ -85,21 +85,21 @@ SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted, (SELECT pg_notify('s
 # Work is announced once per commit; a listener that misses it finds the work at its next look.
 NOTIFY = "SELECT pg_notify('sync_work', '')"
 
-# Due events that no drain holds and that are not archived yet, oldest due first.
-CLAIM = """
-WITH due AS (
-    SELECT seq FROM sync.events
-    WHERE revision IS NULL AND state IN ('pending', 'waiting') AND due_at <= sync.clock()
-      AND entity = ANY(%(entities)s)
-    ORDER BY due_at, seq LIMIT %(most)s
-    FOR UPDATE SKIP LOCKED
-), token AS MATERIALIZED (SELECT nextval('sync.ticket') AS token)
-UPDATE sync.events e
-SET state = 'leased', lease_token = token.token, lease_until = sync.clock() + make_interval(secs => %(lease)s)
-FROM due, token WHERE e.seq = due.seq
-RETURNING e.seq, e.source, e.entity, e.key, e.group_key, e.action, e.epoch, e.version, e.thin, e.data,
-          e.content_hash, e.attempts, e.absent_at, e.ask_source, e.awaiting, e.received_at, e.lease_token,
-          EXTRACT(epoch FROM sync.clock())::float8 AS now
+# Due events that no drain holds and that are not archived yet, oldest due first: this transaction's until it ends.
+TAKE = """
+SELECT seq, source, entity, key, group_key, action, epoch, version, thin, data, content_hash, attempts, absent_at,
+       ask_source, awaiting, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
+FROM sync.events
+WHERE revision IS NULL AND state IN ('pending', 'waiting') AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
+ORDER BY due_at, seq LIMIT %(most)s
+FOR UPDATE SKIP LOCKED
+"""
+
+# Those that their source is asked for are held while no transaction is open.
+LEASE = """
+UPDATE sync.events
+SET state = 'leased', lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE seq = ANY(%(seqs)s)
 """
 
 # A drain that died or stopped leaves leases behind; their time over, the events are everybody's again.
@@ -115,18 +115,27 @@ UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL
 WHERE state = 'leased' AND lease_token = ANY(%(tokens)s)
 """
 
+# An event may be settled by the transaction that took it, which has no token, or by the holder of its lease.
+_OURS = "(%(held)s::bigint IS NULL OR e.lease_token = %(held)s::bigint)"
+
 # Archived: the event's fate is its record's from here on, so it takes the revision and the record's present state.
-ARCHIVED = """
-UPDATE sync.events e
-SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
-    state = CASE WHEN r.parked IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
-    due_at = CASE WHEN r.parked IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END
-FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
-WHERE e.seq = v.seq AND e.lease_token = %(token)s AND r.entity = e.entity AND r.key = e.key
+# Tells the keys of records that the third party has already.
+ARCHIVED = f"""
+WITH archived AS (
+    UPDATE sync.events e
+    SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
+        state = CASE WHEN r.parked IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
+        due_at = CASE WHEN r.parked IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END,
+        lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+    FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
+    WHERE e.seq = v.seq AND {_OURS} AND r.entity = e.entity AND r.key = e.key
+    RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step AS reached
+)
+SELECT DISTINCT key FROM archived WHERE reached
 """
 
 # Failed before it was archived: due again later, or dead (due at infinity).
-FAILED = """
+FAILED = f"""
 UPDATE sync.events e
 SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiting,
     absent_at = CASE WHEN v.absent THEN coalesce(e.absent_at, sync.clock()) ELSE e.absent_at END,
@@ -135,7 +144,7 @@ SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiti
 FROM unnest(%(seq)s::bigint[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[], %(error)s::text[],
             %(awaiting)s::text[], %(absent)s::boolean[])
      AS v (seq, state, attempts, wait, error, awaiting, absent)
-WHERE e.seq = v.seq AND e.lease_token = %(token)s
+WHERE e.seq = v.seq AND {_OURS}
 RETURNING e.seq
 """
 
@@ -157,7 +166,7 @@ SUPERSEDED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     USING unnest(%(seq)s::bigint[], %(reason)s::text[]) AS v (seq, reason)
-    WHERE e.seq = v.seq AND e.lease_token = %(token)s
+    WHERE e.seq = v.seq AND {_OURS}
     RETURNING e.*, 'superseded' AS what, v.reason
 {_TO_HISTORY}"""
 

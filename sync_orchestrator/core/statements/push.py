@@ -55,8 +55,9 @@ FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
           r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at,
-          (SELECT e.trace FROM sync.events e WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL
-           ORDER BY e.seq DESC LIMIT 1) AS trace,
+          (SELECT trace FROM (SELECT e.seq, e.trace FROM sync.events e
+                              WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL OFFSET 0) told
+           ORDER BY seq DESC LIMIT 1) AS trace,
           coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
