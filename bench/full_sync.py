@@ -27,9 +27,8 @@ from bench.drain import BULK, CONNECTIONS, bare, stats, third_party
 from bench.table import Line, show
 from bench.third_party import record
 from sync_orchestrator.app import open_context
-from sync_orchestrator.assets.entity import GROUPS_AT_ONCE
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, full_sync
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate

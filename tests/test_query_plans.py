@@ -11,9 +11,10 @@ import pytest
 from conftest import World
 
 from sync_orchestrator.core import wait
-from sync_orchestrator.core.sql import run
-from sync_orchestrator.core.statements import alerts, ledger, push
+from sync_orchestrator.core.sql import one_by_one, run
+from sync_orchestrator.core.statements import alerts, archive, ledger, push
 
+KEYS = [f"k{number}" for number in range(500)]
 RECORDS = """
 INSERT INTO sync.records (entity, key, group_key, revision, applied_revision, ready, applied_digest, applied_at)
 SELECT 'item', 'k' || n, 'G' || mod(n, 500), 1, CASE WHEN mod(n, 1000) = 0 THEN 0 ELSE 1 END, true, 'x', now()
@@ -33,6 +34,8 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "expired leases": (ledger.RELEASE_EXPIRED, {}),
     "claim of records": (push.CLAIM, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5}),
     "next record": (push.NEXT_DUE, {"entities": ["item"]}),
+    "claim in turn": (push.CLAIM_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5,
+                                           "after_entity": "", "after_group": "", "places": 50}),
     "claim of a group": (push.CLAIM_OF_GROUP, {
         "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5}),
     "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
@@ -41,13 +44,56 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "locks of a merge": (archive.LOCK, {"entity": "item", "keys": KEYS}),
+    "stamps of a merge": (archive.STAMPS, {"entity": "item", "keys": KEYS}),
+    "what a read brings": (archive.NOT_HELD, {
+        "entity": "item", "key": KEYS, "part": ["shop"] * 500, "epoch": [0] * 500, "version": [1] * 500,
+        "content_hash": [b"x"] * 500}),
+    "waking": (ledger.WAKE, {"entity": "item", "keys": KEYS}),
+    "archived events": (ledger.ARCHIVED, {
+        "held": None, "token": 1, "lease": 60, "seq": list(range(500)), "revision": [1] * 500}),
+    "finished events": (ledger.REACHED, {"entity": "item", "keys": KEYS}),
+    "locks of a settlement": (push.LOCK, {"entity": ["item"] * 500, "key": KEYS}),
+    "parts of a claim": (push.PARTS, {"entity": ["item"] * 500, "key": KEYS}),
+}
+"""Batches of keys, which are joined with tables that a queue fills and empties."""
+
+
 @pytest.fixture
-def full(world: World) -> World:
+def fresh(world: World) -> World:
+    """Tables that have grown since statistics were taken."""
     with world.engine.begin() as connection:
+        run(connection, "ANALYZE sync.records, sync.events, sync.parts")
         run(connection, RECORDS)
         run(connection, EVENTS)
-        run(connection, "ANALYZE sync.records, sync.events")
     return world
+
+
+@pytest.fixture
+def full(fresh: World) -> World:
+    with fresh.engine.begin() as connection:
+        run(connection, "ANALYZE sync.records, sync.events")
+    return fresh
+
+
+def plan_of(world: World, statement: str, params: dict[str, Any], ordered: bool) -> str:
+    """As the drain has it planned."""
+    with world.engine.connect() as connection:
+        one_by_one(connection, in_order=ordered)
+        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {statement}", **params))
+        connection.rollback()
+    return plan
+
+
+@pytest.mark.parametrize("name", [*BATCHES, *(name for name in HOT if "claim" in name or "taking" in name)])
+def test_without_statistics_rows_are_found_one_by_one_and_in_order(fresh: World, name: str) -> None:
+    statement, params = {**HOT, **BATCHES}[name]
+    plan = plan_of(fresh, statement, params, "claim" in name)
+    for way in ("Seq Scan on records", "Seq Scan on events", "Seq Scan on parts", "Hash Join", "Merge Join", "Bitmap"):
+        assert way not in plan, plan
+    if name in ("claim of records", "claim of a group", "claim in turn", "taking events"):
+        assert "Sort Key: records" not in plan, plan
 
 
 def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -> None:

@@ -17,7 +17,7 @@ from sync_orchestrator.assets.preview import report
 from sync_orchestrator.config import Entity
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncError
-from sync_orchestrator.core.full_sync import bring_in_step, fill, full_sync
+from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
 from sync_orchestrator.core.group_fill import FillReport, Progress
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.retry import after_failure
@@ -27,7 +27,6 @@ from sync_orchestrator.resources.system import System
 T = TypeVar("T")
 
 GROUPS_PER_RUN = 500
-GROUPS_AT_ONCE = 6
 TELL_SECONDS = 5.0
 
 

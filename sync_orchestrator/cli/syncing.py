@@ -5,6 +5,7 @@ Not here: how that is done (``core/drain.py``, ``core/full_sync.py``), what a pl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.drain import DrainReport
 from sync_orchestrator.core.drain import drain as run_drain
 from sync_orchestrator.core.errors import CannotPlan, SyncError
-from sync_orchestrator.core.full_sync import discover_groups, full_sync, known_groups
+from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync, known_groups
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group
 from sync_orchestrator.core.plan_file import Plan, differences, load, save
 from sync_orchestrator.core.sql import run
@@ -157,19 +158,13 @@ async def _sync_groups(
     groups = await discover_groups(context, entity) if chosen is None else chosen
     bar.of(len(groups))
     failures: list[str] = []
-    for name in groups:
-        try:
-            filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
-                                              progress=partial(bar.phase, name))
-        except SyncError as error:
-            failures.append(f"{name}: {error}")
-            bar.done(f"{name}: failed")
-            continue
-        if filled.unusable:
-            failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
-                            + "; ".join(filled.problems[:3]))
-        bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
-                 f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
+    places = asyncio.Semaphore(GROUPS_AT_ONCE)
+
+    async def one(name: str) -> None:
+        async with places:
+            await _sync_group(context, entity, name, allow_deletions, bar, failures)
+
+    await asyncio.gather(*(one(name) for name in groups))
     bar.at("what failed meanwhile")
     await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
     if _left(context, entity.name, chosen[0] if chosen is not None and len(chosen) == 1 else None)[1]:
@@ -177,6 +172,23 @@ async def _sync_groups(
         bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
         await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
     return failures
+
+
+async def _sync_group(
+    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str]
+) -> None:
+    try:
+        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
+                                          progress=partial(bar.phase, name))
+    except SyncError as error:
+        failures.append(f"{name}: {error}")
+        bar.done(f"{name}: failed")
+        return
+    if filled.unusable:
+        failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
+                        + "; ".join(filled.problems[:3]))
+    bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
+             f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
 
 
 def _so_far(report: DrainReport) -> str:

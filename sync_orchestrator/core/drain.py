@@ -26,7 +26,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push import Claim, Pushed, claim, next_due, push
+from sync_orchestrator.core.push import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
 from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
@@ -243,6 +243,8 @@ class _Pusher:
         self._heard = -1  # the news that the last claim knew of
         self._look_at = 0.0
         self._done_before = 0, time.monotonic()
+        self._more = False  # the last claim left some of what is due: the next one takes its records in turn
+        self._turn = FIRST_PLACE
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -314,15 +316,25 @@ class _Pusher:
         if state.wait is not None or not names or (state.probe and under_way):
             return state, [], _LONGEST_WAIT
         group = None if self._group is None else self._group[1]
-        claims = claim(
-            connection, names, most=self._ahead() - len(self._claimed),
-            lease=self._context.config.limits.lease, landing=self._system.landing_seconds, group=group,
-            probe=state.probe,
-        )
+        claims = self._claims_of(connection, names, group, probe=state.probe)
         if claims:
             return state, claims, 0.0
         due = next_due(connection, names, group)
         return state, [], _LONGEST_WAIT if due is None else due
+
+    def _claims_of(self, connection: Connection, names: Sequence[str], group: str | None, *, probe: bool
+                   ) -> list[Claim]:
+        """Where more is due than one claim takes, every second claim takes it in turn, so that nothing starves."""
+        most = max(1, self._ahead() - len(self._claimed))
+        lease, landing = self._context.config.limits.lease, self._system.landing_seconds
+        if self._more and group is None and not probe:
+            self._more = False
+            claims, self._turn = claim_in_turn(
+                connection, names, self._turn, most=most, lease=lease, landing=landing)
+            return claims
+        claims = claim(connection, names, most=most, lease=lease, landing=landing, group=group, probe=probe)
+        self._more = len(claims) >= most
+        return claims
 
     def _ahead(self) -> int:
         """How many records to have claimed: a quarter of a second's worth, so that live changes have their turn."""

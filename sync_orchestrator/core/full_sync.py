@@ -19,6 +19,9 @@ from sync_orchestrator.core.group_push import PushBeside, StepReport, complete, 
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 
+GROUPS_AT_ONCE = 6
+"""So many business groups one process takes through a full sync at once."""
+
 _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
 _completed = CrashPoint("full_sync.completed")

@@ -27,6 +27,12 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.trace import following
 
 T = TypeVar("T")
+Place = tuple[str, str]
+"""An entity and one of its business groups."""
+
+FIRST_PLACE: Place = ("", "")
+
+_PLACES_IN_TURN = 50
 
 _log = logging.getLogger("sync_orchestrator.push")
 
@@ -97,7 +103,7 @@ def claim(
     connection: Connection, entities: Sequence[str], *, most: int, lease: float, landing: float,
     group: str | None = None, probe: bool = False,
 ) -> list[Claim]:
-    """Leases records that are out of step and due, and announces the intent to push them.
+    """Leases records that are out of step and due, live changes first, and announces the intent to push them.
 
     The caller commits before anything is sent. ``group``: only those of a business group of the one entity. ``probe``
     takes a single record, due or not.
@@ -111,6 +117,30 @@ def claim(
     else:
         rows = run(connection, statements.CLAIM_OF_GROUP, entity=entities[0], group=group, most=most, lease=lease,
                    landing=landing)
+    return _claims(connection, rows, deadline)
+
+
+def claim_in_turn(
+    connection: Connection, entities: Sequence[str], after: Place, *, most: int, lease: float, landing: float,
+) -> tuple[list[Claim], Place]:
+    """The same, of some business groups that have work, the first one behind ``after``, and of both lanes alike.
+
+    Returns the last of these groups, too; behind the last one of all it begins anew.
+    """
+    deadline = time.monotonic() + lease / 2
+    one_by_one(connection, in_order=True)
+    rows: Sequence[Any] = ()
+    for entity, group in dict.fromkeys((after, FIRST_PLACE)):
+        rows = rows or run(
+            connection, statements.CLAIM_IN_TURN, entities=list(entities), most=most, lease=lease, landing=landing,
+            after_entity=entity, after_group=group, places=_PLACES_IN_TURN)
+    if not rows:
+        return [], FIRST_PLACE
+    last = max(rows, key=lambda row: row.turn)
+    return _claims(connection, rows, deadline), (last.entity, last.group_key)
+
+
+def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> list[Claim]:
     if not rows:
         return []
     parts: dict[tuple[str, str], dict[str, Any]] = {}

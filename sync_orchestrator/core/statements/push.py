@@ -3,7 +3,7 @@
 # Out-of-step records that are due and that nobody pushes, live changes first.
 _DUE = """
 due AS (
-    SELECT entity, key FROM sync.records
+    SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
       AND (lease_until IS NULL OR lease_until < sync.clock())
     ORDER BY lane, due_at LIMIT %(most)s
@@ -25,12 +25,37 @@ staying AS (
       AND (lease_until IS NULL OR lease_until < sync.clock())
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
-), due AS (SELECT entity, key FROM staying UNION ALL SELECT entity, key FROM leaving)"""
+), due AS (SELECT entity, key, 0 AS turn FROM staying UNION ALL SELECT entity, key, 0 FROM leaving)"""
+
+# The same in turn: some business groups that have work, beginning behind the one that was last, and of each the oldest
+# of either lane. Where more is due than can be pushed, no group and no lane waits for the end of another.
+_PLACE = """
+    SELECT entity, group_key FROM sync.records
+    WHERE out_of_step AND parked IS NULL AND group_key IS NOT NULL AND entity = ANY(%(entities)s)"""
+_OF_PLACE = """
+        SELECT * FROM (
+            SELECT entity, key FROM sync.records
+            WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = p.entity
+              AND group_key = p.group_key AND lane = {lane} AND (lease_until IS NULL OR lease_until < sync.clock())
+            ORDER BY due_at LIMIT (SELECT greatest(1, %(most)s / (2 * count(*))) FROM places)
+            FOR UPDATE SKIP LOCKED) of_lane_{lane}"""
+_DUE_IN_TURN = f"""
+RECURSIVE places AS (
+    SELECT first.*, 1 AS turn FROM ({_PLACE} AND (entity, group_key) > (%(after_entity)s, %(after_group)s)
+    ORDER BY entity, group_key LIMIT 1) first
+    UNION ALL
+    SELECT following.*, p.turn + 1 FROM places p, LATERAL ({_PLACE} AND (entity, group_key) > (p.entity, p.group_key)
+    ORDER BY entity, group_key LIMIT 1) following
+    WHERE p.turn < %(places)s
+), due AS (
+    SELECT chosen.*, p.turn
+    FROM places p, LATERAL ({_OF_PLACE.format(lane=0)} UNION ALL {_OF_PLACE.format(lane=1)}) chosen
+)"""
 
 # While the breaker is open one record is pushed for real, due or not, rather one that has not failed.
 _ONE = """
 due AS (
-    SELECT entity, key FROM sync.records
+    SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
       AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
       AND (lease_until IS NULL OR lease_until < sync.clock())
@@ -54,7 +79,7 @@ SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_inte
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at,
+          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at, due.turn,
           (SELECT trace FROM (SELECT e.seq, e.trace FROM sync.events e
                               WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL OFFSET 0) told
            ORDER BY seq DESC LIMIT 1) AS trace,
@@ -65,6 +90,7 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
 
 CLAIM = f"WITH {_DUE} {_CLAIMED}"
 CLAIM_OF_GROUP = f"WITH {_DUE_OF_GROUP} {_CLAIMED}"
+CLAIM_IN_TURN = f"WITH {_DUE_IN_TURN} {_CLAIMED}"
 CLAIM_ONE = f"WITH {_ONE} {_CLAIMED}"
 
 PARTS = """
