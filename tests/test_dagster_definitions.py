@@ -140,8 +140,8 @@ def test_only_an_interrupted_run_whose_next_goes_on_is_no_alert(job: str, reason
 
 def test_instance_settings_hold_no_password_and_keep_full_syncs_from_filling_the_queue(tmp_path: Path) -> None:
     settings = yaml.safe_load(write_instance(tmp_path / "home").read_text())
-    assert settings["storage"] == {"postgres": {
-        "postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False}}
+    assert settings["storage"]["custom"]["config"] == {
+        "postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False}
     assert settings["telemetry"] == settings["nux"] == {"enabled": False}
     assert settings["concurrency"]["pools"]["default_limit"] < settings["concurrency"]["runs"]["max_concurrent_runs"]
 

@@ -113,6 +113,31 @@ def storage(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             yield instance
 
 
+def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, storage_url: str) -> None:
+    """Also from one instance to the next, as each tick of a sensor makes one."""
+
+    def backends() -> set[int]:
+        with engine.connect() as connection:
+            return set(connection.execute(text(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )).scalars())
+
+    def look(instance: dg.DagsterInstance) -> None:
+        instance.get_runs_count()
+        instance.get_dynamic_partitions("business_group")
+        instance.all_instigator_state()
+
+    engine = connect(storage_url)
+    look(storage)
+    before = backends()
+    for _ in range(5):
+        with dg.DagsterInstance.from_ref(storage.get_ref()) as another:
+            look(another)
+    assert backends() == before
+    assert len(before) <= 2
+    engine.dispose()
+
+
 @pytest.fixture
 def instance(storage: dg.DagsterInstance, storage_url: str) -> Iterator[dg.DagsterInstance]:
     """The instance, emptied after the test."""

@@ -157,7 +157,7 @@ def a_change_is_mirrored(world: World) -> None:
     world.drain()
 
 
-@shows(LEASED, SUPERSEDED)
+@shows(PENDING, SUPERSEDED)
 def an_outdated_change_comes(world: World) -> None:
     world.put("a")
     world.drain()
@@ -173,7 +173,7 @@ def a_source_says_twice_that_it_has_no_such_record(world: World) -> None:
     world.drain()
 
 
-@shows(LEASED, WAITING)
+@shows(PENDING, WAITING)
 def an_update_comes_before_its_create(world: World) -> None:
     world.tell("shop", "a", "update", 7, {"name": "n", "store": "A"})
     world.drain()
@@ -185,7 +185,7 @@ def a_required_part_is_not_here(world: World) -> None:
     world.drain()
 
 
-@shows(LEASED, WAITING)
+@shows(PENDING, WAITING)
 def a_version_lies_in_the_future(world: World) -> None:
     year = 365 * 86_400 * 1_000_000
     [row] = world.query("SELECT (extract(epoch FROM sync.clock()) * 1e6)::bigint AS now")

@@ -8,6 +8,8 @@
                    └── re-drive, compensation: from waiting and dead
                                        discarded ◀──a person, with a reason── dead
 
+What the archive alone decides it decides in the transaction of the claim: from pending straight to where it belongs.
+
 received = pending + leased + waiting + done + superseded + dead + discarded, at all times.
 """
 
@@ -30,7 +32,7 @@ ACTIVE = (State.PENDING, State.LEASED, State.WAITING, State.DEAD)
 FINISHED = (State.DONE, State.SUPERSEDED, State.DISCARDED)
 
 MOVES: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.LEASED, State.WAITING, State.DEAD, State.DONE}),
+    State.PENDING: frozenset({State.LEASED, State.WAITING, State.DEAD, State.DONE, State.SUPERSEDED}),
     State.LEASED: frozenset({State.PENDING, State.WAITING, State.DEAD, State.DONE, State.SUPERSEDED}),
     State.WAITING: frozenset({State.PENDING, State.LEASED, State.DEAD, State.DONE, State.SUPERSEDED}),
     State.DEAD: frozenset({State.PENDING, State.DISCARDED, State.DONE, State.SUPERSEDED}),

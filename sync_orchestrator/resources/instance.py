@@ -25,7 +25,10 @@ _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "fa
 
 _SETTINGS: dict[str, Any] = {
     # Each tick of a sensor opens the storage anew: looking each time whether its tables are there costs more than it.
-    "storage": {"postgres": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False}},
+    "storage": {"custom": {
+        "module": "sync_orchestrator.resources.storage", "class": "KeptConnections",
+        "config": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False},
+    }},
     "run_coordinator": {
         "module": "sync_orchestrator.resources.coordinator", "class": "DrainsAtOnce",
         "config": {"dequeue_interval_seconds": 5},
