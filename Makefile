@@ -27,15 +27,18 @@ test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Serve
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
-bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; about ten minutes); ARGS=--quick: about four
+bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
+	$(BIN)/python -m bench.full_sync $(ARGS)
 	$(BIN)/python -m bench.audit $(ARGS)
 	$(BIN)/python -m bench.growth $(ARGS)
 	$(BIN)/python -m bench.peers $(ARGS)
+	$(BIN)/python -m bench.summary
 
-bench-long: .venv/dev  ## the audit and the ledger of millions, an hour of idling
+bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of idling
+	$(BIN)/python -m bench.full_sync --long
 	$(BIN)/python -m bench.audit --long
 	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long

@@ -34,8 +34,8 @@ class Line:
     note: str = ""
 
 
-def show(title: str, lines: list[Line]) -> None:
-    """Prints a table and writes ``results/<title>.json`` and ``.svg``."""
+def printed(title: str, lines: list[Line]) -> None:
+    """Prints a table, and the notes below it."""
     table = Table(title=title)
     for name in ("what", "value", "beside", "ratio", "to reach", ""):
         table.add_column(name, justify="right" if name in ("value", "ratio") else "left")
@@ -49,6 +49,11 @@ def show(title: str, lines: list[Line]) -> None:
     console.print(table)
     for number, note in enumerate(notes, 1):
         console.print(f"({number}) {note}", highlight=False)
+
+
+def show(title: str, lines: list[Line]) -> None:
+    """The same, and writes ``results/<title>.json`` and ``.svg``."""
+    printed(title, lines)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{title}.json").write_text(json.dumps({
         "at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": psutil.cpu_count(),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 
@@ -32,7 +33,7 @@ from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.versions import Change, Stamp
+from sync_orchestrator.core.versions import Change, Stamp, Verdict
 
 PID = "SELECT pg_backend_pid()"
 BLOCKED = "SELECT cardinality(pg_blocking_pids(%(pid)s)) > 0"
@@ -196,6 +197,32 @@ def test_two_settlements_of_the_same_keys_wait_for_each_other(world: World, thre
     meet(world.engine, threads, lock_the_middle, settling(world, ends), settling(world, ends[::-1]))
     rows = world.query("SELECT key, applied_revision, lease_token FROM sync.records ORDER BY key")
     assert [tuple(row) for row in rows] == [(key, 1, None) for key in KEYS]
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 2), (2, 1)])
+def test_two_merges_that_make_the_same_records_leave_the_newer_of_each(
+    world: World, threads: ThreadPoolExecutor, first: int, second: int
+) -> None:
+    """The second takes them for absent, waits for the first, and judges again by what that has made."""
+    meet(world.engine, threads, merging(world, ["a", "m"], first), merging(world, KEYS, second))
+    rows = world.query("SELECT r.key, r.revision, p.version FROM sync.records r JOIN sync.parts p USING (entity, key) "
+                       "ORDER BY r.key")
+    of_both = [("a", 2, 2), ("m", 2, 2)] if first < second else [("a", 1, 2), ("m", 1, 2)]
+    assert [tuple(row) for row in rows] == [*of_both, ("z", 1, second)]
+
+
+def test_an_update_that_misses_its_record_holds_up_whoever_makes_it(
+    world: World, threads: ThreadPoolExecutor
+) -> None:
+    """So the one that makes it learns of the event that waits for it."""
+
+    def missed(connection: Connection) -> None:
+        change = replace(changes(["m"], 5)[0], action="update")
+        [end] = merge(connection, "item", [change], world.entity.rules)
+        assert end.verdict is Verdict.MISSING
+
+    meet(world.engine, threads, missed, merging(world, ["m"], 1))
+    assert [tuple(row) for row in world.query("SELECT key, revision FROM sync.records")] == [("m", 1)]
 
 
 @pytest.mark.parametrize("first", ["claims given back", "merge"])

@@ -10,8 +10,11 @@ from conftest import World
 from fakes import answer
 
 from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, Failure
+from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.records import refresh
+from sync_orchestrator.core.sql import run
 
 
 def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
@@ -35,6 +38,82 @@ def test_a_second_one_of_unchanged_data_pushes_and_writes_nothing(world: World) 
     assert report.calls == 0
     assert sum(world.erp.calls.values()) == 0
     assert world.query("SELECT sum(revision) AS n FROM sync.records")[0].n == before
+
+
+def test_pushes_a_page_while_the_next_is_being_read(world: World) -> None:
+    """The listing's second page waits until the first one's records are being pushed."""
+    fill(world, 250)
+    pages, pushed = world.shop.pages, told_of_pushes(world)
+
+    def waiting(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
+        async def stream():  # type: ignore[no-untyped-def]
+            async for page in pages(group, after):
+                yield page
+                await pushed.wait()
+        return stream()
+
+    world.shop.pages = waiting  # type: ignore[method-assign]
+    report = asyncio.run(asyncio.wait_for(in_time(world), 60))
+    assert report.acknowledged == 250
+    assert world.mirrored() == world.truth()
+
+
+async def in_time(world: World) -> StepReport:
+    return (await full_sync(world.context, world.entity, "A", patience=30))[1]
+
+
+def told_of_pushes(world: World) -> asyncio.Event:
+    """Is set once a push is under way."""
+    pushed = asyncio.Event()
+
+    def note(verb: str, key: str) -> None:
+        pushed.set()
+
+    world.erp.before = note
+    return pushed
+
+
+def test_a_listing_that_breaks_off_leaves_nothing_half_pushed(world: World) -> None:
+    fill(world, 250)
+    pages, pushed = world.shop.pages, told_of_pushes(world)
+
+    def broken(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
+        async def stream():  # type: ignore[no-untyped-def]
+            async for page in pages(group, after):
+                yield page
+                await pushed.wait()
+                raise CallFailed(Failure.TRANSIENT, "gone")
+        return stream()
+
+    world.shop.pages = broken  # type: ignore[method-assign]
+    with pytest.raises(CallFailed, match="gone"):
+        world.full_sync()
+    [row] = world.query("SELECT count(*) AS n, count(lease_token) AS leased, "
+                        "count(*) FILTER (WHERE out_of_step) AS left FROM sync.records")
+    assert (row.n, row.leased) == (100, 0)
+    assert len(world.erp.store) == row.n - row.left > 0
+    assert [row.lease_token for row in world.query("SELECT lease_token FROM sync.groups")] == [None]
+
+
+def test_what_is_archived_already_is_not_even_locked(world: World) -> None:
+    fill(world, 50)
+    world.full_sync(patience=60)
+    with world.engine.connect() as other:
+        run(other, "SELECT FROM sync.records FOR UPDATE")
+        report = asyncio.run(asyncio.wait_for(full_sync(world.context, world.entity, "A"), 30))
+        other.rollback()
+    assert (report[0].listed, report[0].changed) == (50, 0)
+
+
+def test_what_events_told_is_confirmed_by_a_read(world: World) -> None:
+    """From then on later events of the same version do not overrule it: the read's ticket is kept."""
+    fill(world, 1)
+    world.full_sync()
+    world.put("k000", name="told")
+    world.drain()
+    assert world.query("SELECT ticket FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].ticket == 0
+    world.full_sync()
+    assert world.query("SELECT ticket FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].ticket > 0
 
 
 def test_finds_what_the_owner_no_longer_has(world: World) -> None:
