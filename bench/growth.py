@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from bench.drain import change
 from bench.table import Line, show
 from sync_orchestrator.core.ledger import record
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.sql import connect, one_by_one, run
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.status import status
 from sync_orchestrator.database import embedded
@@ -79,6 +79,7 @@ def insert(engine: Engine, versions: Iterator[int]) -> None:
 def claim(engine: Engine, versions: Iterator[int]) -> None:
     """A thousand events, given back."""
     with engine.connect() as connection:
+        one_by_one(connection)
         rows = run(connection, statements.TAKE, entities=["product"], most=1000)
         assert len(rows) == 1000
         connection.rollback()

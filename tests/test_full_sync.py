@@ -73,6 +73,23 @@ def told_of_pushes(world: World) -> asyncio.Event:
     return pushed
 
 
+def test_patience_begins_when_all_is_read(world: World) -> None:
+    """However long the reading takes, it is pushed beside it and after it."""
+    fill(world, 250)
+    pages = world.shop.pages
+
+    def slow(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
+        async def stream():  # type: ignore[no-untyped-def]
+            async for page in pages(group, after):
+                await asyncio.sleep(0.2)
+                yield page
+        return stream()
+
+    world.shop.pages = slow  # type: ignore[method-assign]
+    assert world.full_sync(patience=0.3).open == 0
+    assert world.mirrored() == world.truth()
+
+
 def test_a_listing_that_breaks_off_leaves_nothing_half_pushed(world: World) -> None:
     fill(world, 250)
     pages, pushed = world.shop.pages, told_of_pushes(world)

@@ -71,7 +71,7 @@ async def bring_in_step(
     """
     report = StepReport(entity.name, group)
     async with leased(context, entity.name, group) as lease:
-        await _bring_in_step(context, lease, report, _ends(context, patience), progress)
+        await _bring_in_step(context, lease, report, patience, progress)
     return report
 
 
@@ -85,9 +85,8 @@ async def full_sync(
     Calls ``filled`` as soon as the archive is. Raises GroupBusy, DeletionsHeld, CallFailed.
     """
     report = StepReport(entity.name, group)
-    ends = _ends(context, patience)
     async with leased(context, entity.name, group) as lease:
-        beside = PushBeside(context, report, ends, progress)
+        beside = PushBeside(context, report, progress)
         work = Fill(context, entity, lease, progress, beside.wake)
         try:
             await work.stream()
@@ -98,13 +97,14 @@ async def full_sync(
         _filled()
         filled(work.report)
         await beside.all_pushed()
-        await _bring_in_step(context, lease, report, ends, progress)
+        await _bring_in_step(context, lease, report, patience, progress)
     return work.report, report
 
 
 async def _bring_in_step(
-    context: Context, lease: GroupLease, report: StepReport, ends: float, progress: Progress | None
+    context: Context, lease: GroupLease, report: StepReport, patience: float | None, progress: Progress | None
 ) -> None:
+    ends = asyncio.get_running_loop().time() + (context.config.limits.drain_seconds if patience is None else patience)
     await lease.phase("push")
     await push_group(context, report, ends, progress)
     _pushed()
@@ -112,8 +112,3 @@ async def _bring_in_step(
     _completed()
     if tried:
         await push_group(context, report, ends, progress)
-
-
-def _ends(context: Context, patience: float | None) -> float:
-    return asyncio.get_running_loop().time() + (
-        context.config.limits.drain_seconds if patience is None else patience)

@@ -45,10 +45,9 @@ class StepReport:
 class PushBeside:
     """Pushes what of a group is out of step while more of it is being read; ``wake`` says that there may be some."""
 
-    def __init__(self, context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
+    def __init__(self, context: Context, report: StepReport, progress: Progress | None) -> None:
         self._context = context
         self._report = report
-        self._ends = ends
         self._progress = progress
         self._wanted = False
         self._ending = False
@@ -75,7 +74,7 @@ class PushBeside:
     async def _push(self) -> None:
         while self._wanted and not self._ending:
             self._wanted = False
-            await _drain_group(self._context, self._report, self._ends, self._progress, lambda: self._ending)
+            await _drain_group(self._context, self._report, None, self._progress, lambda: self._ending)
 
 
 async def push_group(context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
@@ -100,7 +99,7 @@ async def _look(context: Context, report: StepReport) -> float | None:
 
 
 async def _drain_group(
-    context: Context, report: StepReport, ends: float, progress: Progress | None,
+    context: Context, report: StepReport, ends: float | None, progress: Progress | None,
     asked_to_end: Callable[[], bool] = lambda: False,
 ) -> None:
     before = report.acknowledged
@@ -109,7 +108,7 @@ async def _drain_group(
         if progress is not None:
             progress("push", before + drained.settled.acknowledged)
 
-    left = max(0.0, ends - asyncio.get_running_loop().time())
+    left = None if ends is None else max(0.0, ends - asyncio.get_running_loop().time())
     report.add(await drain(context, linger=0, most_seconds=left, progress=told, group=(report.entity, report.group),
                            asked_to_end=asked_to_end))
 
