@@ -14,7 +14,7 @@ from conftest import World
 from sync_orchestrator.core import drain as draining
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
-from sync_orchestrator.core.full_sync import fill
+from sync_orchestrator.core.full_sync import fill, full_sync
 from sync_orchestrator.core.push import Claim
 
 CROWD = 300
@@ -88,6 +88,38 @@ def test_live_changes_come_before_a_backfill(order: tuple[World, list[str]]) -> 
     live(world, "few", 5)
     at_once(world, 1)
     assert ended(pushed, "few") < 5 + 2 * 8
+
+
+def test_a_live_change_is_pushed_in_the_midst_of_a_full_sync(order: tuple[World, list[str]]) -> None:
+    """The third party takes two calls at once, from the full sync and from the drain alike."""
+    world, pushed = order
+    for number in range(CROWD):
+        world.put(f"crowd{number:03}", group="crowd", tell=False)
+    room, begun, arrived, over = asyncio.Semaphore(2), asyncio.Event(), asyncio.Event(), False
+
+    async def gate(verb: str, key: str) -> None:
+        async with room:
+            await asyncio.sleep(0.002)
+            (arrived if key.startswith("few") else begun).set()
+
+    world.erp.gate = gate
+
+    async def scene() -> int:
+        nonlocal over
+        syncing = asyncio.create_task(full_sync(world.context, world.entity, "crowd", patience=60))
+        draining = asyncio.create_task(drain(world.context, linger=60, most_seconds=60, asked_to_end=lambda: over))
+        await begun.wait()
+        world.put("few000", group="few")
+        before = len(pushed)
+        await arrived.wait()
+        meanwhile = len(pushed) - before
+        await syncing
+        over = True
+        await draining
+        return meanwhile
+
+    assert asyncio.run(asyncio.wait_for(scene(), 120)) < CROWD / 2
+    assert world.mirrored() == world.truth()
 
 
 def test_of_many_groups_each_has_its_turn(order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
-    """The items in their order. They are made in one task of their own, which is never more than two ahead.
+    """The items in their order. They are made in one task of their own, which is never more than one ahead.
 
     Raises what making them raises, after the items that came before.
     """
@@ -22,12 +22,14 @@ async def read_ahead(items: AsyncGenerator[T, None]) -> AsyncIterator[T]:
             async with aclosing(items):
                 async for item in items:
                     await ready.put(item)
+                    await ready.join()
         finally:
             await ready.put(None)
 
     making = asyncio.create_task(make())
     try:
         while (item := await ready.get()) is not None:
+            ready.task_done()
             yield item
         await making
     finally:
