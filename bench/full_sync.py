@@ -147,7 +147,9 @@ def lines(url: str, records: int) -> Iterator[Line]:
         slower, what = min((reading, "reading"), (pushing, "pushing"))
         rate = records / first["seconds"]
         yield Line(f"full sync of {records:,} records", rate, "/s", f"bare {what}: {slower:,.0f} /s", rate / slower,
-                   "0.70", rate / slower >= 0.7)
+                   "0.70", rate / slower >= 0.7,
+                   note="Each record is archived, claimed, mapped and acknowledged by itself: about 115 us of Python "
+                        "and 100 us of Postgres on two cores; to read a row, or to send one of 500, costs 2 us.")
         ratio = first["megabytes"] / small["megabytes"]
         yield Line("its memory", first["megabytes"], "MB", f"{few:,}: {small['megabytes']:.0f} MB", ratio, "1.20",
                    ratio <= 1.2)
