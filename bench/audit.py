@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from bench.drain import stats
+from bench.memory import peak_megabytes
 from bench.peers.environments import told_by
 from bench.serving import free_port, served
 from bench.table import Line, show
@@ -135,7 +135,7 @@ def look(url: str, port: int, how: str) -> dict[str, Any]:
     began = time.monotonic()
     verdicts = {verdict for _, verdict in perform_each(context, range(GROUPS), work, AT_ONCE)}
     assert verdicts == {"in_step"}, verdicts
-    return {"seconds": time.monotonic() - began, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": time.monotonic() - began, "megabytes": peak_megabytes()}
 
 
 def looked(url: str, port: int, how: str) -> dict[str, Any]:
