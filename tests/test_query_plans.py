@@ -12,7 +12,7 @@ from conftest import World
 
 from sync_orchestrator.core import wait
 from sync_orchestrator.core.sql import one_by_one, run
-from sync_orchestrator.core.statements import alerts, archive, ledger, push
+from sync_orchestrator.core.statements import alerts, archive, full_sync, ledger, push
 
 KEYS = [f"k{number}" for number in range(500)]
 RECORDS = """
@@ -111,3 +111,16 @@ def test_the_round_of_every_minute_reads_no_record_that_is_in_step(full: World) 
     with full.engine.begin() as connection:
         plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {alerts.LONG_REFERRING}", after=60))
     assert "Seq Scan on records" not in plan
+
+
+def test_what_was_not_listed_is_looked_up_by_key(fresh: World) -> None:
+    with fresh.engine.begin() as connection:
+        run(connection, "INSERT INTO sync.groups (entity, group_key, sync_id, sync_started_at) "
+                        "VALUES ('item', 'G0', 7, now())")
+        run(connection, "INSERT INTO sync.full_sync_keys (sync_id, part, key) "
+                        "SELECT 7, 'shop', 'k' || n FROM generate_series(1, 20000) n")
+    plan = plan_of(fresh, full_sync.UNLISTED, {
+        "entity": "item", "group": "G0", "parts": ["shop", "stock"], "owner": "shop"}, ordered=False)
+    assert plan.count("(key = p.key)") == 2, plan
+    assert plan.count("(key = r.key)") == 1, plan
+    assert "Materialize" not in plan
