@@ -36,11 +36,11 @@ INSERT INTO sync.event_history (seq, source, event_id, entity, key, group_key, a
                                 origin, conflicting, received_at, attempts, revision, state)
 SELECT -n, 'shop', 'old-' || n, 'product', 'k' || mod(n, %(records)s), 'store 1', 'update', 0, n, false,
        '{"name": "a lamp that stands on a table", "price": 12.5}', 'notification', false, now(), 0, 1, 'done'
-FROM generate_series(%(first)s, %(last)s) n
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) n
 """
 _IDS = """
 INSERT INTO sync.event_ids (source, event_id, content_hash)
-SELECT 'shop', 'old-' || n, decode(md5(n::text), 'hex') FROM generate_series(%(first)s, %(last)s) n
+SELECT 'shop', 'old-' || n, decode(md5(n::text), 'hex') FROM generate_series(%(first)s::bigint, %(last)s::bigint) n
 """
 _RECORDS = """
 INSERT INTO sync.records (entity, key, group_key, revision, ready, applied_revision, applied_digest, applied_group,
