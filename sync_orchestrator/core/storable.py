@@ -39,10 +39,8 @@ def text_problem(text: str) -> str | None:
 def problem(value: Any) -> str | None:
     """Why a JSON value cannot be stored, or None where it can."""
     try:
-        if b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON):
+        if _holds_no_odd_text(value):
             return None
-    except TypeError:  # what orjson does not write: lone surrogates, great numbers, great depth
-        return _problem_at_leisure(value)
     except RecursionError:
         return "the JSON is nested too deeply"
     except ValueError:
@@ -50,14 +48,13 @@ def problem(value: Any) -> str | None:
     return _problem_within(value)
 
 
-def _problem_at_leisure(value: Any) -> str | None:
+def _holds_no_odd_text(value: Any) -> bool:
+    """Cheap, and mostly true; where it is not, its texts have to be looked at. Raises RecursionError, ValueError."""
     try:
+        return b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON)
+    except TypeError:  # what orjson does not write: lone surrogates, great numbers, great depth
         canonical(value)
-    except RecursionError:
-        return "the JSON is nested too deeply"
-    except ValueError:
-        return "a number is not finite"
-    return _problem_within(value)
+        return False
 
 
 def _problem_within(value: Any) -> str | None:
