@@ -11,10 +11,8 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,7 +24,7 @@ from sqlalchemy.engine import make_url
 from bench.drain import stats
 from bench.memory import peak_megabytes
 from bench.peers.environments import told_by
-from bench.serving import free_port, served
+from bench.serving import database, free_port, served
 from bench.table import Line, show
 from bench.third_party import record
 from sync_orchestrator.adapters.wire import Transport
@@ -35,8 +33,6 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.validation import validate
-from sync_orchestrator.database import embedded
-from sync_orchestrator.database.migrate import migrate
 from sync_orchestrator.performing import perform_each
 
 GROUPS = 100
@@ -196,16 +192,8 @@ def main() -> None:
         url, port, how = words.look
         print(json.dumps(look(url, int(port), how)))
         return
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "postgres"
-        url = embedded.start(folder)
-        try:
-            engine = connect(url)
-            migrate(engine)
-            engine.dispose()
-            show("audit", list(lines(url, 100_000 if words.quick else 4_000_000 if words.long else 1_000_000)))
-        finally:
-            embedded.stop(folder)
+    with database() as url:
+        show("audit", list(lines(url, 100_000 if words.quick else 4_000_000 if words.long else 1_000_000)))
 
 
 if __name__ == "__main__":

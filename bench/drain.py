@@ -9,17 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import uvloop
 
-from bench.serving import free_port, served
+from bench.serving import database, free_port, served
 from bench.table import Line, show
 from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
@@ -27,8 +25,6 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
 from sync_orchestrator.core.sql import connect, run
-from sync_orchestrator.database import embedded
-from sync_orchestrator.database.migrate import migrate
 from sync_orchestrator.performing import perform
 
 CONNECTIONS = 32
@@ -167,16 +163,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "postgres"
-        url = embedded.start(folder)
-        try:
-            engine = connect(url)
-            migrate(engine)
-            engine.dispose()
-            show("drain", list(lines(url, 0.2 if quick else 1.0)))
-        finally:
-            embedded.stop(folder)
+    with database() as url:
+        show("drain", list(lines(url, 0.2 if quick else 1.0)))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -24,14 +22,13 @@ from sqlalchemy.engine import make_url
 
 from bench.drain import BULK, CONNECTIONS, bare, stats, third_party
 from bench.memory import peak_megabytes
+from bench.serving import database
 from bench.table import Line, show
 from bench.third_party import record
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, full_sync
 from sync_orchestrator.core.sql import connect, run
-from sync_orchestrator.database import embedded
-from sync_orchestrator.database.migrate import migrate
 from sync_orchestrator.performing import perform_each
 
 GROUPS = 100
@@ -180,16 +177,8 @@ def main() -> None:
         url, shop, port = words.sync
         print(json.dumps(sync(url, shop, int(port))))
         return
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
-        folder = Path(place) / "postgres"
-        url = embedded.start(folder)
-        try:
-            engine = connect(url)
-            migrate(engine)
-            engine.dispose()
-            show("full sync", list(lines(url, 20_000 if words.quick else 1_000_000 if words.long else 200_000)))
-        finally:
-            embedded.stop(folder)
+    with database() as url:
+        show("full sync", list(lines(url, 20_000 if words.quick else 1_000_000 if words.long else 200_000)))
 
 
 if __name__ == "__main__":

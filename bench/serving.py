@@ -6,11 +6,32 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+
+from sync_orchestrator.core.sql import connect
+from sync_orchestrator.database import embedded
+from sync_orchestrator.database.migrate import migrate
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """A migrated database on an embedded server of its own, until the end of the block; its URL."""
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
+        folder = Path(place) / "postgres"
+        url = embedded.start(folder)
+        try:
+            engine = connect(url)
+            migrate(engine)
+            engine.dispose()
+            yield url
+        finally:
+            embedded.stop(folder)
 
 
 @contextmanager
