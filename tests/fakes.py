@@ -12,7 +12,7 @@ from typing import Any
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.ports import Found, Item, PartRead, Traits
+from sync_orchestrator.core.ports import Found, Item, PartRead, Traits, Ungrouped
 
 
 class FakeSource:
@@ -77,6 +77,9 @@ class FakeSource:
 
     async def groups(self) -> list[str] | None:
         return sorted({row.group for row in self.rows.values() if row.group})
+
+    async def ungrouped(self) -> Ungrouped | None:
+        return None
 
     async def close(self) -> None:
         return None

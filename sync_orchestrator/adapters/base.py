@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rows import Rows
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
-from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits
+from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits, Ungrouped
 
 _READS_AT_ONCE = 8
 
@@ -70,6 +70,10 @@ class Source(ABC):
 
     async def groups(self) -> list[str] | None:
         """The business groups that exist, or None where the source cannot say."""
+        return None
+
+    async def ungrouped(self) -> Ungrouped | None:
+        """The rows that name no business group, or None where the source cannot say."""
         return None
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from sync_orchestrator.adapters.http import Room
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.mapping import canonical
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
 
 T = TypeVar("T")
 Problem = Callable[[Any], str | None]
@@ -219,6 +219,9 @@ class GuardedSource:
     async def groups(self) -> list[str] | None:
         return await self._guard.call("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
 
+    async def ungrouped(self) -> Ungrouped | None:
+        return await self._guard.call("ungrouped", self._adapter.ungrouped, _or_none(_no_ungrouped))
+
     async def close(self) -> None:
         await _closed(self._adapter)
         await self._close()
@@ -254,6 +257,10 @@ def _no_id(came: Any) -> str | None:
 
 def _no_count(came: Any) -> str | None:
     return None if type(came) is int and came >= 0 else f"returned {_called(came)}, not a whole number"
+
+
+def _no_ungrouped(came: Any) -> str | None:
+    return None if isinstance(came, Ungrouped) else f"returned {_called(came)}, not an Ungrouped"
 
 
 def _no_found(came: Any) -> str | None:

@@ -14,7 +14,7 @@ from sync_orchestrator.config import Listing, Part
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
-from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.ports import PartRead, Ungrouped
 
 
 class RestSource:
@@ -130,6 +130,10 @@ class RestSource:
             return None
         found = await get_list(self._http, self._part.groups, {})
         return [text for item in found if (text := group_text(item)) is not None]
+
+    async def ungrouped(self) -> Ungrouped | None:
+        """None: an API that lists by group does not show them."""
+        return None
 
     async def close(self) -> None:
         await self._http.close()

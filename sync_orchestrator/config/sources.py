@@ -67,7 +67,7 @@ class ClassSystem(Notifying, Http):
     """``module:Class``, a subclass of ``adapters.base.SourceAdapter``."""
     settings: dict[str, Any] = Field(default={}, repr=False)
     """What it is given."""
-    base_url: str = Field(default="", pattern=r"^https?://")
+    base_url: str = Field(default="", pattern=r"^https?://", validate_default=False)
     """The address that all paths stand below, where it calls an API over HTTP."""
     timeout: Seconds = 10
     """The deadline of one call; the class is given up where a method, or a page, takes twice as long."""

@@ -51,7 +51,7 @@ class ThirdPartySystem(Http):
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["base_url"]}, {"required": ["adapter"]}]})
 
-    base_url: str = Field(default="", pattern=r"^https?://")
+    base_url: str = Field(default="", pattern=r"^https?://", validate_default=False)
     """The address that all paths stand below; with ``adapter`` only where the class calls an API over HTTP."""
     adapter: ClassName | None = None
     """``module:Class`` of your own, a subclass of ``adapters.base.ThirdPartyAdapter``, for what cannot be told here. It

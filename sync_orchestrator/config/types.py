@@ -100,4 +100,5 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 class Model(BaseModel):
     """Unknown fields are refused; a loaded configuration does not change; what is wrong with it shows no value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True,
+                              validate_default=True)

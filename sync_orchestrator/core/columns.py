@@ -19,7 +19,7 @@ class Columns(ListDumper):
 
     def dump(self, obj: list[Any]) -> Buffer | None:
         kinds = set(map(type, obj)) - {type(None)}
-        write = _WRITTEN.get(kinds.pop()) if len(kinds) == 1 else None
+        write = _numbers if kinds == {int, float} else _WRITTEN.get(kinds.pop()) if len(kinds) == 1 else None
         if write is None:
             return super().dump(obj)
         items = write([item for item in obj if item is not None])

@@ -80,6 +80,11 @@ class CallFailed(SyncError):
     ``retry_after`` is in seconds, where the other side named a time. ``duplicate``: what was to be made is there
     already; ``missing``: there is no such record; ``conflict``: it has another revision by now; ``too_large``: less at
     a time would do. ``external_id``: the record was made under this id before the failure.
+
+    ``about_system`` is true where the failure says nothing about the record: no connection, a timeout, a redirect, an
+    HTML page where JSON is spoken, a gateway's 502. ``not_ours`` is the key of the record that the third party shows
+    under an id that we took for this record's. ``reason`` is the text that a rule of the configuration found for
+    operators (``message`` of an outcome), without record-specific detail where possible.
     """
 
     def __init__(
@@ -95,6 +100,9 @@ class CallFailed(SyncError):
         conflict: bool = False,
         too_large: bool = False,
         external_id: str | None = None,
+        about_system: bool = False,
+        not_ours: str | None = None,
+        reason: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -107,3 +115,6 @@ class CallFailed(SyncError):
         self.conflict = conflict
         self.too_large = too_large
         self.external_id = external_id
+        self.about_system = about_system
+        self.not_ours = not_ours
+        self.reason = reason

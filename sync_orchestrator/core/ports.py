@@ -32,6 +32,14 @@ class PartRead:
     problem: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ungrouped:
+    """Rows of a source that name no business group, so that no listing shows them; ``examples`` are some keys."""
+
+    count: int
+    examples: tuple[str, ...] = ()
+
+
 class SourceSystem(Protocol):
     """One entity's part in one source system."""
 
@@ -73,6 +81,10 @@ class SourceSystem(Protocol):
 
     async def groups(self) -> list[str] | None:
         """The business groups that exist, or None where the source cannot say."""
+        ...
+
+    async def ungrouped(self) -> Ungrouped | None:
+        """The rows that name no business group, or None where the source cannot say."""
         ...
 
     async def close(self) -> None: ...
