@@ -145,6 +145,7 @@ def entity_context(
             required=frozenset(part for part, settings in entity.parts.items() if settings.required),
             on_missing=entity.on_missing,
             readable=frozenset(part for part, source in sources.items() if source.can_read),
+            lag=entity.absent_after,
         ),
         mapping=Mapping(entity.mapping),
         sources=sources,

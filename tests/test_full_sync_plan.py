@@ -152,13 +152,14 @@ def test_what_cannot_be_used_or_mapped_is_told(make_world: Callable[..., World])
     assert any("a text holds NUL" in note for note in plan.notes)
 
 
-def test_what_was_refused_before_is_not_planned_again(world: World) -> None:
+def test_rule_26_what_was_refused_before_is_planned_again(world: World) -> None:
     world.erp.before = lambda verb, key: answer(422) if key == "a" else None
     world.put("a")
     world.put("b")
     world.drain()
-    assert planned(world).counts == {"unchanged": 1, "parked": 1}
-    assert done(world, world.full_sync) == {}
+    assert planned(world).counts == {"unchanged": 1, "create": 1}
+    world.erp.before = lambda verb, key: None
+    assert done(world, world.full_sync) == {"create": 1}
 
 
 def test_drift_is_left_to_validation_as_a_full_sync_does(world: World) -> None:

@@ -117,9 +117,7 @@ def test_what_comes_back_before_it_is_deleted_stays(synced: World) -> None:
     row = synced.shop.rows["k004"]
     synced.shop.remove("k004")
     check(synced)
-    synced.drain()
     synced.shop.rows["k004"] = row
-    synced.later(11)
     synced.drain()
     assert "k004" in synced.mirrored()
 
@@ -128,8 +126,8 @@ def test_a_move_to_another_group_is_no_deletion(synced: World) -> None:
     fill(synced, 1, "B", "b")
     synced.full_sync("B")
     synced.put("k005", group="B", tell=False)
-    assert found(check(synced)) == []
-    assert found(check(synced, "B")) == [("shop", "k005", "newer"), ("stock", "k005", "newer")]
+    assert found(check(synced)) == [("shop", "k005", "newer")]
+    assert found(check(synced, "B")) == [("stock", "k005", "newer")]
     made_up(synced)
     assert synced.mirrored() == synced.truth()
 

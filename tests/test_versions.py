@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import merge, ticket
+from sync_orchestrator.core.archive import merge, stamp_of, ticket
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.versions import (
@@ -31,11 +31,13 @@ from sync_orchestrator.core.versions import (
 )
 
 LOW, HIGH = b"\x01" * 16, b"\x02" * 16
-NEWER, SAME, OLDER, TIE = Guard.NEWER, Guard.SAME, Guard.OLDER, Guard.TIE
+NEWER, SAME, OLDER, TIE, BEHIND = Guard.NEWER, Guard.SAME, Guard.OLDER, Guard.TIE, Guard.BEHIND
+GONE = TOMBSTONE_HASH
 
 
-def stamp(version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0) -> Stamp:
-    return Stamp(epoch, version, ticket, content)
+def stamp(version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0, seq: int = 0,
+          inferred: bool = False) -> Stamp:
+    return Stamp(epoch, version, ticket, content, seq, inferred)
 
 
 @pytest.mark.parametrize("can_read", [True, False])
@@ -53,16 +55,15 @@ def stamp(version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0
     (stamp(9, ticket=7), stamp(1, epoch=1), NEWER),
     # versions rank before tickets
     (stamp(3, ticket=7), stamp(4), NEWER),
-    (stamp(4), stamp(3, ticket=7), OLDER),
+    (stamp(4), stamp(3, ticket=7), OLDER),  # of the same content
     # equal version, equal content
     (stamp(3), stamp(3), SAME),
     (stamp(3, ticket=7), stamp(3), SAME),
     (stamp(3, TOMBSTONE_HASH), stamp(3, TOMBSTONE_HASH), SAME),
-    # equal version, other content: a read outranks events, and a later read an earlier one
+    # equal version, other content: of a read and an event, or of two reads, the later one
     (stamp(3, HIGH), stamp(3, LOW, ticket=7), NEWER),
-    (stamp(3, LOW, ticket=7), stamp(3, HIGH), OLDER),
     (stamp(3, TOMBSTONE_HASH), stamp(3, LOW, ticket=7), NEWER),
-    (stamp(3, LOW, ticket=7), stamp(3, TOMBSTONE_HASH), OLDER),
+    (stamp(3, HIGH, seq=8), stamp(3, LOW, ticket=7), OLDER),
     (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=8), NEWER),
     (stamp(3, LOW, ticket=8), stamp(3, HIGH, ticket=7), OLDER),
     # of one read (a row listed twice) the content decides
@@ -75,17 +76,58 @@ def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected:
 
 @pytest.mark.parametrize(("present", "offered", "can_read", "expected"), [
     (stamp(3, LOW), stamp(3, HIGH), True, TIE),
-    (stamp(3, HIGH), stamp(3, LOW), True, TIE),
-    (stamp(3, LOW), stamp(3, TOMBSTONE_HASH), True, TIE),
-    (stamp(3, LOW), stamp(3, HIGH), False, NEWER),
-    (stamp(3, HIGH), stamp(3, LOW), False, OLDER),
-    (stamp(3, HIGH), stamp(3, TOMBSTONE_HASH), False, NEWER),
-    (stamp(3, TOMBSTONE_HASH), stamp(3, HIGH), False, OLDER),
+    (stamp(3, HIGH, seq=9), stamp(3, LOW, seq=8), True, TIE),
+    (stamp(3, LOW), stamp(3, GONE), True, TIE),
+    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), True, TIE),  # read once, and told something else since
+    (stamp(3, LOW, ticket=7), stamp(3, GONE, seq=8), True, TIE),
+    (stamp(3, HIGH, seq=1), stamp(3, LOW, seq=2), False, NEWER),
+    (stamp(3, LOW, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
+    (stamp(3, HIGH, seq=1), stamp(3, GONE, seq=2), False, NEWER),
+    (stamp(3, GONE, seq=1), stamp(3, HIGH, seq=2), False, NEWER),
+    (stamp(3, GONE, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
+    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), False, NEWER),
+    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=6), False, OLDER),
 ])
-def test_a_tie_is_left_to_a_source_that_can_be_read_and_to_the_content_otherwise(
+def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival(
     present: Stamp, offered: Stamp, can_read: bool, expected: Guard
 ) -> None:
     assert guard(present, offered, can_read=can_read) is expected
+
+
+@pytest.mark.parametrize("can_read", [True, False])
+@pytest.mark.parametrize(("present", "offered", "settled", "expected"), [
+    (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
+    (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), True, NEWER),
+    (stamp(4, HIGH, ticket=6), stamp(3, GONE, ticket=7), True, NEWER),
+    (stamp(4, GONE, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
+    (stamp(4, HIGH, seq=1), stamp(3, HIGH, ticket=7), True, OLDER),  # the same content
+    (stamp(4, HIGH, seq=8), stamp(3, LOW, ticket=7), True, OLDER),  # the read began before the event came
+    (stamp(4, HIGH, ticket=8), stamp(3, LOW, ticket=7), True, OLDER),
+    (stamp(4, HIGH, seq=1), stamp(3, LOW, seq=7), True, OLDER),  # an event that comes late
+    (stamp(4, HIGH, seq=1, epoch=1), stamp(3, LOW, ticket=7), True, OLDER),
+])
+def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica_can_lag(
+    present: Stamp, offered: Stamp, settled: bool, expected: Guard, can_read: bool
+) -> None:
+    assert guard(present, offered, can_read=can_read, settled=settled) is expected
+
+
+@pytest.mark.parametrize(("offered", "can_read", "expected"), [
+    (stamp(5, LOW, ticket=8), True, NEWER),
+    (stamp(4, LOW, ticket=8), True, NEWER),  # whatever its version
+    (stamp(4, LOW, ticket=6), True, OLDER),
+    (stamp(5, LOW, seq=8), True, TIE),
+    (stamp(4, LOW, seq=8), True, TIE),
+    (stamp(6, LOW, seq=8), True, NEWER),
+    (stamp(5, LOW, seq=8), False, NEWER),
+    (stamp(5, LOW, seq=6), False, OLDER),
+    (stamp(4, LOW, seq=8), False, OLDER),
+    (stamp(5, GONE, seq=8), True, SAME),
+])
+def test_rule_21_what_finds_a_record_again_wins_over_an_inferred_tombstone(
+    offered: Stamp, can_read: bool, expected: Guard
+) -> None:
+    assert guard(stamp(5, GONE, ticket=7, inferred=True), offered, can_read=can_read) is expected
 
 
 READABLE = frozenset({"shop", "stock"})
@@ -97,11 +139,11 @@ def rules(on_missing: OnMissing = "wait", readable: frozenset[str] = READABLE) -
 
 
 def change(part: str, action: Action, version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0,
-           group: str | None = "A", key: str = "k") -> Change:
+           group: str | None = "A", key: str = "k", seq: int = 0) -> Change:
     """A change; its data tells its content apart."""
     gone = action == "delete"
     content = TOMBSTONE_HASH if gone else content
-    return Change(key, part, action, stamp(version, content, ticket=ticket, epoch=epoch),
+    return Change(key, part, action, stamp(version, content, ticket=ticket, epoch=epoch, seq=seq),
                   None if gone else {"content": content.hex()}, group if part == "shop" else None)
 
 
@@ -202,10 +244,19 @@ def test_a_change_that_is_not_accepted_changes_nothing(offered: Change, on_missi
     assert state == untouched
 
 
-@pytest.mark.parametrize(("content", "verdict"), [(HIGH, Verdict.ACCEPTED), (b"\x00" * 16, Verdict.SUPERSEDED)])
-def test_a_tie_of_a_source_that_cannot_be_read_is_settled_by_the_content(content: bytes, verdict: Verdict) -> None:
-    state = record(*CREATED)
-    assert decide(state, change("shop", "update", 3, content), rules(readable=frozenset({"stock"}))) is verdict
+@pytest.mark.parametrize(("seq", "verdict"), [(9, Verdict.ACCEPTED), (3, Verdict.SUPERSEDED)])
+def test_a_tie_of_a_source_that_cannot_be_read_is_settled_by_arrival(seq: int, verdict: Verdict) -> None:
+    state = record(change("shop", "create", 3, seq=5), change("stock", "create", 3, seq=6))
+    offered = change("shop", "update", 3, HIGH, seq=seq)
+    assert decide(state, offered, rules(readable=frozenset({"stock"}))) is verdict
+
+
+def test_a_state_that_is_told_again_later_is_the_later_one() -> None:
+    """A, then A once more; B came in between and is late: it is not the last word."""
+    blind = rules(readable=frozenset())
+    state = record(change("shop", "create", 3, LOW, seq=1), by=blind)
+    assert decide(state, change("shop", "update", 3, LOW, seq=3), blind) is Verdict.DUPLICATE
+    assert decide(state, change("shop", "update", 3, HIGH, seq=2), blind) is Verdict.SUPERSEDED
 
 
 def test_an_owners_deletion_leaves_a_tombstone_that_keeps_version_group_and_parts() -> None:
@@ -263,7 +314,7 @@ class Archived:
 def archived(connection: Connection) -> dict[str, Archived]:
     parts: dict[str, dict[str, tuple[Stamp, Any]]] = {}
     for row in run(connection, "SELECT * FROM sync.parts"):
-        found = Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash))
+        found = stamp_of(row)
         assert row.deleted == (found.content_hash == TOMBSTONE_HASH)
         parts.setdefault(row.key, {})[row.part] = found, row.data
     records = run(connection, "SELECT key, group_key, deleted, ready FROM sync.records")
@@ -272,7 +323,7 @@ def archived(connection: Connection) -> dict[str, Archived]:
 
 
 def rank(each: Change) -> tuple[int, int, int, bytes]:
-    return each.stamp.epoch, each.stamp.version, each.stamp.ticket, each.stamp.content_hash
+    return each.stamp.epoch, each.stamp.version, each.stamp.order, each.stamp.content_hash
 
 
 def expected(changes: Iterable[Change], by: Rules) -> dict[str, Archived]:
@@ -307,7 +358,7 @@ def merge_all(connection: Connection, batches: Iterable[Sequence[Change]], by: R
         ends = merge(connection, "item", [*batch, *missing], by)
         missing = [end.change for end in ends if end.verdict is Verdict.MISSING]
         assert {end.verdict for end in ends} <= {
-            Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE, Verdict.SUPERSEDED, Verdict.MISSING}
+            Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE, Verdict.SUPERSEDED, Verdict.MISSING, Verdict.BEHIND}
         for row in run(connection, "SELECT key, part, epoch, version FROM sync.parts"):
             now = (row.epoch, row.version)
             assert now >= highest.get((row.key, row.part), now), "a version went down"
@@ -318,9 +369,10 @@ def merge_all(connection: Connection, batches: Iterable[Sequence[Change]], by: R
 def some_changes(draw: st.DrawFn) -> Change:
     part = draw(st.sampled_from(["shop", "shop", "stock", "price"]))
     action: Action = draw(st.sampled_from(["create", "update", "delete"]))
-    number = draw(st.sampled_from([0, 0, 7, 8]))
+    number = draw(st.sampled_from([0, 0, 70, 80]))
     return change(
         part, action, draw(st.integers(1, 4)), digest([number, draw(st.integers(0, 1))]), ticket=number,
+        seq=0 if number else 10 * draw(st.integers(1, 15)) + 1,
         epoch=draw(st.sampled_from([0, 0, 0, 1])), group=draw(st.sampled_from("AB")),
         key=draw(st.sampled_from(["a", "a", "b"])),
     )
@@ -338,6 +390,11 @@ def told(each: Change) -> tuple[object, ...]:
     return *place(each), each.stamp.ticket, each.stamp.content_hash if each.stamp.ticket else b""
 
 
+def arrival(each: Change) -> tuple[object, ...]:
+    """No two events arrive at once; reads of one listing share a number."""
+    return (each.stamp.seq,) if each.stamp.seq else content(each)
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[Rules, list[list[Change]]]:
     """Changes in any order, some of them twice, in batches.
@@ -347,7 +404,10 @@ def histories(draw: st.DrawFn) -> tuple[Rules, list[list[Change]]]:
     """
     readable = draw(st.booleans())
     changes = draw(st.lists(
-        some_changes(), min_size=2, max_size=12, unique_by=(content, told) if readable else (content,)))
+        some_changes(), min_size=2, max_size=12, unique_by=(content, told, arrival) if readable else (content, arrival)))
+    if readable:
+        read = {place(each) for each in changes if each.stamp.is_read}
+        changes = [each for each in changes if each.stamp.is_read or place(each) not in read]
     order = draw(st.permutations(changes + draw(st.lists(st.sampled_from(changes), max_size=3))))
     cuts = sorted(draw(st.lists(st.integers(0, len(order)), max_size=4)))
     batches = [list(order[start:end]) for start, end in zip([0, *cuts], [*cuts, len(order)], strict=True)]
@@ -389,8 +449,8 @@ def test_later_reads_get_larger_tickets(engine: Engine) -> None:
 
 def test_a_read_that_confirms_an_event_outranks_later_events(engine: Engine) -> None:
     """Rule 6: a part read from the source outranks events of the same version, in whatever order they come."""
-    event, read, late = (change("shop", "create", 3, LOW), change("shop", "update", 3, LOW, ticket=7),
-                         change("shop", "update", 3, HIGH))
+    event, read, late = (change("shop", "create", 3, LOW, seq=1), change("shop", "update", 3, LOW, ticket=7),
+                         change("shop", "update", 3, HIGH, seq=6))
     listed_only = rules(readable=frozenset())
     assert (archive_of(engine, listed_only, [event], [read], [late])
             == archive_of(engine, listed_only, [read], [event], [late]))

@@ -7,6 +7,7 @@ mean (``cloud_events.py``), the settings (``config/intake.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jmespath.exceptions import JMESPathError
@@ -48,7 +49,7 @@ def change_event_of(document: Any, headers: Mapping[str, Any], source: str, conf
     }
     made["id"] = digest(made).hex() if shape.id is None else event.text("id")
     try:
-        return change_event(made, config)
+        return replace(change_event(made, config), content_id=shape.id is None)
     except InvalidEvent as error:
         field = _FIELDS.get(error.field or "", error.field)
         raise InvalidEvent(str(error), None if field is None else event.place(field)) from None

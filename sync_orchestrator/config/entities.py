@@ -33,7 +33,10 @@ class Retry(Model):
 
 
 class Deletions(Model):
-    """How many records may be deleted at once before a person is asked: min(most, max(least, share * group))."""
+    """How many records may be deleted within ``window`` without a delete event: min(most, max(least, share * group)).
+
+    More are held back until an operator allows them: by ``--allow-deletions`` of a full sync or a repair.
+    """
 
     least: int = Field(default=5, ge=0)
     """So many are always allowed."""
@@ -41,10 +44,18 @@ class Deletions(Model):
     """The share of the business group that is allowed."""
     most: int = Field(default=100, ge=0)
     """More are never allowed."""
+    entity_most: int = Field(default=1000, ge=0)
+    """The upper bound for all business groups of the entity together, where ``least`` and ``share`` hold as well."""
+    window: Seconds = 86_400
+    """The time over which deletions are added up."""
 
     def cap(self, group_size: int) -> int:
-        """The cap for a group of so many records."""
+        """The cap for a business group of this many records."""
         return min(self.most, max(self.least, int(self.share * group_size)))
+
+    def entity_cap(self, entity_size: int) -> int:
+        """The cap for all business groups of an entity of this many records."""
+        return min(self.entity_most, max(self.least, int(self.share * entity_size)))
 
 
 class Validation(Model):
@@ -72,6 +83,9 @@ class SourceCheck(Model):
     confirm_after: Seconds = 30
     """The pause before a suspect is looked at again: so long a notification may be on its way. At least twice
     ``poll_every`` of a part with ``changes``."""
+    contents: int = Field(default=200, ge=0, le=100_000)
+    """How many records of a business group a check compares by their contents as well, in turn: the others it compares
+    by version alone."""
     repair: Repair = "auto"
     """``auto``: what was lost becomes a change event. ``ask``: it is told of, and a person starts the repair. ``off``:
     it is told of."""
@@ -93,6 +107,9 @@ class Entity(Model):
     owner, or the update makes it."""
     max_ahead: Seconds = 3600
     """A version further in the future waits and is told of: it would supersede all that comes after it."""
+    absent_after: Seconds = 900
+    """For how long a source may lack, or show older, what a notification announces: replicas lag. The notification
+    waits and spends no attempts; after this time an operator is alerted. It never becomes a deletion by itself."""
     retry: Retry | None = None
     """In place of the common rule."""
     validation: Validation = Validation()

@@ -78,7 +78,7 @@ def merge(
     if not changes:
         return []
     one_by_one(connection)
-    batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes})))
+    batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes}), rules.lag))
     lost = _insert(connection, entity, batch, lane)
     again = []
     if lost:
@@ -149,20 +149,27 @@ def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
 
 
 def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
-    """The owner's changes first, and the oldest of them first."""
+    """The owner's changes first, and the oldest of them first; of equal versions in the order of their arrival."""
     return sorted(changes, key=lambda change: (
-        change.part != rules.owner, change.stamp.epoch, change.stamp.version, change.stamp.ticket,
+        change.part != rules.owner, change.stamp.epoch, change.stamp.version, change.stamp.order,
         change.stamp.content_hash))
 
 
-def _lock(connection: Connection, entity: str, keys: list[str]) -> dict[str, RecordState]:
+def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
     """The records that are here, held until the transaction ends."""
     present = {row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
                for row in run(connection, statements.LOCK, entity=entity, keys=keys)}
     if present:
-        for row in run(connection, statements.STAMPS, entity=entity, keys=sorted(present)):
-            present[row.key].parts[row.part] = Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash))
+        for row in run(connection, statements.STAMPS, entity=entity, keys=sorted(present), lag=lag):
+            present[row.key].parts[row.part] = stamp_of(row)
+            if row.settled:
+                present[row.key].settled |= {row.part}
     return present
+
+
+def stamp_of(row: Any) -> Stamp:
+    """The stamp of an archived part, from a row of ``statements.archive.STAMPS`` or ``statements.plan.PARTS``."""
+    return Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash), row.seq, row.inferred)
 
 
 def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> set[str]:
@@ -190,6 +197,8 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
             epoch=[row.stamp.epoch for row in rows],
             version=[row.stamp.version for row in rows],
             ticket=[row.stamp.ticket for row in rows],
+            seq=[row.stamp.seq for row in rows],
+            inferred=[row.stamp.inferred for row in rows],
             content_hash=[row.stamp.content_hash for row in rows],
             deleted=[row.deleted for row in rows],
             data=[json({} if row.deleted else row.data or {}) for row in rows],

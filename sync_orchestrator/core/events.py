@@ -6,6 +6,7 @@ Not here: claiming and looping (``drain.py``), which change wins (``versions.py`
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import threading
 from collections import defaultdict
@@ -17,8 +18,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts, outcomes
-from sync_orchestrator.core.archive import Merged, merge, ticket
+from sync_orchestrator.core import alerts, deletions, outcomes
+from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure
@@ -39,10 +40,16 @@ _read = CrashPoint("events.read")
 _before_merge_commit = CrashPoint("events.before_merge_commit")
 _merged = CrashPoint("events.merged")
 
-NO_RECORD = "its record is not here"
+_log = logging.getLogger("sync_orchestrator.events")
 
-_MOST_ROUNDS = 3
-_ASK_AGAIN = 3600.0
+NO_RECORD = "its record is not here"
+NOT_THERE = "its source has no such record"
+BEHIND = "its source still shows an older version"
+
+_MAX_ROUNDS = 3
+_ASK_AGAIN_SECONDS = 3600.0
+_MAX_PAUSE_SECONDS = 300.0
+_GIVE_UP_SECONDS = 86_400.0
 
 
 @dataclass(slots=True)
@@ -55,6 +62,8 @@ class _Fates:
     to_read: list[Any] = field(default_factory=list)
     dead: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     ahead: list[str] = field(default_factory=list)
+    behind: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Keys of events that their source has contradicted for too long, by the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +128,11 @@ class _Batch:
         self._last_resort: set[int] = set()
         self._epochs: dict[str, int] = {}
         self._to_read: list[Any] = []
+        self._archived_stamps: dict[tuple[str, str], Stamp] = {}
 
     async def read(self, result: Settled) -> None:
         """Reads from their sources what could not be decided without."""
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_ROUNDS):
             if not self._to_read:
                 return
             reads = await self._ask(self._to_read)
@@ -148,7 +158,7 @@ class _Batch:
                 continue
             told = None if event.thin else self._told(event)
             readable = event.source in self._entity.rules.readable
-            if readable and (told is None or self._is_partial(told)):
+            if readable and (told is None or self._is_partial(told) or _was_inferred(event)):
                 fates.to_read.append(event)
             elif told is None:
                 self._dies(event, f"its source '{event.source}' cannot be read by key: events must carry data", fates)
@@ -176,11 +186,13 @@ class _Batch:
         group = event.group_key
         if event.source == self._entity.rules.owner and event.data:
             group = group_text(self._group.search(event.data)) or group
-        return Change(event.key, event.source, event.action, Stamp(event.epoch, event.version, 0, content),
-                      event.data, group, event.seq)
+        asked_for = event.action != "delete" or event.origin == "notification"
+        stamp = Stamp(event.epoch, event.version, event.ticket, content, event.seq, inferred=not asked_for)
+        return Change(event.key, event.source, event.action, stamp, event.data, group, event.seq)
 
     def _judge(self, connection: Connection, changes: Sequence[Change], fates: _Fates) -> None:
         covered: dict[str, bool] | None = None
+        changes = self._within_cap(connection, changes, fates)
         for merged in merge(connection, self._entity.name, changes, self._entity.rules):
             if merged.change.seq is None:
                 continue
@@ -190,6 +202,19 @@ class _Batch:
                 self._missing(event, covered, fates)
             else:
                 self._fate(event, merged, fates)
+
+    def _within_cap(self, connection: Connection, changes: Sequence[Change], fates: _Fates) -> Sequence[Change]:
+        """The changes without the deletions that nobody asked for and that exceed the cap: their events wait."""
+        inferred = [change for change in changes if change.stamp.inferred]
+        if not inferred:
+            return changes
+        held = deletions.held_back(connection, self._entity, inferred)
+        for change in held:
+            if change.seq is not None:
+                event = self._events[change.seq]
+                fates.failed.append((event.seq, "waiting", event.attempts, _MAX_PAUSE_SECONDS, deletions.HELD,
+                                     "deletions", False))
+        return [change for change in changes if change not in held]
 
     def _fate(self, event: Any, merged: Merged, fates: _Fates) -> None:
         match merged.verdict:
@@ -203,6 +228,8 @@ class _Batch:
                     fates.archived.append((event.seq, merged.revision))
             case Verdict.SUPERSEDED:
                 fates.superseded.append((event.seq, "a newer version is archived already"))
+            case Verdict.BEHIND:
+                self._waits_for_source(event, BEHIND, fates)
             case Verdict.TIE | Verdict.FETCH | Verdict.MISSING:
                 fates.to_read.append(event)  # without a readable owner it is judged as missing afterwards
             case Verdict.NO_GROUP:
@@ -256,6 +283,10 @@ class _Batch:
                 parts[part] = await self._entity.sources[part].read(event.key)
         except CallFailed as failure:
             return _Read(event, parts, failure, number)
+        except Exception as error:  # whatever a library raises is this event's trouble, not the drain's
+            _log.exception("reading %s %r from its source failed unexpectedly", self._entity.name, event.key)
+            unexpected = CallFailed(Failure.TRANSIENT, f"{type(error).__name__}: {error}"[:300])
+            return _Read(event, parts, unexpected, number)
         _, unusable = sort_out(found for found in parts.values() if found is not None)
         problem = CallFailed(Failure.PERMANENT, str(unusable[0].problem)) if unusable else None
         return _Read(event, parts, problem, number)
@@ -264,8 +295,10 @@ class _Batch:
         run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes: list[Change] = []
+        self._archived_stamps = self._stamps_of(connection, [read.event.key for read in reads if _is_absent(read)])
         for read in reads:
             changes += self._read_changes(read, fates)
+        self._forget_ids(connection, reads)
         self._judge(connection, changes, fates)
         missing = [event for event in fates.to_read if event.seq not in self._lacking]
         fates.to_read = [event for event in fates.to_read if event.seq in self._lacking]
@@ -275,24 +308,36 @@ class _Batch:
         self._write(connection, fates, result, held=self._token)
         return fates.to_read
 
+    def _stamps_of(self, connection: Connection, keys: Sequence[str]) -> dict[tuple[str, str], Stamp]:
+        """What is archived of some records, by key and part."""
+        rows = run(connection, archive_statements.STAMPS, entity=self._entity.name, keys=sorted(set(keys)),
+                   lag=self._entity.rules.lag) if keys else ()
+        return {(row.key, row.part): stamp_of(row) for row in rows}
+
+    def _forget_ids(self, connection: Connection, reads: Sequence[_Read]) -> None:
+        """A thin event is a request to look: once its source was read, the same notification is a new one (rule 31)."""
+        looked = [read.event.seq for read in reads if read.event.thin and read.failure is None]
+        if looked:
+            run(connection, statements.FORGET_IDS, seqs=looked)
+
     def _read_changes(self, read: _Read, fates: _Fates) -> list[Change]:
-        event, owner = read.event, self._entity.rules.owner
+        event = read.event
         if read.failure is not None:
-            self._fails(event, read.failure, fates)
+            self._not_read(event, read.failure, fates)
             return []
         ahead = max((self._ahead(part, found.version, event.now) for part, found in read.parts.items() if found),
                     default=0.0)
-        if ahead:  # the source may be mended without another word
-            self._waits_for_clock(event, min(ahead, _ASK_AGAIN), fates)
+        if ahead:  # the source may be corrected without another notification
+            self._waits_for_clock(event, min(ahead, _ASK_AGAIN_SECONDS), fates)
             return []
         if event.seq in self._lacking:
             fates.archived.append((event.seq, self._lacking[event.seq][0]))
             return [self._change_of(found, part, read) for part, found in read.parts.items() if found is not None]
-        if any(found is None for part, found in read.parts.items() if part in (event.source, owner)):
+        if _is_absent(read):
             return self._absent(read, fates)
         own = read.parts.get(event.source)
         if own is not None and own.version < event.version:
-            self._fails(event, CallFailed(Failure.TRANSIENT, "its source still shows an older version"), fates)
+            self._waits_for_source(event, BEHIND, fates)
             return []
         told = [self._told(event)] if own is None else []
         return told + [
@@ -301,24 +346,57 @@ class _Batch:
         ]
 
     def _change_of(self, found: PartRead, part: str, read: _Read, *, seq: int | None = None) -> Change:
-        return change_of_read(found, part, self._epochs.get(part, 0), read.ticket, seq=seq)
+        """A deletion is asked for where the event says so; one that a flag of the source shows is inferred."""
+        asked_for = read.event.action == "delete" and read.event.source == part
+        return change_of_read(found, part, self._epochs.get(part, 0), read.ticket, seq=seq, asked_for=asked_for)
 
     def _absent(self, read: _Read, fates: _Fates) -> list[Change]:
-        """Its source has no such record: believed when it says so a second time."""
-        event, owner = read.event, self._entity.rules.owner
-        if event.absent_at is None:
-            wait = self._entity.retry.first_wait
-            fates.failed.append((event.seq, "waiting", event.attempts, wait, "its source has no such record",
-                                 None, True))
-            return []
-        if owner in read.parts and read.parts[owner] is None and event.action != "delete":
-            fates.superseded.append((event.seq, "the source confirms that there is no such record"))
-            if event.source != owner:
-                return []
-        part = event.source
-        gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH)
-        seq = None if any(seq == event.seq for seq, _ in fates.superseded) else event.seq
-        return [Change(event.key, part, "delete", gone, None, None, seq)]
+        """The source has no such record: that confirms a delete event, and contradicts any other (rule 20)."""
+        event = read.event
+        if event.action == "delete" and read.parts.get(event.source, _NOT_ASKED) is None:
+            gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH,
+                         inferred=event.origin != "notification")
+            return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
+        archived = self._archived_stamps.get((event.key, event.source))
+        if archived is not None and (archived.epoch, archived.version) > (event.epoch, event.version):
+            fates.superseded.append((event.seq, "a newer version is archived already"))
+        elif event.ask_source and _contradicted_for(event) >= self._entity.rules.lag:
+            fates.superseded.append((event.seq, "its source has no such record, and a full sync did not list it"))
+        else:
+            self._waits_for_source(event, NOT_THERE, fates)
+        return []
+
+    def _waits_for_source(self, event: Any, why: str, fates: _Fates) -> None:
+        """The source contradicts the event: replicas lag, tables are reloaded. No attempt is spent (rule 20).
+
+        After ``absent_after`` an operator is alerted, and the event goes on waiting, for a day at most.
+        """
+        elapsed = _contradicted_for(event)
+        lag = self._entity.rules.lag
+        if elapsed >= max(_GIVE_UP_SECONDS, lag):
+            self._dies(event, why, fates)
+            return
+        pause = min(_MAX_PAUSE_SECONDS, max(self._entity.retry.first_wait, elapsed))
+        if elapsed < lag:
+            pause = min(pause, max(self._entity.retry.first_wait, lag - elapsed))
+        elif not event.ask_source:
+            fates.behind[why].append(event.key)
+        fates.failed.append((event.seq, "waiting", event.attempts, pause, why, "source", True))
+
+    def _not_read(self, event: Any, failure: CallFailed, fates: _Fates) -> None:
+        """A source that cannot be read now costs no attempts: that says nothing about the event."""
+        if failure.kind is Failure.PERMANENT:
+            self._fails(event, failure, fates)
+            return
+        waited = max(0.0, event.now - event.received_at.timestamp())
+        if waited >= max(_GIVE_UP_SECONDS, self._entity.rules.lag) + _MAX_PAUSE_SECONDS:
+            self._dies(event, failure.detail, fates)
+            return
+        if waited >= self._entity.rules.lag:
+            fates.behind[f"'{event.source}' cannot be read"].append(event.key)
+        pause = min(_MAX_PAUSE_SECONDS, max(self._entity.retry.first_wait, waited))
+        fates.failed.append((event.seq, "waiting", event.attempts, max(pause, failure.retry_after or 0.0),
+                             failure.detail, "source", False))
 
     def _write(self, connection: Connection, fates: _Fates, result: Settled, *, held: int | None) -> None:
         """``held``: the token of the events' lease; None in the transaction that took them."""
@@ -344,6 +422,9 @@ class _Batch:
             result.dead += len(keys)
             alerts.tell_of_records(connection, "dead", f"{name}: {cause}",
                                    f"{name}: changes that could not be mirrored", name, keys)
+        for cause, keys in fates.behind.items():
+            alerts.tell_of_records(connection, "source_behind", f"{name}: {cause}",
+                                   f"{name}: sources do not show what was announced: {cause}", name, keys)
         if fates.ahead:
             alerts.tell_of_records(connection, "ahead", f"{name}: versions in the future",
                                    f"{name}: versions lie too far in the future", name, fates.ahead)
@@ -356,9 +437,30 @@ class _Batch:
         outcomes.note(connection, self._entity, "dead", told)
 
 
-def change_of_read(found: PartRead, part: str, epoch: int, number: int, *, seq: int | None = None) -> Change:
-    """A part read from its source as a change; it outranks what events of the same version told."""
-    stamp = Stamp(epoch, found.version, number, TOMBSTONE_HASH if found.deleted else digest(found.data))
+_NOT_ASKED = object()
+
+
+def _was_inferred(event: Any) -> bool:
+    """Whether a check of the sources inferred a deletion, which the source confirms once more."""
+    return bool(event.action == "delete" and event.origin == "audit")
+
+
+def _is_absent(read: _Read) -> bool:
+    """Whether the source, or the owner, has no such record."""
+    return read.failure is None and None in read.parts.values()
+
+
+def _contradicted_for(event: Any) -> float:
+    """For how many seconds the source has contradicted the event."""
+    return 0.0 if event.absent_at is None else max(0.0, event.now - float(event.absent_at.timestamp()))
+
+
+def change_of_read(
+    found: PartRead, part: str, epoch: int, number: int, *, seq: int | None = None, asked_for: bool = False
+) -> Change:
+    """A part read from its source as a change; a deletion that it shows is inferred unless it was ``asked_for``."""
+    content = TOMBSTONE_HASH if found.deleted else digest(found.data)
+    stamp = Stamp(epoch, found.version, number, content, inferred=found.deleted and not asked_for)
     return Change(found.key, part, "delete" if found.deleted else "update", stamp, found.data, found.group, seq)
 
 

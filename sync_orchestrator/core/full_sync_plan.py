@@ -16,9 +16,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import in_order
+from sync_orchestrator.core.archive import in_order, stamp_of
 from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.deletions import reserve
 from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
@@ -29,7 +30,7 @@ from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import plan as statements
 from sync_orchestrator.core.storable import text_problem
-from sync_orchestrator.core.versions import Change, RecordState, Stamp, decide
+from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
 
 COUNTS = {
     "create": "made at the third party",
@@ -40,15 +41,17 @@ COUNTS = {
     "held": "not deleted, since too many would be or the listing is not proven complete",
     "twins": "of those created, how many have a key that is there already",
     "unusable": "parts that cannot be used",
+    "ungrouped": "records of the owner that name no business group, so that no full sync takes them",
+    "behind": "shown by the source at an older version, with other content than the archive",
     "unmapped": "records that the mapping cannot turn into a payload",
     "incomplete": "without a required part, so not pushed",
-    "parked": "refused before or held for a person, so not pushed",
+    "parked": "on hold for an operator or discarded, so not pushed",
     "drift": "other there than acknowledged, which validation looks after",
     "foreign": "there without ever having been put there by us, left alone",
 }
 """What a plan counts."""
 
-WORRIES = ("held", "twins", "unusable", "unmapped", "incomplete", "parked")
+WORRIES = ("held", "twins", "unusable", "ungrouped", "behind", "unmapped", "incomplete", "parked")
 """Counts for which a person should look before the full sync."""
 
 _SAMPLES = 5
@@ -147,6 +150,7 @@ class _Plan:
         self._since: Any = None
         self._number = 0
         self._changes: list[Change] = []
+        self._flagged: dict[str, list[Change]] = defaultdict(list)
         self._listed: dict[str, set[str]] = defaultdict(set)
         self._records: dict[str, _Record] = {}
         self._counts: dict[str, int] = defaultdict(int)
@@ -187,6 +191,10 @@ class _Plan:
                     self._take(rows, part, number)
                     number = await self._reads.ticket()
         self.plan.listed = len(self._listed[owner])
+        ungrouped = await self._entity.owner.ungrouped()
+        if ungrouped is not None and ungrouped.count:
+            self._counts["ungrouped"] = ungrouped.count
+            self._note(f"without a business group: {', '.join(ungrouped.examples)}")
         await asyncio.to_thread(self._merge)
 
     def _take(self, rows: Sequence[PartRead], part: str, number: int) -> None:
@@ -197,17 +205,28 @@ class _Plan:
         keys = sorted({change.key for change in self._changes})
         with self._engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
             self._load(connection, keys)
-        self._decide(self._changes)
+        others: list[Change] = []
+        for change in self._changes:
+            (self._flagged[change.part] if change.stamp.inferred and self._is_alive(change) else others).append(change)
+        self._decide(others)
         self._changes = []
+
+    def _is_alive(self, change: Change) -> bool:
+        """Whether a deletion would take something away."""
+        record = self._records.get(change.key)
+        return (record is not None and not record.state.deleted and change.part in record.state.parts
+                and change.part not in record.deleted_parts)
 
     def _load(self, connection: Connection, keys: list[str]) -> None:
         for row in run(connection, statements.RECORDS, entity=self._entity.name, keys=keys, group=self._group):
             state = RecordState(row.revision, row.group_key, row.deleted, row.ready)
             self._records[row.key] = _Record(state, row)
         for part in run(connection, statements.PARTS, entity=self._entity.name, keys=sorted(self._records),
-                        since=self._since):
+                        since=self._since, lag=self._entity.rules.lag):
             record = self._records[part.key]
-            record.state.parts[part.part] = Stamp(part.epoch, part.version, part.ticket, bytes(part.content_hash))
+            record.state.parts[part.part] = stamp_of(part)
+            if part.settled:
+                record.state.settled |= {part.part}
             record.data[part.part] = part.data
             if part.deleted:
                 record.deleted_parts.add(part.part)
@@ -218,7 +237,9 @@ class _Plan:
         """What ``archive.merge`` would do, without the writing."""
         for change in in_order(changes, self._entity.rules):
             record = self._records.setdefault(change.key, _Record(RecordState()))
-            decide(record.state, change, self._entity.rules)
+            if decide(record.state, change, self._entity.rules) is Verdict.BEHIND:
+                self._count("behind", change.key)
+                self._note(f"{change.key!a}: '{change.part}' shows an older version with other content")
             if record.state.parts.get(change.part) is change.stamp:
                 record.data[change.part] = {} if change.deleted else change.data or {}
                 (record.deleted_parts.add if change.deleted else record.deleted_parts.discard)(change.part)
@@ -230,20 +251,36 @@ class _Plan:
         unlisted = self._unlisted()
         size = sum(1 for record in self._records.values()
                    if record.state.group == self._group and not record.state.deleted)
-        for part, rows in unlisted.items():
+        parts = sorted(unlisted.keys() | {part for part, some in self._flagged.items() if some},
+                       key=lambda part: (part != self._entity.rules.owner, part))
+        confirmed: dict[str, list[Change]] = {}
+        for part in parts:
+            rows, flagged = unlisted.get(part, []), self._flagged[part]
             held = None
-            if self._reads.needs_count(part):
+            if rows and self._reads.needs_count(part):
                 held = await self._reads.incomplete(part, len(self._listed[part]), len(rows))
-            held = held or self._reads.over_cap(part, len(rows), size, self._allowed)
+            held = held or self._reads.over_cap(part, len(rows) + len(flagged), size, self._allowed)
+            if held is None:
+                changes, _ = await self._reads.confirm(part, rows, self._number)
+                confirmed[part] = [*changes, *flagged]
+                gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._number]
+                held = self._reads.outage(part, len(self._listed[part]), len(gone), size, self._allowed)
+                held = held or await asyncio.to_thread(self._beyond_window, confirmed[part])
             if held is not None:
                 self.plan.notes.append(f"deletions are held: {held}")
-                for key, _, _ in rows:
+                for key in [*(key for key, _, _ in rows), *(change.key for change in flagged)]:
                     self._count("held", key)
-        if "held" in self._counts:
-            return
-        for part, rows in unlisted.items():
-            changes, _ = await self._reads.confirm(part, rows, self._number)
-            self._decide(changes)
+        if "held" not in self._counts:
+            for changes in confirmed.values():
+                self._decide(changes)
+
+    def _beyond_window(self, changes: Sequence[Change]) -> str | None:
+        """Why so many deletions within the window are not made; nothing is counted by looking."""
+        n = sum(1 for change in changes if change.stamp.inferred)
+        with self._engine.connect() as connection, connection.begin() as looking:
+            held = reserve(connection, self._entity, self._group, n, "unlisted", allowed=self._allowed)
+            looking.rollback()
+        return held
 
     def _unlisted(self) -> dict[str, list[tuple[str, int, int]]]:
         """Parts that are here and were not listed (key, epoch, version), the owner's first."""
@@ -340,7 +377,7 @@ class _Plan:
         return Situation(
             deleted=record.state.deleted, digest=wanted,
             applied_digest=as_bytes(row.applied_digest) if known else None,
-            rejected_digest=as_bytes(row.rejected_digest) if known else None,
+            rejected_digest=None,  # a full sync tries again what was refused
             external_id=row.external_id if known and not moved else None,
             ever_applied=known and row.ever_applied, moved=moved, unsettled_for=row.unsettled_for if known else None)
 
@@ -350,11 +387,10 @@ class _Plan:
                 and row.applied_group is not None and row.applied_group != record.state.group)
 
     def _stays_parked(self, record: _Record, step: Step) -> bool:
-        """A full sync tries again what failed, but neither what was refused nor what is held for a person."""
+        """A full sync tries again what failed or was refused, but not what is on hold or was discarded."""
         row = record.row
         unchanged = row is not None and row.revision == record.state.revision
-        return step in (Step.REJECTED, Step.HOLD) or (unchanged and row.parked is not None and (
-            row.parked == "held" or row.rejected_digest is not None))
+        return step is Step.HOLD or (unchanged and row.parked in ("held", "discarded"))
 
     def _in_step(self, key: str, record: _Record, wanted: bytes | None, there: Sequence[Found]) -> None:
         """Nothing is pushed; what is otherwise there than acknowledged is validation's."""

@@ -7,6 +7,7 @@ has. Not here: pushing (``group_push.py``), merging (``archive.py``), what the s
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sync_orchestrator.core import alerts
 from sync_orchestrator.core.archive import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.deletions import Reason, alive_groups, reserve
 from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
@@ -43,8 +45,10 @@ Progress = Callable[[str, int], None]
 class FillReport:
     """What reading a group brought: ``listed`` by the owner, ``changed`` and ``deleted`` in the archive.
 
-    ``emptied``: other parts that their sources no longer have. ``unusable``: parts that were passed over, and told of
-    by an alert; ``problems``: what is wrong with the first of them.
+    ``emptied``: other parts that their sources no longer have. ``behind``: parts that the source shows at an older
+    version and with other content than the archive. ``ungrouped``: rows of the owner that name no business group.
+    ``unusable``: parts that were passed over, and told of by an alert; ``problems``: what is wrong with the first of
+    them.
     """
 
     entity: str
@@ -55,6 +59,8 @@ class FillReport:
     emptied: int = 0
     moved: int = 0
     unusable: int = 0
+    behind: int = 0
+    ungrouped: int = 0
     problems: list[str] = field(default_factory=list)
     resumed: bool = False
 
@@ -75,6 +81,8 @@ class Fill:
         self._merged = merged
         self._sync_id = 0
         self._reads = GroupReads(context.engine, entity, lease.group)
+        self._flagged: dict[str, list[Change]] = defaultdict(list)
+        self._behind: list[str] = []
         self.report = FillReport(entity.name, lease.group, problems=self._reads.problems)
 
     async def stream(self) -> None:
@@ -118,13 +126,25 @@ class Fill:
         for part, found in others.items():
             changes += self._reads.changes(found, part, number)
             self._listed(connection, part, found)
-        self._merge(connection, changes)
-        resumable = position is not None and text_problem(position) is None
+        self._merge(connection, self._without_flagged(connection, changes))
+        resumable = position is not None and text_problem(position) is None and not self._flagged
         done = self._lease.fenced(
             connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
             n=self._listed(connection, owner, rows), lease=self._lease.seconds)
         self.report.listed = done.sync_listed  # type: ignore[attr-defined]
         _before_page_commit()
+
+    def _without_flagged(self, connection: Connection, changes: Sequence[Change]) -> Sequence[Change]:
+        """The changes without the deletions that a flag of the source shows: those are judged together, at the end.
+
+        A listing that holds some back begins anew after a crash.
+        """
+        flagged = [change for change in changes if change.stamp.inferred]
+        alive = alive_groups(connection, self._entity, flagged)
+        for change in flagged:
+            if (change.key, change.part) in alive:
+                self._flagged[change.part].append(change)
+        return [change for change in changes if not change.stamp.inferred or (change.key, change.part) not in alive]
 
     def _listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
         """Remembers what a source listed; returns how many keys of it were new."""
@@ -135,6 +155,7 @@ class Fill:
         news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
         merged = merge(connection, self._entity.name, news, self._entity.rules, lane=BACKFILL)
         accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
+        self._behind += [end.change.key for end in merged if end.verdict is Verdict.BEHIND]
         self.report.changed += len(accepted)
         return len(accepted)
 
@@ -149,18 +170,23 @@ class Fill:
                     number = await self._reads.ticket()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
-        self._merge(connection, self._reads.changes(rows, part, number))
+        self._merge(connection, self._without_flagged(connection, self._reads.changes(rows, part, number)))
         self._listed(connection, part, rows)
 
     async def delete(self, allowed: int | None) -> None:
         """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
         unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._unlisted)
-        for part, rows in unlisted.items():
-            await self._check_complete(part, len(rows))
-            if held := self._reads.over_cap(part, len(rows), size, allowed):
-                self._hold(held, [row.key for row in rows[:EXAMPLES]])
-        for part, rows in unlisted.items():
-            await self._confirm(part, rows)
+        owner = self._entity.rules.owner
+        parts = sorted(unlisted.keys() | self._flagged.keys(), key=lambda part: (part != owner, part))
+        for part in parts:
+            rows, flagged = unlisted.get(part, []), self._flagged[part]
+            if rows:
+                await self._check_complete(part, len(rows))
+            if held := self._reads.over_cap(part, len(rows) + len(flagged), size, allowed):
+                self._hold(held, [row.key for row in [*rows, *flagged][:EXAMPLES]])
+        for part in parts:
+            await self._confirm(part, unlisted.get(part, []), size, allowed)
+        self.report.ungrouped = await report_ungrouped(self._context, self._entity)
         await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
 
     def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
@@ -174,9 +200,15 @@ class Fill:
 
     def _deletions_done(self, connection: Connection) -> None:
         self.report.unusable = self._reads.unusable
+        self.report.behind = len(self._behind)
         run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
         place = f"{self._entity.name} {self._lease.group}"
         alerts.resolve(connection, "delete_cap", place)
+        if self._behind:
+            alerts.tell(connection, "source_behind", place, examples=self._behind[:EXAMPLES], entity=self._entity.name,
+                        title=f"{place}: the source shows {len(self._behind)} records at an older version than archived")
+        else:
+            alerts.resolve(connection, "source_behind", place)
         if self.report.unusable:
             alerts.tell(connection, "unusable", place, f"{place}: its sources have parts that cannot be used",
                         entity=self._entity.name, examples=self.report.problems)
@@ -198,19 +230,59 @@ class Fill:
         raise DeletionsHeld(f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once "
                             f"with --allow-deletions")
 
-    async def _confirm(self, part: str, unlisted: Sequence[Any]) -> None:
+    async def _confirm(self, part: str, unlisted: Sequence[Any], size: int, allowed: int | None) -> None:
         changes, here = await self._reads.confirm(
             part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id)
+        gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._sync_id]
+        inferred = [change for change in changes if change.stamp.inferred and change not in gone]
+        flagged = [*self._flagged[part], *inferred]
+        if held := self._reads.outage(part, await self._listed_of(part), len(gone), size, allowed):
+            self._hold(held, [change.key for change in gone[:EXAMPLES]])
 
         def work(connection: Connection) -> None:
             self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
-            merged = merge(connection, self._entity.name, changes, self._entity.rules, lane=BACKFILL)
-            gone = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
+            for some, reason in _reasons(gone, flagged):
+                why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
+                if why is not None:
+                    raise DeletionsHeld(why)
+            merged = merge(connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules,
+                           lane=BACKFILL)
+            deleted = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
             if part == self._entity.rules.owner:
-                self.report.deleted += gone
+                self.report.deleted += deleted
                 self.report.moved += here
             else:
-                self.report.emptied += gone
+                self.report.emptied += deleted
             _before_deletions_commit()
 
-        await asyncio.to_thread(in_transaction, self._context.engine, work)
+        try:
+            await asyncio.to_thread(in_transaction, self._context.engine, work)
+        except DeletionsHeld as held_back:
+            self._hold(str(held_back), [change.key for change in [*gone, *flagged][:EXAMPLES]])
+
+    async def _listed_of(self, part: str) -> int:
+        def count(connection: Connection) -> int:
+            return int(run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n)
+
+        return await asyncio.to_thread(in_transaction, self._context.engine, count)
+
+
+def _reasons(unlisted: Sequence[Change], flagged: Sequence[Change]) -> tuple[tuple[Sequence[Change], Reason], ...]:
+    return (unlisted, "unlisted"), (flagged, "flagged")
+
+
+async def report_ungrouped(context: Context, entity: EntityContext) -> int:
+    """Counts the owner's rows that name no business group, which no listing shows, and alerts while there are any."""
+    found = await entity.owner.ungrouped()
+    cause = f"{entity.name}: without a business group"
+
+    def report(connection: Connection) -> int:
+        if found is None or not found.count:
+            alerts.resolve(connection, "unusable", cause)
+            return 0
+        alerts.tell(connection, "unusable", cause, entity=entity.name, examples=list(found.examples),
+                    title=f"{entity.name}: {found.count} records of '{entity.settings.owner}' name no business group, so "
+                          "they are not in sync")
+        return found.count
+
+    return await asyncio.to_thread(in_transaction, context.engine, report)

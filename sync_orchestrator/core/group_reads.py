@@ -124,6 +124,14 @@ class GroupReads:
         if part in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.sources[part].read(key) for key, _, _ in unlisted))
             here = {read.key: read for read in reads if read is not None}
-        gone = [Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH), None)
+        gone = [Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH, inferred=True), None)
                 for key, epoch, version in unlisted if key not in here]
         return [*self.changes(list(here.values()), part, asked), *gone], len(here)
+
+    def outage(self, part: str, listed: int, gone: int, size: int, allowed: int | None) -> str | None:
+        """Why an empty listing is not believed; None where it lists something, or an operator allowed it (rule 22)."""
+        few = part != self._entity.rules.owner and gone == 1  # a part that only one record of the group had
+        if listed or not gone or few or (allowed is not None and gone <= allowed):
+            return None
+        return (f"'{part}' listed nothing of a business group that has {size} records here: that counts as an outage "
+                "of the source")

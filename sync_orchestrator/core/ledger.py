@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -51,6 +51,10 @@ class ChangeEvent:
     origin: str = "notification"
     trace: str | None = None
     """W3C trace context (``core/trace.py``), which its push goes on with."""
+    ticket: int = 0
+    """The number of the read that brought it, drawn before that began; 0 for a notification."""
+    content_id: bool = False
+    """The id is made of the content, so it stands for a change only while that is the record's last one."""
 
     def content_hash(self) -> bytes:
         """What tells a repeated delivery from other content under the same id."""
@@ -87,6 +91,8 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
 
 async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
     """The same on a connection that commits each statement: one round trip to the database, and no thread."""
+    if made := _content_ids(batches):
+        await connection.execute(statements.FORGET_CONTENT_IDS, made)
     cursor = await connection.execute(statements.RECORD, {"events": _offered(batches)}, prepare=True)
     row = await cursor.fetchone()
     assert row is not None
@@ -110,12 +116,37 @@ def _new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Se
     """Records events; returns the places, from 1, of those that are new."""
     if not any(batches):
         return []
+    if made := _content_ids(batches):
+        run(connection, statements.FORGET_CONTENT_IDS, **made)
     new: Sequence[int] = run(connection, statements.RECORD, events=_offered(batches))[0].accepted
     return new
 
 
+def _content_ids(batches: Sequence[Sequence[ChangeEvent]]) -> dict[str, list[str]]:
+    """The sources and ids of the events whose ids are made of their content; empty where there are none."""
+    made = [event for events in batches for event in events if event.content_id]
+    return {"sources": [event.source for event in made], "ids": [event.event_id for event in made]} if made else {}
+
+
 def _offered(batches: Sequence[Sequence[ChangeEvent]]) -> Jsonb | None:
-    return json([_row(event) for events in batches for event in events])
+    events = [event for events in batches for event in events]
+    return json([_row(event) for event in (_told_apart(events) if any(e.content_id for e in events) else events)])
+
+
+def _told_apart(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
+    """Events of one batch whose content comes again after another one of the record get another id (rule 31)."""
+    last: dict[tuple[str, str, str], str] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    apart = []
+    for event in events:
+        record, made = (event.source, event.entity, event.key), (event.source, event.event_id)
+        repeats = event.content_id and last.get(record) == event.event_id
+        if event.content_id and not repeats:
+            seen[made] += 1
+        last[record] = event.event_id
+        apart.append(replace(event, event_id=f"{event.event_id}#{seen[made]}")
+                     if event.content_id and seen[made] > 1 else event)
+    return apart
 
 
 def _row(event: ChangeEvent) -> dict[str, Any]:
@@ -125,6 +156,7 @@ def _row(event: ChangeEvent) -> dict[str, Any]:
         "group_key": event.group, "action": event.action, "version": event.version,
         "thin": event.data is None and event.action != "delete", "data": event.data,
         "content_hash": event.content_hash().hex(), "origin": event.origin, "trace": event.trace,
+        "ticket": event.ticket,
     }
 
 

@@ -1,8 +1,8 @@
 """Sources that notify nobody are asked what has changed; what is new becomes change events.
 
-Each poll goes back by an overlap, for changes that were committed late; what the archive has already is passed over,
-and what is on its way is known by its id. Not here: when sources are asked (``sensors/polling.py``), what happens to
-the events (``events.py``).
+Each poll goes back by an overlap, for changes that were committed late; what the archive has already, and what is on
+its way, is passed over. Not here: when sources are asked (``sensors/polling.py``), what happens to the events
+(``events.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts
-from sync_orchestrator.core.archive import clock
+from sync_orchestrator.core.archive import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
@@ -24,7 +24,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import polling as statements
 from sync_orchestrator.core.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Stamp
 
 _EXAMPLES = 10
 
@@ -74,12 +74,15 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     problems: list[str] = []
     newest = begin.newest
     overlap = int(settings.overlap * 1e6) if is_time else int(settings.overlap)
+    number = await asyncio.to_thread(in_transaction, context.engine, ticket)
     async for rows in entity.sources[part].changes(max(0, begin.newest - overlap)):
         usable, unusable = sort_out(rows)
         problems += [f"{row.key!a}: {row.problem}" for row in unusable]
         polled.shown += len(rows)
         polled.new += await asyncio.to_thread(
-            in_transaction, context.engine, lambda connection, usable=usable: _take(connection, entity, part, usable))
+            in_transaction, context.engine, lambda connection, usable=usable, number=number: _take(
+                connection, entity, part, usable, number))
+        number = await asyncio.to_thread(in_transaction, context.engine, ticket)
         newest = max([newest, *(row.version for row in usable)])
     polled.unusable = len(problems)
     await asyncio.to_thread(in_transaction, context.engine, lambda connection: _asked(
@@ -87,20 +90,30 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     return polled
 
 
-def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead]) -> int:
-    stamps = {row.key: row for row in run(
-        connection, archive_statements.STAMPS, entity=entity.name, keys=[row.key for row in rows]) if row.part == part}
-    events = []
-    for row in rows:
-        content = TOMBSTONE_HASH if row.deleted else digest(row.data)
-        known = stamps.get(row.key)
-        if known is not None and (known.version > row.version or (
-                known.version == row.version and bytes(known.content_hash) == content)):
-            continue
-        events.append(ChangeEvent(
-            part, f"poll/{entity.name}/{row.key}/{row.version}/{content.hex()}", entity.name, row.key,
-            "delete" if row.deleted else "create", row.version, None if row.deleted else row.data, row.group, "poll"))
-    return record_in(connection, events).accepted
+def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
+    """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
+    keys = [row.key for row in rows]
+    stamps = {row.key: stamp_of(row) for row in run(
+        connection, archive_statements.STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag) if row.part == part}
+    offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get(row.key), row)]
+    active = {(row.key, bytes(row.content_hash)) for row in run(
+        connection, statements.ACTIVE, entity=entity.name, part=part, keys=[event.key for event in offered])}
+    news = [event for event in offered if (event.key, event.content_hash()) not in active]
+    return record_in(connection, news).accepted
+
+
+def _is_news(archived: Stamp | None, row: PartRead) -> bool:
+    """Whether a row shows something else than what is archived."""
+    content = TOMBSTONE_HASH if row.deleted else digest(row.data)
+    return archived is None or (archived.version, archived.content_hash) != (row.version, content)
+
+
+def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
+    content = TOMBSTONE_HASH if row.deleted else digest(row.data)
+    return ChangeEvent(
+        part, f"poll/{entity.name}/{row.key}/{row.version}/{content.hex()}/{number}", entity.name, row.key,
+        "delete" if row.deleted else "create", row.version, None if row.deleted else row.data, row.group, "poll",
+        ticket=number)
 
 
 def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row
 
-from sync_orchestrator.core.archive import merge, ticket
+from sync_orchestrator.core.archive import merge, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.events import change_of_read
@@ -125,14 +125,15 @@ def _told(part: str, reads: dict[str, PartRead | None]) -> str:
 
 
 def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Row[Any]]:
-    return {row.part: row for row in run(connection, statements.STAMPS, entity=entity.name, keys=[key])}
+    return {row.part: row for row in run(connection, statements.STAMPS, entity=entity.name, keys=[key],
+                                        lag=entity.rules.lag)}
 
 
 def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[str, PartRead | None],
           before: dict[str, Row[Any]], number: int) -> None:
     run(connection, statements.LOCK, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
-    unmoved = {part for part in reads if now.get(part) == before.get(part)}
+    unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}
     epochs = {row.name: row.epoch for row in run(connection, full_sync_statements.EPOCHS)}
     changes: list[Change] = []
     for part, found in reads.items():
@@ -140,10 +141,15 @@ def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[s
         if found is not None:
             changes.append(change_of_read(found, part, epoch, number))
         elif part in now and part in unmoved:
-            changes.append(Change(key, part, "delete", Stamp(epoch, now[part].version, number, TOMBSTONE_HASH), None))
+            gone = Stamp(epoch, now[part].version, number, TOMBSTONE_HASH, inferred=True)
+            changes.append(Change(key, part, "delete", gone, None))
     run(connection, statements.FORGET_STAMP, entity=entity.name, key=key, parts=sorted(unmoved))
     merge(connection, entity.name, changes, entity.rules)
     _try_again(connection, entity.name, key, sorted(reads))
+
+
+def _stamp(row: Row[Any] | None) -> Stamp | None:
+    return None if row is None else stamp_of(row)
 
 
 def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:

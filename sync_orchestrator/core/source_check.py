@@ -1,8 +1,8 @@
 """The sources against the archive, for one business group: notifications that never came are found and made up for.
 
-What has a change event on its way is left out of judgement; suspects are looked at again after a pause; what looks gone
-is asked for by key. Not here: the archive against the third party (``validation.py``), when groups are due
-(``sensors/schedules.py``).
+All records are compared by version, and some of them in turn by their contents as well. What has a change event on its
+way is left out of judgement; suspects are looked at again after a pause; what looks gone is asked for by key. Not
+here: the archive against the third party (``validation.py``), when groups are due (``sensors/schedules.py``).
 """
 
 from __future__ import annotations
@@ -22,25 +22,32 @@ from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.group_fill import report_ungrouped
 from sync_orchestrator.core.group_reads import GroupReads
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import source_check as statements
+from sync_orchestrator.core.versions import TOMBSTONE_HASH
 
 T = TypeVar("T")
 
+_MAX_OLDER = 1000
+
 _before_commit = CrashPoint("source_check.before_commit")
 
-Kind = Literal["missing", "newer", "gone"]
+Kind = Literal["missing", "newer", "gone", "older", "different"]
 Place = tuple[str, str]
 """Part and key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A notification that never came: the archive lacks the part, has an older one, or one that the source has not.
+    """A notification that never came.
 
+    The archive lacks the part (``missing``), has an older one (``newer`` at the source), one that the source does not
+    have (``gone``), a newer one (``older`` at the source), or other content of the same version (``different``).
     ``version``: of the source; of the archive for what is gone.
     """
 
@@ -63,6 +70,10 @@ class SourceCheck:
     lost: list[Lost] = field(default_factory=list)
     new: int = 0
     repaired: int = 0
+    contents: int = 0
+    """How many parts were compared by their contents, not by version alone."""
+    ungrouped: int = 0
+    """Rows of the owner that name no business group, so that no listing shows them."""
 
 
 def checks_by_itself(entity: EntityContext) -> bool:
@@ -99,6 +110,10 @@ class _Check:
         self._reads = GroupReads(context.engine, entity, group)
         self._since: Any = None
         self._rows: dict[Place, PartRead] = {}
+        self._whole: set[Place] = set()
+        self._archive: dict[Place, Any] = {}
+        self._checked_to: str | None = None
+        self._number = 0
         self._keys: dict[str, set[str]] = defaultdict(set)
         self._size = 0
         self._held: str | None = None
@@ -110,6 +125,8 @@ class _Check:
             return self._not_checked("its first full sync has not completed")
         try:
             await self._list()
+            await self._read_contents()
+            self.result.ungrouped = await report_ungrouped(self._context, self._entity)
             suspects = await self._db(self._suspects)
             if suspects:
                 await asyncio.sleep(self._pause())
@@ -135,13 +152,14 @@ class _Check:
     def _begin(self, connection: Connection) -> bool:
         row = run(connection, statements.GROUP, entity=self._entity.name, group=self._group)[0]
         self._since = row.now
+        self._checked_to = row.contents_checked_to
         self._reads.begin(connection)
         return bool(row.synced)
 
     # What the sources have --------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
-        await self._reads.ticket()  # the clock by which a version lies in the future
+        self._number = await self._reads.ticket()
         by_key = [part for part, source in self._entity.sources.items()
                   if part != self._owner and part in self._entity.rules.readable and not source.can_list_keys]
         async for rows in self._pages(self._owner):
@@ -149,6 +167,7 @@ class _Check:
             found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in by_key))
             for part, others in zip(by_key, found, strict=True):
                 self._take(part, others)
+                self._whole |= {(part, row.key) for row in others}
         for part in self._entity.sources:
             if part != self._owner and part not in by_key:
                 async for rows in self._pages(part):
@@ -172,12 +191,36 @@ class _Check:
         self._keys[part].update(row.key for row in rows)
         usable = [row for row in self._reads.usable(rows, part) if row.group in (None, self._group)]
         self._rows |= {(part, row.key): row for row in usable}
+        if not self._lists_keys_only(part):
+            self._whole |= {(part, row.key) for row in usable}
         return usable
+
+    def _lists_keys_only(self, part: str) -> bool:
+        return part in self._entity.rules.readable and self._entity.sources[part].can_list_keys
+
+    async def _read_contents(self) -> None:
+        """Reads whole parts where only keys were listed: those that look older here, and some of the others in turn."""
+        parts = [part for part in self._entity.sources if self._lists_keys_only(part)]
+        if not parts:
+            return
+        archived = await self._db(self._archived)
+        keys = sorted(key for part, key in self._rows if part == self._owner)
+        behind = [key for key in keys if self._checked_to is None or key > self._checked_to]
+        chosen = (behind or keys)[: self._entity.settings.source_check.contents]
+        for part in parts:
+            older = [key for (of, key), row in self._rows.items() if of == part and (of, key) in archived
+                     and row.version < archived[of, key].version]
+            wanted = sorted({*older[:_MAX_OLDER], *(key for key in chosen if (part, key) in self._rows)})
+            found = self._reads.usable(await self._entity.sources[part].read_many(wanted), part) if wanted else []
+            self._rows |= {(part, row.key): row for row in found}
+            self._whole |= {(part, row.key) for row in found}
+        self._checked_to = chosen[-1] if chosen and chosen[-1] != keys[-1] else None
 
     # What the archive lacks -------------------------------------------------------------------------------------------
 
     def _suspects(self, connection: Connection) -> set[Lost]:
-        archived = self._archived(connection)
+        archived = self._archive = self._archived(connection)
+        self.result.contents = sum(1 for place in self._whole if place in archived)
         found = {lost for (part, key), row in self._rows.items()
                  if (lost := self._compared(part, key, row, archived)) is not None}
         self._size = sum(1 for row in archived.values()
@@ -198,8 +241,12 @@ class _Check:
             owner = archived.get((self._owner, key))
             orphan = part != self._owner and (owner is None or owner.deleted)  # its owner's part is what is missing
             return None if row.deleted or orphan else Lost(part, key, "missing", row.version)
-        old = there.epoch != self._reads.epoch(part)  # its source was restored: a full sync takes over what it holds
-        return None if old or row.version <= there.version else Lost(part, key, "newer", row.version)
+        if there.epoch != self._reads.epoch(part):
+            return None  # its source was restored: a full sync takes over what it holds
+        kind = compared_kind(row, there.version, bytes(there.content_hash), is_whole=(part, key) in self._whole)
+        if kind is None or (there.moved and kind != "newer"):
+            return None
+        return Lost(part, key, kind, row.version)
 
     def _looks_gone(self, row: Any) -> bool:
         return (row.of_group and not row.deleted and not row.moved and row.part in self._entity.sources
@@ -231,15 +278,30 @@ class _Check:
                 held = await self._reads.incomplete(part, len(self._keys[part]), len(some))
             if held is not None:
                 self._held = held
+                continue
+            absent, other = await self._gone(part, some)
+            sure |= other
+            held = self._reads.outage(part, len(self._keys[part]), len(absent), self._size, None)
+            if held is not None:
+                self._held = held
             else:
-                sure |= await self._gone(part, some)
+                sure |= absent
         return sure
 
-    async def _gone(self, part: str, some: Sequence[Lost]) -> set[Lost]:
+    async def _gone(self, part: str, some: Sequence[Lost]) -> tuple[set[Lost], set[Lost]]:
+        """Those that their source does not have, and those that it has after all, and has changed."""
         if part not in self._entity.rules.readable:
-            return set(some)
+            return set(some), set()
         reads = await asyncio.gather(*(self._entity.sources[part].read(lost.key) for lost in some))
-        return {lost for lost, read in zip(some, reads, strict=True) if read is None}
+        absent = {lost for lost, read in zip(some, reads, strict=True) if read is None}
+        changed = set()
+        for read in self._reads.usable([read for read in reads if read is not None], part):
+            there = self._archive[part, read.key]
+            kind = compared_kind(read, there.version, bytes(there.content_hash), is_whole=True)
+            if kind is not None:
+                self._rows[part, read.key] = read
+                changed.add(Lost(part, read.key, kind, read.version))
+        return absent, changed
 
     # What is done about it --------------------------------------------------------------------------------------------
 
@@ -253,7 +315,7 @@ class _Check:
         if self._repair == "auto":
             self.result.repaired = record_in(connection, self._events()).accepted
         self._tell(connection, new)
-        run(connection, statements.CHECKED, **known, again=self.result.repaired > 0)
+        run(connection, statements.CHECKED, **known, again=self.result.repaired > 0, checked_to=self._checked_to)
         still = run(connection, statements.OPEN, **known)[0].n
         if found or still:
             earlier = f"{still} found earlier are not known to be made up for yet" if not found else None
@@ -263,37 +325,70 @@ class _Check:
         _before_commit()
 
     def _events(self) -> list[ChangeEvent]:
-        """What makes up for them. Where a part can be read by key, it is read; so is whether it is gone, twice.
+        """What makes up for them. Where a part can be read by key, the event has it read again.
 
-        What an unreadable source no longer lists is left to a full sync.
+        What an unreadable source no longer lists is left to a full sync, which proves its listing complete.
         """
         readable = self._entity.rules.readable
         return [self._event(lost, self._rows.get((lost.part, lost.key))) for lost in self.result.lost
                 if (lost.kind != "gone" or lost.part in readable) and self._key in (None, lost.key)]
 
     def _event(self, lost: Lost, row: PartRead | None) -> ChangeEvent:
+        """A finding may be made again: its id stands for it only while its event is active."""
         told = row if lost.part not in self._entity.rules.readable else None
-        deleted = told is not None and told.deleted
-        makes = lost.part == self._owner and lost.kind != "gone"
+        deleted = lost.kind == "gone" or (told is not None and told.deleted)
+        makes = lost.part == self._owner
         return ChangeEvent(
             lost.part, f"audit/{self._entity.name}/{lost.key}/{lost.kind}/{lost.version}", self._entity.name, lost.key,
             "delete" if deleted else "create" if makes else "update", lost.version,
-            None if told is None or deleted else told.data, self._group, "audit")
+            None if told is None or deleted else told.data, self._group, "audit",
+            ticket=self._number if told is not None or deleted else 0, content_id=True)
 
     def _tell(self, connection: Connection, new: Sequence[Any]) -> None:
         name = self._entity.name
+        older = {(lost.part, lost.key) for lost in self.result.lost if lost.kind == "older"}
         for part in sorted({row.part for row in new}):
+            keys = [row.key for row in new if row.part == part]
             alerts.tell_of_records(
                 connection, "lost_notifications", f"{name} {part}", f"{name}: notifications of '{part}' never came",
-                name, [row.key for row in new if row.part == part])
+                name, [key for key in keys if (part, key) not in older])
+            alerts.tell_of_records(
+                connection, "source_behind", f"{name} {part}: older",
+                f"{name}: '{part}' shows records at an older version than the archive",
+                name, [key for key in keys if (part, key) in older])
         still = {row.part for row in run(connection, statements.OPEN_PARTS, entity=name)}
         for part in sorted(self._entity.sources.keys() - still):
             alerts.resolve(connection, "lost_notifications", f"{name} {part}")
+            alerts.resolve(connection, "source_behind", f"{name} {part}: older")
         place = f"{name} {self._group}: sources"
         if self._held is None:
             alerts.resolve(connection, "delete_cap", place)
         else:
             alerts.tell(connection, "delete_cap", place, f"{name} {self._group}: {self._held}", entity=name)
+
+
+def compared_kind(row: PartRead, version: int, content_hash: bytes, *, is_whole: bool) -> Kind | None:
+    """How a part at its source differs from the archived one; None where it does not, as far as it was compared.
+
+    A record that the source has and that is a tombstone here is missing, whatever the versions (rule 21).
+
+    Args:
+        row: The part as the source shows it.
+        version: The archived version.
+        content_hash: The digest of the archived content, TOMBSTONE_HASH for a deletion.
+        is_whole: Whether the row holds the content; otherwise only its version counts.
+    """
+    if content_hash == TOMBSTONE_HASH and row.deleted:
+        return None
+    if row.version > version:
+        return "newer"
+    if content_hash == TOMBSTONE_HASH:
+        return "missing"
+    if is_whole and (TOMBSTONE_HASH if row.deleted else digest(row.data)) == content_hash:
+        return None
+    if row.version < version:
+        return "older"
+    return "different" if is_whole else None
 
 
 def _columns(found: Sequence[Lost]) -> dict[str, Any]:

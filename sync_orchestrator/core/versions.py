@@ -18,14 +18,35 @@ TOMBSTONE_HASH = b"\xff" * 16
 class Stamp:
     """What orders two states of a part.
 
-    ``epoch`` is stepped when a source was restored from a backup; ``ticket`` is 0 for what an event told, and
-    otherwise the number of the read that brought it (a later read has a larger one).
+    Attributes:
+        epoch: Stepped when the source was restored from a backup.
+        version: The source's modification time in microseconds, or any growing number.
+        ticket: The number of the read that brought the state; 0 where an event told it.
+        content_hash: The digest of the part's data, TOMBSTONE_HASH for a deletion.
+        seq: The number of the event that told it; 0 for a read. Tickets are drawn from the same sequence.
+        inferred: A deletion that no delete event asked for.
     """
 
     epoch: int
     version: int
     ticket: int
     content_hash: bytes
+    seq: int = 0
+    inferred: bool = False
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the source itself showed the state."""
+        return self.ticket > 0
+
+    @property
+    def order(self) -> int:
+        """The number of the read, drawn before it began, or of the event, drawn when it arrived."""
+        return self.ticket or self.seq
+
+    @property
+    def is_deletion(self) -> bool:
+        return self.content_hash == TOMBSTONE_HASH
 
 
 def seconds_too_far(version: int, kind: Literal["time", "number"], now: float, most: float) -> float:
@@ -37,29 +58,60 @@ def seconds_too_far(version: int, kind: Literal["time", "number"], now: float, m
 
 
 class Guard(StrEnum):
-    """How an offered state of a part stands to the archived one."""
+    """How an offered state of a part compares to the archived one."""
 
     NEWER = "newer"
     SAME = "same"
     OLDER = "older"
     TIE = "tie"
-    """Equal version, other content, both told by events: only the source can say which holds."""
+    """Other content that an event told for the archived version: the source is read to settle it."""
+    BEHIND = "behind"
+    """The source shows other content at an older version than the archived one: a replica that lags, or the truth."""
 
 
-def guard(present: Stamp | None, offered: Stamp, *, can_read: bool) -> Guard:
-    """Compares an offered state with the archived one; ``can_read`` says whether the source can settle a tie."""
+def guard(present: Stamp | None, offered: Stamp, *, can_read: bool, settled: bool = False) -> Guard:
+    """Compares an offered state with the archived one.
+
+    Of equal versions the later one wins (rule 30): a read is later by its ticket, an event by its arrival, and where
+    the source can be read it is read rather than guessed. An older version that the source shows is its present truth
+    once the archived state has been ``settled`` for longer than a replica may lag (rule 32). Whatever finds a record
+    again wins over a tombstone that was inferred (rule 21).
+
+    Args:
+        present: The archived state; None where the part is not archived.
+        offered: The state that a read or an event brings.
+        can_read: Whether the part can be read from its source by key.
+        settled: Whether the archived state is older than the lag that is allowed to a source.
+    """
     if present is None:
         return Guard.NEWER
-    mine, theirs = (present.epoch, present.version), (offered.epoch, offered.version)
-    if theirs != mine:
-        return Guard.NEWER if theirs > mine else Guard.OLDER
+    if offered.epoch != present.epoch:
+        return Guard.NEWER if offered.epoch > present.epoch else Guard.OLDER
+    if present.inferred and not offered.is_deletion:
+        return _found_again(present, offered, can_read=can_read)
+    if offered.version > present.version:
+        return Guard.NEWER
+    later = offered.order > present.order
+    if offered.version < present.version:
+        if not (offered.is_read and later) or offered.content_hash == present.content_hash:
+            return Guard.OLDER
+        return Guard.NEWER if settled else Guard.BEHIND
     if present.content_hash == offered.content_hash:
         return Guard.SAME
-    if present.ticket != offered.ticket:
-        return Guard.NEWER if offered.ticket > present.ticket else Guard.OLDER
-    if can_read and offered.ticket == 0:
+    if offered.is_read and present.order == offered.order:  # one listing shows the key twice
+        return Guard.NEWER if offered.content_hash > present.content_hash else Guard.OLDER
+    if can_read and not offered.is_read:
         return Guard.TIE
-    return Guard.NEWER if offered.content_hash > present.content_hash else Guard.OLDER
+    return Guard.NEWER if later else Guard.OLDER
+
+
+def _found_again(tombstone: Stamp, offered: Stamp, *, can_read: bool) -> Guard:
+    if offered.version > tombstone.version:
+        return Guard.NEWER
+    if can_read and not offered.is_read:
+        return Guard.TIE
+    later = offered.order > tombstone.order
+    return Guard.NEWER if later and (offered.is_read or offered.version == tombstone.version) else Guard.OLDER
 
 
 Action = Literal["create", "update", "delete"]
@@ -91,6 +143,8 @@ class Verdict(StrEnum):
     DUPLICATE = "duplicate"
     SUPERSEDED = "superseded"
     TIE = "tie"
+    BEHIND = "behind"
+    """The source shows an older version than the archived one, with other content."""
     MISSING = "missing"
     """An update whose record is not here, which waits for it."""
     FETCH = "fetch"
@@ -107,6 +161,8 @@ class Rules:
     on_missing: Literal["wait", "fetch", "upsert"]
     readable: frozenset[str]
     """Parts whose source can be read by key."""
+    lag: float = 900.0
+    """For how many seconds a source may show an older state than it has announced."""
 
 
 @dataclass(slots=True)
@@ -118,6 +174,8 @@ class RecordState:
     deleted: bool = False
     ready: bool = False
     parts: dict[str, Stamp] = field(default_factory=dict)
+    settled: frozenset[str] = frozenset()
+    """Parts that have not changed in the archive for longer than ``Rules.lag``."""
 
 
 def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
@@ -129,20 +187,30 @@ def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
     verdict = _judge(record, change, rules)
     if verdict in (Verdict.ACCEPTED, Verdict.KEPT):
         _apply(record, change, rules, revive=verdict is Verdict.ACCEPTED)
-    elif verdict is Verdict.DUPLICATE and change.stamp.ticket and not record.parts[change.part].ticket:
+    elif verdict is Verdict.DUPLICATE and _confirms(record.parts[change.part], change, rules):
         record.parts[change.part] = change.stamp
     return verdict
 
 
+def _confirms(present: Stamp, change: Change, rules: Rules) -> bool:
+    """Whether the same state, told again, is to be remembered as the later one."""
+    if change.stamp.is_read:
+        return not present.is_read
+    return change.part not in rules.readable and change.stamp.order > present.order
+
+
 def _judge(record: RecordState, change: Change, rules: Rules) -> Verdict:
     is_owner = change.part == rules.owner
-    if rules.owner not in record.parts and change.stamp.ticket == 0:
+    if rules.owner not in record.parts and not change.stamp.is_read:
         needs_record = change.action == "update" or (change.action == "create" and not is_owner)
         if needs_record and rules.on_missing != "upsert":
             return Verdict.FETCH if rules.on_missing == "fetch" else Verdict.MISSING
-    match guard(record.parts.get(change.part), change.stamp, can_read=change.part in rules.readable):
+    match guard(record.parts.get(change.part), change.stamp, can_read=change.part in rules.readable,
+                settled=change.part in record.settled):
         case Guard.OLDER:
             return Verdict.SUPERSEDED
+        case Guard.BEHIND:
+            return Verdict.BEHIND
         case Guard.SAME:
             return Verdict.DUPLICATE
         case Guard.TIE:

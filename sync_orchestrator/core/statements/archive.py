@@ -22,7 +22,9 @@ FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) ORDER BY key FOR UPDATE
 
 # The version guard's side of the parts; their data stays where it is.
 STAMPS = f"""
-SELECT key, part, epoch, version, ticket, content_hash, deleted FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
+SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted,
+       changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled
+FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 
 # Which of what was read is not here already, told by an earlier read; by its place from 1.
@@ -41,14 +43,14 @@ DELETE FROM sync.records r USING {OF_KEYS} k WHERE r.entity = k.entity AND r.key
 """
 
 WRITE_PARTS = """
-INSERT INTO sync.parts (entity, key, part, epoch, version, ticket, content_hash, deleted, data)
+INSERT INTO sync.parts (entity, key, part, epoch, version, ticket, seq, inferred, content_hash, deleted, data)
 SELECT %(entity)s, * FROM unnest(
     %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(ticket)s::bigint[],
-    %(content_hash)s::bytea[], %(deleted)s::boolean[], %(data)s::jsonb[])
+    %(seq)s::bigint[], %(inferred)s::boolean[], %(content_hash)s::bytea[], %(deleted)s::boolean[], %(data)s::jsonb[])
 ON CONFLICT (entity, key, part) DO UPDATE
-SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket,
-    content_hash = excluded.content_hash, deleted = excluded.deleted, data = excluded.data,
-    changed_at = sync.clock()
+SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket, seq = excluded.seq,
+    inferred = excluded.inferred, content_hash = excluded.content_hash, deleted = excluded.deleted,
+    data = excluded.data, changed_at = sync.clock()
 """
 
 # A new revision starts afresh: no attempts spent, due now, and no longer parked.
@@ -56,7 +58,7 @@ WRITE_RECORDS = """
 UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
-    attempts = 0, parked = NULL, error = NULL,
+    attempts = 0, parked = NULL, parked_at = NULL, error = NULL, refusal_retried = false,
     due_at = CASE WHEN r.lease_until > sync.clock() THEN r.due_at ELSE sync.clock() END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
@@ -115,6 +117,6 @@ PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (en
 
 STEP_REVISION = f"""
 UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
-    due_at = sync.clock(), error = NULL
+    parked_at = NULL, refusal_retried = false, due_at = sync.clock(), error = NULL
 FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
 """

@@ -54,8 +54,8 @@ WITH offered AS (
     SELECT *, decode(hash, 'hex') AS content_hash, min(hash) OVER same <> max(hash) OVER same AS differing
     FROM ROWS FROM (jsonb_to_recordset(%(events)s) AS (
         source text, event_id text, entity text, key text, group_key text, action text, version bigint, thin boolean,
-        data jsonb, content_hash text, origin text, trace text)) WITH ORDINALITY
-    AS o (source, event_id, entity, key, group_key, action, version, thin, data, hash, origin, trace, ord)
+        data jsonb, content_hash text, origin text, trace text, ticket bigint)) WITH ORDINALITY
+    AS o (source, event_id, entity, key, group_key, action, version, thin, data, hash, origin, trace, ticket, ord)
     WINDOW same AS (PARTITION BY source, event_id)
 ), fresh AS (
     INSERT INTO sync.event_ids (source, event_id, content_hash)
@@ -68,9 +68,9 @@ WITH offered AS (
     ORDER BY source, event_id, content_hash, ord
 ), recorded AS (
     INSERT INTO sync.events (source, event_id, entity, key, group_key, action, epoch, version, thin, data,
-                             content_hash, origin, trace, conflicting)
+                             content_hash, origin, trace, ticket, conflicting)
     SELECT c.source, c.event_id, c.entity, c.key, c.group_key, c.action, coalesce(s.epoch, 0), c.version, c.thin,
-           c.data, c.content_hash, c.origin, c.trace,
+           c.data, c.content_hash, c.origin, c.trace, c.ticket,
            c.differing OR EXISTS (SELECT FROM sync.event_ids i WHERE i.source = c.source AND i.event_id = c.event_id
                                   AND i.content_hash <> c.content_hash)
     FROM chosen c LEFT JOIN sync.systems s ON s.name = c.source
@@ -82,13 +82,31 @@ WITH offered AS (
 SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted, (SELECT pg_notify('sync_work', '') FROM chosen LIMIT 1)
 """
 
+# An id made of an event's content ends with what it stands for (rule 31): a repetition is a duplicate only while the
+# same event is the last one of its record that is active.
+FORGET_CONTENT_IDS = """
+DELETE FROM sync.event_ids i
+USING (SELECT DISTINCT source, event_id FROM unnest(%(sources)s::text[], %(ids)s::text[]) AS o (source, event_id)) o
+WHERE i.source = o.source AND i.event_id = o.event_id
+  AND NOT EXISTS (SELECT FROM sync.events e
+                  WHERE e.source = i.source AND e.event_id = i.event_id AND e.content_hash = i.content_hash
+                    AND NOT EXISTS (SELECT FROM sync.events l WHERE l.entity = e.entity AND l.key = e.key
+                                      AND l.source = e.source AND l.seq > e.seq))
+"""
+
+# The ids of events whose source was read: the same notification is a new request to look (rule 31).
+FORGET_IDS = """
+DELETE FROM sync.event_ids i USING sync.events e
+WHERE e.seq = ANY(%(seqs)s) AND i.source = e.source AND i.event_id = e.event_id AND i.content_hash = e.content_hash
+"""
+
 # Work is announced once per commit; a listener that misses it finds the work at its next look.
 NOTIFY = "SELECT pg_notify('sync_work', '')"
 
 # Due events that no drain holds and that are not archived yet, oldest due first: this transaction's until it ends.
 TAKE = """
 SELECT seq, source, entity, key, group_key, action, epoch, version, thin, data, content_hash, attempts, absent_at,
-       ask_source, awaiting, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
+       ask_source, awaiting, origin, ticket, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
 FROM sync.events
 WHERE revision IS NULL AND state IN ('pending', 'waiting') AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
 ORDER BY due_at, seq LIMIT %(most)s
@@ -171,7 +189,7 @@ WITH gone AS (
 {_TO_HISTORY}"""
 
 # Applied has reached them: archived events are done; those that waited or died before that are superseded
-# once their part is newer than they are.
+# once their part is newer than they are, or was read at their version after they came.
 REACHED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
@@ -182,7 +200,8 @@ WITH gone AS (
            OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
                AND EXISTS (SELECT FROM sync.parts p
                            WHERE p.entity = e.entity AND p.key = e.key AND p.part = e.source
-                             AND (p.epoch, p.version) > (e.epoch, e.version))))
+                             AND ((p.epoch, p.version) > (e.epoch, e.version)
+                                  OR ((p.epoch, p.version) = (e.epoch, e.version) AND p.ticket > e.seq)))))
     RETURNING e.*, CASE WHEN e.revision IS NULL THEN 'superseded' ELSE 'done' END AS what, NULL::text AS reason
 {_TO_HISTORY}"""
 
@@ -208,7 +227,7 @@ WHERE e.entity = k.entity AND e.key = k.key AND e.revision IS NULL AND e.state I
 # Rule 16: after a group's full sync everything that failed meanwhile is tried again, missing records from the source.
 COMPENSATE = """
 UPDATE sync.events e
-SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL, ask_source = true
+SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, ask_source = true
 WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead') AND e.awaiting IS DISTINCT FROM 'clock'
   AND e.revision IS NULL
   AND (e.group_key = %(group)s
@@ -230,12 +249,12 @@ WHERE state IN ('dead', 'waiting') AND (%(seqs)s::bigint[] IS NULL OR seq = ANY(
 RETURNING seq, entity, key, revision
 """
 
-# A person had the record reread: what was held back for a version in the future has its answer from the source.
+# An operator had the record reread: what waited for a clock, its source or a cap has its answer from the source.
 REREAD = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     WHERE e.entity = %(entity)s AND e.key = %(key)s AND e.source = ANY(%(parts)s) AND e.state = 'waiting'
-      AND e.awaiting = 'clock'
+      AND e.awaiting IN ('clock', 'source', 'deletions')
     RETURNING e.*, 'superseded' AS what, 'the record was reread from its source' AS reason
 {_TO_HISTORY}"""
 

@@ -11,7 +11,8 @@ WHERE entity = %(entity)s AND revision > 0
 """
 
 PARTS = """
-SELECT key, part, epoch, version, ticket, content_hash, deleted, data, changed_at < %(since)s AS unmoved
+SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted, data, changed_at < %(since)s AS unmoved,
+       changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled
 FROM sync.parts WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 

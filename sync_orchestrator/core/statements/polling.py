@@ -15,3 +15,8 @@ ASKED = """
 UPDATE sync.polls SET newest = greatest(newest, %(newest)s), asked_at = sync.clock()
 WHERE entity = %(entity)s AND part = %(part)s
 """
+
+# What of a part is on its way already.
+ACTIVE = """
+SELECT key, content_hash FROM sync.events WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND source = %(part)s
+"""

@@ -3,12 +3,13 @@
 GROUP = """
 SELECT sync.clock() AS now, EXISTS (
     SELECT FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s AND first_completed_at IS NOT NULL
-) AS synced
+) AS synced, (SELECT contents_checked_to FROM sync.groups
+              WHERE entity = %(entity)s AND group_key = %(group)s) AS contents_checked_to
 """
 
 # What the archive has of these records, and of all in the group.
 ARCHIVED = """
-SELECT p.key, p.part, p.epoch, p.version, p.deleted, p.changed_at >= %(since)s AS moved,
+SELECT p.key, p.part, p.epoch, p.version, p.deleted, p.content_hash, p.changed_at >= %(since)s AS moved,
        r.group_key = %(group)s AND NOT r.deleted AS of_group
 FROM sync.parts p JOIN sync.records r USING (entity, key)
 WHERE p.entity = %(entity)s
@@ -16,9 +17,10 @@ WHERE p.entity = %(entity)s
                                           WHERE entity = %(entity)s AND group_key = %(group)s AND NOT deleted))
 """
 
-# Those for which a change event is on its way, or waits for a person.
+# Those for which a change event is on its way. A dead one is not: what it was to bring is found again, and tried again.
 ON_THE_WAY = """
-SELECT DISTINCT source, key FROM sync.events WHERE entity = %(entity)s AND key = ANY(%(keys)s)
+SELECT DISTINCT source, key FROM sync.events
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND state <> 'dead'
 """
 
 # New findings only.
@@ -53,7 +55,8 @@ OPEN_PARTS = "SELECT DISTINCT part FROM sync.lost_notifications WHERE entity = %
 
 # Where a repair has begun, the group is looked at again at once.
 CHECKED = """
-UPDATE sync.groups SET sources_checked_at = CASE WHEN %(again)s THEN NULL ELSE sync.clock() END
+UPDATE sync.groups SET sources_checked_at = CASE WHEN %(again)s THEN NULL ELSE sync.clock() END,
+    contents_checked_to = %(checked_to)s
 WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
