@@ -26,6 +26,7 @@ class FakeSource:
     def __init__(self, page: int = 100) -> None:
         self.rows: dict[str, PartRead] = {}
         self.down = False
+        self.refusal: CallFailed | None = None
         self.page = page
         self.reads = 0
         self.version = 1_000_000
@@ -85,6 +86,8 @@ class FakeSource:
         return None
 
     def _answer(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         if self.down:
             raise CallFailed(Failure.TRANSIENT, "the source does not answer")
 

@@ -175,7 +175,7 @@ def test_full_sync_finishes_what_failed_meanwhile(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what must be asked for twice: an update of a record that its owner does not have."""
-    world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}})
+    world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}, "absent_after": 0.1})
     monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
     world.put("a", tell=False)
     world.tell("shop", "a", "update", 5, {"name": "older", "store": "A"})

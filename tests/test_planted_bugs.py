@@ -136,6 +136,6 @@ def test_an_older_change_that_comes_late_changes_nothing(world: World) -> None:
 
 
 def test_a_missing_version_guard_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "guard", lambda present, offered, *, can_read: versions.Guard.NEWER)
+    monkeypatch.setattr(versions, "guard", lambda present, offered, **_: versions.Guard.NEWER)
     with pytest.raises(AssertionError):
         older_change_comes_late(world)

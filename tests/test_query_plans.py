@@ -46,7 +46,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
 
 BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "locks of a merge": (archive.LOCK, {"entity": "item", "keys": KEYS}),
-    "stamps of a merge": (archive.STAMPS, {"entity": "item", "keys": KEYS}),
+    "stamps of a merge": (archive.STAMPS, {"entity": "item", "keys": KEYS, "lag": 900}),
     "what a read brings": (archive.NOT_HELD, {
         "entity": "item", "key": KEYS, "part": ["shop"] * 500, "epoch": [0] * 500, "version": [1] * 500,
         "content_hash": [b"x"] * 500}),

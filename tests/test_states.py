@@ -166,10 +166,10 @@ def an_outdated_change_comes(world: World) -> None:
 
 
 @shows(LEASED, SUPERSEDED)
-def a_source_says_twice_that_it_has_no_such_record(world: World) -> None:
-    world.tell("shop", "a", "update", 1)
+def its_source_has_no_such_record_and_a_newer_deletion_is_archived(world: World) -> None:
+    world.tell("shop", "a", "delete", 9)
     world.drain()
-    world.later(11)
+    world.tell("shop", "a", "update", 1)
     world.drain()
 
 

@@ -108,16 +108,14 @@ def test_what_dies_is_told_with_its_error(told_world: World, hook: Hook) -> None
     told_world.erp.before = lambda verb, key: answer(422)
     told_world.put("a")
     told_world.drain()
-    told_world.shop.down = True
+    told_world.shop.refusal = answer(400)
     told_world.tell("shop", "b", "create", 1)
-    for _ in range(4):
-        told_world.drain()
-        told_world.later(100)
+    told_world.drain()
     send(told_world)
     assert sorted(hook.told()) == [("item.dead", "a"), ("item.dead", "b")]  # of two records, in no order
     refused, unread = sorted(hook.events, key=lambda event: str(event["subject"]))
     assert refused["data"]["error"] == "answer 422"
-    assert (unread["data"]["error"], unread["data"]["source"]) == ("the source does not answer", "shop")
+    assert (unread["data"]["error"], unread["data"]["source"]) == ("answer 400", "shop")
 
 
 def test_confirmed_drift_is_told_once_with_a_sample(told_world: World, hook: Hook) -> None:

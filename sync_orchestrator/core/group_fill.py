@@ -206,7 +206,7 @@ class Fill:
         alerts.resolve(connection, "delete_cap", place)
         if self._behind:
             alerts.tell(connection, "source_behind", place, examples=self._behind[:EXAMPLES], entity=self._entity.name,
-                        title=f"{place}: the source shows {len(self._behind)} records at an older version than archived")
+                        title=f"{place}: the source shows {len(self._behind)} records at an older version")
         else:
             alerts.resolve(connection, "source_behind", place)
         if self.report.unusable:
@@ -281,8 +281,8 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
             alerts.resolve(connection, "unusable", cause)
             return 0
         alerts.tell(connection, "unusable", cause, entity=entity.name, examples=list(found.examples),
-                    title=f"{entity.name}: {found.count} records of '{entity.settings.owner}' name no business group, so "
-                          "they are not in sync")
+                    title=f"{entity.name}: {found.count} records of '{entity.settings.owner}' name no business group, "
+                          "so they are not in sync")
         return found.count
 
     return await asyncio.to_thread(in_transaction, context.engine, report)

@@ -73,6 +73,8 @@ class Claim:
     """The revision that the third party acknowledged last; 0 where none holds."""
     trace: str | None = None
     """The trace context of the newest event that is waiting for this push."""
+    refusal_retried: bool = False
+    """Whether its refused payload was tried again since what it could depend on was acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
             row.applied_group, row.external_id, row.attempts, as_bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
             row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
-            row.applied_revision, row.trace,
+            row.applied_revision, row.trace, row.refusal_retried,
         )
         for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
     ]

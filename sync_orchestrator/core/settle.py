@@ -9,6 +9,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -19,13 +20,16 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
-from sync_orchestrator.core.retry import Decision, after_failure
+from sync_orchestrator.core.retry import Decision, after_failure, after_refusal
 from sync_orchestrator.core.sql import json, one_by_one, run
 from sync_orchestrator.core.statements import alerts as alert_statements
+from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 
 _MOST_RETRY_AFTER = 3600.0
+_SUCCESS_NOTED_SECONDS = 10.0
+_RECENT_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ def settle(
         key=[end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
-    accepted = _acknowledge(connection, good)
+    accepted, since = _acknowledge(connection, good)
     _finish_events(connection, good, accepted, result)
     _tell_of_mirrored(connection, entities, [end for end in good if (end.claim.entity, end.claim.key) in accepted])
     _breaker_heard_success(connection, name, state, good)
@@ -74,8 +78,24 @@ def settle(
     late = [end for end in good if (end.claim.entity, end.claim.key) not in accepted] + refused_bad
     _mark_unknown(connection, system, [end for end in late if end.called], result)
     _attempts(connection, [end for end in ordered if end.called])
+    if since is not None:
+        _retry_refused(connection, name, entities, since)
     result.acknowledged = len(accepted)
     return result
+
+
+def _retry_refused(connection: Connection, name: str, entities: dict[str, EntityContext], since: datetime) -> None:
+    """Tries refused records once more when what was under way beside them has been acknowledged (rule 26)."""
+    rows = run(connection, statements.RETRY_REFUSED, entities=_entities_of(name, entities), since=since)
+    keys: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        keys[row.entity].append(row.key)
+    for entity, some in sorted(keys.items()):
+        run(connection, full_sync_statements.REDRIVE_ARCHIVED, entity=entity, keys=sorted(some))
+
+
+def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
+    return [entity.name for entity in entities.values() if entity.system_name == name]
 
 
 def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
@@ -86,9 +106,10 @@ def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
     return run(connection, statements.SYSTEM_LOCKED, name=name)[0]
 
 
-def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> set[tuple[str, str]]:
+def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tuple[str, str]], datetime | None]:
+    """Returns the records that are acknowledged, and since when the oldest of them was under way."""
     if not good:
-        return set()
+        return set(), None
     rows = run(
         connection, statements.ACKNOWLEDGE, **_claims(good),
         revision=[end.claim.revision for end in good],
@@ -101,7 +122,8 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> set[tuple[st
         late_creates=[json(end.claim.late_creates) for end in good],
         look_again=[end.look_again for end in good],
     )
-    return {(row.entity, row.key) for row in rows}
+    since = min((row.changed_at for row in rows), default=None)
+    return {(row.entity, row.key) for row in rows}, since
 
 
 def _finish_events(
@@ -144,6 +166,8 @@ def _breaker_heard_success(connection: Connection, name: str, state: Any, good: 
     if not any(end.called for end in good):
         return
     run(connection, statements.CLEAR_FAILURES, system=name)
+    if state.succeeded_ago is None or state.succeeded_ago > _SUCCESS_NOTED_SECONDS:
+        run(connection, statements.SUCCEEDED, name=name)
     if state.open_since is not None:
         run(connection, statements.CLOSE, name=name)
         alerts.resolve(connection, "breaker_open", name)
@@ -157,15 +181,17 @@ def _failures(
     if not bad:
         return []
     _obey_retry_after(connection, name, bad)
-    counting = [end for end in bad if _counts_for_breaker(end)]
     was_open = state.open_since is not None
-    now_open = _breaker_open(connection, name, system, state, counting)
-    decisions = [_decision(end, entities[end.claim.entity], free=now_open or was_open) for end in bad]
+    passing = _others_under_way(connection, name, entities, bad)
+    decisions = [_decision(end, entities[end.claim.entity], passing=passing) for end in bad]
+    now_open = _breaker_open(connection, name, system, state, bad, decisions)
+    if now_open or was_open:
+        decisions = [_spared(end, decision) for end, decision in zip(bad, decisions, strict=True)]
     rows = run(
         connection, statements.FAIL, **_claims(bad), landing=system.landing_seconds,
         revision=[end.claim.revision for end in bad],
         attempts=[decision.attempts for decision in decisions],
-        wait=[decision.wait if decision.wait is not None else 0.0 for decision in decisions],
+        wait=[float(decision.wait or 0.0) for decision in decisions],
         parked=[_parked(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         error=[str(end.failure) if end.failure else None for end in bad],
         rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
@@ -173,6 +199,7 @@ def _failures(
         unknown=[bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
+        refused=[end.rejected_digest is not None and end.called for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
@@ -195,21 +222,34 @@ def _counts_for_breaker(end: Pushed) -> bool:
 
 
 def _breaker_open(
-    connection: Connection, name: str, system: ThirdPartySystem, state: Any, counting: Sequence[Pushed]
+    connection: Connection, name: str, system: ThirdPartySystem, state: Any, bad: Sequence[Pushed],
+    decisions: Sequence[Decision],
 ) -> bool:
-    """Counts distinct records; opens the breaker, or puts off the next probe where it is open."""
+    """Counts distinct records; opens the breaker, or puts off the next probe where it is open.
+
+    It opens, too, before a failure that says nothing about its record takes that record's last attempt while nothing
+    else shows the third party to be well: in an outage in which little changes, the system waits and not the records.
+    """
+    counting = [end for end in bad if _counts_for_breaker(end)]
     if not counting:
         return False
     if state.open_since is not None:
         wait = min(system.breaker.probe_cap, (state.probe_wait or system.breaker.probe_after) * 2)
         run(connection, statements.OPEN, name=name, wait=wait)
         return True
-    run(
+    rows = run(
         connection, statements.ADD_FAILURES, system=name,
         entity=[end.claim.entity for end in counting], key=[end.claim.key for end in counting],
         attempts=[end.claim.attempts for end in counting],
     )
-    if run(connection, statements.COUNT_FAILURES, system=name)[0][0] < system.breaker.failures:
+    failing = int(run(connection, statements.COUNT_FAILURES, system=name)[0][0])
+    times = {(row.entity, row.key): row.times for row in rows}
+    last = [end for end, decision in zip(bad, decisions, strict=True)
+            if decision.wait is None and (end.claim.entity, end.claim.key) in times]
+    unproven = any(
+        _says_nothing(end, failing) and not _is_proven_well(end, times[end.claim.entity, end.claim.key], state)
+        for end in last)
+    if failing < system.breaker.failures and not unproven:
         return False
     run(connection, statements.OPEN, name=name, wait=system.breaker.probe_after)
     alerts.tell(
@@ -219,23 +259,59 @@ def _breaker_open(
     return True
 
 
+def _says_nothing(end: Pushed, failing: int) -> bool:
+    """Whether a failure says nothing about the record; a 5xx may, unless other records have it as well."""
+    failure = end.failure
+    if failure is None or failure.kind is Failure.PERMANENT:
+        return False
+    return failure.about_system or failure.kind is Failure.AUTH or failure.status is None or failing > 1
+
+
+def _is_proven_well(end: Pushed, times: int, state: Any) -> bool:
+    """Whether the third party did what it was asked since the record failed before, or just before it failed."""
+    if times > 1:
+        return False
+    recently = state.succeeded_ago is not None and state.succeeded_ago < _RECENT_SECONDS
+    return end.claim.attempts > 0 or recently
+
+
 def _give_back(connection: Connection, name: str) -> None:
     run(connection, alert_statements.WITHDRAW, system=name)
     run(connection, statements.GIVE_BACK_EVENTS, system=name)
     run(connection, statements.GIVE_BACK_RECORDS, system=name)
 
 
-def _decision(end: Pushed, entity: EntityContext, *, free: bool) -> Decision:
+def _others_under_way(
+    connection: Connection, name: str, entities: dict[str, EntityContext], bad: Sequence[Pushed]
+) -> bool:
+    """Whether a refusal among these may pass by itself, since it may depend on records that are under way."""
+    refused = [end for end in bad if end.rejected_digest is not None and end.called]
+    return bool(refused) and bool(run(
+        connection, statements.OTHERS_UNDER_WAY, entities=_entities_of(name, entities),
+        entity=[end.claim.entity for end in refused], key=[end.claim.key for end in refused])[0].found)
+
+
+def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
+    """``passing``: other records were under way, so that a refusal may pass by itself."""
     if end.postponed is not None:
         return Decision(end.claim.attempts, end.postponed)
     assert end.failure is not None
     if end.held:
         return Decision(end.claim.attempts, None)
-    if free and end.called:
-        return Decision(end.claim.attempts, 0.0)
+    failure = end.failure
+    if passing and end.rejected_digest is not None and end.called and not end.claim.refusal_retried:
+        return after_refusal(entity.retry, end.claim.attempts, depends=failure.duplicate or failure.conflict,
+                             draw=random.random())
     return after_failure(
-        entity.retry, end.claim.attempts, end.failure.kind, retry_after=end.failure.retry_after,
+        entity.retry, end.claim.attempts, failure.kind, retry_after=failure.retry_after,
         waited=end.claim.waiting_for, draw=random.random())
+
+
+def _spared(end: Pushed, decision: Decision) -> Decision:
+    """With the breaker open no attempt is spent."""
+    if end.failure is None or end.held or not end.called:
+        return decision
+    return Decision(end.claim.attempts, 0.0)
 
 
 def _parked(end: Pushed, decision: Decision) -> str | None:

@@ -79,7 +79,7 @@ SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_inte
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at, due.turn,
+          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at, r.refusal_retried, due.turn,
           (SELECT trace FROM (SELECT e.seq, e.trace FROM sync.events e
                               WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL OFFSET 0) told
            ORDER BY seq DESC LIMIT 1) AS trace,
@@ -113,7 +113,7 @@ SET applied_revision = v.revision,
     applied_digest = v.digest, applied_group = v.applied_group, external_id = v.external_id,
     applied_at = sync.clock(),
     first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
-    attempts = 0, error = NULL, rejected_digest = NULL, lane = 0, waiting_since = NULL,
+    attempts = 0, error = NULL, rejected_digest = NULL, refusal_retried = false, lane = 0, waiting_since = NULL,
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until
                             AND r.late_creates = v.late_creates THEN NULL ELSE r.unsettled_until END,
@@ -127,7 +127,7 @@ FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision
      AS v (entity, key, token, revision, digest, applied_group, external_id, settles, unsettled_until, late_creates,
            look_again)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
-RETURNING r.entity, r.key
+RETURNING r.entity, r.key, r.changed_at
 """
 
 # Not acknowledged: due again later, or parked. What may have landed leaves the record unsettled. A revision that
@@ -138,6 +138,8 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
     waiting_since = CASE WHEN v.waits THEN coalesce(r.waiting_since, sync.clock()) ELSE r.waiting_since END,
     parked = CASE WHEN r.revision = v.revision THEN v.parked END,
+    parked_at = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN sync.clock() END,
+    refused_at = CASE WHEN v.refused THEN sync.clock() ELSE r.refused_at END,
     rejected_digest = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN v.rejected_digest
                            ELSE coalesce(v.rejected_digest, r.rejected_digest) END,
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
@@ -150,9 +152,10 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
         ELSE r.unsettled_until END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
             %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
-            %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[], %(cleared)s::boolean[])
+            %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[], %(cleared)s::boolean[],
+            %(refused)s::boolean[])
      AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits,
-           cleared)
+           cleared, refused)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
 """
@@ -227,7 +230,8 @@ SELECT least(
 """
 
 UNPARK = """
-UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL
+UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    refusal_retried = false
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 """
 
@@ -239,15 +243,39 @@ WHERE entity = %(entity)s AND key = %(key)s AND ready AND (lease_until IS NULL O
 RETURNING group_key, applied_group
 """
 
-# Not those whose payload was refused for good: what would be sent again is the same.
+# What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come.
 UNPARK_GROUP = """
-UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
+UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    refusal_retried = false
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
-  AND out_of_step AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
-  AND NOT (parked IS NOT NULL AND rejected_digest IS NOT NULL)
+  AND out_of_step AND (parked = 'dead' OR parked IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))
   AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING key
+"""
+
+# Whether other records of a third party were under way when one was refused, on which the refusal may depend (rule 26).
+OTHERS_UNDER_WAY = """
+SELECT EXISTS (SELECT FROM sync.records
+               WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+                 AND (entity, key) NOT IN (SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[]))) AS found
+"""
+
+# Refused records are tried once more when the last of those that were under way at the time was acknowledged.
+RETRY_REFUSED = """
+WITH chosen AS (
+    SELECT entity, key FROM sync.records
+    WHERE entity = ANY(%(entities)s) AND out_of_step AND parked IS NOT NULL AND parked = 'dead'
+      AND refused_at >= %(since)s AND NOT refusal_retried
+      AND NOT EXISTS (SELECT FROM sync.records o
+                      WHERE o.out_of_step AND o.parked IS NULL AND o.entity = ANY(%(entities)s)
+                        AND o.changed_at <= records.refused_at)
+    ORDER BY entity, key FOR UPDATE SKIP LOCKED
+)
+UPDATE sync.records r
+SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL, refusal_retried = true
+FROM chosen WHERE r.entity = chosen.entity AND r.key = chosen.key
+RETURNING r.entity, r.key
 """
 
 # Breaker and rate -------------------------------------------------------------------------------------------------
@@ -257,7 +285,8 @@ REGISTER_SYSTEM = "INSERT INTO sync.systems (name) VALUES (%(name)s) ON CONFLICT
 SYSTEM = """
 SELECT name, paused, open_since, probe_wait,
        EXTRACT(epoch FROM probe_at - sync.clock())::float8 AS probe_in,
-       EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for
+       EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for,
+       EXTRACT(epoch FROM sync.clock() - succeeded_at)::float8 AS succeeded_ago
 FROM sync.systems WHERE name = %(name)s
 """
 
@@ -308,11 +337,15 @@ UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {_SHARE}), rate_share_
 WHERE name = %(name)s AND (rate_share_at IS NULL OR rate_share_at < clock_timestamp() - interval '1 second')
 """
 
+# Tells how often a record has failed since the third party last did what it was asked.
 ADD_FAILURES = """
 INSERT INTO sync.breaker_failures (system, entity, key, attempts_before)
 SELECT %(system)s, * FROM unnest(%(entity)s::text[], %(key)s::text[], %(attempts)s::int[])
-ON CONFLICT DO NOTHING
+ON CONFLICT (system, entity, key) DO UPDATE SET times = breaker_failures.times + 1, at = sync.clock()
+RETURNING entity, key, times
 """
+
+SUCCEEDED = "UPDATE sync.systems SET succeeded_at = sync.clock() WHERE name = %(name)s"
 
 COUNT_FAILURES = "SELECT count(*) FROM sync.breaker_failures WHERE system = %(system)s"
 
@@ -321,8 +354,9 @@ CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
 # The breaker opened: the failures that led to it cost nothing.
 GIVE_BACK_RECORDS = """
 UPDATE sync.records r
-SET attempts = b.attempts_before, parked = CASE WHEN r.parked = 'held' THEN r.parked END, due_at = sync.clock(),
-    rejected_digest = NULL
+SET attempts = b.attempts_before, due_at = sync.clock(), rejected_digest = NULL,
+    parked = CASE WHEN r.parked IN ('held', 'discarded') THEN r.parked END,
+    parked_at = CASE WHEN r.parked IN ('held', 'discarded') THEN r.parked_at END
 FROM sync.breaker_failures b
 WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key
 """
