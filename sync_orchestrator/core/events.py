@@ -49,6 +49,8 @@ BEHIND = "its source still shows an older version"
 _MAX_ROUNDS = 3
 _ASK_AGAIN_SECONDS = 3600.0
 _MAX_PAUSE_SECONDS = 300.0
+_LAG_PAUSE_SECONDS = 60.0
+"""The longest pause while a replica may still catch up."""
 _GIVE_UP_SECONDS = 86_400.0
 
 
@@ -378,7 +380,7 @@ class _Batch:
             return
         pause = min(_MAX_PAUSE_SECONDS, max(self._entity.retry.first_wait, elapsed))
         if elapsed < lag:
-            pause = min(pause, max(self._entity.retry.first_wait, lag - elapsed))
+            pause = min(pause, max(self._entity.retry.first_wait, min(_LAG_PAUSE_SECONDS, lag - elapsed)))
         elif not event.ask_source:
             fates.behind[why].append(event.key)
         fates.failed.append((event.seq, "waiting", event.attempts, pause, why, "source", True))

@@ -285,6 +285,7 @@ class _Plan:
     def _unlisted(self) -> dict[str, list[tuple[str, int, int]]]:
         """Parts that are here and were not listed (key, epoch, version), the owner's first."""
         owner = self._entity.rules.owner
+        flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
         found: dict[str, list[tuple[str, int, int]]] = {}
         for part in sorted(self._entity.sources, key=lambda part: (part != owner, part)):
             rows = [
@@ -292,7 +293,8 @@ class _Plan:
                 for key, record in sorted(self._records.items())
                 if record.state.group == self._group and not record.state.deleted and part in record.state.parts
                 and part not in record.deleted_parts and part not in record.moved_parts
-                and key not in self._listed[part] and (part == owner or key in self._listed[owner])
+                and key not in self._listed[part]
+                and (part == owner or (key in self._listed[owner] and key not in flagged))
             ]
             if rows:
                 found[part] = rows

@@ -196,7 +196,10 @@ class Fill:
         rows = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
                    owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
         size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
-        return {part: list(found) for part, found in groupby(rows, key=lambda row: row.part)}, size
+        owner = self._entity.rules.owner
+        flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
+        found = [row for row in rows if row.part == owner or row.key not in flagged]
+        return {part: list(some) for part, some in groupby(found, key=lambda row: row.part)}, size
 
     def _deletions_done(self, connection: Connection) -> None:
         self.report.unusable = self._reads.unusable

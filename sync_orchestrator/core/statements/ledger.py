@@ -221,7 +221,7 @@ WAKE = f"""
 UPDATE sync.events e SET state = 'pending', due_at = sync.clock(), awaiting = NULL, attempts = 0
 FROM {OF_KEYS} k
 WHERE e.entity = k.entity AND e.key = k.key AND e.revision IS NULL AND e.state IN ('waiting', 'dead')
-  AND e.awaiting = 'record'
+  AND e.awaiting IN ('record', 'source')
 """
 
 # Rule 16: after a group's full sync everything that failed meanwhile is tried again, missing records from the source.
