@@ -22,7 +22,7 @@ INSERT INTO sync.entities (name) VALUES (%(name)s)
 ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING fingerprint
 """
 _TRY_REFUSED_AGAIN = """
-UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
+UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock()
 WHERE entity = %(name)s AND parked = 'dead' AND out_of_step
 """
 _REMEMBER = "UPDATE sync.entities SET fingerprint = %(fingerprint)s WHERE name = %(name)s"

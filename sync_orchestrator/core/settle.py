@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core import alerts, outcomes
+from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_failure
@@ -37,13 +38,14 @@ class Settled:
     dead: int = 0
     done: int = 0
     superseded: int = 0
+    discarded: int = 0
     slowest: float = 0.0
     groups: Counter[tuple[str, str]] = field(default_factory=Counter)
     twins: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
         """Adds another settlement's figures to this one."""
-        for name in ("acknowledged", "failed", "dead", "done", "superseded"):
+        for name in ("acknowledged", "failed", "dead", "done", "superseded", "discarded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.slowest = max(self.slowest, other.slowest)
         self.groups.update(other.groups)
@@ -280,20 +282,14 @@ def _tell_of_dead(
             told[end.claim.entity].append((end.claim.key, {
                 "group": end.claim.group, "revision": end.claim.revision, "error": str(end.failure),
                 "attempts": decision.attempts}))
-            by_cause["held" if end.held else "dead", end.claim.entity, cause_of(end.failure)].append(end.claim.key)
+            cause = cause_of(end.failure, end.claim.key)
+            by_cause["held" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
         alerts.tell_of_records(connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored",
                                entity, keys)
     for entity, news in told.items():
         outcomes.note(connection, entities[entity], "dead", news)
-
-
-def cause_of(failure: CallFailed) -> str:
-    """The part of a failure that many records share, so that they make one alert."""
-    if failure.status is not None:
-        return f"answer {failure.status}"
-    return failure.detail.split(":")[0][:80]
 
 
 def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequence[Pushed], result: Settled) -> None:

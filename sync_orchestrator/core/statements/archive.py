@@ -56,7 +56,7 @@ WRITE_RECORDS = """
 UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
-    attempts = 0, parked = NULL, error = NULL,
+    attempts = 0, parked = NULL, parked_at = NULL, error = NULL,
     due_at = CASE WHEN r.lease_until > sync.clock() THEN r.due_at ELSE sync.clock() END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
@@ -87,7 +87,8 @@ SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
        count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_step,
        count(*) FILTER (WHERE out_of_step) AS out_of_step,
        count(*) FILTER (WHERE parked = 'dead' AND out_of_step) AS dead,
-       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held
+       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held,
+       count(*) FILTER (WHERE parked = 'discarded' AND out_of_step) AS discarded
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 
@@ -115,6 +116,6 @@ PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (en
 
 STEP_REVISION = f"""
 UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
-    due_at = sync.clock(), error = NULL
+    parked_at = NULL, due_at = sync.clock(), error = NULL
 FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
 """

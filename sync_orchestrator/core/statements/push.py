@@ -138,6 +138,7 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
     waiting_since = CASE WHEN v.waits THEN coalesce(r.waiting_since, sync.clock()) ELSE r.waiting_since END,
     parked = CASE WHEN r.revision = v.revision THEN v.parked END,
+    parked_at = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN sync.clock() END,
     rejected_digest = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN v.rejected_digest
                            ELSE coalesce(v.rejected_digest, r.rejected_digest) END,
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
@@ -226,8 +227,11 @@ SELECT least(
        AND applied_group IS DISTINCT FROM group_key)) AS seconds
 """
 
+# An operator has it tried again. The error of a discarded record is the reason of the discard.
 UNPARK = """
-UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL
+UPDATE sync.records
+SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    error = CASE WHEN parked = 'discarded' THEN NULL ELSE error END
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 """
 
@@ -239,12 +243,13 @@ WHERE entity = %(entity)s AND key = %(key)s AND ready AND (lease_until IS NULL O
 RETURNING group_key, applied_group
 """
 
-# Not those whose payload was refused for good: what would be sent again is the same.
+# Not those whose payload was refused for good: what would be sent again is the same. Nor those that were discarded.
 UNPARK_GROUP = """
-UPDATE sync.records SET parked = NULL, attempts = 0, due_at = sync.clock()
+UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock()
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
-  AND out_of_step AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
+  AND out_of_step AND parked IS DISTINCT FROM 'discarded'
+  AND (parked = 'dead' OR attempts > 0 OR waiting_since IS NOT NULL)
   AND NOT (parked IS NOT NULL AND rejected_digest IS NOT NULL)
   AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING key
@@ -321,10 +326,10 @@ CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
 # The breaker opened: the failures that led to it cost nothing.
 GIVE_BACK_RECORDS = """
 UPDATE sync.records r
-SET attempts = b.attempts_before, parked = CASE WHEN r.parked = 'held' THEN r.parked END, due_at = sync.clock(),
-    rejected_digest = NULL
+SET attempts = b.attempts_before, parked = CASE WHEN r.parked = 'held' THEN r.parked END,
+    parked_at = CASE WHEN r.parked = 'held' THEN r.parked_at END, due_at = sync.clock(), rejected_digest = NULL
 FROM sync.breaker_failures b
-WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key
+WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.parked IS DISTINCT FROM 'discarded'
 """
 
 GIVE_BACK_EVENTS = """
