@@ -77,7 +77,8 @@ def _normalized(text: str, key: str | None) -> str:
         text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", _PLACEHOLDER, text)
     text = _QUOTED.sub(_without_value, text)
     text = _WITH_DIGIT.sub(_PLACEHOLDER, text)
-    return _REPEATED.sub(_PLACEHOLDER, text)[:_MAX_LENGTH].strip(" .:,;")
+    text = _REPEATED.sub(_PLACEHOLDER, text)[:_MAX_LENGTH].strip(" .:,;")
+    return text if text.strip(_PLACEHOLDER) else ""
 
 
 def _without_value(quoted: re.Match[str]) -> str:

@@ -107,7 +107,7 @@ def describe_dead_of_entity(connection: Connection, entity: str) -> str | None:
     if not row.dead:
         return None
     without = f", {row.without_group} of them without a known business group" if row.without_group else ""
-    return f"{count_text(row.dead)} of {entity}{without}, such as {row.example!r}"
+    return f"{entity}: {count_text(row.dead)}{without}, such as {row.example!r}"
 
 
 def count_text(n: int) -> str:
@@ -223,7 +223,7 @@ def _parameters(selection: DeadSelection, states: Sequence[State]) -> dict[str, 
 
 
 def _pattern(cause: str, entity: str | None) -> str:
-    """The pattern of texts that contain a cause; what the cause leaves out may be anything, as may the marks of JSON."""
+    """The pattern of texts with this cause; what a cause leaves out may be anything, and so may the marks of JSON."""
     text = cause.removeprefix(f"{entity}: ") if entity else cause
     escaped = text.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return "%" + escaped.replace("…", "%").replace(": ", "%") + "%"
