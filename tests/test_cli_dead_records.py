@@ -40,6 +40,7 @@ def test_records_are_redriven_only_when_it_is_said_which(world: World, command: 
     dead_by_full_sync(world, "k001", "k002")
     assert command("records", "redrive", "item").exit_code == 2
     assert command("records", "redrive", "item", "k001", "--all").exit_code == 2
+    assert command("records", "redrive", "item", "--all", "--absent").exit_code == 2
     assert command("records", "redrive", "item", "k001").stdout == "1 records redriven\n"
     assert command("records", "redrive", "item", "--cause", "answer 422", "--group", "A").stdout == (
         "1 records redriven\n")

@@ -12,6 +12,7 @@ from test_full_sync import fill
 from test_no_storms import watched
 
 from sync_orchestrator.adapters.answers import Answer, failure_of
+from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.checks import metadata_of, summary
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core import ledger
@@ -125,14 +126,7 @@ def test_dead_records_and_drift_are_both_named(world: World) -> None:
 
 
 def test_a_record_of_unknown_outcome_on_hold_is_dead_in_the_verdict(make_world: MakeWorld) -> None:
-    world = make_world(erp=FakeThirdParty(can_lookup=False))
-    fill(world, 5)
-    world.full_sync()
-    world.erp.before = lambda verb, key: lost_answer() if verb == "create" else None
-    world.put("a")
-    world.drain()
-    world.later(60)
-    world.drain()
+    world = on_hold(make_world)
     assert world.row("a").parked == "held"
     result = world.validate()
     assert (result.verdict, result.dead, result.reason) == ("drift", 1, "1 record is dead, 1 of them on hold")
@@ -484,6 +478,31 @@ async def test_an_operator_who_names_a_discarded_record_takes_the_discard_back(w
     await asyncio.to_thread(work)
 
 
+def on_hold(make_world: MakeWorld) -> World:
+    """A create of unknown outcome that did nothing, at a third party that cannot be searched by key."""
+    world = make_world(erp=FakeThirdParty(can_lookup=False))
+    fill(world, 3)
+    world.full_sync()
+    world.erp.before = lambda verb, key: lost_answer() if verb == "create" else None
+    world.put("a")
+    world.drain()
+    world.later(60)
+    world.drain()
+    accept_all(world)
+    return world
+
+
+def test_a_record_on_hold_is_created_only_where_an_operator_has_seen_that_it_is_absent(make_world: MakeWorld) -> None:
+    world = on_hold(make_world)
+    assert redrive(world, keys=["a"]) == 1
+    world.drain()
+    assert (world.row("a").parked, "a" in world.mirrored()) == ("held", False)
+    assert redrive_dead_records(world.engine, DeadSelection("item", ["a"]), confirmed_absent=True) == 1
+    world.drain()
+    world.later(1)
+    assert (world.mirrored() == world.truth(), open_alerts(world), world.validate().verdict) == (True, [], "in_step")
+
+
 # Discarding ---------------------------------------------------------------------------------------------------------
 
 def test_a_discarded_record_is_neither_dead_nor_in_flight_and_is_counted(world: World) -> None:
@@ -630,6 +649,16 @@ def test_status_names_causes_states_and_since_when(make_world: MakeWorld) -> Non
         ("item", "dead", "answer 422", 2), ("item", "dead", "answer 400: no access to …", 1),
         ("item", "discarded", "not wanted there", 1)]
     assert found["dead"][0]["since"] == world.row("k001").parked_at.isoformat()
+
+
+def test_metrics_count_dead_records_by_state(world: World) -> None:
+    dead_by_full_sync(world, "k001", "k002")
+    discard(world, keys=["k002"])
+    unreadable_change(world, "new")
+    with world.engine.begin() as connection:
+        [family] = [family for family in _figures(connection) if family.name == "sync_dead_records"]
+    assert {(sample.labels["entity"], sample.labels["state"]): sample.value for sample in family.samples} == {
+        ("item", "dead"): 1, ("item", "discarded"): 1, ("item", "event"): 1}
 
 
 def test_status_counts_rare_causes_together(make_world: MakeWorld) -> None:

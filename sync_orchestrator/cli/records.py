@@ -111,10 +111,15 @@ def _state(record: DeadRecord) -> str:
 @commands.command("redrive")
 def records_redrive(
     entity: str, keys: Keys = None, group: Group = None, cause: Cause = None, every: Every = False,
+    absent: Annotated[bool, typer.Option("--absent", help="Create the named records that are on hold: you have checked "
+                                                          "that the third party does not have them.")] = False,
 ) -> None:
     """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
     selection = _selection(entity, keys, group, cause, every)
-    say(f"{redrive_dead_records(existing_database(), selection)} records redriven")
+    if absent and not keys:
+        raise NotFound("--absent needs the keys of the records that you have checked")
+    count = redrive_dead_records(existing_database(), selection, confirmed_absent=absent)
+    say(f"{count} records redriven")
 
 
 @commands.command("discard")

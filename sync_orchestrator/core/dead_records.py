@@ -123,13 +123,16 @@ def list_dead_records(
     return [DeadRecord.from_row(row) for row in rows]
 
 
-def redrive_dead_records(engine: Engine, selection: DeadSelection) -> int:
+def redrive_dead_records(engine: Engine, selection: DeadSelection, *, confirmed_absent: bool = False) -> int:
     """Has dead records pushed again with fresh attempts, and their events with them; returns how many keys.
 
-    Records that are named by key are pushed again even if they were discarded. Doing it twice is harmless.
+    Records that are named by key are pushed again even if they were discarded. ``confirmed_absent``: an operator has
+    seen that the third party does not have them, so those on hold are created. Doing it twice is harmless.
     """
     assert selection.entity is not None
-    return in_transaction(engine, lambda connection: _redrive(connection, str(selection.entity), selection))
+    assert selection.keys is not None or not confirmed_absent
+    return in_transaction(engine, lambda connection: _redrive(
+        connection, str(selection.entity), selection, confirmed_absent))
 
 
 def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) -> int:
@@ -173,11 +176,13 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
     return summary
 
 
-def _redrive(connection: Connection, entity: str, selection: DeadSelection) -> int:
+def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
     records, unarchived = _locked(connection, selection, _ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     if not keys:
         return 0
+    if confirmed_absent:
+        run(connection, statements.CONFIRM_ABSENT, entity=entity, keys=records)
     run(connection, push_statements.UNPARK, entity=entity, keys=records)
     run(connection, ledger_statements.REDRIVE, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
     _end_alerts(connection, entity, keys)

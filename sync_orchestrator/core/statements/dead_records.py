@@ -55,6 +55,13 @@ SELECT seq FROM sync.events
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND state = 'dead' AND revision IS NOT NULL ORDER BY seq FOR UPDATE
 """
 
+# An operator has seen that the third party has no such record: whatever call of unknown outcome there was, did nothing.
+CONFIRM_ABSENT = """
+UPDATE sync.records
+SET unsettled_until = NULL, unsettled_groups = '{}', late_creates = '[]', applied_revision = 0
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND parked = 'held' AND external_id IS NULL
+"""
+
 # Out of the push until a new revision arrives. A full sync tries nothing again that has spent no attempts.
 DISCARD = """
 UPDATE sync.records
