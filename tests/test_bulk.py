@@ -348,9 +348,7 @@ def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_no
         world.put(f"k{number:02}", tell=False)
         world.tell("shop", f"k{number:02}", "create", world.shop.version, world.shop.rows[f"k{number:02}"].data)
     perform(world.context, drain(world.context, linger=0, most_seconds=60))
-    assert (len(store.items), world.states()["done"]) == (119, 119)
-    world.later(11)  # the refusal may depend on the others, so it is tried once more
-    perform(world.context, drain(world.context, linger=0, most_seconds=60))
+    assert len(store.items) == 119
     assert world.states() == {"done": 119, "dead": 1}
     assert max(len(call) for call in store.calls) == 50
     assert len(store.calls) < 20

@@ -41,7 +41,7 @@ def synced(world: World, count: int = 4, group: str = "A", prefix: str = "k") ->
     return world
 
 
-# Rule 20: absence -----------------------------------------------------------------------------------------------------
+# Rule 20: absence ----------
 
 
 @pytest.mark.parametrize("seconds", [8, 25, 60, 800])
@@ -173,7 +173,8 @@ def test_rule_37_whatever_a_source_raises_is_one_events_trouble(world: World, mo
     assert "NotImplementedError" in world.query("SELECT error FROM sync.events")[0].error
 
 
-# Rule 21: inferred tombstones -------------------------------------------------------------------------------------------
+# Rule 21: inferred tombstones
+# -------------------------------------------------------------------------------------------
 
 
 def test_rule_21_a_row_at_the_source_and_a_tombstone_here_is_a_lost_notification(world: World) -> None:
@@ -209,7 +210,8 @@ def test_rule_21_a_tombstone_that_a_delete_event_asked_for_is_not_revived_by_lat
     assert "k003" not in world.mirrored()
 
 
-# Rule 22: caps ----------------------------------------------------------------------------------------------------------
+# Rule 22: caps
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -322,7 +324,8 @@ def test_rule_22_a_part_of_another_source_that_is_emptied_is_held_as_well(world:
     assert {record["count"] for record in world.mirrored().values()} == {0, 1, 2, 3}
 
 
-# Rule 39: what no listing shows -------------------------------------------------------------------------------------------
+# Rule 39: what no listing shows
+# -------------------------------------------------------------------------------------------
 
 
 class WithoutGroup(FakeSource):

@@ -12,7 +12,7 @@ from conftest import World
 
 from sync_orchestrator.core import wait
 from sync_orchestrator.core.sql import one_by_one, run
-from sync_orchestrator.core.statements import alerts, archive, full_sync, ledger, push
+from sync_orchestrator.core.statements import alerts, archive, dead_records, full_sync, ledger, push
 
 KEYS = [f"k{number}" for number in range(500)]
 RECORDS = """
@@ -40,6 +40,10 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
         "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5}),
     "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wait.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
+    "dead records of a group": (dead_records.OF_GROUP, {"entity": "item", "group": "G0"}),
+    "list of dead records of a group": (dead_records.LIST, {
+        "entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50}),
+    "dead records of an entity": (dead_records.OF_ENTITY, {"entity": "item"}),
     "attempts of a record": (push.ATTEMPTS_OF, {"entity": "item", "key": "k1", "most": 10}),
 }
 

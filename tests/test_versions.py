@@ -404,7 +404,8 @@ def histories(draw: st.DrawFn) -> tuple[Rules, list[list[Change]]]:
     """
     readable = draw(st.booleans())
     changes = draw(st.lists(
-        some_changes(), min_size=2, max_size=12, unique_by=(content, told, arrival) if readable else (content, arrival)))
+        some_changes(), min_size=2, max_size=12,
+        unique_by=(content, told, arrival) if readable else (content, arrival)))
     if readable:
         read = {place(each) for each in changes if each.stamp.is_read}
         changes = [each for each in changes if each.stamp.is_read or place(each) not in read]

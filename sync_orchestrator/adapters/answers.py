@@ -121,6 +121,7 @@ def _meant(
     said = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False) if reason else ""
     return CallFailed(
         kind, f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
+        reason=shown(said, secrets) if said else None,
         status=answer.status, retry_after=retry_after if means in _WAITING else None, duplicate=means == "duplicate",
         missing=means == "missing", conflict=means == "conflict", too_large=means == "too_large",
         unknown=means == "transient" and write and _may_have_been_done(answer.status, retry_after),

@@ -101,6 +101,9 @@ def _figures(connection: Connection) -> Families:
                  statements.VERDICTS, ("entity", "verdict"))
     yield _gauge(connection, "sync_drift", "Differences that validation confirmed and that are not known to be gone.",
                  statements.DRIFT, ("entity", "kind"))
+    yield _gauge(connection, "sync_dead_records", "Records that are not pushed any more: dead, held (on hold) or "
+                 "discarded; and changes that died before they were archived (event).", statements.DEAD,
+                 ("entity", "state"))
     yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", statements.ALERTS, ("kind",))
     yield _gauge(connection, "sync_silent_seconds", "How long ago the sensor and the drain were last heard of.",
                  statements.HEARTBEATS, ("name",))

@@ -16,16 +16,19 @@ from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check, report
 from sync_orchestrator.config.entities import Repair
+from sync_orchestrator.core.dead_records import DeadRecord
 from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
 
 _DRIFT_KINDS = ("missing", "stale", "different", "extra", "twin", "foreign")
+_STATES = {"dead": "record", "held": "record, on hold", "discarded": "record, discarded"}
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
 _MOST_FIELDS = 6
+_LONGEST_ERROR = 300
 _MOST_GROUPS = 500
 
 
@@ -133,11 +136,11 @@ def summary(result: GroupValidation) -> str:
 
 
 def metadata_of(result: GroupValidation) -> dict[str, Any]:
-    """What people look at: the verdict, the counts, and a table of sampled differences."""
+    """What people look at: the verdict, the counts, tables of sampled differences and of dead records."""
     metadata: dict[str, Any] = {
         "verdict": result.verdict, "expected": result.expected, "in_flight": result.ambiguous,
         "drift": len(result.drift), "sent_to_repair": result.repaired, "foreign": result.foreign,
-        "stubborn": result.stubborn,
+        "stubborn": result.stubborn, "dead": result.dead, "discarded": result.discarded,
         "method": "count" if result.compared is None else "count, then diff",
     }
     if result.counted is not None:
@@ -146,7 +149,23 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
         metadata["compared"] = result.compared
     if result.drift:
         metadata["differences"] = _differences(result)
+    if result.dead_records:
+        metadata["dead_records"] = _dead_records(result.dead_records)
+    if result.dead_without_group:
+        metadata["dead_without_group"] = result.dead_without_group
     return metadata
+
+
+def _dead_records(records: Sequence[DeadRecord]) -> dg.TableMetadataValue:
+    columns = ["key", "kind", "cause", "since", "error"]
+    rows = [
+        {"key": record.key, "kind": "change" if record.kind == "event" else _STATES[record.state],
+         "cause": record.cause, "since": record.since.isoformat(timespec="seconds"),
+         "error": (record.error or "")[:_LONGEST_ERROR]}
+        for record in records
+    ]
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows],
+                                  schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
 
 
 def _differences(result: GroupValidation) -> dg.TableMetadataValue:

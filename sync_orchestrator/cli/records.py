@@ -1,20 +1,38 @@
-"""``records``: single records.
+"""``records``: single records, and those that are dead.
 
-Not here: what is known of one, and what becomes of it (``core/records.py``).
+Not here: what is known of one, and what becomes of it (``core/records.py``, ``core/dead_records.py``).
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Annotated
+
 import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database
-from sync_orchestrator.cli.options import Json
+from sync_orchestrator.cli.options import Group, Json
 from sync_orchestrator.core import records
+from sync_orchestrator.core.dead_records import (
+    DEAD_STATES,
+    DeadRecord,
+    DeadSelection,
+    discard_dead_records,
+    list_dead_records,
+    redrive_dead_records,
+)
 from sync_orchestrator.core.drain import drain as run_drain
+from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import as_json, say, table
 
-commands = typer.Typer(no_args_is_help=True, help="Single records.")
+Keys = Annotated[list[str] | None, typer.Argument(help="Keys of records, as `records list` shows them.")]
+Cause = Annotated[str | None, typer.Option(help="Only records with this text in their error or cause.")]
+Every = Annotated[bool, typer.Option("--all", help="All dead records of the entity.")]
+
+_MAX_COUNTED = 10_000
+
+commands = typer.Typer(no_args_is_help=True, help="Single records, and those that are dead.")
 
 
 @commands.command("show")
@@ -59,3 +77,72 @@ def records_push(entity: str, key: str) -> None:
     else:
         say(f"acknowledged: {found['pushes'][-1]['step'] if found['pushes'] else 'nothing to do'}")
     raise typer.Exit(1 if record["out_of_step"] else 0)
+
+
+@commands.command("list")
+def records_list(
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Records that are refused, out of attempts or on hold.")] = False,
+    discarded: Annotated[bool, typer.Option("--discarded", help="Records that an operator discarded.")] = False,
+    group: Group = None, cause: Cause = None, limit: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
+) -> None:
+    """List records that are not pushed any more, with cause and time; the dead ones by default."""
+    states = (*(DEAD_STATES if dead or not discarded else ()), *(("discarded",) if discarded else ()))
+    with existing_database().begin() as connection:
+        found = list_dead_records(connection, DeadSelection(entity, None, group, cause), limit + 1, states)
+    if json:
+        as_json([{**asdict(record), "brought_by": record.brought_by} for record in found[:limit]])
+        return
+    table("records", ["entity", "key", "group", "state", "cause", "since", "attempts", "brought by"],
+          [[record.entity, record.key, record.group, _state(record), record.cause,
+            record.since.isoformat(timespec="seconds"), record.attempts, record.brought_by]
+           for record in found[:limit]])
+    if len(found) > limit:
+        say("and more; --limit shows them")
+    say("--json shows the whole error of each" if found else "there are none")
+
+
+def _state(record: DeadRecord) -> str:
+    if record.kind == "event":
+        return "dead before it was archived"
+    return "on hold" if record.state == "held" else record.state
+
+
+@commands.command("redrive")
+def records_redrive(
+    entity: str, keys: Keys = None, group: Group = None, cause: Cause = None, every: Every = False,
+    absent: Annotated[bool, typer.Option("--absent", help="Create the named records that are on hold: you have checked "
+                                                          "that the third party does not have them.")] = False,
+) -> None:
+    """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
+    selection = _selection(entity, keys, group, cause, every)
+    if absent and not keys:
+        raise NotFound("--absent needs the keys of the records that you have checked")
+    count = redrive_dead_records(existing_database(), selection, confirmed_absent=absent)
+    say(f"{count} records redriven")
+
+
+@commands.command("discard")
+def records_discard(
+    entity: str, reason: Annotated[str, typer.Option(help="Why; it is kept.")], keys: Keys = None, group: Group = None,
+    cause: Cause = None, every: Every = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not prompt.")] = False,
+) -> None:
+    """Give dead records up: they are not pushed until they change, and their dead events end."""
+    selection = _selection(entity, keys, group, cause, every)
+    engine = existing_database()
+    if not keys and not yes:
+        with engine.begin() as connection:
+            found = list_dead_records(connection, selection, _MAX_COUNTED)
+        many = f"{len(found)} or more" if len(found) == _MAX_COUNTED else str(len(found))
+        typer.confirm(f"Discard {many} dead records of {entity}?", abort=True)
+    say(f"{discard_dead_records(engine, selection, reason)} records discarded")
+
+
+def _selection(entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool) -> DeadSelection:
+    """Which records are meant; all of them only where that is said."""
+    if not (keys or group or cause or every):
+        raise NotFound("name records by key, or use --group, --cause or --all")
+    if keys and every:
+        raise NotFound("name records by key, or use --all: not both")
+    return DeadSelection(entity, keys or None, group, cause)

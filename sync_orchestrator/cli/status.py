@@ -26,6 +26,9 @@ def status(json: Json = False) -> None:
     for name in ("events", "records"):
         table(name, ["", ""], [[what.replace("_", " "), "no" if number is False else number]
                                for what, number in found[name].items() if number is not True])
+    table("dead and discarded records", ["entity", "state", "cause", "count", "since"],
+          [[row["entity"], "on hold" if row["state"] == "held" else row["state"], row["cause"], row["count"],
+            (row["since"] or "")[:19]] for row in found["dead"]])
     table("business groups", ["entity", "known", "synced"],
           [[name, row["known"], row["synced"]] for name, row in found["groups"].items()])
     table("lost notifications", ["day", "entity", "source", "count"],

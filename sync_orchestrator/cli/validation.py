@@ -45,7 +45,10 @@ def verify(
     repair: Annotated[Repair | None, typer.Option(help="What to do about drift; as configured by default.")] = None,
     json: JsonLines = False,
 ) -> None:
-    """Validate by count, then by diff. Exit status: 0 in step, 1 drift, 2 something could not be validated."""
+    """Validate by count, then by diff.
+
+    Exit status: 0 in step, 1 drift or dead records, 2 something could not be validated.
+    """
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else list(context.entities.values())
     if sources:
@@ -58,7 +61,8 @@ def verify(
     else:
         _show_validations(results)
     verdicts = {result.verdict for result in results}
-    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
+    is_wrong = "drift" in verdicts or (group is None and any(result.dead_without_group for result in results))
+    raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_step"} else 2)
 
 
 def _verify_sources(
@@ -190,19 +194,34 @@ def _validation(result: GroupValidation) -> dict[str, Any]:
         "entity": result.entity, "group": result.group, "verdict": result.verdict, "reason": result.reason,
         "expected": result.expected, "counted": result.counted, "in_flight": result.ambiguous,
         "compared": result.compared, "repaired": result.repaired, "foreign": result.foreign,
-        "stubborn": result.stubborn,
+        "stubborn": result.stubborn, "dead": result.dead, "discarded": result.discarded,
+        "dead_without_group": result.dead_without_group,
+        "dead_records": [
+            {"key": record.key, "kind": record.kind, "state": record.state, "cause": record.cause,
+             "error": record.error, "since": record.since.isoformat()} for record in result.dead_records],
         "drift": [{"key": drift.key, "kind": drift.kind, "status": drift.status} for drift in result.drift],
     }
 
 
 def _show_validations(results: Sequence[GroupValidation]) -> None:
-    table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", ""],
+    table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead",
+                         ""],
           [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,
-            len(result.drift), result.repaired, result.reason] for result in results])
+            len(result.drift), result.repaired, result.dead, result.reason] for result in results])
     drift = [(result, found) for result in results for found in result.drift]
     table("drift", ["group", "key", "kind", "status"],
           [[result.group, found.key, found.kind, found.status] for result, found in drift[:_MOST_DRIFT_SHOWN]])
     if len(drift) > _MOST_DRIFT_SHOWN:
         say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
+    _show_dead(results)
     if not results:
         say("no business group is known yet: run a full sync first")
+
+
+def _show_dead(results: Sequence[GroupValidation]) -> None:
+    dead = [(result, record) for result in results for record in result.dead_records]
+    table("dead records", ["entity", "group", "key", "cause", "since"],
+          [[result.entity, result.group, record.key, record.cause, record.since.isoformat(timespec="seconds")]
+           for result, record in dead[:_MOST_DRIFT_SHOWN]])
+    for entity in dict.fromkeys(result.entity for result in results if result.dead or result.dead_without_group):
+        say(f"`sync-orchestrator records list {entity} --dead` lists what is dead")

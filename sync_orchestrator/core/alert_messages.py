@@ -13,8 +13,11 @@ _MOST_LINES = 10
 _MOST_EXAMPLES = 10
 
 ACTIONS = {
-    "dead": "Read the error (`sync-orchestrator events list --state dead`), mend the cause, then re-drive or discard.",
-    "held": "A create's outcome is unknown and cannot be looked up: check the record there, then `records refresh`.",
+    "dead": "Read the errors (`sync-orchestrator records list --dead`) and fix the cause. Then have the records pushed "
+            "again (`sync-orchestrator records redrive ENTITY --cause TEXT`), or discard them (`records discard`).",
+    "held": "The outcome of a create is unknown and cannot be looked up. See which records are on hold "
+            "(`sync-orchestrator records list --dead`) and check them at the third party. Create those that are not "
+            "there (`sync-orchestrator records redrive ENTITY KEYS --absent`).",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
     "drift": "See the check's samples. Repair is automatic unless `validation.repair` says otherwise: with `ask`, "
              "launch the job `repair` for the group. It does not mend what is stubborn: the third party rounds or "

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.alert_messages import message
 from sync_orchestrator.core.alert_receivers import Receiver, receivers
+from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as statements
@@ -41,8 +42,16 @@ def tell(connection: Connection, kind: str, cause: str, title: str, *, entity: s
 
 def tell_of_records(connection: Connection, kind: str, cause: str, title: str, entity: str,
                     keys: Sequence[str]) -> None:
-    """Writes or adds to the one alert of this cause; a record counts once for it."""
+    """Writes or adds to the one alert of this cause; a record counts once for it.
+
+    Where many causes of a kind and entity are open, further ones share one alert.
+    """
     if keys:
+        cause = _cut(cause)
+        others = _cut(f"{entity}: {OTHER_REFUSALS}")
+        known = run(connection, statements.OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
+        if known.n >= MAX_OPEN_CAUSES and not known.is_open:
+            cause = others
         run(connection, statements.RAISE_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(title), entity=entity,
             keys=sorted(set(keys)))
 

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts, deletions, outcomes
 from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
+from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure
@@ -261,7 +262,7 @@ class _Batch:
         state = "dead" if decision.wait is None else "waiting"
         fates.failed.append((event.seq, state, decision.attempts, decision.wait, failure.detail, awaiting, False))
         if state == "dead":
-            fates.dead[failure.detail.split(":")[0][:80]].append(event.key)
+            fates.dead[cause_of(failure, event.key)].append(event.key)
 
     def _dies(self, event: Any, reason: str, fates: _Fates) -> None:
         self._fails(event, CallFailed(Failure.PERMANENT, reason), fates)

@@ -45,7 +45,8 @@ COUNTS = {
     "behind": "shown by the source at an older version, with other content than the archive",
     "unmapped": "records that the mapping cannot turn into a payload",
     "incomplete": "without a required part, so not pushed",
-    "parked": "on hold for an operator or discarded, so not pushed",
+    "parked": "on hold for an operator, so not pushed",
+    "discarded": "given up by an operator, so not pushed until they change",
     "drift": "other there than acknowledged, which validation looks after",
     "foreign": "there without ever having been put there by us, left alone",
 }
@@ -358,7 +359,9 @@ class _Plan:
             return
         pushed = record.out_of_step or self._mapped_otherwise(record, wanted)
         step = plan(self._situation(record, wanted), self._entity.third_party.traits) if pushed else None
-        if step is not None and self._stays_parked(record, step):
+        if step is not None and self._is_discarded(record):
+            self._count("discarded", key)
+        elif step is not None and self._stays_parked(record, step):
             self._count("parked", key)
         elif step in (None, Step.NOTHING):
             self._in_step(key, record, wanted, there)
@@ -388,11 +391,15 @@ class _Plan:
         return (row is not None and self._entity.third_party.traits.grouped_address and row.applied_digest is not None
                 and row.applied_group is not None and row.applied_group != record.state.group)
 
+    def _is_discarded(self, record: _Record) -> bool:
+        row = record.row
+        return row is not None and row.parked == "discarded" and row.revision == record.state.revision
+
     def _stays_parked(self, record: _Record, step: Step) -> bool:
-        """A full sync tries again what failed or was refused, but not what is on hold or was discarded."""
+        """A full sync tries again what failed or was refused, but not what is on hold."""
         row = record.row
         unchanged = row is not None and row.revision == record.state.revision
-        return step is Step.HOLD or (unchanged and row.parked in ("held", "discarded"))
+        return step is Step.HOLD or (unchanged and row.parked == "held")
 
     def _in_step(self, key: str, record: _Record, wanted: bytes | None, there: Sequence[Found]) -> None:
         """Nothing is pushed; what is otherwise there than acknowledged is validation's."""

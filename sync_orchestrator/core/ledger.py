@@ -23,6 +23,7 @@ from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
+from sync_orchestrator.core.statements import dead_records as dead_records_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.states import ACTIVE, FINISHED
@@ -189,18 +190,22 @@ def conservation(connection: Connection, entity: str | None = None) -> Conservat
 def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | None = None) -> int:
     """Puts dead and waiting events back to pending with fresh attempts; returns how many. Doing it twice is harmless.
 
-    ``seqs`` None: all of the entity (None: of every entity).
+    ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
+    event brought are redriven by ``dead_records.redrive_dead_records``.
     """
 
     def work(connection: Connection) -> int:
         rows = run(connection, statements.REDRIVE, seqs=None if seqs is None else list(seqs), entity=entity)
-        by_entity: dict[str, list[str]] = {}
+        by_entity: dict[str, list[Any]] = {}
         for row in rows:
-            by_entity.setdefault(row.entity, []).append(row.key)
-        for name, keys in sorted(by_entity.items()):
-            run(connection, push_statements.UNPARK, entity=name, keys=keys)
+            by_entity.setdefault(row.entity, []).append(row)
+        for name, events in sorted(by_entity.items()):
+            keys = [event.key for event in events]
+            run(connection, push_statements.UNPARK, entity=name,
+                keys=[event.key for event in events if event.revision is not None])
             run(connection, alert_statements.FORGET_RECORDS, entity=name, keys=keys)
             finish_reached(connection, name, keys, Settled())
+        run(connection, alert_statements.RESOLVE_DEAD)
         run(connection, statements.NOTIFY)
         return len(rows)
 
@@ -210,12 +215,19 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
 def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
     """Ends dead events for good, with the reason kept; returns how many.
 
-    Raises NotFound where none of them is dead.
+    A dead record is discarded with the last of its dead events, if its present state came by one of these. Raises
+    NotFound where none of them is dead.
     """
     require_reason(reason)
 
     def work(connection: Connection) -> int:
+        archived: dict[str, list[str]] = {}
+        for row in run(connection, statements.DEAD_ARCHIVED, seqs=list(seqs)):
+            archived.setdefault(row.entity, []).append(row.key)
         rows = run(connection, statements.DISCARD, seqs=list(seqs), reason=reason)
+        for name, keys in sorted(archived.items()):
+            run(connection, dead_records_statements.DISCARD_WITH_EVENTS, entity=name, keys=sorted(set(keys)),
+                reason=reason)
         run(connection, alert_statements.RESOLVE_DEAD)
         return sum(row.n for row in rows)
 

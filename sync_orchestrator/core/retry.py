@@ -39,16 +39,12 @@ def after_failure(
     return Decision(attempts, max(asked, wait * (1 + policy.jitter * draw)))
 
 
-def after_refusal(policy: Retry, spent: int, *, depends: bool, draw: float = 0.0) -> Decision:
-    """What follows a refused payload while other records are under way, on which the refusal may depend (rule 26).
+def after_conflict(policy: Retry, spent: int, *, draw: float = 0.0) -> Decision:
+    """What follows a refusal that names another record while other records are under way (rule 26).
 
-    It is tried again once, or as often as any failure where the refusal says that it ``depends`` on another record: a
-    unique value that another record still has, for example.
+    A unique value that another record still has may be free soon, so it is tried again as any failure that may pass.
     """
-    attempts = spent + 1
-    if attempts > (policy.retries if depends else min(1, policy.retries)):
-        return Decision(attempts, None)
-    return Decision(attempts, _doubled(policy, spent) * (1 + policy.jitter * draw))
+    return after_failure(policy, spent, Failure.TRANSIENT, draw=draw)
 
 
 def _doubled(policy: Retry, spent: int) -> float:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row
 
 from sync_orchestrator.config import Config, Route
 from sync_orchestrator.core import alerts
+from sync_orchestrator.core.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.errors import NotFound, NotYet
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import rollout as statements
@@ -205,7 +206,7 @@ def _against(connection: Connection, config: Config, route: Route) -> str | None
     if found.late:
         return (f"{found.late} of {found.groups} business groups of {route.entity} were not validated for more than "
                 f"{every * _LATE_AFTER_ROUNDS:g} s, such as {found.example!r}")
-    return None
+    return describe_dead_of_entity(connection, route.entity)
 
 
 def _check(wanted: Change, who: str, why: str) -> None:

@@ -16,11 +16,12 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core import alerts, outcomes
+from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
-from sync_orchestrator.core.retry import Decision, after_failure, after_refusal
+from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
 from sync_orchestrator.core.sql import json, one_by_one, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
@@ -41,13 +42,14 @@ class Settled:
     dead: int = 0
     done: int = 0
     superseded: int = 0
+    discarded: int = 0
     slowest: float = 0.0
     groups: Counter[tuple[str, str]] = field(default_factory=Counter)
     twins: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
         """Adds another settlement's figures to this one."""
-        for name in ("acknowledged", "failed", "dead", "done", "superseded"):
+        for name in ("acknowledged", "failed", "dead", "done", "superseded", "discarded"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.slowest = max(self.slowest, other.slowest)
         self.groups.update(other.groups)
@@ -284,26 +286,31 @@ def _give_back(connection: Connection, name: str) -> None:
 def _others_under_way(
     connection: Connection, name: str, entities: dict[str, EntityContext], bad: Sequence[Pushed]
 ) -> bool:
-    """Whether a refusal among these may pass by itself, since it may depend on records that are under way."""
-    refused = [end for end in bad if end.rejected_digest is not None and end.called]
+    """Whether a conflict with another record may pass by itself, since others are under way."""
+    refused = [end for end in bad if _names_another(end)]
     return bool(refused) and bool(run(
         connection, statements.OTHERS_UNDER_WAY, entities=_entities_of(name, entities),
         entity=[end.claim.entity for end in refused], key=[end.claim.key for end in refused])[0].found)
 
 
+def _names_another(end: Pushed) -> bool:
+    """Whether a payload was refused because of another record, such as one that has the same unique value."""
+    failure = end.failure
+    return (end.called and end.rejected_digest is not None and failure is not None
+            and (failure.duplicate or failure.conflict) and not end.claim.refusal_retried)
+
+
 def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
-    """``passing``: other records were under way, so that a refusal may pass by itself."""
+    """``passing``: other records are under way, so that a conflict with one of them may pass by itself."""
     if end.postponed is not None:
         return Decision(end.claim.attempts, end.postponed)
     assert end.failure is not None
     if end.held:
         return Decision(end.claim.attempts, None)
-    failure = end.failure
-    if passing and end.rejected_digest is not None and end.called and not end.claim.refusal_retried:
-        return after_refusal(entity.retry, end.claim.attempts, depends=failure.duplicate or failure.conflict,
-                             draw=random.random())
+    if passing and _names_another(end):
+        return after_conflict(entity.retry, end.claim.attempts, draw=random.random())
     return after_failure(
-        entity.retry, end.claim.attempts, failure.kind, retry_after=failure.retry_after,
+        entity.retry, end.claim.attempts, end.failure.kind, retry_after=end.failure.retry_after,
         waited=end.claim.waiting_for, draw=random.random())
 
 
@@ -356,20 +363,14 @@ def _tell_of_dead(
             told[end.claim.entity].append((end.claim.key, {
                 "group": end.claim.group, "revision": end.claim.revision, "error": str(end.failure),
                 "attempts": decision.attempts}))
-            by_cause["held" if end.held else "dead", end.claim.entity, cause_of(end.failure)].append(end.claim.key)
+            cause = cause_of(end.failure, end.claim.key)
+            by_cause["held" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
         alerts.tell_of_records(connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored",
                                entity, keys)
     for entity, news in told.items():
         outcomes.note(connection, entities[entity], "dead", news)
-
-
-def cause_of(failure: CallFailed) -> str:
-    """The part of a failure that many records share, so that they make one alert."""
-    if failure.status is not None:
-        return f"answer {failure.status}"
-    return failure.detail.split(":")[0][:80]
 
 
 def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequence[Pushed], result: Settled) -> None:

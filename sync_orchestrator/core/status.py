@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import outcomes
+from sync_orchestrator.core.dead_records import summarize_dead_records
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -80,7 +81,7 @@ def status(engine: Engine) -> dict[str, Any]:
             events[row.what] += row.n
         states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
         records = dict.fromkeys(
-            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held"), 0)
+            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held", "discarded"), 0)
         for row in run(connection, archive_statements.COUNTS):
             for what in records:
                 records[what] += getattr(row, what)
@@ -89,6 +90,7 @@ def status(engine: Engine) -> dict[str, Any]:
         return {
             "events": {**events, "duplicates": duplicates, "balanced": events["received"] == states},
             "records": records,
+            "dead": summarize_dead_records(connection),
             "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
             "systems": {
                 row.name: {"paused": row.paused, "epoch": row.epoch,

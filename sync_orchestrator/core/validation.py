@@ -23,6 +23,13 @@ from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.dead_records import (
+    DeadRecord,
+    DeadSelection,
+    count_dead_of_group,
+    count_text,
+    list_dead_records,
+)
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.ports import Found, Item
@@ -35,6 +42,7 @@ from sync_orchestrator.core.statements import validation as statements
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
+_MAX_DEAD_EXAMPLES = 50
 _CLOSED_TO_US = "the third party is paused, or its breaker is open"
 
 Verdict = Literal["in_step", "drift", "not_validated"]
@@ -53,7 +61,13 @@ class Drift:
 
 @dataclass(slots=True)
 class GroupValidation:
-    """What a validation found. ``compared`` None: the count sufficed. ``repaired``: sent to repair."""
+    """What a validation found. ``compared`` None: the count sufficed. ``repaired``: sent to repair.
+
+    ``dead`` counts keys: records that were refused, are out of attempts or on hold, and changes that died before the
+    archive had them; ``dead_records`` has the oldest of them. They are a difference, and not ``ambiguous`` (in flight).
+    ``discarded``: records that an operator gave up. ``dead_without_group``: dead changes of the entity that belong to
+    no known business group; they are in no group's verdict.
+    """
 
     entity: str
     group: str
@@ -67,6 +81,10 @@ class GroupValidation:
     repaired: int = 0
     foreign: int = 0
     stubborn: int = 0
+    dead: int = 0
+    discarded: int = 0
+    dead_without_group: int = 0
+    dead_records: list[DeadRecord] = field(default_factory=list)
 
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
@@ -100,6 +118,7 @@ class _Validation:
         self._repair = repair
         self._settings = entity.settings.validation
         self.result = GroupValidation(entity.name, group)
+        self._ambiguous = 0
 
     async def run(self) -> GroupValidation:
         since, reason = await self._db(self._begin)
@@ -140,8 +159,8 @@ class _Validation:
         def look(connection: Connection) -> bool:
             ours = run(connection, statements.COUNTS, **self._ours(since))[0]
             known = run(connection, statements.KNOWN_FOREIGN, entity=self._entity.name, group=self._group)[0][0]
-            self.result.expected, self.result.ambiguous = ours.settled, ours.ambiguous
-            self.result.counted = counted
+            self.result.expected, self.result.counted = ours.settled, counted
+            self._ambiguous = ours.ambiguous
             low = ours.settled + known
             return counted is not None and low <= counted <= low + ours.ambiguous
 
@@ -150,7 +169,7 @@ class _Validation:
     async def _diff(self, since: datetime) -> list[Suspect]:
         found = await diff(self._context, self._entity, self._group, since)
         self.result.counted = self.result.compared = found.listed
-        self.result.expected, self.result.ambiguous = found.expected, found.ambiguous
+        self.result.expected, self._ambiguous = found.expected, found.ambiguous
         return found.suspects
 
     async def _confirm(self, found: Sequence[Suspect]) -> list[tuple[Suspect, Found | None]]:
@@ -289,7 +308,7 @@ class _Validation:
         self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
         self.result.stubborn = sum(1 for drift in self.result.drift if drift.status == "stubborn")
         wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
-        self.result.verdict = "drift" if wrong else "in_step"
+        self.result.verdict, self.result.reason = "drift" if wrong else "in_step", None
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if _thing(drift.key, drift.kind, drift.external_id) not in before]
         outcomes.note(connection, self._entity, "drift", [
@@ -365,10 +384,14 @@ class _Validation:
 
     async def _end(self, *, reason: str | None = None) -> GroupValidation:
         if reason is None:
-            await self._db(lambda connection: self._write_end(connection, audited=False))
+            await self._db(self._fits)
         else:
             await self._db(lambda connection: self._not_validated(connection, reason))
         return self.result
+
+    def _fits(self, connection: Connection) -> None:
+        self.result.verdict, self.result.reason = "in_step", None  # again, where a deadlock undid the first try
+        self._write_end(connection, audited=False)
 
     def _not_validated(self, connection: Connection, reason: str) -> None:
         self.result.verdict, self.result.reason = "not_validated", reason
@@ -380,6 +403,8 @@ class _Validation:
         if result.verdict == "in_step" and open_drift:
             result.verdict = "drift"
             result.reason = f"{open_drift} differences found earlier are not known to be repaired yet"
+        to_compare = result.verdict == "drift"
+        self._count_dead(connection)
         run(
             connection, statements.NOTE_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
             reason=result.reason, expected=result.expected, counted=result.counted, ambiguous=result.ambiguous,
@@ -387,7 +412,29 @@ class _Validation:
         )
         if result.verdict != "not_validated":
             run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
-                drift=result.verdict == "drift", every=self._settings.every)
+                drift=to_compare, every=self._settings.every)
+
+    def _count_dead(self, connection: Connection) -> None:
+        """Names dead records in the verdict.
+
+        They have an alert of their own, and comparing contents says nothing new about them, so they ask for no audit.
+        """
+        result = self.result
+        counts = count_dead_of_group(connection, result.entity, result.group)
+        result.ambiguous = max(0, self._ambiguous - counts.records)
+        result.dead, result.discarded = counts.dead, counts.discarded
+        result.dead_without_group = counts.without_group
+        reasons = [result.reason] if result.reason else []
+        if counts.dead:
+            result.dead_records = list_dead_records(
+                connection, DeadSelection(result.entity, group=result.group), _MAX_DEAD_EXAMPLES)
+            on_hold = f", {counts.on_hold} of them on hold" if counts.on_hold else ""
+            reasons.append(f"{count_text(counts.dead)}{on_hold}")
+        if counts.without_group:
+            reasons.append(f"{count_text(counts.without_group)} without a known business group")
+        if result.verdict != "not_validated":
+            result.verdict = "drift" if counts.dead else result.verdict
+            result.reason = "; ".join(reasons) or None
 
 
 def _kind(suspect: Suspect, there: Found | None) -> str:

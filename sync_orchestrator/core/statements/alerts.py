@@ -45,6 +45,12 @@ UPDATE sync.alerts a SET n = a.n - c.n,
 FROM counts c WHERE a.kind = 'dead' AND a.cause = c.cause AND a.resolved_at IS NULL
 """
 
+# How many causes of a kind and entity have open alerts, without the one that others share; whether this one has.
+OPEN_CAUSES = """
+SELECT count(*) FILTER (WHERE cause <> %(others)s) AS n, coalesce(bool_or(cause = %(cause)s), false) AS is_open
+FROM sync.alerts WHERE kind = %(kind)s AND entity = %(entity)s AND resolved_at IS NULL
+"""
+
 # Nothing dead, held, ahead of its time or waiting is left behind these: they are over.
 RESOLVE_DEAD = """
 WITH over AS (
@@ -52,12 +58,14 @@ WITH over AS (
     WHERE resolved_at IS NULL
       AND CASE kind
           WHEN 'dead' THEN
-              NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.state = 'dead')
-              AND NOT EXISTS (SELECT FROM sync.records r
-                              WHERE r.entity = a.entity AND r.out_of_step AND r.parked IS NOT NULL)
+              NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.events e USING (entity, key)
+                          WHERE t.kind = a.kind AND t.cause = a.cause AND e.state = 'dead')
+              AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
+                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step
+                                AND r.parked IN ('dead', 'held'))
           WHEN 'held' THEN
-              NOT EXISTS (SELECT FROM sync.records r
-                          WHERE r.entity = a.entity AND r.out_of_step AND r.parked = 'held')
+              NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
+                          WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step AND r.parked = 'held')
           WHEN 'ahead' THEN
               NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.awaiting = 'clock')
           WHEN 'waiting_long' THEN
@@ -72,7 +80,9 @@ WITH over AS (
 DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause = over.cause
 """
 
-FORGET_RECORDS = "DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind = 'dead'"
+FORGET_RECORDS = """
+DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind IN ('dead', 'held')
+"""
 
 # The next message for a receiver: the oldest alert that it is due to hear of, with all others of that kind and entity.
 # News had time to gather; what was added since is told again after growing intervals; only who was told hears of the

@@ -89,7 +89,8 @@ SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
        count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_step,
        count(*) FILTER (WHERE out_of_step) AS out_of_step,
        count(*) FILTER (WHERE parked = 'dead' AND out_of_step) AS dead,
-       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held
+       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held,
+       count(*) FILTER (WHERE parked = 'discarded' AND out_of_step) AS discarded
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 

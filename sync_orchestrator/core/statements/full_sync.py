@@ -103,7 +103,7 @@ SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM
 
 # What of a group is still to be pushed, and when the next of it is due.
 OUTSTANDING = """
-SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE parked IS NOT NULL) AS parked,
+SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE parked <> 'discarded') AS parked,
        min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE parked IS NULL)::float8 AS next
 FROM sync.records
 WHERE entity = %(entity)s AND out_of_step

@@ -137,7 +137,7 @@ WHERE state = 'leased' AND lease_token = ANY(%(tokens)s)
 _OURS = "(%(held)s::bigint IS NULL OR e.lease_token = %(held)s::bigint)"
 
 # Archived: the event's fate is its record's from here on, so it takes the revision and the record's present state.
-# Tells the keys of records that the third party has already.
+# Returns the keys of records that the third party has already, or that were discarded.
 ARCHIVED = f"""
 WITH archived AS (
     UPDATE sync.events e
@@ -147,7 +147,7 @@ WITH archived AS (
         lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
     FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
     WHERE e.seq = v.seq AND {_OURS} AND r.entity = e.entity AND r.key = e.key
-    RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step AS reached
+    RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step OR r.parked = 'discarded' AS reached
 )
 SELECT DISTINCT key FROM archived WHERE reached
 """
@@ -189,20 +189,26 @@ WITH gone AS (
 {_TO_HISTORY}"""
 
 # Applied has reached them: archived events are done; those that waited or died before that are superseded
-# once their part is newer than they are, or was read at their version after they came.
+# once their part is newer than they are, or was read at their version after they came. Those of a discarded record
+# share its fate and its reason.
 REACHED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     USING {OF_KEYS} k, sync.records r
     WHERE e.entity = k.entity AND e.key = k.key AND r.entity = k.entity AND r.key = k.key
-      AND r.unsettled_until IS NULL
-      AND (e.revision <= r.applied_revision
-           OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
-               AND EXISTS (SELECT FROM sync.parts p
-                           WHERE p.entity = e.entity AND p.key = e.key AND p.part = e.source
-                             AND ((p.epoch, p.version) > (e.epoch, e.version)
-                                  OR ((p.epoch, p.version) = (e.epoch, e.version) AND p.ticket > e.seq)))))
-    RETURNING e.*, CASE WHEN e.revision IS NULL THEN 'superseded' ELSE 'done' END AS what, NULL::text AS reason
+      AND (r.unsettled_until IS NULL
+           AND (e.revision <= r.applied_revision
+                OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
+                    AND EXISTS (SELECT FROM sync.parts p
+                                WHERE p.entity = e.entity AND p.key = e.key AND p.part = e.source
+                                  AND ((p.epoch, p.version) > (e.epoch, e.version)
+                                       OR ((p.epoch, p.version) = (e.epoch, e.version) AND p.ticket > e.seq)))))
+           OR r.parked = 'discarded' AND r.out_of_step AND e.state = 'dead' AND e.revision IS NOT NULL)
+    RETURNING e.*,
+        CASE WHEN e.revision IS NULL THEN 'superseded'
+             WHEN r.unsettled_until IS NULL AND e.revision <= r.applied_revision THEN 'done'
+             ELSE 'discarded' END AS what,
+        CASE WHEN r.unsettled_until IS NOT NULL OR e.revision > r.applied_revision THEN r.error END AS reason
 {_TO_HISTORY}"""
 
 # The events of records whose push failed share the records' fate; those that are dead already stay so, until applied
@@ -257,6 +263,13 @@ WITH gone AS (
       AND e.awaiting IN ('clock', 'source', 'deletions')
     RETURNING e.*, 'superseded' AS what, 'the record was reread from its source' AS reason
 {_TO_HISTORY}"""
+
+# Those among them that brought what their records hold now.
+DEAD_ARCHIVED = """
+SELECT e.entity, e.key FROM sync.events e
+JOIN sync.records r ON r.entity = e.entity AND r.key = e.key AND r.revision = e.revision
+WHERE e.seq = ANY(%(seqs)s) AND e.state = 'dead'
+"""
 
 DISCARD = f"""
 WITH gone AS (

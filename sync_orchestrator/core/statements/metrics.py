@@ -1,5 +1,7 @@
 """The statements behind the figures of ``/metrics``: counters that survive restarts, and what is open now."""
 
+from sync_orchestrator.core.statements.dead_records import COUNTS
+
 FINISHED = "SELECT entity, source, what, sum(n)::bigint AS n FROM sync.tallies GROUP BY 1, 2, 3"
 
 ACTIVE = "SELECT entity, source, state, count(*) AS n FROM sync.events GROUP BY 1, 2, 3"
@@ -22,6 +24,8 @@ GROUP BY 1, 2
 """
 
 DRIFT = "SELECT entity, kind, count(*) AS n FROM sync.drift WHERE status <> 'repaired' GROUP BY 1, 2"
+
+DEAD = COUNTS
 
 ALERTS = "SELECT kind, count(*) AS n FROM sync.alerts WHERE resolved_at IS NULL GROUP BY kind"
 

@@ -229,9 +229,11 @@ SELECT least(
        AND applied_group IS DISTINCT FROM group_key)) AS seconds
 """
 
+# An operator has it tried again. The error of a discarded record is the reason of the discard.
 UNPARK = """
-UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
-    refusal_retried = false
+UPDATE sync.records
+SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    refusal_retried = false, error = CASE WHEN parked = 'discarded' THEN NULL ELSE error END
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 """
 
@@ -355,10 +357,10 @@ CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
 GIVE_BACK_RECORDS = """
 UPDATE sync.records r
 SET attempts = b.attempts_before, due_at = sync.clock(), rejected_digest = NULL,
-    parked = CASE WHEN r.parked IN ('held', 'discarded') THEN r.parked END,
-    parked_at = CASE WHEN r.parked IN ('held', 'discarded') THEN r.parked_at END
+    parked = CASE WHEN r.parked = 'held' THEN r.parked END,
+    parked_at = CASE WHEN r.parked = 'held' THEN r.parked_at END
 FROM sync.breaker_failures b
-WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key
+WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.parked IS DISTINCT FROM 'discarded'
 """
 
 GIVE_BACK_EVENTS = """

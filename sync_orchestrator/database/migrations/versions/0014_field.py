@@ -23,6 +23,7 @@ def upgrade() -> None:
             -- record: its record is not here; clock: its version is in the future; source: its source does not show
             -- what it announces, or cannot be read; deletions: the cap on deletions is reached.
             ADD CONSTRAINT events_awaiting_check CHECK (awaiting IN ('record', 'clock', 'source', 'deletions'));
+        CREATE INDEX events_dead ON sync.events (entity) WHERE state = 'dead' AND revision IS NULL;
 
         ALTER TABLE sync.parts
             ADD COLUMN seq bigint NOT NULL DEFAULT 0,        -- the event that told it; 0 for a read
