@@ -90,6 +90,7 @@ USING (SELECT DISTINCT source, event_id FROM unnest(%(sources)s::text[], %(ids)s
 WHERE i.source = o.source AND i.event_id = o.event_id
   AND NOT EXISTS (SELECT FROM sync.events e
                   WHERE e.source = i.source AND e.event_id = i.event_id AND e.content_hash = i.content_hash
+                    AND e.state <> 'dead'
                     AND NOT EXISTS (SELECT FROM sync.events l WHERE l.entity = e.entity AND l.key = e.key
                                       AND l.source = e.source AND l.seq > e.seq))
 """
