@@ -108,11 +108,11 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
         name: shared_rate(engine, name, system.rate)
         for name, system in config.third_parties.items() if system.rate is not None
     }
-    hold_offs = {name: SharedHoldOff(engine, name) for name in config.third_parties}
+    hold_offs = {name: SharedHoldOff(engine, name) for name in sorted({*config.sources, *config.third_parties})}
     logins = partial(SharedLogins, engine)
     clients = build_clients(config, rates, hold_offs, logins)
     return assemble(
-        engine, config, build_sources(config, logins), third_parties_behind(config, clients),
+        engine, config, build_sources(config, logins, hold_offs), third_parties_behind(config, clients),
         clients_of_routes(config, clients), only_look=only_look)
 
 
