@@ -13,7 +13,7 @@ import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.classes import where
 from sync_orchestrator.core.errors import CallFailed, Failure, SyncError
@@ -84,26 +84,31 @@ class ContainedSource:
         self._containment = containment
 
     async def read(self, key: str) -> PartRead | None:
-        row = await self._call("read", lambda: self.inner.read(key))
-        return None if row is None else _storable(row)
+        with self._containment.of("read"):
+            row = await self.inner.read(key)
+            return None if row is None else _storable(row)
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        return _all_storable(await self._call("read_many", lambda: self.inner.read_many(keys)))
+        with self._containment.of("read_many"):
+            return _all_storable(await self.inner.read_many(keys))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        async with aclosing(_each(self._containment, "pages", lambda: self.inner.pages(group, after))) as pages:
-            async for rows, position in pages:
-                yield _all_storable(rows), position
+        async with aclosing(_each(self._containment, "pages", lambda: self.inner.pages(group, after),
+                                  lambda page: (_all_storable(page[0]), page[1]))) as pages:
+            async for page in pages:
+                yield page
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(_each(self._containment, "keys", lambda: self.inner.keys(group))) as pages:
+        async with aclosing(_each(
+                self._containment, "keys", lambda: self.inner.keys(group), _all_storable)) as pages:
             async for rows in pages:
-                yield _all_storable(rows)
+                yield rows
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(_each(self._containment, "changes", lambda: self.inner.changes(since))) as pages:
+        async with aclosing(_each(
+                self._containment, "changes", lambda: self.inner.changes(since), _all_storable)) as pages:
             async for rows in pages:
-                yield _all_storable(rows)
+                yield rows
 
     async def count(self, group: str) -> int | None:
         return await self._call("count", lambda: self.inner.count(group))
@@ -151,7 +156,8 @@ class ContainedThirdParty:
         return await self._call("lookup", lambda: self.inner.lookup(key, group))
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
-        async with aclosing(_each(self._containment, "pages", lambda: self.inner.pages(group))) as pages:
+        async with aclosing(_each(
+                self._containment, "pages", lambda: self.inner.pages(group), lambda page: page)) as pages:
             async for page in pages:
                 yield page
 
@@ -166,7 +172,9 @@ class ContainedThirdParty:
             return await begin()
 
 
-async def _each(containment: Containment, method: str, begin: Callable[[], AsyncIterator[T]]) -> AsyncGenerator[T]:
+async def _each(
+    containment: Containment, method: str, begin: Callable[[], AsyncIterator[T]], checked: Callable[[T], T]
+) -> AsyncGenerator[T]:
     """Page by page; an error of the adapter is contained, one of whoever takes the pages is not."""
     with containment.of(method):
         pages = begin()
@@ -174,9 +182,10 @@ async def _each(containment: Containment, method: str, begin: Callable[[], Async
         while True:
             with containment.of(method):
                 page = await anext(pages, _END)
-            if page is _END:
-                return
-            yield cast(T, page)
+                if page is _END:
+                    return
+                page = checked(page)
+            yield page
     finally:
         if isinstance(pages, AsyncGenerator):
             with containment.of(method):

@@ -38,7 +38,8 @@ _CONNECT_SECONDS = 10
 _STATEMENTS = 3
 """As many stand behind one call at most, each with the time of one."""
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "psycopg": ("connect_timeout", "prepare_threshold"), "psycopg2": ("connect_timeout",),
+    "psycopg": ("connect_timeout", "prepare_threshold", "client_encoding"),
+    "psycopg2": ("connect_timeout", "client_encoding"),
     "pymysql": ("connect_timeout", "read_timeout"), "mysqldb": ("connect_timeout", "read_timeout"),
     "pymssql": ("login_timeout", "timeout"),
 }
@@ -48,7 +49,6 @@ _SESSION: dict[str, tuple[str, ...]] = {
         "SET DateStyle = 'ISO, YMD'",
         "SET IntervalStyle = 'postgres'",
         "SET extra_float_digits = 1",  # every float as the shortest text that is exactly it
-        "SET client_encoding = 'UTF8'",
         "SET TimeZone = 'UTC'",
     ),
     "mysql": ("SET SESSION TRANSACTION READ ONLY",),
@@ -185,7 +185,7 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
         raise ConfigError(f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
                           f"installed: install the package that brings it, such as pip install {error.name}") from None
     if engine.driver == "psycopg":
-        event.listen(engine, "connect", lambda connection, _: _take_any_value(connection))
+        event.listen(engine, "connect", lambda connection, _: _take_any_value(connection), insert=True)
     milliseconds = math.ceil(settings.timeout * 1000)
     chosen = "timezone" in str(url.query.get("options", "")).lower()  # a URL that names a zone means it
     statements = [statement.format(milliseconds=milliseconds) for statement in _SESSION.get(engine.dialect.name, ())
@@ -199,7 +199,8 @@ def _arguments(url: URL, settings: SqlSystem) -> dict[str, Any]:
         return {"creator": lambda: _open_sqlite(url, settings.timeout)}
     statement = max(1, math.ceil(settings.timeout))
     values = {"connect_timeout": _CONNECT_SECONDS, "login_timeout": _CONNECT_SECONDS, "read_timeout": statement,
-              "timeout": statement, "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
+              "timeout": statement, "client_encoding": "UTF8",
+              "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
     names = _ARGUMENTS.get(url.get_driver_name(), ())
     return {"connect_args": {name: values[name] for name in names if name not in url.query}}
 
@@ -224,6 +225,8 @@ def _take_any_value(connection: Any) -> None:
         if known is not None and inner is not None:
             adapters.register_loader(known.oid, _tolerant(inner))
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":  # which holds bytes of any encoding
+        connection.execute("SET client_encoding = 'SQL_ASCII'")  # else a byte that is no UTF-8 fails the statement
+        connection.commit()
         for name in _TEXTS:
             adapters.register_loader(name, _AnyText)
 
@@ -251,8 +254,6 @@ class _AnyText(Loader):
 
 
 def _prepare(connection: Any, statements: Sequence[str]) -> None:
-    if hasattr(connection, "set_client_encoding"):  # psycopg2 decodes by what it was told itself
-        connection.set_client_encoding("UTF8")
     cursor = connection.cursor()
     for statement in statements:
         cursor.execute(statement)

@@ -104,7 +104,8 @@ class SqlSource(Source):
         """Pages of a business group in the order of the key; ``after`` goes on behind that key.
 
         Keys may be the same in the database's order though they differ (by a collation, or since the column is not
-        unique): such rows are never divided by the end of a page. A key with several rows is one part, unusable where they differ.
+        unique): such rows are never divided by the end of a page. A key with several rows is one part,
+        which is unusable where they differ.
         """
         async for rows, last in self._of_pages(self._select(), group, after):
             yield rows, last

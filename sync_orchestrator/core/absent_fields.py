@@ -6,16 +6,19 @@ them. Pure functions and one lookup in the archive; adapters check tables and fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
 import jmespath
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.ports import Json, PartRead
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.ports import Json, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as statements
+from sync_orchestrator.core.storable import text_problem
 
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
 """Expressions whose operands may be absent on purpose, such as ``shop.price || shop.old_price``."""
@@ -92,7 +95,8 @@ def refuse_vanished(
 
     Rows that have all mapped fields cost nothing; the others cost one query together.
     """
-    suspects = {row.key for row in rows if row.problem is None and not row.deleted and lacking(row.data, fields)}
+    suspects = {row.key for row in rows if row.problem is None and not row.deleted and lacking(row.data, fields)
+                and text_problem(row.key) is None}
     if not suspects:
         return list(rows)
     had = {row.key: row.fields for row in run(
@@ -105,3 +109,72 @@ def _refused(row: PartRead, part: str, had: Iterable[str], fields: Iterable[str]
     if row.problem is not None or row.deleted or not (names := vanished(row.data, had, fields)):
         return row
     return replace(row, problem=problem_of(names, part))
+
+
+class CheckedSource:
+    """A source system whose parts are compared with the archive: one that lost a mapped field cannot be used.
+
+    Implements ``core.ports.SourceSystem``. It covers every read: by key, listings and polls. Listings of keys have no
+    fields.
+    """
+
+    def __init__(self, inner: SourceSystem, engine: Engine, entity: str, part: str, fields: frozenset[str]) -> None:
+        self.inner = inner
+        self._engine = engine
+        self._entity = entity
+        self._part = part
+        self._fields = fields
+
+    @property
+    def keyset_listing(self) -> bool:
+        return self.inner.keyset_listing
+
+    @property
+    def can_read(self) -> bool:
+        return self.inner.can_read
+
+    @property
+    def can_poll(self) -> bool:
+        return self.inner.can_poll
+
+    @property
+    def can_list_keys(self) -> bool:
+        return self.inner.can_list_keys
+
+    async def read(self, key: str) -> PartRead | None:
+        row = await self.inner.read(key)
+        return None if row is None else (await self._checked([row]))[0]
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        return await self._checked(await self.inner.read_many(keys))
+
+    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        async with aclosing(self.inner.pages(group, after)) as pages:  # type: ignore[type-var]
+            async for rows, position in pages:
+                yield await self._checked(rows), position
+
+    def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        return self.inner.keys(group)
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        async with aclosing(self.inner.changes(since)) as pages:  # type: ignore[type-var]
+            async for rows in pages:
+                yield await self._checked(rows)
+
+    async def count(self, group: str) -> int | None:
+        return await self.inner.count(group)
+
+    async def groups(self) -> list[str] | None:
+        return await self.inner.groups()
+
+    async def ungrouped(self) -> Ungrouped | None:
+        return await self.inner.ungrouped()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def _checked(self, rows: list[PartRead]) -> list[PartRead]:
+        if not any(row.problem is None and not row.deleted and lacking(row.data, self._fields) for row in rows):
+            return rows
+        return await asyncio.to_thread(in_transaction, self._engine, lambda connection: refuse_vanished(
+            connection, self._entity, self._part, rows, self._fields))

@@ -1,0 +1,432 @@
+"""Rules from the field, on sources: errors of any kind are contained, a key is one record, absent is not null."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import World
+from fakes import FakeThirdParty
+from http_server import Server, failure_of
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import make_url
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty, Containment
+from sync_orchestrator.adapters.rest_source import RestSource
+from sync_orchestrator.adapters.sql_database import Database
+from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.app import assemble
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.absent_fields import mapped_fields
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
+from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.full_sync import discover_groups, full_sync
+from sync_orchestrator.core.full_sync_plan import plan_group
+from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.polling import Polled, poll_due
+from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.source_check import check_sources
+from sync_orchestrator.core.sql import run as run_sql
+
+Execute = Callable[[str], None]
+
+MACHINE = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(params=["embedded", "machine"])
+def postgres(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty Postgres database: of the tests' own server, and of the machine's where there is one."""
+    if request.param == "embedded":
+        yield request.getfixturevalue("database_url")
+        return
+    owner = create_engine(MACHINE, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 2})
+    name = f"field_sources_{os.getpid()}_{next(_numbers)}"
+    try:
+        with owner.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+    except Exception as error:
+        pytest.skip(f"no Postgres on 127.0.0.1:5432 ({type(error).__name__})")
+    yield make_url(MACHINE).set(database=name).render_as_string()
+    with owner.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    owner.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("database_url"))
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    return f"sqlite:///{tmp_path / 'shop.db'}"
+
+
+def executing(url: str) -> Execute:
+    def execute(*statements: str) -> None:
+        if url.startswith("sqlite"):
+            with closing(sqlite3.connect(make_url(url).database or "")) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+                connection.commit()
+            return
+        with psycopg.connect(make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)) as there:
+            for statement in statements:
+                there.execute(statement)
+
+    return execute
+
+
+TARGET = {
+    "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
+    "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"path": "/{{ id }}"}, "read": {"path": "/{{ id }}"},
+    "list": {"path": "/"}}
+BASICS = {"retry": {"retries": 3, "first_wait": 10, "jitter": 0}, "third_party": TARGET,
+          "validation": {"confirm_after": 0}, "source_check": {"confirm_after": 0}}
+
+
+def document(source: dict[str, Any], part: dict[str, Any], **more: Any) -> Config:
+    """One entity ``item`` with one part ``shop``; ``more`` entities and sources of the test."""
+    mapping = {"code": "key", "name": "shop.name", **more.pop("mapping", {})}
+    return Config.model_validate({
+        "sources": {"shop": source, **more.pop("sources", {})},
+        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1", "timeout": 5, "search_lag": 0}},
+        "entities": {"item": {**BASICS, "owner": "shop", "mapping": mapping, "parts": {"shop": {
+            "key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, **part}}},
+            **more.pop("entities", {})},
+        "alerts": {"group_wait": 0}, **more})
+
+
+def sql_config(url: str, **part: Any) -> Config:
+    return document({"kind": "sql", "url": url}, {"sql": {"table": "items", **part.pop("sql", {})}, **part})
+
+
+class Field:
+    """A system assembled from a configuration, its third parties in memory."""
+
+    def __init__(self, engine: Engine, config: Config) -> None:
+        self.engine = engine
+        self.erp = {name: FakeThirdParty(group_field=None) for name in config.entities}
+        self.context: Context = assemble(engine, config, build_sources(config), dict(self.erp))
+
+    def perform(self, work: Any) -> Any:
+        async def performed() -> Any:
+            try:
+                return await work
+            finally:
+                await self.context.close()
+
+        return asyncio.run(performed())
+
+    def event(self, key: str, version: int, entity: str = "item", source: str = "shop", action: str = "update",
+              data: dict[str, Any] | None = None) -> None:
+        record(self.engine, [ChangeEvent(source, f"e{next(_numbers)}", entity, key, action, version, data,  # type: ignore[arg-type]
+                                         None)])
+
+    def drain(self) -> Any:
+        return self.perform(drain(self.context, linger=0, most_seconds=60))
+
+    def full_sync(self, group: str = "A", entity: str = "item") -> Any:
+        return self.perform(full_sync(self.context, self.context.entities[entity], group, patience=0.3))
+
+    def names(self, entity: str = "item") -> dict[str, Any]:
+        return {row["code"]: row["name"] for row in self.erp[entity].store.values()}
+
+    def query(self, statement: str) -> Any:
+        with self.engine.begin() as connection:
+            return run_sql(connection, statement)
+
+
+async def rows_of(source: SourceSystem, group: str = "A") -> list[PartRead]:
+    return [row async for rows, _ in source.pages(group) for row in rows]
+
+
+# Rule 37: whatever a port raises.
+
+ODD = [NotImplementedError("can't parse timestamptz"), KeyError("x"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+       RecursionError("too deep"), MemoryError(), OverflowError("date value out of range"), AttributeError("no"),
+       ExceptionGroup("several", [ValueError("one")]), asyncio.CancelledError(), StopAsyncIteration(), AssertionError(),
+       ConfigError("no base_url")]
+
+
+class Odd:
+    """An adapter of either kind that raises whatever it is given, from each method."""
+
+    keyset_listing = can_read = can_poll = can_list_keys = True
+    traits: Any = None
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    async def _raise(self, *given: Any) -> Any:
+        raise self.error
+
+    read = read_many = count = groups = ungrouped = create = update = delete = lookup = close = _raise
+
+    async def pages(self, *given: Any) -> Any:
+        yield ([], None)
+        raise self.error
+
+    async def keys(self, *given: Any) -> Any:
+        yield []
+        raise self.error
+
+    changes = keys
+
+
+CALLS: dict[str, tuple[Any, ...]] = {
+    "read": ("a",), "read_many": (["a"],), "count": ("A",), "groups": (), "ungrouped": (), "pages": ("A",),
+    "keys": ("A",), "changes": (0,)}
+WRITES = {"create", "update", "delete"}
+OF_THIRD_PARTY: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(WRITES | {"read"}, (Item("a", "A", {}),)), "lookup": ("a", "A"), "pages": ("A",), "count": ("A",)}
+
+
+async def called(port: Any, method: str, given: tuple[Any, ...]) -> None:
+    came = getattr(port, method)(*given)
+    if hasattr(came, "__aiter__"):
+        async for _ in came:
+            pass
+    else:
+        await came
+
+
+@pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+async def test_rule_37_whatever_an_adapter_raises_is_the_failure_of_one_call(error: BaseException) -> None:
+    containment = Containment("sources.shop", lambda shown: shown.replace("x", "***"))
+    source = ContainedSource(Odd(error), containment)
+    third_party = ContainedThirdParty(Odd(error), containment)
+    for port, calls in ((source, CALLS), (third_party, OF_THIRD_PARTY)):
+        for method, given in calls.items():
+            failure = await failure_of(called(port, method, given))
+            assert failure.unknown == (method in WRITES and not isinstance(error, ConfigError)), method
+            assert failure.kind is (Failure.PERMANENT if isinstance(error, ConfigError) else Failure.TRANSIENT)
+        await port.close()
+
+
+async def test_rule_37_a_failure_on_purpose_and_a_cancelled_caller_pass_through() -> None:
+    refused = CallFailed(Failure.AUTH, "no")
+    port = ContainedSource(Odd(refused), Containment("sources.shop", str))
+    assert await failure_of(port.read("a")) is refused
+
+    class Slow(Odd):
+        async def read(self, *given: Any) -> Any:
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(ContainedSource(Slow(refused), Containment("sources.shop", str)).read("a"))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_rule_37_the_log_has_the_traceback_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    containment = Containment("sources.shop", lambda shown: shown.replace("pass-word", "***"))
+    failure = await failure_of(ContainedSource(Odd(KeyError("pass-word")), containment).read("a"))
+    assert failure.detail.startswith("unexpected KeyError in read: '***' (test_field_sources.py, line ")
+    assert "in _raise" in caplog.text
+    assert "pass-word" not in caplog.text + failure.detail
+
+
+def test_rule_37_every_port_is_contained(tmp_path: Path) -> None:
+    config = document({"kind": "files", "folder": str(tmp_path)}, {"files": {"glob": "*.csv"}})
+    assert isinstance(build_sources(config)["item"]["shop"], ContainedSource)
+    assert isinstance(build_third_parties(config, {})["item"], ContainedThirdParty)
+
+
+@pytest.mark.parametrize(("expression", "data"), [
+    ("sum(a)", {"a": ["x"]}), ("max_by(a, &b)", {"a": [{"b": 1}, {"b": "x"}]}), ("to_number(a)", {"a": 1}),
+    ("ceil(a)", {"a": float("inf")}), ("abs(a)", {"a": float("nan")}), ("sort(a)", {"a": [1, "x"]}),
+    ("a[?b < `1`]", {"a": [{"b": object()}]}), ("join(',', a)", {"a": [1]}), ("length(a)", {"a": 1}),
+    ("floor(a)", {"a": float("inf")}),
+])
+def test_rule_37_an_expression_on_foreign_data_fails_in_one_way(expression: str, data: Any) -> None:
+    from jmespath.exceptions import JMESPathError
+    try:
+        compiled(expression).search(data)
+    except JMESPathError:
+        pass
+
+
+@pytest.mark.parametrize("system", ["rest", "sql"])
+async def test_rule_37_a_key_that_cannot_be_indexed_spoils_its_row_alone(
+    system: str, server: Server, tmp_path: Path
+) -> None:
+    long = "k" * 3000
+    if system == "rest":
+        server.answers([{"sku": long, "store": "A", "v": 1}, {"sku": "b", "store": "A", "v": 1}])
+        config = document({"base_url": server.url}, {"list": {"path": "/"}})
+    else:
+        place = f"sqlite:///{tmp_path / 'shop.db'}"
+        with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+            connection.execute("CREATE TABLE items (sku TEXT, store TEXT, v INTEGER, name TEXT)")
+            connection.execute("INSERT INTO items VALUES (?, 'A', 1, 'n'), ('b', 'A', 1, 'n')", (long,))
+            connection.commit()
+        config = sql_config(place)
+    source = build_sources(config)["item"]["shop"]
+    assert {row.key[:1]: row.problem for row in await rows_of(source)} == {
+        "k": "the key is longer than 2000 bytes", "b": None}
+    await source.close()
+
+
+# R08: the session of a source database.
+
+LEAN = "CREATE TABLE items (sku text PRIMARY KEY, store text, v timestamptz, name text, open interval)"
+
+
+def german(postgres: str, execute: Any) -> str:
+    """The database of a source that writes times as no driver can read them."""
+    name = make_url(postgres).database
+    execute(f"ALTER DATABASE {name} SET datestyle = 'German, DMY'", f"ALTER DATABASE {name} SET intervalstyle = 'iso_8601'",
+            f"ALTER DATABASE {name} SET timezone = 'America/New_York'", LEAN,
+            "INSERT INTO items VALUES ('a', 'A', '2026-01-01 00:00Z', 'n', '1 day 2 hours')")
+    return postgres
+
+
+async def test_case_r08_times_are_read_whatever_the_server_prefers(postgres: str) -> None:
+    source = build_sources(sql_config(german(postgres, executing(postgres)), version={"path": "v"}))["item"]["shop"]
+    [row] = await rows_of(source)
+    assert (row.version, row.data["v"], row.data["open"], row.problem) == (
+        1_767_225_600_000_000, "2026-01-01T00:00:00Z", 93600, None)
+    assert await source.read("a") == row
+    await source.close()
+
+
+@pytest.fixture
+def two(server: Server, tmp_path: Path) -> Config:
+    """A SQL entity, and a healthy one over REST."""
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v INTEGER, name TEXT)")
+        connection.execute("INSERT INTO items VALUES ('a', 'A', 1, 'n')")
+        connection.commit()
+    server.answers({"sku": "t1", "store": "A", "v": 5, "name": "thing"})
+    rest = {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"},
+            "read": {"path": "/{{ key }}"}}
+    return document(
+        {"kind": "sql", "url": f"sqlite:///{tmp_path / 'shop.db'}"}, {"sql": {"table": "items"}},
+        sources={"good": {"base_url": server.url}},
+        entities={"thing": {**BASICS, "owner": "good", "parts": {"good": rest},
+                            "mapping": {"code": "key", "name": "good.name"}}})
+
+
+def test_case_r08_one_event_holds_up_neither_the_drain_nor_another_entity(
+    two: Config, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def odd(*given: Any) -> Any:
+        raise NotImplementedError("can't parse timestamptz with DateStyle 'German, DMY'")
+
+    monkeypatch.setattr(Database, "ask", odd)
+    field = Field(engine, two)
+    field.event("a", 1, action="create")
+    field.event("t1", 5, "thing", "good", action="create")
+    report = field.drain()
+    assert report.settled.failed == 1
+    assert field.names("thing") == {"t1": "thing"}
+    [event] = field.query("SELECT state, error AS last_error FROM sync.events WHERE entity = 'item'")
+    assert event.state == "waiting"
+    assert event.last_error.startswith("unexpected NotImplementedError in read: can't parse timestamptz")
+    monkeypatch.undo()
+    field.query("UPDATE sync.events SET due_at = sync.clock() RETURNING seq")
+    field.drain()
+    assert field.names() == {"a": "n"}
+
+
+@pytest.mark.parametrize("error", ODD[:3], ids=lambda error: type(error).__name__)
+def test_rule_37_a_poll_of_one_source_fails_alone(two: Config, engine: Engine, error: Exception) -> None:
+    field = Field(engine, two)
+    healthy = field.context.entities["thing"].sources
+    class Healthy(Odd):
+        async def changes(self, *given: Any) -> Any:
+            yield [PartRead("t1", 5, {"sku": "t1", "name": "thing"}, "A")]
+
+    healthy["good"] = Healthy(error)  # type: ignore[assignment]
+
+    field.context.entities["item"].sources["shop"] = Odd(error)  # type: ignore[assignment]
+    ends = asyncio.run(poll_due(field.context))
+    assert [type(end) for end in ends] == [CallFailed, Polled]
+
+
+# Odd values of databases.
+
+ODD_VALUES = {
+    "time": "'24:00:00'", "timetz": "'24:00:00+02'", "timestamptz": "'infinity'", "timestamp": "'-infinity'",
+    "date": "'0044-03-15 BC'", "interval": "'178000000 years'", "numeric": "'NaN'", "tstzrange": "'[-infinity,infinity]'",
+    "timestamp[]": "'{infinity,2026-01-01}'", "inet": "'10.1.2.3/8'", "float8": "'NaN'", "money": "'12.34'",
+    "jsonb": "'1e400'", "bytea": "'\\xff'", "tsmultirange": "'{[2026-01-01,infinity)}'",
+    "bit(3)": "'101'", "point": "'(1,2)'", "date ": "'99999-01-01'", "timestamptz ": "'294276-12-31 23:59:59Z'"}
+
+
+async def test_rule_37_an_odd_value_spoils_at_most_its_own_row(postgres: str) -> None:
+    columns = {f"c{n}": (kind, value) for n, (kind, value) in enumerate(ODD_VALUES.items())}
+    executing(postgres)(
+        "CREATE TABLE items (sku text PRIMARY KEY, store text, v bigint, name text, "
+        + ", ".join(f"{name} {kind}" for name, (kind, _) in columns.items()) + ")",
+        "INSERT INTO items (sku, store, v) VALUES ('good', 'A', 1)",
+        *(f"INSERT INTO items (sku, store, v, {name}) VALUES ('{name}', 'A', 1, {value})"
+          for name, (_, value) in columns.items()))
+    source = build_sources(sql_config(postgres, sql={"page": 7}))["item"]["shop"]
+    listed = {row.key: row for row in await rows_of(source)}
+    assert set(listed) == {"good", *columns}
+    assert {key for key, row in listed.items() if row.problem} == set()
+    assert {columns[key][0] for key in columns if (await source.read(key)) is None} == set()
+    assert [row.problem for row in await source.read_many(["good", *columns])] == [None] * (1 + len(columns))
+    shown = {columns[key][0]: listed[key].data[key] for key in columns}
+    assert (shown["time"], shown["date"], shown["timestamptz"]) == ("24:00:00", "0044-03-15 BC", "infinity")
+    await source.close()
+
+
+async def test_rule_37_a_version_that_python_cannot_hold_spoils_its_row_alone(postgres: str) -> None:
+    executing(postgres)(
+        "CREATE TABLE items (sku text PRIMARY KEY, store text, v timestamptz, name text)",
+        "INSERT INTO items VALUES ('a', 'A', '2026-01-01', 'n'), ('b', 'A', 'infinity', 'n'), "
+        "('c', 'A', '0044-03-15 BC', 'n'), ('d', 'A', NULL, 'n')")
+    source = build_sources(sql_config(postgres, version={"path": "v"}))["item"]["shop"]
+    rows = await rows_of(source)
+    assert [row.key for row in rows if not row.problem] == ["a"]
+    assert all("no version at 'v'" in (row.problem or "") for row in rows[1:])
+    await source.close()
+
+
+async def test_rule_37_texts_of_a_database_without_an_encoding_spoil_their_row_alone(postgres: str) -> None:
+    owner = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    name = f"ascii_{os.getpid()}_{next(_numbers)}"
+    with owner.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'"))
+    place = make_url(postgres).set(database=name).render_as_string(hide_password=False)
+    executing(place)("CREATE TABLE items (sku text PRIMARY KEY, store text, v bigint, name text)",
+                     "INSERT INTO items VALUES ('a', 'A', 1, E'\\xff'), ('b', 'A', 1, 'good')")
+    source = build_sources(sql_config(place))["item"]["shop"]
+    rows = {row.key: row.data["name"] for row in await rows_of(source)}
+    assert rows == {"a": "\udcff", "b": "good"}
+    await source.close()
+    with owner.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    owner.dispose()
+
+
+async def test_a_url_that_names_a_time_zone_keeps_it(postgres: str) -> None:
+    executing(postgres)("CREATE TABLE items (sku text PRIMARY KEY, store text, at timestamptz)",
+                        "INSERT INTO items VALUES ('a', 'A', '2026-06-01 12:00Z')")
+    query = "SELECT sku, store, 1 AS v, '' AS name, to_char(at, 'HH24') AS hour FROM items"
+    for options, hour in ({}, "12"), ({"options": "-c TimeZone=Europe/Berlin"}, "14"):
+        place = make_url(postgres).update_query_dict(options).render_as_string(hide_password=False)
+        source = build_sources(sql_config(place, sql={"table": None, "query": query}))["item"]["shop"]
+        assert [row.data["hour"] for row in await rows_of(source)] == [hour]
+        await source.close()
+
+
+def test_dates_of_mysql_that_are_no_dates() -> None:
+    pytest.importorskip("pymysql", reason="pymysql is not installed, nor is there a MariaDB")
