@@ -430,3 +430,372 @@ async def test_a_url_that_names_a_time_zone_keeps_it(postgres: str) -> None:
 
 def test_dates_of_mysql_that_are_no_dates() -> None:
     pytest.importorskip("pymysql", reason="pymysql is not installed, nor is there a MariaDB")
+
+
+# Rule 29: a key is one record (R35).
+
+JOIN = ("SELECT p.sku, p.store, p.v, p.name, c.title FROM products p JOIN categories c ON c.sku = p.sku")
+
+
+def joined(execute: Any, titles: list[str], *, store: str = "A") -> None:
+    execute("CREATE TABLE products (sku TEXT, store TEXT, v BIGINT, name TEXT)",
+            "CREATE TABLE categories (sku TEXT, title TEXT)",
+            *(f"INSERT INTO products VALUES ('P{n}', '{store}', {n + 1}, 'n')" for n in range(4)),
+            "INSERT INTO categories VALUES ('P0', 'Z')", "INSERT INTO categories VALUES ('P3', 'Z')",
+            *(f"INSERT INTO categories VALUES ('P{n}', '{title}')" for n in (1, 2) for title in titles))
+
+
+def join_config(url: str, page: int = 1000) -> Config:
+    return document({"kind": "sql", "url": url}, {"sql": {"query": JOIN, "page": page}},
+                    mapping={"name": "shop.title"})
+
+
+NOT_UNIQUE = "the key is not unique: 2 rows with key P1, which differ in title"
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 1000])
+async def test_case_r35_a_key_with_two_rows_is_unusable_however_it_is_asked_for(url: str, page: int) -> None:
+    joined(executing(url), ["X", "Y"])
+    source = build_sources(join_config(url, page))["item"]["shop"]
+    listed = {row.key: row.problem for row in await rows_of(source)}
+    assert listed == {"P0": None, "P1": NOT_UNIQUE, "P2": NOT_UNIQUE.replace("P1", "P2"), "P3": None}
+    keys = {row.key: row.problem for rows in [rows async for rows in source.keys("A")] for row in rows}
+    assert keys == listed
+    one = await source.read("P1")
+    assert one is not None
+    assert one.problem == NOT_UNIQUE
+    assert {row.key: row.problem for row in await source.read_many(["P0", "P1"])} == {"P0": None, "P1": NOT_UNIQUE}
+    assert isinstance(source, ContainedSource)
+    assert await source.repeated("A") == Ungrouped(2, ("P1", "P2"))
+    await source.close()
+
+
+@pytest.mark.parametrize("page", [1, 2, 1000])
+async def test_rule_29_rows_that_are_equal_in_everything_are_one(url: str, page: int) -> None:
+    joined(executing(url), ["X", "X"])
+    source = build_sources(join_config(url, page))["item"]["shop"]
+    assert [(row.key, row.problem) for row in await rows_of(source)] == [(f"P{n}", None) for n in range(4)]
+    assert [row.key for rows in [rows async for rows in source.keys("A")] for row in rows] == [
+        f"P{n}" for n in range(4)]
+    one = await source.read("P1")
+    assert one is not None
+    assert one.data["title"] == "X"
+    await source.close()
+
+
+@pytest.mark.parametrize("page", [1, 1000])
+async def test_rule_29_a_key_in_two_groups_is_unusable_in_both(url: str, page: int) -> None:
+    executing(url)("CREATE TABLE items (sku TEXT, store TEXT, v BIGINT, name TEXT)",
+                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n'), ('b', 'B', 1, 'n')")
+    source = build_sources(sql_config(url, sql={"page": page}))["item"]["shop"]
+    for group in ("A", "B"):
+        found = {row.key: row.problem for row in await rows_of(source, group)}
+        assert found["b"] == "the key is not unique: 2 rows with key b, which differ in store"
+    one = await source.read("b")
+    assert one is not None
+    assert one.problem is not None
+    await source.close()
+
+
+def test_case_r35_nothing_flips_and_it_is_reported_once(url: str, engine: Engine) -> None:
+    """Full sync, thin event, full sync, thin event: what was mirrored before stays, and the alert has an example."""
+    execute = executing(url)
+    joined(execute, ["X"])
+    field = Field(engine, join_config(url))
+    field.full_sync()
+    assert field.names() == {"P0": "Z", "P1": "X", "P2": "X", "P3": "Z"}
+    execute("INSERT INTO categories VALUES ('P1', 'Y')")
+    seen = []
+    for number in range(2):
+        field.full_sync()
+        seen.append(field.names()["P1"])
+        field.event("P1", 2)
+        field.drain()
+        seen.append(field.names()["P1"])
+        assert field.erp["item"].calls["update"] == 0, number
+    assert seen == ["X"] * 4
+    [alert] = field.query("SELECT n, examples FROM sync.alerts WHERE kind = 'unusable' AND resolved_at IS NULL")
+    assert NOT_UNIQUE in str(alert.examples)
+    plan = field.perform(plan_group(field.context, field.context.entities["item"], "A"))
+    assert (plan.counts.get("update", 0), plan.counts.get("delete", 0)) == (0, 0)
+    checked = field.perform(check_sources(field.context, field.context.entities["item"], "A"))
+    assert checked.lost == []
+
+
+async def test_rule_29_a_primary_key_costs_no_look_at_other_groups(database_url: str) -> None:
+    executing(database_url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+                            "INSERT INTO items VALUES ('a', 'A', 1, 'n')")
+    source = build_sources(sql_config(database_url))["item"]["shop"]
+    assert isinstance(source, ContainedSource)
+    assert isinstance(source.inner, SqlSource)
+    await rows_of(source)
+    assert source.inner._key_is_unique
+    await source.close()
+
+
+REST_PART = {"list": {"path": "/list"}, "read": {"path": "/one"}, "changes": {"path": "/changes"},
+             "read_many": {"path": "/many", "params": {"keys": "{{ keys | join(',') }}"}}}
+
+
+def rest_source(server: Server, **part: Any) -> tuple[SourceSystem, Config]:
+    config = document({"base_url": server.url}, {**REST_PART, **part})
+    return build_sources(config)["item"]["shop"], config
+
+
+def item(key: str, name: str, **more: Any) -> dict[str, Any]:
+    return {"sku": key, "store": "A", "v": 1, "name": name, **more}
+
+
+async def test_rule_29_a_key_with_two_rows_over_rest(server: Server) -> None:
+    server.answers([item("a", "X"), item("a", "Y")])
+    source, _ = rest_source(server)
+    problem = "the key is not unique: 2 rows with key a, which differ in name"
+    assert [row.problem for row in await rows_of(source)] == [problem]
+    for row in (await source.read("a"), *await source.read_many(["a"])):
+        assert row is not None
+        assert row.problem == problem
+    assert [row.problem for rows in [rows async for rows in source.changes(0)] for row in rows] == [problem]
+    server.answers([item("a", "X"), item("a", "X")])
+    assert [row.problem for row in await rows_of(source)] == [None]
+    await source.close()
+
+
+async def test_rule_29_a_key_on_two_pages_over_rest(server: Server) -> None:
+    """Under one version with other content; a record that changed meanwhile has another version."""
+    pages: list[list[dict[str, Any]]] = []
+
+    async def handler(request: Request) -> Response:
+        number = int(request.query_params["page"])
+        return JSONResponse(pages[number - 1] if number <= len(pages) else [])
+
+    server.handler = handler
+    source, _ = rest_source(server, list={"path": "/list", "paging": "page", "params": {"page": "{{ page }}"}})
+    pages[:] = [[item("a", "X"), item("b", "n")], [item("a", "Y"), item("c", "n")]]
+    found = [(row.key, row.problem is None) for row in await rows_of(source)]
+    assert found == [("a", True), ("b", True), ("a", False), ("c", True)]
+    pages[:] = [[item("a", "X")], [item("a", "Y", v=2)]]
+    assert [row.problem for row in await rows_of(source)] == [None, None]
+    await source.close()
+
+
+async def test_rule_29_a_poll_that_shows_two_states_of_one_version_reads_the_record(server: Server) -> None:
+    async def handler(request: Request) -> Response:
+        if request.url.path == "/changes":
+            return JSONResponse([item("a", "X"), item("a", "Y"), item("b", "n", v=1), item("b", "m", v=2)])
+        return JSONResponse([item("a", "Y")])
+
+    server.handler = handler
+    source, _ = rest_source(server)
+    [rows] = [rows async for rows in source.changes(0)]
+    assert [(row.key, row.data["name"]) for row in rows] == [("b", "n"), ("b", "m"), ("a", "Y")]
+    await source.close()
+    unreadable, _ = rest_source(server, read=None, read_many=None)
+    [rows] = [rows async for rows in unreadable.changes(0)]
+    assert [row.data["name"] for row in rows if row.key == "a"] == ["X", "Y"]  # the order of the source decides
+    await unreadable.close()
+
+
+def file_source(folder: Path, name: str, content: str, **part: Any) -> ContainedSource:
+    (folder / name).write_text(content)
+    config = document({"kind": "files", "folder": str(folder)}, {"files": {"glob": "*", "page": 2}, **part})
+    source = build_sources(config)["item"]["shop"]
+    assert isinstance(source, ContainedSource)
+    return source
+
+
+HEAD = "sku,store,v,name\n"
+
+
+async def test_rule_29_a_key_with_two_rows_in_a_file(tmp_path: Path) -> None:
+    """An older row of a key is history, as in exports one after the other; two of one version are not."""
+    source = file_source(tmp_path, "a.csv", HEAD + "a,A,1,X\nb,A,1,n\nc,A,1,old\nd,A,1,n\nd,A,1,n\na,A,1,Y\nc,A,2,new\n"
+                                                   "e,A,1,n\ne,B,1,n\n")
+    found = [(row.key, row.data.get("name"), row.problem) for row in await rows_of(source)]
+    assert sorted(found, key=lambda row: row[0]) == [
+        ("a", None, "the key is not unique: 2 rows with key a, which differ in name"), ("b", "n", None),
+        ("c", "new", None), ("d", "n", None),
+        ("e", None, "the key is not unique: 2 rows with key e, which differ in store")]
+    assert await source.count("A") == 5
+    assert await source.repeated("A") == Ungrouped(3, ("d", "a", "c"))
+
+
+# A1: rows without a business group.
+
+async def test_case_a1_rows_without_a_group_are_counted(url: str) -> None:
+    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n'), ('c', '', 1, 'n'), "
+                   "('d', '  ', 1, 'n')")
+    source = build_sources(sql_config(url))["item"]["shop"]
+    assert await source.ungrouped() == Ungrouped(3, ("b", "c", "d"))
+    assert await source.groups() == ["A"]
+    one = await source.read("d")
+    assert one is not None
+    assert (one.group, one.problem) == (None, None)
+    executing(url)("DELETE FROM items WHERE sku <> 'a'")
+    assert await source.ungrouped() == Ungrouped(0)
+    await source.close()
+
+
+async def test_case_a1_groups_that_are_numbers(url: str) -> None:
+    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store BIGINT, v BIGINT, name TEXT)",
+                   "INSERT INTO items VALUES ('a', 1, 1, 'n'), ('b', NULL, 1, 'n')")
+    source = build_sources(sql_config(url))["item"]["shop"]
+    assert await source.ungrouped() == Ungrouped(1, ("b",))
+    await source.close()
+
+
+async def test_case_a1_files_and_apis(tmp_path: Path, server: Server) -> None:
+    source = file_source(tmp_path, "a.csv", HEAD + "a,A,1,n\nb,,1,n\nc,  ,1,n\n,A,1,n\n")
+    assert await source.ungrouped() == Ungrouped(2, ("b", "c"))
+    server.answers([item("a", "n"), item("b", "n", store=None), item("c", "n", store=" ")])
+    rest, _ = rest_source(server)
+    assert {row.key: row.problem for row in await rows_of(rest)} == {
+        "a": None, "b": "no business group at 'store'", "c": "no business group at 'store'"}
+    await rest.close()
+
+
+def test_case_a1_a_mirrored_record_whose_group_becomes_null_is_not_gone(url: str, engine: Engine) -> None:
+    execute = executing(url)
+    execute("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+            "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n')")
+    field = Field(engine, sql_config(url))
+    field.full_sync()
+    execute("UPDATE items SET store = NULL, v = 2, name = 'new' WHERE sku = 'b'")
+    checked = field.perform(check_sources(field.context, field.context.entities["item"], "A"))
+    assert [lost.kind for lost in checked.lost if lost.kind == "gone"] == []
+    field.full_sync()
+    assert field.names() == {"a": "n", "b": "new"}
+    assert field.erp["item"].calls["delete"] == 0
+
+
+# Rule 33: absent is not null.
+
+@pytest.mark.parametrize(("expression", "fields"), [
+    ("shop.price", {"price"}), ("shop.price.net", {"price"}), ("shop.tags[0].x", {"tags"}),
+    ("shop.tags[?x == `1`].y | [0]", {"tags"}), ("to_string(shop.price)", {"price"}), ("shop | price", {"price"}),
+    ("shop.{a: a, b: [c.d, e]}", {"a", "c", "e"}), ("[shop.a, key]", {"a"}), ("shop.a == `1`", {"a"}),
+    ('shop."odd name"', {"odd name"}), ("sort_by(shop.items, &p)[0].x", {"items"}), ("shop.a || shop.b", set()),
+    ("not_null(shop.a, `1`)", set()), ("shop.a && shop.b", set()), ("!shop.a", set()), ("shop.*", set()),
+    ("shop[?a]", set()), ("key", set()), ("keys(shop)", set()), ("max([shop.a, stock.b])", {"a"}),
+])
+def test_rule_33_what_a_mapping_certainly_reads(expression: str, fields: set[str]) -> None:
+    assert mapped_fields({"x": expression}).get("shop", frozenset()) == fields
+
+
+PRICED = "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT, price INTEGER)"
+
+
+@pytest.mark.parametrize("drop", ["DROP COLUMN price", "RENAME COLUMN price TO cost"])
+def test_rule_33_a_column_that_vanished_wipes_nothing(url: str, engine: Engine, drop: str) -> None:
+    """By full sync, by an event, by a plan; and all goes on when it is back."""
+    execute = executing(url)
+    execute(PRICED, "INSERT INTO items VALUES ('a', 'A', 1, 'n', 5), ('b', 'A', 1, 'n', 6)")
+    config = document({"kind": "sql", "url": url}, {"sql": {"table": "items"}}, mapping={"name": "shop.price"})
+    field = Field(engine, config)
+    field.full_sync()
+    execute(f"ALTER TABLE items {drop}", "UPDATE items SET v = 2")
+    with pytest.raises(CallFailed, match="table items has no column 'price', which the mapping reads") as caught:
+        field.full_sync()
+    assert caught.value.about_system
+    field.event("a", 2)
+    field.drain()
+    assert field.names() == {"a": 5, "b": 6}
+    assert field.erp["item"].calls["update"] == 0
+    execute(f"ALTER TABLE items {'ADD COLUMN price INTEGER' if 'DROP' in drop else 'RENAME COLUMN cost TO price'}",
+            "UPDATE items SET v = 3, price = 7")
+    field.full_sync()
+    assert field.names() == {"a": 7, "b": 7}
+
+
+async def test_rule_33_every_way_of_asking_a_database_is_checked(url: str) -> None:
+    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT)",
+                   "INSERT INTO items VALUES ('a', 'A', 1)")
+    source = build_sources(sql_config(url))["item"]["shop"]
+    for call in (source.read("a"), source.read_many(["a"]), rows_of(source)):
+        assert "has no column 'name', which the mapping reads; it has sku, store, v" in (await failure_of(call)).detail
+    assert [row.key for rows in [rows async for rows in source.keys("A")] for row in rows] == ["a"]
+    await source.close()
+    allowed = build_sources(sql_config(url, absent_fields="null"))["item"]["shop"]
+    assert [row.problem for row in await rows_of(allowed)] == [None]
+    await allowed.close()
+
+
+async def test_rule_33_a_file_without_the_column(tmp_path: Path) -> None:
+    source = file_source(tmp_path, "a.csv", "sku,store,v\na,A,1\n")
+    assert (await failure_of(rows_of(source))).detail.startswith("a.csv has no column 'name', which the mapping reads")
+    assert (await failure_of(source.count("A"))).about_system
+    assert await source.groups() == ["A"]
+    lines = file_source(tmp_path, "a.csv", "", files={"glob": "*.jsonl"})
+    (tmp_path / "a.jsonl").write_text('{"sku": "a", "store": "A", "v": 1}\n')
+    assert [row.problem for row in await rows_of(lines)] == [None]  # the archive says whether it was there before
+
+
+@pytest.fixture
+def api(server: Server, engine: Engine) -> Field:
+    """A REST source with three records, mirrored."""
+    return Field(engine, document({"base_url": server.url}, {**REST_PART, "poll_every": 1}))
+
+
+class Shop:
+    """What the API has, and the fields that it sends."""
+
+    def __init__(self, server: Server) -> None:
+        self.rows = {key: item(key, "n") for key in ("a", "b", "c")}
+        self.hidden: set[str] = set()
+        server.handler = self.answer
+
+    async def answer(self, request: Request) -> Response:
+        rows = [{name: value for name, value in row.items() if name not in self.hidden} for row in self.rows.values()]
+        wanted = request.query_params.get("keys", request.url.path.rpartition("/")[2]).split(",")
+        if request.url.path == "/many":
+            rows = [row for row in rows if row["sku"] in wanted]
+        if request.url.path == "/one":
+            rows = rows[:1]
+        return JSONResponse(rows)
+
+
+def test_rule_33_an_api_that_stops_to_send_a_field_wipes_nothing(server: Server, api: Field) -> None:
+    """By full sync, plan, thin event and poll: the records are unusable and reported, and recover by themselves."""
+    shop = Shop(server)
+    api.full_sync()
+    assert api.names() == {"a": "n", "b": "n", "c": "n"}
+    shop.hidden = {"name"}
+    for row in shop.rows.values():
+        row["v"] = 2
+    api.full_sync()
+    [alert] = api.query("SELECT examples FROM sync.alerts WHERE kind = 'unusable' AND resolved_at IS NULL")
+    assert "mapped field absent: 'name' (the archive has a value); send null to clear it" in str(alert.examples)
+    plan = api.perform(plan_group(api.context, api.context.entities["item"], "A"))
+    assert plan.counts.get("update", 0) == 0
+    api.event("a", 2)
+    api.drain()
+    api.perform(poll_due(api.context))
+    api.drain()
+    assert api.names() == {"a": "n", "b": "n", "c": "n"}
+    assert api.erp["item"].calls["update"] == 0
+    shop.hidden = set()
+    shop.rows["a"] |= {"v": 3, "name": None}  # null is null
+    for key in "bc":
+        shop.rows[key] |= {"v": 3, "name": "new"}
+    api.full_sync()
+    assert api.names() == {"a": None, "b": "new", "c": "new"}
+
+
+def test_rule_33_a_field_that_a_record_never_had_is_no_matter(server: Server, api: Field) -> None:
+    shop = Shop(server)
+    del shop.rows["b"]["name"]
+    api.full_sync()
+    assert api.names() == {"a": "n", "b": None, "c": "n"}
+    shop.rows["b"]["v"] = 2
+    api.full_sync()
+    assert api.query("SELECT 1 FROM sync.alerts WHERE kind = 'unusable'") == []
+
+
+def test_rule_33_absent_is_null_where_the_source_leaves_out_what_is_null(server: Server, engine: Engine) -> None:
+    shop = Shop(server)
+    field = Field(engine, document({"base_url": server.url}, {**REST_PART, "absent_fields": "null"}))
+    field.full_sync()
+    del shop.rows["b"]["name"]
+    shop.rows["b"]["v"] = 2
+    field.full_sync()
+    assert field.names() == {"a": "n", "b": None, "c": "n"}

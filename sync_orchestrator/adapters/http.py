@@ -33,7 +33,7 @@ from tenacity import (
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
-from sync_orchestrator.adapters.throttling import pause_after, wait_asked
+from sync_orchestrator.adapters.throttling import pause_of, wait_of
 from sync_orchestrator.adapters.wire import Wire
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
@@ -98,7 +98,9 @@ class Room:
         while True:
             while (left := await self._hold_off.left()) > 0:
                 if time.monotonic() + left > latest:
-                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more", retry_after=left)
+                    why = f": {self._hold_off.reason}" if self._hold_off.reason else ""
+                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more{why}",
+                                     retry_after=left)
                 await asyncio.sleep(left)
             if self._before_call is None:
                 return
@@ -217,15 +219,20 @@ class Http:
     ) -> CallFailed | None:
         """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
         throttle = self._settings.throttle
+        wait = wait_of(answer, throttle)
         failure = failure_of(answer, self._rules(request, outcomes), write=write, secrets=self._secrets,
-                             retry_after=wait_asked(answer, throttle))
-        pause = None if failure is None else failure.retry_after
-        if pause is None:
-            pause = pause_after(answer, throttle)
-        if pause:
-            await self._hold_off.ask(pause)
+                             retry_after=None if wait is None else wait.seconds)
         if failure is not None and failure.kind is Failure.THROTTLED:
             await self._hold_off.refused()
+        elif answer.began:
+            self._hold_off.served(answer.began)
+        if failure is not None and failure.retry_after and wait is not None:
+            await self._hold_off.ask(failure.retry_after, self.shown(wait.why))
+        elif (failure is None or failure.retry_after is None) and (pause := pause_of(answer, throttle)) is not None:
+            if pause.by_header:
+                await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.shown(pause.why))
+            else:
+                await self._hold_off.ask(pause.seconds, self.shown(pause.why))
         return failure
 
     async def exchange(
@@ -241,6 +248,7 @@ class Http:
         if deadline is not None and time.monotonic() > deadline:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
         headers = {**trace.header(), **prepared.headers, **proof}
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 request = self._wire.request(
@@ -259,7 +267,7 @@ class Http:
             raise _no_answer(error) from None
         if received.content is None:
             raise CallFailed(Failure.PERMANENT, f"an answer of more than {prepared.most} bytes", unknown=True)
-        return Answer(received.status, received.headers, received.content, str(request.url))
+        return Answer(received.status, received.headers, received.content, str(request.url), began)
 
     async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""

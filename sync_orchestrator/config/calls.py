@@ -239,6 +239,9 @@ class Throttle(Model):
     """On a throttled answer: when to come back."""
     slow_down: Expression | None = None
     """On a good answer: how long to hold off all calls, such as ``body.backoff``."""
+    headers: bool = True
+    """Whether the ``RateLimit`` headers count. They hold calls off for 60 seconds at most, and for 5 seconds until a
+    refused call confirms them; a header that good answers contradict is ignored until a call is refused."""
 
 
 class Http(Model):
