@@ -128,7 +128,8 @@ def seconds_until(told: Any, now: datetime) -> float | None:
 
 def _tells_of_time(answer: Answer, expression: str | None) -> bool:
     """Whether there is anything to look at; most answers say nothing of the kind."""
-    return expression is not None or any(name == "retry-after" or "limit" in name for name in answer.headers)
+    return expression is not None or any(
+        name.startswith("retry-after") or "limit" in name for name in answer.headers)
 
 
 def _now_there(answer: Answer) -> datetime:
