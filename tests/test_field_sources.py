@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from sync_orchestrator import live_check
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty, Containment
 from sync_orchestrator.adapters.sql_database import Database
@@ -33,7 +34,7 @@ from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.full_sync_plan import plan_group
+from sync_orchestrator.core.full_sync_plan import plan_group, ungrouped_notes
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.polling import Polled, poll_due
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
@@ -797,3 +798,91 @@ def test_rule_33_absent_is_null_where_the_source_leaves_out_what_is_null(server:
     shop.rows["b"]["v"] = 2
     field.full_sync()
     assert field.names() == {"a": "n", "b": None, "c": "n"}
+
+
+# Rule 40: a refusal for safety says how to allow it, and a check goes as far as the real thing.
+
+async def pages_of(server: Server, link: str, **system: Any) -> list[str]:
+    async def handler(request: Request) -> Response:
+        if "page" in request.query_params:
+            return JSONResponse({"items": [item("b", "n")]})
+        return JSONResponse({"items": [item("a", "n")], "next": link})
+
+    server.handler = handler
+    config = document({"base_url": server.url, **system}, {"list": {
+        "path": "/list", "items": "items", "paging": "next_url", "next": "next"}})
+    source = build_sources(config)["item"]["shop"]
+    try:
+        return [row.key for row in await rows_of(source)]
+    finally:
+        await source.close()
+
+
+@pytest.mark.parametrize("origin", [
+    "https://127.0.0.1:{port}", "http://127.0.0.1:1", "http://api.example", "http://127.0.0.1"])
+async def test_rule_40_a_next_page_on_another_origin_names_the_setting(server: Server, origin: str) -> None:
+    """Another scheme, another port, another host: refused, and read from ``base_url`` with the setting it names."""
+    there = origin.format(port=server.url.rpartition(":")[2])
+    link = f"{there}/list?page=2"
+    failure = await failure_of(pages_of(server, link))
+    assert f"set 'next_origins: {{\"{there}\": rewrite}}' of this system" in failure.detail.replace("Set", "set")
+    assert failure.about_system
+    assert await pages_of(server, link, next_origins={there: "rewrite"}) == ["a", "b"]
+
+
+async def test_rule_40_a_next_page_can_be_followed_to_another_origin(server: Server) -> None:
+    there = server.url.replace("127.0.0.1", "localhost")
+    assert await pages_of(server, f"{there}/list?page=2", next_origins={there: "follow"}) == ["a", "b"]
+    assert await pages_of(server, "/list?page=2") == ["a", "b"]
+    with pytest.raises(CallFailed, match=r"evil\.example"):
+        await pages_of(server, f"{there.replace('//', '//localhost@')}@evil.example/?page=2",
+                       next_origins={there: "follow"})
+
+
+def live(config: Config, group: str | None = None) -> dict[str, tuple[str, str]]:
+    report = asyncio.run(live_check.check(config, group))
+    return {f"{step.system} {step.what}": (step.outcome, step.detail) for step in report.steps}
+
+
+def test_rule_40_the_live_check_reads_the_second_page(server: Server) -> None:
+    """Of the source and of the third party: where next links name another scheme, nothing else would notice."""
+    async def handler(request: Request) -> Response:
+        if "page" in request.query_params:
+            return JSONResponse({"items": [item("b", "n", id=2)]})
+        return JSONResponse({"items": [item("a", "n", id=1)], "next": f"https://api.example{request.url.path}?page=2"})
+
+    server.handler = handler
+    paged = {"path": "/list", "items": "items", "paging": "next_url", "next": "next"}
+    raw = document({"base_url": server.url}, {"list": paged}).model_dump(exclude_unset=True)
+    raw["third_parties"]["erp"]["base_url"] = server.url
+    raw["entities"]["item"]["third_party"] |= {"list": {**paged, "params": {"store": "{{ group }}"}},
+                                               "filter_check": {"off": True}}
+    found = live(Config.model_validate(raw), "A")
+    for step in ("shop list", "erp list"):
+        assert found[step][0] == "failed"
+        assert "next_origins" in found[step][1]
+    for system in (raw["sources"]["shop"], raw["third_parties"]["erp"]):
+        system["next_origins"] = {"https://api.example": "rewrite"}
+    found = live(Config.model_validate(raw), "A")
+    assert found["shop list"] == ("ok", "2 pages with 2 records of 'A', the first is a")
+    assert found["erp list"] == ("ok", "2 pages with 2 records in 'A'")
+    assert found["erp write"] == ("skipped", "not tried: this check writes nothing")
+
+
+def test_rule_40_the_live_check_compares_rows_with_keys_and_groups(tmp_path: Path) -> None:
+    place = f"sqlite:///{tmp_path / 'shop.db'}"
+    execute = executing(place)
+    joined(execute, ["X", "Y"])
+    execute("INSERT INTO products VALUES ('P9', NULL, 1, 'n'), ('O1', 'A', 1, 'n'), ('O2', 'A', 1, 'n')",
+            "INSERT INTO categories VALUES ('P9', 'Z'), ('O1', 'Z'), ('O2', 'Z')")
+    found = live(join_config(place, page=1), "A")
+    assert found["shop keys"] == ("failed", "2 rows of 'A' have the key of another row, such as P1, P2: " + NOT_UNIQUE)
+    assert found["shop ungrouped"] == ("skipped", "1 rows have no business group and are mirrored nowhere, such as P9")
+
+
+def test_rule_39_a_plan_says_what_no_group_lists(url: str, engine: Engine) -> None:
+    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n')")
+    field = Field(engine, sql_config(url))
+    assert field.perform(ungrouped_notes(field.context.entities["item"])) == [
+        "1 rows of 'shop' have no business group and are mirrored nowhere, such as b"]

@@ -142,18 +142,34 @@ class Http:
         return await self.patiently(self.prepared(request, values), outcomes)
 
     async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
-        """Reads an absolute address that this system itself named, only on its own host; the rest is as of ``like``.
+        """Reads an absolute address that this system itself named; the rest is as of ``like``.
 
-        Raises CallFailed.
+        Only addresses of the origin of ``base_url`` and of ``next_origins`` are read, since credentials go with the
+        call. Raises CallFailed.
         """
-        base = httpx.URL(self._settings.base_url)
         try:
-            target = httpx.URL(url)
+            target = self._followed(httpx.URL(url))
         except httpx.InvalidURL as error:
             raise self.garbage(f"the next page has no address ({error})", url) from None
-        if (target.scheme, target.host, target.port) != (base.scheme, base.host, base.port):
-            raise self.garbage("the next page is on another host", url)
         return await self.patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
+
+    def _followed(self, target: httpx.URL) -> httpx.URL:
+        """The address to request for one that a listing names. Raises CallFailed."""
+        base = httpx.URL(self._settings.base_url)
+        if _origin(target) == _origin(base):
+            return target
+        ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
+        match ways.get(_origin(target)):
+            case "follow":
+                return target
+            case "rewrite":
+                return target.copy_with(scheme=base.scheme, netloc=base.netloc)
+        there = self.shown(_shown_origin(target))
+        raise CallFailed(
+            Failure.TRANSIENT, f"the next page is on another origin: {there}, and base_url is "
+            f"{self.shown(_shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
+            "request such pages from base_url, or 'follow' to request them there, with our credentials",
+            about_system=True)
 
     async def send(
         self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
@@ -328,6 +344,14 @@ class Http:
                 [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _shown_origin(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
 
 
 def _filled(texts: Mapping[str, str]) -> dict[str, str]:
