@@ -7,6 +7,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.engine import make_url
@@ -17,6 +18,7 @@ from sync_orchestrator.adapters.build import build_clients, build_sources, clien
 from sync_orchestrator.adapters.classes import wrong_classes
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
 from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
@@ -108,11 +110,11 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
         name: shared_rate(engine, name, system.rate)
         for name, system in config.third_parties.items() if system.rate is not None
     }
-    hold_offs = {name: SharedHoldOff(engine, name) for name in config.third_parties}
+    hold_offs = {name: SharedHoldOff(engine, name) for name in sorted({*config.sources, *config.third_parties})}
     logins = partial(SharedLogins, engine)
     clients = build_clients(config, rates, hold_offs, logins)
     return assemble(
-        engine, config, build_sources(config, logins), third_parties_behind(config, clients),
+        engine, config, build_sources(config, logins, hold_offs), third_parties_behind(config, clients),
         clients_of_routes(config, clients), only_look=only_look)
 
 
@@ -121,7 +123,8 @@ def assemble(
     clients: dict[str, Http] | None = None, *, only_look: bool = False,
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database."""
-    entities = {name: entity_context(name, config, sources[name], third_parties[name]) for name in config.entities}
+    entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
+                                     third_parties[name]) for name in config.entities}
     context = Context(engine, config, entities, clients or {})
     with engine.begin() as connection:
         for name in sorted({*config.sources, *config.third_parties}):
@@ -129,6 +132,18 @@ def assemble(
     if not only_look:
         remap(context)
     return context
+
+
+def checked_sources(
+    engine: Engine, name: str, config: Config, sources: dict[str, SourceSystem]
+) -> dict[str, SourceSystem]:
+    """The source systems of an entity; parts that lost a field that the mapping reads cannot be used (rule 33)."""
+    entity = config.entities[name]
+    fields = mapped_fields(entity.mapping)
+    return {
+        part: cast(SourceSystem, CheckedSource(source, engine, name, part, fields[part]))
+        if part in fields and entity.parts[part].absent_fields == "refuse" else source
+        for part, source in sources.items()}
 
 
 def entity_context(

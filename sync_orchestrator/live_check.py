@@ -5,12 +5,13 @@ A step that fails ends what depends on it, and no other. Not here: how it is sho
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.contained import ContainedSource
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed, SyncError
@@ -18,6 +19,8 @@ from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import PartRead, SourceSystem, ThirdParty
 
 T = TypeVar("T")
+
+_MAX_PAGES = 2
 
 _HINTS = {
     Failure.TRANSIENT: "see that it runs and that 'base_url' is right",
@@ -133,6 +136,8 @@ class _Trial:
             row = await self._page(found)
             await self._mapped(row, found, await self._parts(row.key, found))
             await self._count(owner, self._part(owner, "count"), self._sources[owner].count, found)
+            await self._unique(found)
+            await self._ungrouped()
         if found is not None:
             await self._keys(found)
         if found is None:
@@ -163,7 +168,8 @@ class _Trial:
         owner = self._entity.owner
         place = self._part(owner, "list")
         async with self._step(owner, "list", place):
-            rows, _ = await _first(self._sources[owner].pages(group)) or ([], None)
+            pages = [found async for found, _ in _some(self._sources[owner].pages(group))]
+        rows = [row for found in pages for row in found]
         if not rows:
             self._skip(owner, "list", f"'{group}' has no records", f"name another with --group, or see {place}: its "
                                                                    "path, params and items")
@@ -172,7 +178,7 @@ class _Trial:
             self._fail(owner, "list", f"a record cannot be used: {problem}", f"see {self._part(owner)}: key, group and "
                                                                              "version")
             raise _Stopped
-        self._ok(owner, "list", f"a page of {len(rows)} records of '{group}', the first is {rows[0].key}")
+        self._ok(owner, "list", f"{_pages_of(pages, 'records')} of '{group}', the first is {rows[0].key}")
         others = sum(row.group not in (None, group) for row in rows)
         if others:
             self._skip(owner, "filter", f"{others} of them belong to other groups: the list is not filtered",
@@ -218,12 +224,13 @@ class _Trial:
                 continue
             with suppress(_Stopped):
                 async with self._step(part, "keys", self._part(part, "keys")):
-                    rows = await _first(self._sources[part].keys(group)) or []
+                    pages = [rows async for rows in _some(self._sources[part].keys(group))]
+                rows = [row for found in pages for row in found]
                 if problem := next((row.problem for row in rows if row.problem), None):
                     self._fail(part, "keys", f"a row cannot be used: {problem}", f"see {self._part(part, 'keys')}: its "
                                                                                   "items")
                 else:
-                    self._ok(part, "keys", f"a page of {len(rows)} keys and versions of '{group}'")
+                    self._ok(part, "keys", f"{_pages_of(pages, 'keys and versions')} of '{group}'")
 
     async def _mapped(self, row: PartRead, group: str, others: dict[str, Any]) -> None:
         before = {name: others.get(name) for name in self._entity.parts} | {self._entity.owner: row.data}
@@ -241,8 +248,9 @@ class _Trial:
         system, place = self._entity.third_party.system, f"entities.{self._name}.third_party"
         with suppress(_Stopped):
             async with self._step(system, "list", f"{place}.list"):
-                found = await _first(self._third_party.pages(group)) or []
-            self._ok(system, "list", f"a page of {len(found)} records in '{group}'")
+                pages = [rows async for rows in _some(self._third_party.pages(group))]
+            found = [row for rows in pages for row in rows]
+            self._ok(system, "list", f"{_pages_of(pages, 'records')} in '{group}'")
             if self._by_class:
                 self._skip(system, "filter", "a class of yours sees to it", f"try `conformance {self._name}`")
             elif self._entity.third_party.filter_check.off:
@@ -257,6 +265,39 @@ class _Trial:
                     records = await self._third_party.lookup(key, group)
                 self._ok(system, "lookup", f"{len(records)} records have the key {key}")
         await self._count(system, f"{place}.count", self._third_party.count, group)
+        self._skip(system, "write", "not tried: this check writes nothing",
+                   f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`")
+
+    async def _unique(self, group: str) -> None:
+        """Whether the rows of the group have a key each, where the source can count both."""
+        owner = self._entity.owner
+        source = self._sources[owner]
+        if not isinstance(source, ContainedSource):
+            return
+        with suppress(_Stopped):
+            async with self._step(owner, "keys", self._part(owner)):
+                repeated = await source.repeated(group)
+                if repeated is None or not repeated.count:
+                    return
+                rows = await source.read_many(repeated.examples) if source.can_read else []
+            several = f"{repeated.count} rows of '{group}' have the key of another row, such as " + ", ".join(
+                repeated.examples)
+            if any(row.problem for row in rows):
+                self._fail(owner, "keys", f"{several}: {next(row.problem for row in rows if row.problem)}",
+                           f"see {self._part(owner)}: give one row for each key, such as with sql.query")
+            else:
+                self._skip(owner, "keys", f"{several}: equal rows count as one, and older versions as history")
+
+    async def _ungrouped(self) -> None:
+        """Rows that no business group lists."""
+        owner = self._entity.owner
+        with suppress(_Stopped):
+            async with self._step(owner, "ungrouped", self._part(owner)):
+                found = await self._sources[owner].ungrouped()
+            if found is not None and found.count:
+                self._skip(owner, "ungrouped", f"{found.count} rows have no business group and are mirrored nowhere, "
+                           f"such as {', '.join(found.examples)}",
+                           f"give them one at '{self._entity.parts[owner].group}', or leave them out of the part")
 
     async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str) -> None:
         try:
@@ -303,10 +344,25 @@ async def _rows(source: SourceSystem, key: str, group: str) -> list[PartRead]:
 
 async def _first(pages: AsyncIterator[T]) -> T | None:
     """The first page, and no more."""
+    async for page in _some(pages, 1):
+        return page
+    return None
+
+
+async def _some(pages: AsyncIterator[T], most: int = _MAX_PAGES) -> AsyncGenerator[T]:
+    """The first pages: a listing often fails from the second on, by what leads to it."""
+    number = 0
     try:
         async for page in pages:
-            return page
-        return None
+            yield page
+            number += 1
+            if number >= most:
+                return
     finally:
         if isinstance(pages, AsyncGenerator):
             await pages.aclose()
+
+
+def _pages_of(pages: Sequence[Sequence[Any]], what: str) -> str:
+    number = sum(len(page) for page in pages)
+    return f"a page of {number} {what}" if len(pages) < 2 else f"{len(pages)} pages with {number} {what}"

@@ -185,6 +185,8 @@ async def test_recipe_of_a_source(
     base["sources"], base["entities"]["product"]["parts"] = {}, {}
     base["entities"]["product"]["third_party"] = document(yaml_and_calls(RECIPES[0])[0])["entities"]["product"][
         "third_party"]
+    if page in ("source-sql", "source-files"):  # whose columns are these
+        base["entities"]["product"]["mapping"] = {"code": "key", "store": "group", "name": "shop.name"}
     path = tmp_path / "sync.yaml"
     path.write_text(yaml.safe_dump(merged(base, told)))
     report = await conformance(configuration.load(path), "product", part=part, group="A")

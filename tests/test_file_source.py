@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from sync_orchestrator.adapters import file_rows
 from sync_orchestrator.adapters.build import build_sources
+from sync_orchestrator.adapters.contained import ContainedSource
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import FilesSystem
@@ -218,7 +219,7 @@ async def test_keys_that_come_twice_are_counted_once(tmp_path: Path) -> None:
     put(tmp_path, "a.csv", HEAD + "a,A,1,old\na,A,3,new\n")
     put(tmp_path, "b.csv", HEAD + "a,A,2,older\nb,A,1,n\n")
     found = source(tmp_path)
-    assert await keys(found) == ["a", "a", "a", "b"]
+    assert sorted((row.key, row.data["name"]) for row in await read(found)) == [("a", "new"), ("b", "n")]
     assert await found.count("A") == 2
 
 
@@ -346,7 +347,9 @@ def config(**changes: Any) -> Config:
 
 
 def test_a_source_by_configuration() -> None:
-    assert isinstance(build_sources(config())["item"]["dump"], FileSource)
+    source = build_sources(config())["item"]["dump"]
+    assert isinstance(source, ContainedSource)
+    assert isinstance(source.inner, FileSource)
 
 
 @pytest.mark.parametrize(("changes", "told"), [

@@ -90,7 +90,7 @@ def test_all_that_works_is_told_and_a_record_is_shown_before_and_after(run: Call
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == "ok      product      backoffice   groups   2: berlin, paris"
-    assert lines[-1] == "6 ok, 0 failed, 3 skipped"
+    assert lines[-1] == "6 ok, 0 failed, 4 skipped"
     before = next(line for line in lines if '"updated_at"' in line)
     assert "2025-11-21" in before
     assert any('"price": 100' in line and '"sku": "p1"' not in line for line in lines)
@@ -104,7 +104,7 @@ def test_each_step_has_its_outcome(steps: Steps, document: dict[str, Any], partn
     assert {name: outcome for name, (outcome, _, _) in found.items()} == {
         "backoffice groups": "ok", "backoffice list": "ok", "backoffice read": "ok", "backoffice mapping": "ok",
         "backoffice count": "skipped", "partner list": "ok", "partner filter": "ok", "partner lookup": "ok",
-        "partner count": "ok"}
+        "partner count": "ok", "partner write": "skipped"}
     assert found["partner count"][1] == "1 records in 'berlin'"
     assert "entities.product.parts.backoffice.count" in found["backoffice count"][2]
 
@@ -196,7 +196,7 @@ def test_a_source_that_does_not_filter_by_group_is_told(steps: Steps, backoffice
 def test_a_failure_ends_only_what_depends_on_it(steps: Steps, document: dict[str, Any]) -> None:
     _set(*PART, "list", "path", to="/nothing")(document)
     found = steps("--group", "berlin")
-    assert set(found) == {"backoffice list", "partner list", "partner filter", "partner count"}
+    assert set(found) == {"backoffice list", "partner list", "partner filter", "partner count", "partner write"}
     assert found["partner list"][0] == "ok"
 
 

@@ -324,7 +324,7 @@ TRANSIENT, PERMANENT = Failure.TRANSIENT, Failure.PERMANENT
     pytest.param(BY_URL, [a(next="/items?p=2"), b(next="http://[x/")], TRANSIENT, "no address of the next page",
                  id="no address"),
     pytest.param(BY_URL, [a(next="/items?p=2"), b(next="https://other.example/items")], TRANSIENT,
-                 "the next page is on another host: https://other.example/items", id="another host"),
+                 "Set 'next_origins: {\"https://other.example\": rewrite}' of this system", id="another host"),
     pytest.param({**BY_PAGE, "total": "n"}, [a(n=3), b(n=3), {"items": [], "n": 3}], TRANSIENT,
                  "ends after 2 items, of which it says that they are: 3", id="it ends before its total"),
     pytest.param({**BY_PAGE, "total": "n", "end_status": [404]}, [a(n=3), lambda: Response(status_code=404)],

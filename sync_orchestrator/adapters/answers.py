@@ -34,12 +34,14 @@ _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": F
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a system. ``headers`` by lower-case name; ``content`` as it came; ``url``: what was asked."""
+    """One answer of a system. ``headers`` by lower-case name; ``content`` as it came; ``url``: what was asked;
+    ``began``: the monotonic time at which the call was made, 0 where that is not known."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
     url: str = ""
+    began: float = 0.0
 
     @cached_property
     def text(self) -> str:

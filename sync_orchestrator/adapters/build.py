@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
+from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.adapters.base import Adapter
 from sync_orchestrator.adapters.classes import made_source, made_third_party, secrets_in
+from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty, Containment, Mask
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.adapters.guarded import Guard, GuardedSource, GuardedThirdParty
 from sync_orchestrator.adapters.http import Http, Room, ways_to_spell
@@ -16,6 +19,7 @@ from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
 from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
+from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -35,9 +39,16 @@ class Behind:
     hold_off: HoldOff
 
     def guard(self, adapter: Adapter) -> Guard:
-        secrets = ways_to_spell([
-            *secrets_in(self.settings.settings, adapter.settings), *self.settings.headers.values()])
-        return Guard(adapter, self.settings.timeout, self.room, self.hold_off, secrets)
+        return Guard(adapter, self.settings.timeout, self.room, self.hold_off, self._secrets(adapter))
+
+    def shown(self, text: str, adapter: Adapter | None = None) -> str:
+        """Text for an error message: on one line, clipped, without secrets."""
+        return self.http.shown(text) if adapter is None and self.http is not None else shown(
+            text, self._secrets(adapter))
+
+    def _secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
+        own = () if adapter is None else (adapter.settings,)
+        return ways_to_spell([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
 
     async def close(self) -> None:
         if self.http is not None:
@@ -47,39 +58,55 @@ class Behind:
 Client = Http | Database | FilesSystem | Behind
 
 
-def build_sources(config: Config, logins: Logins | None = None) -> dict[str, dict[str, SourceSystem]]:
-    """The source systems of every entity, by entity and part. Raises ConfigError for a class that cannot be made."""
-    clients = {name: _client(name, system, logins) for name, system in config.sources.items()}
-    return {
-        name: {part: _source(part, clients[part], name, settings) for part, settings in entity.parts.items()}
-        for name, entity in config.entities.items()
-    }
+def build_sources(
+    config: Config, logins: Logins | None = None, hold_offs: Mapping[str, HoldOff] | None = None
+) -> dict[str, dict[str, SourceSystem]]:
+    """The source systems of every entity, by entity and part; the errors of all of them are contained.
+
+    Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them. Raises ConfigError for a class
+    that cannot be made.
+    """
+    clients = {name: _client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
+               for name, system in config.sources.items()}
+    sources: dict[str, dict[str, SourceSystem]] = {}
+    for name, entity in config.entities.items():
+        fields = mapped_fields(entity.mapping)
+        sources[name] = {part: _source(part, clients[part], name, settings, fields.get(part, frozenset()))
+                         for part, settings in entity.parts.items()}
+    return sources
 
 
-def _client(name: str, system: Source, logins: Logins | None) -> Client:
+def _client(name: str, system: Source, logins: Logins | None, hold_off: HoldOff) -> Client:
     match system:
         case ClassSystem():
-            return _behind(system, f"sources.{name}", None, HoldOff(), logins)
+            return _behind(system, f"sources.{name}", None, hold_off, logins)
         case RestSystem():
-            return Http(system, logins=logins(f"sources.{name}") if logins else None)
+            return Http(system, hold_off=hold_off, logins=logins(f"sources.{name}") if logins else None)
         case SqlSystem():
             return Database(name, system)
         case FilesSystem():
             return system
 
 
-def _source(name: str, client: Client, entity: str, part: Part) -> SourceSystem:
+def _source(name: str, client: Client, entity: str, part: Part, fields: frozenset[str]) -> SourceSystem:
+    """``fields``: what the mapping reads of the part."""
+    needed = fields if part.absent_fields == "refuse" else frozenset()
     match client:
         case Http():
-            return RestSource(client, part)
+            return _contained(name, RestSource(client, part), client.shown)
         case Database():
-            return SqlSource(client, part)
+            return _contained(name, SqlSource(client, part, needed), client.shown)
         case FilesSystem():
-            return FileSource(client, part)
+            return _contained(name, FileSource(client, part, needed), shown)
         case Behind():
             assert isinstance(client.settings, ClassSystem)
             made = made_source(name, client.settings, client.http, entity, part)
-            return GuardedSource(made, client.guard(made), client.close)
+            guarded = GuardedSource(made, client.guard(made), client.close)
+            return _contained(name, guarded, lambda text: client.shown(text, made))
+
+
+def _contained(name: str, source: SourceSystem, mask: Mask) -> SourceSystem:
+    return ContainedSource(source, Containment(f"sources.{name}", mask))
 
 
 def build_third_parties(
@@ -114,10 +141,13 @@ def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[
         assert isinstance(client.settings, ThirdPartySystem)
         if client.settings.adapter is None:
             assert client.http is not None
-            made[name] = RestThirdParty(client.http, target, tuple(entity.mapping))
+            third_party: ThirdParty = RestThirdParty(client.http, target, tuple(entity.mapping))
+            mask: Mask = client.http.shown
         else:
             own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))
-            made[name] = GuardedThirdParty(own, client.guard(own), client.close)
+            third_party = GuardedThirdParty(own, client.guard(own), client.close)
+            mask = partial(client.shown, adapter=own)
+        made[name] = ContainedThirdParty(third_party, Containment(f"third_parties.{target.system}", mask))
     return made
 
 

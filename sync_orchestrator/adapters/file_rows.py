@@ -27,13 +27,18 @@ Row = tuple[int, dict[str, Any] | str]
 """The number of its line (of Parquet: of the row), and the row, or why it cannot be read."""
 
 
+def kind_of(path: Path, settings: Files) -> str | None:
+    """The format of a file: ``csv``, ``jsonl`` or ``parquet``; None where it is not known."""
+    return settings.format or _FORMATS.get(path.suffix.lower())
+
+
 def rows_of(path: Path, name: str, part: Part) -> Iterator[Row]:
     """The rows of one file; ``name`` is what people call it.
 
     Raises CallFailed: TRANSIENT where it changes while it is read, is empty or gone; else PERMANENT.
     """
     assert part.files is not None
-    kind = part.files.format or _FORMATS.get(path.suffix.lower())
+    kind = kind_of(path, part.files)
     if kind is None:
         raise CallFailed(Failure.PERMANENT, f"{name}: what kind of file is it? say files.format")
     try:

@@ -59,7 +59,7 @@ class Filters:
         if came:
             raise CallFailed(Failure.PERMANENT, (
                 f"{place} is ignored: asked for {asked}, of which there is nothing, it answers with {came}; write "
-                f"'{name}' with a filter that the other side knows"))
+                f"'{name}' with a filter that the other side knows, or set 'filter_check: {{off: true}}' to trust it"))
         self._proven[name] = now + KEEP
 
     def _impossible(self, filter: str) -> Any:

@@ -112,7 +112,7 @@ class Guard:
                 raise self._failure(method, f"raised CallFailed of kind {failure.kind!r}, which is no Failure",
                                     unknown=writes) from None
             if failure.retry_after:
-                await self._hold_off.ask(failure.retry_after)
+                await self._hold_off.ask(failure.retry_after, self._shown(failure.detail))
             if failure.status == 429:
                 await self._hold_off.refused()
             failure.detail = self._shown(failure.detail)

@@ -33,7 +33,7 @@ from tenacity import (
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
-from sync_orchestrator.adapters.throttling import pause_after, wait_asked
+from sync_orchestrator.adapters.throttling import pause_of, wait_of
 from sync_orchestrator.adapters.wire import Wire
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
@@ -98,7 +98,9 @@ class Room:
         while True:
             while (left := await self._hold_off.left()) > 0:
                 if time.monotonic() + left > latest:
-                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more", retry_after=left)
+                    why = f": {self._hold_off.reason}" if self._hold_off.reason else ""
+                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more{why}",
+                                     retry_after=left)
                 await asyncio.sleep(left)
             if self._before_call is None:
                 return
@@ -140,18 +142,34 @@ class Http:
         return await self.patiently(self.prepared(request, values), outcomes)
 
     async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
-        """Reads an absolute address that this system itself named, only on its own host; the rest is as of ``like``.
+        """Reads an absolute address that this system itself named; the rest is as of ``like``.
 
-        Raises CallFailed.
+        Only addresses of the origin of ``base_url`` and of ``next_origins`` are read, since credentials go with the
+        call. Raises CallFailed.
         """
-        base = httpx.URL(self._settings.base_url)
         try:
-            target = httpx.URL(url)
+            target = self._followed(httpx.URL(url))
         except httpx.InvalidURL as error:
             raise self.garbage(f"the next page has no address ({error})", url) from None
-        if (target.scheme, target.host, target.port) != (base.scheme, base.host, base.port):
-            raise self.garbage("the next page is on another host", url)
         return await self.patiently(replace(self.prepared(like, values), url=str(target), params={}), outcomes)
+
+    def _followed(self, target: httpx.URL) -> httpx.URL:
+        """The address to request for one that a listing names. Raises CallFailed."""
+        base = httpx.URL(self._settings.base_url)
+        if _origin(target) == _origin(base):
+            return target
+        ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
+        match ways.get(_origin(target)):
+            case "follow":
+                return target
+            case "rewrite":
+                return target.copy_with(scheme=base.scheme, netloc=base.netloc)
+        there = self.shown(_shown_origin(target))
+        raise CallFailed(
+            Failure.TRANSIENT, f"the next page is on another origin: {there}, and base_url is "
+            f"{self.shown(_shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
+            "request such pages from base_url, or 'follow' to request them there, with our credentials",
+            about_system=True)
 
     async def send(
         self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
@@ -217,15 +235,20 @@ class Http:
     ) -> CallFailed | None:
         """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
         throttle = self._settings.throttle
+        wait = wait_of(answer, throttle)
         failure = failure_of(answer, self._rules(request, outcomes), write=write, secrets=self._secrets,
-                             retry_after=wait_asked(answer, throttle))
-        pause = None if failure is None else failure.retry_after
-        if pause is None:
-            pause = pause_after(answer, throttle)
-        if pause:
-            await self._hold_off.ask(pause)
+                             retry_after=None if wait is None else wait.seconds)
         if failure is not None and failure.kind is Failure.THROTTLED:
             await self._hold_off.refused()
+        elif answer.began:
+            self._hold_off.served(answer.began)
+        if failure is not None and failure.retry_after and wait is not None:
+            await self._hold_off.ask(failure.retry_after, self.shown(wait.why))
+        elif (failure is None or failure.retry_after is None) and (pause := pause_of(answer, throttle)) is not None:
+            if pause.by_header:
+                await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.shown(pause.why))
+            else:
+                await self._hold_off.ask(pause.seconds, self.shown(pause.why))
         return failure
 
     async def exchange(
@@ -241,6 +264,7 @@ class Http:
         if deadline is not None and time.monotonic() > deadline:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
         headers = {**trace.header(), **prepared.headers, **proof}
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._settings.timeout):
                 request = self._wire.request(
@@ -259,7 +283,7 @@ class Http:
             raise _no_answer(error) from None
         if received.content is None:
             raise CallFailed(Failure.PERMANENT, f"an answer of more than {prepared.most} bytes", unknown=True)
-        return Answer(received.status, received.headers, received.content, str(request.url))
+        return Answer(received.status, received.headers, received.content, str(request.url), began)
 
     async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
@@ -320,6 +344,14 @@ class Http:
                 [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _shown_origin(url: httpx.URL) -> str:
+    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
 
 
 def _filled(texts: Mapping[str, str]) -> dict[str, str]:

@@ -87,6 +87,19 @@ def record_in(http: Http, call: Get, answer: Answer, key_of: KeyOf | None = None
     return found[0] if found else None
 
 
+async def get_all(http: Http, call: Get, values: Values, *, key_of: KeyOf) -> list[Any]:
+    """All that one reading call finds of one record: mostly one item, none where the answer says so.
+
+    Several items have one key. Raises CallFailed.
+    """
+    answer = await http.read(call, values)
+    found = record_in(http, call, answer, key_of)  # which refuses several keys
+    if found is None:
+        return []
+    every = _found(http, call, answer)
+    return every if isinstance(every, list) else [found]
+
+
 async def get_list(http: Http, call: Get, values: Values, outcomes: Sequence[Outcome] = ()) -> list[Any]:
     """The list that one reading call finds, which is no page of a listing. Raises CallFailed."""
     answer = await http.read(call, values, outcomes)

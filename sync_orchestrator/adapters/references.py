@@ -36,7 +36,7 @@ class References:
         self._references = references
         self._outcomes = outcomes
         self._clock = clock
-        self._kept: dict[bytes, tuple[float, Any]] = {}
+        self._kept: dict[bytes, tuple[float, Any, float]] = {}
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flights] = WeakKeyDictionary()
 
     async def known(self, call: Request, values: Values) -> Values:
@@ -53,13 +53,37 @@ class References:
         found = await asyncio.gather(*(self._one(name, self._references[name], values) for name in names))
         return dict(zip(names, found, strict=True))
 
+    async def have_changed(self, values: Values, since: float) -> bool:
+        """Whether references that were looked up before ``since`` and kept are others by now.
+
+        For a call that was refused: the kept ones are dropped and looked up again (rule 27). Raises CallFailed, as
+        ``resolve``.
+        """
+        changed = False
+        for name, reference in self._references.items():
+            try:
+                call = self._http.prepared(reference, values)
+            except CallFailed:
+                continue  # the call was made without it
+            key = digest([name, call.url, call.params, call.headers, call.content])
+            until, kept, at = self._kept.get(key, (0.0, None, 0.0))
+            if kept is None or at >= since or self._clock() >= until:
+                continue
+            self._kept.pop(key, None)
+            changed |= await self._one(name, reference, values) != kept
+        return changed
+
+    def now(self) -> float:
+        """The time by which references are kept."""
+        return self._clock()
+
     async def _one(self, name: str, reference: Reference, values: Values) -> Any:
         try:
             call = self._http.prepared(reference, values)
         except CallFailed as failure:
             raise CallFailed(failure.kind, f"reference '{name}': {failure.detail}") from None
         key = digest([name, call.url, call.params, call.headers, call.content])
-        until, kept = self._kept.get(key, (0.0, None))
+        until, kept, _ = self._kept.get(key, (0.0, None, 0.0))
         if kept is not None and self._clock() < until:
             return kept
         flights = self._flights.setdefault(asyncio.get_running_loop(), {})
@@ -95,7 +119,7 @@ class References:
         self._kept.pop(key, None)
         while len(self._kept) >= MOST_KEPT:
             self._kept.pop(next(iter(self._kept)), None)
-        self._kept[key] = until, found
+        self._kept[key] = until, found, self._clock()
 
 
 def _landed(flights: _Flights, key: bytes, done: asyncio.Task[Any]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
+from sync_orchestrator.adapters.paging import get_all, get_count, get_list, pages
+from sync_orchestrator.adapters.rows import once_each
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Listing, Part
@@ -40,15 +41,15 @@ class RestSource:
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
         try:
-            item = await get(self._http, self._part.read, {"key": key}, key_of=self._key_of)
+            items = await get_all(self._http, self._part.read, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
             if failure.missing:
                 return None
             raise
-        row = None if item is None else self._row(item)
-        if row is not None and row.key != key:
-            raise self._http.garbage(f"asked for record {key}, another came", item)
-        return row
+        rows = once_each([self._row(item) for item in items])
+        if any(row.key != key for row in rows):
+            raise self._http.garbage(f"asked for record {key}, another came", items[0])
+        return next(iter(rows), None)
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that the source has, in chunks of ``read_many_size``.
@@ -75,7 +76,7 @@ class RestSource:
         ]
         if any(row.key not in wanted for row in rows):
             await self._filters.prove("read_many", self._part.read_many, values, "keys")
-        return [row for row in rows if row.key in wanted]
+        return once_each([row for row in rows if row.key in wanted])
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group; with paging by key, ``after`` goes on behind that key.
@@ -96,15 +97,36 @@ class RestSource:
         self, name: str, listing: Listing, group: str, after: str | None = None
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         values = {"group": group}
+        seen: dict[int, tuple[int, int]] | None = None if listing.paging in ("none", "after") else {}
         async for items, last in pages(self._http, listing, values, key_of=self._key_of, after=after):
-            rows = [self._row(item) for item in items]
+            rows = once_each([self._row(item) for item in items])
             if self._group is not None and any(row.group is None and row.problem is None for row in rows):
-                if "group" not in listing.names():
+                if "group" in listing.names():
+                    await self._filters.prove(name, listing, values, "group")
+                elif all(row.group is None for row in rows):
                     raise CallFailed(Failure.PERMANENT, (
                         f"no business group at '{self._part.group}', and '{name}' does not ask for one with "
                         "{{ group }}: " + self._http.shown(repr(items[0]))))
-                await self._filters.prove(name, listing, values, "group")
-            yield rows, last
+                else:  # it names the group of others: these have none, and hold up nothing else
+                    rows = [self._grouped(row) for row in rows]
+            yield rows if seen is None else [self._first_time(row, seen) for row in rows], last
+
+    def _grouped(self, row: PartRead) -> PartRead:
+        if row.group is not None or row.problem is not None:
+            return row
+        return PartRead(row.key, 0, {}, problem=f"no business group at '{self._part.group}'")
+
+    def _first_time(self, row: PartRead, seen: dict[int, tuple[int, int]]) -> PartRead:
+        """A key that an earlier page had under the same version with other content is not unique. Under another
+        version it is a record that changed while the pages were read."""
+        if row.problem is not None:
+            return row
+        now = row.version, hash(repr(row))
+        before = seen.setdefault(hash(row.key), now)
+        if before == now or before[0] != row.version:
+            return row
+        return PartRead(row.key, 0, {}, problem=f"the key is not unique: pages show rows with key {row.key} and one "
+                                                "version, which differ")
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         """Pages of what has changed since a version, in whatever order the source gives them.
@@ -116,7 +138,19 @@ class RestSource:
         if self._part.version.kind == "time":
             values["since"] = as_time(since)
         async for items, _ in pages(self._http, self._part.changes, values, key_of=self._key_of):
-            yield [self._row(item) for item in items]
+            yield await self._settled([self._row(item) for item in items])
+
+    async def _settled(self, rows: list[PartRead]) -> list[PartRead]:
+        """Rows of a key and one version that differ say nothing of which is present: the record is read by key.
+
+        Where it cannot be read, the order in which the source gives them decides.
+        """
+        shown: dict[tuple[str, int], str] = {}
+        unclear = [row.key for row in rows if shown.setdefault((row.key, row.version), repr(row)) != repr(row)]
+        if not unclear or not self.can_read:
+            return rows
+        keys = sorted(set(unclear))
+        return [row for row in rows if row.key not in unclear] + await self.read_many(keys)
 
     async def count(self, group: str) -> int | None:
         """How many records the group has there; None where no ``count`` is configured."""
@@ -154,8 +188,8 @@ class RestSource:
             return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
         deleted = bool(self._deleted and self._http.search(self._deleted, item))
         value = self._http.search(self._group, item) if self._group else None
-        group = group_text(value)
-        if group is None and value not in (None, ""):
+        group = None if isinstance(value, str) and not value.strip() else group_text(value)
+        if group is None and not (value is None or isinstance(value, str)):
             return self._unusable(key, f"no business group at '{self._part.group}'", repr(value))
         return PartRead(key, version, item, group, deleted)
 

@@ -5,7 +5,8 @@ Not here: what is read how (``reads.py``), what is written how (``writes.py``).
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
@@ -15,8 +16,11 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Sender
 from sync_orchestrator.adapters.writes import Writes
 from sync_orchestrator.config import Target
+from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.templates import names_in
+
+T = TypeVar("T")
 
 
 class RestThirdParty:
@@ -28,20 +32,46 @@ class RestThirdParty:
         records = Records(http, target, mapped_fields)
         references = References(http, target.references, target.outcomes)
         self._reads = Reads(http, target, records, references)
-        self._writes = Writes(target, Sender(http, target, records, references), self._reads, records,
-                              in_bulk(http, target, references))
+        self._references = references if target.references else None
+        self._sender = Sender(http, target, records, references)
+        self._writes = Writes(target, self._sender, self._reads, records, in_bulk(http, target, references))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
-        return await self._writes.create(item)
+        return await self._written(item, self._writes.create)
 
     async def update(self, item: Item) -> str | None:
         """Overwrites the record; None where it is not there."""
-        return await self._writes.update(item)
+        return await self._written(item, self._writes.update)
 
     async def delete(self, item: Item) -> None:
         """Removes the record; one that is gone already is no failure."""
-        await self._writes.delete(item)
+        await self._written(item, self._writes.delete)
+
+    async def _written(self, item: Item, write: Callable[[Item], Awaitable[T]]) -> T:
+        """A write; one that was refused with a kept reference that has changed meanwhile is to be tried again."""
+        if self._references is None:
+            return await write(item)
+        began = self._references.now()
+        try:
+            written = await write(item)
+        except CallFailed as failure:
+            definite = failure.kind is Failure.PERMANENT and failure.status is not None and not failure.unknown
+            if definite and await self._references_changed(item, began):
+                raise CallFailed(Failure.TRANSIENT, f"a reference has changed meanwhile: {failure.detail}",
+                                 status=failure.status) from None
+            raise
+        if written is None and write == self._writes.update and await self._references_changed(item, began):
+            raise CallFailed(Failure.TRANSIENT, "a reference has changed meanwhile: no such record under the old one")
+        return written
+
+    async def _references_changed(self, item: Item, began: float) -> bool:
+        assert self._references is not None
+        try:
+            values = self._sender.content(item) if item.payload else self._sender.place(item)
+        except CallFailed:
+            return False  # it was refused here, without a reference
+        return await self._references.have_changed(values, began)
 
     async def read(self, item: Item) -> Found | None:
         """The record under its id, or None."""

@@ -12,7 +12,7 @@ import re
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,9 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
-import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
-from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
+from psycopg.pq import Format
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -39,16 +38,29 @@ _CONNECT_SECONDS = 10
 _STATEMENTS = 3
 """As many stand behind one call at most, each with the time of one."""
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "psycopg": ("connect_timeout", "prepare_threshold"), "psycopg2": ("connect_timeout",),
+    "psycopg": ("connect_timeout", "prepare_threshold", "client_encoding"),
+    "psycopg2": ("connect_timeout", "client_encoding"),
     "pymysql": ("connect_timeout", "read_timeout"), "mysqldb": ("connect_timeout", "read_timeout"),
     "pymssql": ("login_timeout", "timeout"),
 }
-_SESSION = {
-    "postgresql": "SET statement_timeout = {milliseconds}",
-    "mysql": "SET SESSION TRANSACTION READ ONLY",
-    "mariadb": "SET SESSION TRANSACTION READ ONLY",
-    "sqlite": "PRAGMA query_only = ON",
+_SESSION: dict[str, tuple[str, ...]] = {
+    "postgresql": (
+        "SET statement_timeout = {milliseconds}",
+        "SET DateStyle = 'ISO, YMD'",
+        "SET IntervalStyle = 'postgres'",
+        "SET extra_float_digits = 1",  # every float as the shortest text that is exactly it
+        "SET TimeZone = 'UTC'",
+    ),
+    "mysql": ("SET SESSION TRANSACTION READ ONLY",),
+    "mariadb": ("SET SESSION TRANSACTION READ ONLY",),
+    "sqlite": ("PRAGMA query_only = ON",),
 }
+"""What each session is set to, so that values have one form whatever the server, the database or the role prefers."""
+_ODD_IN_PYTHON = ("timestamptz", "timestamp", "date", "time", "timetz", "interval", "numeric", "json", "jsonb", "inet",
+                  "cidr", "uuid", "tsrange", "tstzrange", "daterange", "tsmultirange", "tstzmultirange",
+                  "datemultirange")
+"""Types of Postgres with values that Python's own type cannot hold, or that its driver cannot read."""
+_TEXTS = ("text", "varchar", "bpchar", "name")
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|access denied|login failed|invalid username/password|ORA-01017"
     r"|no pg_hba\.conf entry|role .* does not exist|permission denied", re.IGNORECASE)
@@ -119,10 +131,13 @@ class Database:
             for opened in sockets:
                 opened.close()
 
+    def shown(self, text: str) -> str:
+        """Text for an error message: on one line, clipped, without the password."""
+        return shown(text, [str(self._url.password)] if self._url.password else [])
+
     def _failure(self, what: str, error: DBAPIError) -> CallFailed:
         came = str(error.orig)
-        secrets = [str(self._url.password)] if self._url.password else []
-        return CallFailed(_kind(error, came), f"{what}: {shown(came.strip().partition(chr(10))[0], secrets)}")
+        return CallFailed(_kind(error, came), f"{what}: {self.shown(came.strip().partition(chr(10))[0])}")
 
 
 def _end(sockets: list[socket.socket]) -> None:
@@ -170,11 +185,12 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
         raise ConfigError(f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
                           f"installed: install the package that brings it, such as pip install {error.name}") from None
     if engine.driver == "psycopg":
-        event.listen(engine, "connect", lambda connection, _: _take_any_time(connection))
-    statement = _SESSION.get(engine.dialect.name)
-    if statement is not None:
-        prepared = statement.format(milliseconds=math.ceil(settings.timeout * 1000))
-        event.listen(engine, "connect", lambda connection, _: _prepare(connection, prepared))
+        event.listen(engine, "connect", lambda connection, _: _take_any_value(connection), insert=True)
+    milliseconds = math.ceil(settings.timeout * 1000)
+    chosen = "timezone" in str(url.query.get("options", "")).lower()  # a URL that names a zone means it
+    statements = [statement.format(milliseconds=milliseconds) for statement in _SESSION.get(engine.dialect.name, ())
+                  if not (chosen and "TimeZone" in statement)]
+    event.listen(engine, "connect", lambda connection, _: _prepare(connection, statements))
     return engine
 
 
@@ -183,7 +199,8 @@ def _arguments(url: URL, settings: SqlSystem) -> dict[str, Any]:
         return {"creator": lambda: _open_sqlite(url, settings.timeout)}
     statement = max(1, math.ceil(settings.timeout))
     values = {"connect_timeout": _CONNECT_SECONDS, "login_timeout": _CONNECT_SECONDS, "read_timeout": statement,
-              "timeout": statement, "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
+              "timeout": statement, "client_encoding": "UTF8",
+              "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
     names = _ARGUMENTS.get(url.get_driver_name(), ())
     return {"connect_args": {name: values[name] for name in names if name not in url.query}}
 
@@ -198,42 +215,48 @@ def _open_sqlite(url: URL, timeout: float) -> sqlite3.Connection:
     return connection
 
 
-class _Unbounded(Loader):
-    """A time that Python cannot hold, such as infinity, is the text that Postgres writes; it spoils its row alone."""
-
-    inner: type[Loader]
-
-    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-        super().__init__(oid, context)
-        self._inner = self.inner(oid, context)
-
-    def load(self, data: Buffer) -> Any:
-        try:
-            return self._inner.load(data)
-        except psycopg.DataError:
-            return bytes(data).decode()
-
-
-class _Timestamptz(_Unbounded):
-    inner = TimestamptzLoader
+def _take_any_value(connection: Any) -> None:
+    """A value that its type's loader cannot read is the text that Postgres writes: ``infinity``, ``24:00:00``, a year
+    before 1 or after 9999. It then spoils its row alone, or nothing if nobody maps its column."""
+    adapters = connection.adapters
+    for name in _ODD_IN_PYTHON:
+        known = adapters.types.get(name)
+        inner = None if known is None else adapters.get_loader(known.oid, Format.TEXT)
+        if known is not None and inner is not None:
+            adapters.register_loader(known.oid, _tolerant(inner))
+    if connection.info.parameter_status("server_encoding") == "SQL_ASCII":  # which holds bytes of any encoding
+        connection.execute("SET client_encoding = 'SQL_ASCII'")  # else a byte that is no UTF-8 fails the statement
+        connection.commit()
+        for name in _TEXTS:
+            adapters.register_loader(name, _AnyText)
 
 
-class _Timestamp(_Unbounded):
-    inner = TimestampLoader
+def _tolerant(inner: type[Any]) -> type[Loader]:
+    class Tolerant(Loader):
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            super().__init__(oid, context)
+            self._inner = inner(oid, context)
+
+        def load(self, data: Buffer) -> Any:
+            try:
+                return self._inner.load(data)
+            except Exception:
+                return bytes(data).decode("utf-8", "surrogateescape")
+
+    return Tolerant
 
 
-class _Date(_Unbounded):
-    inner = DateLoader
+class _AnyText(Loader):
+    """A text that is no UTF-8 keeps what it has; it spoils its row alone."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode("utf-8", "surrogateescape")
 
 
-def _take_any_time(connection: Any) -> None:
-    for name, loader in (("timestamptz", _Timestamptz), ("timestamp", _Timestamp), ("date", _Date)):
-        connection.adapters.register_loader(name, loader)
-
-
-def _prepare(connection: Any, statement: str) -> None:
+def _prepare(connection: Any, statements: Sequence[str]) -> None:
     cursor = connection.cursor()
-    cursor.execute(statement)
+    for statement in statements:
+        cursor.execute(statement)
     cursor.close()
     connection.commit()
 

@@ -7,7 +7,7 @@ the database's own order. Not here: connections and failures (``sql_database.py`
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -22,7 +22,9 @@ from sqlalchemy import (
     bindparam,
     column,
     func,
+    inspect,
     literal_column,
+    or_,
     select,
     table,
     text,
@@ -31,13 +33,13 @@ from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.base import Source
 from sync_orchestrator.adapters.plain_values import as_json
-from sync_orchestrator.adapters.rows import Rows
+from sync_orchestrator.adapters.rows import Rows, missing_fields, once_each, unusable
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
-from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.storable import text_problem
 
 P = ParamSpec("P")
@@ -46,6 +48,8 @@ Convert = Callable[[str], Any]
 
 _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
 _LARGEST = 2**63
+_KEYS_AT_ONCE = 500
+_EXAMPLES = 5
 _COLON = re.compile(r"(?<![:\\]):(?=\w)")
 
 
@@ -57,6 +61,15 @@ class _Types:
     group: Convert | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A page: its parts, the key of its last row as the database has it, and whether the listing ends with it."""
+
+    parts: list[PartRead]
+    last: Any
+    ends: bool
+
+
 class SqlSource(Source):
     """Implements ``core.ports.SourceSystem``. Rows without a key are no records."""
 
@@ -64,8 +77,11 @@ class SqlSource(Source):
     can_read = True
     can_list_keys = True
 
-    def __init__(self, database: Database, part: Part) -> None:
+    def __init__(self, database: Database, part: Part, fields: Collection[str] = ()) -> None:
+        """``fields``: columns that the mapping reads; a table without one of them is refused."""
         assert part.sql is not None
+        self._fields = frozenset(fields)
+        self._key_is_unique: bool | None = None
         self._database = database
         self._part = part
         self._page = part.sql.page
@@ -76,6 +92,7 @@ class SqlSource(Source):
         self._from = _from(part.sql)
         self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
         self._types = _Types(None, None)
+        self._all_columns: ColumnElement[Any] = literal_column("*")
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that it has, in chunks of ``read_many_size``."""
@@ -87,7 +104,8 @@ class SqlSource(Source):
         """Pages of a business group in the order of the key; ``after`` goes on behind that key.
 
         Keys may be the same in the database's order though they differ (by a collation, or since the column is not
-        unique): such rows are never divided by the end of a page.
+        unique): such rows are never divided by the end of a page. A key with several rows is one part,
+        which is unusable where they differ.
         """
         async for rows, last in self._of_pages(self._select(), group, after):
             yield rows, last
@@ -104,11 +122,11 @@ class SqlSource(Source):
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         last = None if after is None else await self._ask(self._position, after)
         while True:
-            rows, whole = await self._ask(self._read_page, chosen, group, last)
-            if rows:
-                last = rows[-1][self._part.key]
-                yield [self._part_of(row) for row in rows], group_text(as_json(last, self._zone))
-            if whole:
+            page = await self._ask(self._read_page, chosen, group, last)
+            if page.parts:
+                last = page.last
+                yield page.parts, group_text(as_json(last, self._zone))
+            if page.ends:
                 return
 
     async def count(self, group: str) -> int | None:
@@ -122,7 +140,18 @@ class SqlSource(Source):
         if self._group is None:
             return None
         found = await self._ask(self._distinct_groups)
-        return [group for value in found if (group := group_text(as_json(value, self._zone))) is not None]
+        named = (group_text(as_json(value, self._zone)) for value in found)
+        return [group for group in named if group is not None and group.strip()]
+
+    async def ungrouped(self) -> Ungrouped | None:
+        """The rows whose business group is NULL, empty or blank; None for a part that is not grouped."""
+        if self._group is None:
+            return None
+        return await self._ask(self._without_group)
+
+    async def repeated(self, group: str) -> Ungrouped | None:
+        """The rows of a group beyond the first of their keys, with some of these keys."""
+        return await self._ask(self._beyond_keys, group)
 
     async def close(self) -> None:
         await self._database.close()
@@ -140,24 +169,101 @@ class SqlSource(Source):
             return []
         chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
         wanted = set(keys)
-        rows = (self._part_of(row) for row in _fetched(connection, chosen))
-        return [row for row in rows if row.key in wanted]  # a collation may take other keys for these
+        rows = (self._part_of(row) for row in self._whole(connection, chosen))
+        return once_each([row for row in rows if row.key in wanted])  # a collation may take other keys for these
 
-    def _read_page(
-        self, connection: Connection, wanted: Select[Any], group: str, last: Any
-    ) -> tuple[list[dict[str, Any]], bool]:
-        """A page with all rows of its last key, and whether it is the last one."""
+    def _read_page(self, connection: Connection, wanted: Select[Any], group: str, last: Any) -> _Page:
+        """A page with all rows of its last key: one part for each key."""
         chosen = self._of_group(connection, wanted, group)
         if chosen is None:
-            return [], True
+            return _Page([], None, ends=True)
         behind = chosen if last is None else chosen.where(self._key > bindparam("after", last, NullType()))
         rows = list(_fetched(connection, behind.order_by(self._key).limit(self._page)))
-        if len(rows) < self._page:
-            return rows, True
-        same = list(_fetched(connection, chosen.where(self._key == bindparam("same", rows[-1][self._part.key],
-                                                                             NullType()))))
-        told = {repr(row) for row in same}
-        return [row for row in rows if repr(row) not in told] + (same or rows[-1:]), False
+        ends = len(rows) < self._page
+        if not ends:
+            same = list(_fetched(connection, chosen.where(self._key == bindparam(
+                "same", rows[-1][self._part.key], NullType()))))
+            shown = {repr(row) for row in same}
+            rows = [row for row in rows if repr(row) not in shown] + (same or rows[-1:])
+        if not rows:
+            return _Page([], None, ends=True)
+        whole = wanted.selected_columns[0] is self._all_columns
+        self._refuse_missing(rows[0] if whole else None)
+        return _Page(self._one_each(connection, rows, whole=whole), rows[-1][self._part.key], ends=ends)
+
+    def _one_each(self, connection: Connection, rows: Sequence[dict[str, Any]], *, whole: bool) -> list[PartRead]:
+        """One part for each key. Rows of a key that a page does not show whole, or that are in other groups, count."""
+        parts = [self._part_of(row) for row in rows]
+        suspects = self._repeated_keys(connection, rows, parts)
+        if not suspects:
+            return once_each(parts)
+        verdicts: dict[str, list[PartRead]] = {}
+        for at in range(0, len(suspects), _KEYS_AT_ONCE):
+            for part in self._chunk(connection, suspects[at : at + _KEYS_AT_ONCE]):
+                verdicts.setdefault(part.key, []).append(part)
+        judged = []
+        for part in parts:
+            judged += verdicts.pop(part.key, []) if part.key in suspects else [part]
+        return once_each(judged)
+
+    def _repeated_keys(
+        self, connection: Connection, rows: Sequence[dict[str, Any]], parts: Sequence[PartRead]
+    ) -> list[str]:
+        """The keys of a page that more than one row of the source has, in whatever group."""
+        if self._unique(connection):
+            return []
+        values = list(dict.fromkeys(row[self._part.key] for row in rows))
+        found: set[str] = set()
+        for at in range(0, len(values), _KEYS_AT_ONCE):
+            chosen = self._select(self._key).where(self._key.in_(
+                bindparam("keys", values[at : at + _KEYS_AT_ONCE], NullType(), expanding=True)))
+            repeated = connection.execute(chosen.group_by(self._key).having(func.count() > 1)).scalars()
+            found |= {_alike(group_text(as_json(value, self._zone))) for value in repeated}
+        return list(dict.fromkeys(part.key for part in parts if part.key and _alike(part.key) in found))
+
+    def _unique(self, connection: Connection) -> bool:
+        """Whether the database itself keeps the key unique; a query cannot say."""
+        if self._key_is_unique is None:
+            self._key_is_unique = self._part.sql is not None and self._part.sql.table is not None and _is_unique(
+                connection, self._part.sql.table, self._part.key)
+        return self._key_is_unique
+
+    def _without_group(self, connection: Connection) -> Ungrouped:
+        assert self._group is not None
+        nowhere: ColumnElement[bool] = self._group.is_(None)
+        if self._known(connection).group is str:
+            nowhere = or_(nowhere, func.trim(self._group) == bindparam("nothing", "", NullType()))
+        number = int(connection.execute(self._select(func.count()).where(nowhere)).scalar_one())
+        if not number:
+            return Ungrouped(0)
+        keys = connection.execute(self._select(self._key).where(nowhere).limit(_EXAMPLES)).scalars()
+        return Ungrouped(number, self._shown_keys(keys))
+
+    def _beyond_keys(self, connection: Connection, group: str) -> Ungrouped:
+        chosen = self._of_group(connection, self._select(func.count(), func.count(self._key.distinct())), group)
+        if chosen is None:
+            return Ungrouped(0)
+        rows, keys = connection.execute(chosen).one()
+        if rows == keys:
+            return Ungrouped(0)
+        repeated = self._of_group(connection, self._select(self._key), group)
+        assert repeated is not None
+        some = connection.execute(repeated.group_by(self._key).having(func.count() > 1).limit(_EXAMPLES)).scalars()
+        return Ungrouped(int(rows) - int(keys), self._shown_keys(some))
+
+    def _shown_keys(self, values: Iterable[Any]) -> tuple[str, ...]:
+        return tuple(group_text(as_json(value, self._zone)) or "" for value in values)
+
+    def _whole(self, connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:
+        """Whole rows. Raises CallFailed where they lack a column that the mapping reads."""
+        for number, row in enumerate(_fetched(connection, chosen)):
+            if not number:
+                self._refuse_missing(row)
+            yield row
+
+    def _refuse_missing(self, row: dict[str, Any] | None) -> None:
+        if row is not None and (failure := missing_fields(self._fields, row, self._what)) is not None:
+            raise failure
 
     def _count(self, connection: Connection, group: str) -> int:
         chosen = self._of_group(connection, self._select(func.count()), group)
@@ -169,7 +275,7 @@ class SqlSource(Source):
         return list(connection.execute(self._select(self._group).where(self._group.is_not(None)).distinct()).scalars())
 
     def _select(self, *what: ColumnElement[Any]) -> Select[Any]:
-        chosen = select(*(what or (literal_column("*"),)))
+        chosen = select(*(what or (self._all_columns,)))
         return chosen.select_from(self._from).where(self._key.is_not(None))
 
     def _of_group(self, connection: Connection, chosen: Select[Any], group: str) -> Select[Any] | None:
@@ -209,7 +315,14 @@ class SqlSource(Source):
         return _CONVERT[type(sample)]
 
     def _part_of(self, row: dict[str, Any]) -> PartRead:
-        return self._rows.part_of({name: as_json(value, self._zone) for name, value in row.items()})
+        plain = {}
+        for name, value in row.items():
+            try:
+                plain[name] = as_json(value, self._zone)
+            except Exception as error:  # a value of a driver's own: it spoils its row alone
+                return unusable(str(plain.get(self._part.key, row.get(self._part.key, ""))),
+                                f"column '{name}' cannot be read: {type(error).__name__}: {error}")
+        return self._rows.part_of(plain)
 
 
 def _from(sql: Sql) -> FromClause | TextClause:
@@ -222,6 +335,24 @@ def _from(sql: Sql) -> FromClause | TextClause:
 def _as_table(query: str) -> str:
     """The line break ends a comment; a colon is no parameter of ours."""
     return "(" + _COLON.sub(r"\\:", query) + "\n) sync_part"
+
+
+def _is_unique(connection: Connection, name: str, key: str) -> bool:
+    """Whether a table has a primary key or a unique constraint of this column alone."""
+    schema, _, table_name = name.rpartition(".")
+    try:
+        with connection.begin_nested():
+            inspector = inspect(connection)
+            primary = inspector.get_pk_constraint(table_name, schema or None)["constrained_columns"]
+            unique = [found["column_names"] for found in inspector.get_unique_constraints(table_name, schema or None)]
+    except Exception:  # a view, a database that SQLAlchemy cannot inspect: then the rows are counted
+        return False
+    return [key] in [list(primary), *unique]
+
+
+def _alike(key: str | None) -> str:
+    """A key as most collations compare it."""
+    return (key or "").rstrip().casefold()
 
 
 def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -18,13 +19,45 @@ from sync_orchestrator.config.calls import Throttle
 LONGEST = 3600.0
 """No answer holds us off for longer than this many seconds."""
 
+LONGEST_BY_HEADER = 60.0
+"""Nor does a RateLimit header alone for longer than this: units and meanings of these headers differ, so one call is
+tried once a minute."""
+
+_MAX_SHOWN = 60
+
 _PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LARGEST_DURATION, _LARGEST_SECOND, _LARGEST_MILLISECOND = 1e8, 1e11, 1e14
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A time to stay away that an answer names.
+
+    ``seconds`` is for how long it is obeyed, ``claimed`` what the answer says, ``why`` the header or setting with its
+    value. ``by_header``: only a RateLimit header says so, which many servers send without meaning it.
+    """
+
+    seconds: float
+    claimed: float
+    why: str
+    by_header: bool = False
+
+
 def wait_asked(answer: Answer, throttle: Throttle) -> float | None:
-    """The seconds that an answer asks to stay away, at most an hour; None where it names no time.
+    """The seconds that an answer asks to stay away; None where it names no time."""
+    asked = wait_of(answer, throttle)
+    return None if asked is None else asked.seconds
+
+
+def pause_after(answer: Answer, throttle: Throttle) -> float | None:
+    """The seconds for which an answer that is not throttled asks to hold off all calls; None where it does not."""
+    asked = pause_of(answer, throttle)
+    return None if asked is None else asked.seconds
+
+
+def wait_of(answer: Answer, throttle: Throttle) -> Asked | None:
+    """How long an answer asks to stay away; None where it names no time.
 
     The first that names one counts: ``throttle.wait``, ``Retry-After``, the RateLimit headers. What these say on a 5xx
     is left aside: it would not mean that the call was turned away unread.
@@ -32,26 +65,33 @@ def wait_asked(answer: Answer, throttle: Throttle) -> float | None:
     if not _tells_of_time(answer, throttle.wait):
         return None
     now = _now_there(answer)
-    asked = seconds_until(found(throttle.wait, answer.document), now)
-    if asked is None:
-        asked = retry_after(answer.headers.get("retry-after", ""), now)
-    if asked is None and answer.status < 500:
-        asked = _until_reset(answer, now, or_untold=answer.status == 429)
-    return None if asked is None else min(asked, LONGEST)
+    if (seconds := seconds_until(found(throttle.wait, answer.document), now)) is not None:
+        return Asked(min(seconds, LONGEST), seconds, f"throttle.wait names {seconds:.3g} s (answer {answer.status})")
+    for header, unit in (("retry-after", 1.0), ("retry-after-ms", 1000.0)):
+        text = answer.headers.get(header, "")
+        if (seconds := retry_after(text, now)) is not None:
+            return Asked(min(seconds / unit, LONGEST), seconds / unit,
+                         f"{header}: {_clipped(text)} (answer {answer.status})")
+    return _until_reset(answer, throttle, now, or_untold=answer.status == 429) if answer.status < 500 else None
 
 
-def pause_after(answer: Answer, throttle: Throttle) -> float | None:
-    """The seconds for which an answer that is not throttled asks to hold off all calls, at most an hour.
+def pause_of(answer: Answer, throttle: Throttle) -> Asked | None:
+    """How long an answer that is not throttled asks to hold off all calls.
 
     None where it does not: neither by ``throttle.slow_down`` nor by saying that nothing remains until a reset.
     """
     if not _tells_of_time(answer, throttle.slow_down):
         return None
     now = _now_there(answer)
-    told = (seconds_until(found(throttle.slow_down, answer.document), now) if 200 <= answer.status < 300 else None,
-            _until_reset(answer, now) if answer.status < 500 else None)
-    longest = max((seconds for seconds in told if seconds is not None), default=0.0)
-    return min(longest, LONGEST) if longest > 0 else None
+    told: list[Asked] = []
+    if 200 <= answer.status < 300:
+        seconds = seconds_until(found(throttle.slow_down, answer.document), now)
+        if seconds is not None:
+            told.append(Asked(min(seconds, LONGEST), seconds, f"throttle.slow_down names {seconds:.3g} s"))
+    if answer.status < 500 and (asked := _until_reset(answer, throttle, now)) is not None:
+        told.append(asked)
+    longest = max(told, key=lambda asked: asked.seconds, default=None)
+    return longest if longest is not None and longest.seconds > 0 else None
 
 
 def retry_after(text: str, now: datetime | None = None) -> float | None:
@@ -88,7 +128,8 @@ def seconds_until(told: Any, now: datetime) -> float | None:
 
 def _tells_of_time(answer: Answer, expression: str | None) -> bool:
     """Whether there is anything to look at; most answers say nothing of the kind."""
-    return expression is not None or any(name == "retry-after" or "limit" in name for name in answer.headers)
+    return expression is not None or any(
+        name.startswith("retry-after") or "limit" in name for name in answer.headers)
 
 
 def _now_there(answer: Answer) -> datetime:
@@ -97,24 +138,38 @@ def _now_there(answer: Answer) -> datetime:
     return datetime.now(UTC) if at is None else _zoned(at)
 
 
-def _until_reset(answer: Answer, now: datetime, *, or_untold: bool = False) -> float | None:
-    """The seconds until a limit of which nothing remains is reset; ``or_untold``: or of which no remainder is told."""
+def _until_reset(answer: Answer, throttle: Throttle, now: datetime, *, or_untold: bool = False) -> Asked | None:
+    """The time until a limit of which nothing remains is reset; ``or_untold``: or of which no remainder is told."""
+    if not throttle.headers:
+        return None
     told = [_of_headers(answer.headers, prefix, now, or_untold) for prefix in _PREFIXES]
-    told += _of_structured(answer.headers.get("ratelimit", ""), or_untold)
-    return max((seconds for seconds in told if seconds is not None), default=None)
+    if text := answer.headers.get("ratelimit", ""):
+        told += [(seconds, f"ratelimit: {_clipped(text)}") for seconds in _of_structured(text, or_untold)]
+    seconds, why = max((pair for pair in told if pair is not None), default=(None, ""))
+    if seconds is None:
+        return None
+    return Asked(min(seconds, LONGEST_BY_HEADER), seconds, why, by_header=True)
 
 
-def _of_headers(headers: Mapping[str, str], prefix: str, now: datetime, or_untold: bool) -> float | None:
+def _of_headers(
+    headers: Mapping[str, str], prefix: str, now: datetime, or_untold: bool
+) -> tuple[float, str] | None:
     remaining = headers.get(f"{prefix}remaining")
-    used_up = or_untold if remaining is None else re.fullmatch(r"\s*0+(\.0+)?\s*", remaining) is not None
-    return seconds_until(headers.get(f"{prefix}reset"), now) if used_up else None
+    if not (or_untold if remaining is None else re.fullmatch(r"\s*0+(\.0+)?\s*", remaining) is not None):
+        return None
+    left = f"{prefix}remaining: {_clipped(remaining)}, " if remaining is not None else ""
+    for name, unit in (("reset", 1.0), ("reset-after", 1.0), ("reset-ms", 1000.0)):
+        text = headers.get(f"{prefix}{name}")
+        if (seconds := seconds_until(text, now)) is not None:
+            return seconds / unit, f"{left}{prefix}{name}: {_clipped(text or '')}"
+    return None
 
 
-def _of_structured(text: str, or_untold: bool) -> list[float | None]:
+def _of_structured(text: str, or_untold: bool) -> list[float]:
     """``RateLimit: "default";r=0;t=30``, one item a policy; and the older ``limit=9, remaining=0, reset=30``."""
     plain = _QUOTED.sub("", text).lower()
     items = plain.split(",") if ";" in plain else [plain.replace(",", ";")]
-    told: list[float | None] = []
+    told: list[float] = []
     for item in items:
         settings = dict(re.findall(r"([a-z]+)\s*=\s*(\d{1,9})(?![\d.])", item))
         remaining = settings.get("r", settings.get("remaining"))
@@ -122,6 +177,11 @@ def _of_structured(text: str, or_untold: bool) -> list[float | None]:
         if reset is not None and (or_untold if remaining is None else int(remaining) == 0):
             told.append(float(reset))
     return told
+
+
+def _clipped(text: str) -> str:
+    plain = " ".join(text.split())
+    return plain if len(plain) <= _MAX_SHOWN else plain[:_MAX_SHOWN] + "…"
 
 
 def _http_date(text: str) -> datetime | None:

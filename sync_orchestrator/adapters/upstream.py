@@ -39,7 +39,7 @@ class _Transport(Transport):
     """Adds no header of its own, and keeps no cookie of one caller for the next."""
 
     def made_with(self) -> dict[str, Any]:
-        return {"cookie_jar": aiohttp.DummyCookieJar(), "skip_auto_headers": ("Accept", "User-Agent")}
+        return {**super().made_with(), "skip_auto_headers": ("Accept", "User-Agent")}
 
 
 class Upstream:

@@ -73,13 +73,15 @@ class Received:
 
 
 class _Client:
-    """httpx's own client would merge addresses and look for cookies at each call, at a third of the call's cost."""
+    """httpx's own client would merge addresses and look for cookies at each call, at a third of the call's cost.
+
+    No cookie is kept from one call to the next (rule 27): a session that a login gives is sent by ``auth.headers``.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, transport: Transport, headers: Mapping[str, str],
                  timeout: float) -> None:
         self.loop = loop
         self._transport = transport
-        self._cookies = httpx.Cookies()
         client = httpx.AsyncClient(headers=dict(headers), transport=transport)
         self._headers = {name.lower(): (name, text) for name, text in client.headers.items()}
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
@@ -89,38 +91,31 @@ class _Client:
         own = {name.lower(): (name, text) for name, text in headers.items()}
         return httpx.Request(
             method, url, params=params, headers=list({**self._headers, **own}.values()),
-            cookies=self._cookies if self._cookies else None, extensions=self._extensions, **body)
+            extensions=self._extensions, **body)
 
     async def answer(self, request: httpx.Request, most: int | None) -> Received:
         if most is None:
-            return self._kept(await self._transport.whole(request), request)
+            return _unpacked(await self._transport.whole(request))
         response = await self._transport.handle_async_request(request)
-        self._keep_cookies(response, request)
         return Received(response.status_code, dict(response.headers), await capped(response, most))
-
-    def _kept(self, received: Received, request: httpx.Request) -> Received:
-        """With its cookies kept for later calls, and its content unpacked."""
-        if "set-cookie" not in received.headers and "content-encoding" not in received.headers:
-            return received
-        response = httpx.Response(received.status, headers=received.headers, content=received.content)
-        self._keep_cookies(response, request)
-        return Received(received.status, received.headers, response.content)
-
-    def _keep_cookies(self, response: httpx.Response, request: httpx.Request) -> None:
-        if "set-cookie" in response.headers:
-            response.request = request
-            self._cookies.extract_cookies(response)
 
     async def close(self) -> None:
         await self._transport.aclose()
+
+
+def _unpacked(received: Received) -> Received:
+    if "content-encoding" not in received.headers:
+        return received
+    response = httpx.Response(received.status, headers=received.headers, content=received.content)
+    return Received(received.status, received.headers, response.content)
 
 
 class Transport(AiohttpTransport):
     """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
 
     def made_with(self) -> dict[str, Any]:
-        """What else aiohttp's session is made with; called within its event loop."""
-        return {}
+        """What else aiohttp's session is made with; called within its event loop. It keeps no cookies."""
+        return {"cookie_jar": aiohttp.DummyCookieJar()}
 
     def get_client(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,

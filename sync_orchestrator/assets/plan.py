@@ -11,7 +11,7 @@ import dagster as dg
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group
+from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
 from sync_orchestrator.plan_tables import Table, counts_table, notes, samples_table
 from sync_orchestrator.resources.system import System
 
@@ -40,7 +40,7 @@ def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: 
         if plans:
             metadata[f"{name}: counts"] = _shown(counts_table(plans))
             metadata[f"{name}: samples"] = _shown(samples_table(plans, _MOST_SAMPLES))
-            if told := notes(plans):
+            if told := [*notes(plans), *system.perform(ungrouped_notes(system.entity(name)))]:
                 metadata[f"{name}: notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in told))
     if failed:
         raise dg.Failure(f"{len(failed)} business groups could not be planned: " + "; ".join(failed), metadata=metadata,

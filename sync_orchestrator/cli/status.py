@@ -36,6 +36,12 @@ def status(json: Json = False) -> None:
     table("systems", ["name", "breaker", "pushes", "epoch"],
           [[name, row["breaker"], "paused" if row["paused"] else "on", row["epoch"]]
            for name, row in found["systems"].items()])
+    for name, row in found["systems"].items():
+        if row["held_off_seconds"]:
+            say(f"{name}: calls are held off for {row['held_off_seconds']:.0f} s more: "
+                f"{row['held_off_because'] or 'the system asked for it'}.")
+        if row["rate_share"] < 1:
+            say(f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now.")
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
     table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     table("outcomes to be sent", ["receiver", "count", "error"],

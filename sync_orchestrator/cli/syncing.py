@@ -24,7 +24,7 @@ from sync_orchestrator.core.drain import DrainReport
 from sync_orchestrator.core.drain import drain as run_drain
 from sync_orchestrator.core.errors import CannotPlan, SyncError
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync, known_groups
-from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group
+from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
 from sync_orchestrator.core.plan_file import Plan, differences, load, save
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
@@ -62,7 +62,7 @@ def plan(
     context = composition.open_context(only_look=True)
     chosen = entity_named(context, entity)
     with steps(f"plan of {entity}") as bar:
-        plans, failures = perform(
+        plans, failures, ungrouped = perform(
             context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar))
     if json:
         for made in plans:
@@ -70,7 +70,7 @@ def plan(
     else:
         table("a full sync would", *plan_tables.counts_table(plans))
         table("for example", *plan_tables.samples_table(plans, _MOST_SAMPLES_SHOWN))
-        for note in plan_tables.notes(plans):
+        for note in [*plan_tables.notes(plans), *ungrouped]:
             say(note)
     for failure in failures:
         complain(failure)
@@ -81,8 +81,8 @@ def plan(
 
 async def _plan_groups(
     context: Context, entity: EntityContext, groups: Sequence[str] | None, allow_deletions: int | None, bar: Steps
-) -> tuple[list[GroupPlan], list[str]]:
-    """The plans, and why others could not be made; all groups unless told."""
+) -> tuple[list[GroupPlan], list[str], list[str]]:
+    """The plans, why others could not be made, and what no plan shows; all groups by default."""
     todo = await groups_to_plan(context, entity) if groups is None else groups
     bar.of(len(todo))
     plans: list[GroupPlan] = []
@@ -97,7 +97,7 @@ async def _plan_groups(
             continue
         counts = ", ".join(f"{count} {what}" for what, count in plans[-1].counts.items())
         bar.done(f"{name}: {counts or 'nothing'}")
-    return plans, failures
+    return plans, failures, await ungrouped_notes(entity)
 
 
 @commands.command(name="full-sync")
@@ -139,7 +139,7 @@ def _as_planned(
     context = composition.open_context(only_look=True)
     names = None if planned.every_group and group is None else [made.group for made in chosen]
     with steps(f"is the plan of {entity} still true") as bar:
-        now, failures = perform(
+        now, failures, _ = perform(
             context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar))
     if failures:
         raise CannotPlan("; ".join(failures))

@@ -17,7 +17,7 @@ from sync_orchestrator.templates import names_in
 
 _SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 
-_OVER_HTTP = {"headers", "auth", "outcomes", "throttle"}
+_OVER_HTTP = {"headers", "auth", "outcomes", "throttle", "next_origins"}
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -239,6 +239,9 @@ class Throttle(Model):
     """On a throttled answer: when to come back."""
     slow_down: Expression | None = None
     """On a good answer: how long to hold off all calls, such as ``body.backoff``."""
+    headers: bool = True
+    """Whether the ``RateLimit`` headers count. They hold calls off for 60 seconds at most, and for 5 seconds until a
+    refused call confirms them; a header that good answers contradict is ignored until a call is refused."""
 
 
 class Http(Model):
@@ -258,6 +261,10 @@ class Http(Model):
     """What its answers mean where their status does not say it plainly."""
     throttle: Throttle = Throttle()
     """Where its answers say how long to wait."""
+    next_origins: dict[Annotated[str, Field(pattern=r"^https?://[^/?#]+$")], Literal["rewrite", "follow"]] = {}
+    """Other origins that a next page's address may have, such as ``http://api.example.com`` behind a proxy that ends
+    TLS. ``rewrite``: the page is requested from the origin of ``base_url``. ``follow``: it is requested there, with our
+    credentials."""
 
 
 def check_address(system: Http) -> None:

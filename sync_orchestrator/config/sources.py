@@ -156,6 +156,10 @@ class Part(Model):
     """Where the business group stands; needed for the owner."""
     deleted_when: Expression | None = None
     """True for an item that the source lists though it is logically deleted."""
+    absent_fields: Literal["refuse", "null"] = "refuse"
+    """What it means that a field that the mapping reads is absent, which is not the same as null. ``refuse``: a table,
+    query or file without such a column fails, and a record that had a value before cannot be used. ``null``: the field
+    counts as null, for sources that leave out fields without a value."""
     list: Listing | None = None
     """All of a business group, page by page. Names: ``group``."""
     read: Get | None = None

@@ -18,6 +18,10 @@ from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
 
 _LOOK_AFTER = 1.0
+UNCONFIRMED_SECONDS = 5.0
+"""A RateLimit header is believed for so long at a time while nothing was refused."""
+CONFIRMED_SECONDS = 3600.0
+"""A refusal confirms these headers for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +66,52 @@ def open_ones(connection: Connection) -> frozenset[str]:
 
 
 class HoldOff:
-    """The time until which a system asks to be left alone, known to this process."""
+    """The time until which a system asks to be left alone, known to this process; ``reason`` says why.
+
+    What a RateLimit header of a good answer says is believed for 5 seconds, and in full only while a refused call is
+    not an hour ago. A call that is carried out within the time that the header named for nothing contradicts it: such
+    headers are ignored until the next refusal.
+    """
 
     def __init__(self) -> None:
         self._until = 0.0
+        self._claim: tuple[float, float] | None = None
+        self._doubted = False
+        self._refused_at: float | None = None
+        self.reason = ""
 
     async def left(self) -> float:
         """Seconds to hold off all calls for; not above zero where there is no need to."""
         return self._until - time.monotonic()
 
-    async def ask(self, seconds: float) -> None:
+    async def ask(self, seconds: float, reason: str = "") -> None:
         """The system asked to be left alone for so long."""
-        self._until = max(self._until, time.monotonic() + seconds)
+        until = time.monotonic() + seconds
+        if until >= self._until:
+            self._until, self.reason = until, reason
+
+    async def ask_by_header(self, seconds: float, claimed: float, reason: str) -> None:
+        """A header of a good answer says that nothing remains for ``claimed`` seconds; obeyed for ``seconds``."""
+        if self._doubted or seconds <= 0:
+            return
+        now = time.monotonic()
+        if self._claim is None or now + claimed > self._claim[1]:
+            self._claim = (now if self._claim is None or now >= self._claim[1] else self._claim[0]), now + claimed
+        if self._refused_at is None or now - self._refused_at > CONFIRMED_SECONDS:
+            if seconds > UNCONFIRMED_SECONDS:
+                reason = f"{reason}; no call was refused, so for {UNCONFIRMED_SECONDS:g} s at a time"
+            seconds = min(seconds, UNCONFIRMED_SECONDS)
+        await self.ask(seconds, reason)
+
+    def served(self, began: float) -> None:
+        """A call that began at this monotonic time was not refused for coming too fast."""
+        if self._claim is not None and self._claim[0] < began < self._claim[1]:
+            self._claim, self._doubted = None, True
 
     async def refused(self) -> None:
         """The system refused a call for coming too fast."""
+        self._refused_at = time.monotonic()
+        self._claim, self._doubted = None, False
 
 
 class SharedHoldOff(HoldOff):
@@ -87,32 +122,38 @@ class SharedHoldOff(HoldOff):
         self._engine = engine
         self._name = name
         self._look_again = 0.0
-        self._refused = 0.0
+        self._refusal_noted = 0.0
 
     async def left(self) -> float:
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _LOOK_AFTER
-            self._until = now + await asyncio.to_thread(self._told)
+            seconds, self.reason, refused_ago = await asyncio.to_thread(self._told)
+            self._until = now + seconds
+            if refused_ago is not None:
+                self._refused_at = max(now - refused_ago, self._refused_at or now - refused_ago)
         return await super().left()
 
-    async def ask(self, seconds: float) -> None:
-        await super().ask(seconds)
-        await asyncio.to_thread(self._tell, seconds)
+    async def ask(self, seconds: float, reason: str = "") -> None:
+        await super().ask(seconds, reason)
+        await asyncio.to_thread(self._tell, seconds, reason)
 
     async def refused(self) -> None:
+        await super().refused()
         now = time.monotonic()
-        if now - self._refused >= _LOOK_AFTER:
-            self._refused = now
+        if now - self._refusal_noted >= _LOOK_AFTER:
+            self._refusal_noted = now
             await asyncio.to_thread(self._tell_refused)
 
-    def _told(self) -> float:
+    def _told(self) -> tuple[float, str, float | None]:
         with self._engine.begin() as connection:
-            return max((row.seconds for row in run(connection, statements.HELD_OFF, name=self._name)), default=0.0)
+            for row in run(connection, statements.HELD_OFF, name=self._name):
+                return float(row.seconds or 0.0), row.reason or "", row.refused_ago
+        return 0.0, "", None
 
-    def _tell(self, seconds: float) -> None:
+    def _tell(self, seconds: float, reason: str) -> None:
         with self._engine.begin() as connection:
-            run(connection, statements.NOT_BEFORE, name=self._name, seconds=seconds)
+            run(connection, statements.NOT_BEFORE, name=self._name, seconds=seconds, reason=reason)
 
     def _tell_refused(self) -> None:
         with self._engine.begin() as connection:

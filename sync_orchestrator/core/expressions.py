@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import jmespath
+from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
 _FIELDS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
@@ -19,7 +20,23 @@ _FIELDS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 def compiled(expression: str) -> ParsedResult:
     """The expression, ready to ``search`` documents. Raises JMESPathError for what is none."""
     parsed = jmespath.compile(expression)
-    return _Fields(parsed) if _FIELDS.fullmatch(expression) else parsed
+    return _Fields(parsed) if _FIELDS.fullmatch(expression) else _Contained(parsed.expression, parsed.parsed)
+
+
+class ExpressionFailed(JMESPathError):
+    """An expression cannot be evaluated on a document; the interpreter's own error says why."""
+
+
+class _Contained(ParsedResult):
+    """Raises JMESPathError and nothing else, whatever the interpreter raises on foreign data (rule 37)."""
+
+    def search(self, value: Any, options: Any = None) -> Any:
+        try:
+            return super().search(value, options)
+        except JMESPathError:
+            raise
+        except Exception as error:
+            raise ExpressionFailed(f"'{self.expression}': {type(error).__name__}: {error}") from None
 
 
 class _Fields(ParsedResult):

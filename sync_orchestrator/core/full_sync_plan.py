@@ -99,6 +99,19 @@ async def groups_to_plan(context: Context, entity: EntityContext) -> list[str]:
         return sorted({*told, *known_groups(connection, entity.name)})
 
 
+async def ungrouped_notes(entity: EntityContext) -> list[str]:
+    """What no plan of a business group shows: rows of the owner that have no group (rule 39)."""
+    owner = entity.settings.owner
+    try:
+        found = await entity.owner.ungrouped()
+    except CallFailed as failure:
+        return [f"'{owner}' could not be asked for rows without a business group: {failure}"]
+    if found is None or not found.count:
+        return []
+    return [f"{found.count} rows of '{owner}' have no business group and are mirrored nowhere, such as "
+            + ", ".join(found.examples)]
+
+
 async def plan_group(
     context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
     progress: Progress | None = None,

@@ -8,6 +8,7 @@ its way, is passed over. Not here: when sources are asked (``sensors/polling.py`
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.archive import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
@@ -27,6 +28,8 @@ from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Stamp
 
 _EXAMPLES = 10
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ async def poll_due(context: Context) -> list[Polled | CallFailed]:
             return await poll(context, entity, part)
         except CallFailed as error:
             failure = error
+        except Exception as error:  # ports contain their errors; whatever gets here fails this poll alone (rule 37)
+            _log.exception("unexpected error while polling %s of %s", part, entity.name)
+            failure = CallFailed(Failure.TRANSIENT, f"unexpected {type(error).__name__}: {error}")
         await asyncio.to_thread(in_transaction, context.engine, lambda connection: _tell_of_failure(
             connection, context, entity, part, failure))
         return failure

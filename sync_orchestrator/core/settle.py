@@ -335,9 +335,10 @@ def _refused(end: Pushed, decision: Decision) -> bytes | None:
 
 
 def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) -> None:
-    asked = [end.failure.retry_after for end in bad if end.failure and end.failure.retry_after]
+    asked = [(end.failure.retry_after, end.failure.detail) for end in bad if end.failure and end.failure.retry_after]
     if asked:
-        run(connection, statements.NOT_BEFORE, name=name, seconds=min(_MOST_RETRY_AFTER, max(asked)))
+        seconds, reason = max(asked)
+        run(connection, statements.NOT_BEFORE, name=name, seconds=min(_MOST_RETRY_AFTER, seconds), reason=reason)
 
 
 def _events_follow(connection: Connection, fates: Sequence[tuple[Pushed, Decision]]) -> None:

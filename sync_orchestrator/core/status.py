@@ -13,6 +13,7 @@ from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import rejected as rejected_statements
 from sync_orchestrator.core.statements import source_check as source_check_statements
 
@@ -26,11 +27,20 @@ _AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
 FROM sync.heartbeats GROUP BY 1
 """
-_SYSTEMS = "SELECT name, epoch, paused, open_since, not_before FROM sync.systems ORDER BY name"
+_SYSTEMS = f"""
+SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
+       greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
+       CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because
+FROM sync.systems ORDER BY name
+"""
 _GROUPS = """
 SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity
 """
-_PAUSE_SYSTEM = "UPDATE sync.systems SET paused = %(paused)s WHERE name = %(name)s RETURNING name"
+_PAUSE_SYSTEM = """
+UPDATE sync.systems SET paused = %(paused)s, not_before = CASE WHEN %(paused)s THEN not_before END,
+    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END
+WHERE name = %(name)s RETURNING name
+"""
 _PAUSE_ENTITY = """
 INSERT INTO sync.entities (name, paused) VALUES (%(name)s, %(paused)s)
 ON CONFLICT (name) DO UPDATE SET paused = excluded.paused
@@ -61,6 +71,8 @@ def paused_entities(connection: Connection) -> set[str]:
 
 def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> None:
     """Pauses or resumes the pushes of an entity, or of a whole third party; events go on being archived.
+
+    Resuming a third party also ends the time for which its calls are held off.
 
     Raises NotFound for a name that is neither.
     """
@@ -95,7 +107,10 @@ def status(engine: Engine) -> dict[str, Any]:
             "systems": {
                 row.name: {"paused": row.paused, "epoch": row.epoch,
                            "breaker": "open" if row.open_since else "closed",
-                           "open_since": row.open_since.isoformat() if row.open_since else None}
+                           "open_since": row.open_since.isoformat() if row.open_since else None,
+                           "held_off_seconds": round(row.held_off or 0.0, 1),
+                           "held_off_because": row.held_off_because,
+                           "rate_share": round(row.rate_share, 2)}
                 for row in run(connection, _SYSTEMS)
             },
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),

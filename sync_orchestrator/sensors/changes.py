@@ -118,7 +118,9 @@ def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.S
         try:
             groups = system.perform(discover_groups(system.context, entity))
             asked.append(f"{entity.name}: {len(groups)}")
-        except SyncError as error:
+        except Exception as error:  # of whatever kind: it fails this entity alone (rule 37)
+            if not isinstance(error, SyncError):
+                context.log.exception(f"unexpected error while asking for the business groups of {entity.name}")
             asked.append(f"{entity.name}: the owner could not be asked ({error})")
     _tell_of_unnameable(system)
     return dg.SensorResult(skip_reason="business groups known: " + ", ".join(asked),

@@ -27,6 +27,13 @@ SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted,
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 
+# Which of some fields of a part have a value that is not null.
+FIELDS_WITH_VALUES = f"""
+SELECT key, array(SELECT field FROM unnest(%(fields)s::text[]) field WHERE jsonb_typeof(data -> field) <> 'null')
+    AS fields
+FROM sync.parts JOIN {OF_KEYS} k USING (entity, key) WHERE part = %(part)s AND NOT deleted
+"""
+
 # Which of what was read is not here already, told by an earlier read; by its place from 1.
 NOT_HELD = """
 SELECT o.place FROM (

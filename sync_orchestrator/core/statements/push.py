@@ -307,27 +307,32 @@ CLOSE = "UPDATE sync.systems SET open_since = NULL, probe_at = NULL, probe_wait 
 
 NOT_BEFORE = """
 UPDATE sync.systems SET not_before = greatest(coalesce(not_before, '-infinity'),
-                                              sync.clock() + make_interval(secs => %(seconds)s))
+                                              sync.clock() + make_interval(secs => %(seconds)s)),
+    not_before_reason = CASE
+        WHEN not_before > sync.clock() + make_interval(secs => %(seconds)s - 1) THEN not_before_reason
+        ELSE left(%(reason)s, 400) END
 WHERE name = %(name)s
 """
 
 # Read before calls, so without a lock.
 HELD_OFF = """
-SELECT EXTRACT(epoch FROM not_before - sync.clock())::float8 AS seconds
-FROM sync.systems WHERE name = %(name)s AND not_before > sync.clock()
+SELECT greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS seconds, not_before_reason AS reason,
+       EXTRACT(epoch FROM clock_timestamp() - rate_share_at)::float8 AS refused_ago
+FROM sync.systems WHERE name = %(name)s
 """
 
 # Reserves room for n calls at the configured rate; says how long to wait before the first of them.
 # After a refusal the rate grows back by a fiftieth of itself a second.
 _SINCE = "EXTRACT(epoch FROM clock_timestamp() - coalesce(rate_share_at, clock_timestamp()))"
-_SHARE = f"least(1, rate_share + 0.02 * least({_SINCE}, 100))::float8"
+RATE_SHARE = f"least(1, rate_share + 0.02 * least({_SINCE}, 100))::float8"
+"""The part of the configured rate that is used now."""
 
 # Room for so many calls: the wait before the first of them, and the time from one to the next.
 RESERVE = f"""
 UPDATE sync.systems s
 SET next_call = greatest(coalesce(next_call, clock_timestamp()), clock_timestamp() - make_interval(secs => now.step))
                 + make_interval(secs => %(n)s * now.step)
-FROM (SELECT name, %(step)s / {_SHARE} AS step FROM sync.systems WHERE name = %(name)s) now
+FROM (SELECT name, %(step)s / {RATE_SHARE} AS step FROM sync.systems WHERE name = %(name)s) now
 WHERE s.name = now.name
 RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * now.step) - clock_timestamp())::float8 AS wait,
           now.step
@@ -335,7 +340,7 @@ RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * now.step)
 
 # A call was refused for coming too fast; many at once are one refusal.
 REFUSED = f"""
-UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {_SHARE}), rate_share_at = clock_timestamp()
+UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {RATE_SHARE}), rate_share_at = clock_timestamp()
 WHERE name = %(name)s AND (rate_share_at IS NULL OR rate_share_at < clock_timestamp() - interval '1 second')
 """
 

@@ -1,0 +1,225 @@
+"""Containment at the ports (rule 37): every call of an adapter ends in a result or in CallFailed.
+
+A library that an adapter uses can raise anything. Here it becomes the failure of that one call, with its traceback in
+the log, so that it fails one record or one system and never the drain, the sensor or another entity. Cancellation of
+the caller passes through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sync_orchestrator.adapters.classes import where
+from sync_orchestrator.core.errors import CallFailed, Failure, SyncError
+from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
+
+T = TypeVar("T")
+
+Mask = Callable[[str], str]
+"""Makes text fit for messages: one line, clipped, without secrets."""
+
+MAX_NAME_BYTES = 2000
+"""The database indexes keys and business groups; its index entries end at 2,700 bytes."""
+
+_MAX_VERSION = 2**63 - 1
+
+_log = logging.getLogger(__name__)
+
+
+class Containment:
+    """Turns whatever the calls of one system raise into CallFailed.
+
+    Args:
+        place: The system's place in the configuration, such as ``sources.shop``, for the log.
+        mask: Removes secrets from texts.
+    """
+
+    def __init__(self, place: str, mask: Mask) -> None:
+        self._place = place
+        self._mask = mask
+
+    @contextmanager
+    def of(self, method: str, *, write: bool = False) -> Iterator[None]:
+        """Contains one call. ``write``: its outcome is unknown after an unexpected error."""
+        try:
+            yield
+        except CallFailed:
+            raise
+        except SyncError as error:  # raised on purpose, such as ConfigError: waiting does not fix it
+            raise CallFailed(Failure.PERMANENT, self._mask(str(error))) from None
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise self._unexpected(method, error, write) from None
+        except Exception as error:
+            raise self._unexpected(method, error, write) from None
+
+    def _unexpected(self, method: str, error: BaseException, write: bool) -> CallFailed:
+        what = self._mask(f"unexpected {type(error).__name__} in {method}: {error}{where(error)}")
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        _log.error("%s: %s\n%s", self._place, what, "\n".join(self._kept(line) for line in lines))
+        return CallFailed(Failure.TRANSIENT, what, unknown=write)
+
+    def _kept(self, line: str) -> str:
+        """A line of a traceback with its indentation; masking puts everything on one line."""
+        return line[: len(line) - len(line.lstrip())] + self._mask(line)
+
+
+class ContainedSource:
+    """Implements ``core.ports.SourceSystem`` by an adapter whose errors are contained."""
+
+    def __init__(self, inner: SourceSystem, containment: Containment) -> None:
+        self.keyset_listing = inner.keyset_listing
+        self.can_read = inner.can_read
+        self.can_poll = inner.can_poll
+        self.can_list_keys = inner.can_list_keys
+        self.inner = inner
+        self._containment = containment
+
+    async def read(self, key: str) -> PartRead | None:
+        with self._containment.of("read"):
+            row = await self.inner.read(key)
+            return None if row is None else _storable(row)
+
+    async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
+        with self._containment.of("read_many"):
+            return _all_storable(await self.inner.read_many(keys))
+
+    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        async with aclosing(_each(self._containment, "pages", lambda: self.inner.pages(group, after),
+                                  lambda page: (_all_storable(page[0]), page[1]))) as pages:
+            async for page in pages:
+                yield page
+
+    async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
+        async with aclosing(_each(
+                self._containment, "keys", lambda: self.inner.keys(group), _all_storable)) as pages:
+            async for rows in pages:
+                yield rows
+
+    async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
+        async with aclosing(_each(
+                self._containment, "changes", lambda: self.inner.changes(since), _all_storable)) as pages:
+            async for rows in pages:
+                yield rows
+
+    async def count(self, group: str) -> int | None:
+        return await self._call("count", lambda: self.inner.count(group))
+
+    async def groups(self) -> list[str] | None:
+        return await self._call("groups", self.inner.groups)
+
+    async def ungrouped(self) -> Ungrouped | None:
+        return await self._call("ungrouped", self.inner.ungrouped)
+
+    async def repeated(self, group: str) -> Ungrouped | None:
+        """Rows beyond the first of their keys in a group, where the adapter can count them; for checks."""
+        repeated = getattr(self.inner, "repeated", None)
+        return None if repeated is None else await self._call("repeated", lambda: repeated(group))
+
+    async def close(self) -> None:
+        await _closed(self._containment, self.inner.close)
+
+    async def _call(self, method: str, begin: Callable[[], Awaitable[T]]) -> T:
+        with self._containment.of(method):
+            return await begin()
+
+
+class ContainedThirdParty:
+    """Implements ``core.ports.ThirdParty`` by an adapter whose errors are contained."""
+
+    def __init__(self, inner: ThirdParty, containment: Containment) -> None:
+        self.traits = inner.traits
+        self.inner = inner
+        self._containment = containment
+
+    async def create(self, item: Item) -> str:
+        return await self._call("create", lambda: self.inner.create(item), write=True)
+
+    async def update(self, item: Item) -> str | None:
+        return await self._call("update", lambda: self.inner.update(item), write=True)
+
+    async def delete(self, item: Item) -> None:
+        await self._call("delete", lambda: self.inner.delete(item), write=True)
+
+    async def read(self, item: Item) -> Found | None:
+        return await self._call("read", lambda: self.inner.read(item))
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        return await self._call("lookup", lambda: self.inner.lookup(key, group))
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        async with aclosing(_each(
+                self._containment, "pages", lambda: self.inner.pages(group), lambda page: page)) as pages:
+            async for page in pages:
+                yield page
+
+    async def count(self, group: str) -> int | None:
+        return await self._call("count", lambda: self.inner.count(group))
+
+    async def close(self) -> None:
+        await _closed(self._containment, self.inner.close)
+
+    async def _call(self, method: str, begin: Callable[[], Awaitable[T]], *, write: bool = False) -> T:
+        with self._containment.of(method, write=write):
+            return await begin()
+
+
+async def _each(
+    containment: Containment, method: str, begin: Callable[[], AsyncIterator[T]], checked: Callable[[T], T]
+) -> AsyncGenerator[T]:
+    """Page by page; an error of the adapter is contained, one of whoever takes the pages is not."""
+    with containment.of(method):
+        pages = begin()
+    try:
+        while True:
+            with containment.of(method):
+                page = await anext(pages, _END)
+                if page is _END:
+                    return
+                page = checked(page)
+            yield page
+    finally:
+        if isinstance(pages, AsyncGenerator):
+            with containment.of(method):
+                await pages.aclose()
+
+
+_END: Any = object()
+
+
+async def _closed(containment: Containment, close: Callable[[], Awaitable[None]]) -> None:
+    """A system whose connections cannot be ended in good order keeps no other from being closed."""
+    try:
+        with containment.of("close"):
+            await close()
+    except CallFailed:
+        return
+
+
+def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:
+    return [_storable(row) for row in rows]
+
+
+def _storable(row: PartRead) -> PartRead:
+    """A row whose key, group or version the database cannot index is unusable, and only that row."""
+    if row.problem is not None:
+        return row if len(row.key) <= MAX_NAME_BYTES // 4 or _fits(row.key) else replace(row, key=row.key[:100])
+    for name, text in (("key", row.key), ("business group", row.group)):
+        if text is not None and len(text) > MAX_NAME_BYTES // 4 and not _fits(text):
+            shown = row.key if name != "key" else row.key[:100]
+            return PartRead(shown, 0, {}, problem=f"the {name} is longer than {MAX_NAME_BYTES} bytes")
+    if not -_MAX_VERSION <= row.version <= _MAX_VERSION:
+        return PartRead(row.key, 0, {}, problem="the version is larger than 63 bits")
+    return row
+
+
+def _fits(text: str) -> bool:
+    return len(text.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
