@@ -95,7 +95,7 @@ def test_an_outage_during_a_full_sync_leaves_nothing_dead(world: World) -> None:
     assert world.mirrored() == world.truth()
 
 
-# Refusals that pass -----------------------------------------------------------------------------------------------------
+# Refusals that pass -------------------------------------------------------------------------------------------------
 
 
 class UniqueNames:
@@ -172,7 +172,7 @@ def test_rule_26_a_refusal_that_is_about_the_payload_is_not_sent_again_and_again
     assert world.row("bad").parked == "dead"
 
 
-# Settlements ------------------------------------------------------------------------------------------------------------
+# Settlements --------------------------------------------------------------------------------------------------------
 
 
 def test_a_throttled_and_another_failure_are_settled_together(make_world: Callable[..., World]) -> None:

@@ -59,7 +59,7 @@ def poll(world: World) -> None:
     world.drain()
 
 
-# Rule 30: equal versions ----------------------------------------------------------------------------------------------
+# Rule 30: equal versions --------------------------------------------------------------------------------------------
 
 
 def test_case_r04_versions_that_are_days_are_polled(polled: World) -> None:
@@ -132,7 +132,7 @@ def test_case_r21_changes_with_one_time_stamp_end_as_they_were_told(engine: Engi
     assert set(world.states()) <= {"done", "superseded"}
 
 
-# Rule 31: requests to look --------------------------------------------------------------------------------------------
+# Rule 31: requests to look ------------------------------------------------------------------------------------------
 
 
 def test_rule_31_a_thin_notification_is_a_new_one_once_its_source_was_read(world: World) -> None:
@@ -183,7 +183,7 @@ def test_rule_31_ids_made_of_content_end_with_what_they_stand_for(engine: Engine
     assert name_there(world) == "B"
 
 
-# Rule 32: older versions that a read shows ------------------------------------------------------------------------------
+# Rule 32: older versions that a read shows --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_rule_32_an_operators_refresh_takes_it_over_at_once(older: World) -> Non
     assert set(older.states()) <= {"done", "superseded"}
 
 
-# Rule 39: contents ------------------------------------------------------------------------------------------------------
+# Rule 39: contents --------------------------------------------------------------------------------------------------
 
 
 class KeysOnly(FakeSource):
@@ -313,7 +313,7 @@ def test_rule_39_where_only_keys_are_listed_contents_are_compared_in_turn(engine
     assert found == [["k000"], ["k004"], ["k007"], ["k000"]]
 
 
-# A2: findings that died -------------------------------------------------------------------------------------------------
+# A2: findings that died ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("discarded", [True, False])

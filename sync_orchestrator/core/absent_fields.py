@@ -126,6 +126,11 @@ class CheckedSource:
         self._fields = fields
 
     @property
+    def fields(self) -> frozenset[str]:
+        """The fields that the mapping reads of the part."""
+        return self._fields
+
+    @property
     def keyset_listing(self) -> bool:
         return self.inner.keyset_listing
 

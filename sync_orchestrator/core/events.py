@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts, deletions, outcomes
+from sync_orchestrator.core.absent_fields import CheckedSource, lacking, refuse_vanished
 from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
@@ -155,14 +156,18 @@ class _Batch:
         run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes = []
+        incomplete = self._without_mapped_fields(connection)
         for event in self._events.values():
             if ahead := self._ahead(event.source, event.version, event.now):
                 self._waits_for_clock(event, ahead, fates)
                 continue
             told = None if event.thin else self._told(event)
             readable = event.source in self._entity.rules.readable
-            if readable and (told is None or self._is_partial(told) or _was_inferred(event)):
+            absent = incomplete.get(event.seq)
+            if readable and (told is None or absent or self._is_partial(told) or _was_inferred(event)):
                 fates.to_read.append(event)
+            elif absent is not None:
+                self._dies(event, absent, fates)
             elif told is None:
                 self._dies(event, f"its source '{event.source}' cannot be read by key: events must carry data", fates)
             else:
@@ -170,6 +175,23 @@ class _Batch:
         self._judge(connection, changes, fates)
         self._write(connection, fates, result, held=None)
         return fates
+
+    def _without_mapped_fields(self, connection: Connection) -> dict[int, str]:
+        """Why some events cannot be taken as they are: fields that the mapping reads vanished from their data (rule
+        33).
+
+        By the events' numbers. An absent field is not null: it would wipe a value at the third party.
+        """
+        problems: dict[int, str] = {}
+        for part, source in self._entity.sources.items():
+            if not isinstance(source, CheckedSource):
+                continue
+            some = [event for event in self._events.values() if event.source == part and event.data is not None
+                    and event.action != "delete" and lacking(event.data, source.fields)]
+            rows = [PartRead(event.key, event.version, event.data) for event in some]
+            checked = refuse_vanished(connection, self._entity.name, part, rows, source.fields) if rows else []
+            problems |= {event.seq: row.problem for event, row in zip(some, checked, strict=True) if row.problem}
+        return problems
 
     def _ahead(self, part: str, version: int, now: float) -> float:
         settings = self._entity.settings

@@ -41,7 +41,6 @@ COUNTS = {
     "held": "not deleted, since too many would be or the listing is not proven complete",
     "twins": "of those created, how many have a key that is there already",
     "unusable": "parts that cannot be used",
-    "ungrouped": "records of the owner that name no business group, so that no full sync takes them",
     "behind": "shown by the source at an older version, with other content than the archive",
     "unmapped": "records that the mapping cannot turn into a payload",
     "incomplete": "without a required part, so not pushed",
@@ -52,7 +51,7 @@ COUNTS = {
 }
 """What a plan counts."""
 
-WORRIES = ("held", "twins", "unusable", "ungrouped", "behind", "unmapped", "incomplete", "parked")
+WORRIES = ("held", "twins", "unusable", "behind", "unmapped", "incomplete", "parked")
 """Counts for which a person should look before the full sync."""
 
 _SAMPLES = 5
@@ -205,10 +204,6 @@ class _Plan:
                     self._take(rows, part, number)
                     number = await self._reads.ticket()
         self.plan.listed = len(self._listed[owner])
-        ungrouped = await self._entity.owner.ungrouped()
-        if ungrouped is not None and ungrouped.count:
-            self._counts["ungrouped"] = ungrouped.count
-            self._note(f"without a business group: {', '.join(ungrouped.examples)}")
         await asyncio.to_thread(self._merge)
 
     def _take(self, rows: Sequence[PartRead], part: str, number: int) -> None:
