@@ -21,6 +21,7 @@ from jmespath.exceptions import JMESPathError
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.truth import NoTruth, condition, says_something
 
 _SHOWN = 300
 _LOOKED_AT = 20_000
@@ -28,6 +29,7 @@ _HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html|head|title|body|h1|cente
 _NOT_TEXT = re.compile(r"<(script|style).*?(</\1>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
+_MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
 _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
             "reference_missing": Failure.REFERENCE}
 
@@ -73,10 +75,37 @@ def failure_of(
 ) -> CallFailed | None:
     """The failure an answer stands for, or None for a good one; the first rule that fits decides."""
     for rule in rules:
-        if found(rule.when, answer.document):
+        try:
+            applies = applies_to(rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)
+        except NoTruth as error:
+            return CallFailed(Failure.TRANSIENT, f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
+                              status=answer.status, unknown=write)
+        if applies:
             reason = found(rule.message, answer.document)
             return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
     return classed(answer, write=write, secrets=secrets, retry_after=retry_after)
+
+
+def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
+    """Whether a rule's condition picks an answer.
+
+    A text such as "false" or "0" is what it says, and any other text or number counts as something that is there, such
+    as an error's. Raises NoTruth for such a text or number where the rule is taken ``strictly`` (a success or an
+    absence is not taken from it), and for its negation.
+    """
+    try:
+        return condition(when).applies(document)
+    except NoTruth:
+        if strictly:
+            raise
+    return says_something(condition(when).result(document))
+
+
+def picks(when: str, document: Any) -> bool:
+    """The same where nothing hangs on what cannot be read: it picks nothing."""
+    with suppress(NoTruth):
+        return applies_to(when, document)
+    return False
 
 
 def found(expression: str | None, document: Any) -> Any:

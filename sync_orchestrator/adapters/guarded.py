@@ -280,6 +280,8 @@ def _no_part(came: Any) -> str | None:
         return f"{wrong}, as key"
     if type(came.version) is not int:
         return f"gave {_called(came.version)} as version, not a whole number"
+    if type(came.deleted) is not bool:
+        return f"gave {_called(came.deleted)} as deleted, not True or False"
     return _no_text("group", came.group) or _no_json("data", came.data)
 
 

@@ -31,7 +31,7 @@ from tenacity import (
 )
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
+from sync_orchestrator.adapters.answers import Answer, failure_of, picks, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
 from sync_orchestrator.adapters.wire import Wire
@@ -307,7 +307,7 @@ class Http:
     def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
         return failure.kind is Failure.AUTH and (answer.status == 401 or any(
-            rule.means == "auth" and found(rule.when, answer.document) for rule in self._rules(request, outcomes)))
+            rule.means == "auth" and picks(rule.when, answer.document) for rule in self._rules(request, outcomes)))
 
     def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [*request.outcomes, *outcomes, *self._settings.outcomes]

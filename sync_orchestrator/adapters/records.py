@@ -17,6 +17,7 @@ from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import Found, Item, Json
+from sync_orchestrator.core.truth import NoTruth, condition
 
 
 class Records:
@@ -29,7 +30,7 @@ class Records:
         self._target = target
         self._id = compiled(target.id)
         self._group = compiled(target.group) if target.group else None
-        self._gone = compiled(target.gone_when) if target.gone_when else None
+        self._gone = condition(target.gone_when) if target.gone_when else None
 
     def address(self, item: Item) -> dict[str, Any]:
         """What templates know of a record's place."""
@@ -59,8 +60,11 @@ class Records:
         return external_id
 
     def is_gone(self, record: Any) -> bool:
-        """Whether it is shown though it is deleted or deactivated."""
-        return self._gone is not None and bool(self._http.search(self._gone, record))
+        """Whether it is shown though it is deleted or deactivated. Raises CallFailed where that cannot be read."""
+        try:
+            return self._gone is not None and self._gone.holds(record)
+        except NoTruth as error:
+            raise self._http.garbage(f"gone_when: {error}", record) from None
 
     def found(self, record: Any) -> Found:
         """The record for the core. Raises CallFailed where it cannot be one."""

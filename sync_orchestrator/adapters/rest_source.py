@@ -15,6 +15,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.core.truth import NoTruth, condition
 
 
 class RestSource:
@@ -26,7 +27,7 @@ class RestSource:
         self._key = compiled(part.key)
         self._version = compiled(part.version.path)
         self._group = compiled(part.group) if part.group else None
-        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
+        self._deleted = condition(part.deleted_when) if part.deleted_when else None
         assert part.list is not None
         self._list = part.list
         self.keyset_listing = part.list.paging == "after"
@@ -97,7 +98,7 @@ class RestSource:
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         values = {"group": group}
         async for items, last in pages(self._http, listing, values, key_of=self._key_of, after=after):
-            rows = [self._row(item) for item in items]
+            rows = [self._row(item, keys_only=listing is self._part.keys) for item in items]
             if self._group is not None and any(row.group is None and row.problem is None for row in rows):
                 if "group" not in listing.names():
                     raise CallFailed(Failure.PERMANENT, (
@@ -144,7 +145,7 @@ class RestSource:
             raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.shown(repr(item))}")
         return key
 
-    def _row(self, item: Any) -> PartRead:
+    def _row(self, item: Any, *, keys_only: bool = False) -> PartRead:
         if not isinstance(item, dict):
             raise self._http.garbage("an item of the source is not an object", item)
         key = self._key_of(item)
@@ -152,7 +153,12 @@ class RestSource:
             version = version_of(self._http.search(self._version, item), self._part.version.kind, self._part.tz)
         except ValueError as error:
             return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
-        deleted = bool(self._deleted and self._http.search(self._deleted, item))
+        try:
+            deleted = self._deleted is not None and self._deleted.holds(item)
+        except NoTruth as error:
+            if not keys_only:  # which need not show the fields of the condition
+                return self._unusable(key, "deleted_when", str(error))
+            deleted = False
         value = self._http.search(self._group, item) if self._group else None
         group = group_text(value)
         if group is None and value not in (None, ""):

@@ -16,6 +16,7 @@ from sync_orchestrator.config import Part
 from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.truth import NoTruth, condition
 
 
 class Rows:
@@ -27,7 +28,7 @@ class Rows:
         self._key = compiled(part.key)
         self._version = compiled(part.version.path)
         self._group = compiled(part.group) if part.group else None
-        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
+        self._deleted = condition(part.deleted_when) if part.deleted_when else None
 
     def part_of(self, row: dict[str, Any], place: str = "") -> PartRead:
         """The part that a row tells. ``place``: where the row stands, which is told of one that cannot be used."""
@@ -44,7 +45,10 @@ class Rows:
             version = version_of(self._version.search(row), self._part.version.kind, self._zone)
         except ValueError as error:
             return unusable(key, f"no version at '{self._part.version.path}': {error}", place)
-        deleted = bool(_search(self._deleted, row))
+        try:
+            deleted = self._deleted is not None and self._deleted.holds(row)
+        except NoTruth as error:
+            return unusable(key, f"deleted_when: {error}", place)
         value = _search(self._group, row)
         group = group_text(value)
         if group is None and value not in (None, ""):

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer, found
+from sync_orchestrator.adapters.answers import Answer, found, picks
 from sync_orchestrator.adapters.http import Http, Prepared
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.database import Database
@@ -132,7 +132,7 @@ class NewPath:
     def _refusal(self, failure: CallFailed, answer: Answer | None) -> Refused:
         for rule in self._route.errors if answer is not None else ():
             assert answer is not None
-            if found(rule.when, answer.document):
+            if picks(rule.when, answer.document):
                 return Refused(rule.status, rule.detail, None, **({"code": rule.code} if rule.code else {}))
         refused = self._by_meaning(failure)
         if refused.status >= 500:

@@ -19,6 +19,7 @@ from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.truth import NoTruth, condition
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _FIELDS = {"subject": "key", "type": "entity", "source": "entity"}
@@ -31,7 +32,13 @@ def is_wanted(document: Any, headers: Mapping[str, Any], source: str, config: Co
     Raises InvalidEvent where that cannot be told.
     """
     shape = _shape(source, config)
-    return shape.when is None or bool(_Event(document, headers, shape).value("when"))
+    if shape.when is None:
+        return True
+    event = _Event(document, headers, shape)
+    try:
+        return event.holds(shape.when)
+    except NoTruth as error:
+        raise InvalidEvent(str(error), event.place("when")) from None
 
 
 def change_event_of(document: Any, headers: Mapping[str, Any], source: str, config: Config) -> ChangeEvent:
@@ -65,6 +72,11 @@ class _Event:
         """A field of ``events``, and where it points to."""
         path = getattr(self.shape, field, None)
         return field if path is None else f"{field} ({path})"
+
+    def holds(self, when: str) -> bool:
+        """Whether a condition is true of the event. Raises NoTruth, InvalidEvent."""
+        self.value("when")  # which says so where the expression does not fit the event
+        return condition(when).applies(self._whole)
 
     def value(self, field: str) -> Any:
         path = getattr(self.shape, field)
