@@ -38,7 +38,7 @@ def _expression(value: str) -> str:
     if unknown := sorted(_functions(parsed) - Functions.FUNCTION_TABLE.keys()):
         raise ValueError(f"not a JMESPath expression: there is no function '{unknown[0]}'")
     if _negates_too_early(parsed):
-        raise ValueError("not what it looks like: JMESPath reads '!a.b' as '(!a).b', which is never true; write '!(a.b)'")
+        raise ValueError("JMESPath reads '!a.b' as '(!a).b', which is never true: write '!(a.b)'")
     return value
 
 
