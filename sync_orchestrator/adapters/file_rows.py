@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ from typing import Any, TextIO
 from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Files
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -113,7 +113,7 @@ def _jsonl(name: str, file: TextIO) -> Iterator[Row]:
 
 def _document(line: str) -> dict[str, Any] | str:
     try:
-        found = json.loads(line)
+        found = exact_json.parse_text(line)
     except RecursionError:
         return "the JSON is nested too deeply"
     except ValueError as error:

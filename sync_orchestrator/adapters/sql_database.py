@@ -24,6 +24,7 @@ import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
+from psycopg.types.json import set_json_loads
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -31,6 +32,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 
 T = TypeVar("T")
@@ -229,6 +231,11 @@ class _Date(_Unbounded):
 def _take_any_time(connection: Any) -> None:
     for name, loader in (("timestamptz", _Timestamptz), ("timestamp", _Timestamp), ("date", _Date)):
         connection.adapters.register_loader(name, loader)
+    set_json_loads(_json, connection)
+
+
+def _json(stored: str | bytes) -> Any:
+    return exact_json.parse(stored.encode() if isinstance(stored, str) else bytes(stored))
 
 
 def _prepare(connection: Any, statement: str) -> None:

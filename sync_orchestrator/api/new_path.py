@@ -6,7 +6,6 @@ Not here: the share of traffic that takes it (``grey.py``).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import random
@@ -26,7 +25,7 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
-from sync_orchestrator.core import records
+from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
@@ -200,5 +199,5 @@ class NewPath:
 
 def _json(document: Any, status: int) -> Response:
     """Raises ValueError for what is no JSON."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = exact_json.text(document)
     return Response(text.encode("utf-8", "replace"), status, media_type="application/json")

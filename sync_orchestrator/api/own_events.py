@@ -7,6 +7,7 @@ mean (``cloud_events.py``), the settings (``config/intake.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from jmespath.exceptions import JMESPathError
@@ -134,7 +135,7 @@ def _version(event: _Event, entity: str, source: str, config: Config) -> Any:
     try:
         if isinstance(value, int) and not isinstance(value, bool):
             return as_time(value * 1_000_000 // _PER_SECOND[event.shape.version_unit])
-        if isinstance(value, float):
+        if isinstance(value, float | Decimal):
             value /= _PER_SECOND[event.shape.version_unit]
         return as_time(version_of(value, "time", part.tz))
     except (ValueError, OverflowError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import orjson
 from jmespath.exceptions import JMESPathError
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.expressions import compiled
 
@@ -52,30 +53,34 @@ def canonical(value: Any) -> str:
 
     Raises ValueError for numbers that are not finite, RecursionError for absurd depth.
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-"""For orjson: refuse what the standard library refuses."""
+    return exact_json.text(plain(value), sort_keys=True)
 
 
 def _sorted_json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | ONLY_JSON)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | exact_json.ONLY_JSON,
+                            default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
-            "utf-8", "surrogatepass")
+        return exact_json.text(value, sort_keys=True).encode("utf-8", "surrogatepass")
 
 
+_FLOATS_ARE_WHOLE = 2.0**53
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
-    """A JSON value with whole numbers as such: 1 for 1.0. Raises ValueError for numbers that are not finite."""
+    """A JSON value with whole numbers as such: 1 for 1.0; a decimal is a float where one is written alike.
+
+    Raises ValueError for numbers that are not finite, or of absurd size.
+    """
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is not finite")
-        return int(value) if value.is_integer() else value
+        if not value.is_integer():
+            return value
+        return int(value) if abs(value) < _FLOATS_ARE_WHOLE else int(Decimal(repr(value)))
+    if isinstance(value, Decimal):
+        return exact_json.simplest(value)
     if isinstance(value, dict):
         if _AS_THEY_ARE.issuperset(map(type, value.values())):
             return value

@@ -10,7 +10,7 @@ from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
 from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.expressions import OPTIONS, compiled
 
 _WORDS = {
     "true": True, "t": True, "yes": True, "y": True, "on": True, "1": True,
@@ -115,7 +115,7 @@ class Condition:
 
     def result(self, document: Any) -> Any:
         """What the expression gives. Raises NoTruth for the negation of what is no truth value, and JMESPathError."""
-        return _Interpreter().visit(self._node, document) if self._joins else self._plain.search(document)
+        return _Interpreter(OPTIONS).visit(self._node, document) if self._joins else self._plain.search(document)
 
     def _is_true_of_nothing(self) -> bool:
         try:

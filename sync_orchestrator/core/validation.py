@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
 from sync_orchestrator.config.entities import Repair
@@ -26,7 +25,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
@@ -264,7 +263,7 @@ class _Validation:
                 ours=[suspect.ours for suspect, _ in confirmed],
                 theirs=[self._theirs(there) for _, there in confirmed],
                 external_id=[drift.external_id for drift in self.result.drift],
-                sample=[Jsonb(drift.sample) for drift in self.result.drift],
+                sample=[json(drift.sample) for drift in self.result.drift],
                 status=[drift.status for drift in self.result.drift],
             )
 
