@@ -286,7 +286,10 @@ async def test_read_by_key(run: Run, make: Make) -> None:
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 async def test_a_collation_that_takes_one_key_for_another(run: Run, make: Make) -> None:
     items(run, ["'a'"], kind="TEXT COLLATE NOCASE")
-    assert await make().read("A") is None
+    row = await make().read("A")
+    assert row is not None
+    assert (row.key, row.problem) == ("A", "the source knows this record as 'a', not 'A': notifications and other "
+                                           "parts must use its spelling")
 
 
 async def test_an_empty_table_has_nothing(run: Run, make: Make) -> None:

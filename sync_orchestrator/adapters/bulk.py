@@ -23,6 +23,7 @@ from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.templates import TemplateFailed
 
@@ -251,4 +252,10 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, dict | list) else str(value)
+    """An id, or what a result is known by: the number 7.0 is 7."""
+    if value is None or isinstance(value, dict | list):
+        return None
+    try:
+        return canonical_name(value, of_ours=False)
+    except NoName:
+        return str(value)

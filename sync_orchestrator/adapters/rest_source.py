@@ -8,12 +8,13 @@ from typing import Any
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get, get_count, get_list, pages
+from sync_orchestrator.adapters.rows import asked_for
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
-from sync_orchestrator.config import Listing, Part
+from sync_orchestrator.config import Get, Listing, Part
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.names import NoName, alike, canonical_name, spellings, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.truth import NoTruth, condition
 
@@ -40,16 +41,27 @@ class RestSource:
         """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
+        for spelling in spellings(key):
+            item = await self._item(self._part.read, spelling)
+            if item is not None:
+                return self._asked_for(key, item)
+        return None
+
+    async def _item(self, call: Get, key: str) -> Any:
         try:
-            item = await get(self._http, self._part.read, {"key": key}, key_of=self._key_of)
+            return await get(self._http, call, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
             if failure.missing:
                 return None
             raise
-        row = None if item is None else self._row(item)
-        if row is not None and row.key != key:
-            raise self._http.garbage(f"asked for record {key}, another came", item)
-        return row
+
+    def _asked_for(self, key: str, item: Any) -> PartRead:
+        row = self._row(item)
+        if row.key == key:
+            return row
+        if alike(row.key, key):
+            return PartRead(key, 0, {}, problem=spelt_otherwise(row.key, key))
+        raise self._http.garbage(f"asked for record {key}, another came", item)
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that the source has, in chunks of ``read_many_size``.
@@ -68,7 +80,7 @@ class RestSource:
 
     async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
-        wanted, values = set(keys), {"keys": list(keys)}
+        wanted, values = set(keys), {"keys": [spelling for key in keys for spelling in spellings(key)]}
         rows = [
             self._row(item)
             async for items, _ in pages(self._http, self._part.read_many, values, key_of=self._key_of)
@@ -76,7 +88,7 @@ class RestSource:
         ]
         if any(row.key not in wanted for row in rows):
             await self._filters.prove("read_many", self._part.read_many, values, "keys")
-        return [row for row in rows if row.key in wanted]
+        return asked_for(keys, rows)
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group; with paging by key, ``after`` goes on behind that key.
@@ -130,7 +142,10 @@ class RestSource:
         if self._part.groups is None:
             return None
         found = await get_list(self._http, self._part.groups, {})
-        return [text for item in found if (text := group_text(item)) is not None]
+        try:
+            return [text for item in found if (text := canonical_name(item)) is not None]
+        except NoName as error:
+            raise CallFailed(Failure.PERMANENT, f"no business group in the answer to 'groups': {error}") from None
 
     async def ungrouped(self) -> Ungrouped | None:
         """None: an API that lists by group does not show them."""
@@ -140,7 +155,11 @@ class RestSource:
         await self._http.close()
 
     def _key_of(self, item: Any) -> str:
-        key = group_text(self._http.search(self._key, item))
+        try:
+            key = canonical_name(self._http.search(self._key, item))
+        except NoName as error:
+            why = self._http.shown(str(error))
+            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {why}") from None
         if key is None:
             raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.shown(repr(item))}")
         return key
@@ -160,9 +179,10 @@ class RestSource:
                 return self._unusable(key, "deleted_when", str(error))
             deleted = False
         value = self._http.search(self._group, item) if self._group else None
-        group = group_text(value)
-        if group is None and value not in (None, ""):
-            return self._unusable(key, f"no business group at '{self._part.group}'", repr(value))
+        try:
+            group = canonical_name(value)
+        except NoName as error:
+            return self._unusable(key, f"no business group at '{self._part.group}'", str(error))
         return PartRead(key, version, item, group, deleted)
 
     def _unusable(self, key: str, what: str, came: str) -> PartRead:

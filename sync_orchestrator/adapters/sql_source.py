@@ -7,7 +7,7 @@ the database's own order. Not here: connections and failures (``sql_database.py`
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,12 +31,12 @@ from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.base import Source
 from sync_orchestrator.adapters.plain_values import as_json
-from sync_orchestrator.adapters.rows import Rows
+from sync_orchestrator.adapters.rows import Rows, asked_for
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.names import alike, composed, name_or_none, spellings
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.storable import text_problem
 
@@ -46,6 +46,7 @@ Convert = Callable[[str], Any]
 
 _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decimal}
 _LARGEST = 2**63
+_PADDED = 100
 _COLON = re.compile(r"(?<![:\\]):(?=\w)")
 
 
@@ -76,6 +77,7 @@ class SqlSource(Source):
         self._from = _from(part.sql)
         self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
         self._types = _Types(None, None)
+        self._padding: dict[str, bool] = {}
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that it has, in chunks of ``read_many_size``."""
@@ -104,10 +106,10 @@ class SqlSource(Source):
     ) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         last = None if after is None else await self._ask(self._position, after)
         while True:
-            rows, whole = await self._ask(self._read_page, chosen, group, last)
+            rows, whole, reached = await self._ask(self._trimmed_page, chosen, group, last)
             if rows:
-                last = rows[-1][self._part.key]
-                yield [self._part_of(row) for row in rows], group_text(as_json(last, self._zone))
+                last = reached
+                yield [self._part_of(row) for row in rows], _name(last)
             if whole:
                 return
 
@@ -122,7 +124,8 @@ class SqlSource(Source):
         if self._group is None:
             return None
         found = await self._ask(self._distinct_groups)
-        return [group for value in found if (group := group_text(as_json(value, self._zone))) is not None]
+        return list(dict.fromkeys(
+            group for value in found if (group := _name(value)) is not None))
 
     async def close(self) -> None:
         await self._database.close()
@@ -135,13 +138,21 @@ class SqlSource(Source):
 
     def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
         convert = self._known(connection).key
-        values = [value for key in keys if (value := _value(connection, convert, key)) is not None]
+        values = [value for key in keys for spelling in spellings(key)
+                  if (value := _value(connection, convert, spelling, alike_will_do=True)) is not None]
         if not values:
             return []
         chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
-        wanted = set(keys)
-        rows = (self._part_of(row) for row in _fetched(connection, chosen))
-        return [row for row in rows if row.key in wanted]  # a collation may take other keys for these
+        rows = [self._part_of(row) for row in self._trimmed(connection, _fetched(connection, chosen))]
+        return asked_for(keys, rows)  # a collation may take other keys for these
+
+    def _trimmed_page(
+        self, connection: Connection, wanted: Select[Any], group: str, last: Any
+    ) -> tuple[list[dict[str, Any]], bool, Any]:
+        """A page, whether it is the last one, and the position of its last key, as the database has it."""
+        rows, whole = self._read_page(connection, wanted, group, last)
+        reached = rows[-1][self._part.key] if rows else None
+        return self._trimmed(connection, rows), whole, reached
 
     def _read_page(
         self, connection: Connection, wanted: Select[Any], group: str, last: Any
@@ -159,6 +170,24 @@ class SqlSource(Source):
         told = {repr(row) for row in same}
         return [row for row in rows if repr(row) not in told] + (same or rows[-1:]), False
 
+    def _trimmed(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows without the blanks that pad their key and group, where the database takes no account of these."""
+        found = list(rows)
+        for told in (self._key, self._group):
+            padded = [row for row in found if told is not None and _is_padded(row.get(told.name))]
+            if told is not None and padded and self._pads(connection, told, padded[0][told.name]):
+                for row in padded:
+                    row[told.name] = row[told.name].rstrip(" ")
+        return found
+
+    def _pads(self, connection: Connection, told: ColumnElement[Any], text: str) -> bool:
+        """Whether a column pads its texts, as CHAR does: the database finds one without the blanks at its end."""
+        if told.name not in self._padding:
+            bare = bindparam("bare", text.rstrip(" "), NullType())
+            found = connection.execute(self._select(told).where(told == bare).distinct().limit(_PADDED)).scalars()
+            self._padding[told.name] = text in found.all()
+        return self._padding[told.name]
+
     def _count(self, connection: Connection, group: str) -> int:
         chosen = self._of_group(connection, self._select(func.count()), group)
         return 0 if chosen is None else int(connection.execute(chosen).scalar_one())
@@ -166,7 +195,8 @@ class SqlSource(Source):
     def _distinct_groups(self, connection: Connection) -> list[Any]:
         self._known(connection)
         assert self._group is not None
-        return list(connection.execute(self._select(self._group).where(self._group.is_not(None)).distinct()).scalars())
+        chosen = self._select(self._group).where(self._group.is_not(None)).distinct()
+        return [row[self._group.name] for row in self._trimmed(connection, _fetched(connection, chosen))]
 
     def _select(self, *what: ColumnElement[Any]) -> Select[Any]:
         chosen = select(*(what or (literal_column("*"),)))
@@ -177,8 +207,13 @@ class SqlSource(Source):
         convert = self._known(connection).group
         if self._group is None:
             return chosen
-        value = _value(connection, convert, group)
-        return None if value is None else chosen.where(self._group == bindparam("group", value, NullType()))
+        values = [value for spelling in spellings(group)
+                  if (value := _value(connection, convert, spelling)) is not None]
+        if len(values) == 1:
+            return chosen.where(self._group == bindparam("group", values[0], NullType()))
+        if not values:
+            return None
+        return chosen.where(self._group.in_(bindparam("groups", values, NullType(), expanding=True)))
 
     def _known(self, connection: Connection) -> _Types:
         """The types of its key and group. Raises CallFailed for a column that is not there."""
@@ -209,7 +244,9 @@ class SqlSource(Source):
         return _CONVERT[type(sample)]
 
     def _part_of(self, row: dict[str, Any]) -> PartRead:
-        return self._rows.part_of({name: as_json(value, self._zone) for name, value in row.items()})
+        exact = {name: value for name in (self._part.key, self._part.group)
+                 if name is not None and isinstance(value := row.get(name), Decimal)}
+        return self._rows.part_of({name: as_json(value, self._zone) for name, value in row.items()}, names=exact)
 
 
 def _from(sql: Sql) -> FromClause | TextClause:
@@ -228,9 +265,18 @@ def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, 
     return (dict(row) for row in connection.execute(chosen).mappings())
 
 
-def _value(connection: Connection, convert: Convert | None, told: str) -> Any:
+def _name(value: Any) -> str | None:
+    return name_or_none(value if isinstance(value, Decimal) else as_json(value))
+
+
+def _is_padded(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(" ") and not value.isspace()
+
+
+def _value(connection: Connection, convert: Convert | None, told: str, *, alike_will_do: bool = False) -> Any:
     """A key or group in the type of its column; None for one that cannot be there.
 
+    ``alike_will_do``: a number that the text is another spelling of, such as 7 for "007", will do.
     SQLite knows no whole numbers of more than 64 bits, and its driver refuses them; others may hold larger ones.
     """
     if convert is None or text_problem(told) is not None:
@@ -241,4 +287,6 @@ def _value(connection: Connection, convert: Convert | None, told: str) -> Any:
         return None
     if isinstance(value, int) and connection.dialect.name == "sqlite" and not -_LARGEST <= value < _LARGEST:
         return None
-    return value if group_text(as_json(value)) == told else None
+    name = _name(value)
+    fits = name == composed(told) or (alike_will_do and name is not None and alike(name, told))
+    return value if fits else None

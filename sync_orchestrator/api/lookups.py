@@ -20,6 +20,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.storable import text_problem
@@ -91,7 +92,7 @@ def _may(caller: Caller, sources: Iterable[str]) -> list[str]:
 def _storable(text: str) -> str:
     if text_problem(text) is not None:
         raise Refused(404, "Nothing can have this name.")
-    return text
+    return composed(text)
 
 
 def _in_order(found: records.Biography) -> list[dict[str, Any]]:

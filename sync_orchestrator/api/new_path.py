@@ -29,6 +29,7 @@ from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.templates import TemplateFailed
 
 _log = logging.getLogger("sync_orchestrator.api")
@@ -178,7 +179,7 @@ class NewPath:
                 return records.archived(connection, entity, key, mapping)
 
         try:
-            key = templates.text(settings.key, values)
+            key = composed(templates.text(settings.key, values))
             record = None if "\x00" in key else await self._database.ask(look)
         except TemplateFailed:
             raise NotSent(400, "What was sent does not fit this route.") from None

@@ -20,6 +20,7 @@ from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.truth import NoTruth, condition
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -89,15 +90,17 @@ class _Event:
             raise InvalidEvent("nothing can be read there", self.place(field)) from None
 
     def text(self, field: str) -> str:
-        """A value as text; a whole number and a truth value are written as JSON writes them."""
+        """A value as text; a truth value is written as JSON writes it, but is no key."""
         value = self.value(field)
-        if isinstance(value, bool):
+        if isinstance(value, bool) and field != "key":
             return "true" if value else "false"
-        if isinstance(value, int):
-            return str(value)
-        if not isinstance(value, str) or not value:
+        try:
+            text = canonical_name(value)
+        except NoName as error:
+            raise InvalidEvent(f"is needed, as text or a whole number: {error}", self.place(field)) from None
+        if text is None:
             raise InvalidEvent("is needed, as text or a whole number", self.place(field))
-        return value
+        return text
 
 
 def _shape(source: str, config: Config) -> OwnEvents:
