@@ -15,8 +15,9 @@ from sqlalchemy.exc import ArgumentError
 from sync_orchestrator import config as configuration
 from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
 from sync_orchestrator.adapters.classes import wrong_classes
+from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.config import Config
+from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
@@ -131,6 +132,13 @@ def assemble(
     return context
 
 
+def _mapping(entity: Entity) -> Mapping:
+    """An entity's mapping, which compares what the third party gets."""
+    codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
+    return Mapping(entity.mapping, entity.third_party.fields,
+                   as_sent=codecs.as_sent if codecs.change_values else None)
+
+
 def entity_context(
     name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
 ) -> EntityContext:
@@ -146,7 +154,7 @@ def entity_context(
             on_missing=entity.on_missing,
             readable=frozenset(part for part, source in sources.items() if source.can_read),
         ),
-        mapping=Mapping(entity.mapping),
+        mapping=_mapping(entity),
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],

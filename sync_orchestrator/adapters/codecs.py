@@ -21,6 +21,7 @@ from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.templates import TemplateFailed
 
+_OTHER = "other"
 _MOST_DIGITS = 400  # more than the largest float has
 _EXACT = Context(prec=_MOST_DIGITS)
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -53,6 +54,20 @@ class Codecs:
         return {name: codec.decode(record) for name, codec in self._codecs.items()}
 
 
+    def as_sent(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The payload as it would be read from what was written, which a template may have made another value of.
+
+        Only texts, numbers and truth values are looked for, by the field's ``read`` in what is written. A field that is
+        read from elsewhere, or that cannot be written, stays as it is.
+        """
+        return {name: self._codecs[name].as_sent(value) if name in self._codecs else value
+                for name, value in payload.items()}
+
+    @property
+    def change_values(self) -> bool:
+        """Whether a template may make another value of one."""
+        return any(codec.changes_values for codec in self._codecs.values())
+
     def decoded(self, record: Mapping[str, Any], name: str) -> Any:
         """One of these fields."""
         return self._codecs[name].decode(record)
@@ -78,6 +93,19 @@ class _FieldCodec:
             place = f"fields.{self._name}"
             raise MappingFailed(f"{place}: {_shown(value):.80} cannot be written as {self._kind}: {why}") from None
 
+    @property
+    def changes_values(self) -> bool:
+        return self._write is not None and self._read is not None
+
+    def as_sent(self, value: Any) -> Any:
+        if not self.changes_values or value is None:
+            return value
+        try:
+            found = self.decode({self._name: self.encode(value)})
+        except MappingFailed:
+            return value
+        return found if _kind(found) == _kind(value) != _OTHER else value
+
     def decode(self, record: Any) -> Any:
         shown = self._shown(record)
         if shown is None:
@@ -102,6 +130,12 @@ class _FieldCodec:
             return self._read.search(record)
         except JMESPathError:
             return shown
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    return "text" if isinstance(value, str) else "number" if isinstance(value, int | float | Decimal) else _OTHER
 
 
 def _shown(value: Any) -> str:

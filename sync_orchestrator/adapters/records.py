@@ -15,6 +15,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
 from sync_orchestrator.core.truth import NoTruth, condition
@@ -26,11 +27,17 @@ class Records:
     def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
         self.own_ids = target.ids == "theirs"
         self.codecs = Codecs(target.fields, mapped_fields)
+        self._mapping = Mapping(dict.fromkeys(mapped_fields, "@"), target.fields,
+                                as_sent=self.codecs.as_sent if self.codecs.change_values else None)
         self._http = http
         self._target = target
         self._id = compiled(target.id)
         self._group = compiled(target.group) if target.group else None
         self._gone = condition(target.gone_when) if target.gone_when else None
+
+    def are_written(self, payload: Json, fields: Json) -> bool:
+        """Whether a record's fields are those of a payload, as far as the third party keeps them."""
+        return not self._mapping.differences(payload, fields)
 
     def address(self, item: Item) -> dict[str, Any]:
         """What templates know of a record's place."""

@@ -328,10 +328,7 @@ class _Validation:
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
-        return [
-            {"field": name, "ours": ours.get(name), "theirs": theirs.get(name)}
-            for name in self._entity.mapping.fields if ours.get(name) != theirs.get(name)
-        ]
+        return self._entity.mapping.differences(ours, theirs)
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
