@@ -155,7 +155,8 @@ class Part(Model):
     group: Expression | None = None
     """Where the business group stands; needed for the owner."""
     deleted_when: Expression | None = None
-    """True for an item that the source lists though it is logically deleted."""
+    """True for an item that the source lists though it is logically deleted. Truth values are true, false, 0, 1, and
+    texts such as "yes" and "no"; for others configure a comparison: ``"archived == 'X'"``."""
     list: Listing | None = None
     """All of a business group, page by page. Names: ``group``."""
     read: Get | None = None
