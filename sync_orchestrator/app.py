@@ -16,8 +16,9 @@ from sqlalchemy.exc import ArgumentError
 from sync_orchestrator import config as configuration
 from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
 from sync_orchestrator.adapters.classes import wrong_classes
+from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.config import Config
+from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
 from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
@@ -146,6 +147,13 @@ def checked_sources(
         for part, source in sources.items()}
 
 
+def _mapping(entity: Entity) -> Mapping:
+    """An entity's mapping, which compares what the third party gets."""
+    codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
+    return Mapping(entity.mapping, entity.third_party.fields,
+                   as_sent=codecs.as_sent if codecs.change_values else None)
+
+
 def entity_context(
     name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
 ) -> EntityContext:
@@ -162,7 +170,7 @@ def entity_context(
             readable=frozenset(part for part, source in sources.items() if source.can_read),
             lag=entity.absent_after,
         ),
-        mapping=Mapping(entity.mapping),
+        mapping=_mapping(entity),
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],

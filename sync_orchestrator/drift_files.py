@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import json
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.drift import COLUMNS, KINDS, OverTime
 from sync_orchestrator.core.errors import ConfigError
 
@@ -70,7 +70,7 @@ def _text(value: Any, name: str) -> str | None:
     if value is None:
         return None
     if name in ("ours", "theirs"):
-        return json.dumps(value, ensure_ascii=False)
+        return exact_json.text(value, spaced=True)
     return value.isoformat() if name in _TIMES else str(value)
 
 

@@ -13,11 +13,11 @@ Not here: where templates stand (``config/``) and what names they know (each cal
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from functools import cache
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +25,7 @@ from urllib.parse import quote
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import SyncError
 
 _ALONE = re.compile(r"\s*\{\{-?(.*?)-?\}\}\s*", re.DOTALL)
@@ -140,6 +141,8 @@ def _plain(found: Any) -> str:
         return ""
     if isinstance(found, bool):
         return "true" if found else "false"
+    if isinstance(found, Decimal):
+        return exact_json.numeral(found)
     if isinstance(found, int | float | Undefined):
         return str(found)
     raise TemplateFailed(f"{_kind(found)} stands in a text by '| tojson' only")
@@ -147,7 +150,7 @@ def _plain(found: Any) -> str:
 
 def _json(found: Any) -> Any:
     """What an expression gives, as JSON knows it."""
-    if found is None or isinstance(found, str | bool | int | float):
+    if found is None or isinstance(found, str | bool | int | float | Decimal):
         return found
     if isinstance(found, Mapping):
         return {_plain(name): _json(part) for name, part in found.items()}
@@ -161,7 +164,7 @@ def _kind(found: Any) -> str:
 
 
 def _tojson(found: Any) -> str:
-    return json.dumps(_json(found), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return exact_json.text(_json(found))
 
 
 def _tilde(found: Any) -> str:

@@ -5,7 +5,6 @@ Not here: what a command does (``cli/``).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from rich.text import Text
 from sqlalchemy.exc import SQLAlchemyError
 from typer.core import TyperGroup
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import SyncError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def show_step(step: Step) -> None:
         made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 4, 1, 0))
         for title in ("before", "after"):
             made.add_column(title, overflow="fold")
-        made.add_row(*(clean(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        made.add_row(*(clean(exact_json.text(value, indent=2, default=str))
                        for value in (step.before, step.after)))
         out().print(made)
 
@@ -116,7 +116,7 @@ def show_endings(endings: Sequence[Ending]) -> None:
 
 def as_json(value: Any, *, indent: int | None = None) -> None:
     """One JSON document on standard output, for programs."""
-    typer.echo(json.dumps(value, default=_plain, indent=indent))
+    typer.echo(exact_json.text(value, default=_plain, indent=indent, ascii_only=True, spaced=True))
 
 
 def _plain(value: Any) -> str:

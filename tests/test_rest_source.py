@@ -425,7 +425,9 @@ async def test_other_records_than_asked_for(server: Server, ignored: bool) -> No
         assert failure.kind is Failure.PERMANENT
         assert "the filter of 'read_many' (GET /many) is ignored" in failure.detail
     else:
-        assert [row.key for row in await found.read_many(["a", "b"])] == ["b"]
+        assert [(row.key, row.problem) for row in await found.read_many(["a", "b"])] == [
+            ("b", None), ("a", "the source knows this record as 'A', not 'a': notifications and other parts must use "
+                               "its spelling")]
     assert [query["skus"] for _, _, query in server.seen] == ["a,b", "sync-orchestrator-no-such-key"]
     await found.close()
 

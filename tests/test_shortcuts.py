@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from json import dumps, loads
 from typing import Any
 
@@ -83,7 +84,8 @@ def test_an_answer_is_parsed_as_by_the_standard_library(value: Any) -> None:
 
 @pytest.mark.parametrize(("content", "found"), [
     (b'{"n": 18446744073709551616}', {"n": 18446744073709551616}), (b"-9223372036854775809", -9223372036854775809),
-    (rb'"\ud800"', "\ud800"), (b"\xef\xbb\xbf{}", {}), (b"0.1234567890123456789012", 0.12345678901234568),
+    (rb'"\ud800"', "\ud800"), (b"\xef\xbb\xbf{}", {}),
+    (b"0.1234567890123456789012", Decimal("0.1234567890123456789012")),
 ])
 def test_what_orjson_reads_otherwise_or_not_at_all_is_read(content: bytes, found: Any) -> None:
     assert strict_json(content) == found

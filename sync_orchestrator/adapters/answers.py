@@ -6,28 +6,26 @@ Pure: no calls. Not here: making calls (``http.py``).
 from __future__ import annotations
 
 import html
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any
 
-import orjson
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.config import Outcome
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.truth import NoTruth, condition, says_something
 
 _SHOWN = 300
 _LOOKED_AT = 20_000
 _HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html|head|title|body|h1|center)\b", re.IGNORECASE | re.DOTALL)
 _NOT_TEXT = re.compile(r"<(script|style).*?(</\1>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
-_DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-_LONG_NUMBER = b"0" * 19
+_MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
 _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
             "reference_missing": Failure.REFERENCE}
 
@@ -51,7 +49,7 @@ class Answer:
     def body(self) -> Any:
         """The JSON in it; None where there is none, or no JSON."""
         try:
-            return strict_json(self.content)
+            return exact_json.parse(self.content)
         except (ValueError, RecursionError):
             return None
 
@@ -61,12 +59,7 @@ class Answer:
         return {"status": self.status, "headers": dict(self.headers), "body": self.body, "text": self.text}
 
 
-def strict_json(content: bytes) -> Any:
-    """Parses JSON; NaN and infinity are none. Raises ValueError, RecursionError."""
-    if _LONG_NUMBER not in content.translate(_DIGITS_ALIKE):  # orjson makes floats of whole numbers above 64 bits
-        with suppress(ValueError):  # it refuses what the other one can read: single surrogates, byte order marks
-            return orjson.loads(content)
-    return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+strict_json = exact_json.parse
 
 
 def failure_of(
@@ -75,10 +68,37 @@ def failure_of(
 ) -> CallFailed | None:
     """The failure an answer stands for, or None for a good one; the first rule that fits decides."""
     for rule in rules:
-        if found(rule.when, answer.document):
+        try:
+            applies = applies_to(rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)
+        except NoTruth as error:
+            return CallFailed(Failure.TRANSIENT, f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
+                              status=answer.status, unknown=write)
+        if applies:
             reason = found(rule.message, answer.document)
             return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
     return classed(answer, write=write, secrets=secrets, retry_after=retry_after)
+
+
+def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
+    """Whether a rule's condition picks an answer.
+
+    A text such as "false" or "0" is what it says, and any other text or number counts as something that is there, such
+    as an error's. Raises NoTruth for such a text or number where the rule is taken ``strictly`` (a success or an
+    absence is not taken from it), and for its negation.
+    """
+    try:
+        return condition(when).applies(document)
+    except NoTruth:
+        if strictly:
+            raise
+    return says_something(condition(when).result(document))
+
+
+def picks(when: str, document: Any) -> bool:
+    """The same where nothing hangs on what cannot be read: it picks nothing."""
+    with suppress(NoTruth):
+        return applies_to(when, document)
+    return False
 
 
 def found(expression: str | None, document: Any) -> Any:
@@ -120,7 +140,7 @@ def _meant(
     if means in ("ok", "created"):
         return None
     kind = _WAITING.get(means, Failure.PERMANENT)
-    said = reason if isinstance(reason, str) else json.dumps(reason, ensure_ascii=False) if reason else ""
+    said = reason if isinstance(reason, str) else exact_json.text(reason, spaced=True) if reason else ""
     return CallFailed(
         kind, f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
         reason=shown(said, secrets) if said else None,
@@ -152,12 +172,3 @@ def _masked(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse(text)

@@ -7,7 +7,6 @@ such calls (``sending.py``), what a write consists of (``writes.py``), when a re
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,10 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Send, Written
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.templates import TemplateFailed
 
@@ -223,7 +224,7 @@ class InBulk:
         if not self._judged and isinstance(status, int) and 200 <= status < 300:
             return None
         own = Answer(status if isinstance(status, int) else answer.status, answer.headers,
-                     json.dumps(result).encode(), answer.url)
+                     exact_json.dumps(result), answer.url)
         return await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
 
 
@@ -241,7 +242,7 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
     portions: list[list[_Waiting]] = [[]]
     size = 0
     for waiting in queue:
-        length = 0 if most_bytes is None else len(json.dumps(waiting.shape, ensure_ascii=False).encode())
+        length = 0 if most_bytes is None else len(exact_json.dumps(waiting.shape))
         if most_bytes is not None and portions[-1] and size + length > most_bytes:
             portions.append([])
             size = 0
@@ -251,4 +252,10 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, dict | list) else str(value)
+    """An id, or what a result is known by: the number 7.0 is 7."""
+    if value is None or isinstance(value, dict | list):
+        return None
+    try:
+        return canonical_name(value, of_ours=False)
+    except NoName:
+        return str(value)

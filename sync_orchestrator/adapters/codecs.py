@@ -16,10 +16,12 @@ from jmespath.exceptions import JMESPathError
 from sync_orchestrator import templates
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.exact_json import decimal_of, number, numeral, simplest
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.templates import TemplateFailed
 
+_OTHER = "other"
 _MOST_DIGITS = 400  # more than the largest float has
 _EXACT = Context(prec=_MOST_DIGITS)
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
@@ -52,6 +54,20 @@ class Codecs:
         return {name: codec.decode(record) for name, codec in self._codecs.items()}
 
 
+    def as_sent(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The payload as it would be read from what was written, which a template may have made another value of.
+
+        Only texts, numbers and truth values are looked for, by the field's ``read`` in what is written. A field that is
+        read from elsewhere, or that cannot be written, stays as it is.
+        """
+        return {name: self._codecs[name].as_sent(value) if name in self._codecs else value
+                for name, value in payload.items()}
+
+    @property
+    def change_values(self) -> bool:
+        """Whether a template may make another value of one."""
+        return any(codec.changes_values for codec in self._codecs.values())
+
     def decoded(self, record: Mapping[str, Any], name: str) -> Any:
         """One of these fields."""
         return self._codecs[name].decode(record)
@@ -75,7 +91,20 @@ class _FieldCodec:
         except (ValueError, DecimalException, TemplateFailed) as error:
             why = "it has too many digits" if isinstance(error, DecimalException) else error
             place = f"fields.{self._name}"
-            raise MappingFailed(f"{place}: {value!r:.80} cannot be written as {self._kind}: {why}") from None
+            raise MappingFailed(f"{place}: {_shown(value):.80} cannot be written as {self._kind}: {why}") from None
+
+    @property
+    def changes_values(self) -> bool:
+        return self._write is not None and self._read is not None
+
+    def as_sent(self, value: Any) -> Any:
+        if not self.changes_values or value is None:
+            return value
+        try:
+            found = self.decode({self._name: self.encode(value)})
+        except MappingFailed:
+            return value
+        return found if _kind(found) == _kind(value) != _OTHER else value
 
     def decode(self, record: Any) -> Any:
         shown = self._shown(record)
@@ -90,7 +119,7 @@ class _FieldCodec:
         theirs = self._to_theirs(value)
         back = self._to_ours(theirs)
         if digest(back) != digest(value):
-            raise ValueError(f"it would come back as {back!r:.80}")
+            raise ValueError(f"it would come back as {_shown(back):.80}")
         return theirs
 
     def _shown(self, record: Any) -> Any:
@@ -101,6 +130,16 @@ class _FieldCodec:
             return self._read.search(record)
         except JMESPathError:
             return shown
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "truth value"
+    return "text" if isinstance(value, str) else "number" if isinstance(value, int | float | Decimal) else _OTHER
+
+
+def _shown(value: Any) -> str:
+    return numeral(value) if isinstance(value, Decimal) and value.is_finite() else repr(value)
 
 
 def _at(place: tuple[Any, ...], shape: Any) -> Any:
@@ -116,17 +155,13 @@ def _at(place: tuple[Any, ...], shape: Any) -> Any:
 
 def _decimal(value: Any) -> Decimal:
     """A number, or a numeral in a text, exactly as it is written. Raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("it is no number")
     if isinstance(value, str):
         if not _is_numeral(value):
             raise ValueError("it is no number")
         return Decimal(value)
-    return Decimal(int(value)) if isinstance(value, int) or value.is_integer() else Decimal(repr(value))
-
-
-def _number(value: Decimal) -> int | float:
-    return int(value) if value == value.to_integral_value() else float(value)
+    return decimal_of(value)
 
 
 def _plain(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -148,7 +183,7 @@ def _text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 
 def _number_kind(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    def to_theirs(value: Any) -> int | float:
+    def to_theirs(value: Any) -> int | float | Decimal:
         if not isinstance(value, str) or not _is_numeral(value):
             raise ValueError("it is no number in a text")
         return _of_numeral(value)
@@ -160,14 +195,14 @@ def _decimal_text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], An
     def to_theirs(value: Any) -> str:
         return format(_decimal(value).quantize(Decimal(1).scaleb(-digits), context=_EXACT), "f")
 
-    return to_theirs, lambda value: _number(_decimal(value))
+    return to_theirs, lambda value: simplest(_decimal(value))
 
 
 def _minor_units(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> int:
         return int(_decimal(value).scaleb(digits, context=_EXACT).to_integral_value())
 
-    return to_theirs, lambda value: _number(_decimal(value).scaleb(-digits, context=_EXACT))
+    return to_theirs, lambda value: simplest(_decimal(value).scaleb(-digits, context=_EXACT))
 
 
 def _bool_number(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -183,6 +218,9 @@ def _bool_number(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any
 
 
 def _numeral(value: Any) -> str:
+    if isinstance(value, Decimal):
+        value = simplest(value)
+        return numeral(value) if isinstance(value, Decimal) else _numeral(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("it is no number")
     return str(int(value)) if _is_short_whole(value) else repr(value)
@@ -196,8 +234,8 @@ def _is_numeral(text: str) -> bool:
     return len(text) <= _MOST_DIGITS and _NUMERAL.fullmatch(text) is not None
 
 
-def _of_numeral(text: str) -> int | float:
-    return int(text) if _WHOLE.fullmatch(text) else float(text)
+def _of_numeral(text: str) -> int | float | Decimal:
+    return int(text) if _WHOLE.fullmatch(text) else number(text)
 
 
 _KINDS = {

@@ -1,14 +1,15 @@
 """The rows of a CSV, JSON Lines or Parquet file, one after the other: memory stays flat however large the file is.
 
-A row that cannot be read is told with its line, and the next one is gone on with. What is wrong with the file itself
-raises CallFailed: too little of it would look like records that are gone. Not here: which files (``file_source.py``).
+A row that cannot be used is told with its line, and the next one is gone on with, as long as it is certain where that
+begins: a line of JSON, or a row of CSV whose quotes are right. Where that is not certain nothing is guessed (rule 36):
+the file ends there with CallFailed, as it does for what is wrong with the file itself, since too little of it would
+look like records that are gone. Not here: which files (``file_source.py``).
 """
 
 from __future__ import annotations
 
 import csv
 import importlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ from typing import Any, TextIO
 from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Files
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -81,7 +83,8 @@ def _is_text(row: dict[str, Any]) -> bool:
 
 
 def _csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(_lines(name, file), delimiter=delimiter, strict=True)
+    lines = _Lines(name, file)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names = _names(name, reader)
     while True:
         line = reader.line_num + 1
@@ -90,12 +93,14 @@ def _csv(name: str, file: TextIO, delimiter: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield line, str(error)
-            continue
+            raise _broken(lines, line, str(error)) from None
         if len(cells) == len(names):
             yield line, dict(zip(names, cells, strict=True))
         elif cells:
-            yield line, f"it has {len(cells)} fields, the first line has {len(names)}"
+            wrong = f"it has {len(cells)} fields, the first line has {len(names)}"
+            if lines.is_cut:
+                raise _broken(lines, line, wrong)
+            yield line, wrong
 
 
 def _names(name: str, reader: Iterator[list[str]]) -> list[str]:
@@ -111,14 +116,18 @@ def _names(name: str, reader: Iterator[list[str]]) -> list[str]:
 
 
 def _jsonl(name: str, file: TextIO) -> Iterator[Row]:
-    for number, line in enumerate(_lines(name, file), 1):
+    lines = _Lines(name, file)
+    for line in lines:
         if line.strip():
-            yield number, _document(line)
+            found = _document(line)
+            if isinstance(found, str) and lines.is_cut:
+                raise _broken(lines, lines.number, found)
+            yield lines.number, found
 
 
 def _document(line: str) -> dict[str, Any] | str:
     try:
-        found = json.loads(line)
+        found = exact_json.parse_text(line)
     except RecursionError:
         return "the JSON is nested too deeply"
     except ValueError as error:
@@ -126,14 +135,38 @@ def _document(line: str) -> dict[str, Any] | str:
     return found if isinstance(found, dict) else "it is not a JSON object"
 
 
-def _lines(name: str, file: TextIO) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE and not line.endswith("\n"):
-            raise CallFailed(Failure.PERMANENT, f"{name}:{number}: the line is longer than {_LONGEST_LINE} "
+class _Lines:
+    """The lines of a file. ``number``: of the last one; ``is_cut``: the file ends in it, without a line break."""
+
+    def __init__(self, name: str, file: TextIO) -> None:
+        self.name = name
+        self.number = 0
+        self.is_cut = False
+        self.at_end = False
+        self._file = file
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(_LONGEST_LINE)
+        if not line:
+            self.at_end = True
+            raise StopIteration
+        self.number += 1
+        self.is_cut = not line.endswith(("\n", "\r"))
+        if self.is_cut and len(line) == _LONGEST_LINE:
+            raise CallFailed(Failure.PERMANENT, f"{self.name}:{self.number}: the line is longer than {_LONGEST_LINE} "
                                                 "characters: is files.format right?")
-        yield line
+        return line
+
+
+def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
+    """A row of which it is not certain where it ends: what may follow is not read."""
+    if lines.at_end or lines.is_cut:
+        return CallFailed(Failure.TRANSIENT, f"{lines.name}:{line}: {why}: the file ends in the midst of a row; is it "
+                                             "still being written?")
+    return CallFailed(Failure.PERMANENT, f"{lines.name}:{line}: {why}: nothing from this line on is read; fix the file")
 
 
 def _parquet(path: Path, name: str, part: Part) -> Iterator[Row]:

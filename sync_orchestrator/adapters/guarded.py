@@ -11,6 +11,8 @@ import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.answers import shown
@@ -18,9 +20,11 @@ from sync_orchestrator.adapters.base import Adapter, SourceAdapter, ThirdPartyAd
 from sync_orchestrator.adapters.classes import where
 from sync_orchestrator.adapters.client import Writing, writing
 from sync_orchestrator.adapters.http import Room
+from sync_orchestrator.adapters.rows import asked_for
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.mapping import canonical
+from sync_orchestrator.core.names import composed, spellings
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
 
 T = TypeVar("T")
@@ -161,14 +165,16 @@ class GuardedThirdParty:
         await self._guard.write("delete", item, self._adapter.delete, _something)
 
     async def read(self, item: Item) -> Found | None:
-        return await self._guard.call("read", lambda: self._adapter.read(item), _or_none(_no_found))
+        there = await self._guard.call("read", lambda: self._adapter.read(item), _or_none(_no_found))
+        return None if there is None else _found(there)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        return await self._guard.call("lookup", lambda: self._adapter.lookup(key, group), _list_of(_no_found))
+        found = await self._guard.call("lookup", lambda: self._adapter.lookup(key, group), _list_of(_no_found))
+        return [_found(there) for there in found]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
         async for page in self._guard.each("pages", lambda: self._adapter.pages(group), _list_of(_no_found)):
-            yield page
+            yield [_found(there) for there in page]
 
     async def count(self, group: str) -> int | None:
         return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
@@ -191,33 +197,40 @@ class GuardedSource:
         self._close = close
 
     async def read(self, key: str) -> PartRead | None:
-        row = await self._guard.call("read", lambda: self._adapter.read(key), _or_none(_no_part))
-        if row is not None and row.key != key:
+        for spelling in spellings(key):
+            row = await self._guard.call("read", partial(self._adapter.read, spelling), _or_none(_no_part))
+            if row is not None:
+                break
+        else:
+            return None
+        found = next(iter(asked_for([key], [_named(row)])), None)
+        if found is None:
             raise CallFailed(Failure.TRANSIENT, f"asked for record {key}, {row.key} came")
-        return row
+        return found
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
         async for page in self._guard.each("keys", lambda: self._adapter.keys(group), _list_of(_no_part)):
-            yield page
+            yield [_named(row) for row in page]
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
-        wanted = set(keys)
-        rows = await self._guard.call("read_many", lambda: self._adapter.read_many(keys), _list_of(_no_part))
-        return [row for row in rows if row.key in wanted]
+        spelt = [spelling for key in keys for spelling in spellings(key)]
+        rows = await self._guard.call("read_many", lambda: self._adapter.read_many(spelt), _list_of(_no_part))
+        return asked_for(keys, [_named(row) for row in rows])
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         async for page in self._guard.each("pages", lambda: self._adapter.pages(group, after), _no_page):
-            yield page
+            yield [_named(row) for row in page[0]], page[1]
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         async for page in self._guard.each("changes", lambda: self._adapter.changes(since), _list_of(_no_part)):
-            yield page
+            yield [_named(row) for row in page]
 
     async def count(self, group: str) -> int | None:
         return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
 
     async def groups(self) -> list[str] | None:
-        return await self._guard.call("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
+        found = await self._guard.call("groups", self._adapter.groups, _or_none(_list_of(_no_id)))
+        return None if found is None else [composed(group) for group in found]
 
     async def ungrouped(self) -> Ungrouped | None:
         return await self._guard.call("ungrouped", self._adapter.ungrouped, _or_none(_no_ungrouped))
@@ -225,6 +238,18 @@ class GuardedSource:
     async def close(self) -> None:
         await _closed(self._adapter)
         await self._close()
+
+
+def _named(row: PartRead) -> PartRead:
+    """The row with its key and group in the one form of names."""
+    group = None if row.group is None else composed(row.group)
+    same = row.key == (key := composed(row.key)) and row.group == group
+    return row if same else replace(row, key=key, group=group)
+
+
+def _found(there: Found) -> Found:
+    key, group = (None if name is None else composed(name) for name in (there.key, there.group))
+    return there if (key, group) == (there.key, there.group) else replace(there, key=key, group=group)
 
 
 async def _closed(adapter: Adapter) -> None:
@@ -280,6 +305,8 @@ def _no_part(came: Any) -> str | None:
         return f"{wrong}, as key"
     if type(came.version) is not int:
         return f"gave {_called(came.version)} as version, not a whole number"
+    if type(came.deleted) is not bool:
+        return f"gave {_called(came.deleted)} as deleted, not True or False"
     return _no_text("group", came.group) or _no_json("data", came.data)
 
 

@@ -18,7 +18,6 @@ from urllib.parse import quote, quote_plus
 
 import aiohttp
 import httpx
-import orjson
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 from tenacity import (
@@ -31,17 +30,16 @@ from tenacity import (
 )
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer, failure_of, found, shown
+from sync_orchestrator.adapters.answers import Answer, failure_of, picks, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_of, wait_of
 from sync_orchestrator.adapters.wire import Wire
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Request
-from sync_orchestrator.core import trace
+from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
-from sync_orchestrator.core.mapping import ONLY_JSON
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.templates import TemplateFailed
 
@@ -331,7 +329,7 @@ class Http:
     def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
         return failure.kind is Failure.AUTH and (answer.status == 401 or any(
-            rule.means == "auth" and found(rule.when, answer.document) for rule in self._rules(request, outcomes)))
+            rule.means == "auth" and picks(rule.when, answer.document) for rule in self._rules(request, outcomes)))
 
     def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [*request.outcomes, *outcomes, *self._settings.outcomes]
@@ -366,19 +364,9 @@ def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, 
     if request.content == "form":
         return {"headers": headers, "data": content}
     documents = content if request.content == "lines" else [content]
-    lines = [_written(document) for document in documents]
+    lines = [exact_json.dumps(document) for document in documents]
     body = b"\n".join(lines) + b"\n" if request.content == "lines" else lines[0]
     return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body}
-
-
-def _written(document: Any) -> bytes:
-    try:
-        text = orjson.dumps(document, option=ONLY_JSON)
-        if b"null" not in text:  # as orjson writes numbers that are not finite, too
-            return text
-    except TypeError:
-        pass
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def ways_to_spell(values: Sequence[str]) -> tuple[str, ...]:

@@ -7,15 +7,16 @@ filter (``filter_check.py``).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urljoin
 
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.templates import names_in
@@ -264,7 +265,7 @@ class _Walk:
 
     def _cursor(self, answer: Answer) -> Any:
         cursor = self._told(answer)
-        fits = isinstance(cursor, str | int | float) or "cursor" in names_in(self._listing.body)
+        fits = isinstance(cursor, str | int | float | Decimal) or "cursor" in names_in(self._listing.body)
         if cursor is None or cursor in ("", [], {}):
             return None
         if isinstance(cursor, bool) or not fits:
@@ -290,7 +291,7 @@ def _named(call: Request) -> str:
 
 
 def _mark(position: Any) -> str:
-    return json.dumps(position, sort_keys=True)
+    return exact_json.text(position, sort_keys=True)
 
 
 def _content(item: Any) -> Any:
@@ -305,7 +306,7 @@ def _content(item: Any) -> Any:
 
 def _whole(found: Any) -> int | None:
     """A number of things, or None for what is none."""
-    if isinstance(found, bool) or not isinstance(found, int | float) or found < 0 or found != int(found):
+    if isinstance(found, bool) or not isinstance(found, int | float | Decimal) or found < 0 or found != int(found):
         return None
     return int(found)
 

@@ -12,16 +12,17 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from sync_orchestrator.core import exact_json
+
 _PLAIN = frozenset({type(None), str, bool, int, float})
-_MOST_EXACT = 2**53
-_MOST_DIGITS = 400
 
 
 def as_json(value: Any, zone: tzinfo = UTC) -> Any:
     """A value in the plainest form that loses nothing.
 
-    A decimal is a number where a number holds it exactly, else a text; a time is ISO 8601 in UTC (one that names no
-    zone is in ``zone``), a duration is in seconds, bytes are base64, and what else there may be is a text.
+    A decimal is a number with all its digits, and a text only where it is not finite or of absurd size. A time is
+    ISO 8601 in UTC (one that names no zone is in ``zone``), a duration is in seconds, bytes are base64, and what else
+    there may be is a text.
     """
     if type(value) in _PLAIN or isinstance(value, bool | int | float):
         return value
@@ -44,13 +45,8 @@ def as_json(value: Any, zone: tzinfo = UTC) -> Any:
     return str(value)
 
 
-def _decimal(value: Decimal) -> int | float | str:
-    if not value.is_finite() or abs(value.adjusted()) > _MOST_DIGITS:
-        return str(value)
-    if value == value.to_integral_value():
-        return int(value)
-    number = float(value)
-    return number if Decimal(repr(number)) == value and abs(number) < _MOST_EXACT else format(value, "f")
+def _decimal(value: Decimal) -> int | float | Decimal | str:
+    return str(value) if exact_json.is_absurd(value) else exact_json.simplest(value)
 
 
 def _moment(value: datetime, zone: tzinfo) -> str:

@@ -14,9 +14,11 @@ from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.errors import CallFailed
-from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
+from sync_orchestrator.core.truth import NoTruth, condition
 
 
 class Records:
@@ -25,11 +27,17 @@ class Records:
     def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
         self.own_ids = target.ids == "theirs"
         self.codecs = Codecs(target.fields, mapped_fields)
+        self._mapping = Mapping(dict.fromkeys(mapped_fields, "@"), target.fields,
+                                as_sent=self.codecs.as_sent if self.codecs.change_values else None)
         self._http = http
         self._target = target
         self._id = compiled(target.id)
         self._group = compiled(target.group) if target.group else None
-        self._gone = compiled(target.gone_when) if target.gone_when else None
+        self._gone = condition(target.gone_when) if target.gone_when else None
+
+    def are_written(self, payload: Json, fields: Json) -> bool:
+        """Whether a record's fields are those of a payload, as far as the third party keeps them."""
+        return not self._mapping.differences(payload, fields)
 
     def address(self, item: Item) -> dict[str, Any]:
         """What templates know of a record's place."""
@@ -41,8 +49,9 @@ class Records:
         return pattern is None or re.fullmatch(pattern, key) is not None
 
     def key_in(self, record: Any) -> str | None:
-        """Our key in a record; None where there is none."""
-        return group_text(self.codecs.decoded(record, self._target.key_field)) if isinstance(record, dict) else None
+        """Our key in a record; None where there is none. Raises CallFailed for what cannot be a key."""
+        return self._name(self.codecs.decoded(record, self._target.key_field), record) if isinstance(
+            record, dict) else None
 
     def key_of(self, record: Any) -> str:
         """Our key in a record. Raises CallFailed where there is none."""
@@ -59,16 +68,19 @@ class Records:
         return external_id
 
     def is_gone(self, record: Any) -> bool:
-        """Whether it is shown though it is deleted or deactivated."""
-        return self._gone is not None and bool(self._http.search(self._gone, record))
+        """Whether it is shown though it is deleted or deactivated. Raises CallFailed where that cannot be read."""
+        try:
+            return self._gone is not None and self._gone.holds(record)
+        except NoTruth as error:
+            raise self._http.garbage(f"gone_when: {error}", record) from None
 
     def found(self, record: Any) -> Found:
         """The record for the core. Raises CallFailed where it cannot be one."""
         if not isinstance(record, dict):
             raise self._http.garbage("a record of the third party is not an object", record)
         fields: Json = self.codecs.decode(record)
-        key = group_text(fields[self._target.key_field])
-        group = group_text(self._http.search(self._group, record)) if self._group else None
+        key = self._name(fields[self._target.key_field], record)
+        group = self._name(self._http.search(self._group, record), record) if self._group else None
         return Found(key, self.id_of(record) if self.own_ids or key is None else key, group, fields)
 
     def made_id(self, answer: Answer, place: str | None) -> str | None:
@@ -89,4 +101,13 @@ class Records:
         return unquote(match[1]) or None if match and match[1] else None
 
     def _their_id(self, record: Any) -> str | None:
-        return group_text(self._http.search(self._id, record)) if isinstance(record, dict) else None
+        return self._name(self._http.search(self._id, record), record, of_ours=False) if isinstance(
+            record, dict) else None
+
+    def _name(self, value: Any, record: Any, *, of_ours: bool = True) -> str | None:
+        if isinstance(value, bool | dict | list):
+            return None
+        try:
+            return canonical_name(value, of_ours=of_ours)
+        except NoName as error:
+            raise self._http.garbage(f"a record of the third party: {error}", record) from None

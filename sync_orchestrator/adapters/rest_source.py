@@ -8,14 +8,15 @@ from typing import Any
 from sync_orchestrator.adapters.filter_check import Filters
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get_all, get_count, get_list, pages
-from sync_orchestrator.adapters.rows import once_each
+from sync_orchestrator.adapters.rows import asked_for, once_each
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
-from sync_orchestrator.config import Listing, Part
+from sync_orchestrator.config import Get, Listing, Part
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.names import NoName, alike, canonical_name, spellings, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.core.truth import NoTruth, condition
 
 
 class RestSource:
@@ -27,7 +28,7 @@ class RestSource:
         self._key = compiled(part.key)
         self._version = compiled(part.version.path)
         self._group = compiled(part.group) if part.group else None
-        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
+        self._deleted = condition(part.deleted_when) if part.deleted_when else None
         assert part.list is not None
         self._list = part.list
         self.keyset_listing = part.list.paging == "after"
@@ -40,16 +41,28 @@ class RestSource:
         """The part of one record now; None for a 404, a 410, or where the answer says that there is nothing."""
         if self._part.read is None:
             return next(iter(await self.read_many([key])), None)
+        for spelling in spellings(key):
+            if items := await self._items(self._part.read, spelling):
+                return self._asked_for(key, items)
+        return None
+
+    async def _items(self, call: Get, key: str) -> list[Any]:
         try:
-            items = await get_all(self._http, self._part.read, {"key": key}, key_of=self._key_of)
+            return await get_all(self._http, call, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
             if failure.missing:
-                return None
+                return []
             raise
+
+    def _asked_for(self, key: str, items: Sequence[Any]) -> PartRead | None:
+        """The part of a key among what came for it; under another spelling of the key it cannot be used."""
         rows = once_each([self._row(item) for item in items])
-        if any(row.key != key for row in rows):
-            raise self._http.garbage(f"asked for record {key}, another came", items[0])
-        return next(iter(rows), None)
+        other = next((row.key for row in rows if row.key != key), None)
+        if other is None:
+            return next(iter(rows), None)
+        if len(rows) == 1 and alike(other, key):
+            return PartRead(key, 0, {}, problem=spelt_otherwise(other, key))
+        raise self._http.garbage(f"asked for record {key}, another came", items[0])
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that the source has, in chunks of ``read_many_size``.
@@ -68,7 +81,7 @@ class RestSource:
 
     async def _chunk(self, keys: Sequence[str]) -> list[PartRead]:
         assert self._part.read_many is not None
-        wanted, values = set(keys), {"keys": list(keys)}
+        wanted, values = set(keys), {"keys": [spelling for key in keys for spelling in spellings(key)]}
         rows = [
             self._row(item)
             async for items, _ in pages(self._http, self._part.read_many, values, key_of=self._key_of)
@@ -76,7 +89,7 @@ class RestSource:
         ]
         if any(row.key not in wanted for row in rows):
             await self._filters.prove("read_many", self._part.read_many, values, "keys")
-        return once_each([row for row in rows if row.key in wanted])
+        return once_each(asked_for(keys, rows))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
         """Pages of a business group; with paging by key, ``after`` goes on behind that key.
@@ -99,7 +112,7 @@ class RestSource:
         values = {"group": group}
         seen: dict[int, tuple[int, int]] | None = None if listing.paging in ("none", "after") else {}
         async for items, last in pages(self._http, listing, values, key_of=self._key_of, after=after):
-            rows = once_each([self._row(item) for item in items])
+            rows = once_each([self._row(item, keys_only=listing is self._part.keys) for item in items])
             if self._group is not None and any(row.group is None and row.problem is None for row in rows):
                 if "group" in listing.names():
                     await self._filters.prove(name, listing, values, "group")
@@ -163,7 +176,10 @@ class RestSource:
         if self._part.groups is None:
             return None
         found = await get_list(self._http, self._part.groups, {})
-        return [text for item in found if (text := group_text(item)) is not None]
+        try:
+            return [text for item in found if (text := canonical_name(item)) is not None]
+        except NoName as error:
+            raise CallFailed(Failure.PERMANENT, f"no business group in the answer to 'groups': {error}") from None
 
     async def ungrouped(self) -> Ungrouped | None:
         """None: an API that lists by group does not show them."""
@@ -173,12 +189,16 @@ class RestSource:
         await self._http.close()
 
     def _key_of(self, item: Any) -> str:
-        key = group_text(self._http.search(self._key, item))
+        try:
+            key = canonical_name(self._http.search(self._key, item))
+        except NoName as error:
+            why = self._http.shown(str(error))
+            raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {why}") from None
         if key is None:
             raise CallFailed(Failure.PERMANENT, f"no key at '{self._part.key}': {self._http.shown(repr(item))}")
         return key
 
-    def _row(self, item: Any) -> PartRead:
+    def _row(self, item: Any, *, keys_only: bool = False) -> PartRead:
         if not isinstance(item, dict):
             raise self._http.garbage("an item of the source is not an object", item)
         key = self._key_of(item)
@@ -186,11 +206,17 @@ class RestSource:
             version = version_of(self._http.search(self._version, item), self._part.version.kind, self._part.tz)
         except ValueError as error:
             return self._unusable(key, f"no version at '{self._part.version.path}'", str(error))
-        deleted = bool(self._deleted and self._http.search(self._deleted, item))
+        try:
+            deleted = self._deleted is not None and self._deleted.holds(item)
+        except NoTruth as error:
+            if not keys_only:  # which need not show the fields of the condition
+                return self._unusable(key, "deleted_when", str(error))
+            deleted = False
         value = self._http.search(self._group, item) if self._group else None
-        group = None if isinstance(value, str) and not value.strip() else group_text(value)
-        if group is None and not (value is None or isinstance(value, str)):
-            return self._unusable(key, f"no business group at '{self._part.group}'", repr(value))
+        try:
+            group = None if isinstance(value, str) and not value.strip() else canonical_name(value)
+        except NoName as error:
+            return self._unusable(key, f"no business group at '{self._part.group}'", str(error))
         return PartRead(key, version, item, group, deleted)
 
     def _unusable(self, key: str, what: str, came: str) -> PartRead:

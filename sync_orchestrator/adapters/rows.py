@@ -5,7 +5,7 @@ A row that cannot be used says why, and stops no other. Not here: where rows com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jmespath.exceptions import JMESPathError
@@ -15,9 +15,12 @@ from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.names import NoName, alike, canonical_name, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.truth import NoTruth, condition
+
+_NO_NAMES: Mapping[str, Any] = {}
 
 _MAX_FIELDS_SHOWN = 5
 
@@ -31,28 +34,39 @@ class Rows:
         self._key = compiled(part.key)
         self._version = compiled(part.version.path)
         self._group = compiled(part.group) if part.group else None
-        self._deleted = compiled(part.deleted_when) if part.deleted_when else None
+        self._deleted = condition(part.deleted_when) if part.deleted_when else None
 
-    def part_of(self, row: dict[str, Any], place: str = "") -> PartRead:
-        """The part that a row tells. ``place``: where the row stands, which is told of one that cannot be used."""
+    def part_of(self, row: dict[str, Any], place: str = "", names: Mapping[str, Any] = _NO_NAMES) -> PartRead:
+        """The part that a row tells.
+
+        ``place``: where the row stands, which is told of one that cannot be used. ``names``: by field, a key or group
+        more exactly than JSON has it.
+        """
+        named = {**row, **names} if names else row
         try:
-            key = group_text(self._key.search(row))
+            key = canonical_name(self._key.search(named))
             if key is None:
                 return unusable("", f"no key at '{self._part.key}'", place)
-            return self._part_of(key, row, place)
+            return self._part_of(key, row, place, named)
+        except NoName as error:
+            return unusable("", f"no key at '{self._part.key}': {error}", place)
         except JMESPathError as error:
             return unusable("", str(error), place)
 
-    def _part_of(self, key: str, row: dict[str, Any], place: str) -> PartRead:
+    def _part_of(self, key: str, row: dict[str, Any], place: str, named: dict[str, Any]) -> PartRead:
         try:
             version = version_of(self._version.search(row), self._part.version.kind, self._zone)
         except ValueError as error:
             return unusable(key, f"no version at '{self._part.version.path}': {error}", place)
-        deleted = bool(_search(self._deleted, row))
-        value = _search(self._group, row)
-        group = None if isinstance(value, str) and not value.strip() else group_text(value)
-        if group is None and not (value is None or isinstance(value, str)):
-            return unusable(key, f"no business group at '{self._part.group}': {value!r}", place)
+        try:
+            deleted = self._deleted is not None and self._deleted.holds(row)
+        except NoTruth as error:
+            return unusable(key, f"deleted_when: {error}", place)
+        try:
+            value = _search(self._group, named)
+            group = None if isinstance(value, str) and not value.strip() else canonical_name(value)
+        except NoName as error:
+            return unusable(key, f"no business group at '{self._part.group}': {error}", place)
         return PartRead(key, version, row, group, deleted)
 
 
@@ -102,6 +116,18 @@ def missing_fields(fields: Iterable[str], there: Iterable[str], what: str) -> Ca
         Failure.TRANSIENT, f"{what} has no column {names}, which the mapping reads; it has {', '.join(known)}. Restore "
                            "the column or change the mapping; if it may be null, set the part's absent_fields to "
                            "'null'", about_system=True)
+
+
+def asked_for(keys: Sequence[str], rows: Sequence[PartRead]) -> list[PartRead]:
+    """Of the rows that a source gave for some keys those that are of these keys.
+
+    Where it gave one under another spelling of a key, that key is told to be unusable: it is not absent.
+    """
+    wanted, found = set(keys), {row.key for row in rows}
+    others = [row.key for row in rows if row.key not in wanted]
+    missed = {key: other for key in wanted - found if others for other in others if alike(other, key)}
+    return [*(row for row in rows if row.key in wanted),
+            *(PartRead(key, 0, {}, problem=spelt_otherwise(other, key)) for key, other in sorted(missed.items()))]
 
 
 def _search(expression: ParsedResult | None, row: dict[str, Any]) -> Any:

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.pq import Format
+from psycopg.types.json import set_json_loads
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
@@ -30,6 +31,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.config.sources import SqlSystem
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 
 T = TypeVar("T")
@@ -219,6 +221,7 @@ def _take_any_value(connection: Any) -> None:
     """A value that its type's loader cannot read is the text that Postgres writes: ``infinity``, ``24:00:00``, a year
     before 1 or after 9999. It then spoils its row alone, or nothing if nobody maps its column."""
     adapters = connection.adapters
+    set_json_loads(_json, connection)
     for name in _ODD_IN_PYTHON:
         known = adapters.types.get(name)
         inner = None if known is None else adapters.get_loader(known.oid, Format.TEXT)
@@ -251,6 +254,10 @@ class _AnyText(Loader):
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode("utf-8", "surrogateescape")
+
+
+def _json(stored: str | bytes) -> Any:
+    return exact_json.parse(stored.encode() if isinstance(stored, str) else bytes(stored))
 
 
 def _prepare(connection: Any, statements: Sequence[str]) -> None:

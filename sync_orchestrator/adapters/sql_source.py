@@ -33,12 +33,12 @@ from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.base import Source
 from sync_orchestrator.adapters.plain_values import as_json
-from sync_orchestrator.adapters.rows import Rows, missing_fields, once_each, unusable
+from sync_orchestrator.adapters.rows import Rows, asked_for, missing_fields, once_each, unusable
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.events import group_text
+from sync_orchestrator.core.names import alike, composed, name_or_none, spellings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.storable import text_problem
 
@@ -50,6 +50,7 @@ _CONVERT: dict[type, Convert] = {str: str, int: int, UUID: UUID, Decimal: Decima
 _LARGEST = 2**63
 _KEYS_AT_ONCE = 500
 _EXAMPLES = 5
+_PADDED = 100
 _COLON = re.compile(r"(?<![:\\]):(?=\w)")
 
 
@@ -93,6 +94,7 @@ class SqlSource(Source):
         self._what = f"table {part.sql.table}" if part.sql.table else "the query of sql.query"
         self._types = _Types(None, None)
         self._all_columns: ColumnElement[Any] = literal_column("*")
+        self._padding: dict[str, bool] = {}
 
     async def read_many(self, keys: Sequence[str]) -> list[PartRead]:
         """The parts of those keys that it has, in chunks of ``read_many_size``."""
@@ -125,7 +127,7 @@ class SqlSource(Source):
             page = await self._ask(self._read_page, chosen, group, last)
             if page.parts:
                 last = page.last
-                yield page.parts, group_text(as_json(last, self._zone))
+                yield page.parts, _name(last)
             if page.ends:
                 return
 
@@ -140,7 +142,7 @@ class SqlSource(Source):
         if self._group is None:
             return None
         found = await self._ask(self._distinct_groups)
-        named = (group_text(as_json(value, self._zone)) for value in found)
+        named = dict.fromkeys(_name(value) for value in found)
         return [group for group in named if group is not None and group.strip()]
 
     async def ungrouped(self) -> Ungrouped | None:
@@ -164,13 +166,13 @@ class SqlSource(Source):
 
     def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
         convert = self._known(connection).key
-        values = [value for key in keys if (value := _value(connection, convert, key)) is not None]
+        values = [value for key in keys for spelling in spellings(key)
+                  if (value := _value(connection, convert, spelling, alike_will_do=True)) is not None]
         if not values:
             return []
         chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
-        wanted = set(keys)
-        rows = (self._part_of(row) for row in self._whole(connection, chosen))
-        return once_each([row for row in rows if row.key in wanted])  # a collation may take other keys for these
+        rows = [self._part_of(row) for row in self._trimmed(connection, self._whole(connection, chosen))]
+        return once_each(asked_for(keys, rows))  # a collation may take other keys for these
 
     def _read_page(self, connection: Connection, wanted: Select[Any], group: str, last: Any) -> _Page:
         """A page with all rows of its last key: one part for each key."""
@@ -193,7 +195,7 @@ class SqlSource(Source):
 
     def _one_each(self, connection: Connection, rows: Sequence[dict[str, Any]], *, whole: bool) -> list[PartRead]:
         """One part for each key. Rows of a key that a page does not show whole, or that are in other groups, count."""
-        parts = [self._part_of(row) for row in rows]
+        parts = [self._part_of(row) for row in self._trimmed(connection, (dict(row) for row in rows))]
         suspects = self._repeated_keys(connection, rows, parts)
         if not suspects:
             return once_each(parts)
@@ -218,7 +220,7 @@ class SqlSource(Source):
             chosen = self._select(self._key).where(self._key.in_(
                 bindparam("keys", values[at : at + _KEYS_AT_ONCE], NullType(), expanding=True)))
             repeated = connection.execute(chosen.group_by(self._key).having(func.count() > 1)).scalars()
-            found |= {_alike(group_text(as_json(value, self._zone))) for value in repeated}
+            found |= {_alike(_name(value)) for value in repeated}
         return list(dict.fromkeys(part.key for part in parts if part.key and _alike(part.key) in found))
 
     def _unique(self, connection: Connection) -> bool:
@@ -252,7 +254,7 @@ class SqlSource(Source):
         return Ungrouped(int(rows) - int(keys), self._shown_keys(some))
 
     def _shown_keys(self, values: Iterable[Any]) -> tuple[str, ...]:
-        return tuple(group_text(as_json(value, self._zone)) or "" for value in values)
+        return tuple(_name(value) or "" for value in values)
 
     def _whole(self, connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, Any]]:
         """Whole rows. Raises CallFailed where they lack a column that the mapping reads."""
@@ -265,6 +267,24 @@ class SqlSource(Source):
         if row is not None and (failure := missing_fields(self._fields, row, self._what)) is not None:
             raise failure
 
+    def _trimmed(self, connection: Connection, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows without the blanks that pad their key and group, where the database takes no account of these."""
+        found = list(rows)
+        for told in (self._key, self._group):
+            padded = [row for row in found if told is not None and _is_padded(row.get(told.name))]
+            if told is not None and padded and self._pads(connection, told, padded[0][told.name]):
+                for row in padded:
+                    row[told.name] = row[told.name].rstrip(" ")
+        return found
+
+    def _pads(self, connection: Connection, told: ColumnElement[Any], text: str) -> bool:
+        """Whether a column pads its texts, as CHAR does: the database finds one without the blanks at its end."""
+        if told.name not in self._padding:
+            bare = bindparam("bare", text.rstrip(" "), NullType())
+            found = connection.execute(self._select(told).where(told == bare).distinct().limit(_PADDED)).scalars()
+            self._padding[told.name] = text in found.all()
+        return self._padding[told.name]
+
     def _count(self, connection: Connection, group: str) -> int:
         chosen = self._of_group(connection, self._select(func.count()), group)
         return 0 if chosen is None else int(connection.execute(chosen).scalar_one())
@@ -272,7 +292,8 @@ class SqlSource(Source):
     def _distinct_groups(self, connection: Connection) -> list[Any]:
         self._known(connection)
         assert self._group is not None
-        return list(connection.execute(self._select(self._group).where(self._group.is_not(None)).distinct()).scalars())
+        chosen = self._select(self._group).where(self._group.is_not(None)).distinct()
+        return [row[self._group.name] for row in self._trimmed(connection, _fetched(connection, chosen))]
 
     def _select(self, *what: ColumnElement[Any]) -> Select[Any]:
         chosen = select(*(what or (self._all_columns,)))
@@ -283,8 +304,13 @@ class SqlSource(Source):
         convert = self._known(connection).group
         if self._group is None:
             return chosen
-        value = _value(connection, convert, group)
-        return None if value is None else chosen.where(self._group == bindparam("group", value, NullType()))
+        values = [value for spelling in spellings(group)
+                  if (value := _value(connection, convert, spelling)) is not None]
+        if len(values) == 1:
+            return chosen.where(self._group == bindparam("group", values[0], NullType()))
+        if not values:
+            return None
+        return chosen.where(self._group.in_(bindparam("groups", values, NullType(), expanding=True)))
 
     def _known(self, connection: Connection) -> _Types:
         """The types of its key and group. Raises CallFailed for a column that is not there."""
@@ -322,7 +348,9 @@ class SqlSource(Source):
             except Exception as error:  # a value of a driver's own: it spoils its row alone
                 return unusable(str(plain.get(self._part.key, row.get(self._part.key, ""))),
                                 f"column '{name}' cannot be read: {type(error).__name__}: {error}")
-        return self._rows.part_of(plain)
+        exact = {name: value for name in (self._part.key, self._part.group)
+                 if name is not None and isinstance(value := row.get(name), Decimal)}
+        return self._rows.part_of(plain, names=exact)
 
 
 def _from(sql: Sql) -> FromClause | TextClause:
@@ -359,9 +387,18 @@ def _fetched(connection: Connection, chosen: Select[Any]) -> Iterator[dict[str, 
     return (dict(row) for row in connection.execute(chosen).mappings())
 
 
-def _value(connection: Connection, convert: Convert | None, told: str) -> Any:
+def _name(value: Any) -> str | None:
+    return name_or_none(value if isinstance(value, Decimal) else as_json(value))
+
+
+def _is_padded(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(" ") and not value.isspace()
+
+
+def _value(connection: Connection, convert: Convert | None, told: str, *, alike_will_do: bool = False) -> Any:
     """A key or group in the type of its column; None for one that cannot be there.
 
+    ``alike_will_do``: a number that the text is another spelling of, such as 7 for "007", will do.
     SQLite knows no whole numbers of more than 64 bits, and its driver refuses them; others may hold larger ones.
     """
     if convert is None or text_problem(told) is not None:
@@ -372,4 +409,6 @@ def _value(connection: Connection, convert: Convert | None, told: str) -> Any:
         return None
     if isinstance(value, int) and connection.dialect.name == "sqlite" and not -_LARGEST <= value < _LARGEST:
         return None
-    return value if group_text(as_json(value)) == told else None
+    name = _name(value)
+    fits = name == composed(told) or (alike_will_do and name is not None and alike(name, told))
+    return value if fits else None

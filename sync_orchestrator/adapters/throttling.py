@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -117,8 +118,9 @@ def seconds_until(told: Any, now: datetime) -> float | None:
             told = _http_date(told)
         if isinstance(told, datetime):
             return _until(told, now)
-    if isinstance(told, bool) or not isinstance(told, int | float):
+    if isinstance(told, bool) or not isinstance(told, int | float | Decimal):
         return None
+    told = float(told)
     if not math.isfinite(told) or abs(told) >= _LARGEST_MILLISECOND:
         return None
     if told >= _LARGEST_SECOND:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from typing import Any, Literal
 
 _LARGEST = 2**63 - 1
@@ -14,7 +15,7 @@ def version_of(value: Any, kind: Literal["time", "number"], zone: tzinfo = UTC) 
     A time is ISO 8601 or RFC 3339 (in ``zone`` where it names none) or seconds since 1970. Raises ValueError saying
     what came.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"{value!r:.60} is no {kind}")
     version = _number(value) if kind == "number" else _time(value, zone)
     if not -_LARGEST <= version <= _LARGEST:
@@ -28,20 +29,20 @@ def as_time(version: int) -> str:
     return at.isoformat().replace("+00:00", "Z")
 
 
-def _number(value: str | float) -> int:
+def _number(value: str | float | Decimal) -> int:
     if isinstance(value, str) and len(value) > 20:
         raise ValueError("the version is larger than 63 bits")
     try:
         number = int(value)
     except (ValueError, OverflowError):
         raise ValueError(f"{value!r:.60} is no whole number") from None
-    if isinstance(value, float) and value != number:
+    if isinstance(value, float | Decimal) and value != number:
         raise ValueError(f"{value!r} is no whole number")
     return number
 
 
-def _time(value: str | float, zone: tzinfo) -> int:
-    if isinstance(value, int | float):
+def _time(value: str | float | Decimal, zone: tzinfo) -> int:
+    if isinstance(value, int | float | Decimal):
         try:
             return round(value * 1_000_000)
         except (OverflowError, ValueError):

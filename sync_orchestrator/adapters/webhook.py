@@ -5,7 +5,6 @@ Not here: which outcomes (``core/outcomes.py``).
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from sync_orchestrator.config import OutcomeReceiver
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
 
 _AT_ONCE = 8
@@ -73,7 +73,7 @@ class WebhookReceiver:
 
     def _call(self, client: httpx.Client, outcome: Outcome) -> tuple[int, str | None, float]:
         """Status, what is wrong with it, and for how long we are asked to stay away."""
-        body = json.dumps(outcome.cloud_event(self._settings.source), ensure_ascii=False, separators=(",", ":"))
+        body = exact_json.text(outcome.cloud_event(self._settings.source))
         headers = {**self._settings.headers, "Content-Type": "application/cloudevents+json; charset=utf-8",
                    **self._signed(outcome, body)}
         try:

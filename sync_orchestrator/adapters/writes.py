@@ -16,7 +16,6 @@ from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.sending import Send, Sender, Written
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Item
 
 Verb = Literal["create", "update", "delete", "refused"]
@@ -123,7 +122,7 @@ class Writes:
             found = await self._reads.lookup(item.key, item.group)
         except CallFailed:
             raise unnamed from None
-        same = sorted(record.external_id for record in found if digest(record.fields) == digest(item.payload))
+        same = sorted(record.external_id for record in found if self._records.are_written(item.payload, record.fields))
         if not same:
             raise unnamed
         return same[0]

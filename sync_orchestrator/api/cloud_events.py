@@ -18,9 +18,9 @@ from jmespath.exceptions import JMESPathError
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.events import group_text
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.names import NoName, canonical_name, composed
 from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.core.versions import Action
 
@@ -85,7 +85,7 @@ def _checked(value: str, field: str) -> str:
 
 
 def _key(document: dict[str, Any]) -> str:
-    key = _text(document, "subject")
+    key = composed(_text(document, "subject"))
     if key in (".", ".."):
         raise InvalidEvent("is a path, not a key", "subject")
     return key
@@ -117,9 +117,10 @@ def _data(document: dict[str, Any]) -> dict[str, Any] | None:
 
 def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str, Any] | None) -> str | None:
     told = document.get("group")
-    group = group_text(told)
-    if group is None and told not in (None, ""):
-        raise InvalidEvent("must be text", "group")
+    try:
+        group = canonical_name(told)
+    except NoName as error:
+        raise InvalidEvent(f"must be text: {error}", "group") from None
     field, path = "group", entity.parts[source].group
     if source == entity.owner and data is not None and path is not None:
         own = _found(path, data)
@@ -137,6 +138,8 @@ def _group(document: dict[str, Any], entity: Entity, source: str, data: dict[str
 
 def _found(path: str, data: dict[str, Any]) -> str | None:
     try:
-        return group_text(compiled(path).search(data))
+        return canonical_name(compiled(path).search(data))
+    except NoName as error:
+        raise InvalidEvent(f"no business group can be read from it: {error}", f"data ({path})") from None
     except (JMESPathError, TypeError, ValueError, ArithmeticError):
         raise InvalidEvent("no business group can be read from it", f"data ({path})") from None

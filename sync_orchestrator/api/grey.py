@@ -8,14 +8,12 @@ a success. A write goes there again only where nothing can have been done. Not h
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import Any
 
 from jmespath.exceptions import JMESPathError
 from starlette.responses import Response
 
-from sync_orchestrator.adapters.answers import strict_json
 from sync_orchestrator.adapters.upstream import Passed, Upstream
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.known import Known
@@ -23,8 +21,10 @@ from sync_orchestrator.api.new_path import NewPath, NotSent
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.rollout import Rollout
 
 _MOST_SHADOWS = 16
@@ -163,7 +163,7 @@ class Grey:
 
     def _compact(self, content: bytes) -> Any:
         try:
-            return json.dumps(self._compared.search(strict_json(content)), sort_keys=True)
+            return canonical(self._compared.search(exact_json.parse(content)))
         except (ValueError, RecursionError, JMESPathError):
             return content
 

@@ -7,7 +7,6 @@ Not here: what an event means (``cloud_events.py``, ``own_events.py``), what is 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +26,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded
@@ -212,7 +212,7 @@ def _content_type(headers: Mapping[str, str]) -> str:
 
 
 def _size(document: Any) -> int:
-    return len(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode())
+    return len(exact_json.dumps(document))
 
 
 def _located(index: int, error: InvalidEvent) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import records
+from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.storable import text_problem
@@ -52,7 +53,7 @@ class Lookups:
         found = await self._database.ask(look)
         if not found:
             raise Refused(404, "No event of this id was recorded for a source system that this key covers.")
-        return JSONResponse({"events": found})
+        return ExactJson({"events": found})
 
     async def record(self, request: Request) -> Response:
         """A record's present state, and each event, version decision, push and difference of it, in order."""
@@ -70,11 +71,18 @@ class Lookups:
             found = await self._database.ask(look)
         except NotFound:
             raise Refused(404, "Nothing is known of this record.") from None
-        return JSONResponse({
+        return ExactJson({
             "record": found["record"] and _plain(found["record"], _RECORD),
             "parts": [_plain(part, _PART) for part in found["parts"]],
             "history": _in_order(found),
         })
+
+
+class ExactJson(JSONResponse):
+    """JSON with all digits of its numbers."""
+
+    def render(self, content: Any) -> bytes:
+        return exact_json.dumps(content)
 
 
 def _may(caller: Caller, sources: Iterable[str]) -> list[str]:
@@ -84,7 +92,7 @@ def _may(caller: Caller, sources: Iterable[str]) -> list[str]:
 def _storable(text: str) -> str:
     if text_problem(text) is not None:
         raise Refused(404, "Nothing can have this name.")
-    return text
+    return composed(text)
 
 
 def _in_order(found: records.Biography) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ Not here: the share of traffic that takes it (``grey.py``).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import random
@@ -19,17 +18,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer, found
+from sync_orchestrator.adapters.answers import Answer, found, picks
 from sync_orchestrator.adapters.http import Http, Prepared
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
-from sync_orchestrator.core import records
+from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.templates import TemplateFailed
 
 _log = logging.getLogger("sync_orchestrator.api")
@@ -132,7 +132,7 @@ class NewPath:
     def _refusal(self, failure: CallFailed, answer: Answer | None) -> Refused:
         for rule in self._route.errors if answer is not None else ():
             assert answer is not None
-            if found(rule.when, answer.document):
+            if picks(rule.when, answer.document):
                 return Refused(rule.status, rule.detail, None, **({"code": rule.code} if rule.code else {}))
         refused = self._by_meaning(failure)
         if refused.status >= 500:
@@ -179,7 +179,7 @@ class NewPath:
                 return records.archived(connection, entity, key, mapping)
 
         try:
-            key = templates.text(settings.key, values)
+            key = composed(templates.text(settings.key, values))
             record = None if "\x00" in key else await self._database.ask(look)
         except TemplateFailed:
             raise NotSent(400, "What was sent does not fit this route.") from None
@@ -200,5 +200,5 @@ class NewPath:
 
 def _json(document: Any, status: int) -> Response:
     """Raises ValueError for what is no JSON."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = exact_json.text(document)
     return Response(text.encode("utf-8", "replace"), status, media_type="application/json")

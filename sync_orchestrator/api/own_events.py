@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from jmespath.exceptions import JMESPathError
@@ -20,6 +21,8 @@ from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.names import NoName, canonical_name
+from sync_orchestrator.core.truth import NoTruth, condition
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _FIELDS = {"subject": "key", "type": "entity", "source": "entity"}
@@ -32,7 +35,13 @@ def is_wanted(document: Any, headers: Mapping[str, Any], source: str, config: Co
     Raises InvalidEvent where that cannot be told.
     """
     shape = _shape(source, config)
-    return shape.when is None or bool(_Event(document, headers, shape).value("when"))
+    if shape.when is None:
+        return True
+    event = _Event(document, headers, shape)
+    try:
+        return event.holds(shape.when)
+    except NoTruth as error:
+        raise InvalidEvent(str(error), event.place("when")) from None
 
 
 def change_event_of(document: Any, headers: Mapping[str, Any], source: str, config: Config) -> ChangeEvent:
@@ -67,6 +76,11 @@ class _Event:
         path = getattr(self.shape, field, None)
         return field if path is None else f"{field} ({path})"
 
+    def holds(self, when: str) -> bool:
+        """Whether a condition is true of the event. Raises NoTruth, InvalidEvent."""
+        self.value("when")  # which says so where the expression does not fit the event
+        return condition(when).applies(self._whole)
+
     def value(self, field: str) -> Any:
         path = getattr(self.shape, field)
         if path is None:
@@ -77,15 +91,17 @@ class _Event:
             raise InvalidEvent("nothing can be read there", self.place(field)) from None
 
     def text(self, field: str) -> str:
-        """A value as text; a whole number and a truth value are written as JSON writes them."""
+        """A value as text; a truth value is written as JSON writes it, but is no key."""
         value = self.value(field)
-        if isinstance(value, bool):
+        if isinstance(value, bool) and field != "key":
             return "true" if value else "false"
-        if isinstance(value, int):
-            return str(value)
-        if not isinstance(value, str) or not value:
+        try:
+            text = canonical_name(value)
+        except NoName as error:
+            raise InvalidEvent(f"is needed, as text or a whole number: {error}", self.place(field)) from None
+        if text is None:
             raise InvalidEvent("is needed, as text or a whole number", self.place(field))
-        return value
+        return text
 
 
 def _shape(source: str, config: Config) -> OwnEvents:
@@ -123,7 +139,7 @@ def _version(event: _Event, entity: str, source: str, config: Config) -> Any:
     try:
         if isinstance(value, int) and not isinstance(value, bool):
             return as_time(value * 1_000_000 // _PER_SECOND[event.shape.version_unit])
-        if isinstance(value, float):
+        if isinstance(value, float | Decimal):
             value /= _PER_SECOND[event.shape.version_unit]
         return as_time(version_of(value, "time", part.tz))
     except (ValueError, OverflowError):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.storable import text_problem
 
 _MOST_DEPTH = 100
-_MOST_DIGITS = 400
 
 
 def parse(body: bytes) -> Any:
@@ -47,19 +48,21 @@ def _constant(name: str) -> Any:
 
 
 def _whole(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise InvalidEvent("a number has too many digits")
-    return int(text)
+    try:
+        return exact_json.whole(text)
+    except ValueError as error:
+        raise InvalidEvent(str(error)) from None
 
 
-def _decimal(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise InvalidEvent("a number is too large")
-    return number
+def _fraction(text: str) -> float | Decimal:
+    try:
+        return exact_json.number(text)
+    except ValueError as error:
+        raise InvalidEvent(str(error)) from None
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_decimal)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction)
 
 
 def _check_depth(document: Any) -> None:

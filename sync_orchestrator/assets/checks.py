@@ -7,6 +7,7 @@ one stands, with its time. Not here: the validation (``core/validation.py``), wh
 
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import dagster as dg
@@ -16,6 +17,7 @@ from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check, report
 from sync_orchestrator.config.entities import Repair
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
 from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
@@ -187,6 +189,8 @@ def _compact(sample: Sequence[dict[str, Any]]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict | list | Decimal):
+        return exact_json.text(value, spaced=True)[:80]
     return "nothing" if value is None else str(value)[:80]
 
 

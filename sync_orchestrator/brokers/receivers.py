@@ -6,13 +6,13 @@ Every message is a structured CloudEvent in JSON; in Redis it is pushed on a lis
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from sync_orchestrator.adapters.webhook import WebhookReceiver
 from sync_orchestrator.config import Config, OutcomeReceiver
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import BrokerDown, ConfigError
 from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
 
@@ -85,4 +85,4 @@ class KombuReceiver:
 
 
 def _body(outcome: Outcome, settings: OutcomeReceiver) -> bytes:
-    return json.dumps(outcome.cloud_event(settings.source), ensure_ascii=False, separators=(",", ":")).encode()
+    return exact_json.text(outcome.cloud_event(settings.source)).encode()

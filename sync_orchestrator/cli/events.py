@@ -14,6 +14,7 @@ from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.core import ledger
 from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.terminal import as_json, say, table
@@ -31,7 +32,7 @@ def events_list(
 ) -> None:
     """List events that are not finished, newest first."""
     rows = [dict(row._mapping) for row in _query(
-        ledger_statements.LIST, state=state, entity=entity, key=key, most=most)]
+        ledger_statements.LIST, state=state, entity=entity, key=key and composed(key), most=most)]
     if json:
         as_json(rows)
         return

@@ -155,7 +155,8 @@ class Part(Model):
     group: Expression | None = None
     """Where the business group stands; needed for the owner."""
     deleted_when: Expression | None = None
-    """True for an item that the source lists though it is logically deleted."""
+    """True for an item that the source lists though it is logically deleted. Truth values are true, false, 0, 1, and
+    texts such as "yes" and "no"; for others configure a comparison: ``"archived == 'X'"``."""
     absent_fields: Literal["refuse", "null"] = "refuse"
     """What it means that a field that the mapping reads is absent, which is not the same as null. ``refuse``: a table,
     query or file without such a column fails, and a record that had a value before cannot be used. ``null``: the field

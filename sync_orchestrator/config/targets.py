@@ -82,6 +82,24 @@ class ThirdPartySystem(Http):
         return self.timeout if self.landing is None else self.landing
 
 
+class RoundTo(Model):
+    """Numbers are rounded, halves away from zero."""
+
+    round: int = Field(ge=0, le=12)
+    """How many digits are kept behind the point."""
+
+
+class CutTo(Model):
+    """Texts are cut off."""
+
+    cut: int = Field(ge=1)
+    """How many characters are kept."""
+
+
+Normalization = Literal["trim", "collapse_spaces", "lower", "upper", "nfc", "unescape_html", "line_breaks",
+                        "empty_as_null", "sort_list"] | RoundTo | CutTo
+
+
 class Codec(Model):
     """How a mapped field is written and read where that is not plain."""
 
@@ -95,6 +113,12 @@ class Codec(Model):
     ``{de: "{{ value }}"}``."""
     read: Expression | None = None
     """Where it stands in their record; under its own name unless told, in the shape it is written in."""
+    normalize: list[Normalization] = []
+    """What the third party is known to do to the value. It is done to both sides, in this order, before they are
+    compared, so that the value does not count as different. ``trim``, ``collapse_spaces``, ``lower``, ``upper``,
+    ``nfc``, ``unescape_html`` and ``line_breaks`` are for texts, also those in lists and objects. ``empty_as_null``
+    makes "", [] and {} null. ``sort_list`` ignores the order of a list. ``{round: 2}`` rounds numbers, and
+    ``{cut: 255}`` cuts texts off. What is sent does not change."""
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Codec:

@@ -37,12 +37,20 @@ def _expression(value: str) -> str:
         raise ValueError(f"not a JMESPath expression: {str(error).splitlines()[0]}") from None
     if unknown := sorted(_functions(parsed) - Functions.FUNCTION_TABLE.keys()):
         raise ValueError(f"not a JMESPath expression: there is no function '{unknown[0]}'")
+    if _negates_too_early(parsed):
+        raise ValueError("JMESPath reads '!a.b' as '(!a).b', which is never true: write '!(a.b)'")
     return value
 
 
 def _functions(node: Any) -> set[str]:
     own = {node["value"]} if node["type"] == "function_expression" else set()
     return own.union(*(_functions(child) for child in node["children"] if isinstance(child, dict)))
+
+
+def _negates_too_early(node: Any) -> bool:
+    children = [child for child in node["children"] if isinstance(child, dict)]
+    early = node["type"] in ("subexpression", "index_expression") and children[0]["type"] == "not_expression"
+    return early or any(map(_negates_too_early, children))
 
 
 def _template(value: Any) -> Any:

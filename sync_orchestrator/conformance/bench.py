@@ -18,6 +18,7 @@ from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Bench:
         self.group = samples.group
         self.other_group = other_group
         self.rebuilt = rebuilt
+        self._normalizers = normalizers(entity.third_party.fields)
         self._numbers = itertools.count(1)
         self._made: dict[tuple[str, str | None], set[str | None]] = {}
         self._tidied: set[tuple[str, str | None]] = set()
@@ -85,7 +87,11 @@ class Bench:
         """What a record shows otherwise than it was written."""
         wrong = [] if found.key == item.key else [f"its key is {found.key!r}, written was {item.key!r}"]
         return wrong + [f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
-                        for name, value in item.payload.items() if digest(found.fields.get(name)) != digest(value)]
+                        for name, value in item.payload.items() if self._differ(name, value, found.fields.get(name))]
+
+    def _differ(self, name: str, ours: Any, theirs: Any) -> bool:
+        known = self._normalizers.get(name, lambda value: value)
+        return digest(known(ours)) != digest(known(theirs))
 
     async def listed(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[Found]:
         """Everything that a business group shows."""

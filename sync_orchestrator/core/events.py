@@ -27,6 +27,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.names import name_or_none
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.settle import Settled, finish_reached
@@ -489,6 +490,4 @@ def change_of_read(
     return Change(found.key, part, "delete" if found.deleted else "update", stamp, found.data, found.group, seq)
 
 
-def group_text(value: Any) -> str | None:
-    """A business group as text; None where there is none."""
-    return None if value is None or value == "" or isinstance(value, dict | list | bool) else str(value)
+group_text = name_or_none

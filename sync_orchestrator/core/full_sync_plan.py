@@ -360,7 +360,7 @@ class _Plan:
             return
         try:
             payload = None if state.deleted else self._entity.mapping.payload(key, state.group, record.data)
-            wanted = None if payload is None else digest(payload)
+            wanted = None if payload is None else self._entity.mapping.digest_of_ours(payload)
         except (MappingFailed, ValueError) as error:
             self._count("unmapped", key)
             self._note(f"{key!a}: {error}")
@@ -450,8 +450,7 @@ class _Plan:
         if len(self._samples[action]) >= _SAMPLES:
             return
         shown = {} if theirs is None else theirs.fields
-        rows = [{"field": name, "ours": ours.get(name), "theirs": shown.get(name)}
-                for name in self._entity.mapping.fields if digest(ours.get(name)) != digest(shown.get(name))]
+        rows = self._entity.mapping.differences(ours, shown)
         self._samples[action].append(Sample(key, action, rows[:_FIELDS]))
 
     def _note(self, note: str) -> None:

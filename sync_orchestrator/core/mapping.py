@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+from collections.abc import Callable
+from collections.abc import Mapping as NamedValues
+from decimal import Decimal
 from typing import Any
 
 import orjson
 from jmespath.exceptions import JMESPathError
 
+from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.normalize import normalizers
+
+Codecs = NamedValues[str, Codec]
+
+_NO_CODECS: Codecs = {}
 
 
 class Mapping:
-    """An entity's mapping: third-party field by third-party field, a JMESPath over ``{key, group, <part>…}``."""
+    """An entity's mapping: third-party field by third-party field, a JMESPath over ``{key, group, <part>…}``.
 
-    def __init__(self, expressions: dict[str, str]) -> None:
+    ``codecs``: how fields are written, of which those count here that change what is compared. ``as_sent`` gives a
+    payload as the third party has it once it was written, where templates make another value of it.
+    """
+
+    def __init__(self, expressions: dict[str, str], codecs: Codecs = _NO_CODECS, *,
+                 as_sent: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
         self._compiled = {name: compiled(text) for name, text in expressions.items()}
         self.fields = tuple(expressions)
         self._names = expressions.keys()
-        self.fingerprint = digest(dict(expressions)).hex()
+        self._normalizers = normalizers(codecs)
+        self._as_sent = as_sent
+        self.fingerprint = digest({**expressions, **_compared_by(codecs, sent=as_sent is not None)}).hex()
 
     def payload(self, key: str, group: str | None, parts: dict[str, Any]) -> dict[str, Any]:
         """The payload of one record.
@@ -37,9 +53,35 @@ class Mapping:
                 raise MappingFailed(f"mapping.{name}: {error}") from None
         return payload
 
+    def digest_of_ours(self, payload: dict[str, Any]) -> bytes:
+        """The digest of a payload as the third party is expected to show it."""
+        sent = payload if self._as_sent is None else self._as_sent(payload)
+        return digest(self._normalized(sent))
+
     def digest_of_theirs(self, fields: dict[str, Any]) -> bytes:
         """The digest of a record as the third party shows it; what it added is left out."""
-        return digest(fields if fields.keys() == self._names else {name: fields.get(name) for name in self.fields})
+        shown = fields if fields.keys() == self._names else {name: fields.get(name) for name in self.fields}
+        return digest(self._normalized(shown))
+
+    def differences(self, payload: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """The fields in which a payload and a record of the third party differ, with their values as they are."""
+        sent = payload if self._as_sent is None or not payload else self._as_sent(payload)
+        ours, theirs = self._normalized(sent), self._normalized(fields)
+        return [{"field": name, "ours": payload.get(name), "theirs": fields.get(name)} for name in self.fields
+                if digest(ours.get(name)) != digest(theirs.get(name))]
+
+    def _normalized(self, fields: dict[str, Any]) -> dict[str, Any]:
+        if not self._normalizers:
+            return fields
+        return {name: self._normalizers[name](value) if name in self._normalizers else value
+                for name, value in fields.items()}
+
+
+def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, Any]:
+    """What of the codecs decides how payloads are compared; nothing where all is compared as it is."""
+    changing = {name: codec.model_dump(mode="json", include={"normalize", "write", "read"}, exclude_defaults=True)
+                for name, codec in codecs.items() if codec.normalize or (sent and codec.read is not None)}
+    return {"compared by": changing} if changing else {}
 
 
 def digest(value: Any) -> bytes:
@@ -52,30 +94,34 @@ def canonical(value: Any) -> str:
 
     Raises ValueError for numbers that are not finite, RecursionError for absurd depth.
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-ONLY_JSON = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
-"""For orjson: refuse what the standard library refuses."""
+    return exact_json.text(plain(value), sort_keys=True)
 
 
 def _sorted_json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | ONLY_JSON)
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | exact_json.ONLY_JSON,
+                            default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
-            "utf-8", "surrogatepass")
+        return exact_json.text(value, sort_keys=True).encode("utf-8", "surrogatepass")
 
 
+_FLOATS_ARE_WHOLE = 2.0**53
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
 
 
 def plain(value: Any) -> Any:
-    """A JSON value with whole numbers as such: 1 for 1.0. Raises ValueError for numbers that are not finite."""
+    """A JSON value with whole numbers as such: 1 for 1.0; a decimal is a float where one is written alike.
+
+    Raises ValueError for numbers that are not finite, or of absurd size.
+    """
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError("a number is not finite")
-        return int(value) if value.is_integer() else value
+        if not value.is_integer():
+            return value
+        return int(value) if abs(value) < _FLOATS_ARE_WHOLE else int(Decimal(repr(value)))
+    if isinstance(value, Decimal):
+        return exact_json.simplest(value)
     if isinstance(value, dict):
         if _AS_THEY_ARE.issuperset(map(type, value.values())):
             return value

@@ -19,7 +19,6 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.left_behind import found_at, made_late
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.sql import as_bytes, one_by_one, run
@@ -173,7 +172,7 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     """Carries out one push; every failure is in the answer, none is raised."""
     try:
         payload = None if claimed.deleted else entity.mapping.payload(claimed.key, claimed.group, claimed.parts)
-        wanted = None if payload is None else digest(payload)
+        wanted = None if payload is None else entity.mapping.digest_of_ours(payload)
     except (MappingFailed, ValueError) as error:
         return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
     attempt = _Attempt(entity, claimed, payload, wanted)

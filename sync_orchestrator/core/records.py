@@ -17,6 +17,7 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -58,6 +59,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
 
     Raises NotFound where neither archive nor ledger has it.
     """
+    key = composed(key)
     records = run(connection, statements.SHOW, entity=entity, key=key)
     events = run(connection, ledger_statements.OF_RECORD, entity=entity, key=key)
     if not records and not events:
@@ -79,7 +81,7 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
     is due again, its events are tried again, and those held back for a version in the future are superseded. A change
     that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
     """
-    readable = sorted(entity.rules.readable)
+    key, readable = composed(key), sorted(entity.rules.readable)
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
     before, number = await asyncio.to_thread(
@@ -96,6 +98,7 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
 
     Raises NotFound where there is nothing to push, or a push is under way.
     """
+    key = composed(key)
     rows = run(connection, push_statements.PUSH_AGAIN, entity=entity, key=key)
     if not rows:
         known = run(connection, statements.SHOW, entity=entity, key=key)

@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import MappingFailed
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as statements
 
@@ -59,6 +58,6 @@ def _changed_keys(connection: Connection, entity: EntityContext, rows: Any) -> l
 
 def _digest(entity: EntityContext, row: Any, parts: dict[str, Any]) -> bytes | None:
     try:
-        return digest(entity.mapping.payload(row.key, row.group_key, parts))
+        return entity.mapping.digest_of_ours(entity.mapping.payload(row.key, row.group_key, parts))
     except MappingFailed:
         return None

@@ -5,9 +5,7 @@ Not here: the statements themselves (``statements/``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from json import dumps, loads
 from typing import Any, TypeVar
 
 import orjson
@@ -17,12 +15,12 @@ from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.columns import Columns
 
 T = TypeVar("T")
 
 _STREAMED = 10_000
-_LONG_NUMBER = re.compile(rb"[0-9]{19}")  # orjson would make a float of more than 64 bits
 _AVOIDED = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
 _ONE_BY_ONE = "SELECT " + ", ".join(f"set_config('enable_{way}', 'off', true)" for way in _AVOIDED)
 _ONE_BY_ONE_IN_ORDER = f"{_ONE_BY_ONE}, set_config('enable_sort', 'off', true)"
@@ -91,14 +89,13 @@ def as_bytes(value: Any) -> bytes | None:
 
 def _dumped(value: Any) -> str | bytes:
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits
-        return dumps(value)
+        return exact_json.text(value, ascii_only=True)
 
 
 def _loaded(text: str | bytes) -> Any:
-    data = text.encode() if isinstance(text, str) else text
-    return loads(data) if _LONG_NUMBER.search(data) else orjson.loads(data)
+    return exact_json.parse(text.encode() if isinstance(text, str) else text)
 
 
 def lost_to_another(error: BaseException) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from sync_orchestrator.core.mapping import ONLY_JSON, canonical, plain
+from sync_orchestrator.core.exact_json import ONLY_JSON, decimal_fragment
+from sync_orchestrator.core.mapping import canonical, plain
 from sync_orchestrator.core.ports import PartRead
 
 
@@ -43,15 +44,15 @@ def problem(value: Any) -> str | None:
             return None
     except RecursionError:
         return "the JSON is nested too deeply"
-    except ValueError:
-        return "a number is not finite"
+    except ValueError as error:  # of a number
+        return str(error)
     return _problem_within(value)
 
 
 def _holds_no_odd_text(value: Any) -> bool:
     """Cheap, and mostly true; where it is not, its texts have to be looked at. Raises RecursionError, ValueError."""
     try:
-        return b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON)
+        return b"\\u0000" not in orjson.dumps(plain(value), option=ONLY_JSON, default=decimal_fragment)
     except TypeError:  # what orjson does not write: lone surrogates, great numbers, great depth
         canonical(value)
         return False

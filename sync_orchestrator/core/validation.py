@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from psycopg.types.json import Jsonb
 from sqlalchemy import Connection
 
 from sync_orchestrator.config.entities import Repair
@@ -33,7 +32,7 @@ from sync_orchestrator.core.dead_records import (
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
@@ -283,7 +282,7 @@ class _Validation:
                 ours=[suspect.ours for suspect, _ in confirmed],
                 theirs=[self._theirs(there) for _, there in confirmed],
                 external_id=[drift.external_id for drift in self.result.drift],
-                sample=[Jsonb(drift.sample) for drift in self.result.drift],
+                sample=[json(drift.sample) for drift in self.result.drift],
                 status=[drift.status for drift in self.result.drift],
             )
 
@@ -348,10 +347,7 @@ class _Validation:
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
-        return [
-            {"field": name, "ours": ours.get(name), "theirs": theirs.get(name)}
-            for name in self._entity.mapping.fields if ours.get(name) != theirs.get(name)
-        ]
+        return self._entity.mapping.differences(ours, theirs)
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]

@@ -1,0 +1,103 @@
+"""Keys, business groups and ids as texts: one form at every border (rule 29). Pure.
+
+The numbers 7, 7.0 and 7e0 and the text "7" are one name. A text keeps its letters and is in Unicode's composed form
+(NFC). Not here: what an adapter knows of its source's way to compare, such as padding (``adapters/sql_source.py``).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from decimal import Decimal
+from typing import Any
+
+from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.exact_json import EXACT, numeral
+
+_EXACT_WHOLE = 2**53
+"""From here on a float may stand for another whole number than the one that was meant."""
+
+
+class NoName(SyncError):
+    """A value that cannot be a key, a business group or an id; the message says which and what to give instead."""
+
+
+def canonical_name(value: Any, *, of_ours: bool = True) -> str | None:
+    """The one form of a key, a business group or an id; None where there is none (null or an empty text).
+
+    ``of_ours``: false for an id that another system gave, whose text is an address and stays as it is.
+
+    Raises NoName for what has no such form: true and false, objects and lists, floats with a fraction, and whole
+    numbers that are written as floats from 2**53 on.
+    """
+    if isinstance(value, str):
+        return (composed(value) if of_ours else value) or None
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
+        return _of_float(value)
+    if isinstance(value, Decimal):
+        return _of_decimal(value)
+    raise NoName(f"{value!r:.60} is neither a text nor a whole number")
+
+
+def name_or_none(value: Any) -> str | None:
+    """The same where what cannot be a name counts as none."""
+    try:
+        return canonical_name(value)
+    except NoName:
+        return None
+
+
+def composed(text: str) -> str:
+    """A text in Unicode's composed form."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """The forms in which a source may hold a name: composed, and decomposed where that differs."""
+    if name.isascii():
+        return (name,)
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFD", name))))
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two names may be one to a source that compares less strictly: by letter case, accents, padding, or
+    leading zeros of a number."""
+    return _folded(one) == _folded(other)
+
+
+def spelt_otherwise(known: str, asked: str) -> str:
+    """What to say where a source knows a record under another spelling of the key that it was asked for."""
+    return (f"the source knows this record as '{known}', not '{asked}': notifications and other parts must use its "
+            "spelling")
+
+
+def _of_float(value: float) -> str:
+    if not value.is_integer():  # which is also said of what is not finite
+        raise NoName(f"{value!r} is not a whole number: give it as a text")
+    if abs(value) >= _EXACT_WHOLE:
+        raise _too_large(repr(value))
+    return str(int(value))
+
+
+def _of_decimal(value: Decimal) -> str:
+    """Exact, unless it was written as a float is."""
+    if not value.is_finite():
+        raise NoName(f"{value} is not a number")
+    if value != value.to_integral_value():
+        return numeral(value.normalize(EXACT))
+    if abs(value) >= _EXACT_WHOLE and value.as_tuple().exponent != 0:
+        raise _too_large(numeral(value))
+    return str(int(value))
+
+
+def _too_large(number: str) -> NoName:
+    return NoName(f"the number {number} is larger than a float holds exactly: give it as a text or as a whole number")
+
+
+def _folded(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name.strip().casefold())
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return plain.lstrip("0") or "0" if plain.isdigit() else plain
