@@ -29,7 +29,7 @@ class RestThirdParty:
         references = References(http, target.references, target.outcomes)
         self._reads = Reads(http, target, records, references)
         self._writes = Writes(target, Sender(http, target, records, references), self._reads, records,
-                              in_bulk(http, target, references))
+                              in_bulk(http, target, references, records))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
