@@ -74,4 +74,7 @@ def traits_of(target: Target) -> Traits:
         and names_in(target.idempotency.value) <= {"idempotency_key", "key", "group"},
         grouped_address=any("group" in names_in(address) for address in addresses),
         search_first=target.search_first,
+        look_first=target.look_first,
+        reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
+                           if target.revision is not None and call is not None and "revision" in call.names()),
     )

@@ -96,7 +96,7 @@ class Sender:
         answer = await self.answer(call, item, values, values["payload"], about="collection")
         other = self._records.stranger_in(self._records.shown_in(answer.body, call.record), item.key)
         if other is not None:
-            raise self.made_another(other)
+            raise another_answered(other, "create")
         return Written(self._records.made_id(answer, call.record), answer.body)
 
     async def update(self, item: Item, values: Values) -> Written:
@@ -106,7 +106,7 @@ class Sender:
         answer = await self.answer(call, item, values, values["payload"])
         shown = self._records.shown_in(answer.body, call.record)
         if (other := self._records.stranger_in(shown, item.key)) is not None:
-            raise self.not_ours(item, other)
+            raise not_ours(item.external_id, other) if self._records.own_ids else another_answered(other, "update")
         is_expected = call.record is not None or (self._record_is_configured and answer.status != 204)
         if shown is None and is_expected:
             where = call.record or self._target.record
@@ -129,17 +129,6 @@ class Sender:
         """The failure of a create whose answer names no id: it may have been carried out."""
         return self._http.garbage(f"no id at '{self._target.id}' in the answer to a create", written.body, write=True)
 
-    @staticmethod
-    def made_another(shown_key: str) -> CallFailed:
-        """The failure of a create whose response shows another record: neither its id nor its content is ours."""
-        return CallFailed(Failure.PERMANENT, f"the response to its create shows another record: {shown_key}",
-                          unknown=True, not_ours=shown_key)
-
-    @staticmethod
-    def not_ours(item: Item, shown_key: str) -> CallFailed:
-        """The failure of a write under an id that shows another record."""
-        return not_ours(item.external_id, shown_key)
-
     def _names_errors(self, answer: Answer) -> bool:
         """Whether a good response lists errors, as GraphQL does; fields of the record of that name are none."""
         body = answer.body
@@ -159,6 +148,12 @@ def not_ours(external_id: str | None, shown_key: str) -> CallFailed:
     """The failure of a call under an id of ours that shows another record: ours is not there."""
     return CallFailed(Failure.PERMANENT, f"the id {external_id} is the id of another record by now: {shown_key}",
                       missing=True, not_ours=shown_key)
+
+
+def another_answered(shown_key: str, verb: str) -> CallFailed:
+    """The failure of a write whose response shows another record: neither its id nor its content is ours."""
+    return CallFailed(Failure.PERMANENT, f"the response to its {verb} shows another record: {shown_key}",
+                      unknown=True, not_ours=shown_key)
 
 
 def _names_asked_for(target: Target) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.ports import Item, ThirdParty
 
 
@@ -33,4 +34,5 @@ async def found_at(third_party: ThirdParty, own: Item, places: Iterable[str]) ->
         replace(own, group=place, external_id=record.external_id)
         for place in places for record in await third_party.lookup(own.key, place)
         if record.external_id != own.external_id and record.group in (None, place)
+        and other_key(own.key, record.key) is None
     ]

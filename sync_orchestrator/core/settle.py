@@ -170,9 +170,10 @@ def _failures(
         error=[str(end.failure) if end.failure else None for end in bad],
         rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         external_id=[end.external_id for end in bad],
-        unknown=[bool(end.failure and end.failure.unknown) for end in bad],
+        unknown=[end.unsettled or bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
+        refused=[end.refused for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
