@@ -61,7 +61,7 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
 # How answers are classed.
 
 @pytest.mark.parametrize(("status", "headers", "kind", "more"), [
-    (301, {"location": "https://other/"}, Failure.TRANSIENT, {"unknown": True}),  # after a POST that was carried out, too
+    (301, {"location": "https://other/"}, Failure.TRANSIENT, {"unknown": True}),
     (400, {}, Failure.PERMANENT, {}),
     (401, {}, Failure.AUTH, {}),
     (403, {}, Failure.AUTH, {}),

@@ -270,11 +270,11 @@ class InBulk:
         if result is None:
             return self.http.garbage("no result for it", answer.text, write=True)
         status = None if self._status is None else self.http.search(self._status, result, write=True)
-        is_read = type(status) is int and 100 <= status <= 599
-        if not self._judged and is_read and 200 <= status < 300:
+        read = status if type(status) is int and 100 <= status <= 599 else None
+        if not self._judged and read is not None and 200 <= read < 300:
             return None
-        own = Answer(status if is_read else answer.status, answer.headers, json.dumps(result).encode(), answer.url,
-                     status_is_known=is_read or self._status is None)
+        own = Answer(answer.status if read is None else read, answer.headers, json.dumps(result).encode(), answer.url,
+                     status_is_known=read is not None or self._status is None)
         failure = await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
         if failure is None and not own.status_is_known and not self.http.has_rule(
                 own, self._of_an_item, self._outcomes):

@@ -35,8 +35,8 @@ from sync_orchestrator.adapters.answers import About, Answer, failure_of, found,
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
 from sync_orchestrator.adapters.wire import Wire
-from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Count, Listing, Outcome, Request
+from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
@@ -390,10 +390,16 @@ def _no_answer(error: Exception) -> CallFailed:
                       about_system=True)
 
 
+def may_pass_soon(failure: CallFailed) -> bool:
+    """Whether a read is worth another try at once: not after a redirect, which stays for a while."""
+    redirects = failure.status is not None and 300 <= failure.status < 400
+    return failure.kind is Failure.TRANSIENT and not redirects
+
+
 def _may_pass(error: BaseException) -> bool:
     """What a wait may mend: one of our own choice, or the one that is asked for."""
     return isinstance(error, CallFailed) and (
-        error.kind is Failure.TRANSIENT or (error.kind is Failure.THROTTLED and error.retry_after is not None))
+        may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None))
 
 
 def _wait(state: RetryCallState) -> float:

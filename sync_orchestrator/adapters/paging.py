@@ -92,7 +92,8 @@ async def get_list(http: Http, call: Get, values: Values, outcomes: Sequence[Out
     answer = await http.read(call, values, outcomes, about="collection")
     found = _found(http, call, answer)
     if not isinstance(found, list):
-        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text, about_system=True)
+        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text,
+                           about_system=True)
     return found
 
 
@@ -110,7 +111,8 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
     if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
         number = _digits(answer.text.strip().strip('"'))
     if number is None:
-        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text, about_system=True)
+        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text,
+                           about_system=True)
     return number
 
 

@@ -154,8 +154,8 @@ class Target(Model):
     look_first: Literal["auto", "always", "never"] = "auto"
     """With their ids: read a record before it is updated or deleted under the id that it was given. If another key is
     there, the id was given again: that record is left alone, and ours is searched by its key. ``auto``: unless the id
-    is a random one (a UUID, an ObjectId, a ULID). ``never`` saves one ``read`` for each such write, where an id is never
-    given again, not even after a restore from a backup."""
+    is a random one (a UUID, an ObjectId, a ULID). ``never`` saves one ``read`` for each such write; choose it only if
+    an id is never given again, not even after a restore from a backup."""
     create: Write | None = None
     """Makes a record."""
     update: Write | None = None

@@ -102,7 +102,7 @@ async def missing_is_told(bench: Bench) -> None:
 
 @behaviour("look_first", "traits")
 async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
-    """Where the id of a deleted record is given to the next one, a read shows whose it is before anything is written."""
+    """Where the id of a deleted record is given to the next one, a read shows whose it is."""
     if not bench.traits.own_ids:
         raise Skipped("the ids are ours")
     first = await bench.create(bench.item())

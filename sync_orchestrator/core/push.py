@@ -87,8 +87,10 @@ class Pushed:
     ``failure`` None: acknowledged (``digest`` None: the record is not there any more). ``postponed``: seconds to wait,
     at no cost. ``called`` says whether the third party was asked anything, ``created`` whether a record was made there,
     ``cleared`` whether the old place of a move was, ``look_again`` in how many seconds a search would show all that an
-    older call left at other places (0: it was all seen). ``not_ours``: an id of ours under which another record was
-    found, which was left alone. ``unsettled``: what is there cannot be known until the in-flight window has passed.
+    older call left at other places (0: it was all seen).
+
+    ``not_ours``: an id of ours under which another record was found, which was left alone. ``unsettled``: what is there
+    cannot be known until the in-flight window has passed; ``settled``: that window has passed, and nothing is there.
     ``refused``: a create was definitely not carried out, so that the next one needs a new idempotency key.
     """
 
@@ -106,6 +108,7 @@ class Pushed:
     look_again: float = 0.0
     not_ours: StrayId | None = None
     unsettled: bool = False
+    settled: bool = False
     refused: bool = False
 
 
@@ -260,8 +263,8 @@ class _Attempt:
             await self._read_back()
         if (wait := await self._look_up_if_asked()) is not None:
             return self._postponed(wait)
-        if self.step is Step.WAIT:
-            return self._waiting()
+        if self.step in (Step.WAIT, Step.FORGET):
+            return self._without_its_id()
         if self._moved and not self._claim.deleted:  # first, so that only one id has to be remembered
             await self._delete(replace(self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
             self._cleared = True
@@ -269,8 +272,8 @@ class _Attempt:
             self._forget_id()
             if (wait := await self._look_up_if_asked()) is not None:
                 return self._postponed(wait)
-            if self.step is Step.WAIT:
-                return self._waiting()
+            if self.step in (Step.WAIT, Step.FORGET):
+                return self._without_its_id()
             if self.step is Step.UPDATE and not await self._update():
                 raise CallFailed(Failure.TRANSIENT, "its search shows a record that cannot be found under its id")
         match self.step:
@@ -517,10 +520,15 @@ class _Attempt:
         return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self._id_to_keep(),
                       cleared=self._cleared)
 
-    def _waiting(self) -> Pushed:
-        """Until no older call can still land: only then does an id that leads to nothing prove that it is gone."""
+    def _without_its_id(self) -> Pushed:
+        """Waits until no older call can still land: only then does an id that leads to nothing prove that it is gone.
+
+        Then it is forgotten, and the next push makes the record.
+        """
+        if self.step is Step.FORGET:
+            return Pushed(self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=True)
         left = self._situation.unsettled_for
-        return Pushed(self._claim, Step.WAIT, called=True, postponed=self._landing if left is None else max(left, 0.0),
+        return Pushed(self._claim, self.step, called=True, postponed=self._landing if left is None else max(left, 0.0),
                       external_id=self._claim.external_id, cleared=self._cleared, unsettled=left is None)
 
     async def _hold(self) -> Pushed:

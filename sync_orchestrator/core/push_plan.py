@@ -25,6 +25,9 @@ class Step(StrEnum):
     """Search by our key before anything is made."""
     WAIT = "wait"
     """The id that was given leads to nothing, and a late write may still show: look again when none can."""
+    FORGET = "forget"
+    """Nothing of ours is under the id that was given, and no late write can show any more: the id is forgotten before
+    anything is made, so that a crash leaves no create of unknown outcome behind a known id."""
     HOLD = "hold"
     """A create's outcome is unknown and cannot be found out: a person decides."""
     REJECTED = "rejected"
@@ -89,7 +92,7 @@ def _without_its_id(situation: Situation, traits: Traits) -> Step:
     if situation.elsewhere:
         return Step.HOLD
     landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
-    return Step.CREATE if landed else Step.WAIT
+    return Step.FORGET if landed else Step.WAIT
 
 
 def _by_our_key(situation: Situation) -> Step:

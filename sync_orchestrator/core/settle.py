@@ -174,6 +174,8 @@ def _failures(
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
         refused=[end.refused for end in bad],
+        settled=[end.settled for end in bad],
+        unsettled_until=[end.claim.unsettled_until for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
