@@ -70,7 +70,7 @@ async def test_ids_of_ours_at_addresses_with_a_group(server: Server, folders: Fo
     report = await tried(configuration(server, **OURS))
     assert failed(report) == {"wrong-login-is-told"}, "it has no login"
     assert skipped(report) == {"lookup-finds-by-key", "list-has-more-than-one-page", "count-agrees-with-list",
-                               "bulk-results-are-item-by-item", "ids-that-are-given-again-are-noticed"}
+                               "bulk-results-are-item-by-item"}
     assert folders.items == {}
 
 
