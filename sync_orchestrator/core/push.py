@@ -494,7 +494,8 @@ class _Attempt:
         """Another has the key: a record that somebody made, or that an older create of ours did."""
         refused, self.refused = self.refused, False
         self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-        if self.item.external_id is None and self._search_lag:
+        may_lag = self._search_lag or self._situation.unsettled_for is not None
+        if self.item.external_id is None and may_lag:
             raise CallFailed(Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet",
                              status=duplicate.status) from duplicate
         if self.item.external_id is None or not await self._update():
