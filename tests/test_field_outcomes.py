@@ -289,6 +289,27 @@ def test_case_r16_all_arrive_by_themselves_once_the_system_is_back(
     world.close()
 
 
+def test_rule_26_a_404_to_a_write_that_makes_what_is_missing_is_no_refusal(engine: Engine, server: Server) -> None:
+    """With our ids the PUT of a record is its create, too."""
+    store = Store(server, our_ids=True)
+    world = http_world(engine, server, OURS)
+    store.instead["PUT items"] = [404]
+    world.put("a")
+    world.drain()
+    assert (world.row("a").parked, world.row("a").rejected_digest) == (None, None)
+    world.settled()
+    assert store.of("a") == ["a"]
+    world.close()
+
+
+async def test_rule_26_a_405_to_an_update_is_no_refusal(server: Server) -> None:
+    server.answers({"error": "read only for now"}, 405)
+    third_party = adapter(server, THEIRS)
+    failure = await failure_of(third_party.update(item("k1", "7")))
+    assert (failure.kind, failure.about_system) == (Failure.TRANSIENT, True)
+    await third_party.close()
+
+
 # Rule 25: what cannot be read is no success.
 
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"id": None}, {"id": ""}, {"id": True}, {"id": [7]}, [], None, 7])

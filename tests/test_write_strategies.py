@@ -92,7 +92,7 @@ async def test_what_is_neither_there_nor_can_be_made_is_no_success(server: Serve
     store.instead[POST_ITEMS] = [409, 409]
     erp = adapter(server, target)
     failure = await failure_of(erp.create(item()))
-    assert (failure.kind, store.items) == (Failure.PERMANENT, {})
+    assert (failure.kind, failure.about_system, store.items) == (Failure.TRANSIENT, True, {})
     await erp.close()
 
 

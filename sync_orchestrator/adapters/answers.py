@@ -28,7 +28,7 @@ _HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html|head|title|body|h1|cente
 _NOT_TEXT = re.compile(r"<(script|style).*?(</\1>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _DIGITS_ALIKE = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER = b"0" * 19
-_OF_GATEWAYS = (407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
+_OF_GATEWAYS = (402, 407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
 _NO_SUCH_ADDRESS = (404, 405, 410)
 _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
             "reference_missing": Failure.REFERENCE}

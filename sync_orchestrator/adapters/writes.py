@@ -51,7 +51,9 @@ class Writes:
         if self._records.own_ids:
             return await self._create(item)
         if await self.update(item) is None:
-            raise CallFailed(Failure.PERMANENT, "an update that should make the record finds nothing", missing=True)
+            raise CallFailed(
+                Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
+                about_system=True)
         return item.key
 
     async def update(self, item: Item) -> str | None:
@@ -110,6 +112,8 @@ class Writes:
         except CallFailed as failure:
             if failure.missing and failure.not_ours is None:
                 return False
+            if failure.status == 405 and failure.kind is Failure.PERMANENT and failure.reason is None:
+                failure.kind, failure.about_system = Failure.TRANSIENT, True  # the address takes no writes now
             raise self._of_conflict("update", failure) from None
         if written.unread is not None:
             await self._prove(item, written.unread)

@@ -328,7 +328,9 @@ class _Attempt:
         """The known id leads to nothing: what follows is planned as for a record without one."""
         if not self._third_party.traits.own_ids:
             if self._wrote:
-                raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
+                raise CallFailed(
+                    Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
+                    about_system=True)
             self.step = Step.UPDATE
             return
         self.item = replace(self.item, external_id=None)
