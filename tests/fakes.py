@@ -221,13 +221,14 @@ class FakeThirdParty:
 
 
 def lost_answer() -> CallFailed:
-    return CallFailed(Failure.TRANSIENT, "no answer", unknown=True)
+    return CallFailed(Failure.TRANSIENT, "no answer", unknown=True, about_system=True)
 
 
 def answer(status: int) -> CallFailed:
     """The failure that an answer of this status is classed as."""
     kind = Failure.AUTH if status in (401, 403) else Failure.TRANSIENT if status >= 500 else Failure.PERMANENT
-    return CallFailed(kind, f"answer {status}", status=status, unknown=status >= 500 and status != 503)
+    return CallFailed(kind, f"answer {status}", status=status, unknown=status >= 500,
+                      about_system=status in (401, 403, 502, 503, 504))
 
 
 def two_part_config(**changes: Any) -> Config:

@@ -74,6 +74,7 @@ RECIPES = [
     Recipe("linked-calls", 1, servers.Linked, THEIRS),
     Recipe("deletes", 1, servers.SoftDelete, OURS),
     Recipe("answers", 1, servers.AllIs200, THEIRS),
+    Recipe("answers", 2, servers.ThirdParty, THEIRS - ONE_PAGE),
     *(Recipe("paging", number, lambda kind=kind: servers.Paged(kind), OURS - ONE_PAGE)  # type: ignore[misc]
       for number, kind in enumerate(("cursor", "link", "next_url", "page", "after", "total"), 1)),
     *(Recipe("counting", number, servers.Counted, OURS) for number in (1, 2, 3, 4)),

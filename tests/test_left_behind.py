@@ -98,7 +98,7 @@ def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
     world = make_world(erp=Placed(can_lookup=False))
     world.put("a", group="A")
     world.drain()
-    fail_once(world, "create", answer(503))
+    fail_once(world, "create", CallFailed(Failure.TRANSIENT, "no connection"))
     world.put("a", group="B")
     settled(world)
     assert_in_step(world)

@@ -61,7 +61,7 @@ def test_a_move_is_one_revision_whose_push_owns_both_places(world: World, group_
     assert report.settled.groups == {("item", "A"): 1, ("item", "B"): 1}
     left_behind = "the address" in group_is
     assert world.erp.calls["delete"] == (1 if left_behind else 0)
-    assert sum(world.erp.calls.values()) == (2 if left_behind else 1)
+    assert sum(world.erp.calls.values()) - world.erp.calls["read"] == (2 if left_behind else 1)
 
 
 @pytest.mark.parametrize("group_is", ["a field", "the address"])

@@ -188,6 +188,8 @@ def test_a_hot_record_that_changes_at_every_push_holds_up_nobody(make_world: Cal
     order: list[str] = []
 
     async def changes_again(verb: str, key: str) -> None:
+        if verb == "read":  # the look before the write
+            return
         order.append(key)
         if key == "hot" and order.count("hot") < 20:
             await asyncio.to_thread(world.put, "hot", name=f"change {len(order)}")
@@ -390,7 +392,7 @@ def test_a_drain_that_lingers_ends_every_wait_by_the_next_due_time_though_nothin
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(entity={"retry": {"first_wait": 0.3, "jitter": 0}})
-    failures = iter([answer(503)])
+    failures = iter([CallFailed(Failure.TRANSIENT, "no connection")])
     world.erp.before = lambda verb, key: next(failures, None)
     world.put("a")
     world.put("b", tell=False)

@@ -157,7 +157,7 @@ async def test_429_for_too_large_is_not_waited_for(server: Server) -> None:
 
 @pytest.mark.parametrize(("status", "kind", "flags"), [
     (200, None, set()), (201, None, set()), (204, None, set()), (207, None, set()),
-    (301, Failure.PERMANENT, set()), (400, Failure.PERMANENT, set()), (401, Failure.AUTH, set()),
+    (301, Failure.TRANSIENT, {"unknown"}), (400, Failure.PERMANENT, set()), (401, Failure.AUTH, set()),
     (403, Failure.AUTH, set()), (404, Failure.PERMANENT, {"missing"}), (408, Failure.TRANSIENT, {"unknown"}),
     (409, Failure.PERMANENT, {"duplicate", "conflict"}), (410, Failure.PERMANENT, {"missing"}),
     (412, Failure.PERMANENT, {"conflict"}), (413, Failure.PERMANENT, {"too_large"}), (422, Failure.PERMANENT, set()),

@@ -166,7 +166,7 @@ async def test_the_end_may_be_a_status(server: Server, kind: dict[str, Any], sta
 async def test_the_end_status_is_no_end_of_what_has_not_begun(server: Server) -> None:
     """It would be an empty listing: a group that is gone."""
     failure = await failure_of(listed(server, {**BY_PAGE, "end_status": [404]}))
-    assert failure.missing
+    assert (failure.status, failure.kind, failure.about_system) == (404, TRANSIENT, True)
 
 
 async def test_a_listing_that_goes_on_behind_its_end(server: Server) -> None:
@@ -309,7 +309,7 @@ TRANSIENT, PERMANENT = Failure.TRANSIENT, Failure.PERMANENT
                  id="half a page"),
     pytest.param(BY_PAGE, [a(), cut_off], TRANSIENT, "no answer", id="a page cut off"),
     pytest.param(BY_PAGE, [a(), html], TRANSIENT, "not JSON: an HTML page: Down for maintenance", id="an HTML page"),
-    pytest.param(BY_PAGE, [a(), redirect], PERMANENT, "redirects to https://login.example/", id="a redirect"),
+    pytest.param(BY_PAGE, [a(), redirect], TRANSIENT, "redirects to https://login.example/", id="a redirect"),
     pytest.param(BY_PAGE, [a(), {"items": {"key": "b"}}], TRANSIENT, "no list at 'items'", id="an object for a list"),
     pytest.param(BY_PAGE, [a(), {"items": None}], TRANSIENT, "no list at 'items'", id="null for a list"),
     pytest.param(BY_PAGE, [a(), {"error": "later"}], TRANSIENT, 'no list at \'items\': {"error":"later"}',

@@ -61,7 +61,7 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
 # How answers are classed.
 
 @pytest.mark.parametrize(("status", "headers", "kind", "more"), [
-    (301, {"location": "https://other/"}, Failure.PERMANENT, {}),
+    (301, {"location": "https://other/"}, Failure.TRANSIENT, {"unknown": True}),
     (400, {}, Failure.PERMANENT, {}),
     (401, {}, Failure.AUTH, {}),
     (403, {}, Failure.AUTH, {}),
@@ -79,7 +79,7 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
     (500, {}, Failure.TRANSIENT, {"unknown": True}),
     (502, {}, Failure.TRANSIENT, {"unknown": True}),
     (503, {}, Failure.TRANSIENT, {"unknown": True}),  # a gateway's, for all we know
-    (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0}),  # it says that it did nothing
+    (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0, "unknown": True}),
     (504, {}, Failure.TRANSIENT, {"unknown": True}),
 ])
 def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ async def test_redirects_are_not_followed(server: Server) -> None:
     server.handler = handler
     client = http(server.url)
     failure = await failure_of(client.send(POST, {}, write=True, body={}))
-    assert failure.kind is Failure.PERMANENT
+    assert (failure.kind, failure.unknown, failure.about_system) == (Failure.TRANSIENT, True, True)
     assert "/login" in failure.detail
     assert len(server.seen) == 1
     await client.close()

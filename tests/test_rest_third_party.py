@@ -162,7 +162,7 @@ async def test_with_our_ids_a_create_is_the_update(server: Server) -> None:
 async def test_a_404_makes_no_record(server: Server) -> None:
     """With our ids, too, a create that found nothing to write to has failed."""
     erp = third_party(server, **OURS)
-    assert (await failure_of(erp.create(ITEM))).missing
+    assert (await failure_of(erp.create(ITEM))).about_system
     assert await erp.update(ITEM) is None
     await erp.close()
 

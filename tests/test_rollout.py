@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from proxies import SECRET, dumped, proxy_client, proxy_config, proxy_key, proxy_service, route, until_gone
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import rollout
+from sync_orchestrator.core.breaker import SharedHoldOff
 from sync_orchestrator.core.errors import NotFound, NotYet
 from sync_orchestrator.core.rollout import Change, Rollout, place
 from sync_orchestrator.core.sql import run
@@ -253,6 +255,43 @@ async def test_a_bug_in_the_new_path_is_no_reason_to_fail_the_caller(
 
     monkeypatch.setattr(both.app.state.proxy._grey["stone"]._new, "answer", broken)
     assert (await both.get()).json() == {"from": "legacy"}
+
+
+@pytest.mark.parametrize("says", [
+    lambda: Response(status_code=503, headers={"Retry-After": "2"}), lambda: Response(status_code=408),
+    lambda: Response("<html>", 404, media_type="text/html"), lambda: RedirectResponse("/done", 303),
+])
+async def test_rule_24_a_write_that_may_have_been_done_is_not_sent_to_legacy_again(
+    serve: Serve, server: Server, legacy: Server, says: Callable[[], Response]
+) -> None:
+    both = await serve(method="POST", allow_writes=True, call={"method": "POST", "path": "/orders"})
+    await both.change(percent=100)
+
+    async def done(request: Request) -> Response:
+        return says()
+
+    server.handler = done
+    assert (await both.client.post("/proxy/stones/p1", json={}, headers={"X-Merchant": "m1"})).status_code == 502
+    assert (len(server.seen), legacy.seen) == (1, [])
+
+
+async def test_rule_24_a_wait_that_cannot_be_noted_does_not_make_a_write_undone(
+    serve: Serve, server: Server, legacy: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database fails between the response and the note of how long the third party asks to be left alone."""
+    both = await serve(method="POST", allow_writes=True, call={"method": "POST", "path": "/orders"})
+    await both.change(percent=100)
+
+    async def done(request: Request) -> Response:
+        return Response(status_code=503, headers={"Retry-After": "2"})
+
+    async def gone(self: Any, seconds: float) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("gone"))
+
+    monkeypatch.setattr(SharedHoldOff, "ask", gone)
+    server.handler = done
+    answer = await both.client.post("/proxy/stones/p1", json={}, headers={"X-Merchant": "m1"})
+    assert (answer.status_code, len(server.seen), legacy.seen) == (502, 1, [])
 
 
 async def test_both_ways_down_is_told(serve: Serve, server: Server, legacy: Server) -> None:

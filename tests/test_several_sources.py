@@ -59,7 +59,7 @@ def test_another_sources_delete_empties_its_part(world: World) -> None:
     world.drain()
     assert world.mirrored()["a"] == {"code": "a", "store": "A", "name": "n", "count": None}
     assert not world.row("a").deleted
-    assert world.erp.calls == {"create": 1, "update": 1}
+    assert world.erp.calls == {"create": 1, "read": 1, "update": 1}
 
 
 def test_a_record_is_pushed_once_all_required_parts_are_here(engine: Engine) -> None:

@@ -92,7 +92,7 @@ async def test_what_is_neither_there_nor_can_be_made_is_no_success(server: Serve
     store.instead[POST_ITEMS] = [409, 409]
     erp = adapter(server, target)
     failure = await failure_of(erp.create(item()))
-    assert (failure.kind, store.items) == (Failure.PERMANENT, {})
+    assert (failure.kind, failure.about_system, store.items) == (Failure.TRANSIENT, True, {})
     await erp.close()
 
 
@@ -141,7 +141,7 @@ def test_search_by_external_key_then_create(shared: tuple[Store, HttpWorld]) -> 
     assert (store.calls["GET items"], store.calls[POST_ITEMS]) == (1, 1)
     world.put("a", name="next")
     world.drain()
-    assert (store.calls["GET items"], store.calls[PUT_ITEMS]) == (1, 1)
+    assert (store.calls["GET items"], store.calls[PUT_ITEMS]) == (2, 1)  # the second one looks whose the id is
     world.close()
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from jmespath.exceptions import JMESPathError
 
@@ -26,20 +26,29 @@ _LOOKED_AT = 20_000
 _HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html|head|title|body|h1|center)\b", re.IGNORECASE | re.DOTALL)
 _NOT_TEXT = re.compile(r"<(script|style).*?(</\1>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
 _MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
+_OF_GATEWAYS = (402, 407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
+_NO_SUCH_ADDRESS = (404, 405, 410)
 _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
             "reference_missing": Failure.REFERENCE}
+
+About = Literal["record", "collection", "unknown"]
+"""What a call addresses: one record, all of them (a create, a listing, a search, a count), or nobody here knows."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of a system. ``headers`` by lower-case name; ``content`` as it came; ``url``: what was asked;
-    ``began``: the monotonic time at which the call was made, 0 where that is not known."""
+    """One answer of a system. ``headers`` by lower-case name; ``content`` as it came; ``url``: what was asked.
+
+    ``began`` is the monotonic time at which the call was made, 0 where that is not known. ``status_is_known`` is false
+    for an item of an answer whose own status cannot be read.
+    """
 
     status: int
     headers: Mapping[str, str]
     content: bytes
     url: str = ""
     began: float = 0.0
+    status_is_known: bool = True
 
     @cached_property
     def text(self) -> str:
@@ -56,27 +65,53 @@ class Answer:
     @cached_property
     def document(self) -> dict[str, Any]:
         """What expressions of the configuration look at."""
-        return {"status": self.status, "headers": dict(self.headers), "body": self.body, "text": self.text}
+        status = self.status if self.status_is_known else None
+        return {"status": status, "headers": dict(self.headers), "body": self.body, "text": self.text}
+
+    @cached_property
+    def is_html(self) -> bool:
+        """Whether it is a page for people. JSON that is sent as ``text/html`` is JSON."""
+        if self.body is not None or not self.content.strip():
+            return False
+        return "html" in self.headers.get("content-type", "").lower() or _HTML.match(self.text) is not None
+
+    @cached_property
+    def is_markup(self) -> bool:
+        """Whether it is HTML or XML, which an API that speaks JSON does not send itself."""
+        if self.is_html:
+            return True
+        if self.body is not None or not self.content.strip():
+            return False
+        is_xml = "xml" in self.headers.get("content-type", "").lower()
+        return is_xml or self.text.lstrip("\ufeff \t\r\n").startswith("<")
 
 
 strict_json = exact_json.parse
 
 
 def failure_of(
-    answer: Answer, rules: Sequence[Outcome], *, write: bool, secrets: Sequence[str] = (),
+    answer: Answer, rules: Sequence[Outcome], *, write: bool, about: About = "record", secrets: Sequence[str] = (),
     retry_after: float | None = None,
 ) -> CallFailed | None:
     """The failure an answer stands for, or None for a good one; the first rule that fits decides."""
-    for rule in rules:
-        try:
-            applies = applies_to(rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)
-        except NoTruth as error:
-            return CallFailed(Failure.TRANSIENT, f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
-                              status=answer.status, unknown=write)
-        if applies:
-            reason = found(rule.message, answer.document)
-            return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
-    return classed(answer, write=write, secrets=secrets, retry_after=retry_after)
+    try:
+        rule = rule_for(answer, rules)
+    except NoTruth as error:
+        return CallFailed(Failure.TRANSIENT, f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
+                          status=answer.status, unknown=write)
+    if rule is not None:
+        reason = found(rule.message, answer.document)
+        return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
+    return classed(answer, write=write, about=about, secrets=secrets, retry_after=retry_after)
+
+
+def rule_for(answer: Answer, rules: Sequence[Outcome]) -> Outcome | None:
+    """The first rule of the configuration that fits an answer.
+
+    Raises NoTruth where a rule for a success or an absence depends on a value that is no truth value.
+    """
+    return next((rule for rule in rules if applies_to(
+        rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)), None)
 
 
 def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
@@ -112,24 +147,34 @@ def found(expression: str | None, document: Any) -> Any:
 
 
 def classed(
-    answer: Answer, *, write: bool, secrets: Sequence[str] = (), retry_after: float | None = None
+    answer: Answer, *, write: bool, about: About = "record", secrets: Sequence[str] = (),
+    retry_after: float | None = None,
 ) -> CallFailed | None:
-    """The failure a status stands for, or None for a good one."""
+    """The failure that a response stands for by its status and the kind of its body, or None for a good one.
+
+    A redirect, a page where JSON is spoken, a gateway's status and a 404 of the collection itself say nothing about the
+    record: they are states of the system. Only 429 and a 4xx that is about the record say that nothing was done.
+    """
     status = answer.status
     if 200 <= status < 300:
         return None
     detail = f"answer {status}: {shown(answer.text, secrets)}"
     if 300 <= status < 400:
         where = shown(answer.headers.get("location", "nowhere"), secrets)
-        return CallFailed(Failure.PERMANENT, f"answer {status}: redirects to {where}, which is not followed",
-                          status=status)
+        return CallFailed(Failure.TRANSIENT, f"answer {status}: redirects to {where}, which is not followed",
+                          status=status, unknown=write, about_system=True)
+    is_page = answer.is_html if about == "unknown" else answer.is_markup
+    may_be_done = write and (is_page or _may_have_been_done(status))
     if status in (401, 403):
-        return CallFailed(Failure.AUTH, detail, status=status)
+        return CallFailed(Failure.AUTH, detail, status=status, unknown=may_be_done and status == 403,
+                          about_system=True)
     if status == 429:
         return CallFailed(Failure.THROTTLED, detail, status=status, retry_after=retry_after)
-    if status == 408 or status >= 500:
-        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after,
-                          unknown=write and _may_have_been_done(status, retry_after))
+    if is_page or status in _OF_GATEWAYS or (about == "collection" and status in _NO_SUCH_ADDRESS):
+        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after, unknown=may_be_done,
+                          about_system=True, is_page=is_page)
+    if status >= 500 or status == 423:
+        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after, unknown=may_be_done)
     return CallFailed(Failure.PERMANENT, detail, status=status, duplicate=status == 409,
                       missing=status in (404, 410), conflict=status in (409, 412, 428), too_large=status == 413)
 
@@ -143,20 +188,20 @@ def _meant(
     said = reason if isinstance(reason, str) else exact_json.text(reason, spaced=True) if reason else ""
     return CallFailed(
         kind, f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
-        reason=shown(said, secrets) if said else None,
         status=answer.status, retry_after=retry_after if means in _WAITING else None, duplicate=means == "duplicate",
         missing=means == "missing", conflict=means == "conflict", too_large=means == "too_large",
-        unknown=means == "transient" and write and _may_have_been_done(answer.status, retry_after),
+        unknown=write and means == "transient" and _may_have_been_done(answer.status),
+        about_system=means == "auth", reason=shown(said, secrets) if said else None,
     )
 
 
-def _may_have_been_done(status: int, retry_after: float | None) -> bool:
-    """Whether a write may have taken effect before its failure that may pass.
+def _may_have_been_done(status: int) -> bool:
+    """Whether a write may have taken effect before this failure: only a refusal (4xx) says that it did not.
 
-    A refusal (4xx) did nothing, nor did a 503 that names a time to come back: without one it may be a gateway's, which
-    lost the answer.
+    A 503 says it neither, with or without a time to come back: a gateway that lost the answer sends it, too. A server
+    that gave up waiting (408) may have had the whole call.
     """
-    return status == 408 or not (400 <= status < 500 or (status == 503 and retry_after is not None))
+    return status == 408 or not 400 <= status < 500
 
 
 def shown(text: str, secrets: Sequence[str] = ()) -> str:

@@ -126,7 +126,7 @@ class _ByLogin(SystemAuth):
     async def _renewal(self, refused: int | None) -> Session:
         until, why = self._failed
         if time.monotonic() < until:
-            raise CallFailed(Failure.AUTH, why)
+            raise CallFailed(Failure.AUTH, why, about_system=True)
         mark = await asyncio.to_thread(lambda: self._mark)
         most = 3 * self._settings.timeout
         while True:
@@ -148,7 +148,8 @@ class _ByLogin(SystemAuth):
                 given = await self._log_in(last)
         except TimeoutError:
             await asyncio.to_thread(self._store.release, lease)
-            raise CallFailed(Failure.TRANSIENT, f"the login failed: it took more than {most:g} s") from None
+            raise CallFailed(Failure.TRANSIENT, f"the login failed: it took more than {most:g} s",
+                             about_system=True) from None
         except BaseException as error:
             await asyncio.to_thread(self._store.release, lease)
             if isinstance(error, CallFailed) and error.kind is Failure.AUTH:
@@ -186,9 +187,10 @@ class _ByLogin(SystemAuth):
             if (failure := await self._http.failure_of(answer, request)) is not None:
                 raise failure
         except CallFailed as failure:
-            passing = failure.kind in (Failure.TRANSIENT, Failure.THROTTLED)
+            redirects = failure.status is not None and 300 <= failure.status < 400
+            passing = failure.kind in (Failure.TRANSIENT, Failure.THROTTLED) and not redirects
             raise CallFailed(failure.kind if passing else Failure.AUTH, f"the login failed: {failure.detail}",
-                             retry_after=failure.retry_after) from None
+                             retry_after=failure.retry_after, about_system=True) from None
         return self._given(answer, last)
 
     def _picked(self, answer: Answer) -> dict[str, Any]:
@@ -221,15 +223,15 @@ class _ByLogin(SystemAuth):
         place = {"token": self._login.token, "refresh": self._login.refresh}.get(name) or self._login.values[
             name.removeprefix("values.")]
         return CallFailed(Failure.AUTH, f"the login failed: nothing usable as '{name}' at '{place}' in answer "
-                                        f"{answer.status}: {_shape(answer)}")
+                                        f"{answer.status}: {_shape(answer)}", about_system=True)
 
     def _headers(self, given: Given) -> dict[str, str]:
         values = {**given.values, "token": given.token}
         try:
             return {name: templates.text(text, values) for name, text in self._login.headers.items()}
         except TemplateFailed as error:
-            raise CallFailed(Failure.AUTH, f"no header can be made of the login: {self._http.shown(str(error))}"
-                             ) from None
+            raise CallFailed(Failure.AUTH, f"no header can be made of the login: {self._http.shown(str(error))}",
+                             about_system=True) from None
 
     def _proof_of(self, session: Session) -> Proof:
         headers = self._headers(session.given)

@@ -16,8 +16,9 @@ from weakref import WeakKeyDictionary
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
-from sync_orchestrator.adapters.sending import Send, Written
+from sync_orchestrator.adapters.sending import Send, Written, not_ours
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core import exact_json
@@ -44,7 +45,7 @@ class _Waiting:
             self.done.set_exception(failure)
 
 
-def in_bulk(http: Http, target: Target, references: References) -> dict[str, Send]:
+def in_bulk(http: Http, target: Target, references: References, records: Records) -> dict[str, Send]:
     """The writes of a target that go with others, by verb; those that are set up alike go in one call."""
     calls: list[InBulk] = []
     sends: dict[str, Send] = {}
@@ -56,23 +57,50 @@ def in_bulk(http: Http, target: Target, references: References) -> dict[str, Sen
         if call is None:
             call = InBulk(http, bulk, target.outcomes, references)
             calls.append(call)
-        sends[verb] = _Sent(call, verb)
+        sends[verb] = _Sent(call, verb, records)
     return sends
 
 
 class _Sent:
     """One verb's way into calls with others."""
 
-    def __init__(self, call: InBulk, verb: str) -> None:
+    def __init__(self, call: InBulk, verb: str, records: Records) -> None:
         self._call = call
         self._verb = verb
+        self._records = records
         expression = call.bulk.result_id
         self._id = compiled(expression) if expression else None
 
     async def __call__(self, item: Item, values: Values) -> Written:
         result = await self._call.write({**values, "op": self._verb}, item.deadline)
-        external_id = None if self._id is None else self._call.http.search(self._id, result)
-        return Written(_text(external_id), result)
+        if self._call.bulk.results is None:
+            return Written(None, result)
+        external_id = None
+        if self._id is not None:
+            external_id = _text(self._call.http.search(self._id, result, write=True))
+        self._check_whose(item, result, external_id)
+        if external_id is None and self._id is not None and self._verb == "update":
+            return Written(None, result, self._unread(f"no id at '{self._call.bulk.result_id}' in its result", result))
+        return Written(external_id, result)
+
+    def _check_whose(self, item: Item, result: Any, external_id: str | None) -> None:
+        """Raises CallFailed where a result is another record's, by the key or the id that it shows."""
+        other = self._records.stranger_in(result, item.key)
+        if self._verb == "create":
+            if other is not None:
+                raise self._unread(f"its result shows another record, {other}", result)
+            return
+        if not self._records.own_ids or item.external_id is None:
+            return
+        if external_id is not None and external_id != item.external_id:
+            raise self._unread(f"its result shows another id than {item.external_id}", result)
+        if other is not None:
+            by_id = self._call.bulk.match == "id" or external_id == item.external_id
+            raise not_ours(item.external_id, other) if by_id else self._unread(
+                f"its result shows another record, {other}", result)
+
+    def _unread(self, what: str, result: Any) -> CallFailed:
+        return self._call.http.garbage(what, result, write=True)
 
 
 class InBulk:
@@ -159,9 +187,15 @@ class InBulk:
             self.bulk.request, {"items": items, "group": batch[0].item["group"]})
         plain = self.bulk.item is None
         deadlines = [waiting.deadline for waiting in batch if waiting.deadline is not None]
-        return await self.http.send(
+        answer = await self.http.send(
             self.bulk.request, values, write=True, outcomes=self._outcomes, deadline=min(deadlines, default=None),
-            body=[item.get("payload", item["id"]) for item in items] if plain else items)
+            body=[item.get("payload", item["id"]) for item in items] if plain else items, about="collection")
+        if answer.is_markup:
+            raise self.http.garbage("the answer is not JSON", answer.text, write=True, about_system=True)
+        errors = isinstance(answer.body, dict) and (answer.body.get("errors") or answer.body.get("error"))
+        if self._results is None and errors and not self.http.has_rule(answer, self.bulk.request, self._outcomes):
+            raise self.http.garbage(f"the response {answer.status} names errors", answer.text, write=True)
+        return answer
 
     async def _failed(self, batch: Sequence[_Waiting], failure: CallFailed) -> None:
         """The call as a whole failed: where less would do, or one bad item is to be found, it is sent in halves."""
@@ -193,9 +227,11 @@ class InBulk:
                 waiting.fails(failure)
             return
         for waiting, result in zip(batch, results, strict=True):
-            if isinstance(result, CallFailed):
-                waiting.fails(result)
-            elif (failed := await self._item_failure(answer, result)) is not None:
+            try:
+                failed = result if isinstance(result, CallFailed) else await self._item_failure(answer, result)
+            except CallFailed as failure:
+                failed = failure
+            if failed is not None:
                 waiting.fails(failed)
             elif not waiting.done.done():
                 waiting.done.set_result(result)
@@ -203,7 +239,7 @@ class InBulk:
     def _results_of(self, batch: Sequence[_Waiting], answer: Answer) -> list[Any]:
         """A result for each item, in their order; a failure for those that have none."""
         assert self._results is not None
-        found = self.http.search(self._results, answer.body)
+        found = self.http.search(self._results, answer.body, write=True)
         if isinstance(found, dict) and self.bulk.match != "position":
             by_name = found
         elif not isinstance(found, list):
@@ -213,19 +249,37 @@ class InBulk:
                 raise self.http.garbage(f"{len(found)} results for {len(batch)} items", answer.text, write=True)
             return found
         else:
-            by_name = {_text(self.http.search(self._result_key, result)): result for result in found}
+            by_name = self._by_name(found)
         return [by_name.get(_text(waiting.item[self.bulk.match]), CallFailed(
             Failure.TRANSIENT, "no result for it among those of its call", unknown=True)) for waiting in batch]
 
+    def _by_name(self, results: Sequence[Any]) -> dict[str | None, Any]:
+        """The results by the id or key that they show; a failure for a name with results that differ."""
+        by_name: dict[str | None, Any] = {}
+        for result in results:
+            name = _text(self.http.search(self._result_key, result, write=True))
+            if name in by_name and by_name[name] != result:
+                result = self.http.garbage("more than one result for it", [by_name[name], result], write=True)
+            by_name[name] = result
+        return by_name
+
     async def _item_failure(self, answer: Answer, result: Any) -> CallFailed | None:
+        """The failure that a result stands for. One that cannot be read is not a success: its outcome is unknown."""
         if self._results is None:
             return None
-        status = None if self._status is None else self.http.search(self._status, result)
-        if not self._judged and isinstance(status, int) and 200 <= status < 300:
+        if result is None:
+            return self.http.garbage("no result for it", answer.text, write=True)
+        status = None if self._status is None else self.http.search(self._status, result, write=True)
+        read = status if type(status) is int and 100 <= status <= 599 else None
+        if not self._judged and read is not None and 200 <= read < 300:
             return None
-        own = Answer(status if isinstance(status, int) else answer.status, answer.headers,
-                     exact_json.dumps(result), answer.url)
-        return await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
+        own = Answer(answer.status if read is None else read, answer.headers, exact_json.dumps(result), answer.url,
+                     status_is_known=read is not None or self._status is None)
+        failure = await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
+        if failure is None and not own.status_is_known and not self.http.has_rule(
+                own, self._of_an_item, self._outcomes):
+            return self.http.garbage(f"no status at '{self.bulk.status}' in its result", result, write=True)
+        return failure
 
 
 def _in_time(batch: Sequence[_Waiting]) -> list[_Waiting]:

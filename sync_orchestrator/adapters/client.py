@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sync_orchestrator.adapters.answers import Answer
@@ -20,9 +20,13 @@ from sync_orchestrator.core.errors import CallFailed
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """A write is under way; ``deadline``: the monotonic time before which each of its calls must begin."""
+    """A write is under way; ``deadline``: the monotonic time before which each of its calls must begin.
+
+    ``creates``: it makes a record, so that a POST is sent to the collection.
+    """
 
     deadline: float | None
+    creates: bool = False
 
 
 writing: ContextVar[Writing | None] = ContextVar("writing", default=None)
@@ -48,13 +52,16 @@ class Client:
         all calls outside of ``create``, ``update`` and ``delete``.
 
         Raises CallFailed: a 404 is ``missing``, a 409 ``duplicate`` and ``conflict``, and ``outcomes`` of the
-        configuration come first.
+        configuration come first. An HTML page, a redirect and a 404 to the POST of a ``create`` are states of the
+        system: TRANSIENT.
         """
         prepared = Prepared(
             Request(method=method, path="/"), path,
             {name: str(value) for name, value in (params or {}).items() if value is not None}, dict(headers or {}),
             body, self._sign)
         write = writing.get()
+        is_create = write is not None and write.creates and method == "POST"
+        prepared = replace(prepared, about="collection" if is_create else "unknown")
         if (write is None or method in ("GET", "HEAD")) if reads is None else reads:
             return await self._http.patiently(prepared)
         return await self._http.once(prepared, write=True, deadline=None if write is None else write.deadline)

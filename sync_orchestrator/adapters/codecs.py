@@ -34,6 +34,7 @@ class Codecs:
 
     def __init__(self, fields: Mapping[str, Codec], mapped: tuple[str, ...]) -> None:
         self._codecs = {name: _FieldCodec(name, fields.get(name, Codec())) for name in mapped}
+        self.names = frozenset(mapped)
         self._names = mapped if all(fields.get(name, Codec()) == Codec() for name in mapped) else None
 
     def encode(self, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,5 +78,5 @@ class Filters:
 
 def _is_refusal(failure: CallFailed) -> bool:
     """Whether the value was refused: with a real one the same call was answered just before."""
-    final = failure.kind in (Failure.PERMANENT, Failure.REFERENCE) or failure.status == 403
+    final = failure.kind in (Failure.PERMANENT, Failure.REFERENCE) or failure.status in (403, 404, 410)
     return final and failure.status is not None and not 300 <= failure.status < 400

@@ -32,6 +32,8 @@ Problem = Callable[[Any], str | None]
 """Says what is wrong with what a method gave; None where nothing is."""
 
 _END = object()
+_OF_ALL_RECORDS = ("lookup", "pages", "keys", "count", "groups", "changes", "read_many", "ungrouped")
+"""Methods that ask for no single record: what they do not find is the collection itself."""
 
 
 class Guard:
@@ -69,7 +71,7 @@ class Guard:
         left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
         if left < 0:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
-        before = writing.set(Writing(item.deadline))
+        before = writing.set(Writing(item.deadline, creates=method == "create"))
         try:
             came = await self._carried_out(method, lambda: call(item), min(2 * self._timeout, left + self._timeout))
         finally:
@@ -121,6 +123,7 @@ class Guard:
                 await self._hold_off.refused()
             failure.detail = self._shown(failure.detail)
             failure.args = (failure.detail,)
+            _judge(method, failure, writes=writes)
             raise
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -129,12 +132,14 @@ class Guard:
             raise self._failure(method, "was cancelled from within", unknown=writes) from None
         except (Exception, SystemExit) as error:
             if timer.expired() and isinstance(error, TimeoutError):
-                raise self._failure(method, f"has not ended within {most:.3g} s", unknown=writes) from None
+                raise self._failure(method, f"has not ended within {most:.3g} s", unknown=writes,
+                                    about_system=True) from None
             raise self._failure(method, f"raised {type(error).__name__}: {error}{where(error, self._file())}",
-                                unknown=writes) from None
+                                unknown=writes, about_system=isinstance(error, OSError)) from None
 
-    def _failure(self, method: str, what: str, *, unknown: bool = False) -> CallFailed:
-        return CallFailed(Failure.TRANSIENT, self._shown(f"{self._class.__name__}.{method} {what}"), unknown=unknown)
+    def _failure(self, method: str, what: str, *, unknown: bool = False, about_system: bool = False) -> CallFailed:
+        return CallFailed(Failure.TRANSIENT, self._shown(f"{self._class.__name__}.{method} {what}"), unknown=unknown,
+                          about_system=about_system)
 
     def _shown(self, text: Any) -> str:
         return shown(str(text), self._secrets)
@@ -250,6 +255,17 @@ def _named(row: PartRead) -> PartRead:
 def _found(there: Found) -> Found:
     key, group = (None if name is None else composed(name) for name in (there.key, there.group))
     return there if (key, group) == (there.key, there.group) else replace(there, key=key, group=group)
+
+
+def _judge(method: str, failure: CallFailed, *, writes: bool) -> None:
+    """Corrects what a class says of a failure: a 5xx may have been done, and a 404 of all records is no absence."""
+    status = failure.status
+    if writes and failure.kind is Failure.TRANSIENT and status is not None and (status == 408 or status >= 500):
+        failure.unknown = True
+    if failure.missing and method in _OF_ALL_RECORDS and failure.not_ours is None:
+        failure.kind, failure.missing, failure.about_system = Failure.TRANSIENT, False, True
+    if failure.kind is Failure.AUTH:
+        failure.about_system = True
 
 
 async def _closed(adapter: Adapter) -> None:

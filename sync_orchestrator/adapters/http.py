@@ -30,12 +30,12 @@ from tenacity import (
 )
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer, failure_of, picks, shown
+from sync_orchestrator.adapters.answers import About, Answer, failure_of, picks, rule_for, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
-from sync_orchestrator.adapters.throttling import pause_of, wait_of
+from sync_orchestrator.adapters.throttling import Asked, pause_of, wait_of
 from sync_orchestrator.adapters.wire import Wire
+from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
@@ -44,6 +44,8 @@ from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.templates import TemplateFailed
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells each URL, and secrets may stand in a query
+
+_log = logging.getLogger("sync_orchestrator.http")
 
 _READ_ATTEMPTS = 4
 _SHORTEST_SECRET = 4
@@ -82,6 +84,8 @@ class Prepared:
     sign: Sign | None = None
     most: int | None = None
     """The largest answer that is taken, in bytes."""
+    about: About = "record"
+    """What it addresses, which decides what a 404 says."""
 
 
 class Room:
@@ -130,14 +134,17 @@ class Http:
         self._wire = Wire(settings.base_url, settings.headers, connections=settings.concurrency,
                           timeout=settings.timeout)
 
-    async def read(self, request: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
+    async def read(
+        self, request: Request, values: Values, outcomes: Sequence[Outcome] = (), *, about: About | None = None
+    ) -> Answer:
         """A reading call; what may pass is tried again a few times, since reading twice is harmless.
 
         No attempt begins after one call's deadline, so that a read within a lease ends in twice that time (a login in
         between may take its own). A wait that the system asks for is kept if it fits in, else left to the caller.
         Raises CallFailed.
         """
-        return await self.patiently(self.prepared(request, values), outcomes)
+        prepared = self.prepared(request, values)
+        return await self.patiently(prepared if about is None else replace(prepared, about=about), outcomes)
 
     async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
         """Reads an absolute address that this system itself named; the rest is as of ``like``.
@@ -171,12 +178,13 @@ class Http:
 
     async def send(
         self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
-        deadline: float | None = None, body: Any = None,
+        deadline: float | None = None, body: Any = None, about: About = "record",
     ) -> Answer:
         """One call, once. ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request
         has none of its own. Raises CallFailed.
         """
-        return await self.once(self.prepared(request, values, body), outcomes, write=write, deadline=deadline)
+        prepared = replace(self.prepared(request, values, body), about=about)
+        return await self.once(prepared, outcomes, write=write, deadline=deadline)
 
     async def once(
         self, prepared: Prepared, outcomes: Sequence[Outcome] = (), *, write: bool, deadline: float | None = None
@@ -194,21 +202,28 @@ class Http:
         """Ends this event loop's connections."""
         await self._wire.close()
 
-    def garbage(self, what: str, came: Any, *, write: bool = False) -> CallFailed:
-        """An answer that is not what was asked for; it may be another next time."""
+    def garbage(self, what: str, came: Any, *, write: bool = False, about_system: bool = False) -> CallFailed:
+        """A response that is not what was requested; it may be another next time.
+
+        ``about_system``: it says nothing about the record, such as one that is not JSON.
+        """
         return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(came if isinstance(came, str) else repr(came))}",
-                          unknown=write)
+                          unknown=write, about_system=about_system)
+
+    def has_rule(self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = ()) -> bool:
+        """Whether a rule of the configuration says what this response means."""
+        return rule_for(answer, self._rules(request, outcomes)) is not None
 
     def shown(self, text: str) -> str:
         """Text for an error message: on one line, clipped, without secrets."""
         return shown(text, self._secrets)
 
-    def search(self, expression: ParsedResult, document: Any) -> Any:
+    def search(self, expression: ParsedResult, document: Any, *, write: bool = False) -> Any:
         """What stands in an answer at a place. Raises CallFailed where the expression cannot work on it."""
         try:
             return expression.search(document)
         except JMESPathError:
-            raise self.garbage(f"'{expression.expression}' does not fit the answer", document) from None
+            raise self.garbage(f"'{expression.expression}' does not fit the answer", document, write=write) from None
 
     def prepared(self, request: Request, values: Values, body: Any = None, *, base_url: str | None = None) -> Prepared:
         """A call with its templates filled in, to this system or to another base address. Raises CallFailed."""
@@ -226,28 +241,40 @@ class Http:
             if not (text.isascii() and text.isprintable()):
                 raise CallFailed(Failure.PERMANENT, f"header '{name}' can hold printable ASCII only")
         url = path if base_url is None else base_url.rstrip("/") + path
-        return Prepared(request, url, _filled(params), _filled(headers), content)
+        about: About = "collection" if isinstance(request, Listing | Count) else "record"
+        return Prepared(request, url, _filled(params), _filled(headers), content, about=about)
 
     async def failure_of(
-        self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = (), *, write: bool = False
+        self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = (), *, write: bool = False,
+        about: About = "record",
     ) -> CallFailed | None:
         """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
         throttle = self._settings.throttle
         wait = wait_of(answer, throttle)
-        failure = failure_of(answer, self._rules(request, outcomes), write=write, secrets=self._secrets,
+        failure = failure_of(answer, self._rules(request, outcomes), write=write, about=about, secrets=self._secrets,
                              retry_after=None if wait is None else wait.seconds)
+        try:
+            await self._note_waiting(answer, failure, wait)
+        except Exception as error:  # the call was made: what came of it must not be lost with a note about waiting
+            _log.warning("a wait that was requested could not be shared: %s", type(error).__name__)
+        return failure
+
+    async def _note_waiting(self, answer: Answer, failure: CallFailed | None, wait: Asked | None) -> None:
+        """Keeps what an answer says about waiting, for all calls to the system."""
         if failure is not None and failure.kind is Failure.THROTTLED:
             await self._hold_off.refused()
         elif answer.began:
             self._hold_off.served(answer.began)
         if failure is not None and failure.retry_after and wait is not None:
             await self._hold_off.ask(failure.retry_after, self.shown(wait.why))
-        elif (failure is None or failure.retry_after is None) and (pause := pause_of(answer, throttle)) is not None:
-            if pause.by_header:
-                await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.shown(pause.why))
-            else:
-                await self._hold_off.ask(pause.seconds, self.shown(pause.why))
-        return failure
+            return
+        pause = pause_of(answer, self._settings.throttle)
+        if pause is None or (failure is not None and failure.retry_after is not None):
+            return
+        if pause.by_header:
+            await self._hold_off.ask_by_header(pause.seconds, pause.claimed, self.shown(pause.why))
+        else:
+            await self._hold_off.ask(pause.seconds, self.shown(pause.why))
 
     async def exchange(
         self, prepared: Prepared, proof: Mapping[str, str], *, deadline: float | None = None,
@@ -274,7 +301,7 @@ class Http:
                 received = await self._wire.answer(request, prepared.most)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
-            raise CallFailed(Failure.TRANSIENT, within, unknown=True) from None
+            raise CallFailed(Failure.TRANSIENT, within, unknown=True, about_system=True) from None
         except httpx.InvalidURL as error:
             raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -313,7 +340,7 @@ class Http:
 
         async def tried(proof: Proof) -> tuple[Answer, CallFailed | None]:
             answer = await self.exchange(prepared, proof.headers, deadline=deadline, latest=latest)
-            return answer, await self.failure_of(answer, prepared.request, outcomes, write=write)
+            return answer, await self.failure_of(answer, prepared.request, outcomes, write=write, about=prepared.about)
 
         proof = await self._auth.proof()
         answer, failure = await tried(proof)
@@ -385,14 +412,21 @@ def _spelt(word: str) -> set[str]:
 def _no_answer(error: Exception) -> CallFailed:
     """httpx-aiohttp tells a refused connection as a time-out, so the error below it decides."""
     if isinstance(error, _NEVER_CONNECTED) or isinstance(error.__cause__, _NEVER_CONNECTED):
-        return CallFailed(Failure.TRANSIENT, "no connection")
-    return CallFailed(Failure.TRANSIENT, f"no answer ({type(error.__cause__ or error).__name__})", unknown=True)
+        return CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
+    return CallFailed(Failure.TRANSIENT, f"no answer ({type(error.__cause__ or error).__name__})", unknown=True,
+                      about_system=True)
+
+
+def may_pass_soon(failure: CallFailed) -> bool:
+    """Whether a read is worth another try at once: not after a redirect, which stays for a while."""
+    redirects = failure.status is not None and 300 <= failure.status < 400
+    return failure.kind is Failure.TRANSIENT and not redirects
 
 
 def _may_pass(error: BaseException) -> bool:
     """What a wait may mend: one of our own choice, or the one that is asked for."""
     return isinstance(error, CallFailed) and (
-        error.kind is Failure.TRANSIENT or (error.kind is Failure.THROTTLED and error.retry_after is not None))
+        may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None))
 
 
 def _wait(state: RetryCallState) -> float:

@@ -47,7 +47,7 @@ async def pages(
         try:
             answer = await walk.ask(values, outcomes)
         except CallFailed as failure:
-            if not walk.begun or failure.status not in listing.end_status:
+            if not walk.begun or failure.status not in listing.end_status or failure.is_page:
                 raise
             walk.end()
             return
@@ -103,10 +103,11 @@ async def get_all(http: Http, call: Get, values: Values, *, key_of: KeyOf) -> li
 
 async def get_list(http: Http, call: Get, values: Values, outcomes: Sequence[Outcome] = ()) -> list[Any]:
     """The list that one reading call finds, which is no page of a listing. Raises CallFailed."""
-    answer = await http.read(call, values, outcomes)
+    answer = await http.read(call, values, outcomes, about="collection")
     found = _found(http, call, answer)
     if not isinstance(found, list):
-        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text)
+        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text,
+                           about_system=True)
     return found
 
 
@@ -118,13 +119,14 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
         number = _digits(_RANGE.sub("", came, count=1))
         if number is None:
             raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
-                               came or "nothing")
+                               came or "nothing", about_system=True)
         return number
     number = _whole(http.search(compiled(call.number), answer.body))
     if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
         number = _digits(answer.text.strip().strip('"'))
     if number is None:
-        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text)
+        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text,
+                           about_system=True)
     return number
 
 
@@ -283,7 +285,7 @@ class _Walk:
         raise self._garbage("no address of the next page", str(told))
 
     def _garbage(self, what: str, came: str) -> CallFailed:
-        return self._http.garbage(f"page {self._number} of {_named(self._listing)}: {what}", came)
+        return self._http.garbage(f"page {self._number} of {_named(self._listing)}: {what}", came, about_system=True)
 
 
 def _named(call: Request) -> str:
@@ -320,7 +322,7 @@ def _found(http: Http, call: Get, answer: Answer) -> Any:
     if answer.status == 204:
         return None
     if answer.body is None and answer.text.strip() != "null":
-        raise http.garbage(f"the answer to {_named(call)} is not JSON", answer.text)
+        raise http.garbage(f"the answer to {_named(call)} is not JSON", answer.text, about_system=True)
     found = http.search(compiled(call.record), answer.body)
     if found is None and not _says_nothing(answer.body, call.record):
         raise http.garbage(f"nothing at '{call.record}' in the answer to {_named(call)}", answer.text)

@@ -15,6 +15,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
@@ -83,13 +84,29 @@ class Records:
         group = self._name(self._http.search(self._group, record), record) if self._group else None
         return Found(key, self.id_of(record) if self.own_ids or key is None else key, group, fields)
 
+    def shown_in(self, document: Any, place: str | None) -> Json | None:
+        """The record in the response to a write, at ``place`` or where all have it; None where there is none."""
+        try:
+            record = self._http.search(compiled(place or self._target.record), document)
+        except CallFailed:
+            return None
+        if isinstance(record, list) and len(record) == 1:
+            record = record[0]
+        return record if isinstance(record, dict) else None
+
+    def stranger_in(self, record: Any, key: str) -> str | None:
+        """The key in a record if it is not ``key``; None where it is, or where the record shows no key."""
+        try:
+            return other_key(key, self.key_in(record))
+        except CallFailed:
+            return None
+
     def made_id(self, answer: Answer, place: str | None) -> str | None:
         """The id of what a create made, by a header or in the record at ``place``; None where its answer has none."""
         if (told := self._id_in_header(answer)) is not None:
             return told
         try:
-            record = self._http.search(compiled(place or self._target.record), answer.body)
-            return self._their_id(record[0] if isinstance(record, list) and len(record) == 1 else record)
+            return self._their_id(self.shown_in(answer.body, place))
         except CallFailed:
             return None
 

@@ -100,7 +100,7 @@ class References:
         except CallFailed as failure:
             if not failure.missing:
                 raise CallFailed(failure.kind, f"reference '{name}': {failure.detail}", status=failure.status,
-                                 retry_after=failure.retry_after) from None
+                                 retry_after=failure.retry_after, about_system=failure.about_system) from None
             found, came = None, failure.detail
         else:
             came = f"answer {answer.status}: {self._http.shown(answer.text)}"
@@ -113,6 +113,9 @@ class References:
         if answer.body is not None and self._http.search(compiled(reference.record), answer.body) is None:
             return None
         found = record_in(self._http, reference, answer)
+        if isinstance(found, bool):
+            raise self._http.garbage(f"a truth value at '{reference.record}', where a reference is expected",
+                                     answer.text)
         return None if found in ("", [], {}) else found
 
     def _keep(self, key: bytes, found: Any, until: float) -> None:

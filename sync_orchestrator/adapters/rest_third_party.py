@@ -34,7 +34,8 @@ class RestThirdParty:
         self._reads = Reads(http, target, records, references)
         self._references = references if target.references else None
         self._sender = Sender(http, target, records, references)
-        self._writes = Writes(target, self._sender, self._reads, records, in_bulk(http, target, references))
+        self._writes = Writes(target, self._sender, self._reads, records,
+                              in_bulk(http, target, references, records))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
@@ -104,4 +105,7 @@ def traits_of(target: Target) -> Traits:
         and names_in(target.idempotency.value) <= {"idempotency_key", "key", "group"},
         grouped_address=any("group" in names_in(address) for address in addresses),
         search_first=target.search_first,
+        look_first=target.look_first,
+        reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
+                           if target.revision is not None and call is not None and "revision" in call.names()),
     )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from sync_orchestrator import templates
-from sync_orchestrator.adapters.answers import Answer
+from sync_orchestrator.adapters.answers import About, Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
@@ -23,10 +23,14 @@ from sync_orchestrator.templates import TemplateFailed
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What the third party says of one record's write: the id it gave, if it says one, and the body."""
+    """What the third party says of one record's write: the id it gave, if it says one, and the body.
+
+    ``unread``: why the response does not prove that the record was written; then the record has to be read back.
+    """
 
     id: str | None
     body: Any
+    unread: CallFailed | None = None
 
 
 class Send(Protocol):
@@ -46,6 +50,9 @@ class Sender:
         self._records = records
         self._references = references
         self._wanted = _names_asked_for(target)
+        self._record_is_configured = "record" in target.model_fields_set
+        self._error_names = tuple(
+            name for name in ("errors", "error") if name not in records.codecs.names and name != target.key_field)
 
     def place(self, item: Item) -> dict[str, Any]:
         """What the templates of a delete know."""
@@ -66,13 +73,17 @@ class Sender:
             values["idempotency_key"] = self._idempotency_key(item, values)
         return values
 
-    async def answer(self, call: Request, item: Item, values: Values, body: Any = None) -> Answer:
+    async def answer(
+        self, call: Request, item: Item, values: Values, body: Any = None, *, about: About = "record"
+    ) -> Answer:
         """One writing call; ``body`` is sent where it has none of its own. Raises CallFailed."""
         known = await self._references.known(call, values)
         answer = await self._http.send(
-            call, known, write=True, outcomes=self._target.outcomes, deadline=item.deadline, body=body)
+            call, known, write=True, outcomes=self._target.outcomes, deadline=item.deadline, body=body, about=about)
         if answer.content and answer.body is None and answer.text.strip() != "null":
-            raise self._http.garbage("the answer is not JSON", answer.text, write=True)
+            raise self._http.garbage("the answer is not JSON", answer.text, write=True, about_system=True)
+        if self._names_errors(answer) and not self._http.has_rule(answer, call, self._target.outcomes):
+            raise self._http.garbage(f"the response {answer.status} names errors", answer.text, write=True)
         return answer
 
     async def create(self, item: Item, values: Values) -> Written:
@@ -82,13 +93,26 @@ class Sender:
         if idempotency is not None and idempotency.header is not None:
             header = {idempotency.header: "{{ idempotency_key }}"}
             call = call.model_copy(update={"headers": {**call.headers, **header}})
-        answer = await self.answer(call, item, values, values["payload"])
+        answer = await self.answer(call, item, values, values["payload"], about="collection")
+        other = self._records.stranger_in(self._records.shown_in(answer.body, call.record), item.key)
+        if other is not None:
+            raise another_answered(other, "create")
         return Written(self._records.made_id(answer, call.record), answer.body)
 
     async def update(self, item: Item, values: Values) -> Written:
         """The ``update`` call."""
-        assert self._target.update is not None
-        return Written(None, (await self.answer(self._target.update, item, values, values["payload"])).body)
+        call = self._target.update
+        assert call is not None
+        answer = await self.answer(call, item, values, values["payload"])
+        shown = self._records.shown_in(answer.body, call.record)
+        if (other := self._records.stranger_in(shown, item.key)) is not None:
+            raise not_ours(item.external_id, other) if self._records.own_ids else another_answered(other, "update")
+        is_expected = call.record is not None or (self._record_is_configured and answer.status != 204)
+        if shown is None and is_expected:
+            where = call.record or self._target.record
+            return Written(None, answer.body, self._http.garbage(
+                f"no record at '{where}' in the response {answer.status} to an update", answer.text, write=True))
+        return Written(None, answer.body)
 
     async def delete(self, item: Item, values: Values) -> Written:
         """The ``delete`` call."""
@@ -105,6 +129,11 @@ class Sender:
         """The failure of a create whose answer names no id: it may have been carried out."""
         return self._http.garbage(f"no id at '{self._target.id}' in the answer to a create", written.body, write=True)
 
+    def _names_errors(self, answer: Answer) -> bool:
+        """Whether a good response lists errors, as GraphQL does; fields of the record of that name are none."""
+        body = answer.body
+        return isinstance(body, dict) and any(body.get(name) for name in self._error_names)
+
     def _idempotency_key(self, item: Item, values: Values) -> str:
         ours = quote(item.idempotency_key or "")
         if self._target.idempotency is None:
@@ -113,6 +142,18 @@ class Sender:
             return templates.text(self._target.idempotency.value, {**values, "idempotency_key": ours})
         except TemplateFailed as error:
             raise CallFailed(Failure.PERMANENT, self._http.shown(str(error))) from None
+
+
+def not_ours(external_id: str | None, shown_key: str) -> CallFailed:
+    """The failure of a call under an id of ours that shows another record: ours is not there."""
+    return CallFailed(Failure.PERMANENT, f"the id {external_id} is the id of another record by now: {shown_key}",
+                      missing=True, not_ours=shown_key)
+
+
+def another_answered(shown_key: str, verb: str) -> CallFailed:
+    """The failure of a write whose response shows another record: neither its id nor its content is ours."""
+    return CallFailed(Failure.PERMANENT, f"the response to its {verb} shows another record: {shown_key}",
+                      unknown=True, not_ours=shown_key)
 
 
 def _names_asked_for(target: Target) -> set[str]:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from sync_orchestrator.adapters.http import Values
-from sync_orchestrator.adapters.reads import Reads
+from sync_orchestrator.adapters.reads import Present, Reads
 from sync_orchestrator.adapters.records import Records
-from sync_orchestrator.adapters.sending import Send, Sender, Written
+from sync_orchestrator.adapters.sending import Send, Sender, Written, not_ours
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Item
@@ -50,7 +50,9 @@ class Writes:
         if self._records.own_ids:
             return await self._create(item)
         if await self.update(item) is None:
-            raise CallFailed(Failure.PERMANENT, "an update that should make the record finds nothing", missing=True)
+            raise CallFailed(
+                Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
+                about_system=True)
         return item.key
 
     async def update(self, item: Item) -> str | None:
@@ -69,9 +71,9 @@ class Writes:
         try:
             await self._at_revision("delete", item, self._sender.place(item))
         except CallFailed as failure:
-            if failure.missing:
+            if failure.missing and failure.not_ours is None:
                 return
-            if not _is_refusal(failure):
+            if failure.not_ours is not None or not _is_refusal(failure):
                 raise
             if self._target.gone_when is not None and await self._is_gone(item):
                 return
@@ -107,11 +109,24 @@ class Writes:
         try:
             written = await self._at_revision("update", item, self._sender.content(item))
         except CallFailed as failure:
-            if failure.missing:
+            if failure.missing and failure.not_ours is None:
                 return False
+            if failure.status == 405 and failure.kind is Failure.PERMANENT and failure.reason is None:
+                failure.kind, failure.about_system = Failure.TRANSIENT, True  # the address takes no writes now
             raise self._of_conflict("update", failure) from None
+        if written.unread is not None:
+            await self._prove(item, written.unread)
         await self._follow("update", item, written)
         return True
+
+    async def _prove(self, item: Item, unread: CallFailed) -> None:
+        """Reads a record whose write was answered without it. Raises CallFailed where it is not as it was written."""
+        try:
+            found = await self._reads.read(item)
+        except CallFailed:
+            raise unread from None
+        if found is None or found.key != item.key or not self._records.are_written(item.payload, found.fields):
+            raise unread
 
     async def _read_back(self, item: Item, written: Written) -> str:
         """The id of what a create has made without naming it: the record with our key and content."""
@@ -122,7 +137,8 @@ class Writes:
             found = await self._reads.lookup(item.key, item.group)
         except CallFailed:
             raise unnamed from None
-        same = sorted(record.external_id for record in found if self._records.are_written(item.payload, record.fields))
+        same = sorted(record.external_id for record in found
+                      if record.key == item.key and self._records.are_written(item.payload, record.fields))
         if not same:
             raise unnamed
         return same[0]
@@ -145,12 +161,16 @@ class Writes:
         try:
             await self._at_revision("refused", item, self._sender.place(item))
         except CallFailed as failure:
-            if not failure.missing:
+            if not failure.missing or failure.not_ours is not None:
                 raise self._of_conflict("refused", failure) from None
 
     async def _is_gone(self, item: Item) -> bool:
         present = await self._reads.present(item)
-        return present is None or present.gone
+        return present is None or present.gone or self._stranger(item, present) is not None
+
+    def _stranger(self, item: Item, present: Present) -> str | None:
+        """The key that the record under a given id shows, if it is another one's."""
+        return self._records.stranger_in(present.record, item.key) if self._records.own_ids else None
 
     async def _at_revision(self, verb: Verb, item: Item, values: Values) -> Written:
         """One write at the revision that the record has now; once more where that has moved on meanwhile."""
@@ -166,6 +186,8 @@ class Writes:
     async def _revision(self, verb: Verb, item: Item) -> Any:
         """Null for a record that the update itself makes."""
         present = await self._reads.present(item)
+        if present is not None and (other := self._stranger(item, present)) is not None:
+            raise not_ours(item.external_id, other)
         if present is None and (verb != "update" or self._records.own_ids or self._target.upsert == "update_first"):
             raise CallFailed(Failure.PERMANENT, "there is no such record", missing=True)
         if present is not None and present.gone and verb != "update":
@@ -190,7 +212,7 @@ class Writes:
                 raise CallFailed(
                     failure.kind, f"{call.method} {call.path}, after the {verb}: {failure.detail}",
                     status=failure.status, retry_after=failure.retry_after, unknown=failure.unknown,
-                    external_id=item.external_id) from None
+                    external_id=item.external_id, about_system=failure.about_system, reason=failure.reason) from None
 
 
 def _is_refusal(failure: CallFailed) -> bool:

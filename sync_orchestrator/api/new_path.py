@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, found, picks
-from sync_orchestrator.adapters.http import Http, Prepared
+from sync_orchestrator.adapters.http import Http, Prepared, may_pass_soon
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.known import Known
@@ -111,7 +111,7 @@ class NewPath:
                     prepared, write=not self._route.is_read, deadline=latest, latest=latest)
             except CallFailed as error:
                 answer, failure = None, error
-            if failure is None or last or failure.kind is not Failure.TRANSIENT:
+            if failure is None or last or not may_pass_soon(failure):
                 return answer, failure
             await asyncio.sleep(random.uniform(0.02, 0.1))
         raise AssertionError("unreachable")

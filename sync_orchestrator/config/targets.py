@@ -175,6 +175,11 @@ class Target(Model):
     ``update.outcomes``."""
     search_first: bool = False
     """With their ids: look for the key before every create, so that records which are there already are adopted."""
+    look_first: Literal["auto", "always", "never"] = "auto"
+    """With their ids: read a record before it is updated or deleted under the id that it was given. If another key is
+    there, the id was given again: that record is left alone, and ours is searched by its key. ``auto``: unless the id
+    is a random one (a UUID, an ObjectId, a ULID). ``never`` saves one ``read`` for each such write; choose it only if
+    an id is never given again, not even after a restore from a backup."""
     create: Write | None = None
     """Makes a record."""
     update: Write | None = None
@@ -276,8 +281,8 @@ class Target(Model):
                 raise ValueError("list_shows 'ids': what is listed shows no key, so 'read' and 'also' cannot use "
                                  "{{ key }}; use {{ id }}")
         else:
-            for name in ("id_from", "search_first", "idempotency"):
-                if getattr(self, name):
+            for name in ("id_from", "search_first", "idempotency", "look_first"):
+                if getattr(self, name) not in (None, False, "auto"):
                     raise ValueError(f"'{name}' is for third parties that give the ids: leave it out, or say "
                                      "ids: theirs")
         if self.search_first and self.lookup is None:

@@ -18,6 +18,7 @@ from sync_orchestrator.config.environment import FromEnvironment
 from sync_orchestrator.conformance.bench import Bench, fields_of, refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.identity import may_be_given_again
 from sync_orchestrator.core.ports import Found, Item
 
 MANY = 7
@@ -97,6 +98,29 @@ async def missing_is_told(bench: Bench) -> None:
         raise Differs(f"a read shows {found.fields}", "None")
     if bench.traits.own_ids and (told := await bench.update(item)) is not None:
         raise Differs(f"an update of it says {told!r}", "None", bench.look("update", "update"))
+
+
+@behaviour("look_first", "traits")
+async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
+    """Where the id of a deleted record is given to the next one, a read shows whose it is."""
+    if not bench.traits.own_ids:  # then the id is the key
+        return
+    first = await bench.create(bench.item())
+    await bench.third_party.delete(first)
+    second = await bench.create(bench.item())
+    if second.external_id != first.external_id:
+        return
+    again = f"the id {first.external_id} of a deleted record is given again"
+    if bench.traits.look_first == "never":
+        raise Differs(again, "an id that does not come back, or a look before each write",
+                      f"set look_first to auto: {bench.look('look_first', 'traits')}")
+    if bench.traits.look_first == "auto" and not may_be_given_again(first.external_id or ""):
+        raise Differs(again, "a random id that does not come back",
+                      f"set look_first to always: {bench.look('look_first', 'traits')}")
+    found = await bench.eventually(lambda: bench.third_party.read(first), bool)
+    if found is None or found.key != second.key:
+        raise Differs(f"{again}, and a read of it shows the key {None if found is None else found.key!r}",
+                      f"the key {second.key!r}", bench.look("read", "read"))
 
 
 @behaviour("lookup")
@@ -194,7 +218,7 @@ async def groups_are_kept_apart(bench: Bench) -> None:
     try:
         found, refused = await refusal(bench.listed(nowhere))
     except CallFailed as failure:
-        if failure.kind is not Failure.REFERENCE:  # nothing stands for it there
+        if failure.kind is not Failure.REFERENCE and failure.status not in (404, 410):  # nothing stands for it there
             raise
         found, refused = None, failure
     if refused is None and found:
@@ -339,6 +363,8 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
 def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
     async def run(bench: Bench) -> None:
         item, refused = await refusal(bench.create(bench.item(end)))
+        if refused is not None and refused.not_ours is not None:
+            raise Differs(f"its key is {refused.not_ours!r}", "the key that was written")
         if item is None:
             raise Skipped(f"it refuses such a key: {refused}; say which it takes with key_pattern")
         await bench.shows(item)

@@ -25,6 +25,7 @@ from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.left_behind import take_back
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
 from sync_orchestrator.core.settle import Settled, settle
@@ -374,7 +375,7 @@ class _Pusher:
         for end in settled.twins:
             item = Item(end.claim.key, end.claim.group, {}, end.external_id)
             with suppress(CallFailed):
-                await self._context.entities[end.claim.entity].third_party.delete(item)
+                await take_back(self._context.entities[end.claim.entity].third_party, item)
         settled.twins.clear()
 
     async def _give_back(self) -> None:

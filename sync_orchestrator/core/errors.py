@@ -84,7 +84,8 @@ class CallFailed(SyncError):
     ``about_system`` is true where the failure says nothing about the record: no connection, a timeout, a redirect, an
     HTML page where JSON is spoken, a gateway's 502. ``not_ours`` is the key of the record that the third party shows
     under an id that we took for this record's. ``reason`` is the text that a rule of the configuration found for
-    operators (``message`` of an outcome), without record-specific detail where possible.
+    operators (``message`` of an outcome), without record-specific detail where possible. ``is_page``: the response was
+    HTML or XML where JSON is spoken.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class CallFailed(SyncError):
         about_system: bool = False,
         not_ours: str | None = None,
         reason: str | None = None,
+        is_page: bool = False,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -118,3 +120,4 @@ class CallFailed(SyncError):
         self.about_system = about_system
         self.not_ours = not_ours
         self.reason = reason
+        self.is_page = is_page

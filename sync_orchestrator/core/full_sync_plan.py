@@ -24,6 +24,7 @@ from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, Map
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
+from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
@@ -345,7 +346,7 @@ class _Plan:
                 row.applied_group in (None, self._group)):
             return []
         found = await self._entity.third_party.read(Item(key, row.applied_group, {}, row.external_id))
-        return [] if found is None else [found]
+        return [found] if found is not None and other_key(key, found.key) is None else []
 
     def _moves_away(self, key: str) -> None:
         self._act("moved", key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from sync_orchestrator.core.identity import may_be_given_again, other_key
 from sync_orchestrator.core.ports import Item, ThirdParty
 
 
@@ -18,6 +19,17 @@ def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequenc
         replace(own, group=group, external_id=external_id) for group, external_id in late_creates
         if external_id != own.external_id or (own_place is not None and group != own_place)
     ]
+
+
+async def take_back(third_party: ThirdParty, item: Item) -> None:
+    """Deletes what a create made too late, unless its id is another record's by now. Raises CallFailed."""
+    traits, external_id = third_party.traits, item.external_id
+    if traits.own_ids and external_id is not None and traits.look_first != "never" and (
+            traits.look_first == "always" or may_be_given_again(external_id)):
+        found = await third_party.read(item)
+        if found is not None and other_key(item.key, found.key) is not None:
+            return
+    await third_party.delete(item)
 
 
 async def found_at(third_party: ThirdParty, own: Item, places: Iterable[str]) -> list[Item]:
@@ -33,4 +45,5 @@ async def found_at(third_party: ThirdParty, own: Item, places: Iterable[str]) ->
         replace(own, group=place, external_id=record.external_id)
         for place in places for record in await third_party.lookup(own.key, place)
         if record.external_id != own.external_id and record.group in (None, place)
+        and other_key(own.key, record.key) is None
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Json = dict[str, Any]
 
@@ -104,6 +104,11 @@ class Traits:
     """The business group is part of a record's address: a move leaves the old place to be cleared."""
     search_first: bool = False
     """A search by our key goes before every create, since others make records there too; needs ``can_lookup``."""
+    look_first: Literal["auto", "always", "never"] = "auto"
+    """Whether a record is read before it is written or deleted under an id that it was given, so that no record of
+    others is hit where ids are given again; ``auto``: unless the id is a random one."""
+    reads_before: tuple[str, ...] = ()
+    """``update``, ``delete``: where the adapter itself reads the record before, and raises ``not_ours``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
-from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan, search_wait
 from sync_orchestrator.core.sql import as_bytes, one_by_one, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.trace import following
@@ -74,6 +75,10 @@ class Claim:
     """The trace context of the newest event that is waiting for this push."""
     refusal_retried: bool = False
     """Whether its refused payload was tried again since what it could depend on was acknowledged."""
+    acknowledged_ago: float | None = None
+    """Seconds since the third party last acknowledged the record; None for never."""
+    refused_at: int = 0
+    """When a write was last definitely refused, in microseconds since 1970; 0 for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,10 @@ class Pushed:
     at no cost. ``called`` says whether the third party was asked anything, ``created`` whether a record was made there,
     ``cleared`` whether the old place of a move was, ``look_again`` in how many seconds a search would show all that an
     older call left at other places (0: it was all seen).
+
+    ``not_ours``: an id of ours under which another record was found, which was left alone. ``unsettled``: what is there
+    cannot be known until the in-flight window has passed; ``settled``: that window has passed, and nothing is there.
+    ``refused``: a create was definitely not carried out, so that the next one needs a new idempotency key.
     """
 
     claim: Claim
@@ -98,6 +107,10 @@ class Pushed:
     created: bool = False
     cleared: bool = False
     look_again: float = 0.0
+    not_ours: StrayId | None = None
+    unsettled: bool = False
+    settled: bool = False
+    refused: bool = False
 
 
 def claim(
@@ -153,7 +166,7 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
             row.applied_group, row.external_id, row.attempts, as_bytes(row.rejected_digest), row.lease_token,
             row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
             row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
-            row.applied_revision, row.trace, row.refusal_retried,
+            row.applied_revision, row.trace, row.refusal_retried, row.acknowledged_ago, row.refused_at,
         )
         for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
     ]
@@ -176,6 +189,10 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     except (MappingFailed, ValueError) as error:
         return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
     attempt = _Attempt(entity, claimed, payload, wanted)
+    return replace(await _carried_out(attempt, claimed), not_ours=attempt.stray)
+
+
+async def _carried_out(attempt: _Attempt, claimed: Claim) -> Pushed:
     try:
         if claimed.trace is None:
             return await attempt.run()
@@ -196,6 +213,7 @@ class _Attempt:
         self._third_party = entity.third_party
         self._mapping = entity.mapping
         self._search_lag = entity.system.search_lag
+        self._landing = entity.system.landing_seconds
         self._claim = claimed
         self._wanted = wanted
         traits = entity.third_party.traits
@@ -209,7 +227,7 @@ class _Attempt:
             group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
             payload=payload or {},
             external_id=None if new_place else claimed.external_id,
-            idempotency_key=f"{claimed.entity}/{claimed.key}/{claimed.group or ''}/{claimed.acknowledged_at}",
+            idempotency_key=_idempotency_key(claimed),
             deadline=claimed.deadline,
         )
         self._elsewhere = tuple(
@@ -220,6 +238,7 @@ class _Attempt:
             rejected_digest=claimed.rejected_digest, external_id=self.item.external_id,
             ever_applied=claimed.ever_applied, moved=self._moved, unsettled_for=claimed.unsettled_for,
             elsewhere=bool(set(self._elsewhere) - ({claimed.applied_group} if self._moved else set())),
+            acknowledged_ago=claimed.acknowledged_ago,
         )
         self.step = plan(self._situation, traits)
         self.called = False
@@ -229,6 +248,9 @@ class _Attempt:
         self._created = False
         self._cleared = False
         self._deleted = False
+        self._create_refused = False
+        self._seen: set[str] = set()
+        self.stray: StrayId | None = None
 
     async def run(self) -> Pushed:
         if self.step is Step.REJECTED:
@@ -242,6 +264,8 @@ class _Attempt:
             await self._read_back()
         if (wait := await self._look_up_if_asked()) is not None:
             return self._postponed(wait)
+        if self.step in (Step.WAIT, Step.FORGET):
+            return self._without_its_id()
         if self._moved and not self._claim.deleted:  # first, so that only one id has to be remembered
             await self._delete(replace(self.item, group=self._claim.applied_group, external_id=self._claim.external_id))
             self._cleared = True
@@ -249,13 +273,16 @@ class _Attempt:
             self._forget_id()
             if (wait := await self._look_up_if_asked()) is not None:
                 return self._postponed(wait)
+            if self.step in (Step.WAIT, Step.FORGET):
+                return self._without_its_id()
             if self.step is Step.UPDATE and not await self._update():
                 raise CallFailed(Failure.TRANSIENT, "its search shows a record that cannot be found under its id")
         match self.step:
             case Step.HOLD:
                 return self._held()
             case Step.DELETE:
-                await self._delete(self.item)
+                if (wait := await self._remove()) is not None:
+                    return self._postponed(wait)
             case Step.CREATE:
                 await self._create()
         await self._take_back()
@@ -269,7 +296,7 @@ class _Attempt:
         return Pushed(
             self._claim, self.step, called=self.called, failure=failure,
             rejected_digest=self._wanted if refused else None, external_id=self._id_to_keep(),
-            created=self._created, cleared=self._cleared,
+            created=self._created, cleared=self._cleared, refused=self._create_refused,
         )
 
     def _id_to_keep(self) -> str | None:
@@ -289,23 +316,26 @@ class _Attempt:
 
     async def _read_back(self) -> None:
         found = await self._third_party.read(self.item)
-        if found is None:
+        if found is None or self._is_strangers(self.item, found):
             self._forget_id()
-        elif self._mapping.digest_of_theirs(found.fields) == self._wanted:
+            return
+        self._seen.add(found.external_id)
+        same = self._mapping.digest_of_theirs(found.fields) == self._wanted
+        self.step = Step.NOTHING if same else Step.UPDATE
+        if same or self._third_party.traits.own_ids:
             self.item = replace(self.item, external_id=found.external_id)
-            self.step = Step.NOTHING
-        else:
-            self.step = Step.UPDATE
 
     def _forget_id(self) -> None:
         """The known id leads to nothing: what follows is planned as for a record without one."""
         if not self._third_party.traits.own_ids:
             if self._wrote:
-                raise CallFailed(Failure.PERMANENT, "the third party answers that there is nothing to update")
+                raise CallFailed(
+                    Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
+                    about_system=True)
             self.step = Step.UPDATE
             return
         self.item = replace(self.item, external_id=None)
-        self._situation = replace(self._situation, external_id=None, applied_digest=None)
+        self._situation = replace(self._situation, external_id=None, applied_digest=None, lost=True)
         self.step = plan(self._situation, self._third_party.traits)
 
     async def _look_up_if_asked(self) -> float | None:
@@ -319,7 +349,7 @@ class _Attempt:
             found = self.item.external_id
         step = after_lookup(self._situation, found, self._search_lag)
         if step is None:
-            return (self._situation.unsettled_for or 0.0) + self._search_lag
+            return search_wait(self._situation, self._search_lag)
         self.step = step
         return None
 
@@ -330,7 +360,7 @@ class _Attempt:
             await self._delete(self.item)
         found = known
         for place in sorted({self._claim.group or "", self.item.group or "", *self._elsewhere}):
-            for record in await self._third_party.lookup(self.item.key, place or None):
+            for record in self._ours(await self._third_party.lookup(self.item.key, place or None)):
                 if record.external_id != known or place != (self.item.group or ""):
                     await self._delete(replace(self.item, group=place or None, external_id=record.external_id))
                     found = record.external_id
@@ -350,27 +380,98 @@ class _Attempt:
         searched = self._third_party.traits.own_ids and self._third_party.traits.can_lookup
         return max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag) if searched else 0.0
 
+    def _ours(self, found: Sequence[Found]) -> list[Found]:
+        """What a search for our key really shows of it: an id is never adopted from a record with another key."""
+        return [record for record in found if other_key(self.item.key, record.key) is None]
+
     def _adopt(self, found: Sequence[Found]) -> None:
-        ids = sorted(record.external_id for record in found)
+        ids = sorted(record.external_id for record in self._ours(found))
         self.item = replace(self.item, external_id=ids[0] if ids else None)
 
-    async def _delete(self, item: Item) -> None:
+    async def _remove(self) -> float | None:
+        """Deletes the record; where its id leads elsewhere, what carries its key. Returns how long to wait, if so."""
+        if await self._delete(self.item) or not self._third_party.traits.can_lookup:
+            return None
+        self.item = replace(self.item, external_id=None)
+        return await self._look_up()
+
+    async def _delete(self, item: Item) -> bool:
+        """Deletes what is under an id; not another record. Says whether ours was there, as far as it was looked at."""
+        target, is_there = await self._look(item, "delete")
+        if target is None:
+            return False
         self._in_time()
         self.sent = self._deleted = True
-        await self._third_party.delete(item)
+        try:
+            await self._third_party.delete(target)
+        except CallFailed as failure:
+            if failure.not_ours is None or not self._third_party.traits.own_ids:
+                raise
+            self._note_stray(target, failure.not_ours)
+            return False
+        return is_there
 
     async def _update(self) -> bool:
-        """Says whether there was something to update."""
-        external_id = await self._write(self._third_party.update)
+        """Says whether there was something of ours to update."""
+        target, _ = await self._look(self.item, "update")
+        if target is None:
+            return False
+        self.item = target
+        try:
+            external_id = await self._write(self._third_party.update)
+        except CallFailed as failure:
+            if failure.not_ours is None or not self._third_party.traits.own_ids:
+                raise
+            self.refused = False
+            self._note_stray(self.item, failure.not_ours)
+            return False
         if external_id is not None:
             self.item = replace(self.item, external_id=external_id)
         return external_id is not None
+
+    async def _look(self, item: Item, verb: str) -> tuple[Item | None, bool]:
+        """Looks at what is under an id before it is written or deleted there.
+
+        Returns the item with the id to use, None where that is another record's id; and whether a record is there,
+        true where it was not looked at. A record that a read does not show is written all the same: reads may lag.
+        """
+        if not self._has_to_look(item, verb):
+            return item, True
+        found = await self._third_party.read(item)
+        if found is None:
+            return item, False
+        if self._is_strangers(item, found):
+            return None, False
+        self._seen.add(found.external_id)
+        return replace(item, external_id=found.external_id), True
+
+    def _has_to_look(self, item: Item, verb: str) -> bool:
+        traits = self._third_party.traits
+        if not traits.own_ids or item.external_id is None or item.external_id in self._seen:
+            return False
+        if traits.look_first == "never" or verb in traits.reads_before:
+            return False
+        return traits.look_first == "always" or may_be_given_again(item.external_id)
+
+    def _is_strangers(self, item: Item, found: Found) -> bool:
+        """Whether another record was found under an id of ours, which is remembered."""
+        other = other_key(item.key, found.key) if self._third_party.traits.own_ids else None
+        if other is not None:
+            self._note_stray(item, other)
+        return other is not None
+
+    def _note_stray(self, item: Item, shown_key: str) -> None:
+        if self.stray is None and item.external_id is not None:
+            self.stray = StrayId(item.external_id, shown_key)
+            _log.warning("%s %r: the id %s is the id of another record by now: %r", self._claim.entity,
+                         self._claim.key, item.external_id, shown_key)
 
     async def _create(self) -> None:
         try:
             self.item = replace(self.item, external_id=await self._write(self._third_party.create))
             self._created = True
         except CallFailed as failure:
+            self._create_refused = self._is_definite_refusal(failure)
             if failure.external_id is not None:
                 self.item = replace(self.item, external_id=failure.external_id)
                 self._created = True
@@ -380,11 +481,24 @@ class _Attempt:
         else:
             await self._overwrite_what_an_older_one_made()
 
+    def _is_definite_refusal(self, failure: CallFailed) -> bool:
+        """Whether a create was surely not carried out, nor was an earlier one that it repeats.
+
+        Its idempotency key ends then: a third party may answer a repeated key with the refusal that it remembers.
+        """
+        if failure.unknown or self._situation.unsettled_for is not None or failure.external_id is not None:
+            return False
+        if failure.kind is Failure.PERMANENT:
+            return True
+        return failure.kind in (Failure.TRANSIENT, Failure.REFERENCE) and failure.status is not None and (
+            400 <= failure.status < 500)
+
     async def _take_over(self, duplicate: CallFailed) -> None:
         """Another has the key: a record that somebody made, or that an older create of ours did."""
         refused, self.refused = self.refused, False
         self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-        if self.item.external_id is None and self._search_lag:
+        may_lag = self._search_lag or self._situation.unsettled_for is not None
+        if self.item.external_id is None and may_lag:
             raise CallFailed(Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet",
                              status=duplicate.status) from duplicate
         if self.item.external_id is None or not await self._update():
@@ -403,12 +517,23 @@ class _Attempt:
         try:
             return await call(self.item)
         except CallFailed as failure:
-            self.refused = failure.kind is Failure.PERMANENT
+            self.refused = failure.kind is Failure.PERMANENT and not failure.unknown
             raise
 
     def _postponed(self, wait: float) -> Pushed:
         return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self._id_to_keep(),
                       cleared=self._cleared)
+
+    def _without_its_id(self) -> Pushed:
+        """Waits until no older call can still land: only then does an id that leads to nothing prove that it is gone.
+
+        Then it is forgotten, and the next push makes the record.
+        """
+        if self.step is Step.FORGET:
+            return Pushed(self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=True)
+        left = self._situation.unsettled_for
+        return Pushed(self._claim, self.step, called=True, postponed=self._landing if left is None else max(left, 0.0),
+                      external_id=self._claim.external_id, cleared=self._cleared, unsettled=left is None)
 
     async def _hold(self) -> Pushed:
         """A person decides of what is unknown; what is known to be too much goes."""
@@ -429,3 +554,9 @@ class _Attempt:
             self._claim, Step.DELETE if gone and self._deleted else self.step, called=self.called, digest=self._wanted,
             external_id=None if gone and settled else external_id, created=self._created, look_again=look_again,
         )
+
+
+def _idempotency_key(claimed: Claim) -> str:
+    """The same for all attempts at one creation whose outcome is unknown; another one after a definite refusal."""
+    key = f"{claimed.entity}/{claimed.key}/{claimed.group or ''}/{claimed.acknowledged_at}"
+    return f"{key}/{claimed.refused_at}" if claimed.refused_at else key

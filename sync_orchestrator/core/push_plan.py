@@ -23,6 +23,11 @@ class Step(StrEnum):
     """Look under the known id, and write only if it is not there as it should be."""
     LOOK_UP = "look up"
     """Search by our key before anything is made."""
+    WAIT = "wait"
+    """The id that was given leads to nothing, and a late write may still show: look again when none can."""
+    FORGET = "forget"
+    """Nothing of ours is under the id that was given, and no late write can show any more: the id is forgotten before
+    anything is made, so that a crash leaves no create of unknown outcome behind a known id."""
     HOLD = "hold"
     """A create's outcome is unknown and cannot be found out: a person decides."""
     REJECTED = "rejected"
@@ -35,6 +40,8 @@ class Situation:
 
     ``unsettled_for``: seconds until an older call of unknown outcome can no longer land; negative when that time is
     over; None when every outcome is known. ``elsewhere``: an older call of unknown outcome went to another place.
+    ``lost``: there was an id, and it leads to nothing or to another record. ``acknowledged_ago``: seconds since the
+    third party last acknowledged the record; None for never.
     """
 
     deleted: bool
@@ -46,6 +53,8 @@ class Situation:
     moved: bool
     unsettled_for: float | None
     elsewhere: bool = False
+    lost: bool = False
+    acknowledged_ago: float | None = None
 
 
 def plan(situation: Situation, traits: Traits) -> Step:
@@ -58,6 +67,8 @@ def plan(situation: Situation, traits: Traits) -> Step:
         return Step.NOTHING
     if not traits.own_ids:
         return _by_our_key(situation)
+    if situation.lost:
+        return _without_its_id(situation, traits)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
             return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
@@ -72,6 +83,18 @@ def plan(situation: Situation, traits: Traits) -> Step:
     return Step.LOOK_UP if traits.can_lookup else Step.HOLD
 
 
+def _without_its_id(situation: Situation, traits: Traits) -> Step:
+    """An id that leads to nothing does not prove that the record is gone: its key is searched, or time has to pass."""
+    if traits.can_lookup:
+        return Step.LOOK_UP
+    if situation.deleted:
+        return Step.NOTHING
+    if situation.elsewhere:
+        return Step.HOLD
+    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    return Step.FORGET if landed else Step.WAIT
+
+
 def _by_our_key(situation: Situation) -> Step:
     if situation.deleted:
         return Step.DELETE
@@ -82,11 +105,21 @@ def _by_our_key(situation: Situation) -> Step:
 def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:
     """What follows a search by our key, when all that it showed of a deleted record is gone.
 
-    None: wait. An older create may still land, or has landed within the last ``search_lag`` seconds, after which the
-    search shows it.
+    None: wait (``search_wait``). An older create may still land, or has landed within the last ``search_lag`` seconds,
+    after which the search shows it.
     """
     if found is not None and not situation.deleted:
         return Step.UPDATE
-    if situation.unsettled_for is not None and situation.unsettled_for + search_lag > 0:
+    if search_wait(situation, search_lag) > 0:
         return None
     return Step.NOTHING if situation.deleted else Step.CREATE
+
+
+def search_wait(situation: Situation, search_lag: float) -> float:
+    """Seconds until a search shows all that was made; not above zero where it does already."""
+    wait = 0.0
+    if situation.unsettled_for is not None:
+        wait = situation.unsettled_for + search_lag
+    if situation.lost and situation.acknowledged_ago is not None:
+        wait = max(wait, search_lag - situation.acknowledged_ago)
+    return wait

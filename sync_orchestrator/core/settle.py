@@ -198,10 +198,12 @@ def _failures(
         error=[str(end.failure) if end.failure else None for end in bad],
         rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         external_id=[end.external_id for end in bad],
-        unknown=[bool(end.failure and end.failure.unknown) for end in bad],
+        unknown=[end.unsettled or bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
-        refused=[end.rejected_digest is not None and end.called for end in bad],
+        refused=[end.refused or _is_settled_refusal(end) for end in bad],
+        settled=[end.settled for end in bad],
+        unsettled_until=[end.claim.unsettled_until for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
@@ -291,6 +293,11 @@ def _others_under_way(
     return bool(refused) and bool(run(
         connection, statements.OTHERS_UNDER_WAY, entities=_entities_of(name, entities),
         entity=[end.claim.entity for end in refused], key=[end.claim.key for end in refused])[0].found)
+
+
+def _is_settled_refusal(end: Pushed) -> bool:
+    """Whether a payload was refused while no outcome of the record was unknown."""
+    return end.called and end.rejected_digest is not None and end.claim.unsettled_for is None
 
 
 def _names_another(end: Pushed) -> bool:

@@ -31,6 +31,7 @@ from sync_orchestrator.core.dead_records import (
 )
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
+from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -184,8 +185,11 @@ class _Validation:
         item = Item(suspect.key, self._group, {}, suspect.external_id)
         async with limit:
             there = await self._entity.third_party.read(item) if suspect.external_id else None
+            if there is not None and self._is_strangers(suspect, there):
+                there = None  # the id was given to another record, which is judged under its own key
             if there is None and suspect.kind == "missing" and self._entity.third_party.traits.can_lookup:
-                there = next(iter(await self._entity.third_party.lookup(suspect.key, self._group)), None)
+                found = await self._entity.third_party.lookup(suspect.key, self._group)
+                there = next((each for each in found if other_key(suspect.key, each.key) is None), None)
         if suspect.kind == "missing" and there is None:
             return True, None
         if there is None:
@@ -194,6 +198,12 @@ class _Validation:
         if suspect.kind in ("extra", "twin", "foreign"):
             return not elsewhere, there
         return elsewhere or self._differs(suspect, there), there
+
+    def _is_strangers(self, suspect: Suspect, there: Found) -> bool:
+        """Whether another record is under a suspect's id by now."""
+        own_ids = self._entity.third_party.traits.own_ids
+        nameless = suspect.kind == "foreign" and suspect.key == suspect.external_id  # it shows no key
+        return own_ids and not nameless and other_key(suspect.key, there.key) is not None
 
     def _differs(self, suspect: Suspect, there: Found) -> bool:
         suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
@@ -371,8 +381,12 @@ class _Validation:
             external_id=suspect.external_id)[0].ours)
         if ours:
             return
+        item = Item(suspect.key, self._group, {}, suspect.external_id)
+        there = await self._entity.third_party.read(item)
+        if there is None or self._is_strangers(suspect, there):
+            return
         try:
-            await self._entity.third_party.delete(Item(suspect.key, self._group, {}, suspect.external_id))
+            await self._entity.third_party.delete(item)
         finally:  # one whose answer is lost can still land
             await self._db(lambda connection: run(
                 connection, push_statements.MARK_UNKNOWN, entity=[self._entity.name], key=[suspect.key],

@@ -84,6 +84,8 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
                               WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL OFFSET 0) told
            ORDER BY seq DESC LIMIT 1) AS trace,
           coalesce(EXTRACT(epoch FROM r.applied_at) * 1e6, 0)::bigint AS acknowledged_at,
+          EXTRACT(epoch FROM sync.clock() - r.applied_at)::float8 AS acknowledged_ago,
+          coalesce(EXTRACT(epoch FROM r.refused_at) * 1e6, 0)::bigint AS refused_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
@@ -149,13 +151,14 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     lease_token = NULL, lease_until = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.unknown THEN greatest(
             coalesce(r.unsettled_until, '-infinity'), sync.clock() + make_interval(secs => %(landing)s))
+        WHEN v.settled AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
         ELSE r.unsettled_until END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
             %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
             %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[], %(cleared)s::boolean[],
-            %(refused)s::boolean[])
+            %(refused)s::boolean[], %(settled)s::boolean[], %(unsettled_until)s::timestamptz[])
      AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits,
-           cleared, refused)
+           cleared, refused, settled, unsettled_until)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
 """

@@ -102,10 +102,11 @@ RETURNING key
 """
 
 # Applied becomes what the third party really holds; so the record is out of step and goes the normal way. Only if
-# nothing has moved since.
+# nothing has moved since. The id of one that is missing is kept: its push looks once more whose it is.
 REPAIR = """
 UPDATE sync.records r
-SET applied_revision = 0, applied_digest = v.theirs, external_id = v.external_id,
+SET applied_revision = 0, applied_digest = v.theirs,
+    external_id = CASE WHEN v.theirs IS NULL THEN coalesce(v.external_id, r.external_id) ELSE v.external_id END,
     applied_group = coalesce(v.place, r.applied_group),
     unsettled_until = CASE WHEN v.theirs IS NULL THEN sync.clock() ELSE r.unsettled_until END,
     attempts = 0, due_at = sync.clock(), lane = 0
