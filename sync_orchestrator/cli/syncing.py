@@ -187,6 +187,9 @@ async def _sync_group(
     if filled.unusable:
         failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
                         + "; ".join(filled.problems[:3]))
+    if stepped.suspended is not None:
+        failures.append(f"{name}: nothing was pushed to {entity.system_name}, whose pushes are suspended "
+                        f"({stepped.suspended}): run `sync-orchestrator adopt`")
     bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
              f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
 

@@ -19,7 +19,8 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts, outcomes
-from sync_orchestrator.core.breaker import is_open
+from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, is_same_account
+from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -34,8 +35,6 @@ from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
-
-_CLOSED_TO_US = "the third party is paused, or its breaker is open"
 
 Verdict = Literal["in_step", "drift", "not_validated"]
 
@@ -102,6 +101,7 @@ class _Validation:
         self.result = GroupValidation(entity.name, group)
 
     async def run(self) -> GroupValidation:
+        await is_same_account(self._context, self._entity.system_name, at_most_every=ASK_AGAIN_SECONDS)
         since, reason = await self._db(self._begin)
         if reason is not None:
             return await self._end(reason=reason)
@@ -125,8 +125,8 @@ class _Validation:
                    audit_every=self._settings.audit_every)
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
-        if is_open(connection, self._entity.system_name):
-            return since, _CLOSED_TO_US
+        if (closed := closed_reason(connection, self._entity.system_name)) is not None:
+            return since, closed
         self._full = self._full or bool(rows[0].audit_due)
         return since, None
 
@@ -198,8 +198,8 @@ class _Validation:
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]], since: datetime
     ) -> bool:
         """Notes what was found and sends it to repair; False where the third party is closed to us by now."""
-        if is_open(connection, self._entity.system_name):
-            self._not_validated(connection, _CLOSED_TO_US)
+        if (closed := closed_reason(connection, self._entity.system_name)) is not None:
+            self._not_validated(connection, closed)
             return False
         before = {_thing(row.key, row.kind, row.external_id): row
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
