@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config, Entity
+from sync_orchestrator.core.accounts import KnowsAccount
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed, SyncError
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import PartRead, SourceSystem, ThirdParty
@@ -239,6 +240,7 @@ class _Trial:
 
     async def _there(self, group: str, key: str | None) -> None:
         system, place = self._entity.third_party.system, f"entities.{self._name}.third_party"
+        await self._account(system)
         with suppress(_Stopped):
             async with self._step(system, "list", f"{place}.list"):
                 found = await _first(self._third_party.pages(group)) or []
@@ -257,6 +259,16 @@ class _Trial:
                     records = await self._third_party.lookup(key, group)
                 self._ok(system, "lookup", f"{len(records)} records have the key {key}")
         await self._count(system, f"{place}.count", self._third_party.count, group)
+
+    async def _account(self, system: str) -> None:
+        """Whose account the third party is called with, where it can be asked for."""
+        if not isinstance(self._third_party, KnowsAccount):
+            return
+        with suppress(_Stopped):
+            async with self._step(system, "account", f"third_parties.{system}.account"):
+                account = await self._third_party.account()
+            if account is not None:
+                self._ok(system, "account", f"calls are made as account {account}")
 
     async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str) -> None:
         try:

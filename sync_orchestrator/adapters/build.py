@@ -114,7 +114,7 @@ def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[
         assert isinstance(client.settings, ThirdPartySystem)
         if client.settings.adapter is None:
             assert client.http is not None
-            made[name] = RestThirdParty(client.http, target, tuple(entity.mapping))
+            made[name] = RestThirdParty(client.http, target, tuple(entity.mapping), client.settings.account)
         else:
             own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))
             made[name] = GuardedThirdParty(own, client.guard(own), client.close)

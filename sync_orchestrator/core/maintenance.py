@@ -12,6 +12,7 @@ from sync_orchestrator.core.ledger import Conservation, check_conservation
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.suspension import end_old_strays
 
 
 def look_after(connection: Connection) -> Conservation:
@@ -31,6 +32,7 @@ def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entit
                               2 * entity.validation.every + settings.silent_after)
     tell_of_long_waiting(connection, settings.waiting_after)
     run(connection, alert_statements.RESOLVE_DEAD)
+    end_old_strays(connection)
 
 
 def tell_of_overdue(connection: Connection, after: float) -> None:

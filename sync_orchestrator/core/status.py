@@ -25,7 +25,10 @@ _AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
 FROM sync.heartbeats GROUP BY 1
 """
-_SYSTEMS = "SELECT name, epoch, paused, open_since, not_before FROM sync.systems ORDER BY name"
+_SYSTEMS = """
+SELECT name, epoch, paused, open_since, not_before, account, suspended_at, suspended_reason FROM sync.systems
+ORDER BY name
+"""
 _GROUPS = """
 SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity
 """
@@ -93,7 +96,10 @@ def status(engine: Engine) -> dict[str, Any]:
             "systems": {
                 row.name: {"paused": row.paused, "epoch": row.epoch,
                            "breaker": "open" if row.open_since else "closed",
-                           "open_since": row.open_since.isoformat() if row.open_since else None}
+                           "open_since": row.open_since.isoformat() if row.open_since else None,
+                           "account": row.account,
+                           "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
+                           "suspended_reason": row.suspended_reason}
                 for row in run(connection, _SYSTEMS)
             },
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),

@@ -59,11 +59,14 @@ def suspend(connection: Connection, system: str, reason: str, *, examples: Seque
     alerts.tell(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
 
 
-def lift(connection: Connection, system: str, *, account: str | None = None) -> bool:
+def lift(connection: Connection, system: str, *, account: str | None = None, reason: str | None = None) -> bool:
     """Ends a suspension and its alert; returns whether there was one.
 
-    ``account`` is the identity that the ids belong to from now on; None lets the next drain find it out.
+    ``account`` is the identity that the ids belong to from now on; None lets the next drain find it out. ``reason``
+    is an operator's, for ending it although nothing was adopted; the alert keeps it.
     """
+    if reason is not None:
+        alerts.tell(connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}")
     _forget_strays(connection, system)
     alerts.resolve(connection, ALERT, system)
     lifted = bool(run(connection, statements.LIFT, name=system, account=account))
