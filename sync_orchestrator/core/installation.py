@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +208,8 @@ class Marks:
             part.write_text(json.dumps(marks, indent=1), encoding="utf-8")
             part.replace(self._file)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             if not self._complained:
                 self._complained = True
                 _log.warning("A restore into the same database would not be noticed: %s cannot be written: %s.",

@@ -33,6 +33,7 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.suspension import StrayId, note_stray_ids
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
@@ -98,6 +99,7 @@ class _Validation:
         self._full = full
         self._repair = repair
         self._settings = entity.settings.validation
+        self._strays: list[StrayId] = []
         self.result = GroupValidation(entity.name, group)
 
     async def run(self) -> GroupValidation:
@@ -166,6 +168,8 @@ class _Validation:
         item = Item(suspect.key, self._group, {}, suspect.external_id)
         async with limit:
             there = await self._entity.third_party.read(item) if suspect.external_id else None
+            if there is not None and self._is_stray(suspect, there):
+                there = None
             if there is None and suspect.kind == "missing" and self._entity.third_party.traits.can_lookup:
                 there = next(iter(await self._entity.third_party.lookup(suspect.key, self._group)), None)
         if suspect.kind == "missing" and there is None:
@@ -176,6 +180,14 @@ class _Validation:
         if suspect.kind in ("extra", "twin", "foreign"):
             return not elsewhere, there
         return elsewhere or self._differs(suspect, there), there
+
+    def _is_stray(self, suspect: Suspect, there: Found) -> bool:
+        """Whether an id that we were given shows a record with another key, which is not ours to judge by it."""
+        if not self._entity.third_party.traits.own_ids or there.key in (None, suspect.key) or not suspect.external_id:
+            return False
+        if suspect.revision:
+            self._strays.append((self._entity.name, suspect.key, suspect.external_id, str(there.key)))
+        return True
 
     def _differs(self, suspect: Suspect, there: Found) -> bool:
         suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
@@ -200,6 +212,9 @@ class _Validation:
         """Notes what was found and sends it to repair; False where the third party is closed to us by now."""
         if (closed := closed_reason(connection, self._entity.system_name)) is not None:
             self._not_validated(connection, closed)
+            return False
+        if self._strays and note_stray_ids(connection, self._entity.system_name, self._strays):
+            self._not_validated(connection, closed_reason(connection, self._entity.system_name) or "")
             return False
         before = {_thing(row.key, row.kind, row.external_id): row
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}

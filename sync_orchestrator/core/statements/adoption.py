@@ -53,6 +53,15 @@ ENTITIES_WITH_STRAYS = "SELECT DISTINCT entity FROM sync.stray_ids"
 
 OPEN_STRAY_ALERTS = "SELECT DISTINCT entity FROM sync.alerts WHERE kind = 'id_reused' AND resolved_at IS NULL"
 
+# As ``ledger.OLDEST_DUE``, without records that wait for an adoption.
+OLDEST_DUE_OF_OTHERS = """
+SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
+    (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting', 'leased')
+        AND due_at <> 'infinity'),
+    (SELECT min(due_at) FROM sync.records
+     WHERE out_of_step AND parked IS NULL AND entity <> ALL(%(suspended)s::text[]))))), 0)::float8 AS seconds
+"""
+
 # Installation -------------------------------------------------------------------------------------------------------
 
 INSTALLATION = """
