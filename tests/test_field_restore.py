@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import World
 from databases import create, drop
-from fakes import FakeThirdParty, two_part_config
+from fakes import FakeThirdParty
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
@@ -307,7 +307,8 @@ def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_w
 
 
 def test_rule_28_foreign_records_of_another_account_are_not_deleted_by_validation(make_world: Make) -> None:
-    world = synced(make_world(erp=AccountedThirdParty(), entity={"validation": {"foreign": "delete", "confirm_after": 0}}))
+    world = synced(make_world(erp=AccountedThirdParty(),
+                              entity={"validation": {"foreign": "delete", "confirm_after": 0}}))
     world.erp.store, world.erp.who = {"id-1": {"code": "theirs", "store": "A"}}, "other"  # type: ignore[attr-defined]
     world.context.accounts_asked.clear()  # another process
     assert world.validate(full=True).verdict == "not_validated"
@@ -438,6 +439,55 @@ def test_entities_of_one_third_party_are_all_adopted_before_pushes_go_on(make_wo
     assert reason(world) is not None
     [second] = asyncio.run(adopt(world.context, [other]))
     assert second.lifted
+
+
+def test_two_adoptions_at_once_do_not_conclude_from_each_others_listing(make_world: Make) -> None:
+    """The second has deleted the listing that the first was about to link from, or has ended already."""
+    world = suspended(synced(make_world(erp=FakeThirdParty(can_lookup=False)), 12))
+    world.later(60)
+
+    async def both() -> list[list[Adoption]]:
+        return list(await asyncio.gather(*(adopt(world.context, [world.entity]) for _ in range(2))))
+
+    done = [result for [result] in asyncio.run(both())]
+    if not any(result.lifted for result in done):
+        done.append(adopted(world))
+    assert [result.lifted for result in done].count(True) == 1
+    assert all(result.stopped for result in done if not result.lifted)
+    world.drain()
+    assert len(world.erp.store) == 12
+    assert world.mirrored() == world.truth()
+
+
+@pytest.mark.parametrize("taken", ["ended", "listing"])
+def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str, make_world: Make) -> None:
+    world = suspended(synced(make_world(erp=FakeThirdParty(can_lookup=False)), 3))
+    world.later(60)
+    killed = world.killed(lambda: asyncio.run(adopt(world.context, [world.entity])), "adoption.listed", 1)
+    assert killed
+    from sync_orchestrator.core import adoption
+
+    def another(progress: str) -> None:
+        if progress.endswith("are there"):
+            with world.engine.begin() as connection:
+                if taken == "ended":
+                    lift(connection, "erp")
+                else:
+                    adoption._forget_listing(connection, "item", "A")
+
+    world.query("UPDATE sync.groups SET adoption_listed_at = NULL RETURNING entity")
+    [result] = asyncio.run(adopt(world.context, [world.entity], progress=another))
+    assert "another adoption" in (result.stopped or "")
+    assert world.query("SELECT count(*) AS n FROM sync.records WHERE external_id IS NOT NULL")[0].n == 3
+
+
+def test_a_plan_of_a_suspended_third_party_says_why_there_is_none(make_world: Make) -> None:
+    from sync_orchestrator.core.errors import CannotPlan
+    from sync_orchestrator.core.full_sync_plan import plan_group
+
+    world = suspended(make_world())
+    with pytest.raises(CannotPlan, match="sync-orchestrator adopt"):
+        asyncio.run(plan_group(world.context, world.entity, "A"))
 
 
 # Pure -----------------------------------------------------------------------------------------------------------------

@@ -178,6 +178,10 @@ def _suspend_all(connection: Connection, entities: Sequence[EntityContext]) -> s
     return chosen
 
 
+class _Overtaken(Exception):
+    """Nothing more may be linked by this adoption."""
+
+
 class _Adoption:
     def __init__(self, context: Context, entity: EntityContext, needed: Sequence[str], recreate_missing: bool,
                  allow_deletions: int | None, progress: Progress) -> None:
@@ -190,6 +194,7 @@ class _Adoption:
         self._since: Any = None
         self._reason = ""
         self._account: str | None = None
+        self._due: set[str] = set()
         self.result = Adoption(entity.name, entity.system_name)
 
     async def _db(self, work: Callable[[Connection], T]) -> T:
@@ -209,12 +214,27 @@ class _Adoption:
         _listed()
         if not self._entity.third_party.traits.can_lookup:
             await self._read_missing()
-        if (stopped := await self._db(self._too_many_missing)) is not None:
-            self.result.stopped = stopped
-            return self.result
-        began = await self._link_all()
-        await self._db(lambda connection: self._finish(connection, began))
+        try:
+            if (stopped := await self._db(self._too_many_missing)) is not None:
+                self.result.stopped = stopped
+                return self.result
+            began = await self._link_all()
+            await self._db(lambda connection: self._finish(connection, began))
+        except _Overtaken as overtaken:
+            self.result.stopped = str(overtaken)
         return self.result
+
+    def _hold(self, connection: Connection) -> None:
+        """Holds the suspension until the transaction ends, so that listing and linking belong together.
+
+        Raises _Overtaken where it is another one by now, or another adoption is under way.
+        """
+        current = run(connection, statements.SUSPENSION_LOCKED, name=self._entity.system_name)[0]
+        if current.suspended_at != self._since:
+            raise _Overtaken("pushes were suspended again" if current.suspended_at else "another adoption has ended")
+        rows = run(connection, statements.GROUPS, entity=self._entity.name, since=self._since)
+        if any(row.group_key in self._due and not row.listed for row in rows):
+            raise _Overtaken("another adoption of the same entity is under way")
 
     def _begin(self, connection: Connection) -> None:
         row = run(connection, statements.SUSPENSION, name=self._entity.system_name)[0]
@@ -246,6 +266,7 @@ class _Adoption:
             connection, statements.GROUPS, entity=self._entity.name, since=self._since))
         due = {row.group_key: bool(row.listed) for row in known
                if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())}
+        self._due = set(due)
         places = asyncio.Semaphore(GROUPS_AT_ONCE)
 
         async def one(group: str) -> GroupListing:
@@ -276,7 +297,7 @@ class _Adoption:
 
     async def _list_third_party(self, result: GroupListing) -> None:
         known = {"entity": self._entity.name, "group": result.group}
-        await self._db(lambda connection: run(connection, statements.FORGET_LISTING, **known))
+        await self._db(lambda connection: _forget_listing(connection, **known))
         async for page in self._entity.third_party.pages(result.group):
             await self._keep(page, result.group)
             result.listed += len(page)
@@ -317,6 +338,7 @@ class _Adoption:
             after = rows[-1].key
 
     def _too_many_missing(self, connection: Connection) -> str | None:
+        self._hold(connection)
         row = run(connection, statements.MISSING, entity=self._entity.name)[0]
         cap = self._entity.settings.validation.deletions.cap(row.acknowledged)
         if self._recreate_missing or row.missing <= cap:
@@ -343,6 +365,7 @@ class _Adoption:
 
     def _link_batch(self, connection: Connection, statement: str, **chosen: Any) -> tuple[str | None, Counter[str]]:
         """Links some records; returns the last key, or None where there were none, and what follows for them."""
+        self._hold(connection)
         traits = self._entity.third_party.traits
         rows = run(connection, statement, entity=self._entity.name, grouped=traits.grouped_address, **chosen)
         if not rows:
@@ -378,13 +401,10 @@ class _Adoption:
         self._link_batch(connection, statements.STANDING_CHANGED, since=began)
         self._report(connection)
         run(connection, statements.ADOPTED, entity=name)
-        run(connection, statements.FORGET_LISTING, entity=name, group=None)
+        _forget_listing(connection, entity=name, group=None)
         self.result.still_to_adopt = [row.name for row in run(
             connection, statements.NOT_ADOPTED, entities=self._needed, since=self._since)]
-        current = run(connection, statements.SUSPENSION_LOCKED, name=system)[0]
-        if current.suspended_at != self._since:
-            self.result.stopped = f"pushes were suspended again: {current.suspended_reason}"
-        elif not self.result.still_to_adopt:
+        if not self.result.still_to_adopt:
             self.result.lifted = lift(connection, system, account=self._account)
         _before_commit()
 
@@ -393,6 +413,11 @@ class _Adoption:
         self.result.unmanaged, self.result.unmanaged_examples = unmanaged.n, list(unmanaged.examples)
         self.result.duplicates = {row.key: list(row.external_ids) for row in run(
             connection, statements.DUPLICATES, entity=self._entity.name)}
+
+
+def _forget_listing(connection: Connection, entity: str, group: str | None) -> None:
+    run(connection, statements.NOT_LISTED, entity=entity, group=group)
+    run(connection, statements.FORGET_LISTING, entity=entity, group=group)
 
 
 def _standing(row: Any, wanted: bytes | None) -> Standing:

@@ -64,7 +64,7 @@ def closed_reason(connection: Connection, name: str) -> str | None:
     if state.suspended_at is not None:
         return f"pushes to {name} are suspended ({state.suspended_reason}): run `sync-orchestrator adopt`"
     if state.open_since is not None or state.paused:
-        return "the third party is paused, or its breaker is open"
+        return f"the third party '{name}' is paused, or its breaker is open"
     return None
 
 

@@ -80,6 +80,7 @@ class InstallationWatch:
         self._systems = sorted(systems)
         self._marks = None if mark_file is None else Marks(mark_file)
         self._looking = threading.Lock()
+        self._refused: set[str] = set()
         self._looked_at: float | None = None
 
     def look(self, *, at_most_every: float = 0.0) -> str | None:
@@ -98,7 +99,7 @@ class InstallationWatch:
 
     def _look_in(self, connection: Connection) -> tuple[str | None, int, str | None]:
         """The lineage that marks are kept under, the sequence's number, and what was noticed."""
-        present = read_installation(connection)
+        present = read_installation(connection, self._refused)
         if present is None:
             return None, 0, None
         rows = run(connection, statements.INSTALLATION)
@@ -131,16 +132,22 @@ class InstallationWatch:
         _remember(connection, present)
 
 
-def read_installation(connection: Connection) -> Installation | None:
-    """The server and database that a connection is on; None on a server in recovery."""
+def read_installation(connection: Connection, refused: set[str] | None = None) -> Installation | None:
+    """The server and database that a connection is on; None on a server in recovery.
+
+    ``refused`` keeps the statements that the server does not answer, so that its log is not filled with errors.
+    """
     here = run(connection, statements.HERE)[0]
     if here.in_recovery:
         return None
-    return Installation(str(_told(connection, statements.SYSTEM_IDENTIFIER) or ""),
-                        int(_told(connection, statements.TIMELINE) or 0), int(here.database_oid))
+    refused = set() if refused is None else refused
+    return Installation(str(_read(connection, statements.SYSTEM_IDENTIFIER, refused) or ""),
+                        int(_read(connection, statements.TIMELINE, refused) or 0), int(here.database_oid))
 
 
-def _told(connection: Connection, statement: str) -> str | int | None:
+def _read(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
+    if statement in refused:
+        return None
     try:
         with connection.begin_nested():
             value: str | int | None = run(connection, statement)[0].value
@@ -148,6 +155,7 @@ def _told(connection: Connection, statement: str) -> str | int | None:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
+        refused.add(statement)
         return None
 
 

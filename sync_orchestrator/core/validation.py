@@ -26,6 +26,7 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
+from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -103,6 +104,8 @@ class _Validation:
         self.result = GroupValidation(entity.name, group)
 
     async def run(self) -> GroupValidation:
+        if self._context.installation is not None:
+            await asyncio.to_thread(self._context.installation.look, at_most_every=LOOK_INTERVAL_SECONDS)
         await is_same_account(self._context, self._entity.system_name, at_most_every=ASK_AGAIN_SECONDS)
         since, reason = await self._db(self._begin)
         if reason is not None:

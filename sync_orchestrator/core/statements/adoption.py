@@ -137,6 +137,13 @@ GROUP_LISTED = """
 UPDATE sync.groups SET adoption_listed_at = sync.clock() WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
+# Before the listing is deleted: nothing is concluded from what is not there any more.
+NOT_LISTED = """
+UPDATE sync.groups SET adoption_listed_at = NULL
+WHERE entity = %(entity)s AND adoption_listed_at IS NOT NULL
+  AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
+"""
+
 # Acknowledged records that no listing shows, those that are acknowledged in all, and some of the former.
 MISSING = """
 SELECT count(*) AS acknowledged, count(*) FILTER (WHERE missing) AS missing,
