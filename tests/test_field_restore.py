@@ -7,21 +7,37 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import World
 from databases import create, drop
-from fakes import FakeThirdParty
+from fakes import FakeThirdParty, answer, two_part_config
+from http_server import Server, failure_of
+from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from sync_orchestrator.adapters.base import Given, ThirdPartyAdapter
+from sync_orchestrator.adapters.guarded import Guard, GuardedThirdParty
+from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.config import Get
+from sync_orchestrator.config import Http as HttpSettings
+from sync_orchestrator.core import adoption
 from sync_orchestrator.core.adoption import Adoption, Listed, Standing, adopt, link
+from sync_orchestrator.core.breaker import HoldOff
+from sync_orchestrator.core.errors import CannotPlan
+from sync_orchestrator.core.full_sync_plan import plan_group
 from sync_orchestrator.core.installation import Installation, InstallationWatch, find_restore, read_installation
+from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.status import status
 from sync_orchestrator.core.suspension import lift, note_stray_ids, suspension_of
+from sync_orchestrator.core.wait import is_due
 
 Make = Callable[..., World]
 
@@ -99,8 +115,6 @@ KINDS: dict[str, Callable[[], FakeThirdParty]] = {
 
 
 def _searching(erp: FakeThirdParty) -> FakeThirdParty:
-    from dataclasses import replace
-
     erp.traits = replace(erp.traits, search_first=True)
     return erp
 
@@ -238,8 +252,6 @@ def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None
     assert clerks(world) == before
     assert {key: value for key, value in world.mirrored().items() if not key.startswith("CLERK")} == world.truth()
     world.later(90_000)
-    from sync_orchestrator.core.maintenance import watch
-
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts)
     assert "id_reused" not in open_alerts(world)
@@ -316,8 +328,6 @@ def test_rule_28_foreign_records_of_another_account_are_not_deleted_by_validatio
 
 
 def test_an_account_that_cannot_be_asked_for_suspends_nothing(make_world: Make) -> None:
-    from fakes import answer
-
     world = synced(make_world(erp=AccountedThirdParty()), 2)
     world.erp.who = answer(503)  # type: ignore[attr-defined]
     world.put("k1", name="changed")
@@ -333,6 +343,55 @@ def test_where_nothing_is_due_no_account_is_asked_for(make_world: Make) -> None:
     world.put("a")
     world.drain()
     assert world.erp.asked == 1  # type: ignore[attr-defined]
+
+
+def test_the_account_is_a_text_or_a_whole_number_of_the_response(server: Server) -> None:
+    target = two_part_config().entities["item"].third_party
+    third_party = RestThirdParty(Http(HttpSettings(base_url=server.url)), target, ("code",),
+                                 Get(path="/me", record="account.id"))
+
+    async def ask() -> None:
+        server.answers({"account": {"id": 7}})
+        assert await third_party.account() == "7"
+        server.answers({"account": {"id": "acme"}})
+        assert await third_party.account() == "acme"
+        for wrong in ({"account": {"id": None}}, {"account": {"id": True}}, {"account": {"id": {}}}, {"page": "down"}):
+            server.answers(wrong)
+            failure = await failure_of(third_party.account())
+            assert not failure.unknown
+        await third_party.close()
+
+    asyncio.run(ask())
+
+
+def test_an_account_is_asked_for_with_nothing_of_a_record_and_not_beside_a_class() -> None:
+    with pytest.raises(ValidationError, match="nothing fills in 'key'"):
+        two_part_config(system={"account": {"path": "/me/{{ key }}"}})
+    with pytest.raises(ValidationError, match="implement its method 'account'"):
+        two_part_config(system={"adapter": "fakes:FakeThirdParty", "account": {"path": "/me"}})
+
+
+class OwnClass(ThirdPartyAdapter):
+    """A class that says whose account it is called with."""
+
+    who: Any = "acme"
+    create = update = delete = read = pages = None  # type: ignore[assignment]
+
+    async def account(self) -> str | None:
+        if isinstance(self.who, Exception):
+            raise self.who
+        return self.who  # type: ignore[no-any-return]
+
+
+async def test_a_class_may_say_its_account_and_is_not_believed_everything() -> None:
+    made = OwnClass(Given("erp", "item", {}))
+    guarded = GuardedThirdParty(made, Guard(made, 5, None, HoldOff(), ()), made.close)
+    assert await guarded.account() == "acme"
+    for wrong in (7, "", ValueError("no")):
+        made.who = wrong
+        await failure_of(guarded.account())
+    made.who = None
+    assert await guarded.account() is None
 
 
 # Suspension -----------------------------------------------------------------------------------------------------------
@@ -372,9 +431,6 @@ def test_a_full_sync_of_a_suspended_third_party_fills_the_archive_and_says_why_n
 
 
 def test_a_suspended_third_party_keeps_no_sensor_busy_and_is_shown(make_world: Make) -> None:
-    from sync_orchestrator.core.maintenance import watch
-    from sync_orchestrator.core.wait import is_due
-
     world = make_world()
     world.put("a", tell=False)
     world.full_sync(patience=0)
@@ -398,8 +454,6 @@ def test_a_suspended_third_party_keeps_no_sensor_busy_and_is_shown(make_world: M
 
 
 def test_listings_that_fail_keep_the_suspension_and_name_the_group(make_world: Make) -> None:
-    from fakes import answer
-
     world = suspended(synced(make_world(), 3))
     world.put("other", group="B")
     world.drain()
@@ -428,8 +482,6 @@ def test_an_adoption_that_is_killed_can_be_done_again(point: str, make_world: Ma
 
 
 def test_entities_of_one_third_party_are_all_adopted_before_pushes_go_on(make_world: Make) -> None:
-    from dataclasses import replace
-
     world = suspended(synced(make_world(), 2))
     other = replace(world.entity, name="other")
     world.context.entities["other"] = other
@@ -465,8 +517,6 @@ def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str
     world.later(60)
     killed = world.killed(lambda: asyncio.run(adopt(world.context, [world.entity])), "adoption.listed", 1)
     assert killed
-    from sync_orchestrator.core import adoption
-
     def another(progress: str) -> None:
         if progress.endswith("are there"):
             with world.engine.begin() as connection:
@@ -482,9 +532,6 @@ def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str
 
 
 def test_a_plan_of_a_suspended_third_party_says_why_there_is_none(make_world: Make) -> None:
-    from sync_orchestrator.core.errors import CannotPlan
-    from sync_orchestrator.core.full_sync_plan import plan_group
-
     world = suspended(make_world())
     with pytest.raises(CannotPlan, match="sync-orchestrator adopt"):
         asyncio.run(plan_group(world.context, world.entity, "A"))
@@ -547,9 +594,7 @@ def test_an_ordinary_role_reads_the_installation(engine: Engine) -> None:
 
 
 def test_what_a_server_does_not_say_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sync_orchestrator.core.statements import adoption as statements
-
-    monkeypatch.setattr(statements, "SYSTEM_IDENTIFIER", "SELECT system_identifier FROM no_such_function()")
+    monkeypatch.setattr(adoption_statements, "SYSTEM_IDENTIFIER", "SELECT system_identifier FROM no_such_function()")
     with engine.begin() as connection:
         found = read_installation(connection)
         assert found is not None
@@ -561,14 +606,14 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     """As after pg_restore --clean, or a volume that was set back."""
     world = synced(make_world(), 3)
     mark = tmp_path / "home" / "mark.json"
-    watch = InstallationWatch(world.engine, ["erp"], mark)
-    assert watch.look() is None
+    looks = InstallationWatch(world.engine, ["erp"], mark)
+    assert looks.look() is None
     then = world.query("SELECT last_value FROM sync.ticket")[0].last_value
     world.put("k1", name="since")
     world.drain()
-    assert watch.look() is None  # writes nothing above what it saw before
+    assert looks.look() is None  # writes nothing above what it saw before
     world.put("k2", name="since")
-    assert watch.look() is None
+    assert looks.look() is None
     assert mark.exists()
     other = InstallationWatch(world.engine, ["erp"], mark)
     assert other.look() is None
@@ -594,10 +639,10 @@ def test_marks_of_other_databases_do_not_count(engine: Engine, tmp_path: Path) -
 
 def test_a_home_that_cannot_be_written_stops_nothing(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    watch = InstallationWatch(engine, [], tmp_path / "file" / "mark.json")
+    looks = InstallationWatch(engine, [], tmp_path / "file" / "mark.json")
     for _ in range(3):
         run_once(engine)
-        assert watch.look() is None
+        assert looks.look() is None
 
 
 def run_once(engine: Engine) -> None:
