@@ -23,6 +23,7 @@ from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
 from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.logins import SharedLogins
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -32,6 +33,9 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Rules
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
+
+MARK_FILE = "database-mark.json"
+"""In ``SYNC_HOME``: how far the database was, outside of it."""
 
 
 def home() -> Path:
@@ -116,21 +120,26 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     clients = build_clients(config, rates, hold_offs, logins)
     return assemble(
         engine, config, build_sources(config, logins, hold_offs), third_parties_behind(config, clients),
-        clients_of_routes(config, clients), only_look=only_look)
+        clients_of_routes(config, clients), only_look=only_look, mark_file=home() / MARK_FILE)
 
 
 def assemble(
     engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty],
-    clients: dict[str, Http] | None = None, *, only_look: bool = False,
+    clients: dict[str, Http] | None = None, *, only_look: bool = False, mark_file: Path | None = None,
 ) -> Context:
-    """Puts given systems together by entity, and registers them in the database."""
+    """Puts given systems together by entity, and registers them in the database.
+
+    ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/installation.py``).
+    """
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}
-    context = Context(engine, config, entities, clients or {})
+    installation = InstallationWatch(engine, list(config.third_parties), mark_file)
+    context = Context(engine, config, entities, clients or {}, installation)
     with engine.begin() as connection:
         for name in sorted({*config.sources, *config.third_parties}):
             run(connection, statements.REGISTER_SYSTEM, name=name)
     if not only_look:
+        installation.look()
         remap(context)
     return context
 

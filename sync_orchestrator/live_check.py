@@ -14,6 +14,7 @@ from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.contained import ContainedSource
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config, Entity
+from sync_orchestrator.core.accounts import KnowsAccount
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed, SyncError
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import PartRead, SourceSystem, ThirdParty
@@ -246,6 +247,7 @@ class _Trial:
 
     async def _there(self, group: str, key: str | None) -> None:
         system, place = self._entity.third_party.system, f"entities.{self._name}.third_party"
+        await self._account(system)
         with suppress(_Stopped):
             async with self._step(system, "list", f"{place}.list"):
                 pages = [rows async for rows in _some(self._third_party.pages(group))]
@@ -298,6 +300,16 @@ class _Trial:
                 self._skip(owner, "ungrouped", f"{found.count} rows have no business group and are mirrored nowhere, "
                            f"such as {', '.join(found.examples)}",
                            f"give them one at '{self._entity.parts[owner].group}', or leave them out of the part")
+
+    async def _account(self, system: str) -> None:
+        """Whose account the third party is called with, where it can be asked for."""
+        if not isinstance(self._third_party, KnowsAccount):
+            return
+        with suppress(_Stopped):
+            async with self._step(system, "account", f"third_parties.{system}.account"):
+                account = await self._third_party.account()
+            if account is not None:
+                self._ok(system, "account", f"calls are made as account {account}")
 
     async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str) -> None:
         try:

@@ -33,6 +33,7 @@ from sync_orchestrator.core.maintenance import look_after, watch
 from sync_orchestrator.core.polling import poll_due
 from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.status import heartbeat, pause
+from sync_orchestrator.core.suspension import note_stray_ids
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs
@@ -235,6 +236,20 @@ def the_third_party_is_down_for_an_hour(make: Make) -> World:
     return world
 
 
+def three_ids_show_other_keys(make: Make) -> World:
+    world = synced(make())
+    with world.engine.begin() as connection:
+        assert note_stray_ids(connection, "erp", [("item", f"k{n}", f"id-{n}", "x") for n in range(3)])
+    return world
+
+
+def one_id_shows_another_key(make: Make) -> World:
+    world = synced(make())
+    with world.engine.begin() as connection:
+        assert not note_stray_ids(connection, "erp", [("item", "k1", "id-1", "x")])
+    return world
+
+
 CAUSES: dict[str, Callable[[Make], World]] = {
     "dead": a_change_is_refused,
     "held": a_create_is_lost_that_cannot_be_looked_up,
@@ -253,6 +268,8 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "rollout_fell_back": the_new_path_fails,
     "conservation": an_event_vanishes_from_the_ledger,
     "not_validated": the_third_party_is_down_for_an_hour,
+    "adoption_needed": three_ids_show_other_keys,
+    "id_reused": one_id_shows_another_key,
 }
 BY_DAGSTER = {"group_name", "run_failed"}
 BY_THE_SERVICE = {"silent"}

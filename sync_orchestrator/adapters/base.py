@@ -180,6 +180,14 @@ class ThirdPartyAdapter(Adapter, ABC):
         """How many records it holds in the group; None where it cannot say without listing."""
         return None
 
+    async def account(self) -> str | None:
+        """The identity of the account that calls are made with, or None where it cannot be found out.
+
+        It is asked for before the first push of a drain. Ids belong to the account that gave them, so pushes stop when
+        another one is returned.
+        """
+        return None
+
 
 class SourceAdapter(Adapter, Source):
     """One entity's part in one source system: ``pages``, and whichever of the others it can do.

@@ -141,7 +141,8 @@ def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[
         assert isinstance(client.settings, ThirdPartySystem)
         if client.settings.adapter is None:
             assert client.http is not None
-            third_party: ThirdParty = RestThirdParty(client.http, target, tuple(entity.mapping))
+            third_party: ThirdParty = RestThirdParty(
+                client.http, target, tuple(entity.mapping), client.settings.account)
             mask: Mask = client.http.shown
         else:
             own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))

@@ -164,6 +164,11 @@ class ContainedThirdParty:
     async def count(self, group: str) -> int | None:
         return await self._call("count", lambda: self.inner.count(group))
 
+    async def account(self) -> str | None:
+        """The account's identity, where the adapter can say it; see ``core/accounts.py``."""
+        account = getattr(self.inner, "account", None)
+        return await self._call("account", account) if callable(account) else None
+
     async def close(self) -> None:
         await _closed(self._containment, self.inner.close)
 

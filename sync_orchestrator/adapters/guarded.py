@@ -184,6 +184,11 @@ class GuardedThirdParty:
     async def count(self, group: str) -> int | None:
         return await self._guard.call("count", lambda: self._adapter.count(group), _or_none(_no_count))
 
+    async def account(self) -> str | None:
+        if not callable(self._adapter.account):  # a class may have used the name for a value of its own
+            return None
+        return await self._guard.call("account", self._adapter.account, _or_none(_no_id))
+
     async def close(self) -> None:
         await _closed(self._adapter)
         await self._close()

@@ -10,12 +10,13 @@ from typing import TypeVar
 
 from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.adapters.reads import Reads
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Sender
 from sync_orchestrator.adapters.writes import Writes
-from sync_orchestrator.config import Target
+from sync_orchestrator.config import Get, Target
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.templates import names_in
@@ -26,8 +27,9 @@ T = TypeVar("T")
 class RestThirdParty:
     """Implements ``core.ports.ThirdParty``; ``mapped_fields`` are the payload's fields, the only ones compared."""
 
-    def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
+    def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...], account: Get | None = None) -> None:
         self._http = http
+        self._account = account
         self.traits = traits_of(target)
         records = Records(http, target, mapped_fields)
         references = References(http, target.references, target.outcomes)
@@ -89,6 +91,15 @@ class RestThirdParty:
     async def count(self, group: str) -> int | None:
         """How many records it holds in the group; None where no ``count`` is configured."""
         return await self._reads.count(group)
+
+    async def account(self) -> str | None:
+        """The identity of the account that our login belongs to; None where no ``account`` is configured."""
+        if self._account is None:
+            return None
+        found = await get(self._http, self._account, {})
+        if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
+            raise self._http.garbage("'account.record' shows no text or whole number", found)
+        return str(found)
 
     async def close(self) -> None:
         await self._http.close()

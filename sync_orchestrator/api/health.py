@@ -97,6 +97,8 @@ def _figures(connection: Connection) -> Families:
     yield _latencies(connection)
     yield _gauge(connection, "sync_breaker_open", "1 while no pushes go to the system.", statements.BREAKERS,
                  ("system",))
+    yield _gauge(connection, "sync_suspended", "1 while pushes to the system are suspended until it is adopted.",
+                 statements.SUSPENDED, ("system",))
     yield _gauge(connection, "sync_groups", "Business groups by the verdict of their last validation.",
                  statements.VERDICTS, ("entity", "verdict"))
     yield _gauge(connection, "sync_drift", "Differences that validation confirmed and that are not known to be gone.",

@@ -37,7 +37,7 @@ class FullSyncOptions(dg.Config):
     """Raises the cap of inferred deletions for this time."""
 
 
-Figures = dict[str, int | float | bool]
+Figures = dict[str, int | float | bool | str]
 
 
 def archive_key(entity: str) -> dg.AssetKey:
@@ -194,7 +194,9 @@ def _of_fill(filled: FillReport, seconds: float) -> Figures:
 
 def _of_step(stepped: StepReport, seconds: float) -> Figures:
     return {"calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
-            "dead": stepped.parked, "redriven_events": stepped.redriven, **_rate("calls", stepped.calls, seconds)}
+            "dead": stepped.parked, "redriven_events": stepped.redriven,
+            **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
+            **_rate("calls", stepped.calls, seconds)}
 
 
 def _rate(what: str, count: int, seconds: float) -> Figures:

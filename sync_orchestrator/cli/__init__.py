@@ -9,6 +9,7 @@ from __future__ import annotations
 import typer
 
 from sync_orchestrator.cli import (
+    adoption,
     configuration,
     db,
     events,
@@ -26,7 +27,7 @@ from sync_orchestrator.terminal import OneLineErrors
 
 app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Keeps a third party's copy of your business data in step, and proves it.")
-for subject in (running, configuration, status, syncing, validation, systems):
+for subject in (running, configuration, status, syncing, validation, systems, adoption):
     app.add_typer(subject.commands)
 for name, subcommand in (("events", events), ("records", records), ("rejected", rejected), ("rollout", rollout),
                          ("keys", keys), ("db", db)):

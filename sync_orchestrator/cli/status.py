@@ -5,6 +5,8 @@ Not here: what is counted (``core/status.py``).
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from sync_orchestrator import app as composition
@@ -34,8 +36,7 @@ def status(json: Json = False) -> None:
     table("lost notifications", ["day", "entity", "source", "count"],
           [[row["day"], row["entity"], row["source"], row["count"]] for row in found["lost_notifications"]])
     table("systems", ["name", "breaker", "pushes", "epoch"],
-          [[name, row["breaker"], "paused" if row["paused"] else "on", row["epoch"]]
-           for name, row in found["systems"].items()])
+          [[name, row["breaker"], _pushes(row), row["epoch"]] for name, row in found["systems"].items()])
     for name, row in found["systems"].items():
         if row["held_off_seconds"]:
             say(f"{name}: calls are held off for {row['held_off_seconds']:.0f} s more: "
@@ -51,5 +52,13 @@ def status(json: Json = False) -> None:
           [[alert["kind"], alert["cause"], alert["count"], alert["since"][:19]] for alert in alerts["open"]])
     if alerts["send_error"]:
         say(f"Alerts do not arrive ({alerts['unsent']} unsent): {alerts['send_error']}.")
+    for name, row in found["systems"].items():
+        if row["suspended_since"]:
+            say(f"Pushes to {name} are suspended since {row['suspended_since'][:19]}: {row['suspended_reason']}. "
+                "Run `sync-orchestrator adopt`.")
     say(f"The oldest due work has waited {found['oldest_due_seconds']:.1f} s.")
     say(f"The database is {composition.database_place()}.")
+
+
+def _pushes(system: dict[str, Any]) -> str:
+    return "suspended" if system["suspended_since"] else "paused" if system["paused"] else "on"

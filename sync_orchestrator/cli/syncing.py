@@ -27,6 +27,7 @@ from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, fu
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
 from sync_orchestrator.core.plan_file import Plan, differences, load, save
 from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.performing import perform
@@ -47,6 +48,9 @@ def drain() -> None:
     settled = report.settled
     say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
         f"{settled.failed} failed, {settled.dead} dead")
+    with context.engine.begin() as connection:
+        for row in run(connection, adoption_statements.SUSPENDED_ONES):
+            say(f"nothing was pushed to {row.name}: {row.suspended_reason}. Run `sync-orchestrator adopt`.")
 
 
 @commands.command()
@@ -187,6 +191,9 @@ async def _sync_group(
     if filled.unusable:
         failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
                         + "; ".join(filled.problems[:3]))
+    if stepped.suspended is not None:
+        failures.append(f"{name}: nothing was pushed to {entity.system_name}, whose pushes are suspended "
+                        f"({stepped.suspended}): run `sync-orchestrator adopt`")
     bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
              f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
 

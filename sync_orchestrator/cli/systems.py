@@ -11,9 +11,11 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_context
 from sync_orchestrator.core import records
+from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.status import pause as set_paused
-from sync_orchestrator.terminal import say
+from sync_orchestrator.core.suspension import Suspension, lift, suspension_of
+from sync_orchestrator.terminal import complain, say
 
 System = Annotated[str, typer.Argument(help="An entity or a third party.")]
 
@@ -27,9 +29,35 @@ def pause(name: System) -> None:
 
 
 @commands.command()
-def resume(name: System) -> None:
-    """Let pushes go on."""
+def resume(
+    name: System,
+    without_adopting: Annotated[bool, typer.Option("--without-adopting", help=(
+        "End a suspension although nothing was adopted: for a failover that lost nothing."))] = False,
+    reason: Annotated[str | None, typer.Option(help="Why nothing has to be adopted; it is logged.")] = None,
+) -> None:
+    """Let pushes go on. A suspended third party has to be adopted first."""
+    context = existing_context()
+    system = context.entities[name].system_name if name in context.entities else name
+    with context.engine.begin() as connection:
+        suspension = suspension_of(connection, system)
+    if without_adopting:
+        _end_suspension(context, system, suspension, reason)
     _pause(name, paused=False)
+    if suspension is not None and not without_adopting:
+        complain(f"Pushes to {system} stay suspended: {suspension.reason}. Run `sync-orchestrator adopt`, or, if "
+                 f"nothing was lost, `sync-orchestrator resume {system} --without-adopting --reason TEXT`.")
+        raise typer.Exit(1)
+
+
+def _end_suspension(context: Context, system: str, suspension: Suspension | None, reason: str | None) -> None:
+    """Lets pushes go on with the ids that the archive has."""
+    if suspension is None:
+        raise NotFound(f"pushes to '{system}' are not suspended")
+    if not reason:
+        raise NotFound("--without-adopting needs a --reason: records of others may be overwritten where ids changed")
+    with context.engine.begin() as connection:
+        lift(connection, system, reason=reason)
+    say(f"the suspension of {system} is over, nothing was adopted: {reason}")
 
 
 def _pause(name: str, *, paused: bool) -> None:

@@ -57,9 +57,9 @@ def verify(
         results = _validate(context, chosen, group, full, repair, bar)
     if json:
         for result in results:
-            as_json(_validation(result))
+            as_json(validation_as_json(result))
     else:
-        _show_validations(results)
+        show_validations(results)
     verdicts = {result.verdict for result in results}
     is_wrong = "drift" in verdicts or (group is None and any(result.dead_without_group for result in results))
     raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_step"} else 2)
@@ -165,11 +165,11 @@ def repair_command(
         results = perform(context, _repair(context, chosen, groups, key, allow_deletions, bar))
     if json:
         for result in results:
-            as_json({**asdict(result), "validation": result.validation and _validation(result.validation)})
+            as_json({**asdict(result), "validation": result.validation and validation_as_json(result.validation)})
     else:
         table("repair", ["group", "sent", "changed since", ""],
               [[result.group, result.sent, result.overtaken, result.held] for result in results])
-        _show_validations([result.validation for result in results if result.validation is not None])
+        show_validations([result.validation for result in results if result.validation is not None])
     verdicts = {result.validation.verdict for result in results if result.validation is not None}
     raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
 
@@ -189,7 +189,8 @@ async def _repair(
     return results
 
 
-def _validation(result: GroupValidation) -> dict[str, Any]:
+def validation_as_json(result: GroupValidation) -> dict[str, Any]:
+    """A validation as the commands print it for programs."""
     return {
         "entity": result.entity, "group": result.group, "verdict": result.verdict, "reason": result.reason,
         "expected": result.expected, "counted": result.counted, "in_flight": result.ambiguous,
@@ -203,7 +204,8 @@ def _validation(result: GroupValidation) -> dict[str, Any]:
     }
 
 
-def _show_validations(results: Sequence[GroupValidation]) -> None:
+def show_validations(results: Sequence[GroupValidation]) -> None:
+    """Validations and the differences that they found, as tables."""
     table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead",
                          ""],
           [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,

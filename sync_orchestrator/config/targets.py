@@ -67,9 +67,16 @@ class ThirdPartySystem(Http):
     """How long after a create a search finds the record."""
     breaker: Breaker = Breaker()
     """When it counts as down."""
+    account: Get | None = None
+    """Asks which account our login belongs to, such as ``{path: /me, record: id}``. Ids belong to the account that gave
+    them: when another one responds, pushes stop until an operator runs ``adopt``. It is asked before the first push of
+    each drain. A class with ``adapter`` implements the method ``account`` instead."""
 
     @model_validator(mode="after")
     def _reachable(self) -> ThirdPartySystem:
+        if self.account is not None and self.adapter is not None:
+            raise ValueError("'account' is for third parties without a class: implement its method 'account' instead")
+        check_names({"account": self.account}, {"account": set()})
         if self.adapter is None and not self.base_url:
             raise ValueError("'base_url' is needed, or 'adapter'")
         if self.adapter is None and self.settings:

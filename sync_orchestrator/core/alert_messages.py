@@ -39,6 +39,10 @@ ACTIONS = {
                           "job `repair` for the group.",
     "rollout_fell_back": "Callers are served by legacy. See how the new path fared (`sync-orchestrator rollout show`), "
                          "mend it, then set the share again.",
+    "adoption_needed": "Nothing is lost: changes are recorded, and nothing is sent. Find out what was restored or "
+                       "changed, then run `sync-orchestrator adopt` (docs/operations.md, After a restore).",
+    "id_reused": "The other record was left alone; ours is looked up by its key or created again. Find out why the "
+                 "third party gave an id twice: a restore there, or an id that is free again after a delete.",
     "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
     "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
     "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",
@@ -46,9 +50,9 @@ ACTIONS = {
 STUBBORN = ": stubborn"
 """The end of the cause of drift that comes back after a repair."""
 
-_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications")
+_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications", "id_reused")
 _AT_THE_MIRROR = ("dead", "held", "ahead", "waiting_long", "drift", "delete_cap", "unusable",
-                  "not_validated")
+                  "not_validated", "id_reused")
 _TOGETHER = {
     "drift": "drift in {} groups",
     "delete_cap": "deletions held back at {} places",
@@ -60,6 +64,7 @@ _TOGETHER = {
     "rejected": "messages of {} consumers cannot be read",
     "not_consumed": "{} brokers cannot be consumed from",
     "not_told": "{} receivers do not take outcomes",
+    "adoption_needed": "pushes to {} third parties are suspended",
 }
 
 

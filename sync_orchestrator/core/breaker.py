@@ -32,11 +32,14 @@ class Gate:
     probe: bool = False
     open: bool = False
     paused: bool = False
+    suspended: bool = False
 
 
 def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
     """Asks whether pushes may go out; a probe is given to one asker only, so the caller must commit."""
     state = run(connection, statements.SYSTEM, name=name)[0]
+    if state.suspended_at is not None:
+        return Gate(wait=5.0, paused=bool(state.paused), suspended=True)
     if state.paused:
         return Gate(wait=5.0, paused=True)
     if state.blocked_for is not None and state.blocked_for > 0:
@@ -55,9 +58,18 @@ def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
 
 
 def is_open(connection: Connection, name: str) -> bool:
-    """Whether the breaker is open, or the third party paused."""
+    """Whether the breaker is open, or the third party paused or suspended."""
+    return closed_reason(connection, name) is not None
+
+
+def closed_reason(connection: Connection, name: str) -> str | None:
+    """Why nothing may be sent to a third party now, or None."""
     state = run(connection, statements.SYSTEM, name=name)[0]
-    return state.open_since is not None or bool(state.paused)
+    if state.suspended_at is not None:
+        return f"pushes to {name} are suspended ({state.suspended_reason}): run `sync-orchestrator adopt`"
+    if state.open_since is not None or state.paused:
+        return f"the third party '{name}' is paused, or its breaker is open"
+    return None
 
 
 def open_ones(connection: Connection) -> frozenset[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
+from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.versions import Rules
@@ -48,6 +49,10 @@ class Context:
     entities: dict[str, EntityContext]
     clients: Mapping[str, Any] = field(default_factory=dict)
     """By third party, the HTTP client (``adapters/http.py``) of the proxy's routes, which the core has no use for."""
+    installation: InstallationWatch | None = None
+    """Notices that the database was restored."""
+    accounts_asked: dict[str, float] = field(default_factory=dict)
+    """By third party, the monotonic time at which its account was last asked for."""
 
     def of_system(self, name: str) -> list[EntityContext]:
         """The entities that are kept at one third party."""

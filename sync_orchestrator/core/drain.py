@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 
@@ -20,11 +20,13 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core import events
+from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
@@ -33,6 +35,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import paused_entities
+from sync_orchestrator.core.suspension import suspension_of
 from sync_orchestrator.core.wait import listening
 
 _claimed = CrashPoint("drain.pushes_claimed")
@@ -111,6 +114,7 @@ class _Drain:
                     for number in range(_ARCHIVING)} if self._group is None else {}
         self._wakes = {name: asyncio.Event() for name in (*systems, *archived)}
         self._busy = set(self._wakes)
+        await self._look_at_installation(at_most_every=0.0 if self._group is None else LOOK_INTERVAL_SECONDS)
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
@@ -125,8 +129,15 @@ class _Drain:
                     run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
             if self._presence is not None:
                 self._presence.end()
+        if self._group is None:
+            await self._look_at_installation(at_most_every=0.0)
         self.report.seconds = time.monotonic() - self._started
         return self.report
+
+    async def _look_at_installation(self, *, at_most_every: float) -> None:
+        """Suspends pushes when the database was restored."""
+        if self._context.installation is not None:
+            await asyncio.to_thread(self._context.installation.look, at_most_every=at_most_every)
 
     def _systems(self) -> dict[str, ThirdPartySystem]:
         if self._group is None:
@@ -184,6 +195,7 @@ class _Drain:
                 beat = now
                 if self._presence is not None:
                     await asyncio.to_thread(self._presence.beat, leaving=leaving, events=self.report.events)
+                    await self._look_at_installation(at_most_every=LOOK_INTERVAL_SECONDS)
                 if self._progress is not None:
                     self._progress(self.report)
                 if leaving and await self._is_relieved():
@@ -244,6 +256,7 @@ class _Pusher:
         self._heard = -1  # the news that the last claim knew of
         self._look_at = 0.0
         self._done_before = 0, time.monotonic()
+        self._ask_account_every = ASK_AGAIN_SECONDS if group else 0.0  # a drain asks before its first push
         self._more = False  # the last claim left some of what is due: the next one takes its records in turn
         self._turn = FIRST_PLACE
 
@@ -262,7 +275,7 @@ class _Pusher:
                 elif self._heard == self._drain.news:
                     self._drain.did(self._name, False)
                 await self._drain.wait(self._name, self._look_at - time.monotonic())
-        await self._give_back()
+        await self._give_back(self._claimed)
 
     @property
     def _working(self) -> bool:
@@ -303,10 +316,18 @@ class _Pusher:
         state, claims, due = await asyncio.to_thread(in_transaction, self._context.engine, self._claim_in)
         if claims:
             _claimed()
-            self._claimed += claims
+            if await self._is_same_account():
+                self._claimed += claims
+            else:
+                await self._give_back(claims)
         self._look_at = time.monotonic() + (due if state.wait is None else state.wait)
         self._claiming = False
         self._drain.wake(self._name)
+
+    async def _is_same_account(self) -> bool:
+        """Whether what was claimed may be pushed: asked before the first push, and now and then after that."""
+        every, self._ask_account_every = self._ask_account_every, ASK_INTERVAL_SECONDS
+        return await is_same_account(self._context, self._name, at_most_every=every)
 
     def _claim_in(self, connection: Connection) -> tuple[Gate, list[Claim], float]:
         state = gate(connection, self._name, self._system)
@@ -356,12 +377,17 @@ class _Pusher:
     async def _settle(self, pushed: Sequence[Pushed]) -> None:
         _before_settle()
 
-        def work(connection: Connection) -> Settled:
+        def work(connection: Connection) -> tuple[Settled, bool]:
             settled = settle(connection, self._name, self._system, self._context.entities, pushed)
+            suspended = suspension_of(connection, self._name) is not None
             _before_settle_commit()
-            return settled
+            return settled, suspended
 
-        settled = await asyncio.to_thread(in_transaction, self._context.engine, work)
+        settled, suspended = await asyncio.to_thread(in_transaction, self._context.engine, work)
+        if suspended:
+            claims = list(self._claimed)
+            self._claimed.clear()
+            await self._give_back(claims)
         _settled()
         self._drain.report.calls += sum(1 for end in pushed if end.called)
         await self._remove_twins(settled)
@@ -378,12 +404,12 @@ class _Pusher:
                 await take_back(self._context.entities[end.claim.entity].third_party, item)
         settled.twins.clear()
 
-    async def _give_back(self) -> None:
-        if self._claimed:
+    async def _give_back(self, claims: Collection[Claim]) -> None:
+        if claims:
             columns = {
-                "entity": [claimed.entity for claimed in self._claimed],
-                "key": [claimed.key for claimed in self._claimed],
-                "token": [claimed.token for claimed in self._claimed],
+                "entity": [claimed.entity for claimed in claims],
+                "key": [claimed.key for claimed in claims],
+                "token": [claimed.token for claimed in claims],
             }
             await asyncio.to_thread(in_transaction, self._context.engine,
                                     lambda connection: run(connection, statements.UNCLAIM, **columns))

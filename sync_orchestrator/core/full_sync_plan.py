@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive import in_order, stamp_of
-from sync_orchestrator.core.breaker import is_open
+from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.deletions import reserve
 from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
@@ -177,9 +177,8 @@ class _Plan:
     def begin(self) -> None:
         """Looks whether there is anything in the way."""
         with self._engine.begin() as connection:
-            if is_open(connection, self._entity.system_name):
-                raise CannotPlan(f"the third party '{self._entity.system_name}' is paused, or its breaker is open: see "
-                                 "`sync-orchestrator status`")
+            if (closed := closed_reason(connection, self._entity.system_name)) is not None:
+                raise CannotPlan(f"{closed}: see `sync-orchestrator status`")
             row = run(connection, statements.BUSY, entity=self._entity.name, group=self._group)[0]
             if row.busy:
                 raise GroupBusy(f"a full sync of {self._entity.name} {self._group} is under way")

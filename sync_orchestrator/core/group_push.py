@@ -20,6 +20,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.suspension import suspension_of
 
 _NOT_NOW = 0.1
 
@@ -35,6 +36,8 @@ class StepReport:
     open: int = 0
     parked: int = 0
     redriven: int = 0
+    suspended: str | None = None
+    """Why nothing was pushed, where pushes to the third party are suspended."""
 
     def add(self, drained: DrainReport) -> None:
         """Adds what a drain of the group did."""
@@ -80,6 +83,13 @@ class PushBeside:
 async def push_group(context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
     """Pushes what of the report's group is out of step, and waits for retries until the loop's time ``ends``."""
     loop = asyncio.get_running_loop()
+    system = context.entities[report.entity].system_name
+    suspension = await asyncio.to_thread(
+        in_transaction, context.engine, lambda connection: suspension_of(connection, system))
+    report.suspended = None if suspension is None else suspension.reason
+    if suspension is not None:
+        await _look(context, report)
+        return
     while (due := await _look(context, report)) is not None and loop.time() + max(0.0, due) < ends:
         if due > 0:
             await asyncio.sleep(min(1.0, due))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -10,8 +10,10 @@ from sync_orchestrator.config import Alerts, Entity
 from sync_orchestrator.core import alerts, rejected, rollout
 from sync_orchestrator.core.ledger import Conservation, check_conservation
 from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.suspension import end_old_strays
 
 
 def look_after(connection: Connection) -> Conservation:
@@ -24,18 +26,28 @@ def look_after(connection: Connection) -> Conservation:
 
 def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
-    tell_of_overdue(connection, settings.overdue_after)
+    suspended = {row.name for row in run(connection, adoption_statements.SUSPENDED_ONES)}
+    tell_of_overdue(connection, settings.overdue_after, sorted(
+        name for name, entity in (entities or {}).items() if entity.third_party.system in suspended))
     tell_of_silence(connection, settings.silent_after)
     for name, entity in (entities or {}).items():
         tell_of_not_validated(connection, name, entity.third_party.system,
                               2 * entity.validation.every + settings.silent_after)
     tell_of_long_waiting(connection, settings.waiting_after)
     run(connection, alert_statements.RESOLVE_DEAD)
+    end_old_strays(connection)
 
 
-def tell_of_overdue(connection: Connection, after: float) -> None:
-    """Work that is due for more than ``after`` seconds, or the end of it."""
-    seconds = float(run(connection, statements.OLDEST_DUE)[0].seconds)
+def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[str] = ()) -> None:
+    """Work that is due for more than ``after`` seconds, or the end of it.
+
+    Records of entities in ``suspended`` wait for an adoption, which has an alert of its own.
+    """
+    if suspended:
+        rows = run(connection, adoption_statements.OLDEST_DUE_OF_OTHERS, suspended=list(suspended))
+    else:
+        rows = run(connection, statements.OLDEST_DUE)
+    seconds = float(rows[0].seconds)
     if seconds <= after:
         alerts.resolve(connection, "overdue", "work")
     else:

@@ -27,6 +27,7 @@ from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.suspension import note_stray_ids
 
 _MOST_RETRY_AFTER = 3600.0
 _SUCCESS_NOTED_SECONDS = 10.0
@@ -80,10 +81,19 @@ def settle(
     late = [end for end in good if (end.claim.entity, end.claim.key) not in accepted] + refused_bad
     _mark_unknown(connection, system, [end for end in late if end.called], result)
     _attempts(connection, [end for end in ordered if end.called])
+    _note_strays(connection, name, ordered)
     if since is not None:
         _retry_refused(connection, name, entities, since)
     result.acknowledged = len(accepted)
     return result
+
+
+def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> None:
+    """Ids that show other keys: a few are told, many suspend the third party (rule 28)."""
+    strays = [(end.claim.entity, end.claim.key, stray.external_id, stray.shown_key)
+              for end in ends if (stray := end.not_ours) is not None]
+    if strays:
+        note_stray_ids(connection, name, strays)
 
 
 def _retry_refused(connection: Connection, name: str, entities: dict[str, EntityContext], since: datetime) -> None:
@@ -101,9 +111,9 @@ def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
 
 
 def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
-    """The system as it is, locked where this settlement may open or close its breaker."""
+    """The system as it is, locked where this settlement may open or close its breaker, or suspend it."""
     state = run(connection, statements.SYSTEM, name=name)[0]
-    if state.open_since is None and all(end.failure is None for end in pushed):
+    if state.open_since is None and all(end.failure is None and end.not_ours is None for end in pushed):
         return state
     return run(connection, statements.SYSTEM_LOCKED, name=name)[0]
 

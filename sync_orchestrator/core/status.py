@@ -30,7 +30,8 @@ FROM sync.heartbeats GROUP BY 1
 _SYSTEMS = f"""
 SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
        greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
-       CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because
+       CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because,
+       account, suspended_at, suspended_reason
 FROM sync.systems ORDER BY name
 """
 _GROUPS = """
@@ -110,7 +111,10 @@ def status(engine: Engine) -> dict[str, Any]:
                            "open_since": row.open_since.isoformat() if row.open_since else None,
                            "held_off_seconds": round(row.held_off or 0.0, 1),
                            "held_off_because": row.held_off_because,
-                           "rate_share": round(row.rate_share, 2)}
+                           "rate_share": round(row.rate_share, 2),
+                           "account": row.account,
+                           "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
+                           "suspended_reason": row.suspended_reason}
                 for row in run(connection, _SYSTEMS)
             },
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),

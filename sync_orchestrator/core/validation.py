@@ -18,7 +18,8 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts, outcomes
-from sync_orchestrator.core.breaker import is_open
+from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, is_same_account
+from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -32,6 +33,7 @@ from sync_orchestrator.core.dead_records import (
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.identity import other_key
+from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -39,11 +41,11 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
 _MAX_DEAD_EXAMPLES = 50
-_CLOSED_TO_US = "the third party is paused, or its breaker is open"
 
 Verdict = Literal["in_step", "drift", "not_validated"]
 
@@ -117,10 +119,14 @@ class _Validation:
         self._full = full
         self._repair = repair
         self._settings = entity.settings.validation
+        self._strays: list[NotedStray] = []
         self.result = GroupValidation(entity.name, group)
         self._ambiguous = 0
 
     async def run(self) -> GroupValidation:
+        if self._context.installation is not None:
+            await asyncio.to_thread(self._context.installation.look, at_most_every=LOOK_INTERVAL_SECONDS)
+        await is_same_account(self._context, self._entity.system_name, at_most_every=ASK_AGAIN_SECONDS)
         since, reason = await self._db(self._begin)
         if reason is not None:
             return await self._end(reason=reason)
@@ -144,8 +150,8 @@ class _Validation:
                    audit_every=self._settings.audit_every)
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
-        if is_open(connection, self._entity.system_name):
-            return since, _CLOSED_TO_US
+        if (closed := closed_reason(connection, self._entity.system_name)) is not None:
+            return since, closed
         self._full = self._full or bool(rows[0].audit_due)
         return since, None
 
@@ -200,10 +206,15 @@ class _Validation:
         return elsewhere or self._differs(suspect, there), there
 
     def _is_strangers(self, suspect: Suspect, there: Found) -> bool:
-        """Whether another record is under a suspect's id by now."""
+        """Whether another record is under a suspect's id by now; one that we were given is noted as a stray id."""
         own_ids = self._entity.third_party.traits.own_ids
         nameless = suspect.kind == "foreign" and suspect.key == suspect.external_id  # it shows no key
-        return own_ids and not nameless and other_key(suspect.key, there.key) is not None
+        shown = other_key(suspect.key, there.key)
+        if not own_ids or nameless or shown is None:
+            return False
+        if suspect.revision and suspect.external_id:
+            self._strays.append((self._entity.name, suspect.key, suspect.external_id, shown))
+        return True
 
     def _differs(self, suspect: Suspect, there: Found) -> bool:
         suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
@@ -226,8 +237,11 @@ class _Validation:
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]], since: datetime
     ) -> bool:
         """Notes what was found and sends it to repair; False where the third party is closed to us by now."""
-        if is_open(connection, self._entity.system_name):
-            self._not_validated(connection, _CLOSED_TO_US)
+        if (closed := closed_reason(connection, self._entity.system_name)) is not None:
+            self._not_validated(connection, closed)
+            return False
+        if self._strays and note_stray_ids(connection, self._entity.system_name, self._strays):
+            self._not_validated(connection, closed_reason(connection, self._entity.system_name) or "")
             return False
         before = {_thing(row.key, row.kind, row.external_id): row
                   for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}

@@ -27,7 +27,7 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
                WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
                  AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
                  AND (r.lease_until IS NULL OR r.lease_until < sync.clock())
-                 AND NOT s.paused AND NOT coalesce(n.paused, false)
+                 AND NOT s.paused AND s.suspended_at IS NULL AND NOT coalesce(n.paused, false)
                  AND coalesce(s.probe_at, '-infinity') <= sync.clock()
                  AND coalesce(s.not_before, '-infinity') <= sync.clock()) AS due
 """

@@ -170,7 +170,8 @@ SECONDS_SILENT = """
 SELECT EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS seconds FROM sync.heartbeats WHERE name = 'sensor'
 """
 
-# Groups that were seen in step or in drift too long ago, unless their third party is paused by a person.
+# Groups that were seen in step or in drift too long ago, unless their third party is paused by a person or suspended,
+# which has an alert of its own.
 NOT_VALIDATED = """
 SELECT count(*) AS n, EXTRACT(epoch FROM sync.clock() - min(since))::float8 AS seconds,
        coalesce((array_agg(group_key ORDER BY since))[1:10], '{}') AS groups
@@ -180,7 +181,7 @@ FROM (
         WHERE v.entity = g.entity AND v.group_key = g.group_key AND v.verdict <> 'not_validated')) AS since
     FROM sync.groups g WHERE g.entity = %(entity)s AND g.first_completed_at IS NOT NULL) seen
 WHERE since < sync.clock() - make_interval(secs => %(after)s)
-  AND NOT EXISTS (SELECT FROM sync.systems WHERE name = %(system)s AND paused)
+  AND NOT EXISTS (SELECT FROM sync.systems WHERE name = %(system)s AND (paused OR suspended_at IS NOT NULL))
 """
 
 # Records that wait so long for something that they refer to.

@@ -15,6 +15,8 @@ GROUP BY 1, 2 ORDER BY 1, 2
 
 BREAKERS = "SELECT name AS system, (open_since IS NOT NULL)::int AS n FROM sync.systems"
 
+SUSPENDED = "SELECT name AS system, (suspended_at IS NOT NULL)::int AS n FROM sync.systems"
+
 VERDICTS = """
 SELECT g.entity, coalesce(v.verdict, 'not_validated') AS verdict, count(*) AS n
 FROM sync.groups g LEFT JOIN LATERAL (

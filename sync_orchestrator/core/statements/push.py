@@ -288,7 +288,7 @@ RETURNING r.entity, r.key
 REGISTER_SYSTEM = "INSERT INTO sync.systems (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
 
 SYSTEM = """
-SELECT name, paused, open_since, probe_wait,
+SELECT name, paused, open_since, probe_wait, suspended_at, suspended_reason,
        EXTRACT(epoch FROM probe_at - sync.clock())::float8 AS probe_in,
        EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for,
        EXTRACT(epoch FROM sync.clock() - succeeded_at)::float8 AS succeeded_ago

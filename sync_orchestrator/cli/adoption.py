@@ -1,0 +1,105 @@
+"""``adopt``: the way on after a restore or a change of the account.
+
+Not here: how that is done (``core/adoption.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from sync_orchestrator.cli.existing import entity_named, existing_context
+from sync_orchestrator.cli.options import AllowDeletions, JsonLines
+from sync_orchestrator.cli.validation import show_validations, validation_as_json
+from sync_orchestrator.core.adoption import Adoption, adopt
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.performing import perform
+from sync_orchestrator.terminal import as_json, complain, say, steps, table
+
+commands = typer.Typer()
+
+_MAX_SHOWN = 20
+
+
+@commands.command(name="adopt")
+def adopt_command(
+    entity: Annotated[str | None, typer.Argument(
+        help="By default all entities of third parties whose pushes are suspended.")] = None,
+    group: Annotated[list[str] | None, typer.Option(
+        help="A business group; may be given several times. By default all groups.")] = None,
+    recreate_missing: Annotated[bool, typer.Option("--recreate-missing", help=(
+        "Create records again even when more of them are missing than the cap on deletions."))] = False,
+    allow_deletions: AllowDeletions = None, json: JsonLines = False,
+) -> None:
+    """Link our records by key to those that the third party holds, and let pushes go on.
+
+    Use it after a restore on either side, or after a change of the account. The archive is filled from the sources,
+    each business group of the third party is listed, and records are linked by key. When all entities of the third
+    party are adopted, pushes go on, the sources are checked, and the groups are validated in full. Records that
+    nobody here manages are left alone.
+
+    Exit status: 0 in sync, 1 differences or entities are left, 2 something could not be adopted or validated.
+    """
+    context = existing_context()
+    chosen = [entity_named(context, entity)] if entity else _suspended(context)
+    with steps("adopt") as bar:
+        results = perform(context, adopt(
+            context, chosen, groups=group, recreate_missing=recreate_missing, allow_deletions=allow_deletions,
+            progress=bar.at))
+    for result in results:
+        if json:
+            as_json({**asdict(result), "validations": [validation_as_json(each) for each in result.validations]})
+        else:
+            _show(result)
+    raise typer.Exit(max(_exit_status(result) for result in results))
+
+
+def _suspended(context: Context) -> list[EntityContext]:
+    with context.engine.begin() as connection:
+        names = {row.name for row in run(connection, statements.SUSPENDED_ONES)}
+    chosen = [entity for entity in context.entities.values() if entity.system_name in names]
+    if not chosen:
+        raise NotFound("no pushes are suspended; to adopt all the same, name an entity: one of "
+                       + ", ".join(context.entities))
+    return chosen
+
+
+def _exit_status(result: Adoption) -> int:
+    verdicts = {validation.verdict for validation in result.validations}
+    if result.stopped is not None or "not_validated" in verdicts:
+        return 2
+    held = any(listing.held is not None for listing in result.groups)
+    return 1 if "drift" in verdicts or result.still_to_adopt or result.duplicates or held else 0
+
+
+def _show(result: Adoption) -> None:
+    table(f"{result.entity} at {result.system}", ["group", "listed", ""],
+          [[listing.group, listing.listed, listing.error or listing.held] for listing in result.groups])
+    table("records", ["what follows", "count"], [[what, count] for what, count in result.linked.items()])
+    _show_some("unmanaged records, left alone", result.unmanaged_examples, result.unmanaged)
+    table("several records with one key", ["key", "ids"],
+          [[key, ", ".join(ids)] for key, ids in list(result.duplicates.items())[:_MAX_SHOWN]])
+    if result.stopped is not None:
+        complain(f"{result.entity}: {result.stopped}. Pushes to {result.system} stay suspended.")
+    elif result.still_to_adopt:
+        say(f"Pushes to {result.system} stay suspended until these entities are adopted, too: "
+            f"{', '.join(result.still_to_adopt)}.")
+    elif result.lifted:
+        say(f"Pushes to {result.system} go on.")
+    lost = [check for check in result.checks if check.verdict != "in_step"]
+    table("sources", ["group", "verdict", "lost", "to repair", ""],
+          [[check.group, check.verdict, len(check.lost), check.repaired, check.reason] for check in lost])
+    if result.validations:
+        show_validations(result.validations)
+
+
+def _show_some(title: str, examples: Sequence[str], count: int) -> None:
+    if count:
+        more = "" if count <= len(examples) else f" and {count - len(examples)} more"
+        say(f"{title}: {', '.join(examples)}{more}")

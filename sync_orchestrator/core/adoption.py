@@ -1,0 +1,443 @@
+"""Adopts what a third party holds, after a restore on either side or a change of the account, and lets pushes go on.
+
+For each business group the archive is filled from the sources and the third party is listed. Then records are linked by
+key: a record takes over the id and the content that the third party shows. Nothing is sent before all of that is done.
+The third party's other records are left alone. ``suspension.py`` says what stops the pushes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core.accounts import ask_account
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
+from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
+from sync_orchestrator.core.group_push import StepReport, push_group
+from sync_orchestrator.core.installation import is_about_database
+from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.settle import Settled, finish_reached
+from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.suspension import lift, suspend, suspension_of
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.validation import GroupValidation
+
+T = TypeVar("T")
+Progress = Callable[[str], None]
+"""Receives one line of what is going on."""
+
+BATCH_SIZE = 1000
+_WAIT_STEP_SECONDS = 1.0
+_MAX_SEARCH_LAG_SECONDS = 60.0
+
+_listed = CrashPoint("adoption.listed")
+_linked = CrashPoint("adoption.batch_linked")
+_before_commit = CrashPoint("adoption.before_commit")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A record of the third party with a key of ours: its id, its business group, the digest of its content."""
+
+    external_id: str
+    group: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A record of the archive as an adoption finds it.
+
+    ``pending``: it has a revision that the third party has not acknowledged. ``wanted``: the digest of what would be
+    sent now, None for a record that is deleted, incomplete or cannot be mapped.
+    """
+
+    group: str | None
+    revision: int
+    deleted: bool
+    pending: bool
+    wanted: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a record counts as from now on.
+
+    ``outcome``: in_sync, update, create, delete, gone, or extra. ``revision``: the one that the third party has, 0 for
+    none. ``look_up``: its key is searched before it is created.
+    """
+
+    outcome: str
+    external_id: str | None
+    digest: bytes | None
+    group: str | None
+    revision: int
+    look_up: bool = False
+
+
+@dataclass(slots=True)
+class GroupListing:
+    """One business group of an adoption: how many records the third party listed, or why it could not be adopted."""
+
+    group: str
+    listed: int = 0
+    error: str | None = None
+    held: str | None = None
+    """Why records that the sources no longer have were not deleted."""
+
+
+@dataclass(slots=True)
+class Adoption:
+    """What the adoption of one entity came to.
+
+    ``linked`` counts records by what follows: ``in_sync`` nothing, ``update``, ``create``, ``delete`` one call,
+    ``gone`` nothing (deleted on both sides), ``extra`` a decision of validation (deleted here, present there).
+    """
+
+    entity: str
+    system: str
+    groups: list[GroupListing] = field(default_factory=list)
+    linked: dict[str, int] = field(default_factory=dict)
+    unmanaged: int = 0
+    unmanaged_examples: list[str] = field(default_factory=list)
+    duplicates: dict[str, list[str]] = field(default_factory=dict)
+    """By key, the ids of all records that carry it."""
+    stopped: str | None = None
+    """Why nothing was linked."""
+    lifted: bool = False
+    still_to_adopt: list[str] = field(default_factory=list)
+    """Entities of the same third party that keep pushes suspended."""
+    checks: list[SourceCheck] = field(default_factory=list)
+    validations: list[GroupValidation] = field(default_factory=list)
+
+
+def link(standing: Standing, there: Listed | None, *, can_look_up: bool) -> Link:
+    """What a record counts as, given what the third party lists under its key. Pure.
+
+    A deleted record that is there again is not deleted from here: validation finds it as ``extra``, and its caps apply.
+    A deletion that has not been acknowledged yet goes on.
+    """
+    if standing.deleted:
+        if there is None:
+            return Link("gone", None, None, None, standing.revision)
+        if not standing.pending:
+            return Link("extra", None, None, None, standing.revision)
+        return Link("delete", there.external_id, there.digest, there.group, 0)
+    if there is None:
+        return Link("create", None, None, None, 0, look_up=can_look_up)
+    if standing.wanted == there.digest and there.group == standing.group:
+        return Link("in_sync", there.external_id, there.digest, there.group, standing.revision)
+    return Link("update", there.external_id, there.digest, there.group, 0)
+
+
+async def adopt(
+    context: Context, entities: Sequence[EntityContext], *, groups: Sequence[str] | None = None,
+    recreate_missing: bool = False, allow_deletions: int | None = None, progress: Progress = lambda line: None,
+) -> list[Adoption]:
+    """Adopts entities one after the other; pushes go on when all entities of a third party are adopted.
+
+    Then the sources are checked, with repair, and the business groups are validated in full. ``groups`` limits the
+    work to some groups; linking waits until all of them are listed. ``recreate_missing`` allows more acknowledged
+    records to be missing than the cap on deletions. Raises CallFailed where the owner or the account cannot be asked.
+    """
+    suspended_here = await asyncio.to_thread(
+        in_transaction, context.engine, lambda connection: _suspend_all(connection, entities))
+    results = []
+    for entity in entities:
+        needed = entities if entity.system_name in suspended_here else context.of_system(entity.system_name)
+        work = _Adoption(context, entity, [each.name for each in needed if each.system_name == entity.system_name],
+                         recreate_missing, allow_deletions, progress)
+        results.append(await work.run(groups))
+    lifted = {result.system for result in results if result.lifted}
+    for entity, result in zip(entities, results, strict=True):
+        if result.system in lifted:
+            await _prove(context, entity, result, progress)
+    return results
+
+
+def _suspend_all(connection: Connection, entities: Sequence[EntityContext]) -> set[str]:
+    """Suspends the third parties of entities that an operator adopts unasked; returns their names."""
+    systems = {entity.system_name for entity in entities}
+    chosen = {name for name in systems if suspension_of(connection, name) is None}
+    for name in sorted(chosen):
+        adopted = ", ".join(entity.name for entity in entities if entity.system_name == name)
+        suspend(connection, name, f"an operator adopts {adopted}")
+    return chosen
+
+
+class _Overtaken(Exception):
+    """Nothing more may be linked by this adoption."""
+
+
+class _Adoption:
+    def __init__(self, context: Context, entity: EntityContext, needed: Sequence[str], recreate_missing: bool,
+                 allow_deletions: int | None, progress: Progress) -> None:
+        self._context = context
+        self._entity = entity
+        self._needed = list(needed)
+        self._recreate_missing = recreate_missing
+        self._allow_deletions = allow_deletions
+        self._progress = progress
+        self._since: Any = None
+        self._reason = ""
+        self._account: str | None = None
+        self._due: set[str] = set()
+        self.result = Adoption(entity.name, entity.system_name)
+
+    async def _db(self, work: Callable[[Connection], T]) -> T:
+        return await asyncio.to_thread(in_transaction, self._context.engine, work)
+
+    async def run(self, groups: Sequence[str] | None) -> Adoption:
+        await self._db(self._begin)
+        self._account = await ask_account(self._context, self._entity.system_name)
+        await discover_groups(self._context, self._entity)
+        await self._until_nothing_is_under_way()
+        left = await self._list_groups(groups)
+        if left:
+            failed = sum(1 for listing in self.result.groups if listing.error is not None)
+            self.result.stopped = (f"{failed} business groups could not be adopted" if failed else
+                                   f"{len(left)} business groups are not listed yet, such as {left[0]}")
+            return self.result
+        _listed()
+        if not self._entity.third_party.traits.can_lookup:
+            await self._read_missing()
+        try:
+            if (stopped := await self._db(self._too_many_missing)) is not None:
+                self.result.stopped = stopped
+                return self.result
+            began = await self._link_all()
+            await self._db(lambda connection: self._finish(connection, began))
+        except _Overtaken as overtaken:
+            self.result.stopped = str(overtaken)
+        return self.result
+
+    def _hold(self, connection: Connection) -> None:
+        """Holds the suspension until the transaction ends, so that listing and linking belong together.
+
+        Raises _Overtaken where it is another one by now, or another adoption is under way.
+        """
+        current = run(connection, statements.SUSPENSION_LOCKED, name=self._entity.system_name)[0]
+        if current.suspended_at != self._since:
+            raise _Overtaken("pushes were suspended again" if current.suspended_at else "another adoption has ended")
+        rows = run(connection, statements.GROUPS, entity=self._entity.name, since=self._since)
+        if any(row.group_key in self._due and not row.listed for row in rows):
+            raise _Overtaken("another adoption of the same entity is under way")
+
+    def _begin(self, connection: Connection) -> None:
+        row = run(connection, statements.SUSPENSION, name=self._entity.system_name)[0]
+        self._since, self._reason = row.suspended_at, row.suspended_reason
+
+    # Listing ----------------------------------------------------------------------------------------------------------
+
+    async def _until_nothing_is_under_way(self) -> None:
+        """Calls that began before the suspension may still take effect, and show in the listing after that."""
+        waited = False
+        while (seconds := await self._db(self._seconds_under_way)) > 0:
+            self._progress(f"{self._entity.name}: calls may be under way, waiting {seconds:.0f} s")
+            waited = True
+            await asyncio.sleep(min(seconds, _WAIT_STEP_SECONDS))
+        if waited:
+            await asyncio.sleep(min(self._entity.system.search_lag, _MAX_SEARCH_LAG_SECONDS))
+
+    def _seconds_under_way(self, connection: Connection) -> float:
+        landing = self._entity.system.landing_seconds
+        known = float(run(connection, statements.UNDER_WAY, entity=self._entity.name, landing=landing)[0].seconds)
+        if not is_about_database(self._reason):
+            return known
+        suspension = suspension_of(connection, self._entity.system_name)  # calls that the database forgot
+        return max(known, landing - suspension.seconds if suspension else 0.0)
+
+    async def _list_groups(self, chosen: Sequence[str] | None) -> list[str]:
+        """Lists the chosen groups, or all; returns those that are still to be listed."""
+        known = await self._db(lambda connection: run(
+            connection, statements.GROUPS, entity=self._entity.name, since=self._since))
+        due = {row.group_key: bool(row.listed) for row in known
+               if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())}
+        self._due = set(due)
+        places = asyncio.Semaphore(GROUPS_AT_ONCE)
+
+        async def one(group: str) -> GroupListing:
+            async with places:
+                return await self._list_group(group)
+
+        self.result.groups = list(await asyncio.gather(*(
+            one(group) for group in due if chosen is None or group in chosen)))
+        for listing in self.result.groups:
+            due[listing.group] = listing.error is None
+        return [group for group, listed in due.items() if not listed]
+
+    async def _list_group(self, group: str) -> GroupListing:
+        result = GroupListing(group)
+        try:
+            await full_sync(self._context, self._entity, group, allow_deletions=self._allow_deletions, patience=0)
+        except DeletionsHeld as held:
+            result.held = str(held)
+        except (CallFailed, GroupBusy) as failure:
+            result.error = f"its sources could not be listed: {failure}"
+        if result.error is None:
+            try:
+                await self._list_third_party(result)
+            except CallFailed as failure:
+                result.error = f"the third party could not be listed: {failure}"
+        self._progress(f"{self._entity.name} {group}: {result.error or f'{result.listed} records are there'}")
+        return result
+
+    async def _list_third_party(self, result: GroupListing) -> None:
+        known = {"entity": self._entity.name, "group": result.group}
+        await self._db(lambda connection: _forget_listing(connection, **known))
+        async for page in self._entity.third_party.pages(result.group):
+            await self._keep(page, result.group)
+            result.listed += len(page)
+        await self._db(lambda connection: run(connection, statements.GROUP_LISTED, **known))
+
+    async def _keep(self, page: Sequence[Found], group: str) -> None:
+        """Keeps records of the third party, each in the group that it names."""
+        columns = {
+            "group": [found.group or group for found in page],
+            "external_id": [found.external_id for found in page],
+            "key": [found.key for found in page],
+            "digest": [self._entity.mapping.digest_of_theirs(found.fields) for found in page],
+        }
+        if page:
+            await self._db(lambda connection: run(
+                connection, statements.ADD_TO_LISTING, entity=self._entity.name, **columns))
+
+    async def _read_missing(self) -> None:
+        """Reads records that no listing shows under the ids that they had: no search will find them before a create.
+
+        A listing that others change while it is read can leave a record out.
+        """
+        if not self._entity.third_party.traits.own_ids:
+            return
+        limit = asyncio.Semaphore(self._entity.system.concurrency)
+
+        async def one(row: Any) -> Found | None:
+            async with limit:
+                return await self._entity.third_party.read(Item(row.key, row.group_key, {}, row.external_id))
+
+        after = ""
+        while rows := await self._db(lambda connection, after=after: run(  # type: ignore[misc]
+                connection, statements.MISSING_WITH_ID, entity=self._entity.name, after=after, limit=BATCH_SIZE)):
+            found = await asyncio.gather(*(one(row) for row in rows))
+            for row, record in zip(rows, found, strict=True):
+                if record is not None and record.key == row.key:
+                    await self._keep([record], row.group_key)
+            after = rows[-1].key
+
+    def _too_many_missing(self, connection: Connection) -> str | None:
+        self._hold(connection)
+        row = run(connection, statements.MISSING, entity=self._entity.name)[0]
+        cap = self._entity.settings.validation.deletions.cap(row.acknowledged)
+        if self._recreate_missing or row.missing <= cap:
+            return None
+        return (f"{row.missing} of {row.acknowledged} acknowledged records are not at the third party, more than the "
+                f"cap of {cap}, such as {', '.join(row.examples[:3])}. Nothing was linked. Make sure that the account "
+                "sees all records, then run again with --recreate-missing")
+
+    # Linking ----------------------------------------------------------------------------------------------------------
+
+    async def _link_all(self) -> Any:
+        """Links in batches, in key order; returns when it began."""
+        self._progress(f"{self._entity.name}: linking by key")
+        began = await self._db(lambda connection: run(connection, "SELECT sync.clock() AS now")[0].now)
+        after: str | None = ""
+        outcomes: Counter[str] = Counter()
+        while after is not None:
+            after, linked = await self._db(lambda connection, after=after: self._link_batch(  # type: ignore[misc]
+                connection, statements.STANDING, after=after, limit=BATCH_SIZE))
+            outcomes.update(linked)
+            _linked()
+        self.result.linked = dict(sorted(outcomes.items()))
+        return began
+
+    def _link_batch(self, connection: Connection, statement: str, **chosen: Any) -> tuple[str | None, Counter[str]]:
+        """Links some records; returns the last key, or None where there were none, and what follows for them."""
+        self._hold(connection)
+        traits = self._entity.third_party.traits
+        rows = run(connection, statement, entity=self._entity.name, grouped=traits.grouped_address, **chosen)
+        if not rows:
+            return None, Counter()
+        wanted = self._wanted(connection, rows)
+        links = [link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=traits.can_lookup) for row in rows]
+        run(connection, statements.LINK, entity=self._entity.name, keys=[row.key for row in rows],
+            external_id=[each.external_id for each in links], digest=[each.digest for each in links],
+            applied_group=[each.group for each in links], revision=[each.revision for each in links],
+            look_up=[each.look_up for each in links])
+        finish_reached(connection, self._entity.name, [
+            row.key for row, each in zip(rows, links, strict=True) if each.revision == row.revision], Settled())
+        return str(rows[-1].key), Counter(each.outcome for each in links)
+
+    def _wanted(self, connection: Connection, rows: Sequence[Any]) -> dict[str, bytes]:
+        """By key the digest of what would be sent now, for records that the third party shows."""
+        chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
+        parts: dict[str, dict[str, Any]] = {}
+        for part in run(connection, push_statements.PARTS, entity=[self._entity.name] * len(chosen),
+                        key=[row.key for row in chosen]):
+            parts.setdefault(part.key, {})[part.part] = part.data
+        wanted = {}
+        for row in chosen:
+            try:
+                wanted[row.key] = digest(self._entity.mapping.payload(row.key, row.group_key, parts.get(row.key, {})))
+            except (MappingFailed, ValueError):
+                continue  # its push reports that
+        return wanted
+
+    def _finish(self, connection: Connection, began: Any) -> None:
+        """Links what the archive received while it was linked, and lets pushes go on where nothing else is due."""
+        name, system = self._entity.name, self._entity.system_name
+        self._link_batch(connection, statements.STANDING_CHANGED, since=began)
+        self._report(connection)
+        run(connection, statements.ADOPTED, entity=name)
+        _forget_listing(connection, entity=name, group=None)
+        self.result.still_to_adopt = [row.name for row in run(
+            connection, statements.NOT_ADOPTED, entities=self._needed, since=self._since)]
+        if not self.result.still_to_adopt:
+            self.result.lifted = lift(connection, system, account=self._account)
+        _before_commit()
+
+    def _report(self, connection: Connection) -> None:
+        unmanaged = run(connection, statements.UNMANAGED, entity=self._entity.name)[0]
+        self.result.unmanaged, self.result.unmanaged_examples = unmanaged.n, list(unmanaged.examples)
+        self.result.duplicates = {row.key: list(row.external_ids) for row in run(
+            connection, statements.DUPLICATES, entity=self._entity.name)}
+
+
+def _forget_listing(connection: Connection, entity: str, group: str | None) -> None:
+    run(connection, statements.NOT_LISTED, entity=entity, group=group)
+    run(connection, statements.FORGET_LISTING, entity=entity, group=group)
+
+
+def _standing(row: Any, wanted: bytes | None) -> Standing:
+    return Standing(row.group_key, row.revision, row.deleted, row.applied_revision != row.revision, wanted)
+
+
+def _there(row: Any) -> Listed | None:
+    return None if row.there_id is None else Listed(row.there_id, row.there_group, bytes(row.there_digest))
+
+
+async def _prove(context: Context, entity: EntityContext, result: Adoption, progress: Progress) -> None:
+    """Pushes what is out of sync, makes up for lost notifications, and validates each group in full."""
+    from sync_orchestrator.core.validation import validate  # imports pandas, which only this needs
+
+    loop = asyncio.get_running_loop()
+    for listing in result.groups:
+        progress(f"{entity.name} {listing.group}: checking the sources and validating")
+        result.checks.append(await check_sources(context, entity, listing.group, repair="auto"))
+        await drain(context, linger=0)
+        await push_group(context, StepReport(entity.name, listing.group),
+                         loop.time() + context.config.limits.drain_seconds, None)
+        await asyncio.sleep(min(entity.system.search_lag, _MAX_SEARCH_LAG_SECONDS))
+        result.validations.append(await validate(context, entity, listing.group, full=True))

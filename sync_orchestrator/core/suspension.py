@@ -1,0 +1,127 @@
+"""Suspends pushes to a third party when it no longer holds what the archive believes, until an operator adopts it.
+
+A suspension begins when this database was restored (``installation.py``), another account is behind the third party
+(``accounts.py``), or many ids show other keys (``note_stray_ids``). ``adoption.py`` ends it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from sync_orchestrator.core import alerts
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.core.statements import ledger as ledger_statements
+
+NotedStray = tuple[str, str, str, str]
+"""Entity, key, the id that we were given, and the key that the third party shows under it."""
+
+MAX_SINGLE_STRAYS = 2
+"""Up to this number of records whose ids show other keys are reported one by one; more suspend the third party."""
+
+STRAY_WINDOW_SECONDS = 3600.0
+"""Records count together when their ids were found to show other keys within this time."""
+
+STRAYS_KEPT_SECONDS = 86_400.0
+
+ALERT = "adoption_needed"
+STRAY_ALERT = "id_reused"
+
+_MAX_EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """Why no pushes go to a third party, and for how many seconds."""
+
+    reason: str
+    seconds: float
+
+
+def suspension_of(connection: Connection, system: str) -> Suspension | None:
+    """The suspension of a third party, or None while pushes may go out."""
+    rows = run(connection, statements.SUSPENSION, name=system)
+    if not rows or rows[0].suspended_at is None:
+        return None
+    return Suspension(rows[0].suspended_reason or "", float(rows[0].suspended_for))
+
+
+def suspend(connection: Connection, system: str, reason: str, *, examples: Sequence[str] = ()) -> None:
+    """Stops pushes to a third party and raises one alert.
+
+    A suspension that is replaced by another one begins again: what was adopted before no longer counts.
+    """
+    run(connection, statements.SUSPEND, name=system, reason=reason)
+    alerts.tell(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
+
+
+def lift(connection: Connection, system: str, *, account: str | None = None, reason: str | None = None) -> bool:
+    """Ends a suspension and its alert; returns whether there was one.
+
+    ``account`` is the identity that the ids belong to from now on; None lets the next drain find it out. ``reason``
+    is an operator's, for ending it although nothing was adopted; the alert keeps it.
+    """
+    if reason is not None:
+        alerts.tell(connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}")
+    _forget_strays(connection, system)
+    alerts.resolve(connection, ALERT, system)
+    lifted = bool(run(connection, statements.LIFT, name=system, account=account))
+    run(connection, ledger_statements.NOTIFY)
+    return lifted
+
+
+def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedStray]) -> bool:
+    """Records ids of ours under which the third party shows other keys; returns whether the system is suspended.
+
+    Single ones are reported as ``id_reused``: some third parties give an id again after a delete. More than
+    ``MAX_SINGLE_STRAYS`` distinct records within ``STRAY_WINDOW_SECONDS`` suspend the third party: it was restored, or
+    is another one.
+    """
+    if strays:
+        entity, key, external_id, shown_key = (list(column) for column in zip(*strays, strict=True))
+        run(connection, statements.NOTE_STRAYS, system=system, entity=entity, key=key, external_id=external_id,
+            shown_key=shown_key)
+    if suspension_of(connection, system) is not None:
+        return True
+    if not strays:
+        return False
+    count = int(run(connection, statements.COUNT_STRAYS, system=system, window=STRAY_WINDOW_SECONDS)[0].n)
+    if count <= MAX_SINGLE_STRAYS:
+        _report_single(connection, strays)
+        return False
+    known = run(connection, statements.STRAYS, system=system, limit=_MAX_EXAMPLES)
+    suspend(connection, system,
+            f"{count} ids that it gave us show other keys, as after a restore of its data or with another account",
+            examples=[f"{row.entity} {row.key}: id {row.external_id} is {row.shown_key}" for row in known])
+    for entity_name in sorted({row.entity for row in run(connection, statements.ENTITIES_WITH_STRAYS)}):
+        alerts.resolve(connection, STRAY_ALERT, entity_name)
+    return True
+
+
+def end_old_strays(connection: Connection) -> None:
+    """Forgets stray ids after a day, and ends the alerts of entities that have none left."""
+    run(connection, statements.FORGET_OLD_STRAYS, age=STRAYS_KEPT_SECONDS)
+    still = {row.entity for row in run(connection, statements.ENTITIES_WITH_STRAYS)}
+    for row in run(connection, statements.OPEN_STRAY_ALERTS):
+        if row.entity not in still:
+            alerts.resolve(connection, STRAY_ALERT, row.entity)
+
+
+def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None:
+    keys: dict[str, list[str]] = defaultdict(list)
+    for entity, key, _, _ in strays:
+        keys[entity].append(key)
+    for entity, some in sorted(keys.items()):
+        alerts.tell_of_records(connection, STRAY_ALERT, entity, f"{entity}: the third party gave ids of ours to others",
+                               entity, some)
+
+
+def _forget_strays(connection: Connection, system: str) -> None:
+    entities = {row.entity for row in run(connection, statements.STRAYS, system=system, limit=None)}
+    run(connection, statements.FORGET_STRAYS, system=system, entity=None)
+    for entity in sorted(entities):
+        alerts.resolve(connection, STRAY_ALERT, entity)
