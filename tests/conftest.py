@@ -55,7 +55,11 @@ class World:
 
     def __post_init__(self) -> None:
         event.listen(self.engine, "begin", self._set_clock)
-        self.context: Context = assemble(
+        self.context: Context = self.assembled()
+
+    def assembled(self) -> Context:
+        """Its systems, put together."""
+        return assemble(
             self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp})
 
     def _set_clock(self, connection: Any) -> None:

@@ -299,7 +299,7 @@ def test_a_refused_payload_that_comes_in_a_new_revision_is_not_pushed_by_a_drain
 
 def test_a_full_sync_tries_again_what_died_of_something_else_after_a_refusal(world: World) -> None:
     refused_once(world)
-    world.erp.before = lambda verb, key: answer(503)
+    world.erp.before = lambda verb, key: answer(500)
     world.put("a", name="mended")
     for _ in range(4):
         world.drain()

@@ -89,11 +89,11 @@ def test_a_full_sync_tries_again_what_waits_or_is_dead_in_what_it_covered_and_no
 
 
 def test_a_full_sync_tries_again_what_died_of_something_else_than_its_payload(world: World) -> None:
-    """Its payload was refused once, has changed since, and then died of an outage."""
+    """Its payload was refused once, has changed since, and then ended with another error each time."""
     world.erp.before = lambda verb, key: answer(422)
     world.put("a")
     world.drain()
-    world.erp.before = lambda verb, key: answer(503)
+    world.erp.before = lambda verb, key: answer(500)
     world.put("a", name="other")
     for _ in range(4):
         world.drain()

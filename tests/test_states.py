@@ -308,7 +308,7 @@ def the_missing_part_comes(world: World) -> None:
 
 @shows(WAITING, DEAD)
 def a_push_fails_for_the_last_time(world: World) -> None:
-    answers(world, 503)
+    answers(world, 500)
     world.put("a")
     for wait in (11, 21, 41, 0):
         world.drain()
@@ -318,6 +318,7 @@ def a_push_fails_for_the_last_time(world: World) -> None:
 @shows(WAITING, SUPERSEDED)
 def a_newer_change_overtakes_one_that_waits(world: World) -> None:
     told_of_without_a_source(world)
+    world.shop.down = True
     newer = world.shop.put("a", {"name": "newer", "store": "A"}, group="A")
     world.tell("shop", "a", "create", newer.version, newer.data)
     world.drain()

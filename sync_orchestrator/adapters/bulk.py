@@ -307,7 +307,7 @@ def _portions(queue: Iterable[_Waiting], most_bytes: int | None) -> list[list[_W
 
 def _text(value: Any) -> str | None:
     """An id, or what a result is known by: the number 7.0 is 7."""
-    if value is None or isinstance(value, dict | list):
+    if value is None or isinstance(value, bool | dict | list):
         return None
     try:
         return canonical_name(value, of_ours=False)

@@ -165,7 +165,8 @@ class _Batch:
             told = None if event.thin else self._told(event)
             readable = event.source in self._entity.rules.readable
             absent = incomplete.get(event.seq)
-            if readable and (told is None or absent or self._is_partial(told) or _was_inferred(event)):
+            doubted = event.absent_at is not None or _was_inferred(event)  # the source contradicted it, or never told it
+            if readable and (told is None or absent or self._is_partial(told) or doubted):
                 fates.to_read.append(event)
             elif absent is not None:
                 self._dies(event, absent, fates)
@@ -363,7 +364,10 @@ class _Batch:
             return self._absent(read, fates)
         own = read.parts.get(event.source)
         if own is not None and own.version < event.version:
-            self._waits_for_source(event, BEHIND, fates)
+            if event.ask_source and _contradicted_for(event) >= self._entity.rules.lag:
+                fates.superseded.append((event.seq, "its source shows an older version, which a full sync took over"))
+            else:
+                self._waits_for_source(event, BEHIND, fates)
             return []
         told = [self._told(event)] if own is None else []
         return told + [
