@@ -415,7 +415,7 @@ def test_an_error_of_the_database_is_named_by_what_it_is(state: Exception, said:
 @pytest.mark.parametrize("broken", [
     "REVOKE ALL ON sync.events FROM CURRENT_USER; ALTER TABLE sync.events DISABLE TRIGGER ALL; "
     "ALTER TABLE sync.events ADD CONSTRAINT none CHECK (false) NOT VALID",
-    "ALTER TABLE sync.heartbeats ADD CONSTRAINT none CHECK (name <> 'api') NOT VALID",
+    "ALTER TABLE sync.heartbeats ADD CONSTRAINT none CHECK (name <> 'probe api') NOT VALID",
 ])
 async def test_rule_38_readiness_tries_to_record(engine: Engine, broken: str) -> None:
     async with client_of(service(engine, two_part_config()), None) as client:
@@ -432,7 +432,7 @@ async def test_readiness_leaves_nothing_behind_but_a_heartbeat(engine: Engine) -
         left = [run(connection, f"SELECT count(*) FROM sync.{table}")[0][0]
                 for table in ("events", "event_ids", "tallies")]
         beats = [row.name for row in run(connection, "SELECT name FROM sync.heartbeats")]
-    assert (left, beats) == ([0, 0, 0], ["api"])
+    assert (left, beats) == ([0, 0, 0], ["probe api"])
 
 
 async def test_readiness_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

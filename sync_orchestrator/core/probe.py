@@ -15,7 +15,7 @@ WAIT_SECONDS = 4
 
 
 def try_to_record(engine: Engine, name: str) -> None:
-    """Records an event and takes it back, then commits a heartbeat of that name.
+    """Records an event and takes it back, then commits a heartbeat of ``probe`` and that name.
 
     Raises what the database raises: it cannot be reached, is read-only, is full, does not let us write.
     """
@@ -26,6 +26,6 @@ def try_to_record(engine: Engine, name: str) -> None:
         attempt = connection.begin_nested()
         record_in(connection, [ChangeEvent("probe", uuid4().hex, "probe", "probe", "delete", 0)])
         attempt.rollback()
-        run(connection, HEARTBEAT, name=name, detail=None)
+        run(connection, HEARTBEAT, name=f"probe {name}", detail=None)
 
     in_transaction(engine, work)

@@ -23,7 +23,7 @@ ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
 """
 _AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
-FROM sync.heartbeats GROUP BY 1
+FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' GROUP BY 1
 """
 _SYSTEMS = "SELECT name, epoch, paused, open_since, not_before FROM sync.systems ORDER BY name"
 _GROUPS = """
