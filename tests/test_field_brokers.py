@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -89,7 +91,7 @@ def test_case_r33_a_crash_loop_while_the_database_is_down_loses_nothing(
     dumped["consumers"]["orders"]["url"] = rabbit.url
     worker = subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("broker_worker.py")), database_url, json.dumps(dumped),
-         str(flag)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+         str(flag)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True)
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
@@ -104,7 +106,7 @@ def test_case_r33_a_crash_loop_while_the_database_is_down_loses_nothing(
             assert worker.stdout.readline() == "killed\n"
     finally:
         worker.stdin.close()
-        worker.kill()
+        os.killpg(worker.pid, signal.SIGKILL)  # and the consumer that it may have
         worker.wait()
         worker.stdout.close()
     assert received(engine) == 0
