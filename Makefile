@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-long test-third-parties bench bench-long check requirements clean
+.PHONY: help install demo up test test-postgres test-long test-third-parties bench bench-long check requirements clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -18,6 +18,9 @@ up: .venv/run  ## start everything with the demo's systems; the UI is at http://
 
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Postgres or SYNC_TEST_DATABASE_URL
+	$(BIN)/python tests/on_machines_postgres.py -n 2 --dist loadscope
 
 test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
 	SYNC_TEST_HISTORIES=1000 SYNC_TEST_STEPS=80 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py

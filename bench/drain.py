@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 import uvloop
 
-from bench.serving import database, free_port, served
+from bench.serving import OTHER_SERVER, database, free_port, served, version_of
 from bench.table import Line, show
 from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
@@ -159,12 +160,24 @@ def lines(url: str, scale: float) -> Iterator[Line]:
                    "0.10", calls / number <= 0.1)
 
 
+def both_servers(url: str, scale: float) -> Iterator[Line]:
+    """The same drain on the server that SYNC_TEST_DATABASE_URL names and on the embedded one."""
+    number = int(15_000 * scale)
+    changes = [change(at) for at in range(number)]
+    with third_party() as port, database(embedded_server=True) as own:
+        beside = number / drained(own, config(port), changes).seconds
+        rate = number / drained(url, config(port), changes).seconds
+        yield Line(f"drain, single records, on Postgres {version_of(url)}", rate, "/s",
+                   f"embedded {version_of(own)}: {beside:,.0f} /s", rate / beside, "0.70", rate / beside >= 0.7)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    scale = 0.2 if parser.parse_args().quick else 1.0
     with database() as url:
-        show("drain", list(lines(url, 0.2 if quick else 1.0)))
+        other = both_servers(url, scale) if os.environ.get(OTHER_SERVER) else ()
+        show("drain", [*lines(url, scale), *other])
 
 
 if __name__ == "__main__":

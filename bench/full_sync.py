@@ -55,10 +55,10 @@ def config(port: int, shop: str) -> Config:
 def fill(url: str, records: int) -> str:
     """A table of so many products in a database of its own; its URL."""
     server = make_url(url)
-    shop = server.set(database="bench_shop")
+    shop = server.set(database=f"{server.database}_shop")
     with psycopg.connect(_plain(url), autocommit=True) as connection:
-        if not connection.execute("SELECT FROM pg_database WHERE datname = 'bench_shop'").rowcount:
-            connection.execute("CREATE DATABASE bench_shop")
+        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (shop.database,)).rowcount:
+            connection.execute(f'CREATE DATABASE "{shop.database}"'.encode())
     told = shop.render_as_string(hide_password=False)
     with psycopg.connect(_plain(told), autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS products")

@@ -22,13 +22,11 @@ from typing import Any
 import httpx
 import yaml
 
-from bench.serving import free_port, served
+from bench.serving import database, free_port, served
 from bench.table import Line, show
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.sql import connect, run
-from sync_orchestrator.database import embedded
-from sync_orchestrator.database.migrate import migrate
 
 CONNECTIONS = 64
 BATCH = 1000
@@ -155,31 +153,26 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: install it with your system's packages")
     seconds, number = (4, 40) if quick else (10, 200)
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place, database() as url:
         folder = Path(place)
-        url = embedded.start(folder / "postgres")
-        try:
-            engine = connect(url)
-            migrate(engine)
-            with engine.begin() as connection:
-                key = make_key(connection, "bench", ["events:*"], [])
-            engine.dispose()
-            (folder / "sync.yaml").write_text(yaml.safe_dump(CONFIG))
-            (folder / "bare.py").write_text(BARE)
-            script = folder / "post.lua"
-            script.write_text(WRK.replace("KEY", key))
-            environment = {"SYNC_CONFIG": str(folder / "sync.yaml"), "SYNC_DATABASE_URL": url}
-            port = free_port()
-            with served(["-m", "sync_orchestrator", "api", "--port", str(port)], port, environment, "/readyz"):
-                single = wrk(port, script, seconds)
-                many = asyncio.run(batches(port, key, number))
-            other = free_port()
-            with served(["-m", "uvicorn", "--app-dir", str(folder), "bare:app", "--port", str(other), "--log-level",
-                         "warning", "--no-access-log"], other, {}, "/"):
-                bare = wrk(other, script, seconds)
-            plain, ledger = copied(url, number), recorded(url, number)
-        finally:
-            embedded.stop(folder / "postgres")
+        engine = connect(url)
+        with engine.begin() as connection:
+            key = make_key(connection, "bench", ["events:*"], [])
+        engine.dispose()
+        (folder / "sync.yaml").write_text(yaml.safe_dump(CONFIG))
+        (folder / "bare.py").write_text(BARE)
+        script = folder / "post.lua"
+        script.write_text(WRK.replace("KEY", key))
+        environment = {"SYNC_CONFIG": str(folder / "sync.yaml"), "SYNC_DATABASE_URL": url}
+        port = free_port()
+        with served(["-m", "sync_orchestrator", "api", "--port", str(port)], port, environment, "/readyz"):
+            single = wrk(port, script, seconds)
+            many = asyncio.run(batches(port, key, number))
+        other = free_port()
+        with served(["-m", "uvicorn", "--app-dir", str(folder), "bare:app", "--port", str(other), "--log-level",
+                     "warning", "--no-access-log"], other, {}, "/"):
+            bare = wrk(other, script, seconds)
+        plain, ledger = copied(url, number), recorded(url, number)
     show("intake", [
         Line("single events, key checked, committed", single, "/s", f"a bare route: {bare:,.0f} /s", single / bare,
              "0.50", single / bare >= 0.5),

@@ -13,25 +13,62 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.sql import connect
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 
+OTHER_SERVER = "SYNC_TEST_DATABASE_URL"
+
 
 @contextmanager
-def database() -> Iterator[str]:
-    """A migrated database on an embedded server of its own, until the end of the block; its URL."""
+def database(*, embedded_server: bool = False) -> Iterator[str]:
+    """A migrated database of its own, until the end of the block; its URL.
+
+    It is on the server that SYNC_TEST_DATABASE_URL names; without that variable, or with ``embedded_server``, on an
+    embedded server of its own.
+    """
+    server = os.environ.get(OTHER_SERVER)
+    with _database_on(server) if server and not embedded_server else _embedded() as url:
+        engine = connect(url)
+        migrate(engine)
+        engine.dispose()
+        yield url
+
+
+@contextmanager
+def _embedded() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / "postgres"
         url = embedded.start(folder)
         try:
-            engine = connect(url)
-            migrate(engine)
-            engine.dispose()
             yield url
         finally:
             embedded.stop(folder)
+
+
+@contextmanager
+def _database_on(server: str) -> Iterator[str]:
+    name = f"bench_{os.getpid()}"
+    admin = connect(server)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f'CREATE DATABASE "{name}"')
+        try:
+            yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        finally:
+            for made in (name, f"{name}_shop"):
+                connection.exec_driver_sql(f'DROP DATABASE IF EXISTS "{made}" WITH (FORCE)')
+    admin.dispose()
+
+
+def version_of(url: str) -> str:
+    """The version of the database's server."""
+    engine = connect(url)
+    with engine.connect() as connection:
+        version: str = connection.exec_driver_sql("SHOW server_version").scalar_one()
+    engine.dispose()
+    return version.split()[0]
 
 
 @contextmanager

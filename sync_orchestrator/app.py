@@ -11,7 +11,7 @@ from typing import cast
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
@@ -28,6 +28,7 @@ from sync_orchestrator.core.logins import SharedLogins
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.remap import remap
+from sync_orchestrator.core.sessions import require_own_sessions
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Rules
@@ -98,10 +99,32 @@ def database_url() -> str:
 
 
 def open_database(url: str | None = None) -> Engine:
-    """An engine on a database of the present shape."""
+    """An engine on a database of the present shape. Raises ConfigError for one behind a pooler in transaction mode."""
     engine = connect(url or database_url())
-    migrate(engine)
+    try:
+        require_own_sessions(engine)
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
+
+
+def check_database() -> str | None:
+    """Looks at the database that SYNC_DATABASE_URL names, and writes nothing.
+
+    Returns why it could not be looked at, or None. Raises ConfigError where it is of no use to us.
+    """
+    if not os.environ.get("SYNC_DATABASE_URL"):
+        return None
+    engine = connect(database_url())
+    try:
+        require_own_sessions(engine)
+    except DBAPIError as error:
+        return str(error.orig).splitlines()[0]
+    finally:
+        engine.dispose()
+    return None
 
 
 def open_context(engine: Engine | None = None, config: Config | None = None, *, only_look: bool = False) -> Context:

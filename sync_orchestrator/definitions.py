@@ -17,6 +17,7 @@ from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovere
 from sync_orchestrator.sensors.changes import business_groups, change_events
 from sync_orchestrator.sensors.outcomes import outcome_outbox
 from sync_orchestrator.sensors.polling import polled_sources
+from sync_orchestrator.sensors.runs import dead_runs
 from sync_orchestrator.sensors.schedules import schedules
 
 
@@ -33,7 +34,7 @@ def build(config: Config) -> dg.Definitions:
         asset_checks=[check(name) for name in config.entities for check in (archive_check, mirror_check)],
         jobs=[full_sync, plan_job, incremental_sync, validate_job, validate_fully_job, check_sources_job,
               repair_job, maintenance],
-        sensors=[change_events, business_groups, alert_outbox, failed_runs, recovered_runs,
+        sensors=[change_events, business_groups, alert_outbox, dead_runs, failed_runs, recovered_runs,
                  *([polled_sources] if polled else []), *([outcome_outbox] if config.outcomes else [])],
         schedules=schedules(config),
         resources={"system": System()},

@@ -104,13 +104,18 @@ def _administer(server_url: str, statement: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def template(server_url: str) -> str:
-    """A migrated database to copy."""
+def template(server_url: str) -> Iterator[str]:
+    """A migrated database to copy. It and its copies are dropped at the end: the server may be somebody's."""
     name = f"template_{os.getpid()}"
-    engine = connect(create(server_url, name))
+    url = create(server_url, name)
+    engine = connect(url)
     migrate(engine)
     engine.dispose()
-    return name
+    yield name
+    if os.environ.get("SYNC_TEST_DATABASE_URL"):
+        for made in (*_free, url):
+            drop(server_url, made)
+        _free.clear()
 
 
 @pytest.fixture(scope="session")

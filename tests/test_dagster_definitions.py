@@ -67,7 +67,7 @@ def test_one_full_sync_job_covers_every_asset_and_can_be_backfilled(defs: dg.Def
 def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definitions) -> None:
     sensors = list(defs.sensors or [])
     assert {sensor.name for sensor in sensors if isinstance(sensor, dg.SensorDefinition)} == {
-        "change_events", "business_groups", "alert_outbox", "failed_runs", "recovered_runs"}
+        "change_events", "business_groups", "alert_outbox", "dead_runs", "failed_runs", "recovered_runs"}
     for sensor in sensors:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING  # type: ignore[union-attr]
     for schedule in defs.schedules or []:

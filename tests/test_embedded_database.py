@@ -149,9 +149,12 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     "postgresql+psycopg://user:p%40ss@db.example:6432/sync?sslmode=require",
 ])
 def test_url_for_dagster(url: str) -> None:
-    """Only the driver changes: the password stays readable, the query stays."""
-    assert embedded.pgurl_for_dagster(url) == (
-        "postgresql+psycopg2://user:p%40ss@db.example:6432/sync?sslmode=require")
+    """Only the driver changes, and our sessions' settings come in: the password stays readable, the query stays."""
+    place, _, query = embedded.pgurl_for_dagster(url).partition("?")
+    assert place == "postgresql+psycopg2://user:p%40ss@db.example:6432/sync"
+    assert "sslmode=require" in query.split("&")
+    assert "-c+jit%3Doff" in query
+    assert "application_name" not in query  # other processes get this URL
 
 
 def test_url_for_dagster_connects(folder: Path) -> None:

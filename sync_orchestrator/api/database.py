@@ -1,4 +1,4 @@
-"""The database, asked from requests: in a thread, not for ever, and one that is down is a 503."""
+"""The database, asked from requests: in a thread, not for ever; a failure is a 503 that names what is wrong."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import TypeVar
 import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.core import sessions
 
 T = TypeVar("T")
 
@@ -20,6 +22,19 @@ SECONDS = 15.0
 """For how long a request waits for the database."""
 
 _log = logging.getLogger("sync_orchestrator.api")
+
+
+_UNREACHABLE = "The database does not answer; try again later."
+_BY_STATE = {
+    sessions.READ_ONLY: "The database is read-only; try again later.",
+    "57": "The database is starting, shutting down or overloaded; try again later.",
+    "53": "The database has no room left (disk, memory or connections); try again later.",
+    "28": "The database refuses the service's login; try again later.",
+    "42501": "The database does not permit what the service has to do; try again later.",
+    "55P03": "The database is busy: a lock was not granted in time; try again later.",
+    "40": "The database is busy; try again later.",
+}
+"""By SQLSTATE, or by its class."""
 
 
 class Database:
@@ -34,19 +49,27 @@ class Database:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Raises Refused (503) where the database does not answer in here, 422 for what it cannot store.
+        """Raises Refused: 503, which names what is wrong with the database, or 422 for what it cannot store.
 
-        One that does not answer in time may still carry the work out; the events' ids make sending them again safe.
+        A database that does not answer in time may still carry the work out; the events' ids make sending them again
+        safe.
         """
         try:
             yield
         except (DataError, psycopg.DataError) as error:
-            _log.error("the database cannot store an event: sqlstate %s", _sqlstate(error))
+            _log.error("the database cannot store an event: sqlstate %s", sessions.sqlstate(error))
             raise Refused(422, "An event cannot be stored; nothing was recorded.") from None
         except (SQLAlchemyError, psycopg.Error, TimeoutError) as error:
-            _log.warning("the database does not answer: %s, sqlstate %s", type(error).__name__, _sqlstate(error))
-            raise Refused(503, "The database does not answer; try again later.") from None
+            said = trouble(error)
+            _log.warning("%s (%s, sqlstate %s)", said, type(error).__name__, sessions.sqlstate(error))
+            raise Refused(503, said) from None
 
 
-def _sqlstate(error: Exception) -> str | None:
-    return getattr(getattr(error, "orig", error), "sqlstate", None)
+def trouble(error: Exception) -> str:
+    """What is wrong with the database, in a constant sentence."""
+    if isinstance(error, PoolTimeout):
+        return "The service's database connections are all in use; try again later."
+    state = sessions.sqlstate(error)
+    if state is None or state.startswith("08"):
+        return _UNREACHABLE
+    return _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or "The database failed; try again later."

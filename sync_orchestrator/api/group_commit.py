@@ -13,11 +13,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg import AsyncConnection, DataError
+from psycopg import AsyncConnection, DataError, OperationalError
+from psycopg import Error as PsycopgError
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine
 from tenacity import AsyncRetrying
 
+from sync_orchestrator.core import sessions
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded, record_on
 from sync_orchestrator.core.sql import AGAIN
 
@@ -25,6 +27,10 @@ _MOST_EVENTS = 2000
 _AT_ONCE = 2
 _ENOUGH = 24
 """A second commit beside one under way is worth its cost from here on; fewer events wait and share the next."""
+
+
+class _NotConnected(OperationalError):
+    """There is no connection, so another try at once brings none either."""
 
 
 @dataclass(slots=True)
@@ -90,19 +96,48 @@ class GroupCommit:
                     waiting.done.set_result(own)
 
     async def _record(self, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
-        """On a connection of its own, which is kept only if it is still good."""
-        connection = self._idle.pop() if self._idle else await self._connected()
+        """On a connection of its own, which is kept only if it is still good.
+
+        A session that cannot be used any more is replaced, and what it was to record is sent once more: the ids of the
+        events tell what was recorded before.
+        """
         try:
-            return await record_on(connection, batches)
+            return await self._record_in_session(batches)
+        except PsycopgError as error:
+            if not sessions.lost_session(error) or isinstance(error, _NotConnected):
+                raise
+        await self.aclose()  # those that are idle were opened before, on the same server
+        return await self._record_in_session(batches)
+
+    async def _record_in_session(self, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+        connection = self._idle.pop() if self._idle else await self._connected()
+        good = False
+        try:
+            recorded = await record_on(connection, batches)
+            good = True
+            return recorded
+        except PsycopgError as error:
+            good = not sessions.lost_session(error)
+            raise
         finally:
-            if connection.closed or connection.info.transaction_status is not TransactionStatus.IDLE:
-                await connection.close()
-            else:
+            is_idle = connection.info.transaction_status is TransactionStatus.IDLE if not connection.closed else False
+            if good and is_idle and not sessions.reports_read_only(connection):
                 self._idle.append(connection)
+            else:
+                await connection.close()
 
     async def _connected(self) -> AsyncConnection[Any]:
         words, options = self._engine.dialect.create_connect_args(self._engine.url)
-        return await AsyncConnection.connect(*words, **options, autocommit=True)
+        try:
+            connection = await AsyncConnection.connect(*words, **options, autocommit=True)
+        except OperationalError as error:
+            raise _NotConnected(str(error)) from error
+        try:
+            await sessions.settle_async(connection)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
 
     async def aclose(self) -> None:
         """Ends the connections; a later event opens new ones."""

@@ -5,6 +5,8 @@ Not here: what is counted (``core/statements/metrics.py``).
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -20,12 +22,18 @@ from starlette.routing import Route
 from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.core import sessions
+from sync_orchestrator.core.probe import try_to_record
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import metrics as statements
 from sync_orchestrator.core.status import seconds_since_heartbeat
 from sync_orchestrator.database.migrate import is_current
 
+READY_SECONDS = 5.0
+"""The longest that ``/readyz`` waits for the database."""
+
+_REST_SECONDS = 1.0
 _SENSOR_SILENT_SECONDS = 120.0
 
 Families = Iterator[Metric]
@@ -38,6 +46,9 @@ class Health:
         self._database = database
         self._access = access
         self._more = more
+        self._looking: asyncio.Task[tuple[bool, float | None]] | None = None
+        self._looked = 0.0
+        self._has_own_sessions = False
 
     def routes(self) -> list[Route]:
         return [Route("/healthz", self.healthz), Route("/readyz", self.readyz), Route("/metrics", self.metrics)]
@@ -47,21 +58,40 @@ class Health:
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """Green while events can be recorded.
+        """Green while events can be recorded, which is tried.
 
-        A sensor that is silent is told and does not make it red: what comes meanwhile is recorded all the same.
+        A sensor that is silent is reported and does not make it red: events are recorded all the same.
         """
-
-        def look() -> tuple[bool, float | None]:
-            engine = self._database.engine
-            return is_current(engine), seconds_since_heartbeat(engine, "sensor")
-
-        current, silent = await self._database.ask(look)
+        with self._database.answering():
+            async with asyncio.timeout(READY_SECONDS):
+                current, silent = await asyncio.shield(self._look())
         if not current:
             raise Refused(503, "The database has not the shape that this version needs; start it with this version.")
         heard = silent is not None and silent < _SENSOR_SILENT_SECONDS
         return JSONResponse({"status": "ready", "database": "ok", "migrations": "ok",
                              "sensor": "ok" if heard else "silent"})
+
+    def _look(self) -> asyncio.Task[tuple[bool, float | None]]:
+        """One look at a time, and a second of rest between two, however many ask."""
+        if self._looking is None or (self._looking.done() and time.monotonic() - self._looked >= _REST_SECONDS):
+            self._looking = asyncio.create_task(asyncio.to_thread(self._tried))
+            self._looking.add_done_callback(self._ended)
+        return self._looking
+
+    def _ended(self, looked: asyncio.Task[tuple[bool, float | None]]) -> None:
+        self._looked = time.monotonic()
+        if not looked.cancelled():
+            looked.exception()  # those who asked may have gone away
+
+    def _tried(self) -> tuple[bool, float | None]:
+        engine = self._database.engine
+        if not is_current(engine):
+            return False, None
+        if not self._has_own_sessions and sessions.seems_pooled(engine) and sessions.shares_sessions(engine):
+            raise Refused(503, sessions.POOLER)
+        self._has_own_sessions = True
+        try_to_record(engine, "api")
+        return True, seconds_since_heartbeat(engine, "sensor")
 
     async def metrics(self, request: Request) -> Response:
         """Figures for Prometheus; they come from the database, so every replica tells the same."""

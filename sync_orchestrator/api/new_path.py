@@ -21,7 +21,7 @@ from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, found, picks
 from sync_orchestrator.adapters.http import Http, Prepared, may_pass_soon
 from sync_orchestrator.api.asked import Asked
-from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.database import Database, trouble
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
@@ -79,8 +79,9 @@ class NewPath:
         except TimeoutError:
             raise self._no_answer() from None
         except SQLAlchemyError as error:  # the rate, the hold-off and the logins are kept there
-            _log.warning("route %s: the database does not answer: %s", self._name, type(error).__name__)
-            raise NotSent(503, "The database does not answer; try again later.") from None
+            said = trouble(error)
+            _log.warning("route %s: %s (%s)", self._name, said, type(error).__name__)
+            raise NotSent(503, said) from None
 
     async def _call(self, values: Mapping[str, Any]) -> Response:
         if self._route.third_party in (await self._known.look()).open_breakers:

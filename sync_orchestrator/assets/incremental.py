@@ -119,10 +119,11 @@ def incremental_sync() -> None:
 @dg.op(out=dg.Out(dg.Nothing))
 def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
     """Partitions ahead, totals that must add up, what is over forgotten."""
-    with system.context.engine.begin() as connection:
-        totals = look_after(connection)
     settings = system.context.config.retention
-    forgotten = {**forget(system.context.engine, settings), "runs": forget_runs(context.instance, settings)}
+    with system.alive():
+        with system.context.engine.begin() as connection:
+            totals = look_after(connection)
+        forgotten = {**forget(system.context.engine, settings), "runs": forget_runs(context.instance, settings)}
     yield dg.Output(None, metadata={
         "received": totals.received, "duplicates": totals.duplicates, **totals.states, "balanced": totals.balanced,
         **{f"forgotten_{what}": n for what, n in forgotten.items()}})

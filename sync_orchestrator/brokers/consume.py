@@ -1,5 +1,8 @@
 """Consuming: messages are taken, recorded in one commit, and only then acknowledged to their broker.
 
+Messages are taken only while events can be recorded, which is tried: brokers count deliveries, and some drop a message
+that was delivered too often. While the database is down the queue is closed, and the broker has its messages.
+
 A message that came before is a duplicate by the source and id of its events; so one that is delivered again after a
 crash is acknowledged and changes nothing. Not here: the brokers (``queues.py``), what a message means
 (``messages.py``).
@@ -15,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
 from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.brokers.messages import Message, events_of
@@ -25,7 +28,9 @@ from sync_orchestrator.core import alerts, rejected
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import BrokerDown, InvalidEvent, NotFound, SyncError
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.probe import try_to_record
 from sync_orchestrator.core.rejected import Rejected
+from sync_orchestrator.core.sessions import sqlstate
 from sync_orchestrator.core.sql import in_transaction
 
 _log = logging.getLogger("sync_orchestrator.consume")
@@ -37,6 +42,12 @@ _acknowledged = CrashPoint("consume.acknowledged")
 _WAIT = 1.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
+_PROBE_SECONDS = 1.0
+"""The longest that a record, or a probe, is proof that the next one will succeed."""
+_HOLD_SECONDS = 20.0
+"""How long what was taken is kept for a database that went down: a short outage costs no delivery."""
+_ATTEMPTS = 6
+"""After so many, messages that cannot be recorded though others can are tried one by one, and rejected."""
 
 Understood = list[ChangeEvent] | Rejected
 
@@ -110,15 +121,18 @@ class Consumption:
         self._down_since: float | None = None
         self._pause = _FIRST_PAUSE
         self._told = False
+        self._recorded_at = -_PROBE_SECONDS
 
     def run(self) -> None:
-        """Consumes until it is asked to stop; a broker that is down is waited for."""
+        """Consumes until it is asked to stop; a broker or a database that is down is waited for."""
         while not self._stop.is_set():
+            if not self._can_record():
+                continue
             try:
                 with open_queue(self._settings, self.name) as queue:
                     self._up()
-                    while not self._stop.is_set():
-                        self._round(queue)
+                    while not self._stop.is_set() and self._round(queue):
+                        pass
             except BrokerDown as error:
                 self._down(str(error))
             except SyncError as error:  # the main thread raises it
@@ -128,6 +142,30 @@ class Consumption:
                 _log.exception("%s failed as it should not", self.name)
                 self._down(type(error).__name__)
         _log.info("%s: ended; what was recorded is acknowledged", self.name)
+
+    def _can_record(self) -> bool:
+        """Waits until events can be recorded; False where it is asked to stop first."""
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            if self._probed():
+                return True
+            _log.warning("%s: no message is taken; the next try is in %.1f s", self.name, pause)
+            self._stop.wait(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        return False
+
+    def _probed(self) -> bool:
+        """Whether events can be recorded, to within a second."""
+        if time.monotonic() - self._recorded_at < _PROBE_SECONDS:
+            return True
+        try:
+            try_to_record(self._engine, f"consume {self.name}")
+        except SQLAlchemyError as error:
+            _log.warning("%s: events cannot be recorded: the database does not answer as it should (%s, sqlstate %s)",
+                         self.name, type(error).__name__, sqlstate(error))
+            return False
+        self._recorded_at = time.monotonic()
+        return True
 
     def _up(self) -> None:
         _log.info("%s: consuming from %s", self.name, self._settings.queue)
@@ -154,28 +192,37 @@ class Consumption:
             return False
         return True
 
-    def _round(self, queue: Queue) -> None:
+    def _round(self, queue: Queue) -> bool:
+        """Takes and records what is there; False where the queue is to be closed, and what was taken given back."""
+        if not self._probed():
+            return False
         taken = queue.take(self._settings.at_once, _WAIT)
         if not taken:
-            return
+            return True
         _taken()
-        if self._recorded(queue, taken):
-            _committed()
-            queue.done(taken)
-            _acknowledged()
+        if not self._recorded(queue, taken):
+            return False
+        _committed()
+        queue.done(taken)
+        _acknowledged()
+        return True
 
     def _recorded(self, queue: Queue, taken: Sequence[Taken]) -> bool:
-        """Records them however long the database takes; False where it is asked to stop first."""
+        """Records them; False where the database stays down, or it is asked to stop first."""
         understood = [understand(each.message, self.name, self._config) for each in taken]
-        pause = _FIRST_PAUSE
+        pause, ends, attempts = _FIRST_PAUSE, time.monotonic() + _HOLD_SECONDS, 0
         while True:
+            attempts += 1
             try:
-                self._record(taken, understood)
+                self._record(taken, understood, patient=attempts < _ATTEMPTS)
+                self._recorded_at = time.monotonic()
                 return True
             except SQLAlchemyError as error:
-                _log.warning("%s: the database does not answer (%s): %d messages wait; the next try is in %.1f s",
-                             self.name, type(error).__name__, len(taken), pause)
-            if self._stop.is_set():
+                _log.warning("%s: the database does not answer as it should (%s, sqlstate %s): %d messages wait; the "
+                             "next try is in %.1f s", self.name, type(error).__name__, sqlstate(error), len(taken),
+                             pause)
+            self._recorded_at = -_PROBE_SECONDS
+            if self._stop.is_set() or (time.monotonic() > ends and not self._probed()):
                 return False
             self._stay(queue, pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
@@ -185,20 +232,22 @@ class Consumption:
         while not self._stop.is_set() and (left := ends - time.monotonic()) > 0:
             queue.stay(min(left, _WAIT))
 
-    def _record(self, taken: Sequence[Taken], understood: Sequence[Understood]) -> None:
+    def _record(self, taken: Sequence[Taken], understood: Sequence[Understood], *, patient: bool) -> None:
+        refused: tuple[type[Exception], ...] = (DataError, IntegrityError) if patient else (DBAPIError,)
         try:
             in_transaction(self._engine, lambda connection: self._write(connection, understood))
-        except (DataError, IntegrityError):
+        except refused:
+            if not patient and not self._probed():
+                raise
             for each, found in zip(taken, understood, strict=True):
-                self._record_alone(each.message, found)
+                self._record_alone(each.message, found, refused)
 
-    def _record_alone(self, message: Message, found: Understood) -> None:
+    def _record_alone(self, message: Message, found: Understood, refused: tuple[type[Exception], ...]) -> None:
         """One message among these is more than the database can hold; it is found by trying each."""
         try:
             in_transaction(self._engine, lambda connection: self._write(connection, [found]))
-        except (DataError, IntegrityError) as error:
-            code = getattr(error.orig, "sqlstate", None)
-            unheld = _rejected(message, self.name, f"the database cannot hold it (sqlstate {code})")
+        except refused as error:
+            unheld = _rejected(message, self.name, f"the database cannot hold it (sqlstate {sqlstate(error)})")
             in_transaction(self._engine, lambda connection: self._write(connection, [unheld]))
 
     def _write(self, connection: Connection, understood: Sequence[Understood]) -> None:

@@ -21,6 +21,8 @@ from sync_orchestrator.core.errors import BrokerDown, ConfigError
 _HEARTBEAT = 20.0
 _CONNECT_SECONDS = 10.0
 _TICK = 1.0
+_DELIVERY_LIMIT = "x-delivery-limit"
+_DROPS_SINCE = 4
 _NO_TRANSPORT = (ImportError, LookupError, AttributeError, NameError, RuntimeError)
 """How transports of kombu fail whose library is not installed."""
 _PROPERTIES = ("message_id", "type", "timestamp", "correlation_id", "app_id")
@@ -70,7 +72,7 @@ class KombuQueue:
         self._arrived: list[Taken] = []
         channel = connection.channel()
         if consumer.exchange is not None:
-            channel.queue_declare(queue=consumer.queue, durable=True, auto_delete=False, arguments=consumer.arguments)
+            channel = _declared(connection, channel, consumer)
             for key in consumer.bindings:
                 channel.queue_bind(queue=consumer.queue, exchange=consumer.exchange, routing_key=key)
         channel.basic_qos(0, consumer.at_once, False)
@@ -116,6 +118,35 @@ class KombuQueue:
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body or b"")
         self._arrived.append(Taken(
             Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message))
+
+
+def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) -> Any:
+    """Declares the queue, and returns the channel to go on with.
+
+    RabbitMQ 4 drops a message of a quorum queue after 20 deliveries. A queue that is made here has no such limit,
+    unless one is configured; a queue that is there already is declared as it was configured.
+    """
+    if _drops_by_default(connection, consumer):
+        try:
+            channel.queue_declare(queue=consumer.queue, durable=True, auto_delete=False,
+                                  arguments={**consumer.arguments, _DELIVERY_LIMIT: -1})
+            return channel
+        except connection.channel_errors:  # the broker closes the channel
+            channel = connection.channel()
+    channel.queue_declare(queue=consumer.queue, durable=True, auto_delete=False, arguments=consumer.arguments)
+    return channel
+
+
+def _drops_by_default(connection: kombu.Connection, consumer: Consumer) -> bool:
+    return (consumer.arguments.get("x-queue-type") == "quorum" and _DELIVERY_LIMIT not in consumer.arguments
+            and _major_version(connection) >= _DROPS_SINCE)
+
+
+def _major_version(connection: kombu.Connection) -> int:
+    """The major version of RabbitMQ; 0 for brokers that do not report one."""
+    properties = getattr(connection.connection, "server_properties", None) or {}
+    version = str(properties.get("version", "")).partition(".")[0]
+    return int(version) if version.isdigit() else 0
 
 
 def _place(url: str) -> str:

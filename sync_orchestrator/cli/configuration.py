@@ -21,7 +21,7 @@ from sync_orchestrator.conformance import conformance as try_out
 from sync_orchestrator.conformance.report import Ending, Report
 from sync_orchestrator.conformance.run import samples_in, trials
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.terminal import as_json, say, show_endings, show_step, steps, table
+from sync_orchestrator.terminal import as_json, complain, say, show_endings, show_step, steps, table
 
 commands = typer.Typer()
 
@@ -93,6 +93,8 @@ def check(
     """Check the configuration, and with --live all that it says of the systems. Exit status: 1 something failed."""
     path = composition.config_path()
     config = composition.load_config()
+    if (reason := composition.check_database()) is not None:
+        complain(f"the database was not checked: {reason}")
     if not live:
         if json:
             as_json({"file": str(path), "entities": overview.entities(config), "systems": overview.systems(config)})

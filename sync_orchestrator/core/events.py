@@ -165,7 +165,7 @@ class _Batch:
             told = None if event.thin else self._told(event)
             readable = event.source in self._entity.rules.readable
             absent = incomplete.get(event.seq)
-            doubted = event.absent_at is not None or _was_inferred(event)  # the source contradicted it, or never told it
+            doubted = event.absent_at is not None or _was_inferred(event)  # its source contradicted it before
             if readable and (told is None or absent or self._is_partial(told) or doubted):
                 fates.to_read.append(event)
             elif absent is not None:

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import orjson
+import psycopg
 import psycopg.errors
 from psycopg.types.json import Jsonb, set_json_loads
 from sqlalchemy import Connection, Engine, Row, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sync_orchestrator.core import exact_json
+from sync_orchestrator.core import exact_json, sessions
 from sync_orchestrator.core.columns import Columns
 
 T = TypeVar("T")
@@ -28,18 +29,17 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 
 
 def connect(url: str, *, pool: int = 10) -> Engine:
-    """An engine on psycopg 3 that notices connections the server has closed."""
-    engine = create_engine(url, pool_pre_ping=True, pool_size=pool, max_overflow=pool, hide_parameters=True)
+    """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
+    engine = create_engine(sessions.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
+                           hide_parameters=True)
     event.listen(engine, "connect", _prepare)
-    return engine
+    return sessions.watch(engine)
 
 
 def _prepare(driver: Any, _: Any) -> None:
-    """Plans are made for each execution: one made while a table was small would be kept while it grows."""
     driver.adapters.register_dumper(list, Columns)
     set_json_loads(_loaded, driver)
-    driver.execute("SET plan_cache_mode = force_custom_plan")
-    driver.commit()
+    sessions.settle(driver)
 
 
 def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:
@@ -61,6 +61,7 @@ def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[
     """Some thousand rows at a time of a statement whose rows need not fit into memory; bytea as bytes."""
     driver: Any = connection.connection.driver_connection
     run(connection, "SET LOCAL cursor_tuple_fraction = 1")  # all of them are wanted, not the first ones soon
+    sessions.allow_idle(connection)  # the reader may take its time with each of them
     with driver.cursor(name="streamed") as cursor:
         cursor.execute(statement, params, binary=True)
         while rows := cursor.fetchmany(_STREAMED):
@@ -68,13 +69,35 @@ def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[
 
 
 def in_transaction(engine: Engine, work: Callable[[Connection], T]) -> T:
-    """Does ``work`` in one transaction, and again from its start where it lost to a deadlock."""
+    """Does ``work`` in one transaction, and again from its start where it lost to a deadlock.
+
+    Where its session turned out to be unusable before the commit began, it is done once more in a fresh session.
+    """
 
     def attempt() -> T:
+        try:
+            return _in_session(engine, work)
+        except _SessionLost:
+            pass
         with engine.begin() as connection:
             return work(connection)
 
     return _again(attempt)
+
+
+class _SessionLost(Exception):
+    """The session failed before anything can have been committed."""
+
+
+def _in_session(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as connection:
+        try:
+            return work(connection)
+        except (DBAPIError, psycopg.Error) as error:
+            if sessions.lost_session(error):
+                connection.invalidate()
+                raise _SessionLost from error
+            raise
 
 
 def json(value: Any) -> Jsonb | None:

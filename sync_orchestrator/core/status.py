@@ -19,13 +19,13 @@ from sync_orchestrator.core.statements import source_check as source_check_state
 
 _DAYS_OF_LOST = 7
 
-_HEARTBEAT = """
-INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, %(detail)s)
+HEARTBEAT = """
+INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, coalesce(%(detail)s, '{}'::jsonb))
 ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
 """
 _AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
-FROM sync.heartbeats GROUP BY 1
+FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' GROUP BY 1
 """
 _SYSTEMS = f"""
 SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
@@ -51,7 +51,7 @@ ON CONFLICT (name) DO UPDATE SET paused = excluded.paused
 def heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
     """Says that the process or task of this name is alive now."""
     with engine.begin() as connection:
-        run(connection, _HEARTBEAT, name=name, detail=json(detail or {}))
+        run(connection, HEARTBEAT, name=name, detail=json(detail or {}))
 
 
 def end_heartbeat(engine: Engine, name: str) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
+from sync_orchestrator.core import sessions
 from sync_orchestrator.core.sql import run
 
 CHANNEL = "sync_work"
@@ -33,27 +34,32 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
 """
 
 
+_RECONNECT_SECONDS = 1.0
+
+
 def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    connection = psycopg.connect(url, autocommit=True)
+    connection: psycopg.Connection[tuple[object, ...]] = psycopg.connect(
+        **sessions.arguments(engine.url), autocommit=True)
     connection.execute(f"LISTEN {CHANNEL}")
     return connection
 
 
 @asynccontextmanager
 async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[None]:
-    """Calls ``wake`` in the event loop whenever work is announced, until the block is left."""
+    """Calls ``wake`` in the event loop whenever work is announced, until the block is left.
+
+    A lost session is replaced, as often as it takes: only hints are lost with it.
+    """
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
     def listen() -> None:
-        try:
-            with _listen(engine) as connection:
+        while not stop.is_set():
+            with suppress(psycopg.Error), _listen(engine) as connection:
                 while not stop.is_set():
                     for _ in connection.notifies(timeout=0.25, stop_after=1):
                         loop.call_soon_threadsafe(wake)
-        except psycopg.Error:
-            return  # only a hint was lost
+            stop.wait(_RECONNECT_SECONDS)
 
     thread = threading.Thread(target=listen, name="listen", daemon=True)
     thread.start()
@@ -67,18 +73,35 @@ async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[N
 def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bool:
     """Waits until something is due, at most ``seconds``; ``systems`` names each entity's third party.
 
-    Looks itself every second at least, so a lost announcement costs no more than that.
+    Looks itself every second at least, so a lost announcement, or a lost session, costs no more than that.
     """
     ends = time.monotonic() + seconds
-    with _listen(engine) as listener:
+    with ExitStack() as opened:
+        listener = None
         while True:
+            if listener is None:
+                with suppress(psycopg.Error):
+                    listener = opened.enter_context(_listen(engine))
             if is_due(engine, systems):
                 return True
-            left = ends - time.monotonic()
+            left = min(1.0, ends - time.monotonic())
             if left <= 0:
                 return False
-            for _ in listener.notifies(timeout=min(1.0, left), stop_after=1):
-                break
+            listener = _heard(listener, left)
+
+
+def _heard(listener: psycopg.Connection[tuple[object, ...]] | None, seconds: float,
+           ) -> psycopg.Connection[tuple[object, ...]] | None:
+    """Waits for an announcement; returns the listener, or None where its session is lost."""
+    if listener is None:
+        time.sleep(seconds)
+        return None
+    try:
+        for _ in listener.notifies(timeout=seconds, stop_after=1):
+            break
+    except psycopg.Error:
+        return None
+    return listener
 
 
 def is_due(engine: Engine, systems: dict[str, str], age: float = 0.0) -> bool:

@@ -22,6 +22,7 @@ import psycopg
 from sqlalchemy.engine import URL, make_url
 
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.sessions import with_settings
 
 DATABASE = "sync"
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
@@ -79,8 +80,9 @@ def stop(folder: Path) -> bool:
 
 
 def pgurl_for_dagster(url: str) -> str:
-    """The same database for dagster-postgres, which needs psycopg 2."""
-    return make_url(url).set(drivername="postgresql+psycopg2").render_as_string(hide_password=False)
+    """The same database, with the settings of our sessions, for dagster-postgres, which needs psycopg 2."""
+    known = with_settings(url, named=False).set(drivername="postgresql+psycopg2")
+    return known.render_as_string(hide_password=False)
 
 
 def _resolved(folder: Path) -> Path:

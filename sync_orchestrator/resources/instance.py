@@ -6,12 +6,17 @@ Not here: the definitions; the processes that use the instance (``processes.py``
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from sqlalchemy import Engine
+
+from sync_orchestrator.core.runs import Watched, forget, watched
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
 """Holds the URL of Dagster's storage (``postgresql+psycopg2://…``), so that no password is written to a file."""
@@ -51,6 +56,8 @@ _SETTINGS: dict[str, Any] = {
     "nux": {"enabled": False},
 }
 
+_LAUNCHED_WITHIN_SECONDS = 600
+_COMING = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED]
 _UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
@@ -79,8 +86,54 @@ def reap(instance: dg.DagsterInstance) -> int:
     """
     runs = instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
     for run in runs:
-        instance.add_run_tags(run.run_id, {GONE_TAG: "true"})
-        instance.report_run_failed(run, "The process of this run was gone when the system started again.")
-        if instance.event_log_storage.supports_global_concurrency_limits:
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        end_gone(instance, run, "The process of this run was gone when the system started again.")
     return len(runs)
+
+
+def end_gone(instance: dg.DagsterInstance, run: dg.DagsterRun, reason: str) -> None:
+    """Marks a run as failed whose process is gone, and frees its places."""
+    instance.add_run_tags(run.run_id, {GONE_TAG: "true"})
+    instance.report_run_failed(run, reason)
+    if instance.event_log_storage.supports_global_concurrency_limits:
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def under_way(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether a run of a job is queued, about to start, or at work.
+
+    Runs whose process has died are ended by the sensor ``dead_runs``; a run that was to start and never did is not
+    waited for.
+    """
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=[*_COMING, *_UNDER_WAY]))
+    return any(not never_started(record) for record in records)
+
+
+def never_started(record: dg.RunRecord) -> bool:
+    """Whether a run was made and never launched: the process that made it died in between."""
+    made = record.create_timestamp.replace(tzinfo=UTC)
+    return (record.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED
+            and (datetime.now(UTC) - made).total_seconds() > _LAUNCHED_WITHIN_SECONDS)
+
+
+def end_dead_runs(
+    instance: dg.DagsterInstance, engine: Engine, jobs: Collection[str], known: Mapping[str, Watched],
+    gap_seconds: float,
+) -> tuple[dict[str, Watched], list[str]]:
+    """Ends runs of these jobs that are said to be at work and whose heartbeat stands still.
+
+    Args:
+        known: What the last look found.
+        gap_seconds: How long ago that was.
+
+    Returns:
+        What this look found, for the next one, and the ids of the runs that were ended.
+    """
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+    runs = {run.run_id: run for run in instance.get_runs(started) if run.job_name in jobs}
+    found = watched(engine, known, runs.keys(), gap_seconds)
+    dead = [run_id for run_id, each in found.items() if each.is_dead]
+    for run_id in dead:
+        end_gone(instance, runs[run_id], f"The process of this run is gone: it has not been heard of for "
+                                         f"{found.pop(run_id).still_seconds:.0f} s.")
+        forget(engine, run_id)
+    return found, dead

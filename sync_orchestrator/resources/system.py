@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
 
 import dagster as dg
+from pydantic import PrivateAttr
 
 from sync_orchestrator.app import home, open_context
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.runs import beating
 from sync_orchestrator.database import embedded
 from sync_orchestrator.performing import Item, perform, perform_each
 
@@ -52,7 +55,20 @@ def shared_context() -> Context:
 
 
 class System(dg.ConfigurableResource[None]):
-    """The configured system; the database and the APIs are reached only when something runs."""
+    """The configured system; the database and the APIs are reached only when something runs.
+
+    In a run it keeps up the run's heartbeat while work goes on, by which others know that the run's process lives.
+    """
+
+    _run_id: str | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Dagster's hook, before a step, a sensor or a schedule; a teardown would be one more for every sensor."""
+        self._run_id = context.run.run_id if context.run is not None else None
+
+    def alive(self) -> AbstractContextManager[None]:
+        """Keeps up the heartbeat of the run, where there is one, until the block is left."""
+        return nullcontext() if self._run_id is None else beating(self.context.engine, self._run_id)
 
     @property
     def context(self) -> Context:
@@ -64,10 +80,12 @@ class System(dg.ConfigurableResource[None]):
 
     def perform(self, work: Awaitable[T]) -> T:
         """Runs asynchronous work of the core."""
-        return perform(self.context, work)
+        with self.alive():
+            return perform(self.context, work)
 
     def perform_each(
         self, items: Iterable[Item], work: Callable[[Item], Awaitable[T]], at_once: int
     ) -> Iterator[tuple[Item, T | Exception]]:
         """The same for each of some items, so many at once; results as they come."""
-        return perform_each(self.context, items, work, at_once)
+        with self.alive():
+            yield from perform_each(self.context, items, work, at_once)

@@ -16,6 +16,7 @@ from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger import conservation
 from sync_orchestrator.core.status import heartbeat
 from sync_orchestrator.core.wait import is_due, wait_for_work
+from sync_orchestrator.resources.instance import never_started
 from sync_orchestrator.resources.system import System
 
 LONG_POLL_SECONDS = 4.0
@@ -78,7 +79,8 @@ def _cared_for(
             and is_due(system.context.engine, systems, age=BEHIND_SECONDS)):
         return f"a drain is at work, heard of {drains.age:.0f} s ago"
     runs = instance.get_run_records(dg.RunsFilter(job_name=incremental_sync.name), limit=_FAILURES_COUNTED)
-    return unless_needed([(run.dagster_run.status, run.start_time, run.end_time) for run in runs], time.time())
+    return unless_needed([(run.dagster_run.status, run.start_time, run.end_time) for run in runs
+                          if not never_started(run)], time.time())
 
 
 def unless_needed(

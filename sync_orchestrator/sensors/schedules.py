@@ -9,12 +9,8 @@ from sync_orchestrator.assets.incremental import maintenance
 from sync_orchestrator.assets.source_checks import LONGEST_TICK, check_sources_job
 from sync_orchestrator.assets.source_checks import due_groups as groups_to_check
 from sync_orchestrator.config import Config
+from sync_orchestrator.resources.instance import under_way
 from sync_orchestrator.resources.system import System
-
-_UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING,
-]
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
@@ -27,7 +23,7 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
     def validate_due_groups(
         context: dg.ScheduleEvaluationContext, system: System
     ) -> dg.RunRequest | dg.SkipReason:
-        if context.instance.get_runs_count(dg.RunsFilter(job_name=validate_job.name, statuses=_UNDER_WAY)):
+        if under_way(context.instance, validate_job.name):
             return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")
@@ -37,7 +33,7 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
                  default_status=dg.DefaultScheduleStatus.RUNNING,
                  description="Holds the sources against the archive, in the business groups that are due.")
     def check_due_sources(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
-        if context.instance.get_runs_count(dg.RunsFilter(job_name=check_sources_job.name, statuses=_UNDER_WAY)):
+        if under_way(context.instance, check_sources_job.name):
             return dg.SkipReason("a check is under way")
         if not any(groups_to_check(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")

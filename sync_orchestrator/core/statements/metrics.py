@@ -33,5 +33,6 @@ ALERTS = "SELECT kind, count(*) AS n FROM sync.alerts WHERE resolved_at IS NULL 
 
 HEARTBEATS = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS n
-FROM sync.heartbeats GROUP BY 1
+FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' AND name NOT LIKE 'run %%'
+GROUP BY 1
 """
