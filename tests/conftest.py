@@ -69,7 +69,8 @@ class World:
 
     def close(self) -> None:
         """Lets go of the engine's clock."""
-        event.remove(self.engine, "begin", self._set_clock)
+        if event.contains(self.engine, "begin", self._set_clock):
+            event.remove(self.engine, "begin", self._set_clock)
 
     @property
     def entity(self) -> EntityContext:
@@ -97,7 +98,8 @@ class World:
             except BaseException as error:
                 if not self.dead or not _was_killed(error):
                     raise
-            gc.collect()
+            if self.dead:
+                gc.collect()
             died, self.dead = self.dead, False
         return died
 

@@ -98,14 +98,16 @@ class FieldThirdParty(FakeThirdParty):
 
     ``fault`` says how calls end: ``down``, ``html`` (a page with status 200, nothing done), ``gone`` (404 to every id),
     ``moved`` (404 in HTML to everything), ``before`` and ``after`` (some 500, nothing or all done), ``lost`` (some
-    answers do not come), ``empty`` (some answers have no body), ``texts`` (flags are texts), ``refuse a``.
+    answers do not come), ``empty`` (some answers have no body), ``texts`` (whether it is done is a text, and some are
+    not), ``refuse a``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.fault = "none"
         self.others: dict[str, dict[str, Any]] = {}
-        self.refused = False
+        self.written: list[dict[str, Any]] = []
+        """What writes of ours left behind, in their order."""
         self.on_create: Callable[[str], None] = lambda external_id: None
         self.on_delete: Callable[[str, str], None] = lambda external_id, code: None
         self._writes = 0
@@ -159,6 +161,8 @@ class FieldThirdParty(FakeThirdParty):
         self._writes += 1
         if self.fault == "before" and self._writes % 3 == 0:
             return 500, {"error": "out of order"}
+        if self.fault == "texts" and self._writes % 3 == 0:
+            return 200, {"done": "false"}
         status, answer = self._write(verb, path.removeprefix("/items/"), body)
         if status >= 400:
             return status, answer
@@ -170,7 +174,7 @@ class FieldThirdParty(FakeThirdParty):
             case "empty" if self._writes % 2 == 0:
                 return 200, None
             case "texts":
-                return 200, {**answer, "refused": "false"}
+                return 200, {**answer, "done": "true"}
         return status, answer
 
     def _read(self, path: str, query: Mapping[str, str]) -> Reply:
@@ -189,18 +193,18 @@ class FieldThirdParty(FakeThirdParty):
             return 404, {"error": "no such item"}
         if verb == "DELETE":
             self.on_delete(external_id, self.store.pop(external_id)["code"])
-            return 200, {"refused": False}
+            return 200, {"done": True}
         if self.fault == "refuse a" and body["code"] == "a":
-            self.refused = True
-            return (200, {"refused": "true"}) if self._writes % 2 else (422, {"error": "not this one"})
+            return (200 if self._writes % 2 else 422), {"done": False, "refusal": "not this one"}
         if verb == "POST":
             external_id = self._free_id()
-        if any(record["name"] == body["name"] for each, record in self.store.items() if each != external_id):
+        if any(record["name"] == body["name"] and record["code"] != body["code"] for record in self.store.values()):
             return 409, {"error": "the name is taken"}
         if verb == "POST":
             self.on_create(external_id)
         self.store[external_id] = dict(body)
-        return 200, {**self._shown(external_id), "refused": False}
+        self.written.append(dict(body))
+        return 200, {**self._shown(external_id), "done": True}
 
     def _shown(self, external_id: str) -> dict[str, Any]:
         return {**self.store[external_id], "id": int(external_id)}
@@ -215,7 +219,9 @@ def field_config(**changes: Any) -> Any:
         shop={"base_url": "http://127.0.0.1:1/shop"}, stock={"base_url": "http://127.0.0.1:1/stock"},
         system={"base_url": "http://127.0.0.1:1/erp", "search_lag": 0, "timeout": 5,
                 "breaker": {"failures": 4, "probe_after": 5},
-                "outcomes": [{"when": "body.refused", "means": "invalid"}], **changes.pop("system", {})},
+                "outcomes": [{"when": "body.done", "means": "ok"},
+                             {"when": "body.refusal", "means": "invalid", "message": "body.refusal"}],
+                **changes.pop("system", {})},
         entity={
             "parts": {
                 "shop": {**part, "group": "store", "list": listing, "groups": {"path": "/groups", "record": "groups"},

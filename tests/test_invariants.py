@@ -21,6 +21,7 @@ import pytest
 from field_systems import FieldWorld, connected, make_field_world
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
+from hypothesis.errors import InvalidArgument
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -60,7 +61,8 @@ T = TypeVar("T")
 
 TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records", "push_attempts", "breaker_failures",
           "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_receivers", "alert_records", "stray_ids",
-          "inferred_deletions", "adoption_listing", "push_tallies", "systems", "entities")
+          "inferred_deletions", "adoption_listing", "push_tallies", "latencies", "lost_notifications", "lost_tallies",
+          "polls", "rejected", "systems", "entities")
 
 
 class Histories(RuleBasedStateMachine):
@@ -88,6 +90,7 @@ class Histories(RuleBasedStateMachine):
         self.random = Random(0)
         self.steps = 0
         self.deadly: tuple[str, int] | None = None
+        self.commands: list[str] = []
 
     @initialize()
     def begin(self) -> None:
@@ -118,7 +121,7 @@ class Histories(RuleBasedStateMachine):
         self.steps += 1
         self.random = Random(f"{self.number} {self.steps} {entropy}")
         command, = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        note(command)
+        self.commands.append(command)
         self.played[command] += 1
         getattr(self, f"_{command}")()
 
@@ -315,6 +318,14 @@ class Histories(RuleBasedStateMachine):
         assert {each: self.world.erp.store.get(each) for each in self.world.erp.others} == self.world.erp.others
 
     @invariant()
+    def what_is_acknowledged_was_done(self) -> None:
+        """Each payload that the archive believes to be there was written there once."""
+        digests = {self.world.entity.mapping.digest_of_theirs(record) for record in self.world.erp.written}
+        for row in self.world.query("SELECT key, applied_digest FROM sync.records WHERE applied_digest IS NOT NULL "
+                                    "AND applied_group IS NOT NULL"):
+            assert row.applied_digest in digests, f"{row.key} was never written"
+
+    @invariant()
     def what_is_not_finished_will_be_picked_up(self) -> None:
         """An event that waits for a push has a record that is out of step, or one whose parts are not all here."""
         lost = self.world.query(
@@ -325,6 +336,16 @@ class Histories(RuleBasedStateMachine):
     # The end ----------
 
     def teardown(self) -> None:
+        """At the end all is in sync, and what was not so before was named."""
+        try:
+            with suppress(InvalidArgument):  # outside of Hypothesis
+                note(" ".join(self.commands))
+            if self.commands:
+                self._come_to_rest()
+        finally:
+            self.world.close()
+
+    def _come_to_rest(self) -> None:
         """Faults stop, everything is delivered: what differs is named; then the third party equals the sources."""
         self.deadly = None
         self.world.erp.fault = "none"
@@ -354,7 +375,6 @@ class Histories(RuleBasedStateMachine):
         assert not twice, "twins"
         states = self.world.states()
         type(self).events += self.deliveries.total()
-        self.world.close()
         assert set(states) <= {"done", "superseded", "waiting"}, states
 
     def _settle_down(self) -> None:
@@ -386,6 +406,29 @@ class Histories(RuleBasedStateMachine):
                 return  # said, too: no full sync of it has completed
             named |= {drift.key for drift in found.drift} | {lost.key for lost in checked.lost}
         assert wrong <= named, f"{wrong - named} differ, and nothing says so: {mirrored}, not {truth}"
+
+
+INVARIANTS = [value for value in vars(Histories).values() if hasattr(value, "hypothesis_stateful_invariant")]
+
+
+def replay(make_world: Callable[[], FieldWorld], number: int, steps: int) -> None:
+    """One history, without Hypothesis: raises AssertionError where it breaks an invariant."""
+
+    class Played(Histories):
+        deaths: ClassVar[Counter[str]] = Counter()
+        played: ClassVar[Counter[str]] = Counter()
+
+    Played.make_world, Played.number = staticmethod(make_world), number  # type: ignore[assignment]
+    history = Played()
+    try:
+        history.begin()
+        for _ in range(steps):
+            history.step(0)
+            for holds in INVARIANTS:
+                holds(history)
+        history.teardown()
+    finally:
+        history.world.close()
 
 
 def play(make_world: Callable[[], FieldWorld], histories: int, steps: int) -> None:

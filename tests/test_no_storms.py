@@ -29,6 +29,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.sessions import arguments
 from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.wait import CHANNEL, wait_for_work
 
@@ -426,9 +427,8 @@ def test_work_that_nobody_announced_is_found_by_who_waits_for_it(world: World) -
     assert found == [True]
 
 
-def test_a_group_of_events_is_announced_once(world: World, database_url: str) -> None:
-    url = world.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url, autocommit=True) as listener:
+def test_a_group_of_events_is_announced_once(world: World) -> None:
+    with psycopg.connect(**arguments(world.engine.url), autocommit=True) as listener:
         listener.execute(f"LISTEN {CHANNEL}")
         record(world.engine, [ChangeEvent("shop", f"e{n}", "item", f"k{n}", "create", 1, {}) for n in range(200)])
         assert len(list(listener.notifies(timeout=0.2))) == 1

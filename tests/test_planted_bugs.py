@@ -1,13 +1,19 @@
-"""Late workers and late commits, and the proof that these tests would notice: the same scenes with a bug planted."""
+"""Late workers and late commits, and the proof that tests would notice: scenes and histories with a bug planted."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from conftest import World
+from field_systems import connected, make_field_world
+from sqlalchemy import Engine
+from test_invariants import replay
 
-from sync_orchestrator.core import versions
+from sync_orchestrator.adapters import answers
+from sync_orchestrator.core import events, identity, versions
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
@@ -16,6 +22,7 @@ from sync_orchestrator.core.settle import settle
 from sync_orchestrator.core.sql import in_transaction
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
 
 
 def late_worker_overwrites(world: World) -> None:
@@ -139,3 +146,64 @@ def test_a_missing_version_guard_would_be_noticed(world: World, monkeypatch: pyt
     monkeypatch.setattr(versions, "guard", lambda present, offered, **_: versions.Guard.NEWER)
     with pytest.raises(AssertionError):
         older_change_comes_late(world)
+
+
+# Faults of the field: each is caught by the random histories ----------
+
+MOST_HISTORIES = 60
+"""So many histories find each of these."""
+
+
+def caught(engine: Engine) -> bool:
+    with connected(make_field_world(engine)) as make:
+        for number in range(MOST_HISTORIES):
+            try:
+                replay(make, number, 60)
+            except AssertionError:
+                return True
+    return False
+
+
+def believe_that_absent_is_deleted(patch: pytest.MonkeyPatch) -> None:
+    def believed(self: Any, read: Any, fates: Any) -> list[Change]:
+        event = read.event
+        gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH)
+        return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
+
+    patch.setattr(events._Batch, "_absent", believed)
+
+
+def trust_an_id(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identity, "_folded", lambda key: "")
+
+
+def let_the_hash_decide_ties(patch: pytest.MonkeyPatch) -> None:
+    real = versions.guard
+
+    def by_hash(present: Stamp | None, offered: Stamp, **more: Any) -> versions.Guard:
+        verdict = real(present, offered, **more)
+        if present is None or present.version != offered.version or verdict is versions.Guard.SAME:
+            return verdict
+        return versions.Guard.NEWER if offered.content_hash > present.content_hash else versions.Guard.OLDER
+
+    patch.setattr(versions, "guard", by_hash)
+
+
+def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answers, "_may_have_been_done", lambda status: False)
+
+
+def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(answers, "applies_to", lambda when, document, **_: bool(answers.compiled(when).search(document)))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("plant", [
+    believe_that_absent_is_deleted, trust_an_id, let_the_hash_decide_ties, take_a_5xx_for_not_done,
+    take_the_truth_of_a_text,
+])
+def test_random_histories_catch(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    plant(monkeypatch)
+    assert caught(engine)
