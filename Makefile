@@ -23,7 +23,7 @@ test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Po
 	$(BIN)/python tests/on_machines_postgres.py -n 2 --dist loadscope
 
 test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
-	SYNC_TEST_HISTORIES=1000 SYNC_TEST_STEPS=80 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
+	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
 	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py
 
 test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Server, installed from registries; needs npm

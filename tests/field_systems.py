@@ -162,14 +162,15 @@ class FieldThirdParty(FakeThirdParty):
         if self.fault == "before" and self._writes % 3 == 0:
             return 500, {"error": "out of order"}
         if self.fault == "texts" and self._writes % 3 == 0:
-            return 200, {"done": "false"}
+            there = path.removeprefix("/items/")
+            return 200, {**(self._shown(there) if there in self.store else {}), "done": "false"}
         status, answer = self._write(verb, path.removeprefix("/items/"), body)
         if status >= 400:
             return status, answer
         match self.fault:
             case "lost" if self._writes % 2 == 0:
                 raise LostAnswer
-            case "after" if self._writes % 3 == 0:
+            case "after" if verb == "POST" or self._writes % 3 == 0:
                 return 500, {"error": "out of order"}
             case "empty" if self._writes % 2 == 0:
                 return 200, None

@@ -140,6 +140,15 @@ def a_source_lost_most_of_its_records(make: Make) -> World:
     return world
 
 
+def a_source_does_not_show_what_it_announced(make: Make) -> World:
+    world = synced(make())
+    world.tell("shop", "ghost", "create", 5_000_000)
+    for _ in range(3):
+        world.drain()
+        world.later(500)
+    return world
+
+
 def a_record_holds_what_no_database_takes(make: Make) -> World:
     world = synced(make())
     row = world.shop.rows["k1"]
@@ -259,6 +268,7 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "waiting_long": an_update_comes_whose_record_never_does,
     "overdue": nobody_drains,
     "delete_cap": a_source_lost_most_of_its_records,
+    "source_behind": a_source_does_not_show_what_it_announced,
     "unusable": a_record_holds_what_no_database_takes,
     "not_asked": a_source_does_not_say_what_has_changed,
     "rejected": a_message_is_no_event,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from test_full_sync import fill
 
 from sync_orchestrator.core.errors import CannotPlan, DeletionsHeld
 from sync_orchestrator.core.full_sync_plan import GroupPlan, plan_group, ungrouped_notes
+from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.polling import poll_due
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.sql import in_transaction
 
 
 def check(world: World, group: str = "A") -> SourceCheck:
@@ -79,6 +82,8 @@ def test_case_r10_a_known_record_that_the_source_lacks_for_a_while_is_not_delete
     world.later(300)
     world.drain()
     assert set(world.states()) == {"done"}
+    in_transaction(world.engine, partial(watch, settings=world.config.alerts))
+    assert alerts(world) == [], "the alert ends by itself"
 
 
 def test_case_r10_an_older_version_for_three_minutes_is_waited_for(world: World) -> None:

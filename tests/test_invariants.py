@@ -44,8 +44,8 @@ STEPS = int(os.environ.get("SYNC_TEST_STEPS", "60"))
 
 KEYS = ("a", "b", "7")
 GROUPS = ("A", "B")
-FAULTS = ("none", "none", "none", "lost", "before", "after", "down", "refuse a", "gone", "html", "moved", "empty",
-          "texts")
+FAULTS = ("none", "none", "none", "lost", "before", "after", "after", "down", "refuse a", "gone", "html", "moved",
+          "empty", "texts")
 SOURCE_FAULTS = ("none", "none", "lags", "empty", "gone", "html", "down")
 
 LONGEST_FAULT_SECONDS = 300
@@ -69,6 +69,7 @@ class Histories(RuleBasedStateMachine):
     """One history; ``make_world`` is set by the test."""
 
     make_world: Callable[[], FieldWorld]
+    faults: ClassVar[Sequence[str]] = FAULTS
     deaths: ClassVar[Counter[str]] = Counter()
     played: ClassVar[Counter[str]] = Counter()
     events = 0
@@ -198,7 +199,7 @@ class Histories(RuleBasedStateMachine):
 
     def _third_party_turns(self) -> None:
         self.backups.append(self.world.erp.backup())
-        self.world.erp.fault = self._any(FAULTS)
+        self.world.erp.fault = self._any(self.faults)
 
     def _id_is_given_again(self) -> None:
         """Somebody deletes a record of ours there, and another one comes to stand under its id."""
@@ -318,6 +319,11 @@ class Histories(RuleBasedStateMachine):
         assert {each: self.world.erp.store.get(each) for each in self.world.erp.others} == self.world.erp.others
 
     @invariant()
+    def no_key_is_there_twice(self) -> None:
+        codes = Counter(each["code"] for each in self.world.ours().values())
+        assert not [code for code, n in codes.items() if n > 1], "twins"
+
+    @invariant()
     def what_is_acknowledged_was_done(self) -> None:
         """Each payload that the archive believes to be there was written there once."""
         digests = {self.world.entity.mapping.digest_of_theirs(record) for record in self.world.erp.written}
@@ -371,8 +377,7 @@ class Histories(RuleBasedStateMachine):
         self.nothing_is_deleted_that_nobody_asked_for()
         self.records_of_others_are_left_alone()
         assert self.world.mirrored() == self.world.truth()
-        twice = [code for code, n in Counter(each["code"] for each in self.world.ours().values()).items() if n > 1]
-        assert not twice, "twins"
+        self.no_key_is_there_twice()
         states = self.world.states()
         type(self).events += self.deliveries.total()
         assert set(states) <= {"done", "superseded", "waiting"}, states
@@ -411,10 +416,13 @@ class Histories(RuleBasedStateMachine):
 INVARIANTS = [value for value in vars(Histories).values() if hasattr(value, "hypothesis_stateful_invariant")]
 
 
-def replay(make_world: Callable[[], FieldWorld], number: int, steps: int) -> None:
+def replay(
+    make_world: Callable[[], FieldWorld], number: int, steps: int, third_party_faults: Sequence[str] = FAULTS
+) -> None:
     """One history, without Hypothesis: raises AssertionError where it breaks an invariant."""
 
     class Played(Histories):
+        faults: ClassVar[Sequence[str]] = third_party_faults
         deaths: ClassVar[Counter[str]] = Counter()
         played: ClassVar[Counter[str]] = Counter()
 

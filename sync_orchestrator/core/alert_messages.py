@@ -24,6 +24,9 @@ ACTIONS = {
              "changes that value, so adapt the mapping.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
+    "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly. Look at "
+                     "the source. When it shows the records, the changes go on by themselves; a full sync takes over "
+                     "what it shows now.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "silent": "Events are recorded and wait. See that the daemon runs and that the sensor `change_events` is on.",
     "not_validated": "See that the schedule `validation` is on and that the third party answers: until then nobody "
@@ -50,7 +53,8 @@ ACTIONS = {
 STUBBORN = ": stubborn"
 """The end of the cause of drift that comes back after a repair."""
 
-_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications", "id_reused")
+_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications", "id_reused",
+               "source_behind")
 _AT_THE_MIRROR = ("dead", "held", "ahead", "waiting_long", "drift", "delete_cap", "unusable",
                   "not_validated", "id_reused")
 _TOGETHER = {
@@ -59,6 +63,7 @@ _TOGETHER = {
     "unusable": "parts that cannot be used in {} groups",
     "waiting_long": "changes wait for {} causes",
     "lost_notifications": "notifications of {} sources never came",
+    "source_behind": "sources do not show what they announced, for {} causes",
     "breaker_open": "{} third parties do not answer as they should",
     "run_failed": "runs of {} jobs failed",
     "rejected": "messages of {} consumers cannot be read",
@@ -106,6 +111,6 @@ def _line(alert: Any, *, single: bool) -> str:
 def _place(alert: Any) -> str:
     if alert.entity and alert.kind in _AT_THE_MIRROR:
         return f"/assets/{alert.entity}/mirror"
-    if alert.entity and alert.kind == "lost_notifications":
+    if alert.entity and alert.kind in ("lost_notifications", "source_behind"):
         return f"/assets/{alert.entity}/archive"
     return "/runs" if alert.kind == "run_failed" else "/overview"

@@ -74,6 +74,13 @@ WITH over AS (
               AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
                               WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step
                                 AND r.waiting_since IS NOT NULL)
+          WHEN 'source_behind' THEN
+              EXISTS (SELECT FROM sync.alert_records t WHERE t.kind = a.kind AND t.cause = a.cause)
+              AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.events e USING (entity, key)
+                              WHERE t.kind = a.kind AND t.cause = a.cause AND e.awaiting = 'source')
+          WHEN 'delete_cap' THEN  -- of events; whoever holds back other deletions ends its own alert
+              right(a.cause, 9) = ': flagged'
+              AND NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.awaiting = 'deletions')
           ELSE false END
     RETURNING kind, cause
 )
