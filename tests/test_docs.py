@@ -648,6 +648,23 @@ def test_every_alert_has_its_section() -> None:
     assert set(read(ROOT / "docs" / "operations.md").headings("h2")) == set(ACTIONS)
 
 
+def test_each_rule_that_is_cited_is_on_the_page_of_guarantees() -> None:
+    """And each test that the page names for a rule is one of that rule, where the rule's number is in its name."""
+    sections = re.split(r"^### Rule (\d+): ", (ROOT / "docs/guarantees.md").read_text(encoding="utf-8"), flags=re.M)
+    pages = {int(number): text for number, text in zip(sections[1::2], sections[2::2], strict=True)}
+    assert list(pages) == list(range(1, 41))
+    files = [*(ROOT / "sync_orchestrator").rglob("*.py"), *(ROOT / "tests").glob("*.py")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    cited = {int(number) for text in texts.values() for number in re.findall(r"(?:rule |test_rule_)(\d+)", text)}
+    assert cited <= pages.keys()
+    for number, page in pages.items():
+        named = {ROOT / "tests" / name for name in re.findall(r"\(\.\./tests/(\w+\.py)\)", page.split("\n## ")[0])}
+        assert named
+        assert named <= texts.keys()
+        if number >= 20:
+            assert named == {path for path, text in texts.items() if f"def test_rule_{number}_" in text}, number
+
+
 def test_the_states_and_their_sum_are_those_of_the_code() -> None:
     states = {str(state) for state in State}
     [table] = [table for table in read(ROOT / "docs" / "architecture.md").tables() if table[0][0] == "state"]

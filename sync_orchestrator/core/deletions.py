@@ -53,6 +53,7 @@ def reserve(
     entity_cap = caps.entity_cap(sizes.of_entity + used.of_entity)
     if used.of_entity + n > entity_cap:
         return _exceeds(n, used.of_entity, f"all of {entity.name}", entity_cap, caps.window)
+    run(connection, statements.FORGET, entity=entity.name, window=caps.window)
     run(connection, statements.COUNT, entity=entity.name, group=group, reason=reason, n=n)
     return None
 

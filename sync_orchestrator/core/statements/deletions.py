@@ -27,4 +27,7 @@ JOIN sync.parts p ON p.entity = v.entity AND p.key = v.key AND p.part = v.part A
 JOIN sync.records r ON r.entity = v.entity AND r.key = v.key AND NOT r.deleted
 """
 
-FORGET = "DELETE FROM sync.inferred_deletions WHERE at < sync.clock() - make_interval(secs => %(window)s)"
+FORGET = """
+DELETE FROM sync.inferred_deletions
+WHERE entity = %(entity)s AND at < sync.clock() - make_interval(secs => %(window)s)
+"""
