@@ -51,10 +51,12 @@ SOURCE_FAULTS = ("none", "none", "lags", "empty", "gone", "html", "down")
 LONGEST_FAULT_SECONDS = 300
 """Sources lie for less than ``absent_after``: a source that lies for longer is believed."""
 
-WEIGHTS = {"change": 6, "deliver": 10, "drain": 6, "time_passes": 4, "change_stock": 2, "delete": 2, "deliver_again": 2,
-           "third_party_turns": 2, "full_sync": 2, "will_die": 3, "redrive": 1, "lease_is_lost": 1,
-           "source_turns": 2, "changes_within_a_version": 1, "goes_back": 1, "hand_name_over": 1,
-           "id_is_given_again": 1, "third_party_is_restored": 0.3, "add_for_others": 0.5, "validate": 1, "adopt": 0.5}
+WEIGHTS: dict[str, float] = {
+    "change": 6, "deliver": 10, "drain": 6, "time_passes": 4, "change_stock": 2, "delete": 2, "deliver_again": 2,
+    "third_party_turns": 2, "full_sync": 2, "will_die": 3, "redrive": 1, "lease_is_lost": 1, "source_turns": 2,
+    "changes_within_a_version": 1, "goes_back": 1, "hand_name_over": 1, "id_is_given_again": 1,
+    "third_party_is_restored": 0.3, "add_for_others": 0.5, "validate": 1, "adopt": 0.5,
+}
 POINTS = sorted(name for name in set(REGISTERED) if name.startswith(("events.", "drain.", "push.", "full_sync.")))
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ class Histories(RuleBasedStateMachine):
 
     make_world: Callable[[], FieldWorld]
     faults: ClassVar[Sequence[str]] = FAULTS
+    weights: ClassVar[dict[str, float]] = WEIGHTS
     deaths: ClassVar[Counter[str]] = Counter()
     played: ClassVar[Counter[str]] = Counter()
     events = 0
@@ -121,7 +124,7 @@ class Histories(RuleBasedStateMachine):
         """
         self.steps += 1
         self.random = Random(f"{self.number} {self.steps} {entropy}")
-        command, = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        command, = self.random.choices(list(self.weights), list(self.weights.values()))
         self.commands.append(command)
         self.played[command] += 1
         getattr(self, f"_{command}")()
@@ -417,12 +420,15 @@ INVARIANTS = [value for value in vars(Histories).values() if hasattr(value, "hyp
 
 
 def replay(
-    make_world: Callable[[], FieldWorld], number: int, steps: int, third_party_faults: Sequence[str] = FAULTS
+    make_world: Callable[[], FieldWorld], number: int, steps: int, third_party_faults: Sequence[str] = FAULTS,
+    more: str = "change",
 ) -> None:
-    """One history, without Hypothesis: raises AssertionError where it breaks an invariant."""
+    """One history, without Hypothesis, with ``more`` of a command: raises AssertionError where it breaks an invariant.
+    """
 
     class Played(Histories):
         faults: ClassVar[Sequence[str]] = third_party_faults
+        weights: ClassVar[dict[str, float]] = {**WEIGHTS, more: 6}
         deaths: ClassVar[Counter[str]] = Counter()
         played: ClassVar[Counter[str]] = Counter()
 

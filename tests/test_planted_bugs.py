@@ -154,11 +154,11 @@ MOST_HISTORIES = 60
 """So many histories find each of these."""
 
 
-def caught(engine: Engine, faults: Sequence[str]) -> bool:
+def caught(engine: Engine, faults: Sequence[str], more: str) -> bool:
     with connected(make_field_world(engine)) as make:
         for number in range(MOST_HISTORIES):
             try:
-                replay(make, number, 60, faults)
+                replay(make, number, 60, faults, more)
             except AssertionError:
                 return True
     return False
@@ -198,16 +198,17 @@ def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("plant", "faults"), [
-    (believe_that_absent_is_deleted, ["none"]),
-    (trust_an_id, ["none", "gone"]),
-    (let_the_hash_decide_ties, ["none"]),
-    (take_a_5xx_for_not_done, ["none", "after"]),
-    (take_the_truth_of_a_text, ["none", "texts"]),
+@pytest.mark.parametrize(("plant", "faults", "more"), [
+    (believe_that_absent_is_deleted, ["none"], "change"),
+    (trust_an_id, ["none", "gone"], "id_is_given_again"),
+    (let_the_hash_decide_ties, ["none"], "changes_within_a_version"),
+    (take_a_5xx_for_not_done, ["none", "after"], "third_party_turns"),
+    (take_the_truth_of_a_text, ["none", "texts"], "third_party_turns"),
 ])
 def test_random_histories_catch(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], faults: list[str]
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], faults: list[str],
+    more: str,
 ) -> None:
-    """The faults of the third party are those that bring the bug about soon."""
+    """The faults of the third party, and the command that comes often, are those that bring the bug about soon."""
     plant(monkeypatch)
-    assert caught(engine, faults)
+    assert caught(engine, faults, more)
