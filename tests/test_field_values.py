@@ -195,7 +195,8 @@ def test_rule_35_a_changed_setting_computes_what_is_in_step_again(engine: Engine
     after.stock.rows |= before.stock.rows
     assert remap(after.context) == 0  # it was done when that began
     after.drain()
-    assert [body["code"] for body in store.bodies] == ["k1", "k2", "k1"]
+    assert sorted(body["code"] for body in store.bodies[:2]) == ["k1", "k2"]
+    assert [body["code"] for body in store.bodies[2:]] == ["k1"]
     after.full_sync()
     assert after.validate(full=True).verdict == "in_step"
     after.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from test_cli import command as command
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config
+from sync_orchestrator.core import alerts
 from sync_orchestrator.core.ledger import discard
 from sync_orchestrator.core.source_check import (
     Lost,
@@ -317,3 +320,34 @@ def test_verify_sources_tells_by_exit_status(synced: World, command: Command) ->
     assert command("verify", "--sources", "--group", "A").exit_code == 0
     synced.shop.down = True
     assert command("verify", "--sources").exit_code == 2
+
+
+def test_groups_checked_beside_each_other_do_not_end_each_others_alert(
+    synced: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that found nothing ends no alert that another group raises while it decides."""
+    waiting = """SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+                 WHERE NOT granted AND locktype = 'advisory' AND datname = current_database()"""
+    fill(synced, 1, "B", "b")
+    synced.full_sync("B")
+    synced.later(1)
+    synced.shop.put("k001", {**synced.shop.rows["k001"].data, "name": "silent"}, group="A")
+    decides, goes_on = threading.Event(), threading.Event()
+
+    def late(*told: Any) -> None:
+        if told[1] == "lost_notifications" and not decides.is_set():
+            decides.set()
+            assert goes_on.wait(60)
+        resolve(*told)
+
+    resolve = alerts.resolve
+    monkeypatch.setattr(alerts, "resolve", late)
+    with ThreadPoolExecutor(2) as pool:
+        empty = pool.submit(check, synced, "B")
+        assert decides.wait(60)
+        losing = pool.submit(check, synced, "A")
+        while not losing.done() and not synced.query(waiting):
+            assert not empty.done()
+        goes_on.set()
+        assert (empty.result().verdict, losing.result().verdict) == ("in_step", "lost")
+    assert open_alerts(synced) == [("lost_notifications", "item shop", 1)]

@@ -56,6 +56,20 @@ def tell_of_records(connection: Connection, kind: str, cause: str, title: str, e
             keys=sorted(set(keys)))
 
 
+def decide_alone(connection: Connection, kind: str, about: str) -> None:
+    """Waits until no other transaction decides about these alerts, and keeps others waiting until the commit.
+
+    For alerts that are over once no row is left of what several transactions write: without it, one that sees no
+    row would end the alert that another one raises in that moment. Call it before reading the rows.
+
+    Args:
+        connection: A connection within a transaction.
+        kind: The kind of the alerts.
+        about: What they have in common, such as an entity or a consumer.
+    """
+    run(connection, statements.DECIDE_ALONE, about=f"{kind} {about}")
+
+
 def resolve(connection: Connection, kind: str, cause: str | None = None) -> None:
     """The cause is over; whoever was told of it is told so."""
     run(connection, statements.RESOLVE, kind=kind, cause=None if cause is None else _cut(cause))

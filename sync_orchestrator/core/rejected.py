@@ -56,6 +56,7 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
     for each in found:
         by_consumer.setdefault(each.consumer, []).append(_text(each.reason))
     for consumer, reasons in sorted(by_consumer.items()):
+        alerts.decide_alone(connection, "rejected", consumer)
         count = run(connection, statements.OPEN_OF, consumer=consumer)[0].n
         alerts.tell(connection, "rejected", consumer, f"{consumer}: {count} messages cannot be read",
                     examples=list(dict.fromkeys(reasons))[:3])
@@ -119,6 +120,7 @@ def forget_old(connection: Connection) -> None:
 def _end(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
     rows = run(connection, statements.END, ids=list(ids), ending=ending, reason=reason)
     for consumer in sorted({row.consumer for row in rows}):
+        alerts.decide_alone(connection, "rejected", consumer)
         if not run(connection, statements.OPEN_OF, consumer=consumer)[0].n:
             alerts.resolve(connection, "rejected", consumer)
     return len(rows)

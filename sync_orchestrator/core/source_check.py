@@ -346,6 +346,7 @@ class _Check:
 
     def _tell(self, connection: Connection, new: Sequence[Any]) -> None:
         name = self._entity.name
+        alerts.decide_alone(connection, "lost_notifications", name)  # groups are checked beside each other
         older = {(lost.part, lost.key) for lost in self.result.lost if lost.kind == "older"}
         for part in sorted({row.part for row in new}):
             keys = [row.key for row in new if row.part == part]

@@ -82,6 +82,8 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
     is another one.
     """
     if strays:
+        for name in sorted({stray[0] for stray in strays}):
+            alerts.decide_alone(connection, STRAY_ALERT, name)
         entity, key, external_id, shown_key = (list(column) for column in zip(*strays, strict=True))
         run(connection, statements.NOTE_STRAYS, system=system, entity=entity, key=key, external_id=external_id,
             shown_key=shown_key)
@@ -104,6 +106,8 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
 
 def end_old_strays(connection: Connection) -> None:
     """Forgets stray ids after a day, and ends the alerts of entities that have none left."""
+    for row in run(connection, statements.OPEN_STRAY_ALERTS):
+        alerts.decide_alone(connection, STRAY_ALERT, row.entity)
     run(connection, statements.FORGET_OLD_STRAYS, age=STRAYS_KEPT_SECONDS)
     still = {row.entity for row in run(connection, statements.ENTITIES_WITH_STRAYS)}
     for row in run(connection, statements.OPEN_STRAY_ALERTS):

@@ -23,6 +23,8 @@ ON CONFLICT (kind, cause) WHERE resolved_at IS NULL DO UPDATE
 SET n = alerts.n + 1, title = excluded.title, examples = excluded.examples, updated_at = sync.clock()
 """
 
+DECIDE_ALONE = "SELECT pg_advisory_xact_lock(hashtextextended(%(about)s, 7261006))"
+
 RESOLVE = """
 WITH over AS (
     UPDATE sync.alerts SET resolved_at = sync.clock()
