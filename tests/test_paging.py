@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from sync_orchestrator.adapters import paging
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import next_link, pages
+from sync_orchestrator.adapters.link_header import next_link
+from sync_orchestrator.adapters.paging import pages
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing
 from sync_orchestrator.core.errors import Failure

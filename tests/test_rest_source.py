@@ -131,7 +131,8 @@ async def listening(talk: Talk) -> AsyncIterator[str]:
     (b"", "no answer"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "no answer"),
     (b"garbage\r\n\r\n", "no answer"),
-    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", "no answer"),
+    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+     "an answer that cannot be read: it is not gzip"),
     (None, "no answer within 0.2 s"),
 ])
 async def test_what_a_lost_answer_did_is_unknown(reply: bytes | None, detail: str) -> None:

@@ -5,8 +5,6 @@ Pure: no calls. Not here: making calls (``http.py``).
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,16 +13,17 @@ from typing import Any, Literal
 
 from jmespath.exceptions import JMESPathError
 
+from sync_orchestrator.adapters import html_pages
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.masking import longest_secret, mask
 from sync_orchestrator.core.truth import NoTruth, condition, says_something
 
 _SHOWN = 300
-_LOOKED_AT = 20_000
-_HTML = re.compile(r"\s*(<!--.*?-->\s*)*<(!doctype|html|head|title|body|h1|center)\b", re.IGNORECASE | re.DOTALL)
-_NOT_TEXT = re.compile(r"<(script|style).*?(</\1>|$)|<!--.*?-->|<[^>]*>", re.IGNORECASE | re.DOTALL)
+MAX_SCANNED = 20_000
+"""Characters (or bytes) of a text of others that are looked at for a message."""
 _MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
 _OF_GATEWAYS = (402, 407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
 _NO_SUCH_ADDRESS = (404, 405, 410)
@@ -54,6 +53,11 @@ class Answer:
     def text(self) -> str:
         return self.content.decode("utf-8", "replace")
 
+    @property
+    def start(self) -> str:
+        """The first characters of the text, for messages and for what kind of document it is."""
+        return self.content[:MAX_SCANNED].decode("utf-8", "replace")
+
     @cached_property
     def body(self) -> Any:
         """The JSON in it; None where there is none, or no JSON."""
@@ -73,7 +77,7 @@ class Answer:
         """Whether it is a page for people. JSON that is sent as ``text/html`` is JSON."""
         if self.body is not None or not self.content.strip():
             return False
-        return "html" in self.headers.get("content-type", "").lower() or _HTML.match(self.text) is not None
+        return "html" in self.headers.get("content-type", "").lower() or html_pages.is_html_page(self.start)
 
     @cached_property
     def is_markup(self) -> bool:
@@ -83,7 +87,7 @@ class Answer:
         if self.body is not None or not self.content.strip():
             return False
         is_xml = "xml" in self.headers.get("content-type", "").lower()
-        return is_xml or self.text.lstrip("\ufeff \t\r\n").startswith("<")
+        return is_xml or self.start.lstrip("\ufeff \t\r\n").startswith("<")
 
 
 strict_json = exact_json.parse
@@ -205,15 +209,15 @@ def _may_have_been_done(status: int) -> bool:
 
 
 def shown(text: str, secrets: Sequence[str] = ()) -> str:
-    """What came, on one line, clipped, without the given secrets; of an HTML page its text."""
-    masked = _masked(text, secrets)[:_LOOKED_AT]
-    if _HTML.match(masked):
-        masked = "an HTML page: " + _masked(html.unescape(_NOT_TEXT.sub(" ", masked)), secrets)
+    """What came, on one line, clipped, without secrets; of an HTML page its text.
+
+    Args:
+        text: What came, of any length: only its start is looked at.
+        secrets: Spellings of secrets beyond those of the environment (``core/masking.py``).
+    """
+    # A secret that begins before the cut is masked whole, so that no part of it is left at the end.
+    masked = mask(text[:MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]
+    if html_pages.is_html_page(masked):
+        masked = "an HTML page: " + mask(html_pages.text_of(masked), secrets)
     plain = " ".join(masked.split())
     return plain if len(plain) <= _SHOWN else plain[:_SHOWN] + "…"
-
-
-def _masked(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text

@@ -12,7 +12,7 @@ from sync_orchestrator.adapters.classes import made_source, made_third_party, se
 from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty, Containment, Mask
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.adapters.guarded import Guard, GuardedSource, GuardedThirdParty
-from sync_orchestrator.adapters.http import Http, Room, ways_to_spell
+from sync_orchestrator.adapters.http import Http, Room
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.adapters.sql_database import Database
@@ -22,6 +22,7 @@ from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSyste
 from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
+from sync_orchestrator.core.masking import spellings
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
 BeforeCall = Callable[[], Awaitable[None]]
@@ -48,7 +49,7 @@ class Behind:
 
     def _secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
         own = () if adapter is None else (adapter.settings,)
-        return ways_to_spell([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
+        return spellings([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
 
     async def close(self) -> None:
         if self.http is not None:

@@ -7,14 +7,13 @@ which system (``rest_source.py``, ``rest_third_party.py``).
 from __future__ import annotations
 
 import asyncio
-import html
-import json
 import logging
+import reprlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import unquote_to_bytes
 
 import aiohttp
 import httpx
@@ -33,13 +32,15 @@ from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import About, Answer, failure_of, picks, rule_for, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import Asked, pause_of, wait_of
-from sync_orchestrator.adapters.wire import Wire
+from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnreadable
+from sync_orchestrator.adapters.wire import Received, Wire
 from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
+from sync_orchestrator.core.masking import spellings
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.templates import TemplateFailed
 
@@ -48,9 +49,12 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells each URL, and s
 _log = logging.getLogger("sync_orchestrator.http")
 
 _READ_ATTEMPTS = 4
-_SHORTEST_SECRET = 4
 _NEVER_CONNECTED = (httpx.ConnectError, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _CONTENT_TYPES = {"json": "application/json", "lines": "application/x-ndjson"}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 10, 100, 100, 100
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2000
 
 _backing_off = wait_random_exponential(multiplier=0.1, max=2)
 
@@ -83,7 +87,7 @@ class Prepared:
     """Bytes are sent as they are."""
     sign: Sign | None = None
     most: int | None = None
-    """The largest answer that is taken, in bytes."""
+    """The largest answer that is read, in bytes; None: as configured for the system."""
     about: About = "record"
     """What it addresses, which decides what a 404 says."""
 
@@ -149,8 +153,8 @@ class Http:
     async def follow(self, url: str, like: Request, values: Values, outcomes: Sequence[Outcome] = ()) -> Answer:
         """Reads an absolute address that this system itself named; the rest is as of ``like``.
 
-        Only addresses of the origin of ``base_url`` and of ``next_origins`` are read, since credentials go with the
-        call. Raises CallFailed.
+        Only addresses below ``base_url`` and of ``next_origins`` are read, since credentials go with the call. Raises
+        CallFailed.
         """
         try:
             target = self._followed(httpx.URL(url))
@@ -161,14 +165,22 @@ class Http:
     def _followed(self, target: httpx.URL) -> httpx.URL:
         """The address to request for one that a listing names. Raises CallFailed."""
         base = httpx.URL(self._settings.base_url)
-        if _origin(target) == _origin(base):
-            return target
+        if target.userinfo:
+            raise CallFailed(Failure.TRANSIENT, "the next page's address holds a user name or a password; it is not "
+                             "requested with them", about_system=True)
         ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
-        match ways.get(_origin(target)):
-            case "follow":
+        way = ways.get(_origin(target))
+        if way == "follow":
+            return target
+        if way == "rewrite":
+            target = target.copy_with(scheme=base.scheme, netloc=base.netloc)
+        if _origin(target) == _origin(base):
+            if is_below(target.raw_path, base.raw_path):
                 return target
-            case "rewrite":
-                return target.copy_with(scheme=base.scheme, netloc=base.netloc)
+            raise CallFailed(
+                Failure.TRANSIENT, f"the next page is not below base_url: {self.shown(target.path)}. Shorten base_url "
+                f"to what all paths have in common, or set 'next_origins: {{\"{self.shown(_shown_origin(base))}\": "
+                "follow}' of this system to request any path there, with our credentials", about_system=True)
         there = self.shown(_shown_origin(target))
         raise CallFailed(
             Failure.TRANSIENT, f"the next page is on another origin: {there}, and base_url is "
@@ -207,8 +219,8 @@ class Http:
 
         ``about_system``: it says nothing about the record, such as one that is not JSON.
         """
-        return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(came if isinstance(came, str) else repr(came))}",
-                          unknown=write, about_system=about_system)
+        text = came if isinstance(came, str) else _SHORT.repr(came)
+        return CallFailed(Failure.TRANSIENT, f"{what}: {self.shown(text)}", unknown=write, about_system=about_system)
 
     def has_rule(self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = ()) -> bool:
         """Whether a rule of the configuration says what this response means."""
@@ -250,9 +262,14 @@ class Http:
     ) -> CallFailed | None:
         """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
         throttle = self._settings.throttle
-        wait = wait_of(answer, throttle)
-        failure = failure_of(answer, self._rules(request, outcomes), write=write, about=about, secrets=self._secrets,
-                             retry_after=None if wait is None else wait.seconds)
+        try:
+            wait = wait_of(answer, throttle)
+            failure = failure_of(answer, self._rules(request, outcomes), write=write, about=about,
+                                 secrets=self._secrets, retry_after=None if wait is None else wait.seconds)
+        except Exception as error:  # the third stage: the call was made, so its outcome is unknown
+            _log.exception("a response could not be understood")
+            return CallFailed(Failure.TRANSIENT, f"answer {answer.status} cannot be understood: {self._named(error)}",
+                              status=answer.status, unknown=write)
         try:
             await self._note_waiting(answer, failure, wait)
         except Exception as error:  # the call was made: what came of it must not be lost with a note about waiting
@@ -288,27 +305,58 @@ class Http:
         await self._room.wait(time.monotonic() + self._settings.timeout if latest is None else latest)
         if deadline is not None and time.monotonic() > deadline:
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
-        headers = {**trace.header(), **prepared.headers, **proof}
+        request = self._built(prepared, {**trace.header(), **prepared.headers, **proof})
         began = time.monotonic()
+        received = await self._exchanged(request, prepared.most or self._settings.max_response_bytes)
+        return Answer(received.status, received.headers, received.content, str(request.url), began)
+
+    def _built(self, prepared: Prepared, headers: dict[str, str]) -> httpx.Request:
+        """The request as it goes out; the first of the three stages of a call. Nothing was sent when it fails.
+
+        Raises CallFailed, for anything that a value, a header or a signature of an adapter's may do.
+        """
+        try:
+            request = self._wire.request(
+                prepared.request.method, prepared.url, params=prepared.params or None,
+                **_sent(prepared.request, headers, prepared.content))
+            if prepared.sign is not None:
+                request.headers.update(prepared.sign(Outgoing(
+                    request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
+            return request
+        except CallFailed:
+            raise
+        except httpx.InvalidURL as error:
+            raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
+        except Exception as error:
+            _log.exception("a request could not be built")
+            raise CallFailed(Failure.PERMANENT, f"the request cannot be built: {self._named(error)}") from None
+
+    async def _exchanged(self, request: httpx.Request, max_bytes: int) -> Received:
+        """Sends a request and reads the response; the second stage. Whether it was carried out is unknown after most
+        failures. Raises CallFailed, for anything that a response may do to the libraries that read it.
+        """
         try:
             async with asyncio.timeout(self._settings.timeout):
-                request = self._wire.request(
-                    prepared.request.method, prepared.url, params=prepared.params or None,
-                    **_sent(prepared.request, headers, prepared.content))
-                if prepared.sign is not None:
-                    request.headers.update(prepared.sign(Outgoing(
-                        request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
-                received = await self._wire.answer(request, prepared.most)
+                return await self._wire.answer(request, max_bytes)
         except TimeoutError:
             within = f"no answer within {self._settings.timeout:g} s"
             raise CallFailed(Failure.TRANSIENT, within, unknown=True, about_system=True) from None
-        except httpx.InvalidURL as error:
-            raise CallFailed(Failure.PERMANENT, f"no URL can be made: {self.shown(str(error))}") from None
+        except ResponseTooLarge:
+            raise CallFailed(
+                Failure.PERMANENT, f"an answer of more than {max_bytes} bytes, the most that is read of one",
+                unknown=True) from None
+        except ResponseUnreadable as error:
+            raise CallFailed(Failure.TRANSIENT, f"an answer that cannot be read: {self.shown(str(error))}",
+                             unknown=True, about_system=True) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _no_answer(error) from None
-        if received.content is None:
-            raise CallFailed(Failure.PERMANENT, f"an answer of more than {prepared.most} bytes", unknown=True)
-        return Answer(received.status, received.headers, received.content, str(request.url), began)
+        except Exception as error:
+            _log.exception("a response could not be read")
+            raise CallFailed(Failure.TRANSIENT, f"no usable answer: {self._named(error)}", unknown=True,
+                             about_system=True) from None
+
+    def _named(self, error: Exception) -> str:
+        return self.shown(f"{type(error).__name__}: {error}")
 
     async def patiently(self, prepared: Prepared, outcomes: Sequence[Outcome] = ()) -> Answer:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
@@ -365,7 +413,7 @@ class Http:
     def _secrets(self) -> tuple[str, ...]:
         told, masked = self._masked
         if told is not self._auth.secrets:
-            told, masked = self._auth.secrets, ways_to_spell(
+            told, masked = self._auth.secrets, spellings(
                 [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked
@@ -373,6 +421,17 @@ class Http:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def is_below(path: bytes, base: bytes) -> bool:
+    """Whether a path of an address is at or below another one, however a server may read dots and escapes in it."""
+    plain = path.partition(b"?")[0]
+    for _ in range(2):  # some servers decode twice
+        plain = unquote_to_bytes(plain).replace(b"\\", b"/")
+        if {b".", b".."} & set(plain.split(b"/")):
+            return False
+    below = base.partition(b"?")[0].rstrip(b"/")
+    return path.partition(b"?")[0] == below or path.startswith((below + b"/", below + b"?"))
 
 
 def _shown_origin(url: httpx.URL) -> str:
@@ -394,19 +453,6 @@ def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, 
     lines = [exact_json.dumps(document) for document in documents]
     body = b"\n".join(lines) + b"\n" if request.content == "lines" else lines[0]
     return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body}
-
-
-def ways_to_spell(values: Sequence[str]) -> tuple[str, ...]:
-    """Texts and their words (of ``Bearer abc`` also ``abc``), in each way an answer may spell them; longest first."""
-    words = {word for value in values for word in (value, *value.split()) if len(word) >= _SHORTEST_SECRET}
-    return tuple(sorted({way for word in words - {"Bearer", "Basic"} for way in _spelt(word)}, key=len, reverse=True))
-
-
-def _spelt(word: str) -> set[str]:
-    return {
-        word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], html.escape(word),
-        quote(word, safe="", errors="replace"), quote_plus(word, errors="replace"),
-    }
 
 
 def _no_answer(error: Exception) -> CallFailed:

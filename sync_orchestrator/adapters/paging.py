@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
+from sync_orchestrator.adapters.link_header import next_link
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed
@@ -26,9 +27,6 @@ MOST_EMPTY_PAGES = 1000
 
 _PLAIN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _DIGITS = re.compile(r"[0-9]{1,18}")
-_RANGE = re.compile(r"[^/]*/")
-_PARAMETER = r"""\s*;\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*("(?:[^"\\]|\\.)*"|[^\s",;]*))?"""
-_LINK = re.compile(rf"\s*<([^>]*)>((?:{_PARAMETER})*)")
 
 KeyOf = Callable[[Any], str]
 
@@ -116,7 +114,7 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
     answer = await http.read(call, values, outcomes)
     if call.header is not None:
         came = answer.headers.get(call.header.lower(), "")
-        number = _digits(_RANGE.sub("", came, count=1))
+        number = _digits(came.partition("/")[2] if "/" in came else came)
         if number is None:
             raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
                                came or "nothing", about_system=True)
@@ -128,17 +126,6 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
         raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text,
                            about_system=True)
     return number
-
-
-def next_link(header: str) -> str | None:
-    """The address that a ``Link`` header (RFC 8288) names as the next page, as it stands there."""
-    for match in _LINK.finditer(header):
-        told: dict[str, str] = {}
-        for name, text in re.findall(_PARAMETER, match[2]):
-            told.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", text.strip('"')))
-        if "next" in told.get("rel", "").lower().split() and "anchor" not in told:
-            return match[1].strip()
-    return None
 
 
 class _Walk:

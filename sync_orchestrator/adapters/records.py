@@ -21,6 +21,9 @@ from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
 from sync_orchestrator.core.truth import NoTruth, condition
 
+MAX_MATCHED = 2000
+"""Characters that a configured pattern is given of a key or a header."""
+
 
 class Records:
     """The records of one target. ``mapped_fields`` are the payload's fields, the only ones compared."""
@@ -47,7 +50,7 @@ class Records:
     def fits(self, key: str) -> bool:
         """Whether a record of this key can be written there."""
         pattern = self._target.key_pattern
-        return pattern is None or re.fullmatch(pattern, key) is not None
+        return pattern is None or (len(key) <= MAX_MATCHED and re.fullmatch(pattern, key) is not None)
 
     def key_in(self, record: Any) -> str | None:
         """Our key in a record; None where there is none. Raises CallFailed for what cannot be a key."""
@@ -114,7 +117,7 @@ class Records:
         source = self._target.id_from
         if source is None:
             return None
-        match = re.search(source.pattern, answer.headers.get(source.header.lower(), ""))
+        match = re.search(source.pattern, answer.headers.get(source.header.lower(), "")[:MAX_MATCHED])
         return unquote(match[1]) or None if match and match[1] else None
 
     def _their_id(self, record: Any) -> str | None:

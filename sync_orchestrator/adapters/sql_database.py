@@ -66,6 +66,7 @@ _TEXTS = ("text", "varchar", "bpchar", "name")
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|access denied|login failed|invalid username/password|ORA-01017"
     r"|no pg_hba\.conf entry|role .* does not exist|permission denied", re.IGNORECASE)
+_MAX_SCANNED = 2000
 _LASTING = re.compile(r"no such (table|column|function)|syntax error|not a database", re.IGNORECASE)
 
 
@@ -160,6 +161,7 @@ def _fail(answer: asyncio.Future[T], error: BaseException) -> None:
 
 
 def _kind(error: DBAPIError, came: str) -> Failure:
+    came = came[:_MAX_SCANNED]
     if _REFUSED.search(came):
         return Failure.AUTH
     passing = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated

@@ -25,6 +25,8 @@ LONGEST_BY_HEADER = 60.0
 tried once a minute."""
 
 _MAX_SHOWN = 60
+_MAX_SCANNED = 1000
+"""Characters of a header that are given to patterns."""
 
 _PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -169,7 +171,7 @@ def _of_headers(
 
 def _of_structured(text: str, or_untold: bool) -> list[float]:
     """``RateLimit: "default";r=0;t=30``, one item a policy; and the older ``limit=9, remaining=0, reset=30``."""
-    plain = _QUOTED.sub("", text).lower()
+    plain = _QUOTED.sub("", text[:_MAX_SCANNED]).lower()
     items = plain.split(",") if ";" in plain else [plain.replace(",", ";")]
     told: list[float] = []
     for item in items:
@@ -188,7 +190,7 @@ def _clipped(text: str) -> str:
 
 def _http_date(text: str) -> datetime | None:
     try:
-        return parsedate_to_datetime(text)
+        return parsedate_to_datetime(text[:_MAX_SCANNED])
     except (ValueError, OverflowError):
         return None
 

@@ -17,6 +17,8 @@ from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 from yarl import URL
 
+from sync_orchestrator.adapters.unpacking import ACCEPTED, Unpacker
+
 
 class Wire:
     """Sends requests to paths below ``base_url``; ``headers`` go with each, ``timeout`` is each wait's, in seconds."""
@@ -37,12 +39,12 @@ class Wire:
         return self._client().request(self._base_url + url if url.startswith("/") else url, method, params, headers,
                                       body)
 
-    async def answer(self, request: httpx.Request, most: int | None = None) -> Received:
-        """What comes back, of at most ``most`` bytes; redirects are not followed.
+    async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
+        """What comes back, of at most this number of bytes once it is unpacked; redirects are not followed.
 
-        Raises httpx.HTTPError, aiohttp.ClientError, OSError.
+        Raises ResponseTooLarge, ResponseUnreadable, httpx.HTTPError, aiohttp.ClientError, OSError.
         """
-        return await self._client().answer(request, most)
+        return await self._client().answer(request, max_bytes)
 
     async def close(self) -> None:
         """Ends this event loop's connections."""
@@ -65,11 +67,11 @@ class Wire:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An answer; ``headers`` by lower-case name, ``content`` None where it was larger than it might be."""
+    """An answer; ``headers`` by lower-case name."""
 
     status: int
     headers: dict[str, str]
-    content: bytes | None
+    content: bytes
 
 
 class _Client:
@@ -82,7 +84,7 @@ class _Client:
                  timeout: float) -> None:
         self.loop = loop
         self._transport = transport
-        client = httpx.AsyncClient(headers=dict(headers), transport=transport)
+        client = httpx.AsyncClient(headers={"Accept-Encoding": ACCEPTED, **headers}, transport=transport)
         self._headers = {name.lower(): (name, text) for name, text in client.headers.items()}
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
@@ -93,21 +95,11 @@ class _Client:
             method, url, params=params, headers=list({**self._headers, **own}.values()),
             extensions=self._extensions, **body)
 
-    async def answer(self, request: httpx.Request, most: int | None) -> Received:
-        if most is None:
-            return _unpacked(await self._transport.whole(request))
-        response = await self._transport.handle_async_request(request)
-        return Received(response.status_code, dict(response.headers), await capped(response, most))
+    async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
+        return await self._transport.whole(request, max_bytes)
 
     async def close(self) -> None:
         await self._transport.aclose()
-
-
-def _unpacked(received: Received) -> Received:
-    if "content-encoding" not in received.headers:
-        return received
-    response = httpx.Response(received.status, headers=received.headers, content=received.content)
-    return Received(received.status, received.headers, response.content)
 
 
 class Transport(AiohttpTransport):
@@ -128,16 +120,19 @@ class Transport(AiohttpTransport):
         return httpx.Response(answer.status, headers=answer.raw_headers, stream=AiohttpResponseStream(answer),
                               request=request)
 
-    async def whole(self, request: httpx.Request) -> Received:
-        """The answer without httpx's object for it, its content as it was sent."""
+    async def whole(self, request: httpx.Request, max_bytes: int) -> Received:
+        """The response without httpx's object for it, unpacked."""
         with map_aiohttp_exceptions():
             answer = await self._begun(request)
-            content = await answer.read()
-        headers: dict[str, str] = {}
-        for raw, text in answer.raw_headers:
-            name = raw.decode("latin-1").lower()
-            headers[name] = f"{headers[name]}, {_text(text)}" if name in headers else _text(text)
-        return Received(answer.status, headers, content)
+            try:
+                headers = _headers(answer)
+                unpacker = Unpacker(headers.get("content-encoding", ""), max_bytes)
+                while block := await answer.content.readany():
+                    unpacker.feed(block)
+                return Received(answer.status, headers, unpacker.end())
+            except BaseException:
+                answer.close()  # the rest of it is not wanted
+                raise
 
     async def _begun(self, request: httpx.Request) -> aiohttp.ClientResponse:
         if not isinstance(self.client, aiohttp.ClientSession):
@@ -148,6 +143,14 @@ class Transport(AiohttpTransport):
             data=request.content or None, allow_redirects=False, auto_decompress=False, compress=False,
             timeout=aiohttp.ClientTimeout(
                 sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")))
+
+
+def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for raw, text in answer.raw_headers:
+        name = raw.decode("latin-1").lower()
+        headers[name] = f"{headers[name]}, {_text(text)}" if name in headers else _text(text)
+    return headers
 
 
 def _text(raw: bytes) -> str:

@@ -1,7 +1,8 @@
 """What became of an event or a record: ``GET /v1/events/{id}`` and ``GET /v1/records/{entity}/{key}``.
 
 A key that may record events of a source system may look up its events, and the records of the entities that it is a
-part of: versions and outcomes, no data. Not here: what is kept of a record (``core/records.py``).
+part of: versions and outcomes, no data. The text of an error may hold data or what a third party wrote, so only
+``admin`` reads it; other keys get its class. Not here: what is kept of a record (``core/records.py``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import exact_json, records
 from sync_orchestrator.core.access import Caller
+from sync_orchestrator.core.causes import error_class
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
@@ -27,6 +29,7 @@ from sync_orchestrator.core.storable import text_problem
 
 _RECORD = ("entity", "key", "group_key", "revision", "deleted", "out_of_step", "parked", "error", "attempts",
            "external_id", "applied_revision", "applied_group", "applied_at", "changed_at")
+_ERROR_TEXTS = ("error", "detail")
 _PART = ("part", "epoch", "version", "deleted")
 
 
@@ -48,7 +51,8 @@ class Lookups:
 
         def look() -> list[dict[str, Any]]:
             with self._database.engine.begin() as connection:
-                return [_plain(row._mapping) for row in run(connection, statements.OF_ID, sources=sources, id=ident)]
+                rows = run(connection, statements.OF_ID, sources=sources, id=ident)
+            return [_for(caller, _plain(row._mapping)) for row in rows]
 
         found = await self._database.ask(look)
         if not found:
@@ -72,9 +76,9 @@ class Lookups:
         except NotFound:
             raise Refused(404, "Nothing is known of this record.") from None
         return ExactJson({
-            "record": found["record"] and _plain(found["record"], _RECORD),
+            "record": found["record"] and _for(caller, _plain(found["record"], _RECORD)),
             "parts": [_plain(part, _PART) for part in found["parts"]],
-            "history": _in_order(found),
+            "history": [_for(caller, line) for line in _in_order(found)],
         })
 
 
@@ -110,6 +114,14 @@ def _in_order(found: records.Biography) -> list[dict[str, Any]]:
     done = sorted((line for line in lines if line[0] is not None), key=lambda line: line[0])
     still = [line for line in lines if line[0] is None]
     return [_plain({"at": at, **line}) for at, line in (*done, *still)]
+
+
+def _for(caller: Caller, row: dict[str, Any]) -> dict[str, Any]:
+    """A row as this caller may see it: texts of errors are for ``admin``."""
+    if caller.may("admin"):
+        return row
+    hidden = (*_ERROR_TEXTS, "reason") if row.get("state") == "discarded" else _ERROR_TEXTS
+    return {name: error_class(value) if name in hidden else value for name, value in row.items()}
 
 
 def _plain(row: Any, names: Iterable[str] | None = None) -> dict[str, Any]:

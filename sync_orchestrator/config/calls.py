@@ -255,6 +255,8 @@ class Http(Model):
     """How it knows us."""
     timeout: Seconds = 10
     """The deadline of one call."""
+    max_response_bytes: int = Field(default=67_108_864, ge=1)
+    """The largest response that is read, after it is unpacked; the call fails with a larger one."""
     concurrency: int = Field(default=32, ge=1, le=1000)
     """Calls under way at once, in one process."""
     outcomes: list[Outcome] = []
@@ -264,7 +266,7 @@ class Http(Model):
     next_origins: dict[Annotated[str, Field(pattern=r"^https?://[^/?#]+$")], Literal["rewrite", "follow"]] = {}
     """Other origins that a next page's address may have, such as ``http://api.example.com`` behind a proxy that ends
     TLS. ``rewrite``: the page is requested from the origin of ``base_url``. ``follow``: it is requested there, with our
-    credentials."""
+    credentials. A next page on the origin of ``base_url`` must be below it, unless that origin is named here, too."""
 
 
 def check_address(system: Http) -> None:

@@ -10,12 +10,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Self
 
+from sync_orchestrator.core.masking import MIN_SECRET_LENGTH, register_variables
+
 Place = tuple[str | int, ...]
 """Where something stands in the document: names and numbers, from the outside."""
 
 NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-
-_SHORTEST_SECRET = 4
 
 
 class FromEnvironment(str):
@@ -26,7 +26,11 @@ class FromEnvironment(str):
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Fills in what the environment has, or else the defaults; what has neither is left as it is."""
+        """Fills in what the environment has, or else the defaults; what has neither is left as it is.
+
+        What the environment has counts as a secret in all texts of this process from here on.
+        """
+        register_variables(name for name, _ in NAMED.findall(text))
         made = cls(NAMED.sub(lambda match: os.environ.get(match[1], match[0] if match[2] is None else match[2]), text))
         made.template = NAMED.sub(
             lambda match: f"{{{{ '{match[1]}' | environment }}}}" if match[1] in os.environ else match[2] or "", text)
@@ -69,6 +73,6 @@ def without_values(message: str, text: str) -> str:
     """A message about a document, with the names of its variables in place of their values."""
     values = {os.environ[name]: name for name, _ in NAMED.findall(text) if name in os.environ}
     for value in sorted(values, key=len, reverse=True):
-        if len(value) >= _SHORTEST_SECRET:
+        if len(value) >= MIN_SECRET_LENGTH:
             message = message.replace(value, f"${{{values[value]}}}")
     return message

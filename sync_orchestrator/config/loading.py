@@ -18,6 +18,7 @@ from sync_orchestrator.config.document import Config
 from sync_orchestrator.config.environment import Place, filled_in, unset, without_values
 from sync_orchestrator.config.lines import written_twice
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.masking import mask_log_records
 
 Further = Callable[[Config], Iterable[tuple[Place, str]]]
 """What else is looked at in a configuration that is in order by itself: places, and what has to be mended there."""
@@ -46,6 +47,7 @@ def load(path: Path, further: Further = nothing_further) -> Config:
 
     Raises ConfigError with all that is wrong, a line each: file, line, field and mend.
     """
+    mask_log_records()
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

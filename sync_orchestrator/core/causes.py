@@ -16,6 +16,8 @@ MAX_OPEN_CAUSES = 20
 OTHER_REFUSALS = "other refusals"
 
 _MAX_LENGTH = 80
+_MAX_SCANNED = 2000
+"""Characters that the patterns below are given: some of them take time by the square of the length."""
 _PLACEHOLDER = "…"
 _STATUS = re.compile(r"^(?:(?P<means>[a-z ]+), )?answer (?P<status>\d{3})(?:: ?(?P<text>.*))?$", re.DOTALL)
 _QUOTED = re.compile(
@@ -25,6 +27,8 @@ _WITH_DIGIT = re.compile(r"[^\s,;:()\[\]{}]*\d[^\s,;:()\[\]{}]*")
 _REPEATED = re.compile(r"…(?:[\s,]*…)+")
 _ERROR_TEXTS = ("message", "error_description", "detail", "title", "description", "reason", "msg", "error", "errors",
                 "code")
+_OWN_PHRASES = ("no connection", "no answer", "an answer that cannot be read", "the login failed", "asked to stay away",
+                "mapping")
 _STRING = r'\s*:\s*"((?:[^"\\]|\\.)+)"'
 _LISTED = re.compile(r'"errors?"\s*:\s*([\[{].*)', re.DOTALL)
 _PUNCTUATION = re.compile(r'[\[\]{}"\\]+')
@@ -42,7 +46,7 @@ def cause_of(failure: CallFailed, key: str | None = None) -> str:
 
 def cause_of_error(error: str | None, key: str | None = None) -> str:
     """Returns the cause that the text of an error stands for, as it is stored with records and events."""
-    text = " ".join((error or "").split())
+    text = " ".join((error or "")[:_MAX_SCANNED].split())
     if (found := _STATUS.match(text)) is None:
         return _normalized(text, key) or "no error text"
     plain = _of_status(found["status"])
@@ -54,6 +58,19 @@ def cause_of_error(error: str | None, key: str | None = None) -> str:
     elif found["means"]:
         return _normalized(said, key) or plain
     return f"{plain}: {said}"[:_MAX_LENGTH] if (said := _normalized(said, key)) else plain
+
+
+def error_class(error: str | None) -> str | None:
+    """The kind of an error without a word of others, for readers who may not see its text; None where there is none.
+
+    It is ``answer <status>``, one of our own phrases such as ``no connection``, or ``other``.
+    """
+    if error is None:
+        return None
+    text = error[:_MAX_SCANNED]
+    if (found := _STATUS.match(text)) is not None:
+        return _of_status(found["status"])
+    return next((phrase for phrase in _OWN_PHRASES if text.startswith(phrase)), "other")
 
 
 def _of_status(status: int | str | None) -> str:
@@ -72,7 +89,7 @@ def _error_text(document: str) -> str:
 
 def _normalized(text: str, key: str | None) -> str:
     """One line without what belongs to a single record."""
-    text = " ".join(text.split())
+    text = " ".join(text[:_MAX_SCANNED].split())
     if key:
         text = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", _PLACEHOLDER, text)
     text = _QUOTED.sub(_without_value, text)

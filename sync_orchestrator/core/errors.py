@@ -17,9 +17,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from sync_orchestrator.core.masking import longest_secret, mask
+
+MAX_DETAIL_LENGTH = 2000
+"""Characters of the text of a failed call that are kept."""
+
 
 class SyncError(Exception):
-    """Base of everything this project raises on purpose."""
+    """Base of everything this project raises on purpose. Its message holds no secret of the environment."""
+
+    def __init__(self, *messages: object) -> None:
+        super().__init__(*(mask(message) if isinstance(message, str) else message for message in messages))
 
 
 class ConfigError(SyncError):
@@ -106,6 +114,7 @@ class CallFailed(SyncError):
         reason: str | None = None,
         is_page: bool = False,
     ) -> None:
+        detail = _shortened(detail)
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
@@ -119,5 +128,10 @@ class CallFailed(SyncError):
         self.external_id = external_id
         self.about_system = about_system
         self.not_ours = not_ours
-        self.reason = reason
+        self.reason = None if reason is None else _shortened(reason)
         self.is_page = is_page
+
+
+def _shortened(text: str) -> str:
+    """Cut to a length that all further handling is quick for; a secret at the cut is masked whole."""
+    return mask(text[:MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH]
