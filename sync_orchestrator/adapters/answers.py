@@ -163,6 +163,8 @@ def classed(
     if 200 <= status < 300:
         return None
     detail = f"answer {status}: {shown(answer.text, secrets)}"
+    if not 200 <= status < 600:  # no status of HTTP that could end a call, so it says nothing
+        return CallFailed(Failure.TRANSIENT, detail, status=status, unknown=write, about_system=True)
     if 300 <= status < 400:
         where = shown(answer.headers.get("location", "nowhere"), secrets)
         return CallFailed(Failure.TRANSIENT, f"answer {status}: redirects to {where}, which is not followed",
