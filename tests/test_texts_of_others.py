@@ -40,7 +40,8 @@ WHERE = ("adapters", "api", "brokers", "core", "terminal.py")
 """Whose patterns may meet text of others; those elsewhere meet the configuration and an operator's own words."""
 
 MADE_OF_PARTS = {"core/causes.py:_error_text", "core/causes.py:_normalized", "adapters/records.py:fits",
-                 "adapters/records.py:_id_in_header", "adapters/file_source.py:_groups_by_name"}
+                 "adapters/records.py:_id_in_header", "adapters/file_source.py:_groups_by_name",
+                 "core/masking.py:_secret"}
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""
 
@@ -208,6 +209,13 @@ def test_texts_are_cut_before_they_are_looked_at() -> None:
     long = "x" * 30_000_000
     assert timed(lambda: shown(long, ("secret",) * 100)) < TIME_LIMIT_SECONDS
     assert len(str(CallFailed(Failure.PERMANENT, long))) == 2000
+
+
+@pytest.mark.parametrize("secret", [
+    "%%%%%%%%", "%25%25%25%25", "&amp;&amp;&amp;", "\\\\\\\\", "''", "/" * 40, "äöüäöü"])
+def test_a_secret_of_odd_signs_is_looked_for_at_once(secret: str) -> None:
+    for pumped in ("%25", "%2525", "&amp;", "&amp;amp;", "\\", "\\'", "'", "/", "\\/", "%5c", "ä", "Ã¤", secret):
+        assert timed(lambda text=pumped * 5000: mask(text + "x", (secret,))) < TIME_LIMIT_SECONDS  # type: ignore[misc]
 
 
 def test_a_secret_at_the_cut_is_masked_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def shown(text: str, secrets: Sequence[str] = ()) -> str:
 
     Args:
         text: What came, of any length: only its start is looked at.
-        secrets: Spellings of secrets beyond those of the environment (``core/masking.py``).
+        secrets: Further secrets than those of the environment, as ``core/masking.py`` finds them.
     """
     # A secret that begins before the cut is masked whole, so that no part of it is left at the end.
     masked = mask(text[:MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]

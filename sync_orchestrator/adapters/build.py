@@ -22,7 +22,7 @@ from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSyste
 from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.logins import LoginStore
-from sync_orchestrator.core.masking import spellings
+from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
 BeforeCall = Callable[[], Awaitable[None]]
@@ -49,7 +49,7 @@ class Behind:
 
     def _secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
         own = () if adapter is None else (adapter.settings,)
-        return spellings([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
+        return words_in([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
 
     async def close(self) -> None:
         if self.http is not None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.classes import where
 from sync_orchestrator.core.errors import CallFailed, Failure, SyncError
+from sync_orchestrator.core.masking import mask
 from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
 
 T = TypeVar("T")
@@ -216,6 +217,7 @@ def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:
 def _storable(row: PartRead) -> PartRead:
     """A row whose key, group or version the database cannot index is unusable, and only that row."""
     if row.problem is not None:
+        row = replace(row, problem=mask(row.problem))
         return row if len(row.key) <= MAX_NAME_BYTES // 4 or _fits(row.key) else replace(row, key=row.key[:100])
     for name, text in (("key", row.key), ("business group", row.group)):
         if text is not None and len(text) > MAX_NAME_BYTES // 4 and not _fits(text):

@@ -40,7 +40,7 @@ from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
-from sync_orchestrator.core.masking import spellings
+from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.templates import TemplateFailed
 
@@ -413,7 +413,7 @@ class Http:
     def _secrets(self) -> tuple[str, ...]:
         told, masked = self._masked
         if told is not self._auth.secrets:
-            told, masked = self._auth.secrets, spellings(
+            told, masked = self._auth.secrets, words_in(
                 [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
             self._masked = told, masked
         return masked

@@ -21,6 +21,7 @@ from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
 
 _AT_ONCE = 8
 _MOST_REST = 3600.0
+_MAX_SKIPPED_BYTES = 65_536
 _OF_THE_MESSAGE = {400, 405, 406, 409, 411, 412, 413, 414, 415, 422}
 """Answers that say something of one message, not of the receiver as a whole."""
 
@@ -28,6 +29,15 @@ _OF_THE_MESSAGE = {400, 405, 406, 409, 411, 412, 413, 414, 415, 422}
 def _no_cookies() -> CookieJar:
     """A jar that takes nothing: no cookie goes from one call to the next (rule 27)."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+
+
+def _skip_body(answer: httpx.Response) -> None:
+    """Reads a short body, so that the connection can be used again; nothing is unpacked, and of a long one no more."""
+    size = 0
+    for piece in answer.iter_raw():
+        size += len(piece)
+        if size > _MAX_SKIPPED_BYTES:
+            return
 
 
 class WebhookReceiver:
@@ -77,8 +87,9 @@ class WebhookReceiver:
         headers = {**self._settings.headers, "Content-Type": "application/cloudevents+json; charset=utf-8",
                    **self._signed(outcome, body)}
         try:
-            answer = client.post(self._settings.url, content=body.encode(), headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            with client.stream("POST", self._settings.url, content=body.encode(), headers=headers) as answer:
+                _skip_body(answer)
+        except Exception as error:  # a receiver may send anything; what it does to a library fails this call alone
             return 0, f"no answer ({type(error).__name__})", 0.0
         if answer.is_success:
             return answer.status_code, None, 0.0

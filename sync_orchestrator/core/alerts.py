@@ -21,6 +21,7 @@ from sync_orchestrator.core.alert_messages import message
 from sync_orchestrator.core.alert_receivers import Receiver, receivers
 from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.masking import mask, mask_all
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as statements
 
@@ -36,8 +37,8 @@ _MOST_MESSAGES = 10
 def tell(connection: Connection, kind: str, cause: str, title: str, *, entity: str | None = None,
          examples: Sequence[Any] = ()) -> None:
     """Writes an alert of something that is not about single records, or what is new of an open one."""
-    run(connection, statements.RAISE, kind=kind, cause=_cut(cause), title=_cut(title), entity=entity,
-        examples=json(list(examples)))
+    run(connection, statements.RAISE, kind=kind, cause=_cut(cause), title=_cut(mask(title)), entity=entity,
+        examples=json(mask_all(list(examples))))
 
 
 def tell_of_records(connection: Connection, kind: str, cause: str, title: str, entity: str,
@@ -52,8 +53,8 @@ def tell_of_records(connection: Connection, kind: str, cause: str, title: str, e
         known = run(connection, statements.OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
         if known.n >= MAX_OPEN_CAUSES and not known.is_open:
             cause = others
-        run(connection, statements.RAISE_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(title), entity=entity,
-            keys=sorted(set(keys)))
+        run(connection, statements.RAISE_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(mask(title)),
+            entity=entity, keys=sorted(set(keys)))
 
 
 def decide_alone(connection: Connection, kind: str, about: str) -> None:

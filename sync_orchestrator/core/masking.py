@@ -13,10 +13,12 @@ import html
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 MASK = "***"
 
@@ -33,15 +35,16 @@ def register_variables(names: Iterable[str]) -> None:
 
 
 def mask(text: str, further: Sequence[str] = ()) -> str:
-    """Replaces secrets in a text.
+    """Replaces secrets in a text, however an echo may spell them: encoded for an address, HTML, JSON or base64.
 
     Args:
         text: Any text, such as what a third party responded.
-        further: Spellings of secrets that did not come from the environment, as ``spellings`` makes them.
+        further: Secrets that did not come from the environment, as ``words_in`` finds them.
     """
-    for secret in (*further, *_environment_spellings()):
-        if secret in text:
-            text = text.replace(secret, MASK)
+    for word in (*further, *_environment_words()):
+        secret = _secret(word)
+        if secret.core in text or secret.in_base64 in text:
+            text = secret.pattern.sub(MASK, text)
     return text
 
 
@@ -58,13 +61,13 @@ def mask_all(value: Any) -> Any:
 
 def longest_secret(further: Sequence[str] = ()) -> int:
     """The length of the longest spelling, in characters: a text that is cut must be masked this much further."""
-    return max(map(len, (*further, *_environment_spellings())), default=0)
+    return max((_secret(word).longest for word in (*further, *_environment_words())), default=0)
 
 
-def spellings(values: Iterable[str]) -> tuple[str, ...]:
-    """Texts and their words (of ``Bearer abc`` also ``abc``), in each way an echo may spell them; longest first."""
+def words_in(values: Iterable[str]) -> tuple[str, ...]:
+    """What is masked of these secrets: each text and its words (of ``Bearer abc`` also ``abc``), longest first."""
     words = {word for value in values for word in (value, *value.split()) if len(word) >= MIN_SECRET_LENGTH}
-    return tuple(sorted({way for word in words - _NOT_SECRET for way in _spelled(word)}, key=len, reverse=True))
+    return tuple(sorted(words - _NOT_SECRET, key=len, reverse=True))
 
 
 def mask_log_records() -> None:
@@ -81,7 +84,7 @@ def _factory_class() -> type:
 class _MaskedRecord(logging.LogRecord):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if self.exc_info and _environment_spellings():
+        if self.exc_info and _environment_words():
             self.exc_text = mask(_FORMATTER.formatException(self.exc_info))
 
     def getMessage(self) -> str:
@@ -91,19 +94,58 @@ class _MaskedRecord(logging.LogRecord):
 _FORMATTER = logging.Formatter()
 
 
-def _environment_spellings() -> tuple[str, ...]:
-    return _spelled_once(tuple(sorted({os.environ[name] for name in _registered if name in os.environ})))
+def _environment_words() -> tuple[str, ...]:
+    return _words_once(tuple(sorted({os.environ[name] for name in _registered if name in os.environ})))
 
 
 @lru_cache(maxsize=8)
-def _spelled_once(values: tuple[str, ...]) -> tuple[str, ...]:
-    return spellings(values)
+def _words_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    return words_in(values)
 
 
-def _spelled(word: str) -> set[str]:
-    return {
-        word, repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], html.escape(word),
-        html.escape(word, quote=False), word.replace("&", "&amp;").replace('"', "&#34;").replace("'", "&#39;"),
-        quote(word, safe="", errors="replace"), quote(word, errors="replace"), quote_plus(word, errors="replace"),
-        base64.b64encode(word.encode("utf-8", "surrogatepass")).decode(),
-    }
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """``core`` is the longest run of characters that nothing spells in another way: where it is not, no secret is."""
+
+    pattern: re.Pattern[str]
+    core: str
+    in_base64: str
+    longest: int
+
+
+@lru_cache(maxsize=1024)
+def _secret(word: str) -> _Secret:
+    in_base64 = base64.b64encode(word.encode("utf-8", "surrogatepass")).decode()
+    ways = [_ways_to_spell(char) for char in word]
+    spelled = "".join(f"(?:{'|'.join(map(re.escape, some))})" if len(some) > 1 else re.escape(some[0]) for some in ways)
+    return _Secret(re.compile(f"{spelled}|{re.escape(in_base64.rstrip('='))}=*"),
+                   max(_SPELLED_IN_WAYS.split(word), key=len), in_base64.rstrip("="),
+                   max(sum(len(some[0]) for some in ways), len(in_base64)))
+
+
+_SPELLED_IN_WAYS = re.compile(r"[^A-Za-z0-9._~-]")
+
+
+def _ways_to_spell(char: str) -> list[str]:
+    """A character as up to two encodings, one in the other, spell it, longest first."""
+    if not _SPELLED_IN_WAYS.match(char):
+        return [char]
+    once = {char, *(encode(char) for encode in _ENCODINGS)}
+    return sorted({*once, *(encode(way) for way in once for encode in _ENCODINGS)}, key=len, reverse=True)
+
+
+_ENCODINGS: tuple[Callable[[str], str], ...] = (
+    lambda text: quote(text, safe="", errors="replace"),
+    lambda text: quote(text, safe="", errors="replace").lower(),
+    lambda text: text.replace(" ", "+"),
+    html.escape,
+    lambda text: "".join(f"&#{ord(char)};" for char in text),
+    lambda text: "".join(f"&#x{ord(char):x};" for char in text),
+    lambda text: text.replace("'", "&apos;"),
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: "".join(f"\\u{ord(char):04x}" for char in text),
+    lambda text: text.replace("\\", "\\\\").replace("'", "\\'"),  # as repr does
+    lambda text: text.replace("/", "\\/"),  # as PHP's JSON does
+    lambda text: text.encode("utf-8", "replace").decode("latin-1"),
+)

@@ -34,6 +34,7 @@ from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
+from sync_orchestrator.core.masking import mask_all
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -371,7 +372,8 @@ class _Validation:
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
-        return self._entity.mapping.differences(ours, theirs)
+        differences: list[dict[str, Any]] = mask_all(self._entity.mapping.differences(ours, theirs))
+        return differences
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
