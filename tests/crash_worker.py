@@ -1,13 +1,19 @@
-"""A process to be killed: records events, drains, full-syncs, checks, repairs and sends alerts, then says "ended".
+"""Processes to be killed: each records events, drains, full-syncs, checks, repairs and sends alerts, then says "ended".
 
-Run again after a kill it does the same once more, as a system that was restarted would. The third party is a table in
-the test's database, written at once and outside our transactions, so it outlives the kill as a real one does.
+Run again after a kill it does the same once more, as a system that was restarted would. They are forks of this one, so
+that the libraries are loaded once; each line on standard input is an order for one, and its exit code the reply. The
+third party is a table in the test's database, written at once and outside our transactions, so it outlives the kill as
+a real one does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import os
 import sys
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -17,6 +23,7 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.app import assemble
 from sync_orchestrator.core import alerts, outcomes
+from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, record
@@ -113,8 +120,8 @@ def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
     return events
 
 
-async def work(engine: Engine) -> None:
-    """Everything once."""
+async def work(engine: Engine, linger: float) -> None:
+    """Everything once; ``linger`` in seconds is longer than the leases where another process had some and died."""
     shop, stock = sources()
     config = two_part_config(
         system={"timeout": 0.2, "landing": 0.2}, limits={"lease": 1},
@@ -124,7 +131,7 @@ async def work(engine: Engine) -> None:
     context = assemble(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
     entity = context.entities["item"]
     record(engine, notifications(shop, stock))
-    await drain(context, linger=1.5, most_seconds=10)
+    await drain(context, linger=linger, most_seconds=10)
     await full_sync(context, entity, "A", allow_deletions=5, patience=5)
     with engine.begin() as connection:  # as if k5 had changed at its source and nobody had told
         run(connection, "UPDATE sync.parts SET version = 9 WHERE key = 'k5' AND part = 'shop'")
@@ -140,9 +147,36 @@ async def work(engine: Engine) -> None:
         alerts.tell(connection, "overdue", "work", "work is overdue")
     alerts.send_due(engine, config.alerts)
     outcomes.send_due(engine, {"audit": TableReceiver(engine)}, config.alerts)
-    await drain(context, linger=1.5, most_seconds=10)
+    await drain(context, linger=0.5, most_seconds=10)
+
+
+def arm(point: str) -> None:
+    """As SYNC_CRASH_AT does in a process that is started with it."""
+    for found in gc.get_objects():
+        if isinstance(found, CrashPoint) and found.name == point:
+            found._signals = {"SIGKILL": 1}
+
+
+def do_it_in_a_child(order: dict[str, Any]) -> int:
+    """Everything once in a process of its own, which may be killed; returns its exit code, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with open(order["output"], "w", buffering=1) as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                arm(order["crash_at"] or "")
+                asyncio.run(work(connect(order["database_url"]), 0.5 if order["crash_at"] else 1.5))
+                os.write(1, b"ended\n")
+                status = 0
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 if __name__ == "__main__":
-    asyncio.run(work(connect(sys.argv[1])))
-    print("ended")
+    for line in sys.stdin:
+        print(do_it_in_a_child(json.loads(line)), flush=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import crash_worker
@@ -19,23 +22,57 @@ from sync_orchestrator.core.ledger import conservation
 from sync_orchestrator.core.sql import run
 
 ELSEWHERE = ("consume.", "adoption.")  # test_consume.py and test_field_restore.py have those
+_PATIENCE = 90.0
 POINTS = sorted(point for point in set(REGISTERED) if not point.startswith(ELSEWHERE))
 
 
-def run_worker(database_url: str, crash_at: str | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
-    if crash_at:
-        environment["SYNC_CRASH_AT"] = crash_at
-    return subprocess.run([sys.executable, crash_worker.__file__, database_url], env=environment, text=True,
-                          cwd=Path(__file__).parent, capture_output=True, timeout=90)
+class Workers:
+    """Starts one worker after the other, each a fork of a process that has all libraries."""
+
+    def __init__(self, folder: Path) -> None:
+        self._output = folder / "output"
+        environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
+        self._process = subprocess.Popen(
+            [sys.executable, crash_worker.__file__], env=environment, text=True, cwd=Path(__file__).parent,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+
+    def run(self, database_url: str, crash_at: str | None = None) -> tuple[int, str]:
+        """Has one do everything; returns its exit code and what it printed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        order = {"database_url": database_url, "crash_at": crash_at, "output": str(self._output)}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        watchdog = threading.Timer(_PATIENCE, os.killpg, (self._process.pid, signal.SIGKILL))
+        watchdog.start()
+        try:
+            return int(self._process.stdout.readline()), self._output.read_text()
+        finally:
+            watchdog.cancel()
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
+    made = Workers(tmp_path_factory.mktemp("workers"))
+    yield made
+    made.end()
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_there_and_started_again_all_is_in_step(point: str, engine: Engine, database_url: str) -> None:
-    killed = run_worker(database_url, point)
-    assert killed.returncode == -signal.SIGKILL, f"{point} was never reached: {killed.stderr[-2000:]}"
-    again = run_worker(database_url)
-    assert again.stdout.strip().endswith("ended"), again.stderr[-2000:]
+def test_killed_there_and_started_again_all_is_in_step(
+    point: str, engine: Engine, database_url: str, workers: Workers
+) -> None:
+    code, said = workers.run(database_url, point)
+    assert code == -signal.SIGKILL, f"{point} was never reached: {said[-2000:]}"
+    _, said = workers.run(database_url)
+    assert said.strip().endswith("ended"), said[-2000:]
     shop, stock = crash_worker.sources()
     with engine.begin() as connection:
         # as when the killed sender's minute is over
