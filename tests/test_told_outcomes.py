@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -252,6 +255,54 @@ def test_one_that_is_refused_keeps_back_its_record_alone(told_world: World, hook
     assert send(told_world) == 2
     revisions = [event["data"]["revision"] for event in hook.events if event["subject"] == "a"]
     assert revisions == sorted(revisions)
+
+
+@pytest.mark.parametrize("raw", [
+    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(1_000_000),
+    "HTTP/1.1 200 OK\r\nX-Name: 日本\r\nSet-Cookie: a=日本\r\nContent-Length: 0\r\n\r\n".encode(),
+])
+def test_what_a_webhook_sends_back_is_not_unpacked_nor_read_to_its_end(
+    make_world: Callable[..., World], raw: bytes
+) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        world = make_world(outcomes={"audit": {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "timeout": 5}})
+        world.put("a")
+        world.drain()
+
+        def talk() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(raw)
+                connection.recv(1)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        send(world)
+        thread.join()
+        assert unsent(world) == {}
+
+
+@pytest.mark.parametrize("raw", [
+    b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nX Y: \xff\x00\r\n\r\n", b"\xff\xfe", b""])
+def test_a_webhook_that_speaks_no_http_is_down(make_world: Callable[..., World], raw: bytes) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        world = make_world(outcomes={"audit": {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "timeout": 5}})
+        world.put("a")
+        world.drain()
+
+        def talk() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(raw)
+
+        thread = threading.Thread(target=talk)
+        thread.start()
+        send(world)
+        thread.join()
+        assert "no answer" in unsent(world)["audit"]["error"]
 
 
 def test_a_webhook_that_nobody_listens_at(make_world: Callable[..., World]) -> None:
