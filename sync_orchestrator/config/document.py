@@ -15,7 +15,7 @@ from sync_orchestrator.config.entities import Entity, Retry
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem
-from sync_orchestrator.config.types import Model, Name, Seconds
+from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
 
 class Limits(Model):
@@ -59,6 +59,22 @@ class Alerts(Model):
     that are not validated so long after their turn."""
 
 
+class UiSettings(Model):
+    """Under which hosts the Dagster UI answers. Whoever reaches it is an operator: it has no login of its own."""
+
+    allowed_hosts: list[AllowedHost] = []
+    """Host names under which the UI answers, besides ``localhost``, loopback addresses and the host of
+    ``alerts.ui_url``: those of a login proxy. With a port, for that port only. Other hosts get 421."""
+
+
+class ApiSettings(Model):
+    """Under which hosts the API service answers calls that need no key."""
+
+    allowed_hosts: list[AllowedHost] = []
+    """Host names under which ``/healthz``, ``/readyz``, ``/openapi.json`` and ``/asyncapi.json`` answer, besides
+    ``localhost`` and IP addresses. With a port, for that port only. Other hosts get 421."""
+
+
 class Retention(Model):
     """After how many days what is over is forgotten, by the daily job ``maintenance``; null for never."""
 
@@ -85,6 +101,8 @@ class Config(Model):
     """What failed is tried again by this rule, unless its entity has one of its own."""
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
+    ui: UiSettings = UiSettings()
+    api: ApiSettings = ApiSettings()
     retention: Retention = Retention()
     consumers: dict[Name, Consumer] = {}
     """Queues of message brokers whose messages are change events, by a name of your choice."""
