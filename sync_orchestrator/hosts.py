@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 MAX_HOST_CHARACTERS = 270
 
 _HOST = re.compile(
-    r"(?:\[(?P<address>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?)(?::(?P<port>[0-9]{1,5}))?",
+    r"(?:\[(?P<address>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?)"
+    r"(?::(?P<port>[0-9]{1,5}))?",
     re.IGNORECASE | re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -27,7 +28,7 @@ class InvalidHost(ValueError):
 
 @dataclass(frozen=True)
 class Host:
-    """A host name in lower case, without its final dot, or an address in its shortest form; with a port, if there is one."""
+    """A host name in lower case and without its final dot, or an address in its shortest form; the port is optional."""
 
     name: str
     port: int | None = None
