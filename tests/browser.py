@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -59,6 +60,21 @@ class Browser:
         self._pages.append(Page(made["webSocketDebuggerUrl"]))
         return self._pages[-1]
 
+    def frames(self, page: Page) -> list[str]:
+        """What is really shown in the frames of a page, those in processes of their own included: their addresses.
+
+        A frame that the browser does not show has an address of the browser's own.
+        """
+        tree = page.call("Page.getFrameTree")["frameTree"]
+        found = [child["frame"]["url"] for child in tree.get("childFrames", [])]
+        listed = httpx.get(f"http://127.0.0.1:{self._port}/json/list", timeout=PATIENCE, trust_env=False).json()
+        for target in listed:
+            if target["type"] == "iframe" and target.get("parentId") == tree["frame"]["id"]:
+                frame = Page(target["webSocketDebuggerUrl"])
+                found.append(frame.evaluate("location.href"))
+                frame.close()
+        return found
+
     def stop(self) -> None:
         for page in self._pages:
             page.close()
@@ -71,7 +87,8 @@ class Page:
     """A tab. ``events`` holds what it has reported so far: of its network, and of its page."""
 
     def __init__(self, url: str) -> None:
-        self._socket: ClientConnection = connect(url, max_size=None, proxy=None)
+        self._stack = contextlib.ExitStack()
+        self._socket: ClientConnection = self._stack.enter_context(connect(url, max_size=None, proxy=None))
         self._number = 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Network", "Runtime"):
@@ -126,4 +143,4 @@ class Page:
         return message
 
     def close(self) -> None:
-        self._socket.close()
+        self._stack.close()
