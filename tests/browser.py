@@ -18,8 +18,9 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 PATIENCE = 60.0
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-popup-blocking",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--disable-popup-blocking",
     "--no-proxy-server", "--remote-debugging-port=0")
 
 
@@ -29,7 +30,7 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """A running Chromium with a profile of its own; it resolves the names of ``hosts`` to this machine, and no others."""
+    """A running Chromium with a profile of its own. It resolves the names of ``hosts`` to this machine, no others."""
 
     def __init__(self, program: str, hosts: tuple[str, ...] = ()) -> None:
         self._profile = Path(tempfile.mkdtemp(prefix="browser-"))
@@ -56,8 +57,9 @@ class Browser:
 
     def open_page(self) -> Page:
         """A new, empty tab."""
-        made = httpx.put(f"http://127.0.0.1:{self._port}/json/new?about:blank", timeout=PATIENCE, trust_env=False).json()
-        self._pages.append(Page(made["webSocketDebuggerUrl"]))
+        url = f"http://127.0.0.1:{self._port}/json/new?about:blank"
+        made = httpx.put(url, timeout=PATIENCE, trust_env=False)
+        self._pages.append(Page(made.json()["webSocketDebuggerUrl"]))
         return self._pages[-1]
 
     def frames(self, page: Page) -> list[str]:
@@ -131,7 +133,8 @@ class Page:
         """Waits until a condition in the page is true."""
         found = self.evaluate(f"""new Promise(resolve => {{
             const ends = Date.now() + {PATIENCE * 1000};
-            const look = () => ({condition}) ? resolve(true) : Date.now() > ends ? resolve(false) : setTimeout(look, 50);
+            const look = () => ({condition}) ? resolve(true)
+                : Date.now() > ends ? resolve(false) : setTimeout(look, 50);
             look();
         }})""")
         assert found, f"{condition} did not become true"

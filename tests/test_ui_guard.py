@@ -208,6 +208,12 @@ def test_a_proxy_that_does_tls_on_this_machine_may_be_named_as_the_public_url() 
     assert status_of(guard_for(alerts={"ui_url": "https://localhost/"}), "POST", "/graphql", headers) == 200
 
 
+def test_another_program_on_the_default_port_is_another_origin() -> None:
+    headers = [("host", "127.0.0.1:3131"), ("origin", "http://127.0.0.1:3000"), JSON]
+    for guard in (guard_for(), guard_for(alerts={"ui_url": "http://127.0.0.1:3000"})):
+        assert status_of(guard, "POST", "/graphql", headers) == 403
+
+
 @pytest.mark.parametrize("url", ["", "no url", "https://", "https://[", "ftp://dagster.example.org",
                                  "https://user@dagster.example.org"])
 def test_a_public_url_that_is_none_allows_nothing(url: str) -> None:

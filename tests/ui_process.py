@@ -32,9 +32,9 @@ _ASSETS = "{assetsOrError {... on AssetConnection {nodes {assetMaterializations(
 
 def launch_run(name: str) -> str:
     """A mutation that launches a run, tagged with the name of the attack that sent it."""
+    tags = f'{{tags: [{{key: "attack", value: "{name}"}}]}}'
     return (f'mutation {{launchRun(executionParams: {{selector: {{{_SELECTOR}, jobName: "maintenance"}}, '
-            f'mode: "default", runConfigData: {{}}, executionMetadata: {{tags: [{{key: "attack", value: "{name}"}}]}}}}) '
-            "{__typename}}")
+            f'mode: "default", runConfigData: {{}}, executionMetadata: {tags}}}) {{__typename}}}}')
 
 
 class UiProcess:

@@ -49,7 +49,7 @@ class Alerts(Model):
     """An alert that was sent and to which more is added is sent again after this time, then after twice as long…"""
     ui_url: str = Field(default_factory=lambda: os.environ.get("SYNC_UI_URL", "http://127.0.0.1:3000"))
     """Where the Dagster UI is, for the links in alerts; unless told, what ``SYNC_UI_URL`` says, which ``up`` sets, or
-    http://127.0.0.1:3000."""
+    http://127.0.0.1:3000. The UI answers under its host, too."""
     waiting_after: Seconds = 86_400
     """An event that waits for its record so long, or a record for what it refers to, is told of."""
     overdue_after: Seconds = 900
