@@ -90,7 +90,8 @@ class Page:
 
     def __init__(self, url: str) -> None:
         self._stack = contextlib.ExitStack()
-        self._socket: ClientConnection = self._stack.enter_context(connect(url, max_size=None, proxy=None))
+        self._socket: ClientConnection = self._stack.enter_context(
+            connect(url, max_size=None, ping_interval=None, proxy=None))
         self._number = 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Network", "Runtime"):
