@@ -77,6 +77,13 @@ class Browser:
                 frame.close()
         return found
 
+    def close_pages(self) -> None:
+        """Closes all tabs that were opened here, with their connections."""
+        for page in self._pages:
+            page.call("Page.close")
+            page.close()
+        self._pages.clear()
+
     def stop(self) -> None:
         for page in self._pages:
             page.close()
@@ -96,6 +103,7 @@ class Page:
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Network", "Runtime"):
             self.call(f"{domain}.enable")
+        self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Calls a method of the protocol and returns its result."""
@@ -120,8 +128,8 @@ class Page:
     def open(self, url: str) -> None:
         """Navigates as if the address was typed, and waits until the page is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=url)
-        self.wait_for("Page.loadEventFired")
+        loader = self.call("Page.navigate", url=url)["loaderId"]
+        self.wait_for("Page.lifecycleEvent", name="load", loaderId=loader)
 
     def evaluate(self, expression: str, *, as_user: bool = False) -> Any:
         """The JSON value of an expression in the page, awaited if it is a promise."""
@@ -131,14 +139,14 @@ class Page:
         return result["result"].get("value")
 
     def wait_until(self, condition: str) -> None:
-        """Waits until a condition in the page is true."""
-        found = self.evaluate(f"""new Promise(resolve => {{
-            const ends = Date.now() + {PATIENCE * 1000};
-            const look = () => ({condition}) ? resolve(true)
-                : Date.now() > ends ? resolve(false) : setTimeout(look, 50);
-            look();
-        }})""")
-        assert found, f"{condition} did not become true"
+        """Waits until a condition is true in the page, or in the one that replaces it meanwhile."""
+        ends = time.monotonic() + PATIENCE
+        while True:
+            found = self.call("Runtime.evaluate", expression=f"Boolean(document.body && ({condition}))")
+            if found["result"].get("value"):
+                return
+            assert time.monotonic() < ends, f"{condition} did not become true"
+            time.sleep(0.05)
 
     def _receive(self) -> dict[str, Any]:
         message: dict[str, Any] = json.loads(self._socket.recv(timeout=PATIENCE))

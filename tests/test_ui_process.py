@@ -182,13 +182,19 @@ async function attack() {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def one_browser() -> Iterator[Browser]:
     program = find_browser()
     if program is None:
         pytest.skip("no Chromium here: install the package chromium")
     browser = Browser(program, (EVIL,))
     yield browser
     browser.stop()
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Iterator[Browser]:
+    yield one_browser
+    one_browser.close_pages()
 
 
 def serve_hostile_page(server: Server, ui: UiProcess) -> None:
