@@ -169,7 +169,8 @@ def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, c
     tree, load = system.tree, ["-w", str(spaces)]
     tree.start("api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)],
                f"{system.api_url}/readyz")
-    tree.start("webserver", [str(bin_folder / "dagster-webserver"), *load, "-h", "127.0.0.1", "-p", str(port)],
+    tree.start("webserver", [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces),
+                             "--port", str(port)],
                f"{system.ui_url}/server_info")
     if consumes:
         tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])

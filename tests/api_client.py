@@ -47,7 +47,7 @@ class InProcess(httpx.ASGITransport):
 def client_of(app: Starlette, key: str | None) -> httpx.AsyncClient:
     transport = InProcess(app, raise_app_exceptions=False)
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return httpx.AsyncClient(transport=transport, base_url="http://api", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8700", headers=headers)
 
 
 async def send(client: httpx.AsyncClient, body: Any, kind: str = ONE, **headers: str) -> httpx.Response:

@@ -61,7 +61,8 @@ class _AsSent(InProcess):
 
 def proxy_client(app: Starlette, key: str) -> httpx.AsyncClient:
     transport = _AsSent(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://api", headers={"Authorization": f"Bearer {key}"})
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8700", headers=headers)
 
 
 async def until_gone(request: Request) -> Response:

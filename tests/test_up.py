@@ -158,7 +158,7 @@ class Up:
         found = {}
         for child in psutil.Process(self.process.pid).children():
             words = " ".join(child.cmdline())
-            for name in ("process_tree", "sync_orchestrator api", "dagster-webserver", "dagster-daemon"):
+            for name in ("process_tree", "sync_orchestrator api", "sync_orchestrator.ui", "dagster-daemon"):
                 if name in words:
                     found[name] = child
         return found

@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from sync_orchestrator.api import problems
 from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.descriptions import Descriptions
 from sync_orchestrator.api.health import Health
+from sync_orchestrator.api.host_check import HostCheck
 from sync_orchestrator.api.intake import Intake
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.lookups import Lookups
@@ -47,7 +49,8 @@ def create_app(context: Context) -> Starlette:
         await context.close()
 
     app = Starlette(routes=[route for part in parts for route in part.routes()], lifespan=lifespan,
-                    exception_handlers=problems.HANDLERS)
+                    exception_handlers=problems.HANDLERS,
+                    middleware=[Middleware(HostCheck, allowed_hosts=context.config.api.allowed_hosts)])
     app.router.redirect_slashes = False
     app.state.intake, app.state.proxy = intake, proxy
     return app

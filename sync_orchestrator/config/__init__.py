@@ -5,7 +5,7 @@ Not here: what is done with the settings (``app.py`` puts the system together fr
 
 from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
 from sync_orchestrator.config.calls import Bulk, Count, FilterCheck, Get, Http, Listing, Outcome, Request, Write
-from sync_orchestrator.config.document import Alerts, Config, Limits, Retention
+from sync_orchestrator.config.document import Alerts, ApiSettings, Config, Limits, Retention, UiSettings
 from sync_orchestrator.config.entities import Deletions, Entity, Retry, SourceCheck, Validation
 from sync_orchestrator.config.loading import load, read
 from sync_orchestrator.config.routes import Route
@@ -13,7 +13,8 @@ from sync_orchestrator.config.sources import Part, Source, Version
 from sync_orchestrator.config.targets import Breaker, Target, ThirdPartySystem
 
 __all__ = [
-    "Alerts", "Breaker", "Bulk", "Config", "Consumer", "Count", "Deletions", "Entity", "FilterCheck", "Get", "Http",
-    "Limits", "Listing", "Outcome", "OutcomeReceiver", "Part", "Request", "Retention", "Retry", "Route", "Source",
-    "SourceCheck", "Target", "ThirdPartySystem", "Validation", "Version", "Write", "load", "read",
+    "Alerts", "ApiSettings", "Breaker", "Bulk", "Config", "Consumer", "Count", "Deletions", "Entity", "FilterCheck",
+    "Get", "Http", "Limits", "Listing", "Outcome", "OutcomeReceiver", "Part", "Request", "Retention", "Retry", "Route",
+    "Source", "SourceCheck", "Target", "ThirdPartySystem", "UiSettings", "Validation", "Version", "Write", "load",
+    "read",
 ]

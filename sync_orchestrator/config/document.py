@@ -15,7 +15,7 @@ from sync_orchestrator.config.entities import Entity, Retry
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem
-from sync_orchestrator.config.types import Model, Name, Seconds
+from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
 
 
 class Limits(Model):
@@ -49,7 +49,7 @@ class Alerts(Model):
     """An alert that was sent and to which more is added is sent again after this time, then after twice as long…"""
     ui_url: str = Field(default_factory=lambda: os.environ.get("SYNC_UI_URL", "http://127.0.0.1:3000"))
     """Where the Dagster UI is, for the links in alerts; unless told, what ``SYNC_UI_URL`` says, which ``up`` sets, or
-    http://127.0.0.1:3000."""
+    http://127.0.0.1:3000. The UI answers under its host, too."""
     waiting_after: Seconds = 86_400
     """An event that waits for its record so long, or a record for what it refers to, is told of."""
     overdue_after: Seconds = 900
@@ -57,6 +57,22 @@ class Alerts(Model):
     silent_after: Seconds = 300
     """A sensor that has not looked for so long is told of, by the API service, which then sends all alerts; and groups
     that are not validated so long after their turn."""
+
+
+class UiSettings(Model):
+    """Under which hosts the Dagster UI answers. Whoever reaches it is an operator: it has no login of its own."""
+
+    allowed_hosts: list[AllowedHost] = []
+    """Host names under which the UI answers, besides ``localhost``, loopback addresses and the host of
+    ``alerts.ui_url``: those of a login proxy. With a port, for that port only. Other hosts get 421."""
+
+
+class ApiSettings(Model):
+    """Under which hosts the API service answers calls that need no key."""
+
+    allowed_hosts: list[AllowedHost] = []
+    """Host names under which ``/healthz``, ``/readyz``, ``/openapi.json`` and ``/asyncapi.json`` answer, besides
+    ``localhost`` and IP addresses. With a port, for that port only. Other hosts get 421."""
 
 
 class Retention(Model):
@@ -85,6 +101,8 @@ class Config(Model):
     """What failed is tried again by this rule, unless its entity has one of its own."""
     limits: Limits = Limits()
     alerts: Alerts = Alerts()
+    ui: UiSettings = UiSettings()
+    api: ApiSettings = ApiSettings()
     retention: Retention = Retention()
     consumers: dict[Name, Consumer] = {}
     """Queues of message brokers whose messages are change events, by a name of your choice."""

@@ -13,6 +13,7 @@ from jmespath.functions import Functions
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sync_orchestrator.config.environment import as_template
+from sync_orchestrator.hosts import check_allowed_host
 from sync_orchestrator.templates import names_in
 
 _FEWEST_BYTES = 16
@@ -98,6 +99,9 @@ Body = Annotated[Any, BeforeValidator(as_template), AfterValidator(_template)]
 
 WebhookSecret = Annotated[str, AfterValidator(_webhook_secret)]
 """A secret of Standard Webhooks 1.0: base64, padded or not, ``whsec_`` before it or not."""
+
+AllowedHost = Annotated[str, AfterValidator(check_allowed_host)]
+"""A host name or an address, with or without a port."""
 
 ClassName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 """A Python class, ``module:Class``."""
