@@ -55,13 +55,14 @@ check: .venv/dev  ## style, types, architecture, definitions, known vulnerabilit
 
 # All files that were published of each version, so that the pins hold on every platform.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	--no-emit-index-url --no-emit-find-links
+	--no-emit-index-url --no-emit-find-links --no-strip-extras
 
 requirements: .venv/dev  ## compile the pinned requirement files anew, with the hashes of all packages
 	$(COMPILE) pyproject.toml --group demo --group build -o requirements/run.txt
 	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
 	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/datasette.txt
-	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core"; do set -- $$peer; name=$$1; shift; \
+	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
+		"tables datacompy pyarrow psycopg2-binary reladiff"; do set -- $$peer; name=$$1; shift; \
 		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and all local data

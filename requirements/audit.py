@@ -12,6 +12,7 @@ import sys
 import tempfile
 import tomllib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,8 @@ def judge(found: list[Finding], accepted: dict[str, str]) -> list[str]:
 
 def main() -> int:
     """Returns the exit status: 1 for a vulnerability that is not accepted."""
+    if find_spec("pip_audit") is None:
+        sys.exit("pip-audit is not installed: run make .venv/dev")
     accepted = read_accepted(HERE.parent / "pyproject.toml")
     reasons = []
     for service in SERVICES:
