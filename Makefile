@@ -62,7 +62,7 @@ requirements: .venv/dev  ## compile the pinned requirement files anew, with the 
 	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
 	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/datasette.txt
 	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
-		"tables datacompy pyarrow psycopg2-binary reladiff"; do set -- $$peer; name=$$1; shift; \
+		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \
 		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and all local data
