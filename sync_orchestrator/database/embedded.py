@@ -8,6 +8,7 @@ above the data folder where root starts it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -33,6 +34,7 @@ _SUPERUSER = "postgres"
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
 _READY_SECONDS = 120.0
 _ORPHANS_GONE_SECONDS = 10.0
+_STOP_SECONDS = 60.0
 _threads = threading.Lock()
 
 # Variables that the server and its tools need. Others may be secrets, or settings of Postgres meant for another server.
@@ -61,12 +63,11 @@ def start(folder: Path) -> str:
         make_private_home(folder.parent)
         access.make_folder()
         with _alone(access):
-            if _postmaster(folder) is None:
-                info = _launch(folder, access)
-            else:
-                info = _ready(folder)
-                if access.read_password() is None:
-                    _set_password_while_running(folder, access, info)
+            server = _postmaster(folder)
+            if server is not None and access.read_password() is None:
+                _stop(folder)  # an older version started it: it lets everybody in, and its socket may be open to all
+                server = None
+            info = _launch(folder, access) if server is None else _ready(folder)
             if not _can_connect(_url(info, "postgres", access.read_password())):
                 raise RuntimeError(f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
                                    "stop`, and the next start sets a new one")
@@ -99,10 +100,10 @@ def stop(folder: Path) -> bool:
     access = DatabaseAccess(folder)
     access.make_folder()
     with _alone(access):
-        if (server := _postmaster(folder)) is None:
+        if _postmaster(folder) is None:
             return False
         _ready(folder)
-        _stop(folder, server)
+        _stop(folder)
         access.remove_socket_folder()
     return True
 
@@ -146,10 +147,9 @@ def _postmaster(folder: Path) -> psutil.Process | None:
     """The server's process. The pid in a file that a killed server left may be a zombie's or another program's."""
     try:
         process = psutil.Process(int((folder / "postmaster.pid").read_text().split("\n", 1)[0]))
-        ours = process.name().startswith("postgres") and str(folder) in process.cmdline()
     except (OSError, ValueError, OverflowError, psutil.Error):
         return None
-    return process if ours else None
+    return process if _works_in(process, folder) else None
 
 
 def _launch(folder: Path, access: DatabaseAccess) -> Any:
@@ -166,7 +166,7 @@ def _launch(folder: Path, access: DatabaseAccess) -> Any:
     info = _start_server(folder, access, user)
     if not _can_connect(_url(info, "postgres", access.read_password())):
         # The data folder or the password came from somewhere else, for example from a backup.
-        _stop(folder, _postmaster(folder))
+        _stop(folder)
         _set_password(folder, access, user)
         info = _start_server(folder, access, user)
     return info
@@ -212,21 +212,6 @@ def _set_password(folder: Path, access: DatabaseAccess, user: ServerUser | None)
                  f"ALTER ROLE {_SUPERUSER} PASSWORD '{password}';\n")
 
 
-def _set_password_while_running(folder: Path, access: DatabaseAccess, info: Any) -> None:
-    """Gives the superuser of a server that lets everybody in a password, and closes it, without a restart."""
-    password = access.create_password()
-    try:
-        plain = _plain(_url(info, "postgres", None))
-        with psycopg.connect(plain, autocommit=True) as connection:
-            hashed = connection.pgconn.encrypt_password(password.encode(), _SUPERUSER.encode(), b"scram-sha-256")
-            connection.execute(f"ALTER ROLE {_SUPERUSER} PASSWORD '{hashed.decode()}'".encode())
-            access.write_rules()
-            connection.execute("SELECT pg_reload_conf()")
-    except BaseException:
-        access.forget_password()
-        raise
-
-
 def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> Any:
     if user is None:
         # Windows: the server listens on a port of the loopback address, since not every driver knows Unix sockets.
@@ -235,21 +220,25 @@ def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None)
         place = f'-h "127.0.0.1" -p {find_suitable_port("127.0.0.1")}'
     else:
         place = f'-h "" -k {access.prepare_socket_folder(user)} -c unix_socket_permissions=0700'
-    _run_program("pg_ctl", ["-w", "-t", f"{_READY_SECONDS:.0f}", "-o", place, "-l", str(folder / "log"),
-                            "-D", str(folder), "start"], folder, user)
+    # pg_ctl hands its words to a shell: the folder, which may have any name, is passed as PGDATA and working directory.
+    _run_program("pg_ctl", ["-w", "-t", f"{_READY_SECONDS:.0f}", "-o", place, "-l", "log", "start"], folder, user)
     return _ready(folder)
 
 
-def _stop(folder: Path, server: psutil.Process | None) -> None:
-    """Stops the server; if it does not stop in time, its process is ended."""
-    with suppress(subprocess.SubprocessError):
-        _run_program("pg_ctl", ["-w", "-D", str(folder), "stop"], folder, find_server_user())
-        return
-    if server is not None:
-        with suppress(psutil.Error):
-            server.terminate()
-            psutil.wait_procs([server], timeout=2)
-            server.kill()
+def _stop(folder: Path) -> None:
+    """Stops the server and ends its connections; its process is ended if it does not stop in time."""
+    if os.name != "posix":
+        with suppress(subprocess.SubprocessError, RuntimeError):
+            _run_program("pg_ctl", ["-w", "stop"], folder, None)
+    until = time.monotonic() + _STOP_SECONDS
+    sent: signal.Signals | None = None
+    while (server := _postmaster(folder)) is not None:
+        wanted = signal.SIGINT if time.monotonic() < until else signal.SIGTERM if os.name != "posix" else signal.SIGQUIT
+        if wanted is not sent:
+            with suppress(psutil.Error):
+                server.send_signal(wanted)
+            sent = wanted
+        time.sleep(0.05)
 
 
 def _installed() -> Path:
@@ -278,7 +267,7 @@ def _run_program(name: str, arguments: Sequence[str], folder: Path, user: Server
         given.seek(0)
         status = subprocess.run(
             [str(_programs() / f"{name}{suffix}"), *arguments], stdin=given, stdout=output, stderr=subprocess.STDOUT,
-            cwd=folder, env=_environment(), check=False, **options).returncode
+            cwd=folder, env={**_environment(), "PGDATA": str(folder)}, check=False, **options).returncode
         if status:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()

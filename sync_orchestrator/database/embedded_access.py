@@ -72,10 +72,6 @@ class DatabaseAccess:
         write_private_file(self._password_file, password + "\n")
         return password
 
-    def forget_password(self) -> None:
-        """Removes a password that the server did not take."""
-        self._password_file.unlink(missing_ok=True)
-
     def write_rules(self) -> None:
         """Replaces the rules of who may connect (``pg_hba.conf``): everybody needs the password."""
         file = self._data / "pg_hba.conf"
