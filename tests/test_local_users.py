@@ -338,7 +338,8 @@ def test_closed_folders_above_stay_closed_to_others(place: Path) -> None:
     try:
         url = embedded.start(closed / "between" / "home" / "postgres")
     except ConfigError as error:
-        assert "chmod o+x" in str(error)
+        if "chmod o+x" not in str(error):
+            raise
         pytest.skip("this file system has no access control lists")
     assert query(url, "SELECT 1") == "1"
     assert not closed.stat().st_mode & 0o007

@@ -221,7 +221,8 @@ def start_up(up_folder: Path) -> Iterator[Callable[..., Up]]:
 def leave_open_files(folder: Path) -> Path:
     """What older versions left: a home whose folders and files all users can read."""
     home = folder / "home"
-    for name in ("logs/api.log", "dagster/storage/run/compute_logs/x.out", "dagster/dagster.yaml", "database-mark.json"):
+    for name in ("logs/api.log", "dagster/storage/run/compute_logs/x.out", "dagster/dagster.yaml",
+                 "database-mark.json"):
         file = home / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
