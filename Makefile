@@ -46,22 +46,24 @@ bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of id
 	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long
 
-check: .venv/dev  ## style, types, architecture, definitions
+check: .venv/dev  ## style, types, architecture, definitions, known vulnerabilities of the pinned packages
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	SYNC_CONFIG=demo/sync.yaml VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
+	$(BIN)/python requirements/audit.py
 
-requirements: .venv/dev  ## compile the pinned requirement files anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
-		--no-emit-find-links pyproject.toml --group demo -o requirements/run.txt
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-emit-index-url \
-		--no-emit-find-links pyproject.toml --group demo --group dev -o requirements/dev.txt
-	echo datasette==1.0a41 | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links - -o tests/third_parties/datasette.txt
-	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core"; do set -- $$peer; name=$$1; shift; \
-		printf '%s\n' "$$@" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-		--no-emit-index-url --no-emit-find-links - -o bench/peers/requirements/$$name.txt || exit 1; done
+# All files that were published of each version, so that the pins hold on every platform.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-emit-index-url --no-emit-find-links --no-strip-extras
+
+requirements: .venv/dev  ## compile the pinned requirement files anew, with the hashes of all packages
+	$(COMPILE) pyproject.toml --group demo --group build -o requirements/run.txt
+	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
+	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/datasette.txt
+	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
+		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \
+		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done
 
 clean:  ## remove the environment and all local data
 	rm -rf .venv .sync .third-parties .peers
@@ -70,11 +72,14 @@ clean:  ## remove the environment and all local data
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 
+# Every package is compared with its hash. What builds the project itself is one of them: pip fetches nothing else.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 .venv/run: .venv/bin/python requirements/run.txt pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/run.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(INSTALL) --require-hashes -r requirements/run.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: .venv/run requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(INSTALL) --require-hashes -r requirements/dev.txt
 	@touch $@

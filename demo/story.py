@@ -33,6 +33,7 @@ from sync_orchestrator.app import open_context
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.private_files import make_private_home
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import status
 from sync_orchestrator.core.validation import GroupValidation, validate
@@ -273,7 +274,7 @@ def _fresh_home() -> Path:
     if embedded.running(home / "postgres"):
         embedded.stop(home / "postgres")
     shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
+    make_private_home(home)
     return home
 
 

@@ -16,6 +16,7 @@ import httpx
 from demo import access
 from demo.processes import Systems, running
 from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.private_files import make_private_home
 from sync_orchestrator.processes import up
 
 
@@ -24,7 +25,7 @@ def main(port: int = 3000, api_port: int = 8700) -> int:
     if Path("sync.yaml").exists():
         return up(port, api_port, print)
     home = Path(".sync").resolve() / "demo"
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_home(home)
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
     with running(home / "logs") as systems:
         os.environ.update(systems.environment)

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.private_files import make_private_folder
 
 MARK = "SYNC_PROCESS_TREE"
 """The environment variable that every program of a tree inherits."""
@@ -59,8 +60,8 @@ class Tree:
 
     def __init__(self, logs: Path, environment: Mapping[str, str], *, database: Path | None = None) -> None:
         """``database``: a folder whose embedded server ends with the tree, should we be killed."""
-        logs.mkdir(parents=True, exist_ok=True)
-        self._logs = logs
+        self._logs = logs.resolve()
+        make_private_folder(self._logs)
         self.mark = secrets.token_hex(8)
         self.environment = {**environment, MARK: self.mark}
         self.programs: list[Program] = []
@@ -75,10 +76,10 @@ class Tree:
         log = self._logs / f"{name}.log"
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
-        with log.open("wb") as out:
+        with open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
-                start_new_session=True, preexec_fn=_signals_as_usual if os.name == "posix" else None,
+                start_new_session=True, preexec_fn=_set_up_child if os.name == "posix" else None,
             )
         program = Program(name, process, log, url)
         self.programs.append(program)
@@ -138,8 +139,9 @@ def last_lines(log: Path) -> str:
         return "(there is none)"
 
 
-def _signals_as_usual() -> None:
-    """In the new process: a shell may have told us to ignore them."""
+def _set_up_child() -> None:
+    """Prepares a new process: files it creates are private, and it heeds signals that a shell made us ignore."""
+    os.umask(0o077)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 

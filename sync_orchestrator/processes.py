@@ -25,6 +25,7 @@ import psutil
 
 from sync_orchestrator import app
 from sync_orchestrator.core.errors import ConfigError, SyncError
+from sync_orchestrator.core.private_files import close_tree, make_private_home, write_private_file
 from sync_orchestrator.database import embedded
 from sync_orchestrator.process_tree import Program, ProgramEnded, Tree, last_lines
 
@@ -110,15 +111,16 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
     spaces = workspace()
     _check_free(port, api_port)
     home = app.home()
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_home(home)
     _check_alone(home)
+    _close_files(home)
     owned = None if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home / "postgres") else home / "postgres"
     system = System(
         Tree(home / "logs", {}, database=owned), home, f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{port}",
         owned_database=owned)
     try:
         guard = psutil.Process(system.tree.guard.pid)
-        (home / "up.pid").write_text(f"{guard.pid} {guard.create_time()}")
+        write_private_file(home / "up.pid", f"{guard.pid} {guard.create_time()}")
         _start_database(system, told)
         _prepare(system, told)
         _start_programs(system, spaces, port, api_port, consumes=bool(config.consumers))
@@ -127,6 +129,12 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
         system.stop()
         raise
     return system
+
+
+def _close_files(home: Path) -> None:
+    """Takes the rights of others away from files of earlier versions: logs hold data of errors."""
+    for name in ("dagster", "logs", "up.pid", app.MARK_FILE):
+        close_tree((home / name).resolve())
 
 
 def workspace() -> Path:

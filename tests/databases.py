@@ -66,7 +66,7 @@ def server_url() -> Iterator[str]:
         return
     from sync_orchestrator.database import embedded
 
-    # Not below pytest's folder, which every other session of pytest closes to the server's own user.
+    # Not below pytest's folder: each new session of pytest closes that to the server's own user.
     with tempfile.TemporaryDirectory(prefix="sync-tests-", ignore_cleanup_errors=True) as place:
         folder = Path(place) / "data"
         url = embedded.start(folder)

@@ -430,3 +430,109 @@ def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]
     put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\n")
     world.full_sync()
     assert sorted(world.mirrored()) == [f"k{n}" for n in range(8)]
+
+
+# Links ---------------------------------------------------------------------------------------------------------------
+
+ROW = HEAD + "a,A,1,x\n"
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """The source's folder, and one beside it."""
+    for name in ("inside", "outside"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "inside", tmp_path / "outside"
+
+
+async def refused(found: FileSource, file: str) -> None:
+    """All ways to read the source refuse the file."""
+    ways: list[Callable[[], Any]] = [lambda: read(found), lambda: found.count("A"), lambda: found.groups(),
+                                     lambda: found.repeated("A"), lambda: found.ungrouped()]
+    for way in ways:
+        failure = await failure_of(way())
+        assert failure.kind is Failure.PERMANENT
+        assert file in failure.detail
+        assert "leads out of the source's folder" in failure.detail
+        assert "Put a copy of the file in" in failure.detail
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative", "through a link inside", "hidden behind two links"])
+async def test_a_link_to_a_file_outside_of_the_folder_is_refused(folders: tuple[Path, Path], kind: str) -> None:
+    inside, outside = folders
+    target = put(outside, "secret.csv", ROW)
+    put(inside, "a.csv", ROW.replace("a,", "b,"))
+    link = inside / "x.csv"
+    if kind == "absolute":
+        link.symlink_to(target)
+    elif kind == "relative":
+        link.symlink_to("../outside/secret.csv")
+    elif kind == "through a link inside":
+        (inside / "sub.data").symlink_to(outside)
+        link.symlink_to("sub.data/secret.csv")
+    else:
+        (inside / "y.data").symlink_to(target)
+        link.symlink_to("y.data")
+    await refused(source(inside, files={"glob": "*.csv"}), "x.csv")
+
+
+@pytest.mark.parametrize("glob", ["**/*.csv", "*/*.csv", "linked/secret.csv"])
+async def test_a_linked_folder_outside_is_refused(folders: tuple[Path, Path], glob: str) -> None:
+    inside, outside = folders
+    put(outside, "secret.csv", ROW)
+    (inside / "linked").symlink_to(outside)
+    await refused(source(inside, files={"glob": glob}), "secret.csv")
+
+
+@pytest.mark.parametrize("glob", ["../outside/*.csv", "*/../../outside/*.csv", "{absolute}/*.csv"])
+async def test_a_glob_that_leads_out_of_the_folder_is_refused(folders: tuple[Path, Path], glob: str) -> None:
+    inside, outside = folders
+    put(outside, "secret.csv", ROW)
+    put(inside, "sub/a.csv", ROW)
+    found = source(inside, files={"glob": glob.replace("{absolute}", str(outside))})
+    assert "leads out of the source's folder" in (await failure_of(read(found))).detail
+
+
+async def test_a_folder_whose_name_begins_as_the_source_s_is_outside(tmp_path: Path) -> None:
+    put(tmp_path, "inside-too/secret.csv", ROW)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "x.csv").symlink_to(tmp_path / "inside-too" / "secret.csv")
+    await refused(source(tmp_path / "inside"), "x.csv")
+
+
+@has_pyarrow
+async def test_a_link_to_parquet_outside_is_refused(folders: tuple[Path, Path]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    inside, outside = folders
+    parquet.write_table(pyarrow.table({"sku": ["a"], "store": ["A"], "v": [1]}), outside / "secret.parquet")
+    (inside / "x.parquet").symlink_to(outside / "secret.parquet")
+    await refused(source(inside), "x.parquet")
+
+
+async def test_links_inside_of_the_folder_are_followed(tmp_path: Path) -> None:
+    """The folder may be a link itself."""
+    put(tmp_path, "real/data/a.csv", ROW)
+    (tmp_path / "real" / "b.csv").symlink_to("data/a.csv")
+    (tmp_path / "folder").symlink_to(tmp_path / "real")
+    assert await keys(source(tmp_path / "folder", files={"glob": "b.csv"})) == ["a"]
+
+
+async def test_a_link_that_is_exchanged_before_the_file_is_opened_is_refused(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = folders
+    target = put(outside, "secret.csv", ROW)
+    path = put(inside, "x.csv", ROW)
+    seen = file_rows._seen
+
+    def exchange(file: Path) -> tuple[int, int, int]:
+        found = seen(file)
+        path.unlink()
+        path.symlink_to(target)
+        return found
+
+    monkeypatch.setattr(file_rows, "_seen", exchange)
+    failure = await failure_of(read(source(inside)))
+    assert "leads out of the source's folder" in failure.detail

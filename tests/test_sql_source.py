@@ -19,6 +19,7 @@ import pytest
 from http_server import failure_of
 from pydantic import ValidationError
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
 
 from sync_orchestrator.adapters import sql_source
 from sync_orchestrator.adapters.build import build_sources
@@ -502,7 +503,7 @@ async def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
 
 
 async def test_a_login_that_is_refused(database_url: str) -> None:
-    url = database_url.replace("postgres:@", "nobody:pass-word@")
+    url = make_url(database_url).set(username="nobody", password="pass-word").render_as_string(hide_password=False)
     source = SqlSource(database(url), part())
     failure = await failure_of(source.read("a"))
     assert failure.kind is Failure.AUTH
@@ -514,8 +515,9 @@ async def test_a_table_that_may_not_be_read(database_url: str) -> None:
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE items AS SELECT 'a' AS sku, 'A' AS store, 1 AS v"))
-        connection.execute(text("CREATE ROLE reader_of_nothing LOGIN"))
-    source = SqlSource(database(database_url.replace("postgres:@", "reader_of_nothing:@")), part())
+        connection.execute(text("CREATE ROLE reader_of_nothing LOGIN PASSWORD 'pass-word'"))
+    url = make_url(database_url).set(username="reader_of_nothing", password="pass-word")
+    source = SqlSource(database(url.render_as_string(hide_password=False)), part())
     assert (await failure_of(source.read("a"))).kind is Failure.AUTH
     await source.close()
     with engine.begin() as connection:

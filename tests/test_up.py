@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 from fakes import two_part_config
+from sqlalchemy.engine import make_url
 
 from sync_orchestrator import process_tree
 from sync_orchestrator.core.errors import ConfigError
@@ -163,6 +164,14 @@ class Up:
                     found[name] = child
         return found
 
+    def all_processes(self) -> list[psutil.Process]:
+        """Everything that it has started, the database too."""
+        database = psutil.Process(int((self.home / "postgres" / "postmaster.pid").read_text().split()[0]))
+        return [self.process_info(), *members(self.mark()), self.programs()["process_tree"], database]
+
+    def process_info(self) -> psutil.Process:
+        return psutil.Process(self.process.pid)
+
     def mark(self) -> str:
         return self.programs()["sync_orchestrator api"].environ()[MARK]
 
@@ -186,16 +195,20 @@ class Up:
 
 
 @pytest.fixture
-def start_up() -> Iterator[Callable[..., Up]]:
-    """Starts systems; whatever a test leaves of them is ended.
-
-    Not in pytest's folder: another session of the same user locks that, also against the database's own user.
-    """
-    started: list[Up] = []
+def up_folder() -> Iterator[Path]:
+    """Not in pytest's folder: another session of the same user locks that, also against the database's own user."""
     folder = Path(tempfile.mkdtemp(prefix="sync-up-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def start_up(up_folder: Path) -> Iterator[Callable[..., Up]]:
+    """Starts systems; whatever a test leaves of them is ended."""
+    started: list[Up] = []
 
     def start(settings: dict[str, Any] | None = None, **environment: str) -> Up:
-        started.append(Up(folder / "home", settings, **environment))
+        started.append(Up(up_folder / "home", settings, **environment))
         return started[-1]
 
     yield start
@@ -203,14 +216,43 @@ def start_up() -> Iterator[Callable[..., Up]]:
         if up.process.poll() is None:
             up.process.terminate()
         up.process.wait(PATIENCE)
-    shutil.rmtree(folder)
+
+
+def leave_open_files(folder: Path) -> Path:
+    """What older versions left: a home whose folders and files all users can read."""
+    home = folder / "home"
+    for name in ("logs/api.log", "dagster/storage/run/compute_logs/x.out", "dagster/dagster.yaml",
+                 "database-mark.json"):
+        file = home / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}")
+        file.chmod(0o644)
+    for each in (home, *home.rglob("*")):
+        if each.is_dir():
+            each.chmod(0o755)
+    return home
+
+
+def open_to_others(home: Path) -> list[str]:
+    """What users other than the owner, and the group of the database's user, can do something with."""
+    found = [str(each) for each in home.rglob("*") if not each.is_symlink() and each.lstat().st_mode & 0o077]
+    return found + ([str(home)] if home.stat().st_mode & 0o067 else [])
+
+
+def sockets_open_to_others(up: Up) -> list[str]:
+    """The Unix sockets of its processes that other users can connect to."""
+    paths = {connection.laddr for process in up.all_processes() for connection in process.net_connections("unix")
+             if isinstance(connection.laddr, str) and connection.laddr.startswith("/")}
+    return [path for path in paths if os.path.exists(path) and os.lstat(path).st_mode & 0o022]
 
 
 def test_everything_answers_and_sigterm_ends_all_of_it(
-    start_up: Callable[..., Up], monkeypatch: pytest.MonkeyPatch
+    start_up: Callable[..., Up], up_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = leave_open_files(up_folder)
     up = start_up({"consumers": {"orders": {"url": "amqp://127.0.0.1:1", "queue": "q"}}})
     up.wait_for("up: ")
+    assert up.home == home
     assert f"logs are in {up.home / 'logs'}\n" in up.said()
     assert f"export SYNC_HOME={up.home} SYNC_CONFIG={up.home.parent / 'sync.yaml'}\n" in up.said()
     for url in (f"http://127.0.0.1:{up.ui_port}/server_info", f"http://127.0.0.1:{up.api_port}/readyz"):
@@ -219,6 +261,12 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     assert up.post({"specversion": "1.0", "id": "1", "source": "shop", "type": "item.created", "subject": "a",
                     "version": 1, "data": {"key": "a", "store": "A"}}) == 202
     eventually(up.drain_worker, "a drain")
+    assert open_to_others(up.home) == []
+    assert sockets_open_to_others(up) == []
+    password = make_url(embedded.running(up.home / "postgres") or "").password
+    assert password
+    assert not any(password in word for process in up.all_processes() for word in process.cmdline())
+    assert password not in up.said()
     consumer_log = up.home / "logs" / "consume.log"
     eventually(lambda: "the next try is in" in consumer_log.read_text(), "the consumer's patience with a broker")
     monkeypatch.setenv("SYNC_HOME", str(up.home))
@@ -238,8 +286,8 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
 def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
     start_up: Callable[..., Up], database_url: str
 ) -> None:
-    secret = database_url.replace("://postgres:", "://postgres:canary")
-    up = start_up(SYNC_DATABASE_URL=secret)
+    password = make_url(database_url).password
+    up = start_up(SYNC_DATABASE_URL=database_url)
     up.wait_for("api ready")
     mark = up.mark()
     up.process.send_signal(signal.SIGINT)
@@ -252,7 +300,7 @@ def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
     engine.dispose()
     written = [up.said(), *(log.read_text() for log in (up.home / "logs").iterdir()),
                (up.home / "dagster" / "dagster.yaml").read_text()]
-    assert not any("canary" in text for text in written)
+    assert not any(password and password in text for text in written)
 
 
 def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_url: str) -> None:

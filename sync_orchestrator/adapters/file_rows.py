@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import csv
 import importlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.config import Part
@@ -34,10 +35,36 @@ def kind_of(path: Path, settings: Files) -> str | None:
     return settings.format or _FORMATS.get(path.suffix.lower())
 
 
-def rows_of(path: Path, name: str, part: Part) -> Iterator[Row]:
-    """The rows of one file; ``name`` is what people call it.
+def require_inside(path: Path, folder: Path) -> Path:
+    """Checks that a file is inside of a folder once all symbolic links are followed, and returns its real path.
 
-    Raises CallFailed: TRANSIENT where it changes while it is read, is empty or gone; else PERMANENT.
+    The folder may be a symbolic link itself.
+
+    Raises:
+        CallFailed: The file is outside, or its links cannot be followed (PERMANENT).
+    """
+    try:
+        real = path.resolve()
+        if real.is_relative_to(folder.resolve()):
+            return real
+    except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
+        raise CallFailed(Failure.PERMANENT, f"{path}: its symbolic links cannot be followed: {error}") from None
+    raise CallFailed(Failure.PERMANENT, f"{path} leads out of the source's folder, to {real}: nothing is read. Put a "
+                                        f"copy of the file in {folder}, or set folder to the one that has all files")
+
+
+def rows_of(path: Path, name: str, part: Part, folder: Path) -> Iterator[Row]:
+    """The rows of one file.
+
+    Args:
+        path: The file.
+        name: Its name in messages.
+        part: How its rows are read.
+        folder: The source's folder, which the file must be inside of.
+
+    Raises:
+        CallFailed: TRANSIENT for a file that changes while it is read, is empty or gone; PERMANENT for one outside of
+            the folder, and for one that cannot be read.
     """
     assert part.files is not None
     kind = kind_of(path, part.files)
@@ -47,7 +74,8 @@ def rows_of(path: Path, name: str, part: Part) -> Iterator[Row]:
         before = _seen(path)
         if not before[0]:
             raise CallFailed(Failure.TRANSIENT, f"{name} is empty: is it being written?")
-        yield from _parquet(path, name, part) if kind == "parquet" else _lines_of(path, name, part.files, kind)
+        with _opened(path, folder) as file:
+            yield from _parquet(file, name, part) if kind == "parquet" else _lines_of(file, name, part.files, kind)
         if _seen(path) != before:
             raise CallFailed(Failure.TRANSIENT, f"{name} changed while it was read")
     except FileNotFoundError:
@@ -61,10 +89,22 @@ def _seen(path: Path) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _lines_of(path: Path, name: str, settings: Files, kind: str) -> Iterator[Row]:
+def _opened(path: Path, folder: Path) -> BinaryIO:
+    """Opens a file inside of a folder. A link that is exchanged at this very moment does not lead out of it either."""
+    file = open(path, "rb")  # noqa: SIM115 (the caller closes it)
+    try:
+        if os.path.samestat(os.fstat(file.fileno()), os.stat(require_inside(path, folder))):
+            return file
+        raise CallFailed(Failure.TRANSIENT, f"{path} was replaced while it was opened")
+    except BaseException:
+        file.close()
+        raise
+
+
+def _lines_of(opened: BinaryIO, name: str, settings: Files, kind: str) -> Iterator[Row]:
     """Bytes that are no text of the encoding stay in the row as what no text has, where they are noticed."""
     encoding = "utf-8-sig" if settings.encoding.lower().replace("_", "-") in ("utf-8", "utf8") else settings.encoding
-    with open(path, encoding=encoding, errors="surrogateescape", newline="") as file:
+    with io.TextIOWrapper(opened, encoding=encoding, errors="surrogateescape", newline="") as file:
         try:
             rows = _csv(name, file, settings.delimiter) if kind == "csv" else _jsonl(name, file)
             for line, row in rows:
@@ -169,7 +209,7 @@ def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
     return CallFailed(Failure.PERMANENT, f"{lines.name}:{line}: {why}: nothing from this line on is read; fix the file")
 
 
-def _parquet(path: Path, name: str, part: Part) -> Iterator[Row]:
+def _parquet(opened: BinaryIO, name: str, part: Part) -> Iterator[Row]:
     assert part.files is not None
     try:
         parquet = importlib.import_module("pyarrow.parquet")
@@ -178,7 +218,7 @@ def _parquet(path: Path, name: str, part: Part) -> Iterator[Row]:
                                             "pyarrow") from None
     number = 0
     try:
-        with closing(parquet.ParquetFile(path)) as file:
+        with closing(parquet.ParquetFile(opened)) as file:
             for batch in file.iter_batches(batch_size=part.files.page):
                 for row in batch.to_pylist():
                     number += 1

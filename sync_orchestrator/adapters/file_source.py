@@ -20,7 +20,7 @@ from typing import Any
 
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.base import Source
-from sync_orchestrator.adapters.file_rows import kind_of, rows_of
+from sync_orchestrator.adapters.file_rows import kind_of, require_inside, rows_of
 from sync_orchestrator.adapters.rows import Rows, missing_fields, once_each, unusable
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem
@@ -191,7 +191,7 @@ class FileSource(Source):
         for path in paths:
             name = path.relative_to(self._folder).as_posix()
             fields = self._fields if checked and self._has_columns(path) else frozenset()
-            for line, row in rows_of(path, name, self._part):
+            for line, row in rows_of(path, name, self._part, self._folder):
                 if fields and isinstance(row, dict):
                     if (failure := missing_fields(fields, row, name)) is not None:
                         raise failure
@@ -224,7 +224,10 @@ class FileSource(Source):
     def _found(self, group: str) -> list[Path]:
         wanted = templates.text(self._glob, {"group": group})
         found = sorted(self._folder / name for name in glob.glob(wanted, root_dir=self._folder, recursive=True))
-        return [path for path in found if path.is_file()]
+        files = [path for path in found if path.is_file()]
+        for path in files:
+            require_inside(path, self._folder)
+        return files
 
 
 def _mark(key: str) -> int:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.private_files import make_private_home, write_private_file
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
@@ -210,14 +210,10 @@ class Marks:
         return {str(name): number for name, number in found.items() if type(number) is int}
 
     def _write(self, marks: dict[str, int]) -> None:
-        part = self._file.with_name(f"{self._file.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(marks, indent=1), encoding="utf-8")
-            part.replace(self._file)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink()
+            make_private_home(self._file.parent)
+            write_private_file(self._file, json.dumps(marks, indent=1))
+        except (OSError, ConfigError) as error:
             if not self._complained:
                 self._complained = True
                 _log.warning("A restore into the same database would not be noticed: %s cannot be written: %s.",

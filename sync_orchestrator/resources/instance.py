@@ -16,6 +16,7 @@ import yaml
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy import Engine
 
+from sync_orchestrator.core.private_files import make_private_folder, write_private_file
 from sync_orchestrator.core.runs import Watched, forget, watched
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
@@ -66,9 +67,9 @@ def write_instance(home: Path) -> Path:
 
     The database is named by the environment variable DATABASE_VARIABLE.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    make_private_folder(home.resolve())
     file = home / "dagster.yaml"
-    file.write_text(yaml.safe_dump(_SETTINGS, sort_keys=False), encoding="utf-8")
+    write_private_file(file, yaml.safe_dump(_SETTINGS, sort_keys=False))
     return file
 
 
