@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
 from starlette.applications import Starlette
 
-Respond = Callable[[bytes], bytes]
-
 
 class RawUpstream:
-    """Responds to each connection's request with the bytes of ``respond`` and closes; ``requests`` holds what came."""
+    """Responds with the bytes of ``response`` and closes, unless it ``keeps_open``; ``requests`` holds what came."""
 
     def __init__(self) -> None:
         self.requests: list[bytes] = []
         self.response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        self.keeps_open = False
         self.url = ""
 
     def heads(self) -> list[tuple[str, str]]:
@@ -32,12 +31,15 @@ class RawUpstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            request = await reader.readuntil(b"\r\n\r\n")
-            length = [line.partition(b":")[2] for line in request.lower().split(b"\r\n")
-                      if line.startswith(b"content-length:")]
-            self.requests.append(request + await reader.readexactly(int(length[0]) if length else 0))
-            writer.write(self.response)
-            await writer.drain()
+            while True:
+                request = await reader.readuntil(b"\r\n\r\n")
+                length = [line.partition(b":")[2] for line in request.lower().split(b"\r\n")
+                          if line.startswith(b"content-length:")]
+                self.requests.append(request + await reader.readexactly(int(length[0]) if length else 0))
+                writer.write(self.response)
+                await writer.drain()
+                if not self.keeps_open:
+                    return
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

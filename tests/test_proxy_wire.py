@@ -302,6 +302,19 @@ async def test_responses_without_a_body_pass(serve: Serve, upstream: RawUpstream
         assert (status_of(response), response.partition(b"\r\n\r\n")[2]) == (int(status[:3]), b"")
 
 
+async def test_a_body_where_none_may_be_is_not_read_as_the_response_to_the_next_caller(
+    serve: Serve, upstream: RawUpstream
+) -> None:
+    ask = await serve()
+    upstream.keeps_open = True
+    stray = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nSTRAY"
+    for method, status in ((b"HEAD", b"200 OK"), (b"GET", b"204 No"), (b"GET", b"304 Not")):
+        upstream.response = reply(status, body=stray).replace(b"Connection: close", b"X-A: b")
+        await ask(method=method)
+        upstream.response = reply().replace(b"Connection: close", b"X-A: b")
+        assert b"STRAY" not in await ask()
+
+
 async def test_no_cookie_of_one_caller_goes_out_with_the_request_of_another(
     serve: Serve, upstream: RawUpstream, engine: Engine, server: Server
 ) -> None:

@@ -83,6 +83,8 @@ class Upstream:
                         method, url, headers=sent, data=content or None, allow_redirects=False) as response:
                     _check(response)
                     body = await _read(response, most)
+                    if method == "HEAD" or response.status in _WITHOUT_BODY:
+                        response.close()  # a body sent all the same would be read as the response to the next caller
                 return _passed(method, response, body, most)
         except CallFailed:
             raise

@@ -23,11 +23,15 @@ class Case:
 
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", "get", "", "G\x00T"]
-PATHS = ["/v1/events", "/v1/sources/lab/events", "/v1/sources/shop/events", "/v1/sources/%00/events", "/v1/records/item/",
+PATHS = ["/v1/events", "/v1/sources/lab/events", "/v1/sources/shop/events", "/v1/sources/%00/events",
+         "/v1/records/item/",
          "/v1/events/shop/", "/v1/rollouts", "/v1/rollouts/old", "/healthz", "/readyz", "/metrics", "/openapi.json",
-         "/proxy/stones/", "/proxy/orders/", "/proxy/old/", "/", "/v1", "//v1/events", "/v1/events/", "*", "http://x/healthz"]
-PIECES = ["p1", "..", "%2e%2e", "%00", "%ff", "%zz", "a%2fb", "ä", "日本", "%F0%9F%98%80", "a;b", "x" * 9000, "%250d%250a",
-          "..%20", "%EF%BC%8E%EF%BC%8E", "", "{{7*7}}", "${HOME}", "'\"<>", "a b", "\\", "%c0%af", "-1", "1e400", "null"]
+         "/proxy/stones/", "/proxy/orders/", "/proxy/old/", "/", "/v1", "//v1/events", "/v1/events/", "*",
+         "http://x/healthz"]
+PIECES = ["p1", "..", "%2e%2e", "%00", "%ff", "%zz", "a%2fb", "ä", "日本", "%F0%9F%98%80", "a;b", "x" * 9000,
+          "%250d%250a",
+          "..%20", "%EF%BC%8E%EF%BC%8E", "", "{{7*7}}", "${HOME}",
+          "'\"<>", "a b", "\\", "%c0%af", "-1", "1e400", "null"]
 QUERIES = ["", "?", "?partial=true", "?partial=maybe", "?partial=true&partial=false", "?lang=de", "?lang=%ff", "?a=%zz",
            "?limit=-1", "?limit=1e9", "?" + "a=1&" * 300, "?lang=\xe9", "?x=%00", "?;", "?lang[]=1", "#x"]
 HEADERS = [b"Content-Type: application/json", b"Content-Type: application/cloudevents+json; charset=utf-16",
@@ -48,10 +52,12 @@ def _lookalike(random: Random) -> Any:
 
 
 VALUES: list[Callable[[], Any]] = [
-    lambda: None, lambda: True, lambda: 0, lambda: -1, lambda: 2**63, lambda: 10**400, lambda: 1.5, lambda: "", lambda: " ",
-    lambda: "\x00", lambda: "a\x00b", lambda: "\ud800", lambda: "x" * 70_000, lambda: "日本", lambda: "\u202e", lambda: "..",
+    lambda: None, lambda: True, lambda: 0, lambda: -1, lambda: 2**63, lambda: 10**400, lambda: 1.5, lambda: "",
+    lambda: " ",
+    lambda: "\x00", lambda: "a\x00b", lambda: "\ud800", lambda: "x" * 70_000, lambda: "日本", lambda: "\u202e",
+    lambda: "..",
     lambda: "a/b", lambda: "{{7*7}}", lambda: "${HOME}", lambda: "1e400", lambda: "NaN", lambda: "9999-12-31T23:59:60Z",
-    lambda: "0000-00-00T00:00:00Z", lambda: "-", lambda: [], lambda: {}, lambda: [[[[[]]]]], lambda: {"": {"": None}},
+    lambda: "0000-00-00T00:00:00Z", lambda: "-", list, dict, lambda: [[[[[]]]]], lambda: {"": {"": None}},
     lambda: {"a": 1} | {str(number): number for number in range(300)}, lambda: "item.updated", lambda: "shop",
     lambda: "\ufeff", lambda: "e\u0301", lambda: "'; DROP TABLE sync.events; --", lambda: "a" * 3000, lambda: 1e308,
 ]
@@ -112,7 +118,8 @@ def _body(random: Random, number: int) -> bytes:
         case 6:
             return zlib.compress(dumped([good_event(number)]))
         case 7:
-            return dumped(good_event(number)).replace(b'"1.0"', random.choice([b"NaN", b"1", b'"\\ud800"', b"-0", b"01"]))
+            return dumped(good_event(number)).replace(b'"1.0"', random.choice([b"NaN", b"1", b'"\\ud800"', b"-0",
+            b"01"]))
         case 8:
             return b'{"id": 1, "id": 2}'
         case 9:
@@ -149,14 +156,20 @@ def structured(seed: int, number: int, key: str) -> Case:
 
 # Malformed at the level of HTTP -------------------------------------------------------------------------------------
 
-LINES = [b"Content-Length: -1", b"Content-Length: 0x10", b"Content-Length: 5, 6", b"Content-Length: 99999999999999999999",
-         b"Content-Length: 5\r\nContent-Length: 6", b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity, chunked",
-         b"Transfer-Encoding: \x0bchunked", b"Transfer_Encoding: chunked", b"Transfer-Encoding: xchunked", b" folded: 1",
+LINES = [b"Content-Length: -1", b"Content-Length: 0x10", b"Content-Length: 5, 6",
+         b"Content-Length: 99999999999999999999",
+         b"Content-Length: 5\r\nContent-Length: 6", b"Transfer-Encoding: chunked",
+         b"Transfer-Encoding: identity, chunked",
+         b"Transfer-Encoding: \x0bchunked", b"Transfer_Encoding: chunked", b"Transfer-Encoding: xchunked",
+         b" folded: 1",
          b"\tX: 1", b"X : 1", b": 1", b"X", b"X: a\x00b", b"X: a\nY: b", b"X: a\rY: b", b"X: " + b"a" * 30_000,
-         b"\x80\xff: 1", b"Host: a\r\nHost: b", b"Host:", b"Host: [::1", b"Expect: 200-ok", b"Connection: close, close,,",
+         b"\x80\xff: 1", b"Host: a\r\nHost: b", b"Host:", b"Host: [::1", b"Expect: 200-ok",
+         b"Connection: close, close,,",
          b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nConnection: Upgrade, HTTP2-Settings"]
-STARTS = [b"", b"\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/0.9\r\n",
-          b"GET / HTTP/1.1 HTTP/1.1\r\n", b"GET  /  HTTP/1.1\r\n", b"GET /healthz\r\n\r\n", b"\x00" * 50, b"GET /\x00 HTTP/1.1\r\n",
+STARTS = [b"", b"\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+          b"GET / HTTP/0.9\r\n",
+          b"GET / HTTP/1.1 HTTP/1.1\r\n", b"GET  /  HTTP/1.1\r\n", b"GET /healthz\r\n\r\n", b"\x00" * 50,
+          b"GET /\x00 HTTP/1.1\r\n",
           b"POST /v1/events HTTP/1.1\n", b"GET /healthz HTTP/9.9\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n"]
 
 

@@ -1,4 +1,4 @@
-"""A drain as a process of its own, until the file that its argument names is there; it prints how many pushes it made."""
+"""A drain as a process of its own, until the file is there that its argument names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sync_orchestrator.core.drain import drain
 
 
 async def work(end: Path) -> None:
-    """Drains until asked to end. Drift is read by validations beside it, which list, read and count."""
+    """Drains until the file is there, then prints how many pushes it made."""
     context = open_context()
     try:
         report = await drain(context, linger=3600, most_seconds=3600, asked_to_end=end.exists)

@@ -35,7 +35,8 @@ def configuration(upstream: str) -> dict[str, Any]:
                                "version": "body.v", "data": "body.row"}}},
         "third_parties": {"erp": {
             "base_url": f"{upstream}/erp", "timeout": "1s", "search_lag": 0, "landing": 0, "concurrency": 16,
-            "breaker": {"failures": 1_000_000, "probe_after": 0.01, "probe_cap": 0.01}, "throttle": {"headers": False}}},
+            "breaker": {"failures": 1_000_000, "probe_after": 0.01, "probe_cap": 0.01},
+            "throttle": {"headers": False}}},
         "entities": {"item": {
             "owner": "shop",
             "parts": {
@@ -45,7 +46,7 @@ def configuration(upstream: str) -> dict[str, Any]:
                 "lab": {"key": "key", "version": {"path": "v", "kind": "number"}, "required": False,
                         "list": {"path": "/rows"}, "read": {"path": "/rows/{{ key }}"}}},
             "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-            "retry": {"retries": 100, "first_wait": 0.01, "max_wait": 0.05},
+            "on_missing": "upsert", "retry": {"retries": 100, "first_wait": 0.01, "max_wait": 0.05},
             "third_party": {
                 "system": "erp", "key_field": "code", "group": "store", "create": {"method": "POST", "path": "/items"},
                 "update": {"method": "PUT", "path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
@@ -126,8 +127,8 @@ async def until_ready(service: Service) -> None:
     ends = time.monotonic() + _START_SECONDS
     while True:
         try:
-            if b" 200 " in (await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-                                           2)).data[:20]:
+            if (await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+                               2)).status == 200:
                 return
         except OSError:
             pass
@@ -168,7 +169,7 @@ async def exchange(port: int, request: bytes, deadline_seconds: float, *, half_c
                     break
     except TimeoutError:
         return Exchange(data, time.monotonic() - began, hung=not data)
-    except ConnectionError:
+    except OSError:  # the service has closed the connection already
         pass
     finally:
         if writer is not None:
@@ -207,12 +208,14 @@ async def watching(service: Service, key: str, name: str) -> AsyncIterator[Watch
         while True:
             number += 1
             service.memory.look()
-            await _probe(service, watch, "healthz", b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200)
+            await _probe(service, watch, "healthz",
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200)
             event_id = f"good-{name}-{number}"
             body = json.dumps({"specversion": "1.0", "id": event_id, "source": "shop", "type": "item.updated",
                                "subject": f"good{number % 20}", "version": number,
                                "data": {"key": f"good{number % 20}", "name": "n", "store": "A", "v": number}}).encode()
-            if await _probe(service, watch, "event", post("/v1/events", body, key, b"application/cloudevents+json"), 202):
+            request = post("/v1/events", body, key, b"application/cloudevents+json")
+            if await _probe(service, watch, "event", request, 202):
                 watch.sent.append(event_id)
             await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
 
