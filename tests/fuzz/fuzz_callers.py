@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from urllib.parse import quote
 
+import fuzz_upstreams
 from fuzz_service import post
 
 
@@ -139,6 +140,8 @@ def structured(seed: int, number: int, key: str) -> Case:
     line = f"{method} {path}{random.choice([*QUERIES, '', '', ''])} HTTP/1.1".encode("utf-8", "surrogatepass")
     body = _body(random, number) if random.random() < 0.7 else b""
     headers = [line, b"Host: a", b"Connection: close", *random.sample(HEADERS, random.choice([0, 1, 2, 3, 6]))]
+    if "websocket" in fuzz_upstreams.GATED:
+        headers = [each for each in headers if each != b"Upgrade: websocket"]
     if random.random() < 0.85:
         headers.append(b"X-API-Key: " + key.encode())
     if random.random() < 0.6:
