@@ -275,7 +275,7 @@ async def test_an_impossible_response_is_a_502_and_the_next_one_is_good(serve: S
 @pytest.mark.parametrize(("coding", "body"), [
     (b"gzip", gzip.compress(b"hello")), (b"x-gzip", gzip.compress(b"hel") + gzip.compress(b"lo")),
     (b"deflate", zlib.compress(b"hello")), (b"deflate", zlib.compress(b"hello")[2:-4]), (b"identity", b"hello"),
-])
+], ids=["gzip", "two members", "zlib", "bare deflate", "identity"])
 async def test_a_compressed_response_is_unpacked_for_callers(serve: Serve, upstream: RawUpstream, coding: bytes,
                                                              body: bytes) -> None:
     ask = await serve()

@@ -44,6 +44,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from sqlalchemy import Engine
 
+from sync_orchestrator.core.dead_records import DeadSelection, redrive_dead_records
 from sync_orchestrator.core.ledger import conservation, redrive
 from sync_orchestrator.core.sql import run
 
@@ -353,7 +354,8 @@ async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: 
                     stuck_since, seen = time.monotonic(), now
                 assert drain.poll() is None, (folder / "drain.log").read_text()[-3000:]
                 assert time.monotonic() - stuck_since < 60, "the drain makes no calls any more"
-                memory.look()
+                if now > before:  # it has started
+                    memory.look()
                 if len(rows_of(engine, WORK)) < KEYS // 4:
                     await change_all()
                 await asyncio.sleep(0.2)
@@ -368,9 +370,9 @@ async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: 
             assert time.monotonic() < ends, f"not in sync: {left[:5]}"
             assert drain.poll() is None, (folder / "drain.log").read_text()[-3000:]
             memory.look()
-            await asyncio.sleep(0.5)
-            if version % 2 and time.monotonic() > ends - CATCH_UP_SECONDS / 2:
-                await change_all()
+            redrive(engine)  # an odd response to a call that was under way may have come since
+            redrive_dead_records(engine, DeadSelection("item"))
+            await asyncio.sleep(1)
     finally:
         end.touch()
         try:
