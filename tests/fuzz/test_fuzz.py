@@ -49,7 +49,7 @@ from sync_orchestrator.core.ledger import conservation, redrive
 from sync_orchestrator.core.sql import run
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
-KNOWN_FAULTS = "comments,doctype,non-ascii,big bomb,unstorable,websocket"
+KNOWN_FAULTS = "comments,doctype,non-ascii,big bomb,unstorable,status,websocket"
 DEADLINE_SECONDS = 15.0
 MAX_GROWTH_MB = 300
 WORKERS = 12
