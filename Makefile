@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-postgres test-long test-third-parties bench bench-long check requirements clean
+.PHONY: help install demo up test test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -25,6 +25,9 @@ test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Po
 test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
 	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
 	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py
+
+test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)
+	$(BIN)/python -m pytest -m long tests/fuzz
 
 test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Server, installed from registries; needs npm
 	$(BIN)/python tests/third_parties/installing.py

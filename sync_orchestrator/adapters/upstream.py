@@ -1,95 +1,216 @@
-"""A system that calls are passed through to as they came: method, path, query, headers and body.
+"""Passes a request through to a legacy upstream: method, path, query, body and an allow list of headers.
 
-Not here: calls that are filled in and understood (``http.py``).
+Not here: requests that are filled in from templates (``http.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import logging
+import re
+import zlib
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import aiohttp
 import httpx
+from multidict import CIMultiDict
+from yarl import URL
 
-from sync_orchestrator.adapters.wire import Transport, capped
+from sync_orchestrator.config.routes import HOP_BY_HOP_HEADERS, normalize_header_name
 from sync_orchestrator.core.errors import CallFailed, Failure
 
-Headers = list[tuple[str, str]]
+RawHeaders = list[tuple[bytes, bytes]]
+"""Headers as they are on the wire: names and values are bytes."""
 
-_OF_ONE_HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
-               "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length", "accept-encoding"}
-_FORWARDING = {"forwarded", "via", "x-real-ip", "x-original-url", "x-rewrite-url", "x-original-host",
-               "x-host", "true-client-ip", "x-client-ip", "x-http-method-override", "x-method-override"}
-_OF_THE_ANSWER = _OF_ONE_HOP - {"accept-encoding"} | {"content-encoding", "date", "server"}
-_CONNECTIONS = 100
+_log = logging.getLogger("sync_orchestrator.http")
+
+# The service sends a Date of its own; Alt-Svc would lead callers past the service.
+_NOT_FOR_CALLERS = HOP_BY_HOP_HEADERS | {"date", "server", "alt-svc", "forwarded", "via"}
+_WITHOUT_BODY = (204, 205, 304)
+_UNPACKED_CODINGS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_OTHER_CODINGS = {"br", "zstd", "compress", "x-compress", "dcb", "dcz"}
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_ALLOWED_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_ADDED_ON_THE_WAY = re.compile(r"forwarded|via$|x-forwarded|x-real-ip|cf-|sec-|x-api-key$")
+_MAX_CONNECTIONS = 100
+_KEEP_ALIVE_SECONDS = 5
+_MAX_WITHHELD_NAMES = 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Passed:
-    """What came back; its headers as they may go on."""
+    """A response of the upstream; ``headers`` are those that callers may get, as bytes."""
 
     status: int
-    headers: Headers
+    headers: RawHeaders
     content: bytes
 
 
-class _Transport(Transport):
-    """Adds no header of its own, and keeps no cookie of one caller for the next."""
-
-    def made_with(self) -> dict[str, Any]:
-        return {**super().made_with(), "skip_auto_headers": ("Accept", "User-Agent")}
-
-
 class Upstream:
-    """``headers`` go with each call, in place of the caller's own of these names."""
+    """Passes requests to the paths below ``base_url``.
 
-    def __init__(self, base_url: str, headers: dict[str, str], timeout: float) -> None:
+    ``headers`` are sent with each request and replace those of the caller, whichever way the caller spells their names.
+    ``passes`` names the headers of a caller that are passed on. ``timeout`` is the deadline of a request in seconds.
+    """
+
+    def __init__(self, base_url: str, headers: dict[str, str], timeout: float, passes: Collection[str]) -> None:
         self._base_url = base_url.rstrip("/")
         self._headers = headers
         self._timeout = timeout
-        self._client: httpx.AsyncClient | None = None
+        own = {normalize_header_name(name) for name in headers}
+        self._passes = {name.lower() for name in passes} - own - HOP_BY_HOP_HEADERS
+        self._withheld: set[str] = own | HOP_BY_HOP_HEADERS
+        self._most_withheld = len(self._withheld) + _MAX_WITHHELD_NAMES
+        self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, method: str, target: str, headers: Iterable[tuple[str, str]], content: bytes, most: int
+    async def call(self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, most: int
                    ) -> Passed:
-        """One call; ``target`` is path and query as they go out. Redirects are not followed. Raises CallFailed."""
-        own = {name.lower() for name in self._headers}
-        sent = [(name, text) for name, text in passed_on(headers, _OF_ONE_HOP) if name.lower() not in own]
+        """Sends one request and reads its response of at most ``most`` bytes, before and after decompression.
+
+        ``target`` is path and query as they go out. Redirects are not followed. Raises CallFailed: permanent and not
+        unknown where the request cannot be sent, transient where no response came, permanent and unknown where the
+        response cannot be passed on.
+        """
+        try:
+            sent = self._sent(list(headers))
+            url = URL(self._base_url + target, encoded=True)
+        except ValueError as error:
+            raise CallFailed(Failure.PERMANENT, f"cannot be sent ({type(error).__name__})") from None
         try:
             async with asyncio.timeout(self._timeout):
-                client = self._opened()
-                told = httpx.Headers([*sent, *self._headers.items(), ("Accept-Encoding", "identity")], "latin-1")
-                request = httpx.Request(method, self._base_url + target, content=content, headers=told)
-                response = await client.send(request, stream=True)
-                body = await capped(response, most)
-        except TimeoutError:
-            raise CallFailed(Failure.TRANSIENT, "no answer in time", unknown=True) from None
-        except (ValueError, httpx.InvalidURL) as error:  # what was sent holds what cannot be said in HTTP
-            raise CallFailed(Failure.PERMANENT, f"cannot be sent ({type(error).__name__})") from None
-        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
-            raise CallFailed(Failure.TRANSIENT, f"no answer ({type(error).__name__})", unknown=True) from None
-        if body is None:
-            raise CallFailed(Failure.PERMANENT, f"an answer of more than {most} bytes", unknown=True)
-        return Passed(response.status_code, passed_on(response.headers.multi_items(), _OF_THE_ANSWER), body)
+                async with self._opened().request(
+                        method, url, headers=sent, data=content or None, allow_redirects=False) as response:
+                    _check(response)
+                    body = await _read(response, most)
+                    if method == "HEAD" or response.status in _WITHOUT_BODY:
+                        response.close()  # a body sent all the same would be read as the response to the next caller
+                return _passed(method, response, body, most)
+        except CallFailed:
+            raise
+        except (TimeoutError, aiohttp.ClientConnectorError) as error:
+            raise CallFailed(Failure.TRANSIENT, f"no response ({type(error).__name__})", unknown=True) from None
+        except Exception as error:  # libraries raise errors of many kinds for what is not HTTP
+            raise _unusable(f"{type(error).__name__}") from None
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        """Closes all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
-    def _opened(self) -> httpx.AsyncClient:
-        if self._client is None:
-            limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
-            self._client = httpx.AsyncClient(follow_redirects=False, timeout=self._timeout,
-                                             transport=_Transport(limits=limits))
-        return self._client
+    def _sent(self, headers: RawHeaders) -> CIMultiDict[str]:
+        """The headers that go out. Raises ValueError for values that aiohttp would send as other bytes."""
+        gone = _named_by_connection(headers)
+        sent: CIMultiDict[str] = CIMultiDict()
+        cookies: list[bytes] = []
+        for raw_name, raw in headers:
+            name = raw_name.decode("latin-1").lower()
+            if name not in self._passes:
+                self._note_withheld(name)
+            elif name in gone:
+                continue
+            elif name == "cookie":
+                cookies.append(raw)
+            else:
+                sent.add(raw_name.decode("ascii"), raw.decode())
+        if cookies:  # HTTP/2 may split them, HTTP/1.1 has one header (RFC 9113, 8.2.3)
+            sent["cookie"] = b"; ".join(cookies).decode()
+        sent.update(self._headers)
+        sent["Accept-Encoding"] = "identity"
+        return sent
+
+    def _note_withheld(self, name: str) -> None:
+        """Logs each name once, so that an operator who moves traffic here learns what the upstream misses."""
+        if (name in self._withheld or len(self._withheld) >= self._most_withheld or not name.replace("-", "").isalnum()
+                or not name.isascii() or _ADDED_ON_THE_WAY.match(name)):
+            return
+        self._withheld.add(name)
+        _log.warning("the header %s of a caller is not passed on to %s; if it is needed there, list it under "
+                     "legacy.pass_headers", name, self._base_url)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                                             ssl=httpx.create_ssl_context())
+            # No cookie of one caller is kept for the next, and no header is added that nobody sent.
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(), skip_auto_headers=("Accept", "User-Agent", "Content-Type"))
+        return self._session
 
 
-def passed_on(headers: Iterable[tuple[str, str]], left_out: Iterable[str]) -> Headers:
-    """Headers without those of one hop, those that tell of forwarding, and those that ``Connection`` names."""
-    told = [(name, text) for name, text in headers]
-    named = {word.strip().lower() for name, text in told if name.lower() == "connection" for word in text.split(",")}
-    gone = {*left_out, *named, *_FORWARDING}
-    return [(name, text) for name, text in told
-            if name.lower() not in gone and not name.lower().startswith("x-forwarded-")]
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[str]:
+    return {normalize_header_name(word.strip()) for name, value in headers if name.lower() == b"connection"
+            for word in value.decode("latin-1").split(",")}
+
+
+def _check(response: aiohttp.ClientResponse) -> None:
+    """Raises CallFailed for a response that may not be passed on, or whose end is not certain."""
+    if not 200 <= response.status <= 599:
+        raise _unusable(f"status {response.status}")
+    codings = [value.strip().lower() for name, value in response.raw_headers if name.lower() == b"transfer-encoding"]
+    lengths = {value.strip() for name, value in response.raw_headers if name.lower() == b"content-length"}
+    if codings not in ([], [b"chunked"]) or (codings and lengths) or len(lengths) > 1:
+        raise _unusable("Transfer-Encoding and Content-Length leave the end of the response uncertain")
+    if not all(length.isdigit() for length in lengths):
+        raise _unusable("Content-Length is not a number")
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > most:
+            response.close()
+            raise _too_large(most)
+    return bytes(content)
+
+
+def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: int) -> Passed:
+    left_out = _NOT_FOR_CALLERS | _named_by_connection(response.raw_headers)
+    headers = [(name.lower(), value) for name, value in response.raw_headers
+               if _NAME.fullmatch(name) and not _NOT_ALLOWED_IN_VALUES.search(value)
+               and normalize_header_name(name.decode("latin-1")) not in left_out]
+    if method == "HEAD":
+        lengths = [value for name, value in response.raw_headers if name.lower() == b"content-length"]
+        return Passed(response.status, headers + [(b"content-length", value.strip()) for value in lengths[:1]], b"")
+    if response.status in _WITHOUT_BODY:
+        return Passed(response.status, headers, b"")
+    codings = [word.strip().lower() for value in response.headers.getall("Content-Encoding", [])
+               for word in value.split(",") if word.strip().lower() not in ("", "identity")]
+    if not body or (codings and codings[-1] in _OTHER_CODINGS):
+        return Passed(response.status, headers, body)
+    if len(codings) > 1 or (codings and codings[0] not in _UNPACKED_CODINGS):
+        raise _unusable("an unknown Content-Encoding")
+    if codings:
+        body = _unpack(body, codings[0], most)
+    return Passed(response.status, [(name, value) for name, value in headers if name != b"content-encoding"], body)
+
+
+def _unpack(body: bytes, coding: str, most: int) -> bytes:
+    """Raises CallFailed where the body is not what its Content-Encoding says, or larger than ``most`` bytes."""
+    bits = _UNPACKED_CODINGS[coding]
+    if coding == "deflate" and body[0] & 0x0F != 8:  # many servers send deflate without its zlib header
+        bits = -zlib.MAX_WBITS
+    plain, rest = bytearray(), body
+    try:
+        while rest:
+            engine = zlib.decompressobj(bits)
+            plain += engine.decompress(rest, most + 1 - len(plain))
+            if len(plain) > most:
+                raise _too_large(most)
+            if not engine.eof:
+                raise _unusable(f"the body ends before its {coding} data ends")
+            rest = engine.unused_data if bits > zlib.MAX_WBITS else b""
+    except zlib.error:
+        raise _unusable(f"the body is not {coding}") from None
+    return bytes(plain)
+
+
+def _too_large(most: int) -> CallFailed:
+    return _unusable(f"a response of more than {most} bytes")
+
+
+def _unusable(why: str) -> CallFailed:
+    return CallFailed(Failure.PERMANENT, f"the response cannot be passed on: {why}", unknown=True)

@@ -5,6 +5,8 @@ Not here: paths (``paths.py``), who may (``access.py``).
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,7 +19,8 @@ from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.errors import InvalidEvent
 
-_OUR_KEYS = ("authorization", "x-api-key")
+_OUR_KEYS = (b"authorization", b"x-api-key")
+_QUERY = re.compile(r"[\x21-\x7e]*")
 _MOST_PARAMETERS = 100
 
 
@@ -37,10 +40,24 @@ class Asked:
     def target(self) -> str:
         return f"{self.path}?{self.query}" if self.query else self.path
 
-    def sent_headers(self) -> list[tuple[str, str]]:
-        """The caller's headers, without a key of this service."""
-        return [(name, text) for name, text in self.headers.items()
-                if not (name.lower() in _OUR_KEYS and "sync_" in text)]
+    def sent_headers(self) -> list[tuple[bytes, bytes]]:
+        """The caller's headers as bytes, without a key of this service."""
+        return [(name, value) for name, value in self.headers.raw
+                if not (name.lower() in _OUR_KEYS and b"sync_" in value)]
+
+    def refuse_ambiguous(self, route: Route) -> None:
+        """Raises Refused (400) for a request that two servers may read in two ways.
+
+        These are a header that may be there once and is there twice, a body of a ``GET``, which some servers take for
+        the next request, and a query with bytes that are not printable ASCII.
+        """
+        if not _QUERY.fullmatch(self.query):
+            raise Refused(400, "The query must be printable ASCII: percent-encode other characters as UTF-8.")
+        names = Counter(name.decode("latin-1").lower() for name, _ in self.headers.raw)
+        if repeated := [name for name in sorted(route.single_headers()) if names[name] > 1]:
+            raise Refused(400, f"Send the header {repeated[0]} once.")
+        if self.body and self.method in ("GET", "HEAD"):
+            raise Refused(400, "A GET cannot have a body.")
 
     def values(self, route: Route) -> dict[str, Any]:
         """What templates of a route know. Raises Refused: 400, 413, 415."""

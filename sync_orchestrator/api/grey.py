@@ -44,7 +44,8 @@ class Grey:
         self._new = new
         self._known = known
         self._tally = tally
-        self._legacy = Upstream(route.legacy.base_url, route.legacy.headers, route.legacy.timeout)
+        self._legacy = Upstream(route.legacy.base_url, route.legacy.headers, route.legacy.timeout,
+                                route.passed_headers())
         self._compared = compiled(self._settings.compare)
         self._shadows: set[asyncio.Task[None]] = set()
 
@@ -174,7 +175,7 @@ class Grey:
         except CallFailed as failure:
             _log.warning("route %s: legacy: %s", self._name, failure.detail)
             if failure.kind is Failure.PERMANENT and not failure.unknown:
-                raise Refused(400, "What was sent cannot be passed on.") from None
+                raise Refused(400, "The request cannot be passed on: header values must be UTF-8.") from None
             if failure.kind is Failure.TRANSIENT:
                 raise Refused(504, "The upstream did not answer.") from None
             raise Refused(502, "The upstream's answer cannot be passed on.") from None
@@ -189,6 +190,7 @@ def _status(told: Response | Refused) -> int:
 
 def _response(passed: Passed) -> Response:
     response = Response(passed.content, passed.status)
-    for name, text in passed.headers:
-        response.headers.append(name, text)
+    if any(name == b"content-length" for name, _ in passed.headers):
+        del response.headers["content-length"]
+    response.raw_headers.extend(passed.headers)  # as bytes: what they mean is between upstream and caller
     return response

@@ -6,6 +6,7 @@ Not here: what a route does (``proxy.py``).
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from urllib.parse import quote, unquote_to_bytes
 
@@ -13,28 +14,51 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Route
 
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_ESCAPED_AGAIN = re.compile(r"%(2e|2f|5c|25|00)", re.IGNORECASE)
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]")
-_MOST_BYTES = 8192
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
+# C0 and C1 control characters, line and paragraph separators, slashes, and what Windows' best fit makes slashes of.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029/\\\\\u2044\u2215\u2216\u29f5\u29f8]")
+_MAX_BYTES = 8192
 
 
 def segments(raw: bytes) -> list[str]:
-    """What stands between the slashes of a path as it was sent, decoded once.
+    """Splits a path as it was sent at its slashes and decodes each segment once.
 
-    Raises Refused (400) for what another server might read as another path: ``.`` and ``..``, an empty piece, slashes
-    and dots that are encoded, once or twice, control characters, what is not UTF-8.
+    Raises Refused (400) for what another server may read as another path: an empty segment, ``.`` and ``..`` also with
+    blanks, ``;`` or invisible characters around them, encoded slashes and backslashes, control characters, and what is
+    not UTF-8. The same holds for what a second decoding makes of a segment, and for its compatibility form (NFKC),
+    which turns full-width dots and slashes into plain ones.
     """
-    if not raw.startswith(b"/") or len(raw) > _MOST_BYTES or _BAD_ESCAPE.search(raw):
+    if not raw.startswith(b"/") or len(raw) > _MAX_BYTES or _BAD_ESCAPE.search(raw):
         raise _refused()
     try:
         found = [unquote_to_bytes(piece).decode() for piece in raw[1:].split(b"/")]
     except UnicodeDecodeError:
         raise _refused() from None
-    for piece in found:
-        if (not piece or piece.partition(";")[0] in ("", ".", "..") or _UNSAFE.search(piece)
-                or _ESCAPED_AGAIN.search(piece)):
-            raise _refused()
+    if not all(_has_one_reading(piece) for piece in found):
+        raise _refused()
     return found
+
+
+def _has_one_reading(piece: str) -> bool:
+    """Whether a segment stays one plain segment of a path in each way that servers are known to read it."""
+    folded = unicodedata.normalize("NFKC", piece)
+    if not (_is_plain(piece) and _is_plain(folded)):
+        return False
+    for read in {piece, folded}:
+        if _ESCAPE.search(read):
+            try:
+                again = unquote_to_bytes(read).decode()
+            except UnicodeDecodeError:
+                return False
+            if "%" in again or not _is_plain(again) or not _is_plain(unicodedata.normalize("NFKC", again)):
+                return False
+    return True
+
+
+def _is_plain(piece: str) -> bool:
+    name = piece.partition(";")[0]
+    visible = [letter for letter in name if not letter.isspace() and unicodedata.category(letter) != "Cf"]
+    return not _UNSAFE.search(piece) and any(letter != "." for letter in visible)
 
 
 def spelt(pieces: list[str]) -> str:

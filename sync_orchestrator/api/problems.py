@@ -28,8 +28,16 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
     """An answer with problem details; a 503 says when to come back."""
     retry = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
     return JSONResponse(
-        {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more},
+        {"type": "about:blank", "title": _phrase(status), "status": status, "detail": detail, **more},
         status_code=status, headers={**retry, **(headers or {})}, media_type=KIND)
+
+
+def _phrase(status: int) -> str:
+    """A route may be configured to use a status that HTTP does not name, such as 499."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
 
 
 async def _refused(request: Request, error: Exception) -> Response:

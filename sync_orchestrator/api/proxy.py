@@ -55,6 +55,7 @@ class Proxy:
         limit = self._settings[name].request_bytes
         asked = Asked(request.method, spelt(pieces), parts, request.scope["query_string"].decode("latin-1"),
                       request.headers, await bodies.read(request, limit), limit)
+        asked.refuse_ambiguous(self._settings[name])
         return await (self._grey.get(name) or self._new[name]).answer(asked)
 
     async def close(self) -> None:

@@ -21,6 +21,30 @@ _NEVER_A_NAME = {"authorization", "x-api-key", "proxy-authorization", "cookie"}
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=100)]
 
+HOP_BY_HOP_HEADERS = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade", "http2-settings", "expect", "host", "content-length", "accept-encoding"})
+"""Headers that belong to one connection, or that the service sets itself. They are never passed on."""
+
+PASSED_HEADERS = frozenset({
+    "accept", "accept-charset", "accept-language", "authorization", "baggage", "cache-control", "content-digest",
+    "content-disposition", "content-encoding", "content-language", "content-md5", "content-type", "cookie", "digest",
+    "dnt", "idempotency-key", "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since",
+    "origin", "pragma", "prefer", "range", "referer", "repr-digest", "soapaction", "traceparent", "tracestate",
+    "user-agent", "x-correlation-id", "x-request-id", "x-requested-with"})
+"""The headers of a caller that ``legacy`` gets by default: end-to-end headers that carry no claim of a proxy."""
+
+SINGLE_HEADERS = frozenset({
+    "authorization", "content-disposition", "content-length", "content-md5", "content-type", "host", "idempotency-key",
+    "if-modified-since", "if-range", "if-unmodified-since", "origin", "range", "referer", "soapaction", "traceparent",
+    "user-agent", "x-api-key", "x-correlation-id", "x-request-id", "x-requested-with"})
+"""Headers that HTTP allows once. Of two, one server reads the first and the next one reads the last."""
+
+
+def normalize_header_name(name: str) -> str:
+    """Returns the name as servers compare it: CGI and WSGI make the same name of ``X_Key`` and ``X-Key``."""
+    return name.lower().replace("_", "-")
+
 
 class RouteError(Model):
     """An answer that is no success, as callers shall see it: problem details with a constant text."""
@@ -51,10 +75,31 @@ class Legacy(Model):
 
     base_url: str = Field(pattern=r"^https?://")
     """The address that the route's path stands below."""
-    headers: dict[str, Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
-    """Sent with every call, in place of what the caller sent under these names."""
+    headers: dict[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")],
+                  Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
+    """Sent with every call, in place of what the caller sent under these names. ``X_Key`` and ``X-Key`` are the same
+    name."""
+    pass_headers: list[HeaderName] = []
+    """Further headers of a caller that are passed on. By default only those of HTTP itself that hold between both ends
+    are passed, with ``Authorization`` and ``Cookie``, those under ``headers`` of the route, and that of
+    ``rollout.by_header``."""
     timeout: Seconds = Field(default=10, gt=0)
     """The deadline of one call."""
+
+    @model_validator(mode="after")
+    def _check_headers(self) -> Self:
+        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise ValueError("legacy.base_url: put credentials into legacy.headers: {Authorization: ...}")
+        own = {normalize_header_name(name) for name in self.headers}
+        if framing := own & (HOP_BY_HOP_HEADERS - {"host"}):
+            raise ValueError(f"legacy.headers: '{min(framing)}' is set by the service itself; remove it")
+        for name in self.pass_headers:
+            if name.lower() in HOP_BY_HOP_HEADERS:
+                raise ValueError(f"legacy.pass_headers: '{name}' belongs to one connection and is never passed on; "
+                                 "remove it")
+            if name.lower() in own:
+                raise ValueError(f"legacy.pass_headers: '{name}' is set by legacy.headers; remove it from one of them")
+        return self
 
 
 class Rollout(Model):
@@ -131,6 +176,17 @@ class Route(Model):
     @property
     def is_read(self) -> bool:
         return self.method == "GET" if self.reads is None else self.reads
+
+    def passed_headers(self) -> frozenset[str]:
+        """Returns the names of the headers of a caller that ``legacy`` gets, in lower case."""
+        assert self.legacy is not None
+        by_header = [self.rollout.by_header] if self.rollout is not None and self.rollout.by_header else []
+        return PASSED_HEADERS | {name.lower() for name in [*self.headers, *by_header, *self.legacy.pass_headers]}
+
+    def single_headers(self) -> frozenset[str]:
+        """Returns the names of the headers that a caller may send once only, in lower case."""
+        by_header = [self.rollout.by_header] if self.rollout is not None and self.rollout.by_header else []
+        return SINGLE_HEADERS | {name.lower() for name in [*self.headers, *by_header]}
 
     def parts(self) -> list[str]:
         """The names in its path."""
