@@ -19,6 +19,7 @@ from sync_orchestrator.adapters.classes import where
 from sync_orchestrator.core.errors import CallFailed, Failure, SyncError
 from sync_orchestrator.core.masking import mask
 from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
+from sync_orchestrator.core.storable_text import storable_text, text_problem
 
 T = TypeVar("T")
 
@@ -142,23 +143,28 @@ class ContainedThirdParty:
         self._containment = containment
 
     async def create(self, item: Item) -> str:
-        return await self._call("create", lambda: self.inner.create(item), write=True)
+        made = await self._call("create", lambda: self.inner.create(item), write=True)
+        return _usable_id(made)
 
     async def update(self, item: Item) -> str | None:
-        return await self._call("update", lambda: self.inner.update(item), write=True)
+        made = await self._call("update", lambda: self.inner.update(item), write=True)
+        return None if made is None else _usable_id(made)
 
     async def delete(self, item: Item) -> None:
         await self._call("delete", lambda: self.inner.delete(item), write=True)
 
     async def read(self, item: Item) -> Found | None:
-        return await self._call("read", lambda: self.inner.read(item))
+        found = await self._call("read", lambda: self.inner.read(item))
+        return None if found is None else _storable_found(found)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        return await self._call("lookup", lambda: self.inner.lookup(key, group))
+        found = await self._call("lookup", lambda: self.inner.lookup(key, group))
+        return [_storable_found(each) for each in found]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
         async with aclosing(_each(
-                self._containment, "pages", lambda: self.inner.pages(group), lambda page: page)) as pages:
+                self._containment, "pages", lambda: self.inner.pages(group),
+                lambda page: [_storable_found(each) for each in page])) as pages:
             async for page in pages:
                 yield page
 
@@ -168,7 +174,8 @@ class ContainedThirdParty:
     async def account(self) -> str | None:
         """The account's identity, where the adapter can say it; see ``core/accounts.py``."""
         account = getattr(self.inner, "account", None)
-        return await self._call("account", account) if callable(account) else None
+        said = await self._call("account", account) if callable(account) else None
+        return None if said is None else storable_text(said)
 
     async def close(self) -> None:
         await _closed(self._containment, self.inner.close)
@@ -210,6 +217,23 @@ async def _closed(containment: Containment, close: Callable[[], Awaitable[None]]
         return
 
 
+def _usable_id(external_id: str) -> str:
+    """The id that a write gave. Raises CallFailed for one that cannot be stored: it could not be addressed again."""
+    if (why := text_problem(external_id)) is not None:
+        raise CallFailed(Failure.TRANSIENT, f"the id in the response cannot be stored: {why}", unknown=True)
+    return external_id
+
+
+def _storable_found(found: Found) -> Found:
+    """A record whose names can be stored. Ours can be, so what cannot is a record of others."""
+    names = [found.key or "", found.external_id, found.group or ""]
+    if all(map(str.isascii, names)) and "\x00" not in "".join(names):
+        return found
+    return replace(found, external_id=storable_text(found.external_id),
+                   key=None if found.key is None else storable_text(found.key),
+                   group=None if found.group is None else storable_text(found.group))
+
+
 def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:
     return [_storable(row) for row in rows]
 
@@ -217,7 +241,7 @@ def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:
 def _storable(row: PartRead) -> PartRead:
     """A row whose key, group or version the database cannot index is unusable, and only that row."""
     if row.problem is not None:
-        row = replace(row, problem=mask(row.problem))
+        row = replace(row, problem=storable_text(mask(row.problem)))
         return row if len(row.key) <= MAX_NAME_BYTES // 4 or _fits(row.key) else replace(row, key=row.key[:100])
     for name, text in (("key", row.key), ("business group", row.group)):
         if text is not None and len(text) > MAX_NAME_BYTES // 4 and not _fits(text):

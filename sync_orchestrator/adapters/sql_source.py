@@ -40,7 +40,7 @@ from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.names import alike, composed, name_or_none, spellings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as statements
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 
 _RECORD = ("entity", "key", "group_key", "revision", "deleted", "out_of_step", "parked", "error", "attempts",
            "external_id", "applied_revision", "applied_group", "applied_at", "changed_at")

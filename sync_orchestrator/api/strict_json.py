@@ -8,7 +8,7 @@ from typing import Any
 
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 
 _MOST_DEPTH = 100
 

@@ -24,6 +24,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.masking import mask, mask_all
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as statements
+from sync_orchestrator.core.storable_text import storable_json, storable_text
 
 _log = logging.getLogger("sync_orchestrator.alerts")
 _taken = CrashPoint("alerts.taken")
@@ -38,7 +39,7 @@ def tell(connection: Connection, kind: str, cause: str, title: str, *, entity: s
          examples: Sequence[Any] = ()) -> None:
     """Writes an alert of something that is not about single records, or what is new of an open one."""
     run(connection, statements.RAISE, kind=kind, cause=_cut(cause), title=_cut(mask(title)), entity=entity,
-        examples=json(mask_all(list(examples))))
+        examples=json(storable_json(mask_all(list(examples)))))
 
 
 def tell_of_records(connection: Connection, kind: str, cause: str, title: str, entity: str,
@@ -77,7 +78,7 @@ def resolve(connection: Connection, kind: str, cause: str | None = None) -> None
 
 
 def _cut(text: str) -> str:
-    return text[:_LONGEST_TEXT]
+    return storable_text(text[:_LONGEST_TEXT])
 
 
 def send_due(engine: Engine, settings: Alerts) -> int:

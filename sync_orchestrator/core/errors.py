@@ -18,16 +18,18 @@ from __future__ import annotations
 from enum import StrEnum
 
 from sync_orchestrator.core.masking import longest_secret, mask
+from sync_orchestrator.core.storable_text import storable_text
 
 MAX_DETAIL_LENGTH = 2000
 """Characters of the text of a failed call that are kept."""
 
 
 class SyncError(Exception):
-    """Base of everything this project raises on purpose. Its message holds no secret of the environment."""
+    """Base of everything this project raises on purpose. Its message holds no secret of the environment, and can be stored."""
 
     def __init__(self, *messages: object) -> None:
-        super().__init__(*(mask(message) if isinstance(message, str) else message for message in messages))
+        super().__init__(*(storable_text(mask(message)) if isinstance(message, str) else message
+                           for message in messages))
 
 
 class ConfigError(SyncError):
@@ -134,4 +136,4 @@ class CallFailed(SyncError):
 
 def _shortened(text: str) -> str:
     """Cut to a length that all further handling is quick for; a secret at the cut is masked whole."""
-    return mask(text[:MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH]
+    return storable_text(mask(text[:MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH])

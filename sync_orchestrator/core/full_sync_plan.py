@@ -30,7 +30,7 @@ from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import plan as statements
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
 
 COUNTS = {

@@ -29,7 +29,7 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.read_ahead import read_ahead
 from sync_orchestrator.core.sql import in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 from sync_orchestrator.core.versions import Change, Verdict
 
 _page_read = CrashPoint("full_sync.page_read")

@@ -18,7 +18,8 @@ from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.storable import sort_out, text_problem
+from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.storable_text import text_problem
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
 
 EXAMPLES = 10

@@ -20,7 +20,7 @@ from sync_orchestrator.core.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.errors import NotFound, NotYet
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import rollout as statements
-from sync_orchestrator.core.storable import text_problem
+from sync_orchestrator.core.storable_text import text_problem
 
 _PIECE_SECONDS = 5
 _LATE_AFTER_ROUNDS = 2

@@ -11,6 +11,7 @@ import orjson
 from sync_orchestrator.core.exact_json import ONLY_JSON, decimal_fragment
 from sync_orchestrator.core.mapping import canonical, plain
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.storable_text import text_problem
 
 
 def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]:
@@ -24,17 +25,6 @@ def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]
         else:
             bad.append(replace(read, problem=why))
     return good, bad
-
-
-def text_problem(text: str) -> str | None:
-    """Why a text cannot be stored, or None."""
-    if "\x00" in text:
-        return "a text holds NUL"
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return "a text holds a lone surrogate"
-    return None
 
 
 def problem(value: Any) -> str | None:

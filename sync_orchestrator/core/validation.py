@@ -42,6 +42,7 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.storable_text import storable_json
 from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
@@ -372,7 +373,8 @@ class _Validation:
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
-        differences: list[dict[str, Any]] = mask_all(self._entity.mapping.differences(ours, theirs))
+        differences: list[dict[str, Any]] = storable_json(mask_all(
+            self._entity.mapping.differences(ours, theirs)))
         return differences
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
