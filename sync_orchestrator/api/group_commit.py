@@ -27,6 +27,8 @@ from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, 
 from sync_orchestrator.core.sql import AGAIN
 
 _MAX_EVENTS = 2000
+"""The most events of a commit. A request of more has one to itself, and there is one of those at a time: each keeps a
+processor of the database's server busy for long."""
 _MAX_SHARED_EVENTS = 500
 """The most events of a commit for which several sources wait: it is over soon."""
 _MAX_BYTES = 4_194_304
@@ -74,7 +76,7 @@ class GroupCommit:
         """The same for events that are written already."""
         sources = tuple(sorted({event.source for event in events}))
         own = _Waiting(events, asyncio.get_running_loop().create_future(), sources,
-                       sum(len(event.rest) for event in events))
+                       sum(len(event.row) for event in events))
         self._waiting.setdefault(sources, deque()).append(own)
         self._size += len(events)
         if self._is_worth_another(sources):
@@ -109,7 +111,9 @@ class GroupCommit:
         """What the next commit records: of each source in turn, as long as it has a commit to spare."""
         chosen: list[_Waiting] = []
         events = size = 0
-        free = [sources for sources in self._waiting if self._under_way(sources) < _AT_ONCE]
+        is_busy = any(len(waiting.events) > _MAX_EVENTS for chosen in self._running.values() for waiting in chosen)
+        free = [sources for sources, queue in self._waiting.items() if self._under_way(sources) < _AT_ONCE
+                and not (is_busy and len(queue[0].events) > _MAX_EVENTS)]
         limit = _MAX_EVENTS if len(self._waiting) == 1 else _MAX_SHARED_EVENTS
         while free:
             for sources in list(free):

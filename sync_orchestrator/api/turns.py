@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from types import TracebackType
 
-_SLICE_SECONDS = 0.002
+_SLICE_SECONDS = 0.0005
 
 
 class Turns:

@@ -71,12 +71,13 @@ class PreparedEvent:
     entity: str
     key: str
     content_id: bool
-    rest: bytes
-    """The row as JSON, but for its event id, which is decided at the commit (``_told_apart``)."""
+    row: bytes
+    """All of it as JSON, the event id first."""
 
-    def row(self) -> bytes:
-        """The row as JSON."""
-        return b'{"event_id":' + _bytes_of(self.event_id) + b"," + self.rest[1:]
+    def with_id(self, event_id: str) -> PreparedEvent:
+        """The same under another id."""
+        rest = self.row[len(_id_in_row(self.event_id)):]
+        return replace(self, event_id=event_id, row=_id_in_row(event_id) + rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
 def prepare_event(event: ChangeEvent) -> PreparedEvent:
     """Writes an event as JSON, and computes the hash of its content: nearly all the work of recording it here."""
     return PreparedEvent(event.source, event.event_id, event.entity, event.key, event.content_id,
-                         _bytes_of(_row(event)))
+                         _id_in_row(event.event_id) + b"," + _bytes_of(_row(event))[1:])
 
 
 async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
@@ -156,11 +157,15 @@ def _content_ids(batches: Sequence[Sequence[ChangeEvent | PreparedEvent]]) -> di
 def _offered(batches: Sequence[Sequence[PreparedEvent]]) -> Jsonb:
     events = [event for events in batches for event in events]
     apart = _told_apart(events) if any(event.content_id for event in events) else events
-    return Jsonb(b"[" + b",".join([event.row() for event in apart]) + b"]", dumps=_as_it_is)
+    return Jsonb(b"[" + b",".join([event.row for event in apart]) + b"]", dumps=_as_it_is)
 
 
 def _as_it_is(written: bytes) -> bytes:
     return written
+
+
+def _id_in_row(event_id: str) -> bytes:
+    return b'{"event_id":' + _bytes_of(event_id)
 
 
 def _bytes_of(value: Any) -> bytes:
@@ -179,7 +184,7 @@ def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
         if event.content_id and not repeats:
             seen[made] += 1
         last[record] = event.event_id
-        apart.append(replace(event, event_id=f"{event.event_id}#{seen[made]}")
+        apart.append(event.with_id(f"{event.event_id}#{seen[made]}")
                      if event.content_id and seen[made] > 1 else event)
     return apart
 
