@@ -12,6 +12,8 @@ from collections import OrderedDict, deque
 from types import TracebackType
 
 _SLICE_SECONDS = 0.0005
+_ROUNDS = 3
+"""Rounds of the event loop between two slices: a small request needs some of them from its first byte to its answer."""
 
 
 class Turns:
@@ -78,12 +80,12 @@ class Turn:
         """To be called after each small piece of work: where the slice is over, others go first."""
         if time.perf_counter() - self._began < _SLICE_SECONDS:
             return
+        for _ in range(_ROUNDS):
+            await asyncio.sleep(0)
         if self._turns.is_waited_for:
             self._release()
             await self._take()
-        else:
-            await asyncio.sleep(0)
-            self._began = time.perf_counter()
+        self._began = time.perf_counter()
 
     async def _take(self) -> None:
         await self._turns.begin(self._sender)
