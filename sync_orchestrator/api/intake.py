@@ -197,6 +197,7 @@ class Intake:
     async def _understand(self, sent: _Sent) -> _Understood:
         found = _Understood()
         if len(sent.body) <= _SMALL_BYTES:
+            self._turns.give_way()
             for document in batches.documents_at_once(sent.body, sent.form, sent.headers, self._caps):
                 self._read_into(found, sent, document)
         else:

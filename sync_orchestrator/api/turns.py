@@ -12,8 +12,9 @@ from collections import OrderedDict, deque
 from types import TracebackType
 
 _SLICE_SECONDS = 0.0005
-_ROUNDS = 3
-"""Rounds of the event loop between two slices: a small request needs some of them from its first byte to its answer."""
+_PAUSE_SECONDS = 0.001
+"""Between two slices while small requests come: a process that is always busy is given the processor less soon."""
+_LATELY_SECONDS = 0.1
 
 
 class Turns:
@@ -22,6 +23,15 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._is_taken = False
+        self._others_came = -_LATELY_SECONDS
+
+    def give_way(self) -> None:
+        """Says that a request came that does not take turns, since it is small."""
+        self._others_came = time.perf_counter()
+
+    def others_come(self) -> bool:
+        """Whether such requests came lately."""
+        return time.perf_counter() - self._others_came < _LATELY_SECONDS
 
     def turn(self, sender: str) -> Turn:
         """A context manager for the work on one request."""
@@ -80,8 +90,7 @@ class Turn:
         """To be called after each small piece of work: where the slice is over, others go first."""
         if time.perf_counter() - self._began < _SLICE_SECONDS:
             return
-        for _ in range(_ROUNDS):
-            await asyncio.sleep(0)
+        await asyncio.sleep(_PAUSE_SECONDS if self._turns.others_come() else 0)
         if self._turns.is_waited_for:
             self._release()
             await self._take()
