@@ -202,9 +202,9 @@ class Intake:
                 self._read_into(found, sent, document)
         else:
             async with self._turns.turn(sent.caller.name) as turn:
-                async for document in batches.documents_in_slices(
-                        sent.body, sent.form, sent.headers, self._caps, turn):
-                    self._read_into(found, sent, document)
+                async for some in batches.documents_in_slices(sent.body, sent.form, sent.headers, self._caps, turn):
+                    for document in some:
+                        self._read_into(found, sent, document)
         if found.has_too_large and not sent.partial:
             raise Refused(413, "An event is too large; nothing was recorded.", **found.listed("errors"))
         if found.errors and (not sent.partial or not found.events):

@@ -16,6 +16,8 @@ _SPACES = b" \t\n\r"
 _STEPS = np.zeros(256, dtype=np.int32)
 _STEPS[[ord("["), ord("{")]] = 1
 _STEPS[[ord("]"), ord("}")]] = -1
+_SIGNS = _STEPS != 0
+_SIGNS[[_QUOTE, _COMMA]] = True
 
 
 def is_array(body: bytes) -> bool:
@@ -35,14 +37,17 @@ def spans(body: bytes) -> Iterator[list[tuple[int, int]]]:
     for at in range(begin, len(body), _PIECE):
         piece, escaped = _without_escapes(body[at : at + _PIECE], escaped)
         found = np.frombuffer(piece, dtype=np.uint8)
-        inside = (np.cumsum(found == _QUOTE, dtype=np.int32) + in_text) & 1
-        in_text = bool(inside[-1])
+        signs = np.flatnonzero(_SIGNS[found])  # all others say nothing of where items end
+        kinds = found[signs]
+        inside = (np.cumsum(kinds == _QUOTE, dtype=np.int32) + in_text) & 1
         outside = inside == 0
-        depths = depth + np.cumsum(np.where(outside, _STEPS[found], 0), dtype=np.int32)
-        depth = int(depths[-1])
+        depths = depth + np.cumsum(np.where(outside, _STEPS[kinds], 0), dtype=np.int32)
+        if len(signs):
+            in_text, depth = bool(inside[-1]), int(depths[-1])
         ended = np.flatnonzero(outside & (depths == 0))
-        end = int(ended[0]) if len(ended) else len(found)
-        commas = np.flatnonzero(outside[:end] & (found[:end] == _COMMA) & (depths[:end] == 1))
+        last = int(ended[0]) if len(ended) else len(signs)
+        end = int(signs[last]) if len(ended) else len(found)
+        commas = signs[:last][outside[:last] & (kinds[:last] == _COMMA) & (depths[:last] == 1)]
         some = []
         for comma in commas.tolist():
             some.append((item, at + comma))

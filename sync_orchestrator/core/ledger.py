@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine
@@ -19,6 +20,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.exact_json import decimal_fragment
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import dumped, in_transaction, run
@@ -62,7 +64,7 @@ class ChangeEvent:
         return digest([self.entity, self.key, self.action, self.version, self.group, self.data])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PreparedEvent:
     """A change event as the ledger's statement takes it: it is written once, and holds no tree of values meanwhile."""
 
@@ -75,7 +77,7 @@ class PreparedEvent:
     """All of it as JSON, the event id first."""
 
     def with_id(self, event_id: str) -> PreparedEvent:
-        """The same under another id."""
+        """The same under another id. Both are ASCII, as ids made of the content are."""
         rest = self.row[len(_id_in_row(self.event_id)):]
         return replace(self, event_id=event_id, row=_id_in_row(event_id) + rest)
 
@@ -110,8 +112,12 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
 
 def prepare_event(event: ChangeEvent) -> PreparedEvent:
     """Writes an event as JSON, and computes the hash of its content: nearly all the work of recording it here."""
-    return PreparedEvent(event.source, event.event_id, event.entity, event.key, event.content_id,
-                         _id_in_row(event.event_id) + b"," + _bytes_of(_row(event))[1:])
+    row = _row(event)
+    try:
+        written = orjson.dumps(row, default=decimal_fragment)
+    except TypeError:  # whole numbers of more than 64 bits
+        written = _bytes_of(row)
+    return PreparedEvent(event.source, event.event_id, event.entity, event.key, event.content_id, written)
 
 
 async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
@@ -190,9 +196,9 @@ def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
 
 
 def _row(event: ChangeEvent) -> dict[str, Any]:
-    """As the statement takes it, but for the event id: one document costs less than an array for each column."""
+    """As the statement takes it: one document costs less than an array for each column."""
     return {
-        "source": event.source, "entity": event.entity, "key": event.key,
+        "event_id": event.event_id, "source": event.source, "entity": event.entity, "key": event.key,
         "group_key": event.group, "action": event.action, "version": event.version,
         "thin": event.data is None and event.action != "delete", "data": event.data,
         "content_hash": event.content_hash().hex(), "origin": event.origin, "trace": event.trace,
