@@ -35,6 +35,7 @@ test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Serve
 
 bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)
+	$(BIN)/python -m bench.flood $(ARGS)
 	$(BIN)/python -m bench.drain $(ARGS)
 	$(BIN)/python -m bench.steady $(ARGS)
 	$(BIN)/python -m bench.full_sync $(ARGS)

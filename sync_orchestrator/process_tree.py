@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,9 @@ MARK = "SYNC_PROCESS_TREE"
 _END_SECONDS = 10.0
 _KILL_SECONDS = 5.0
 _SHOWN_LINES = 15
+_LOG_BYTES = 10_485_760
+_LOGS_KEPT = 3
+"""Of one program, with the one that is written."""
 
 
 class ProgramEnded(SyncError):
@@ -48,6 +52,17 @@ class Program:
     process: subprocess.Popen[bytes]
     log: Path
     url: str | None = None
+
+    def trim_log(self, limit: int = _LOG_BYTES) -> None:
+        """Moves what the log holds to a file beside it where it has become large.
+
+        The program goes on writing to the same file, at its end, which is its beginning then: it need not take part.
+        """
+        with contextlib.suppress(OSError):  # a log that cannot be trimmed is no reason to end anything
+            if self.log.stat().st_size > limit:
+                _shift(self.log)
+                shutil.copyfile(self.log, _older(self.log, 1))
+                os.truncate(self.log, 0)
 
     def check(self) -> None:
         """Raises ProgramEnded where it no longer runs."""
@@ -72,11 +87,13 @@ class Tree:
         )
 
     def start(self, name: str, command: Sequence[str], url: str | None = None) -> Program:
-        """Starts a program; what it prints goes to its log, and that of the time before is kept beside it."""
+        """Starts a program; what it prints goes to its log, and those of the times before are kept beside it."""
         log = self._logs / f"{name}.log"
         if log.exists():
-            log.replace(log.with_suffix(".log.1"))
-        with open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as out:
+            _shift(log)
+            log.replace(_older(log, 1))
+        # to append: see ``Program.trim_log``
+        with open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as out:
             process = subprocess.Popen(
                 command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
                 start_new_session=True, preexec_fn=_set_up_child if os.name == "posix" else None,
@@ -86,8 +103,9 @@ class Tree:
         return program
 
     def check(self) -> None:
-        """Raises ProgramEnded where one no longer runs."""
+        """Keeps the logs small. Raises ProgramEnded where one no longer runs."""
         for program in self.programs:
+            program.trim_log()
             program.check()
 
     def stop(self) -> None:
@@ -129,6 +147,17 @@ def end(mark: str) -> None:
                     asked.add(process.pid)
                     process.terminate()
         time.sleep(0.05)  # psutil's own wait would take the exit status away from the one who started them
+
+
+def _older(log: Path, age: int) -> Path:
+    return log.with_suffix(f".log.{age}")
+
+
+def _shift(log: Path) -> None:
+    """Makes room for a log of age 1."""
+    for age in range(_LOGS_KEPT - 1, 1, -1):
+        if (younger := _older(log, age - 1)).exists():
+            younger.replace(_older(log, age))
 
 
 def last_lines(log: Path) -> str:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
+import gzip
+import hashlib
+import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +22,10 @@ from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from sync_orchestrator.api import access
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
+from sync_orchestrator.config.types import webhook_key
 from sync_orchestrator.core.access import Caller, find, keys, make_key, revoke
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.ledger import conservation
@@ -123,8 +131,11 @@ async def test_a_batch_with_one_event_of_another_source_is_refused_whole(
     assert (answer.status_code, received(engine)) == (403, 1)
 
 
-async def test_every_path_but_health_needs_a_key(anybody: httpx.AsyncClient) -> None:
-    paths = (await anybody.get("/openapi.json")).json()["paths"]
+async def test_every_path_but_health_needs_a_key(anybody: httpx.AsyncClient, engine: Engine) -> None:
+    key = {"X-API-Key": key_for(engine, "metrics")}
+    paths = (await anybody.get("/openapi.json", headers=key)).json()["paths"]
+    for path in ("/openapi.json", "/asyncapi.json"):
+        assert [(await anybody.get(path, headers=each)).status_code for each in (key, {})] == [200, 401], path
     for path, methods in paths.items():
         for method, operation in methods.items():
             filled = path.format(source="shop", id="e", entity="item", key="k", route="r")
@@ -145,6 +156,95 @@ async def test_revoked_key_is_forgotten_by_a_running_service(
         revoke(connection, key)
     now[0] += access._REMEMBERED_SECONDS
     assert (await anybody.get("/v1/events/none", headers={"X-API-Key": key})).status_code == 401
+
+
+class Lookups:
+    """Counts looks at the database."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.keys: list[str] = []
+        monkeypatch.setattr(access, "find", self._find)
+
+    def _find(self, connection: Any, key: str) -> Caller | None:
+        self.keys.append(key)
+        return find(connection, key)
+
+
+def unknown(number: int) -> str:
+    return f"sync_{number:012x}_{'x' * 43}"
+
+
+async def shown(client: httpx.AsyncClient, key: str) -> int:
+    return (await client.get("/v1/events/none", headers={"X-API-Key": key})).status_code
+
+
+async def test_what_cannot_be_a_key_is_not_looked_up_and_not_kept(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = Lookups(monkeypatch)
+    app = service(engine, two_part_config())
+    async with client_of(app, None) as client:
+        for junk in ("x" * 200_000, "sync_", unknown(1) + "x", unknown(1)[:-1], "sync_" + "g" * 12 + "_" + "x" * 43):
+            assert await shown(client, junk) == 401
+    assert lookups.keys == []
+
+
+async def test_keys_are_kept_by_their_hashes_and_refused_ones_in_a_small_table(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, limit in (("_MAX_REFUSED", 3), ("_UNKNOWN_BURST", 1000)):
+        monkeypatch.setattr(access, name, limit)
+    lookups = Lookups(monkeypatch)
+    made = access.Access(Database(engine))
+    key = key_for(engine)
+    assert (await made.caller_by({"x-api-key": key}, "")).name == "a test"
+    for number in range(20):
+        with pytest.raises(Refused):
+            await made.caller_by({"x-api-key": unknown(number)}, "")
+    assert (len(made._refused), len(made._good)) == (3, 1)
+    assert {len(known) for known in (*made._refused, *made._good)} == {32}
+    asked = len(lookups.keys)
+    for again in (key, unknown(19)):
+        with contextlib.suppress(Refused):
+            await made.caller_by({"x-api-key": again}, "")
+    assert len(lookups.keys) == asked
+
+
+async def test_too_many_unknown_keys_of_an_address_are_refused_without_the_database(
+    anybody: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    lookups = Lookups(monkeypatch)
+    good, new = key_for(engine), key_for(engine)
+    assert await shown(anybody, good) == 404
+    statuses = [await shown(anybody, unknown(number)) for number in range(300)]
+    assert (statuses.count(401), statuses.count(429)) == (access._UNKNOWN_BURST, 300 - access._UNKNOWN_BURST)
+    assert len(lookups.keys) == 1 + access._UNKNOWN_BURST
+    assert await shown(anybody, unknown(0)) == 401  # a refusal that is remembered
+    now[0] += access._REMEMBERED_SECONDS
+    await asyncio.gather(*(shown(anybody, unknown(number)) for number in range(1000, 1100)))
+    assert await shown(anybody, good) == 404  # one that was good lately is looked up all the same
+    answer = await anybody.get("/v1/events/none", headers={"X-API-Key": new})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    now[0] += 1
+    assert await shown(anybody, new) == 404
+
+
+def test_addresses_of_one_host_are_counted_together() -> None:
+    networks = {access._network(address) for address in (
+        "2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
+    assert networks == {"2001:db8::/64"}
+    assert [access._network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
+
+
+async def test_callers_that_come_at_once_share_a_look_at_their_key(
+    anybody: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = Lookups(monkeypatch)
+    key = key_for(engine)
+    statuses = await asyncio.gather(*(shown(anybody, key) for _ in range(300)))
+    assert (set(statuses), len(lookups.keys)) == ({404}, 1)
 
 
 # Signatures ---------------------------------------------------------------------------------------------------------
@@ -199,6 +299,14 @@ BAD: list[tuple[str, Callable[[], dict[str, Any]]]] = [
     ("no time", lambda: {**signature(BODY), "webhook-timestamp": ""}),
     ("time is a word", lambda: {**signature(BODY), "webhook-timestamp": "now"}),
     ("time is no number", lambda: {**signature(BODY), "webhook-timestamp": "NaN"}),
+    ("time in another spelling", lambda: {
+        **signature(BODY), "webhook-timestamp": "0" + signature(BODY)["webhook-timestamp"]}),
+    ("time with a fraction", lambda: {
+        **signature(BODY), "webhook-timestamp": signature(BODY)["webhook-timestamp"] + ".5"}),
+    ("an id with a blank", lambda: signature(BODY, ident="msg 1")),
+    ("an endless id", lambda: signature(BODY, ident="m" * 200)),
+    ("very many", lambda: {**signature(BODY), "webhook-signature": " ".join(
+        [signature(BODY, SECRETS[2])["webhook-signature"]] * 50 + [signature(BODY)["webhook-signature"]])}),
     ("time is endless", lambda: {**signature(BODY), "webhook-timestamp": "9" * 400}),
     ("no comma", lambda: {**signature(BODY), "webhook-signature": "v1"}),
     ("two commas", lambda: {**signature(BODY), "webhook-signature": "v1,a,b"}),
@@ -237,3 +345,131 @@ async def test_without_secrets_a_signature_is_no_key(anybody: httpx.AsyncClient)
 async def test_compressed_body_is_signed_as_it_was_sent(signed: httpx.AsyncClient, engine: Engine) -> None:
     answer = await send(signed, BODY, ONE, **signature(BODY), **{"Content-Encoding": "identity"})
     assert (answer.status_code, received(engine)) == (202, 1)
+
+
+async def test_a_packed_body_is_signed_as_it_was_sent(signed: httpx.AsyncClient, engine: Engine) -> None:
+    packed = gzip.compress(BODY)
+    at = str(int(time.time()))
+    code = hmac.new(webhook_key(SECRETS[0]), f"msg_1.{at}.".encode() + packed, hashlib.sha256).digest()
+    headers = {"webhook-id": "msg_1", "webhook-timestamp": at,
+               "webhook-signature": f"v1,{base64.b64encode(code).decode()}", "Content-Encoding": "gzip"}
+    assert (await send(signed, packed, **headers)).status_code == 202
+    assert (await send(signed, BODY, **{**headers, "Content-Encoding": "identity"})).status_code == 401
+    assert received(engine) == 1
+
+
+WELL_FORMED = ("by another secret", "of another body", "of another message")
+
+
+@pytest.mark.parametrize(("name", "headers"), BAD, ids=[row[0] for row in BAD])
+async def test_a_signature_of_no_good_shape_is_refused_before_the_body_is_read(
+    engine: Engine, signing: Config, name: str, headers: Callable[[], dict[str, Any]]
+) -> None:
+    """All but those that only the body can show to be wrong."""
+    pulled = []
+    app = service(engine, signing)
+
+    async def receive() -> Any:
+        pulled.append(1)
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    sent: list[Any] = []
+
+    async def take(message: Any) -> None:
+        sent.append(message)
+
+    raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers().items()]
+    await app({"type": "http", "method": "POST", "path": "/v1/events", "raw_path": b"/v1/events", "query_string": b"",
+               "headers": [(b"content-type", ONE.encode()), *raw], "http_version": "1.1", "scheme": "http",
+               "server": ("api", 80), "root_path": ""}, receive, take)
+    assert sent[0]["status"] == 401
+    assert pulled == [] or name in WELL_FORMED
+
+
+# What a signature does not cover ------------------------------------------------------------------------------------
+
+OWN = {"key": "body.k", "action": "body.op", "version": "body.v", "data": "body.row"}
+OWN_BODY = {"id": "own2", "k": "k1", "op": "updated", "v": 7, "row": {"key": "k1", "store": "A"}}
+EVIL = {"ce-specversion": "1.0", "ce-id": "evil1", "ce-source": "shop", "ce-type": "item.deleted",
+        "ce-subject": "VICTIM", "ce-version": "9"}
+
+
+def events_of(engine: Engine) -> list[tuple[Any, ...]]:
+    with engine.begin() as connection:
+        return [tuple(row) for row in run(
+            connection, "SELECT event_id, key, action, conflicting FROM sync.events ORDER BY seq")]
+
+
+@pytest.fixture
+async def own(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+    """A service with two sources that sign: ``shop`` has events of its own shape, ``stock`` has not."""
+    config = two_part_config(shop={"webhook_secrets": SECRETS[:1], "events": OWN},
+                             stock={"webhook_secrets": SECRETS[1:2]})
+    async with client_of(service(engine, config), None) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/sources/shop/events"])
+@pytest.mark.parametrize("secret", SECRETS[:2])
+async def test_a_signed_request_may_not_be_in_binary_mode(
+    own: httpx.AsyncClient, engine: Engine, path: str, secret: str
+) -> None:
+    body = json.dumps(OWN_BODY).encode()
+    answer = await own.post(path, content=body, headers={
+        "Content-Type": "application/json", **signature(body, secret), **EVIL})
+    assert answer.status_code in (400, 401)
+    assert events_of(engine) == []
+
+
+async def test_a_signed_body_is_read_by_the_configuration_and_not_by_the_path(
+    own: httpx.AsyncClient, engine: Engine
+) -> None:
+    cloud = json.dumps({**event(source="shop"), **OWN_BODY}).encode()
+    stocks = json.dumps({**event(source="stock"), **OWN_BODY}).encode()
+    for path, body, secret, status in (
+            ("/v1/events", cloud, SECRETS[0], 401), ("/v1/sources/shop/events", stocks, SECRETS[1], 401),
+            ("/v1/sources/stock/events", stocks, SECRETS[1], 401), ("/v1/events", stocks, SECRETS[1], 202),
+            ("/v1/sources/shop/events", cloud, SECRETS[0], 202)):
+        answer = await own.post(path, content=body, headers={
+            "Content-Type": "application/json", **signature(body, secret)})
+        assert answer.status_code == status, path
+    assert len(events_of(engine)) == 2
+
+
+async def test_a_repeated_signed_request_is_a_duplicate_whatever_came_between(
+    own: httpx.AsyncClient, engine: Engine
+) -> None:
+    """An id made of the content would not tell, once another event of the record came."""
+    first, second = (json.dumps({**OWN_BODY, "row": {"key": "k1", "n": n}}).encode() for n in (1, 2))
+
+    async def post(body: bytes, ident: str) -> dict[str, Any]:
+        answer = await own.post("/v1/sources/shop/events", content=body, headers={
+            "Content-Type": "application/json", **signature(body, ident=ident)})
+        return dict(answer.json())
+
+    assert await post(first, "m1") == {"accepted": 1, "duplicates": 0}
+    assert await post(second, "m2") == {"accepted": 1, "duplicates": 0}
+    assert await post(first, "m1") == {"accepted": 0, "duplicates": 1}
+    batch = json.dumps([OWN_BODY, {**OWN_BODY, "k": "k2"}]).encode()
+    assert await post(batch, "m3") == {"accepted": 2, "duplicates": 0}
+    assert await post(batch, "m3") == {"accepted": 0, "duplicates": 2}
+    assert [row[0] for row in events_of(engine)] == ["m1", "m2", "m3#0", "m3#1"]
+
+
+async def test_only_the_signed_headers_of_a_signed_request_are_seen(engine: Engine) -> None:
+    """And of those sent twice the one that was signed."""
+    shape = {**OWN, "id": 'headers."webhook-id"'}
+    config = two_part_config(shop={"webhook_secrets": SECRETS[:1], "events": shape})
+    body = json.dumps(OWN_BODY).encode()
+    async with client_of(service(engine, config), None) as client:
+        headers = [("Content-Type", "application/json"), *signature(body).items(), ("webhook-id", "evil")]
+        answer = await client.post("/v1/sources/shop/events", content=body, headers=headers)
+        assert answer.status_code == 202
+    assert events_of(engine) == [("msg_1", "k1", "update", False)]
+
+
+async def test_a_source_that_signs_may_use_a_key_too(own: httpx.AsyncClient, engine: Engine) -> None:
+    key = {"X-API-Key": key_for(engine)}
+    answer = await own.post("/v1/events", headers={**EVIL, "ce-type": "item.updated", **key}, json={"store": "A"})
+    assert answer.status_code == 202
+    assert (await own.post("/v1/sources/shop/events", json=OWN_BODY, headers=key)).status_code == 202

@@ -38,7 +38,7 @@ def api(engine: Engine, server: Server) -> Any:
     config = proxy_config(server, {"stone": stone, "order": order}, api={"allowed_hosts": ["testserver"]},
                           shop={"events": {"key": "body.k", "action": "body.op", "version": "body.v"}})
     key = key_for(engine, "admin")
-    schema = schemathesis.openapi.from_asgi("/openapi.json", proxy_service(engine, config))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", proxy_service(engine, config), headers={"X-API-Key": key})
 
     @schema.auth()
     class Key:

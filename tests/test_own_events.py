@@ -183,3 +183,41 @@ def test_the_captured_row_of_the_documents_is_read_by_their_configuration() -> N
     [document] = [json.loads(fence) for fence in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     found = read(document, {**shape, "entities": {"t_stones": "item"}})
     assert (found.key, found.action, found.version, found.data) == ("D-000005", "update", NOON, document["after"])
+
+
+UNSIGNED = [
+    ("id", 'headers."x-id"'), ("when", "headers.kind == 'a'"), ("key", "body.sku || headers.key"), ("data", "headers"),
+    ("group", "[headers.a, body.shop] | [0]"), ("action", "@.headers.action"), ("action", "@ | headers.action"),
+    ("version", "headers.*"), ("key", "* | [1].x"), ("key", "to_string(@)"), ("entity", "(headers).entity"),
+    ("id", 'headers."webhook-signature"'), ("id", "headers.x[0]"), ("id", "{a: headers}.a.x"), ("id", "values(@)[1].x"),
+    ("when", "!(headers.x)"), ("id", 'headers."Webhook-Id"'),
+]
+
+
+@pytest.mark.parametrize(("field", "expression"), UNSIGNED)
+def test_a_source_that_signs_may_not_look_at_headers_that_are_not_signed(field: str, expression: str) -> None:
+    events = {**PLAIN, field: expression}
+    document = config(events).model_dump(mode="json", exclude_defaults=True)  # good without secrets
+    document["sources"]["shop"]["webhook_secrets"] = ["whsec_" + "A" * 32]
+    with pytest.raises(ValidationError, match=rf"sources\.shop\.events\.{field}: looks at headers"):
+        Config.model_validate(document)
+
+
+@pytest.mark.parametrize("expression", [
+    'headers."webhook-id"', '@.headers."webhook-id"', 'headers."webhook-timestamp"', "body.headers.x", "'headers'",
+    "body[?headers].x", "body.items[0].headers", "body | headers", "headers.\"webhook-id\" || body.nr",
+    "{a: body.headers}.a",
+])
+def test_a_source_that_signs_may_look_at_what_is_signed(expression: str) -> None:
+    document = config({**PLAIN, "id": expression}).model_dump(mode="json", exclude_defaults=True)
+    document["sources"]["shop"]["webhook_secrets"] = ["whsec_" + "A" * 32]
+    assert Config.model_validate(document)
+
+
+@pytest.mark.parametrize("other", ["whsec_" + "A" * 32, "A" * 32])
+def test_two_sources_may_not_have_the_same_secret(other: str) -> None:
+    document = config(PLAIN).model_dump(mode="json", exclude_defaults=True)
+    document["sources"]["shop"]["webhook_secrets"] = ["whsec_" + "A" * 32]
+    document["sources"]["stock"]["webhook_secrets"] = ["B" * 32, other]
+    with pytest.raises(ValidationError, match=r"sources\.stock\.webhook_secrets\.1: sources\.shop has the same"):
+        Config.model_validate(document)

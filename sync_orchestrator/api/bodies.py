@@ -7,14 +7,18 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
+from sync_orchestrator.api.budget import Reservation
 from sync_orchestrator.api.problems import Refused
 
 _SECONDS = 30.0
 _WINDOW = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
-async def read(request: Request, limit: int) -> bytes:
-    """The body as it was sent, of at most ``limit`` bytes. Raises Refused: 400, 408, 413."""
+async def read(request: Request, limit: int, reservation: Reservation | None = None) -> bytes:
+    """The body as it was sent, of at most ``limit`` bytes, taken from a budget where there is one.
+
+    Raises Refused: 400, 408, 413, and 503 where the budget is used up.
+    """
     told = request.headers.get("content-length", "0")
     try:
         async with asyncio.timeout(_SECONDS):
@@ -23,6 +27,8 @@ async def read(request: Request, limit: int) -> bytes:
                 async for piece in request.stream():
                     pieces.append(piece)
                     size += len(piece)
+                    if reservation is not None:
+                        reservation.add(len(piece))
                     if size > limit:
                         break
                 else:

@@ -1,4 +1,7 @@
-"""What the service says of itself: ``/openapi.json`` and ``/asyncapi.json``. The texts are ``*.yaml`` beside this."""
+"""What the service says of itself: ``/openapi.json`` and ``/asyncapi.json``. The texts are ``*.yaml`` beside this.
+
+They list every route, so they are for holders of a key, of any scope.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sync_orchestrator.api.access import Access
+
 _FOLDER = Path(__file__).parent
 
 
 class Descriptions:
     """``paths``: further paths of the service, as OpenAPI has them, such as those of the proxy's routes."""
 
-    def __init__(self, paths: dict[str, Any] | None = None) -> None:
+    def __init__(self, access: Access, paths: dict[str, Any] | None = None) -> None:
+        self._access = access
         self.openapi = _read("openapi.yaml")
         self.openapi["paths"].update(paths or {})
         self.asyncapi = _read("asyncapi.yaml")
@@ -28,9 +34,11 @@ class Descriptions:
         return [Route("/openapi.json", self._openapi), Route("/asyncapi.json", self._asyncapi)]
 
     async def _openapi(self, request: Request) -> Response:
+        await self._access.caller(request)
         return JSONResponse(self.openapi)
 
     async def _asyncapi(self, request: Request) -> Response:
+        await self._access.caller(request)
         return JSONResponse(self.asyncapi)
 
 

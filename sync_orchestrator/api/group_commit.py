@@ -1,5 +1,8 @@
 """Requests that wait at the same time share a commit: one statement and one flush to the disk for all of them.
 
+Each source system has its share: their requests are taken in turns, one source has no more than two commits under way,
+and a third is kept for those that have none. So a source waits for one commit of another's, however much that sends.
+
 The database is spoken to from the event loop itself: a thread would wait for the interpreter at every answer, while
 requests keep it busy.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,13 +23,25 @@ from sqlalchemy import Engine
 from tenacity import AsyncRetrying
 
 from sync_orchestrator.core import sessions
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded, record_on
+from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event, record_on
 from sync_orchestrator.core.sql import AGAIN
 
-_MOST_EVENTS = 2000
+_MAX_EVENTS = 2000
+"""The most events of a commit. A request of more has one to itself, and there is one of those at a time: each keeps a
+processor of the database's server busy for long."""
+_MAX_SHARED_EVENTS = 500
+"""The most events of a commit for which several sources wait: it is over soon."""
+_MAX_BYTES = 4_194_304
 _AT_ONCE = 2
+_AT_ONCE_WITH_OTHERS = 3
+_LONG = 200
+"""Another source does not wait for a commit of more events than this."""
 _ENOUGH = 24
 """A second commit beside one under way is worth its cost from here on; fewer events wait and share the next."""
+
+
+Sources = tuple[str, ...]
+"""The source systems of one request's events, in order: nearly always one."""
 
 
 class _NotConnected(OperationalError):
@@ -35,8 +50,10 @@ class _NotConnected(OperationalError):
 
 @dataclass(slots=True)
 class _Waiting:
-    events: Sequence[ChangeEvent]
+    events: Sequence[PreparedEvent]
     done: asyncio.Future[Recorded]
+    sources: Sources
+    size: int
 
 
 class GroupCommit:
@@ -46,34 +63,73 @@ class GroupCommit:
         self._engine = engine
         self._most_seconds = most_seconds
         self._idle: list[AsyncConnection[Any]] = []
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: OrderedDict[Sources, deque[_Waiting]] = OrderedDict()  # whose turn it is comes first
         self._size = 0  # how many events are waiting
-        self._running: set[asyncio.Task[None] | None] = set()
+        self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
 
     async def record(self, events: Sequence[ChangeEvent]) -> Recorded:
         """Returns once the events are durable. Raises what the database raises, for these events alone, or
         TimeoutError."""
-        own = _Waiting(events, asyncio.get_running_loop().create_future())
-        self._waiting.append(own)
+        return await self.record_prepared([prepare_event(event) for event in events])
+
+    async def record_prepared(self, events: Sequence[PreparedEvent]) -> Recorded:
+        """The same for events that are written already."""
+        sources = tuple(sorted({event.source for event in events}))
+        own = _Waiting(events, asyncio.get_running_loop().create_future(), sources,
+                       sum(len(event.row) for event in events))
+        self._waiting.setdefault(sources, deque()).append(own)
         self._size += len(events)
-        if not self._running or (self._size >= _ENOUGH and len(self._running) < _AT_ONCE):
-            self._running.add(asyncio.create_task(self._work()))
+        if self._is_worth_another(sources):
+            task = asyncio.create_task(self._work())
+            self._running[task] = []
         return await own.done
 
+    def _is_worth_another(self, sources: Sources) -> bool:
+        running = len(self._running)
+        if not running:
+            return True
+        if running < _AT_ONCE and self._size >= _ENOUGH:
+            return True
+        under_way = [sum(len(waiting.events) for waiting in chosen) for chosen in self._running.values()]
+        return (running < _AT_ONCE_WITH_OTHERS and self._under_way(sources) == 0 and min(under_way) > _LONG)
+
+    def _under_way(self, sources: Sources) -> int:
+        return sum(any(waiting.sources == sources for waiting in chosen) for chosen in self._running.values())
+
     async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            while self._waiting:
-                await self._commit(self._some())
+            while chosen := self._some():
+                self._running[task] = chosen
+                await self._commit(chosen)
+                self._running[task] = []
         finally:  # at once: what comes from here on finds nobody at work
-            self._running.discard(asyncio.current_task())
+            self._running.pop(task, None)
 
     def _some(self) -> list[_Waiting]:
-        chosen = [self._waiting.popleft()]
-        size = len(chosen[0].events)
-        while self._waiting and size + len(self._waiting[0].events) <= _MOST_EVENTS:
-            chosen.append(self._waiting.popleft())
-            size += len(chosen[-1].events)
-        self._size -= size
+        """What the next commit records: of each source in turn, as long as it has a commit to spare."""
+        chosen: list[_Waiting] = []
+        events = size = 0
+        is_busy = any(len(waiting.events) > _MAX_EVENTS for chosen in self._running.values() for waiting in chosen)
+        free = [sources for sources, queue in self._waiting.items() if self._under_way(sources) < _AT_ONCE
+                and not (is_busy and len(queue[0].events) > _MAX_EVENTS)]
+        limit = _MAX_EVENTS if len(self._waiting) == 1 else _MAX_SHARED_EVENTS
+        while free:
+            for sources in list(free):
+                queue = self._waiting[sources]
+                first = queue[0]
+                if chosen and (events + len(first.events) > limit or size + first.size > _MAX_BYTES):
+                    free.remove(sources)
+                    continue
+                chosen.append(queue.popleft())
+                events += len(first.events)
+                size += first.size
+                self._waiting.move_to_end(sources)
+                if not queue:
+                    del self._waiting[sources]
+                    free.remove(sources)
+        self._size -= events
         return chosen
 
     async def _commit(self, chosen: Sequence[_Waiting]) -> None:
@@ -81,7 +137,7 @@ class GroupCommit:
             async with asyncio.timeout(self._most_seconds):
                 recorded: list[Recorded] = await _again(self._record, [waiting.events for waiting in chosen])
         except TimeoutError as error:
-            _fail([*chosen, *self._waiting], error)
+            _fail([*chosen, *(waiting for queue in self._waiting.values() for waiting in queue)], error)
             self._waiting.clear()
             self._size = 0
         except Exception as error:
@@ -95,7 +151,7 @@ class GroupCommit:
                 with contextlib.suppress(asyncio.InvalidStateError):  # its request has gone away
                     waiting.done.set_result(own)
 
-    async def _record(self, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def _record(self, batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         """On a connection of its own, which is kept only if it is still good.
 
         A session that cannot be used any more is replaced, and what it was to record is sent once more: the ids of the
@@ -109,7 +165,7 @@ class GroupCommit:
         await self.aclose()  # those that are idle were opened before, on the same server
         return await self._record_in_session(batches)
 
-    async def _record_in_session(self, batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def _record_in_session(self, batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         connection = self._idle.pop() if self._idle else await self._connected()
         good = False
         try:

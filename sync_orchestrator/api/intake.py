@@ -1,52 +1,85 @@
 """``POST /v1/events`` and ``POST /v1/sources/{source}/events``: change events, recorded durably before the answer.
 
-Not here: what an event means (``cloud_events.py``, ``own_events.py``), what is JSON (``strict_json.py``), who may
-(``access.py``).
+Not here: what an event means (``cloud_events.py``, ``own_events.py``), what is a batch (``batches.py``), who may
+(``access.py``, ``signatures.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sync_orchestrator.api import bodies
-from sync_orchestrator.api.access import Access, require
+from sync_orchestrator.api import batches, bodies
+from sync_orchestrator.api.access import Access, require, require_any_events
+from sync_orchestrator.api.batches import BINARY, Caps, Document, Form, form_of_cloud_events, form_of_own_events
+from sync_orchestrator.api.budget import ByteBudget
 from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.database import SECONDS, Database
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.strict_json import parse
+from sync_orchestrator.api.signatures import Claim, Signatures
 from sync_orchestrator.api.throttle import Throttle
+from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded
+from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event
 from sync_orchestrator.core.trace import trace_of
 
-_ONE, _BATCH, _EITHER = "application/cloudevents+json", "application/cloudevents-batch+json", "application/json"
-_BINARY = "ce-"
-_MOST_ERRORS = 100
-_LARGE = 65_536
+_MAX_LISTED_ERRORS = 100
+_SMALL_BYTES = 16_384
+"""Bodies up to this size are worked on at once; larger ones in slices, in turns with other senders."""
+_THREAD_BYTES = 65_536
+"""What takes long without Python's interpreter goes to a thread from this size on."""
+_UNPROVEN_REQUEST_BYTES = 262_144
+"""What a request of an unproven sender counts at least, so that their number is limited, too."""
 
 
-_Read = Callable[[Any], ChangeEvent | None]
-_Split = Callable[[bytes, Mapping[str, str]], Sequence[Any]]
+_Read = Callable[[Any, int | None], ChangeEvent | None]
+"""Reads the document at a place of a batch; None for one that is no item of a batch."""
 
 
 @dataclass(slots=True)
 class _Understood:
-    events: list[ChangeEvent] = field(default_factory=list)
+    events: list[PreparedEvent] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
     passed_over: int = 0
     errors: list[dict[str, Any]] = field(default_factory=list)
+    not_listed: int = 0
+    """Errors beyond those that are kept."""
+    has_too_large: bool = False
+
+    def refuse(self, index: int, error: InvalidEvent) -> None:
+        """Keeps an error, or counts it."""
+        if len(self.errors) < _MAX_LISTED_ERRORS:
+            self.errors.append(batches.located(index, error))
+        else:
+            self.not_listed += 1
+
+    def listed(self, name: str) -> dict[str, Any]:
+        """The errors as members of an answer."""
+        return {name: self.errors, "not_listed": self.not_listed} if self.not_listed else {name: self.errors}
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A request whose sender is known: its body, plain, and how its documents are read."""
+
+    caller: Caller
+    body: bytes
+    headers: Mapping[str, str]
+    form: Form
+    read: _Read
+    partial: bool
+    trace: str | None
 
 
 class Intake:
@@ -56,8 +89,15 @@ class Intake:
         self._database = database
         self._config = config
         self._access = access
+        self._signatures = Signatures(config)
         self._group_commit = GroupCommit(database.engine, SECONDS)
         self._throttle = Throttle({name: source.events_per_second for name, source in config.sources.items()})
+        self._turns = Turns()
+        limits = config.limits
+        self._caps = Caps(limits.events_per_request, limits.event_bytes)
+        under_way = max(limits.bodies_bytes, 4 * limits.request_bytes)
+        self._bodies = ByteBudget(under_way, under_way // 2)
+        self._unproven = ByteBudget(max(limits.unproven_bytes, limits.request_bytes + _UNPROVEN_REQUEST_BYTES))
 
     async def close(self) -> None:
         await self._group_commit.aclose()
@@ -71,73 +111,126 @@ class Intake:
 
         Whole or not at all, unless ``?partial=true``.
         """
-        return await self._answer(request, lambda document: change_event(document, self._config), _cloud_events)
+        return await self._answer(request, None)
 
     async def own_events(self, request: Request) -> Response:
         """The same for events in the own shape of a source system that has ``events`` in ``sync.yaml``."""
-        source = request.path_params["source"]
-        system = self._config.sources.get(source)
-        if system is None or system.events is None:
-            raise Refused(404, "There is no source system of this name with events of its own shape.")
+        return await self._answer(request, request.path_params["source"])
 
-        def read(document: Any) -> ChangeEvent | None:
-            if not is_wanted(document, request.headers, source, self._config):
-                return None
-            return change_event_of(document, request.headers, source, self._config)
-
-        return await self._answer(request, read, _plain_json)
-
-    async def _answer(self, request: Request, read: _Read, split: _Split) -> Response:
+    async def _answer(self, request: Request, source: str | None) -> Response:
         partial = _flag(request, "partial")
         limit = self._config.limits.request_bytes
         headers = _headers(request)
-        sender = await self._access.sender(headers)
-        body = await bodies.read(request, limit)
-        caller = sender or self._access.signer(headers, body)
-        body = bodies.decoded(body, headers.get("content-encoding", ""), limit)
-        if len(body) > _LARGE:
-            found = await asyncio.to_thread(self._understand, body, headers, read, split, partial=partial)
-        else:
-            found = self._understand(body, headers, read, split, partial=partial)
-        return await self._take(caller, found, partial=partial)
+        claim = self._signatures.claim(headers, source)
+        if claim is None:
+            caller = await self._access.caller_by(headers, "" if request.client is None else request.client.host)
+            if source is None:
+                require_any_events(caller)
+            else:
+                require(caller, f"events:{source}")
+            self._check_source(source)
+            with self._bodies.reserve(caller.name) as reservation:
+                body = await bodies.read(request, limit, reservation)
+                return await self._answer_sent(caller, None, body, headers, source, partial=partial)
+        if BINARY in headers:
+            raise Refused(400, "A signature covers no headers, so a signed event must be a JSON document, not binary "
+                               "mode.")
+        with self._unproven.reserve("", _UNPROVEN_REQUEST_BYTES) as reservation:
+            body = await bodies.read(request, limit, reservation)
+            if len(body) > _THREAD_BYTES:
+                caller = await asyncio.to_thread(claim.signer, body)
+            else:
+                caller = claim.signer(body)
+        with self._bodies.reserve(caller.name, len(body)):
+            return await self._answer_sent(caller, claim, body, headers, source, partial=partial)
 
-    async def _take(self, caller: Caller, found: _Understood, *, partial: bool) -> Response:
-        sources = [event.source for event in found.events]
-        for source in sorted(set(sources)):
-            require(caller, f"events:{source}")
-        self._throttle.take(sources)
+    def _check_source(self, source: str | None) -> None:
+        system = None if source is None else self._config.sources.get(source)
+        if source is not None and (system is None or system.events is None):
+            raise Refused(404, "There is no source system of this name with events of its own shape.")
+
+    async def _answer_sent(
+        self, caller: Caller, claim: Claim | None, body: bytes, headers: Mapping[str, str], source: str | None, *,
+        partial: bool,
+    ) -> Response:
+        """Takes what a known sender sent. ``claim``: its signature, which covers nothing of the headers."""
+        coding = headers.get("content-encoding", "")
+        with self._bodies.reserve(caller.name, 0) as unpacked:
+            if coding.strip().lower() not in ("", "identity"):
+                unpacked.add(self._config.limits.request_bytes)
+                body = await asyncio.to_thread(bodies.decoded, body, coding, self._config.limits.request_bytes)
+            if source is None:
+                read: _Read = lambda document, at: change_event(document, self._config)  # noqa: E731
+            else:
+                read = self._reader_of(source, headers, claim)
+            form = form_of_cloud_events(headers) if source is None else form_of_own_events(headers)
+            sent = _Sent(caller, body, headers, form, read, partial, trace_of(headers.get("traceparent")))
+            found = await self._understand(sent)
+            return await self._take(sent, found)
+
+    def _reader_of(self, source: str, headers: Mapping[str, str], claim: Claim | None) -> _Read:
+        """How events of a source's own shape are read: of a signed request by its body and its signed headers alone,
+        and without an ``id`` of theirs by the signed id of the message, since a repeated request has that again."""
+        seen = headers if claim is None else claim.headers()
+
+        def read(document: Any, at: int | None) -> ChangeEvent | None:
+            if not is_wanted(document, seen, source, self._config):
+                return None
+            message = None if claim is None else claim.ident if at is None else f"{claim.ident}#{at}"
+            return change_event_of(document, seen, source, self._config, message)
+
+        return read
+
+    async def _take(self, sent: _Sent, found: _Understood) -> Response:
+        self._throttle.take(found.sources)
         with self._database.answering():
-            recorded = await self._group_commit.record(found.events)
-        if recorded == _ONE_TAKEN and not (found.passed_over or partial):
+            recorded = await self._group_commit.record_prepared(found.events)
+        if recorded == _ONE_TAKEN and not (found.passed_over or sent.partial):
             return _TAKEN
         answer: dict[str, Any] = {"accepted": recorded.accepted, "duplicates": recorded.duplicates}
         if found.passed_over:
             answer["passed_over"] = found.passed_over
-        if partial:
-            answer["refused"] = found.errors
+        if sent.partial:
+            answer.update(found.listed("refused"))
         return JSONResponse(answer, status_code=202)
 
-    def _understand(self, body: bytes, headers: Mapping[str, str], read: _Read, split: _Split, *, partial: bool
-                    ) -> _Understood:
-        batch = split(body, headers)
+    async def _understand(self, sent: _Sent) -> _Understood:
         found = _Understood()
-        limit = self._config.limits.event_bytes
-        if len(body) > limit:
-            found.errors = [_located(index, InvalidEvent(f"has more than {limit} bytes"))
-                            for index, document in enumerate(batch) if _size(document) > limit]
-            if found.errors and not partial:
-                raise Refused(413, "An event is too large; nothing was recorded.", errors=found.errors[:_MOST_ERRORS])
-        too_large = {error["index"] for error in found.errors}
-        for index, document in enumerate(batch):
-            if index not in too_large:
-                _read_into(found, index, document, read)
-                if len(found.errors) >= _MOST_ERRORS and not partial:
-                    break
-        if (trace := trace_of(headers.get("traceparent"))) is not None:
-            found.events = [event if event.trace else replace(event, trace=trace) for event in found.events]
-        if found.errors and (not partial or not found.events):
-            raise Refused(422, "Some events cannot be taken; nothing was recorded.", errors=found.errors[:_MOST_ERRORS])
+        if len(sent.body) <= _SMALL_BYTES:
+            self._turns.give_way()
+            for document in batches.documents_at_once(sent.body, sent.form, sent.headers, self._caps):
+                self._read_into(found, sent, document)
+        else:
+            async with self._turns.turn(sent.caller.name) as turn:
+                async for some in batches.documents_in_slices(sent.body, sent.form, sent.headers, self._caps, turn):
+                    for document in some:
+                        self._read_into(found, sent, document)
+        if found.has_too_large and not sent.partial:
+            raise Refused(413, "An event is too large; nothing was recorded.", **found.listed("errors"))
+        if found.errors and (not sent.partial or not found.events):
+            raise Refused(422, "Some events cannot be taken; nothing was recorded.", **found.listed("errors"))
         return found
+
+    def _read_into(self, found: _Understood, sent: _Sent, document: Document) -> None:
+        """Raises Refused (403) for an event of a source that the sender may not send for."""
+        if document.is_too_large:
+            found.has_too_large = True
+            found.refuse(document.at or 0, InvalidEvent(f"has more than {self._caps.event_bytes} bytes"))
+            return
+        try:
+            event = sent.read(document.value, document.at)
+        except InvalidEvent as error:
+            found.refuse(document.at or 0, error)
+            return
+        if event is None:
+            found.passed_over += 1
+            return
+        if event.source not in found.sources:
+            require(sent.caller, f"events:{event.source}")
+        found.sources[event.source] += 1
+        if sent.trace is not None and not event.trace:
+            event = replace(event, trace=sent.trace)
+        found.events.append(prepare_event(event))
 
 
 _ONE_TAKEN = Recorded(1, 0)
@@ -148,75 +241,6 @@ _TAKEN = JSONResponse({"accepted": 1, "duplicates": 0}, status_code=202)
 def _headers(request: Request) -> dict[str, str]:
     """The headers by their names in small letters, decoded once; of those sent twice the first."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(request.headers.raw)}
-
-
-def _read_into(found: _Understood, index: int, document: Any, read: _Read) -> None:
-    try:
-        event = read(document)
-    except InvalidEvent as error:
-        found.errors.append(_located(index, error))
-    else:
-        if event is None:
-            found.passed_over += 1
-        else:
-            found.events.append(event)
-
-
-def _plain_json(body: bytes, headers: Mapping[str, str]) -> Sequence[Any]:
-    kind = _content_type(headers)
-    if kind != _EITHER and not kind.endswith("+json"):
-        raise Refused(415, f"Send {_EITHER}, in UTF-8: one event, or an array of them.")
-    document = _parsed(body)
-    return document if isinstance(document, list) else [document]
-
-
-def _cloud_events(body: bytes, headers: Mapping[str, str]) -> Sequence[Any]:
-    """The events of a request in any of the three modes."""
-    if f"{_BINARY}specversion" in headers:
-        return [_binary(body, headers)]
-    kind = _content_type(headers)
-    if kind not in (_ONE, _BATCH, _EITHER):
-        raise Refused(415, f"Send {_ONE}, {_BATCH} or {_EITHER}, in UTF-8, or the attributes as ce- headers.")
-    document = _parsed(body)
-    if isinstance(document, list) != (kind == _BATCH) and kind != _EITHER:
-        raise Refused(400, f"A body of this content type must be {'an array' if kind == _BATCH else 'an object'}.")
-    return document if isinstance(document, list) else [document]
-
-
-def _binary(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    """An event whose attributes are headers and whose data is the body (HTTP protocol binding of CloudEvents 1.0.2)."""
-    attributes = {name.removeprefix(_BINARY): unquote(value) for name, value in headers.items()
-                  if name.startswith(_BINARY)}
-    if "data" in attributes or "data_base64" in attributes:
-        raise Refused(400, "The data of an event in binary mode is the body.")
-    if not body:
-        return attributes
-    kind = _content_type(headers)
-    if kind != _EITHER and not kind.endswith("+json"):
-        raise Refused(415, f"The data of an event is {_EITHER}, in UTF-8.")
-    return {**attributes, "data": _parsed(body)}
-
-
-def _parsed(body: bytes) -> Any:
-    try:
-        return parse(body)
-    except InvalidEvent as error:
-        raise Refused(400, "The body cannot be read.", errors=[_located(0, error)]) from None
-
-
-def _content_type(headers: Mapping[str, str]) -> str:
-    """The media type; empty for one in another encoding than UTF-8."""
-    kind, *parameters = [piece.strip().lower() for piece in headers.get("content-type", "").split(";")]
-    charsets = [parameter for parameter in parameters if parameter.startswith("charset=")]
-    return "" if any(text.replace('"', "") != "charset=utf-8" for text in charsets) else kind
-
-
-def _size(document: Any) -> int:
-    return len(exact_json.dumps(document))
-
-
-def _located(index: int, error: InvalidEvent) -> dict[str, Any]:
-    return {"index": index, "field": error.field, "reason": str(error)}
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -44,7 +44,7 @@ class Lookups:
 
     async def event(self, request: Request) -> Response:
         """The events of an id, each with its state: of one source system (``?source=``), or of all that the key may."""
-        caller = await self._access.caller(request.headers)
+        caller = await self._access.caller(request)
         asked = request.query_params.get("source")
         sources = [name for name in _may(caller, self._config.sources) if asked in (None, name)]
         ident = _storable(request.path_params["id"])
@@ -61,7 +61,7 @@ class Lookups:
 
     async def record(self, request: Request) -> Response:
         """A record's present state, and each event, version decision, push and difference of it, in order."""
-        caller = await self._access.caller(request.headers)
+        caller = await self._access.caller(request)
         entity = self._config.entities.get(request.path_params["entity"])
         if entity is None or not _may(caller, entity.parts):
             raise Refused(404, "There is no such entity for this key.")

@@ -44,8 +44,12 @@ def is_wanted(document: Any, headers: Mapping[str, Any], source: str, config: Co
         raise InvalidEvent(str(error), event.place("when")) from None
 
 
-def change_event_of(document: Any, headers: Mapping[str, Any], source: str, config: Config) -> ChangeEvent:
+def change_event_of(
+    document: Any, headers: Mapping[str, Any], source: str, config: Config, message: str | None = None
+) -> ChangeEvent:
     """Reads one event of a source that has ``events`` in ``sync.yaml``.
+
+    ``message``: an id that the message proves, which stands for the event where ``events`` names no ``id``.
 
     Raises InvalidEvent naming the field of ``events``, its place, and what is wrong with what stands there.
     """
@@ -56,9 +60,10 @@ def change_event_of(document: Any, headers: Mapping[str, Any], source: str, conf
         "specversion": "1.0", "source": source, "type": f"{name}.{_action(event)}", "subject": event.text("key"),
         "version": _version(event, name, source, config), "group": event.value("group"), "data": event.value("data"),
     }
-    made["id"] = digest(made).hex() if shape.id is None else event.text("id")
+    is_content_id = shape.id is None and message is None
+    made["id"] = event.text("id") if shape.id is not None else message or digest(made).hex()
     try:
-        return replace(change_event(made, config), content_id=shape.id is None)
+        return replace(change_event(made, config), content_id=is_content_id)
     except InvalidEvent as error:
         field = _FIELDS.get(error.field or "", error.field)
         raise InvalidEvent(str(error), None if field is None else event.place(field)) from None

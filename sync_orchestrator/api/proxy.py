@@ -85,6 +85,7 @@ def _operation(name: str, route: Route) -> dict[str, Any]:
                                          "content": {"application/json": {"schema": {}}}},
             **{status: {"$ref": "#/components/responses/Problem"}
                for status in sorted({*_PROBLEMS, *(str(error.status) for error in route.errors)})},
+            "429": {"$ref": "#/components/responses/Later"},
             "503": {"$ref": "#/components/responses/Later"},
         },
     }

@@ -29,13 +29,13 @@ from sync_orchestrator.core.context import Context
 def create_app(context: Context) -> Starlette:
     """The service as an ASGI application; its end closes the context's connections."""
     database = Database(context.engine)
-    access = Access(database, context.config)
+    access = Access(database)
     known = Known(database)
     proxy = Proxy(database, context, access, known)
     rollouts = Rollouts(database, context.config, access, known)
     intake = Intake(database, context.config, access)
     parts = (intake, Lookups(database, context.config, access), proxy, rollouts,
-             Health(database, access, rollouts.figures), Descriptions(proxy.paths()))
+             Health(database, access, rollouts.figures), Descriptions(access, proxy.paths()))
 
     watchdog = Watchdog(database, context.config)
 

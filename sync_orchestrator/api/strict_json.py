@@ -11,26 +11,31 @@ from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.storable_text import text_problem
 
 _MOST_DEPTH = 100
+_MAX_VALUES = 1_000_000
+"""Values cost far more memory than the bytes that say them: ``[],`` costs twenty times as much."""
 
 
-def parse(body: bytes) -> Any:
-    """Parses a body.
+def parse(body: bytes, *, outer: int = 0) -> Any:
+    """Parses a body, or a piece of one that is ``outer`` levels deep in it.
 
     Raises InvalidEvent for what is not UTF-8 or not JSON, and for NaN, repeated names, NUL, lone surrogates, numbers
-    of absurd length and absurd depth.
+    of absurd length, absurd depth and an absurd number of values.
     """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidEvent("the body is not UTF-8") from None
+    commas, openings = text.count(","), text.count("[") + text.count("{")
+    if commas + openings >= _MAX_VALUES:
+        raise InvalidEvent("the JSON has too many values")
     try:
         document = _DECODER.decode(text)
     except RecursionError:
         raise InvalidEvent("the JSON is nested too deeply") from None
     except ValueError as error:
         raise InvalidEvent(f"the body is not JSON: {str(error)[:120]}") from None
-    if text.count("[") + text.count("{") >= _MOST_DEPTH:
-        _check_depth(document)
+    if openings + outer >= _MOST_DEPTH:
+        _check_depth(document, _MOST_DEPTH - outer)
     if "\\u" in text:  # otherwise there is neither NUL nor a lone surrogate in it
         _check_texts(document)
     return document
@@ -65,10 +70,10 @@ _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction)
 
 
-def _check_depth(document: Any) -> None:
+def _check_depth(document: Any, depth: int) -> None:
     """Walks without recursion, so that depth is a figure and not a crash."""
     level = [document]
-    for _ in range(_MOST_DEPTH):
+    for _ in range(depth):
         level = [value for outer in level if isinstance(outer, _CONTAINERS)
                  for value in (outer.values() if isinstance(outer, dict) else outer) if isinstance(value, _CONTAINERS)]
         if not level:

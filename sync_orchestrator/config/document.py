@@ -15,7 +15,7 @@ from sync_orchestrator.config.entities import Entity, Retry
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem
-from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds
+from sync_orchestrator.config.types import AllowedHost, Model, Name, Seconds, webhook_key
 
 
 class Limits(Model):
@@ -24,7 +24,16 @@ class Limits(Model):
     event_bytes: int = Field(default=262_144, ge=1)
     """The largest change event that is taken."""
     request_bytes: int = Field(default=8_388_608, ge=1)
-    """The largest body of a request with change events."""
+    """The largest body of a request with change events, as it is sent and when it is unpacked."""
+    events_per_request: int = Field(default=10_000, ge=1)
+    """The most change events in one request."""
+    bodies_bytes: int = Field(default=268_435_456, ge=1)
+    """The bodies of all requests with change events under way at one replica of the API service, as they are sent and
+    unpacked; one sender may have half of it, so that it leaves room for others. What is more is refused with 503. It is
+    never less than 4 times ``request_bytes``."""
+    unproven_bytes: int = Field(default=67_108_864, ge=1)
+    """The same of signed requests whose signature cannot be checked yet, since the body is not whole; each counts as
+    256 kB at least. It is never less than one such request."""
     batch: int = Field(default=1000, ge=1, le=10_000)
     """Events claimed at once."""
     lease: Seconds = 60
@@ -119,7 +128,8 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if wrong := [*self._names(), *self._events(), *self._brokers(), *self._routes(), *self._timeouts()]:
+        if wrong := [*self._names(), *self._events(), *self._secrets(), *self._brokers(), *self._routes(),
+                     *self._timeouts()]:
             raise ValueError("\n".join(wrong))
         return self
 
@@ -152,6 +162,18 @@ class Config(Model):
             for theirs, entity in source.events.entities.items():
                 if entity not in of:
                     yield f"sources.{name}.events.entities.{theirs}: {name} is no part of an entity '{entity}'"
+
+    def _secrets(self) -> Iterator[str]:
+        """Only the body and two headers are signed: nothing else may tell what an event means, or whose it is."""
+        owners: dict[bytes, str] = {}
+        for name, source in self.sources.items():
+            for at, secret in enumerate(source.webhook_secrets):
+                if (first := owners.setdefault(webhook_key(str(secret)), name)) != name:
+                    yield (f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
+                           "does not tell which of them sent an event. Give each a secret of its own")
+            for field in source.events.unsigned() if source.webhook_secrets and source.events else ():
+                yield (f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
+                       "only webhook-id and webhook-timestamp. Take the value from the body")
 
     def _brokers(self) -> Iterator[str]:
         for name, consumer in self.consumers.items():

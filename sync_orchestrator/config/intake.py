@@ -9,7 +9,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from sync_orchestrator.config.signed_headers import reads_unsigned
 from sync_orchestrator.config.types import Expression, Model, Name, WebhookSecret
+
+_EXPRESSIONS = ("when", "id", "entity", "key", "group", "action", "version", "data")
 
 
 class OwnEvents(Model):
@@ -20,7 +23,8 @@ class OwnEvents(Model):
     when: Expression | None = None
     """Only events for which this is true are taken; the others are passed over."""
     id: Expression | None = None
-    """The event's id, unique at its source. Without it an event is known by its content."""
+    """The event's id, unique at its source. Without it an event is known by the ``webhook-id`` of the signed request
+    that brought it, else by its content."""
     entity: Expression | None = None
     """The entity; needed where the source is a part of several."""
     entities: dict[str, Name] = {}
@@ -40,6 +44,11 @@ class OwnEvents(Model):
     data: Expression | None = None
     """The whole part. Without it, or where it is null, the part is read from its source."""
 
+    def unsigned(self) -> list[str]:
+        """The fields whose expressions look at headers that a signature does not cover."""
+        return [name for name in _EXPRESSIONS
+                if (expression := getattr(self, name)) is not None and reads_unsigned(expression)]
+
 
 class Notifying(Model):
     """What every kind of source system may say of its change events."""
@@ -48,7 +57,9 @@ class Notifying(Model):
     """Its events have this shape of their own; without it they are CloudEvents."""
     webhook_secrets: list[WebhookSecret] = Field(default=[], repr=False, max_length=10)
     """Secrets by which its requests are signed (Standard Webhooks 1.0), in place of an API key: base64, padded or not,
-    ``whsec_`` before it or not. Several are good at once, so that they can be changed one after the other."""
+    ``whsec_`` before it or not. Several are good at once, so that they can be changed one after the other. No two
+    source systems may have the same. What the signature does not cover decides nothing: its events may not be in binary
+    mode, and of the headers ``events`` may look at ``webhook-id`` and ``webhook-timestamp`` only."""
     events_per_second: float | None = Field(default=None, gt=0)
     """More than so many of its events are refused with 429 and the time to wait, by each replica of the API service;
     without it there is no limit."""

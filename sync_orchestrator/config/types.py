@@ -67,12 +67,17 @@ def _pattern(value: str) -> str:
     return value
 
 
+def webhook_key(secret: str) -> bytes:
+    """The bytes that a secret of Standard Webhooks stands for. Raises ValueError."""
+    digits = secret.removeprefix("whsec_").rstrip("=")
+    return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+
+
 def _webhook_secret(value: str) -> str:
     """Without spaces and line ends. Any other sign that is not of the alphabet would be passed over when it is used."""
     value = "".join(value.split())
-    digits = value.removeprefix("whsec_").rstrip("=")
     try:
-        secret = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+        secret = webhook_key(value)
     except ValueError:
         secret = b""
     if len(secret) < _FEWEST_BYTES:

@@ -38,6 +38,10 @@ class Caller:
         kind, _, what = scope.partition(":")
         return bool({scope, "admin"} & self.scopes) or (what != "" and f"{kind}:*" in self.scopes)
 
+    def may_record(self) -> bool:
+        """Whether its scopes cover the events of any source system."""
+        return "admin" in self.scopes or any(scope.startswith("events:") for scope in self.scopes)
+
 
 def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: Collection[str],
              lifetime: float | None = None) -> str:
@@ -56,6 +60,11 @@ def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: 
     run(connection, statements.MAKE, id=ident, name=name, secret=_hash(key), scopes=sorted(set(scopes)),
         lifetime=lifetime)
     return key
+
+
+def is_key_shaped(text: str) -> bool:
+    """Whether a text can be a key at all: nothing else is worth a look at the database."""
+    return _KEY.fullmatch(text) is not None
 
 
 def find(connection: Connection, key: str) -> Caller | None:

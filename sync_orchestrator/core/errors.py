@@ -25,7 +25,8 @@ MAX_DETAIL_LENGTH = 2000
 
 
 class SyncError(Exception):
-    """Base of everything this project raises on purpose. Its message holds no secret of the environment, and can be stored."""
+    """Base of everything this project raises on purpose. Its message can be stored, and holds no secret of the
+    environment."""
 
     def __init__(self, *messages: object) -> None:
         super().__init__(*(storable_text(mask(message)) if isinstance(message, str) else message

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection, Engine
@@ -19,9 +20,10 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.core.exact_json import decimal_fragment
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.settle import Settled, finish_reached
-from sync_orchestrator.core.sql import in_transaction, json, run
+from sync_orchestrator.core.sql import dumped, in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as dead_records_statements
 from sync_orchestrator.core.statements import ledger as statements
@@ -62,6 +64,24 @@ class ChangeEvent:
         return digest([self.entity, self.key, self.action, self.version, self.group, self.data])
 
 
+@dataclass(slots=True)
+class PreparedEvent:
+    """A change event as the ledger's statement takes it: it is written once, and holds no tree of values meanwhile."""
+
+    source: str
+    event_id: str
+    entity: str
+    key: str
+    content_id: bool
+    row: bytes
+    """All of it as JSON, the event id first."""
+
+    def with_id(self, event_id: str) -> PreparedEvent:
+        """The same under another id. Both are ASCII, as ids made of the content are."""
+        rest = self.row[len(_id_in_row(self.event_id)):]
+        return replace(self, event_id=event_id, row=_id_in_row(event_id) + rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Recorded:
     accepted: int
@@ -90,7 +110,17 @@ def record_each(engine: Engine, batches: Sequence[Sequence[ChangeEvent]]) -> lis
     return recorded
 
 
-async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+def prepare_event(event: ChangeEvent) -> PreparedEvent:
+    """Writes an event as JSON, and computes the hash of its content: nearly all the work of recording it here."""
+    row = _row(event)
+    try:
+        written = orjson.dumps(row, default=decimal_fragment)
+    except TypeError:  # whole numbers of more than 64 bits
+        written = _bytes_of(row)
+    return PreparedEvent(event.source, event.event_id, event.entity, event.key, event.content_id, written)
+
+
+async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
     """The same on a connection that commits each statement: one round trip to the database, and no thread."""
     if made := _content_ids(batches):
         await connection.execute(statements.FORGET_CONTENT_IDS, made)
@@ -107,7 +137,7 @@ def record_in(connection: Connection, events: Sequence[ChangeEvent]) -> Recorded
     return Recorded(accepted, len(events) - accepted)
 
 
-def _by_batch(new: Sequence[int], batches: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+def _by_batch(new: Sequence[int], batches: Sequence[Sequence[ChangeEvent | PreparedEvent]]) -> list[Recorded]:
     ends = list(accumulate(len(events) for events in batches))
     accepted = Counter(bisect_left(ends, place) for place in new)
     return [Recorded(accepted[at], len(events) - accepted[at]) for at, events in enumerate(batches)]
@@ -119,22 +149,37 @@ def _new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Se
         return []
     if made := _content_ids(batches):
         run(connection, statements.FORGET_CONTENT_IDS, **made)
-    new: Sequence[int] = run(connection, statements.RECORD, events=_offered(batches))[0].accepted
+    offered = _offered([[prepare_event(event) for event in events] for events in batches])
+    new: Sequence[int] = run(connection, statements.RECORD, events=offered)[0].accepted
     return new
 
 
-def _content_ids(batches: Sequence[Sequence[ChangeEvent]]) -> dict[str, list[str]]:
+def _content_ids(batches: Sequence[Sequence[ChangeEvent | PreparedEvent]]) -> dict[str, list[str]]:
     """The sources and ids of the events whose ids are made of their content; empty where there are none."""
     made = [event for events in batches for event in events if event.content_id]
     return {"sources": [event.source for event in made], "ids": [event.event_id for event in made]} if made else {}
 
 
-def _offered(batches: Sequence[Sequence[ChangeEvent]]) -> Jsonb | None:
+def _offered(batches: Sequence[Sequence[PreparedEvent]]) -> Jsonb:
     events = [event for events in batches for event in events]
-    return json([_row(event) for event in (_told_apart(events) if any(e.content_id for e in events) else events)])
+    apart = _told_apart(events) if any(event.content_id for event in events) else events
+    return Jsonb(b"[" + b",".join([event.row for event in apart]) + b"]", dumps=_as_it_is)
 
 
-def _told_apart(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
+def _as_it_is(written: bytes) -> bytes:
+    return written
+
+
+def _id_in_row(event_id: str) -> bytes:
+    return b'{"event_id":' + _bytes_of(event_id)
+
+
+def _bytes_of(value: Any) -> bytes:
+    written = dumped(value)
+    return written.encode() if isinstance(written, str) else written
+
+
+def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
     """Events of one batch whose content comes again after another one of the record get another id (rule 31)."""
     last: dict[tuple[str, str, str], str] = {}
     seen: Counter[tuple[str, str]] = Counter()
@@ -145,7 +190,7 @@ def _told_apart(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
         if event.content_id and not repeats:
             seen[made] += 1
         last[record] = event.event_id
-        apart.append(replace(event, event_id=f"{event.event_id}#{seen[made]}")
+        apart.append(event.with_id(f"{event.event_id}#{seen[made]}")
                      if event.content_id and seen[made] > 1 else event)
     return apart
 
@@ -153,7 +198,7 @@ def _told_apart(events: Sequence[ChangeEvent]) -> list[ChangeEvent]:
 def _row(event: ChangeEvent) -> dict[str, Any]:
     """As the statement takes it: one document costs less than an array for each column."""
     return {
-        "source": event.source, "event_id": event.event_id, "entity": event.entity, "key": event.key,
+        "event_id": event.event_id, "source": event.source, "entity": event.entity, "key": event.key,
         "group_key": event.group, "action": event.action, "version": event.version,
         "thin": event.data is None and event.action != "delete", "data": event.data,
         "content_hash": event.content_hash().hex(), "origin": event.origin, "trace": event.trace,

@@ -102,7 +102,7 @@ def _in_session(engine: Engine, work: Callable[[Connection], T]) -> T:
 
 def json(value: Any) -> Jsonb | None:
     """A value bound as jsonb; None stays SQL NULL."""
-    return None if value is None else Jsonb(value, dumps=_dumped)
+    return None if value is None else Jsonb(value, dumps=dumped)
 
 
 def as_bytes(value: Any) -> bytes | None:
@@ -110,7 +110,8 @@ def as_bytes(value: Any) -> bytes | None:
     return None if value is None else bytes(value)
 
 
-def _dumped(value: Any) -> str | bytes:
+def dumped(value: Any) -> str | bytes:
+    """A value as jsonb takes it."""
     try:
         return orjson.dumps(value, default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits

@@ -1,0 +1,42 @@
+"""Which headers an expression on ``{body, headers}`` looks at. A signature covers the body and two headers: what the
+others say may not decide what a signed event means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jmespath
+
+SIGNED_HEADERS = ("webhook-id", "webhook-timestamp")
+"""The headers that a signature covers (Standard Webhooks 1.0)."""
+
+_ON_EACH = ("projection", "value_projection", "filter_projection", "flatten", "index_expression", "subexpression")
+
+
+def reads_unsigned(expression: str) -> bool:
+    """Whether an expression can see a header that no signature covers: by its name, or by all that there is."""
+    parsed: Any = jmespath.compile(expression).parsed
+    return _sees(parsed, at_top=True)
+
+
+def _sees(node: dict[str, Any], *, at_top: bool) -> bool:
+    """Whether a node of the syntax tree does; ``at_top``: it looks at the whole, and not at a piece of it."""
+    if not at_top:
+        return False
+    kind, children = node["type"], [child for child in node["children"] if isinstance(child, dict)]
+    if kind == "field":
+        return bool(node["value"] == "headers")
+    if kind == "current":
+        return True
+    if kind in ("expref", "identity"):
+        return False
+    if kind in ("subexpression", "pipe") and children[0]["type"] == "current":
+        rest = children[1:]
+        return _sees(rest[0] if len(rest) == 1 else {**node, "children": rest}, at_top=True)
+    if kind in ("subexpression", "pipe") and children[0] == {"type": "field", "children": [], "value": "headers"}:
+        return children[1]["type"] != "field" or children[1]["value"] not in SIGNED_HEADERS
+    if kind == "value_projection" and children[0]["type"] == "identity":
+        return True
+    if kind in (*_ON_EACH, "pipe"):
+        return _sees(children[0], at_top=True)
+    return any(_sees(child, at_top=True) for child in children)
