@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sync_orchestrator.api.problems import problem
 from sync_orchestrator.hosts import AllowedHosts, InvalidHost, read_host
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/asyncapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths that need no key."""
 
 
