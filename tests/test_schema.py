@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DESCRIBED = {
     model for module in (calls, document, entities, sources, targets) for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__}
-SAYS_IT_ALL = {"retention", "limits", "alerts", "validation", "source_check", "deletions", "sql", "files", "kind", "api",
-                "ui"}
+SAYS_IT_ALL = {"retention", "limits", "alerts", "validation", "source_check", "deletions", "sql", "files", "kind",
+                "api", "ui"}
 """Fields whose own model, or whose values, say what they are."""
 
 

@@ -175,5 +175,7 @@ def _network(address: str) -> str:
 
 
 def _key(headers: Mapping[str, str]) -> str | None:
-    kind, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
+    """The key of this service. A caller of a canary route may need its bearer token for legacy beside it."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    bearer, key = token.strip() if kind.lower() == "bearer" else None, headers.get("x-api-key")
+    return key if bearer is None or (key is not None and not bearer.startswith("sync_")) else bearer

@@ -80,8 +80,8 @@ class ApiSettings(Model):
     """Under which hosts the API service answers calls that need no key."""
 
     allowed_hosts: list[AllowedHost] = []
-    """Host names under which ``/healthz``, ``/readyz``, ``/openapi.json`` and ``/asyncapi.json`` answer, besides
-    ``localhost`` and IP addresses. With a port, for that port only. Other hosts get 421."""
+    """Host names under which ``/healthz`` and ``/readyz`` answer, besides ``localhost`` and IP addresses. With a port,
+    for that port only. Other hosts get 421."""
 
 
 class Retention(Model):
