@@ -52,7 +52,7 @@ from sync_orchestrator.core.states import State
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sync_orchestrator"
 DEMO = ROOT / "demo" / "sync.yaml"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OF_THE_READER = {"sync.yaml", "product", "article"}
 """Files and entities that documents name though the reader is to write them."""
 SAMPLES = {"ENTITY": "stone", "KEY": "D-000123", "GROUP": "Round", "NAME": "erp", "SOURCE": "lab"}

@@ -139,7 +139,7 @@ def structured(seed: int, number: int, key: str) -> Case:
     method = random.choice([*METHODS, "GET", "GET", "GET", "POST", "POST", "POST", "POST"])
     line = f"{method} {path}{random.choice([*QUERIES, '', '', ''])} HTTP/1.1".encode("utf-8", "surrogatepass")
     body = _body(random, number) if random.random() < 0.7 else b""
-    headers = [line, b"Host: a", b"Connection: close", *random.sample(HEADERS, random.choice([0, 1, 2, 3, 6]))]
+    headers = [line, b"Host: 127.0.0.1", b"Connection: close", *random.sample(HEADERS, random.choice([0, 1, 2, 3, 6]))]
     if "websocket" in fuzz_upstreams.GATED:
         headers = [each for each in headers if each != b"Upgrade: websocket"]
     if random.random() < 0.85:
@@ -180,7 +180,7 @@ def malformed(seed: int, number: int, key: str) -> Case:
     """A good request whose bytes were changed, or one that is no HTTP at all; its sender closes after it."""
     random = Random(f"malformed {seed} {number}")
     event = dumped(good_event(number))
-    lines = [b"Host: a", b"X-API-Key: " + key.encode(), b"Content-Type: application/cloudevents+json",
+    lines = [b"Host: 127.0.0.1", b"X-API-Key: " + key.encode(), b"Content-Type: application/cloudevents+json",
              b"Content-Length: %d" % len(event)]
     start = b"POST /v1/events HTTP/1.1\r\n"
     match random.randrange(6):

@@ -127,7 +127,7 @@ async def until_ready(service: Service) -> None:
     ends = time.monotonic() + _START_SECONDS
     while True:
         try:
-            if (await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            if (await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
                                2)).status == 200:
                 return
         except OSError:
@@ -209,7 +209,7 @@ async def watching(service: Service, key: str, name: str) -> AsyncIterator[Watch
             number += 1
             service.memory.look()
             await _probe(service, watch, "healthz",
-            b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", 200)
+            b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200)
             event_id = f"good-{name}-{number}"
             body = json.dumps({"specversion": "1.0", "id": event_id, "source": "shop", "type": "item.updated",
                                "subject": f"good{number % 20}", "version": number,
@@ -238,6 +238,6 @@ async def _probe(service: Service, watch: Watch, name: str, request: bytes, stat
 
 
 def post(path: str, body: bytes, key: str, kind: bytes = b"application/json", *headers: bytes) -> bytes:
-    lines = [f"POST {path} HTTP/1.1".encode(), b"Host: a", b"Connection: close", b"X-API-Key: " + key.encode(),
+    lines = [f"POST {path} HTTP/1.1".encode(), b"Host: 127.0.0.1", b"Connection: close", b"X-API-Key: " + key.encode(),
              b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *headers]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -57,6 +57,7 @@ OUTCOMES = {"acknowledged", "unknown", "postponed", "transient", "permanent", "a
 CATCH_UP_SECONDS = 90
 WORK = """SELECT FROM sync.records WHERE out_of_step AND parked IS NULL
 UNION ALL SELECT FROM sync.events WHERE state IN ('pending', 'leased')"""
+HEAD = "HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 MAX_HANGS = 3  # more would only take time
 GONE = "the handler is closed"
 
@@ -289,7 +290,7 @@ async def proxied(service: Service, upstream: OddUpstream, key: str, row: Row, c
         method, path = PROXIED[number % len(PROXIED)].split(" ")
         path = path.format(n="good" if is_good else f"p{number}")
         request = (post(path, b"{}", key) if method == "POST" else
-                   f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-API-Key: {key}\r\n\r\n".encode())
+                   f"{method} {path} {HEAD}X-API-Key: {key}\r\n\r\n".encode())
         for _ in range(3 if is_good else 1):  # a connection that the upstream is closing may be in the pool still
             found = await exchange(service.port, request, DEADLINE_SECONDS)
             row.add(request, found, (502, 503, 504), legacy=path.startswith("/proxy/old/"))
@@ -421,7 +422,7 @@ async def upstreams(engine: Engine, url: str, folder: Path, sizes: Sizes, table:
             await until_ready(service)
             rows = [Row("upstreams of the proxy"), Row("upstreams of the drain")]
             table.rows += rows
-            good = f"GET /proxy/old/good HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-API-Key: {key}\r\n\r\n".encode()
+            good = f"GET /proxy/old/good {HEAD}X-API-Key: {key}\r\n\r\n".encode()
             await asyncio.gather(*(exchange(service.port, good, 5) for _ in range(50)))
             service.memory.look()
             upstream.is_odd = True
