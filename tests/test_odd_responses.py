@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import resource
+import traceback
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -23,10 +24,12 @@ from starlette.responses import JSONResponse, Response
 from sync_orchestrator.adapters import http, wire
 from sync_orchestrator.adapters.build import build_third_parties
 from sync_orchestrator.adapters.http import Http, Outgoing, is_below
+from sync_orchestrator.adapters.response_budget import ResponseBudget
 from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing, Request
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.ports import Item
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -266,6 +269,41 @@ def gz(plain: bytes) -> bytes:
     return gzip.compress(plain, mtime=0)
 
 
+def fed(unpacker: Unpacker, block: bytes) -> list[int]:
+    return list(unpacker.feed(block))
+
+
+async def test_responses_share_a_budget_and_one_may_exceed_it() -> None:
+    """Two large ones are read one after the other; nobody waits for ever, and small ones do not wait."""
+    budget = ResponseBudget(1_000_000)
+    order: list[str] = []
+
+    async def read(name: str, size: int) -> None:
+        with budget.share() as share:
+            for part in range(1, 11):
+                await share.grow_to(size * part // 10)
+                await asyncio.sleep(0)
+            order.append(name)
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(read("a", 3_000_000), read("b", 3_000_000), read("c", 2_000_000), read("small", 60_000))
+    assert sorted(order) == ["a", "b", "c", "small"]
+    assert order.index("small") < 3
+    assert (budget.used_bytes, budget.exceeding) == (0, None)
+
+
+async def test_a_response_that_is_given_up_gives_its_budget_back() -> None:
+    budget = ResponseBudget(1_000_000)
+    with budget.share() as first:
+        await first.grow_to(2_000_000)
+        with pytest.raises(TimeoutError), budget.share() as second:
+            async with asyncio.timeout(0.01):
+                await second.grow_to(2_000_000)
+    with budget.share() as third:
+        await third.grow_to(2_000_000)
+    assert (budget.used_bytes, budget.exceeding) == (0, None)
+
+
 def bomb(coding: str, size: int) -> bytes:
     packed = gzip.compress(bytes(size)) if coding == "gzip" else zlib.compress(bytes(size))
     return (f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(packed)}\r\n\r\n").encode() + packed
@@ -301,20 +339,20 @@ def test_what_is_packed_is_unpacked(coding: str, packed: bytes, size: int) -> No
         size = 2  # how it was packed shows in its first two bytes
     unpacker = Unpacker(coding, 4)
     for start in range(0, len(packed), size):
-        unpacker.feed(packed[start:start + size])
+        fed(unpacker, packed[start:start + size])
     assert unpacker.end() == b"text"
 
 
 def test_what_is_packed_badly_is_refused() -> None:
     with pytest.raises(ResponseTooLarge):
-        Unpacker("", 3).feed(b"text")
+        fed(Unpacker("", 3), b"text")
     with pytest.raises(ResponseTooLarge):
-        Unpacker("gzip", 3).feed(gz(b"text"))
+        fed(Unpacker("gzip", 3), gz(b"text"))
     for coding, packed in (("gzip", b"text"), ("br", b"text"), ("deflate", b"\xff\xff\xff\xff")):
         with pytest.raises(ResponseUnreadable):
-            Unpacker(coding, 100).feed(packed)
+            fed(Unpacker(coding, 100), packed)
     cut = Unpacker("gzip", 100)
-    cut.feed(gz(b"text")[:-3])
+    fed(cut, gz(b"text")[:-3])
     with pytest.raises(ResponseUnreadable, match="ends early"):
         cut.end()
 
@@ -362,3 +400,15 @@ async def test_a_next_page_is_requested_below_base_url_only(
         assert why in failure.detail
         assert (failure.about_system, server.seen) == (True, [])
     await client.close()
+
+
+async def test_a_failure_keeps_no_response(server: Server) -> None:
+    """A batch keeps its failures until it is settled; the responses would fill the memory."""
+    server.answers({"error": "x" * 1000}, 400)
+    config = two_part_config(system={"base_url": server.url}, entity={"third_party": THEIRS})
+    third_party = build_third_parties(config, {})["item"]
+    failure = await failure_of(third_party.create(Item("k1", "A", {"code": "k1"}, None, "thing/k1")))
+    await third_party.close()
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(failure.__traceback__)]
+    assert not [name for name in files if name.endswith(("http.py", "sending.py", "wire.py"))]
+    assert failure.__context__ is None

@@ -22,6 +22,9 @@ from sync_orchestrator.core.masking import longest_secret, mask
 from sync_orchestrator.core.truth import NoTruth, condition, says_something
 
 _SHOWN = 300
+MAX_TEXT_BYTES = 1_048_576
+"""Bytes of a response that expressions see as ``text``."""
+
 MAX_SCANNED = 20_000
 """Characters (or bytes) of a text of others that are looked at for a message."""
 _MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
@@ -51,7 +54,8 @@ class Answer:
 
     @cached_property
     def text(self) -> str:
-        return self.content.decode("utf-8", "replace")
+        """The text, up to ``MAX_TEXT_BYTES``."""
+        return self.content[:MAX_TEXT_BYTES].decode("utf-8", "replace")
 
     @property
     def start(self) -> str:

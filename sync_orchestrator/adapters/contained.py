@@ -51,8 +51,10 @@ class Containment:
         """Contains one call. ``write``: its outcome is unknown after an unexpected error."""
         try:
             yield
-        except CallFailed:
-            raise
+        except CallFailed as failure:
+            # Failures are kept until a whole batch is settled: its frames would keep each response that long.
+            failure.__context__ = failure.__cause__ = None
+            raise failure.with_traceback(None) from None
         except SyncError as error:  # raised on purpose, such as ConfigError: waiting does not fix it
             raise CallFailed(Failure.PERMANENT, self._mask(str(error))) from None
         except asyncio.CancelledError as error:

@@ -6,6 +6,7 @@ A few kilobytes of gzip can unpack to gigabytes, so the limit counts while unpac
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 
 ACCEPTED = "gzip, deflate"
 """``Accept-Encoding`` of our calls: the codings that can be unpacked here."""
@@ -13,6 +14,7 @@ ACCEPTED = "gzip, deflate"
 _WINDOWS = {"gzip": (zlib.MAX_WBITS | 16,), "x-gzip": (zlib.MAX_WBITS | 16,),
             "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
 _PLAIN = ("", "identity")
+_PIECE_BYTES = 1_048_576
 
 
 class ResponseTooLarge(Exception):
@@ -38,13 +40,18 @@ class Unpacker:
         self._size = 0
         self._engine: zlib._Decompress | None = None
 
-    def feed(self, block: bytes) -> None:
-        """Takes the next bytes as they came. Raises ResponseTooLarge, ResponseUnreadable."""
+    def feed(self, block: bytes) -> Iterator[int]:
+        """Takes the next bytes as they came, a megabyte at a time; yields how many there are in all each time.
+
+        Raises ResponseTooLarge, ResponseUnreadable.
+        """
         if self._coding in _PLAIN:
             self._keep(block)
+            yield self._size
             return
         try:
-            self._unpack(block)
+            for _ in self._unpack(block):
+                yield self._size
         except zlib.error as error:
             raise ResponseUnreadable(f"it is not {self._coding}: {error}") from None
 
@@ -54,7 +61,7 @@ class Unpacker:
             raise ResponseUnreadable(f"its {self._coding} ends early")
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
-    def _unpack(self, block: bytes) -> None:
+    def _unpack(self, block: bytes) -> Iterator[None]:
         if self._engine is None:
             self._engine = self._begin(block)
         while block:
@@ -62,8 +69,9 @@ class Unpacker:
                 if "gzip" not in self._coding or not block.strip(b"\x00"):
                     return
                 self._engine = zlib.decompressobj(_WINDOWS[self._coding][0])
-            self._keep(self._engine.decompress(block, self._max_bytes - self._size + 1))
+            self._keep(self._engine.decompress(block, _PIECE_BYTES))
             block = self._engine.unconsumed_tail or self._engine.unused_data
+            yield
 
     def _begin(self, block: bytes) -> zlib._Decompress:
         windows = _WINDOWS.get(self._coding)

@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
 from yarl import URL
 
+from sync_orchestrator.adapters.response_budget import budget_of_loop
 from sync_orchestrator.adapters.unpacking import ACCEPTED, Unpacker
 
 
@@ -127,9 +128,11 @@ class Transport(AiohttpTransport):
             try:
                 headers = _headers(answer)
                 unpacker = Unpacker(headers.get("content-encoding", ""), max_bytes)
-                while block := await answer.content.readany():
-                    unpacker.feed(block)
-                return Received(answer.status, headers, unpacker.end())
+                with budget_of_loop().share() as share:
+                    while block := await answer.content.readany():
+                        for size_bytes in unpacker.feed(block):
+                            await share.grow_to(size_bytes)
+                    return Received(answer.status, headers, unpacker.end())
             except BaseException:
                 answer.close()  # the rest of it is not wanted
                 raise

@@ -255,7 +255,7 @@ class Http(Model):
     """How it knows us."""
     timeout: Seconds = 10
     """The deadline of one call."""
-    max_response_bytes: int = Field(default=67_108_864, ge=1)
+    max_response_bytes: int = Field(default=33_554_432, ge=1)
     """The largest response that is read, after it is unpacked; the call fails with a larger one."""
     concurrency: int = Field(default=32, ge=1, le=1000)
     """Calls under way at once, in one process."""

@@ -196,7 +196,8 @@ def note_accepted(row: Row, request: bytes, found: Exchange) -> None:
 def describe(service: Service, key: str, row: Row, count: int) -> None:
     """Requests that Schemathesis makes of the service's own description, and its checks of the responses."""
     began = time.monotonic()
-    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
+    schema = schemathesis.openapi.from_url(
+        f"http://127.0.0.1:{service.port}/openapi.json", headers={"X-API-Key": key})
     operations = [found.ok() for found in schema.get_all_operations()]
 
     def checked(operation: Any) -> None:
