@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
+from types import TracebackType
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.classes import where
@@ -46,24 +47,20 @@ class Containment:
         self._place = place
         self._mask = mask
 
-    @contextmanager
-    def of(self, method: str, *, write: bool = False) -> Iterator[None]:
+    def of(self, method: str, *, write: bool = False) -> Contained:
         """Contains one call. ``write``: its outcome is unknown after an unexpected error."""
-        try:
-            yield
-        except CallFailed as failure:
-            # Failures are kept until a whole batch is settled: its frames would keep each response that long.
-            failure.__context__ = failure.__cause__ = None
-            raise failure.with_traceback(None) from None
-        except SyncError as error:  # raised on purpose, such as ConfigError: waiting does not fix it
-            raise CallFailed(Failure.PERMANENT, self._mask(str(error))) from None
-        except asyncio.CancelledError as error:
+        return Contained(self, method, write)
+
+    def failure_of(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
+        """What a call fails with; None for what is no failure of it, such as the end of the caller's task."""
+        if isinstance(error, CallFailed):
+            return error
+        if isinstance(error, SyncError):  # raised on purpose, such as ConfigError: waiting does not fix it
+            return CallFailed(Failure.PERMANENT, self._mask(str(error)))
+        if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise self._unexpected(method, error, write) from None
-        except Exception as error:
-            raise self._unexpected(method, error, write) from None
+            return None if task is None or task.cancelling() else self._unexpected(method, error, write)
+        return self._unexpected(method, error, write) if isinstance(error, Exception) else None
 
     def _unexpected(self, method: str, error: BaseException, write: bool) -> CallFailed:
         what = self._mask(f"unexpected {type(error).__name__} in {method}: {error}{where(error)}")
@@ -74,6 +71,32 @@ class Containment:
     def _kept(self, line: str) -> str:
         """A line of a traceback with its indentation; masking puts everything on one line."""
         return line[: len(line) - len(line.lstrip())] + self._mask(line)
+
+
+class Contained:
+    """The context of one contained call.
+
+    A failure leaves it without the frames that it came from. A batch keeps its failures until all of it is settled, and
+    with those frames each response.
+    """
+
+    def __init__(self, containment: Containment, method: str, write: bool) -> None:
+        self._containment = containment
+        self._method = method
+        self._write = write
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del trace  # this frame stays with the failure
+        failure = None if error is None else self._containment.failure_of(error, self._method, self._write)
+        del error
+        if failure is not None:
+            failure.__context__ = failure.__cause__ = None
+            raise failure.with_traceback(None) from None
 
 
 class ContainedSource:

@@ -166,8 +166,9 @@ class Http:
         """The address to request for one that a listing names. Raises CallFailed."""
         base = httpx.URL(self._settings.base_url)
         if target.userinfo:
-            raise CallFailed(Failure.TRANSIENT, "the next page's address holds a user name or a password; it is not "
-                             "requested with them", about_system=True)
+            bare = self.shown(_shown_origin(target.copy_with(userinfo=b"")))
+            raise CallFailed(Failure.TRANSIENT, f"the address of the next page, on {bare}, holds a user name or a "
+                             "password; it is not requested with them", about_system=True)
         ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
         way = ways.get(_origin(target))
         if way == "follow":
