@@ -48,7 +48,7 @@ def dead_by_full_sync(world: World, *keys: str, count: int = 20) -> None:
     """A group of records that a full sync brought, without any event; some of them are refused."""
     refuse(world, *keys)
     fill(world, count)
-    world.full_sync()
+    world.full_sync(patience=30)
     accept_all(world)
     world.later(1)
 
