@@ -162,10 +162,30 @@ def is_name(template: Any, name: str) -> bool:
     return alone is not None and alone[1].strip() == name
 
 
+def takes_fields_of(template: Any, name: str) -> bool:
+    """Whether a text fills in a field of an object, such as ``{{ payload.price }}``, or ``value`` itself."""
+    if not isinstance(template, str):
+        return False
+    parsed = _text.parse(template)
+    if name == "value":
+        return any(node.name == name for node in parsed.find_all(nodes.Name))
+    owners: list[nodes.Node] = [node.node for node in parsed.find_all(nodes.Getattr)]
+    owners += [node.node for node in parsed.find_all(nodes.Getitem)]
+    return any(isinstance(owner, nodes.Name) and owner.name == name for owner in owners)
+
+
+def constants_added(template: str, name: str) -> list[str]:
+    """The constants that ``plus`` adds to an object, such as ``type`` of ``{{ payload | plus(type='x') }}``."""
+    return [str(pair.key) for call in _text.parse(template).find_all(nodes.Filter) if call.name == "plus"
+            for pair in call.kwargs if isinstance(pair.value, nodes.Const)
+            and any(node.name == name for node in call.find_all(nodes.Name))]
+
+
 def text_at(template: Any, place: Iterable[str | int]) -> Any:
     """The template at a place of a structure."""
     for step in place:
-        template = template[step]
+        is_object = isinstance(template, Mapping)
+        template = next(part for name, part in template.items() if str(name) == step) if is_object else template[step]
     return template
 
 

@@ -166,8 +166,7 @@ class Listing(Request):
         if self.includes_after and self.paging != "after":
             raise ValueError("'includes_after' belongs to paging 'after'")
         if self.includes_after and self.size < 2:
-            raise ValueError("includes_after needs a 'size' of 2 or more: one item of each page is the last of the page "
-                             "before")
+            raise ValueError("includes_after needs a 'size' of 2 or more: a page has one item of the page before")
         if self.short_page_ends and self.paging not in ("after", "page", "offset"):
             raise ValueError("'short_page_ends' belongs to paging 'after', 'page' and 'offset'")
         if self.short_page_ends and "limit" not in self.names() and "size" not in self.model_fields_set:

@@ -144,8 +144,8 @@ class Codec(Model):
     ``nfc``, ``html_unescape`` (also ``unescape_html``) and ``line_breaks`` are for texts, also those in lists and
     objects. ``time`` compares times in ISO 8601 as moments. ``empty_as_null`` makes "", [] and {} null, and
     ``null_as_empty`` makes null "". ``sort_list`` ignores the order of a list, ``unique`` repeated items.
-    ``{round: 2}`` rounds numbers, ``{cut: 255}`` cuts texts off, and ``{apply: "round_half_even(@, `2`)"}`` applies an expression. A
-    value that a step does not fit stays as it is. What is sent does not change."""
+    ``{round: 2}`` rounds numbers, ``{cut: 255}`` cuts texts off, and ``{apply: "round_half_even(@, `2`)"}`` applies an
+    expression. A value that a step does not fit stays as it is. What is sent does not change."""
 
     @model_validator(mode="after")
     def _is_a_time(self) -> Codec:

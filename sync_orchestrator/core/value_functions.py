@@ -185,7 +185,10 @@ def sort(values: Any) -> list[Any]:
 
 def unique(values: Any) -> list[Any]:
     """A list without what it has already; 1 and 1.0 are the same."""
-    return list({_same(item): item for item in reversed(_list(values))}.values())[::-1]
+    kept: dict[tuple[int, Any], Any] = {}
+    for item in _list(values):
+        kept.setdefault(_same(item), item)
+    return list(kept.values())
 
 
 # Numbers.
