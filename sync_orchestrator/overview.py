@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from sync_orchestrator.config import Config
+from sync_orchestrator.config.constants import uncompared_constants
 
 
 def systems(config: Config) -> list[dict[str, Any]]:
@@ -28,6 +29,25 @@ def entities(config: Config) -> list[dict[str, Any]]:
          "validated every": _time(entity.validation.every),
          "record by record every": _time(entity.validation.audit_every)}
         for name, entity in config.entities.items()]
+
+
+def notes(config: Config) -> list[str]:
+    """What a configuration leaves out of the comparison: constants that are sent with values of a record."""
+    return [f"entities.{entity}.third_party.{place}: {_listed(names)} sent, but not compared, as constants are. "
+            f"{_how_to_compare(place, names[0])}"
+            for entity, settings in config.entities.items()
+            for place, names in uncompared_constants(settings).items()]
+
+
+def _how_to_compare(place: str, name: str) -> str:
+    if place.startswith("fields."):
+        return f"To compare '{name}', map it as a field of its own with 'read'."
+    return f"To compare '{name}', map it (such as {name}: \"'X'\") and send {{{{ payload.{name} }}}}."
+
+
+def _listed(names: list[str]) -> str:
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return f"{quoted} {'is' if len(names) == 1 else 'are'}"
 
 
 def _where(system: Any) -> str:

@@ -4,7 +4,7 @@ In a path every filled-in value is percent-encoded by itself; ``| tilde``, ``| o
 body every text is a template, and one that is a single ``{{ expression }}`` gives the value itself, not its text.
 An object or a list stands inside a text by ``| tojson`` only. A field of an object goes before a method of its name.
 ``payload | plus(_rev=revision)`` is an object with one more field, or without it where that is null; ``| uuid`` makes
-a UUID of a text, the same each time.
+a UUID of a text, the same each time. The functions of ``core/value_functions.py`` are filters, too.
 ``'NAME' | environment`` is a value of the environment, put in as it is: loading writes that for ``${NAME}``, so that a
 secret is neither read as a template nor shown with one.
 Not here: where templates stand (``config/``) and what names they know (each call says so).
@@ -23,10 +23,13 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefined, meta, nodes, pass_context
+from jinja2.filters import do_urlencode
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.core.value_functions import FUNCTIONS, REPLACE_NULL, UNKNOWN, ValueFunction
+from sync_orchestrator.core.value_times import ValueFailed
 
 _ALONE = re.compile(r"\s*\{\{-?(.*?)-?\}\}\s*", re.DOTALL)
 _NAME = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
@@ -70,9 +73,35 @@ def names_in(template: Any) -> set[str]:
 @cache
 def _names_in_text(text: str) -> frozenset[str]:
     try:
-        return frozenset(meta.find_undeclared_variables(_text.parse(text)))
+        parsed = _text.parse(text)
+        names = frozenset(meta.find_undeclared_variables(parsed))
+        _check_filters(parsed)
     except TemplateSyntaxError as error:
         raise ValueError(f"not a template: {error.message} in '{text}'") from None
+    except ValueError as error:
+        raise ValueError(f"not a template: {error} in '{text}'") from None
+    return names
+
+
+def _check_filters(parsed: nodes.Template) -> None:
+    """Checks the arguments of value functions, as far as they are literals. Raises ValueError."""
+    for call in parsed.find_all(nodes.Filter):
+        if call.name in FUNCTIONS and call.dyn_args is None and call.dyn_kwargs is None:
+            FUNCTIONS[call.name].check([UNKNOWN, *map(_literal, call.args)],
+                                       {str(pair.key): _literal(pair.value) for pair in call.kwargs})
+
+
+def _literal(node: nodes.Node) -> Any:
+    return node.value if isinstance(node, nodes.Const) else UNKNOWN
+
+
+def replaces_null(template: Any) -> bool:
+    """Whether a filter in a template makes something of null."""
+    if isinstance(template, str):
+        return any(call.name in REPLACE_NULL for call in _text.parse(template).find_all(nodes.Filter))
+    if isinstance(template, Mapping):
+        return any(map(replaces_null, template.values()))
+    return isinstance(template, list | tuple) and any(map(replaces_null, template))
 
 
 def variables_in(text: str) -> list[str]:
@@ -110,10 +139,12 @@ def value(template: Any, values: Mapping[str, Any]) -> Any:
 
 
 def place_of(template: Any, name: str) -> tuple[str | int, ...] | None:
-    """Where in a structure ``{{ name }}`` stands by itself, as steps from the outside; None where it does not."""
+    """Where in a structure ``{{ name }}`` stands by itself, as steps from the outside; None where it does not.
+
+    Filters may follow the name, such as in ``{{ name | trim }}``.
+    """
     if isinstance(template, str):
-        alone = _ALONE.fullmatch(template)
-        return () if alone is not None and alone[1].strip() == name else None
+        return () if _filtered_name(template) == name else None
     steps: Iterable[tuple[str | int, Any]] = ()
     if isinstance(template, Mapping):
         steps = ((str(step), part) for step, part in template.items())
@@ -123,6 +154,51 @@ def place_of(template: Any, name: str) -> tuple[str | int, ...] | None:
         if (place := place_of(part, name)) is not None:
             return (step, *place)
     return None
+
+
+def is_name(template: Any, name: str) -> bool:
+    """Whether a template is ``{{ name }}``, and no filter follows."""
+    alone = _ALONE.fullmatch(template) if isinstance(template, str) else None
+    return alone is not None and alone[1].strip() == name
+
+
+def takes_fields_of(template: Any, name: str) -> bool:
+    """Whether a text fills in a field of an object, such as ``{{ payload.price }}``, or ``value`` itself."""
+    if not isinstance(template, str):
+        return False
+    parsed = _text.parse(template)
+    if name == "value":
+        return any(node.name == name for node in parsed.find_all(nodes.Name))
+    owners: list[nodes.Node] = [node.node for node in parsed.find_all(nodes.Getattr)]
+    owners += [node.node for node in parsed.find_all(nodes.Getitem)]
+    return any(isinstance(owner, nodes.Name) and owner.name == name for owner in owners)
+
+
+def constants_added(template: str, name: str) -> list[str]:
+    """The constants that ``plus`` adds to an object, such as ``type`` of ``{{ payload | plus(type='x') }}``."""
+    return [str(pair.key) for call in _text.parse(template).find_all(nodes.Filter) if call.name == "plus"
+            for pair in call.kwargs if isinstance(pair.value, nodes.Const)
+            and any(node.name == name for node in call.find_all(nodes.Name))]
+
+
+def text_at(template: Any, place: Iterable[str | int]) -> Any:
+    """The template at a place of a structure."""
+    for step in place:
+        is_object = isinstance(template, Mapping)
+        template = next(part for name, part in template.items() if str(name) == step) if is_object else template[step]
+    return template
+
+
+def _filtered_name(template: str) -> str | None:
+    """The name that a template fills in by itself, with filters or not; None where it is anything else."""
+    if _ALONE.fullmatch(template) is None:
+        return None
+    body = _text.parse(template.strip()).body
+    output = body[0] if len(body) == 1 else None
+    node: Any = output.nodes[0] if isinstance(output, nodes.Output) and len(output.nodes) == 1 else None
+    while isinstance(node, nodes.Filter):
+        node = node.node
+    return str(node.name) if isinstance(node, nodes.Name) else None
 
 
 def _path_value(found: Any) -> str:
@@ -200,6 +276,30 @@ def _uuid(found: Any) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, plain))
 
 
+def _urlencode(found: Any) -> str:
+    """Percent-encoded; a blank is ``%20`` in a query, too."""
+    return do_urlencode(found).replace("+", "%20")  # a plus sign itself is written %2B
+
+
+def _as_filter(function: ValueFunction) -> Callable[..., Any]:
+    def filtered(*args: Any, **named: Any) -> Any:
+        return function.call(*(_argument(function, found) for found in args),
+                             **{name: _argument(function, found) for name, found in named.items()})
+
+    return filtered
+
+
+def _argument(function: ValueFunction, found: Any) -> Any:
+    """What a filter is given, as JSON knows it. Raises TemplateError for what is not there."""
+    if isinstance(found, Undefined):
+        if function.name in REPLACE_NULL:
+            return None
+        str(found)  # which says what is missing
+    if isinstance(found, str):
+        return str(found)
+    return _json(found)
+
+
 @pass_context  # so that it is looked up each time, not once when the template is compiled
 def _from_environment(context: Any, name: str) -> str:
     if (found := os.environ.get(name)) is None:
@@ -211,8 +311,9 @@ def _environment(finalize: Callable[[Any], str]) -> _Environment:
     # Encoding is by place (path, query, body), so HTML escaping would only spoil values.
     environment = _Environment(
         undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True)
-    environment.filters |= {"tilde": _tilde, "odata": _odata, "base64": _base64, "tojson": _tojson,
-                            "plus": _plus, "uuid": _uuid,
+    environment.filters |= {name: _as_filter(function) for name, function in FUNCTIONS.items()}
+    environment.filters |= {"urlencode": _urlencode, "tilde": _tilde, "odata": _odata, "base64": _base64,
+                            "tojson": _tojson, "plus": _plus, "uuid": _uuid,
                             "environment": _from_environment,
                             "raw": lambda found: Encoded(_plain(found))}
     environment.globals.clear()
@@ -270,5 +371,6 @@ def _evaluated(expression: Any, template: str, values: Mapping[str, Any]) -> Any
 
 
 def _failed(error: Exception, template: str) -> TemplateFailed:
-    why = error if isinstance(error, TemplateFailed | TemplateError) else f"{type(error).__name__}: {error}"
+    is_plain = isinstance(error, TemplateFailed | TemplateError | ValueFailed)
+    why = error if is_plain else f"{type(error).__name__}: {error}"
     return TemplateFailed(f"{why} (in '{template}')")

@@ -253,6 +253,8 @@ class Paged(OurIds):
     def _start(self, items: list[Fields], query: dict[str, str]) -> int:
         if "after" in query:
             return sum(str(item["code"]) <= query["after"] for item in items)
+        if "start" in query:
+            return sum(str(item["code"]) < query["start"] for item in items)
         if "page" in query:
             return (int(query["page"]) - 1) * self.most
         return int(re.sub(r"\D", "", query.get("cursor", query.get("from", query.get("offset", "0")))) or 0)

@@ -76,7 +76,7 @@ RECIPES = [
     Recipe("answers", 1, servers.AllIs200, THEIRS),
     Recipe("answers", 2, servers.ThirdParty, THEIRS - ONE_PAGE),
     *(Recipe("paging", number, lambda kind=kind: servers.Paged(kind), OURS - ONE_PAGE)  # type: ignore[misc]
-      for number, kind in enumerate(("cursor", "link", "next_url", "page", "after", "total"), 1)),
+      for number, kind in enumerate(("cursor", "link", "next_url", "page", "after", "start", "total"), 1)),
     *(Recipe("counting", number, servers.Counted, OURS) for number in (1, 2, 3, 4)),
     *(Recipe("login", number, lambda kind=kind: servers.Doors(kind), OURS - NO_LOGIN)  # type: ignore[misc]
       for number, kind in enumerate(("basic", "bearer", "headers"), 1)),

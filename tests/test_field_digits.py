@@ -166,7 +166,7 @@ def test_rule_34_expressions_work_with_decimals(expression: str, found: Any) -> 
 
 @pytest.mark.parametrize(("template", "found"), [
     ("{{ v }}", Decimal(LONG)), ("{{ v }} EUR", f"{LONG} EUR"), ("{{ v | tojson }}!", f"{LONG}!"),
-    ("{{ [v] }}", [Decimal(LONG)]), ("{{ v | round(2) }}", Decimal("1234567890.12")),
+    ("{{ [v] }}", [Decimal(LONG)]), ("{{ v | round(2) }}", 1234567890.12),
     ("{{ v + 1 }}", Decimal(LONG) + 1),
     ("{{ 'more' if v > 5 else 'less' }}", "more"),
 ])

@@ -384,6 +384,47 @@ async def test_what_a_page_repeats_of_the_one_before_is_left_out(server: Server,
     assert await listed(server, listing) == [["a", "b"], ["c"]]
 
 
+class Inclusive(Shelf):
+    """A server that begins a page with the key that it is requested after."""
+
+    async def _answer(self, request: Request) -> Response:
+        self.calls.append(dict(request.query_params))
+        after, limit = request.query_params.get("after", ""), int(request.query_params["limit"])
+        return JSONResponse({"items": [{"key": key} for key in self.keys if key >= after][:limit]})
+
+
+FROM_KEY = {**BY_KEY, "includes_after": True}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(number=st.integers(0, 23), size=st.integers(2, 9), short=st.booleans())
+async def test_an_inclusive_start_gives_each_item_once(server: Server, number: int, size: int, short: bool) -> None:
+    keys = [f"k{n:02}" for n in range(number)]
+    shelf = Inclusive(server, keys)
+    found = await listed(server, {**FROM_KEY, "size": size, "short_page_ends": short})
+    assert flat(found) == keys
+    assert [] not in found
+    assert len(shelf.calls) <= 2 + number // (size - 1)
+
+
+async def test_an_inclusive_start_goes_on_where_a_listing_broke_off(server: Server) -> None:
+    Inclusive(server, "abcde")
+    assert await listed(server, {**FROM_KEY, "size": 3}, after="b") == [["c", "d"], ["e"]]
+
+
+async def test_an_item_that_was_deleted_between_two_pages_hides_no_other(server: Server) -> None:
+    answers(server, [{"items": [{"key": "a"}, {"key": "b"}]}, {"items": [{"key": "c"}]}, {"items": [{"key": "c"}]}])
+    assert await listed(server, {**FROM_KEY, "size": 2}) == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(("size", "keys"), [(3, "abcde"), (1, "abc"), (3, "a")])
+async def test_an_inclusive_start_that_is_not_configured_is_named(server: Server, size: int, keys: str) -> None:
+    Inclusive(server, keys)
+    failure = await failure_of(listed(server, {**BY_KEY, "size": size}))
+    assert "page 2 of GET /items: the page begins with the key that it was requested after" in failure.detail
+    assert "set 'includes_after: true', or let the server skip that item (such as 'skip: 1'" in failure.detail
+
+
 @pytest.mark.parametrize(("documents", "expected"), [
     pytest.param([("ab", 4), ("bc", 5), ("d", 5)], "abcd", id="a row was added above"),
     pytest.param([("ab", 4), ("d", 3)], "abd", id="a row was removed above"),
@@ -405,6 +446,8 @@ async def test_a_total_that_changes_meanwhile(
     ({"paging": "next_url", "next": "a", "next_header": "b"}, "one of them"),
     ({"paging": "link", "next": "a"}, "belong to paging 'cursor' and 'next_url'"),
     ({"paging": "link", "total": "a"}, "'total' belongs to"),
+    ({**BY_CURSOR, "includes_after": True}, "'includes_after' belongs to paging 'after'"),
+    ({**BY_KEY, "includes_after": True, "size": 1}, "includes_after needs a 'size' of 2 or more"),
     ({**BY_CURSOR, "short_page_ends": True}, "'short_page_ends' belongs to"),
     ({"paging": "page", "params": {"p": "{{ page }}"}, "short_page_ends": True}, "short_page_ends needs"),
 ])

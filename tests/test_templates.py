@@ -23,9 +23,10 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import templates
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.paging import get_count, pages
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.calls import Reference, Write
+from sync_orchestrator.config.calls import Count, Listing, Reference, Write
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.templates import TemplateFailed
 
@@ -62,6 +63,49 @@ def path_segment(text: str) -> str:
 
 
 # Against a reference decoder.
+
+@pytest.mark.parametrize(("path", "params", "raw"), [
+    pytest.param("/x", {"$filter": "{{ key }}"}, b"%24filter=name%20eq%20%27a%2Bb%27%26%23", id="params"),
+    pytest.param("/x?v=1&note=a%20b", {"q": "{{ key }}"}, b"v=1&note=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
+                 id="added to the query of the path"),
+    pytest.param("/x?q=1&v=a%20b", {"q": "{{ key }}"}, b"v=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
+                 id="in place of one of the path"),
+    pytest.param("/x?q={{ key }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="in the path"),
+    pytest.param("/x?{{ {'q': key} | urlencode | raw }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="urlencode"),
+])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_a_blank_in_a_query_is_percent_encoded(call: Seen, path: str, params: Any, raw: bytes, method: str) -> None:
+    """Servers of OData refuse ``+``; all take ``%20``."""
+    assert call({"key": "name eq 'a+b'&#"}, path=path, params=params, method=method).raw_query == raw
+
+
+def test_a_blank_in_the_pages_of_a_listing_and_in_a_count_is_percent_encoded(call: Seen) -> None:
+    queries: list[bytes] = []
+
+    async def handle(request: Request) -> Response:
+        queries.append(request.scope["query_string"])
+        return JSONResponse({"n": 0, "items": []})
+
+    async def read() -> None:
+        listing = Listing(path="/x", params={"store": "{{ group }}", "after": "{{ after }}"}, items="items",
+                          paging="after")
+        assert [page async for page in pages(call.http, listing, {"group": "A B"}, key_of=str, after="k 1")] == []
+        assert await get_count(call.http, Count(path="/n", params={"store": "{{ group }}"}, number="n"),
+                               {"group": "A B"}) == 0
+
+    call.server.handler = handle
+    call.runner.run(read())
+    assert queries == [b"store=A%20B&after=k%201", b"store=A%20B"]
+
+
+def test_a_value_that_no_query_can_hold_is_refused(call: Seen) -> None:
+    with pytest.raises(CallFailed, match="the request cannot be built: UnicodeEncodeError"):
+        call({"key": "\ud800"}, params={"q": "{{ key }}"})
+
+
+def test_a_form_is_encoded_as_forms_are(call: Seen) -> None:
+    assert call({}, method="POST", content="form", body={"name": "a b"}).body == b"name=a+b"
+
 
 @pytest.mark.parametrize(("template", "decoded"), [
     pytest.param("/x/{{ key }}/y", path_segment, id="percent"),
@@ -201,7 +245,8 @@ def test_no_template_is_refused_with_what_is_wrong(template: str) -> None:
 
 @pytest.mark.parametrize(("template", "place"), [
     ("{{ value }}", ()), ("{{value}}", ()), ({"a": ["x", {"b": "{{ value }}"}]}, ("a", 1, "b")),
-    ({1: "{{ value }}"}, ("1",)), ("{{ value }} EUR", None), ({"a": "{{ other }}"}, None), (None, None),
+    ({1: "{{ value }}"}, ("1",)), ("{{ value | trim | upper }}", ()), ("{{ value + 1 }}", None),
+    ("{{ other | plus(a=value) }}", None), ("{{ value }} EUR", None), ({"a": "{{ other }}"}, None), (None, None),
 ])
 def test_the_place_of_a_name_in_a_structure(template: Any, place: Any) -> None:
     assert templates.place_of(template, "value") == place
@@ -217,6 +262,7 @@ class Seen:
     http: Http
     runner: asyncio.Runner
     raw_path: str = ""
+    raw_query: bytes = b""
     method: str = ""
     query: list[tuple[str, str]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
@@ -232,6 +278,7 @@ class Seen:
 
     async def _handle(self, request: Request) -> Response:
         self.raw_path, self.method = request.scope["raw_path"].decode(), request.method
+        self.raw_query = request.scope["query_string"]
         self.query, self.headers = request.query_params.multi_items(), dict(request.headers)
         self.body = await request.body()
         return JSONResponse({})

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +29,17 @@ from sync_orchestrator.adapters.throttling import pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import ExpressionFailed, compiled
+from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.masking import mask
+from sync_orchestrator.core.names import canonical_name
+from sync_orchestrator.core.normalize import normalizers
+from sync_orchestrator.core.unicode_forms import normalized
+from sync_orchestrator.core.value_functions import FUNCTIONS
+from sync_orchestrator.core.value_times import ValueFailed
 
 TIME_LIMIT_SECONDS = 2.0
 """Far more than a scan takes, far less than an explosion."""
@@ -160,6 +168,43 @@ def test_what_a_third_party_sends_is_understood_at_once(pumped: str) -> None:
             compiled("to_number(@)").search(line)
 
     assert timed(understand) < TIME_LIMIT_SECONDS
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_takes_a_text_of_others_at_once(name: str) -> None:
+    """Also a list of texts, and accents in an order that Python sorts in a time of the square of their number."""
+    more: dict[str, list[Any]] = {"replace": ["a", "bb"], "split": ["a"], "join": [", "], "cut": [9]}
+
+    def call_all() -> None:
+        for pumped in ("a", " ", "&#", "&#9", "&#x", "&", "&amp", "1", "1.", "e1", "-", "+", "\r", "\u0301\u0327",
+                       "e\u0301", "\u00e9", "%", "2024-01-01T", "T00:00", "/Date(", "İ"):
+            text = (pumped * 100_000)[:100_000]
+            for value in (text, text + "x", [text, text], [pumped] * 10_000):
+                with suppress(ValueFailed):
+                    FUNCTIONS[name].call(value, *more.get(name, []))
+
+    assert timed(call_all) < TIME_LIMIT_SECONDS
+
+
+@pytest.mark.parametrize("text", ["\u0301\u0327" * 50_000, "a" + "\u0327\u0301" * 50_000, "\u0344" * 100_000])
+def test_accents_of_others_are_composed_at_once_and_as_python_does(text: str) -> None:
+    begun = text[:2000]
+    for form in ("NFC", "NFD", "NFKC", "NFKD"):
+        assert timed(lambda form=form: normalized(form, text)) < TIME_LIMIT_SECONDS  # type: ignore[misc]
+        assert normalized(form, begun) == unicodedata.normalize(form, begun)  # type: ignore[arg-type]
+    assert timed(lambda: canonical_name(text)) < TIME_LIMIT_SECONDS
+    assert timed(lambda: other_key("k", text)) < TIME_LIMIT_SECONDS
+    steps = normalizers({"f": Codec.model_validate({"normalize": ["nfc", "html_unescape"]})})["f"]
+    assert timed(lambda: steps(text)) < TIME_LIMIT_SECONDS
+
+
+@pytest.mark.parametrize(("text", "meant"), [
+    ("&#" + "9" * 5000 + ";", "\ufffd"), ("&#x" + "f" * 5000 + ";", "\ufffd"), ("&#" + "0" * 5000 + "65;", "A"),
+    ("&#38;amp;", "&amp;"), ("&#0;", "\ufffd"), ("&#xD800;", "\ufffd"), ("&nbsp;&euro;&unknown;", "\xa0€&unknown;"),
+])
+def test_a_numbered_sign_of_any_length_is_one_sign(text: str, meant: str) -> None:
+    steps = normalizers({"f": Codec.model_validate({"normalize": ["html_unescape"]})})["f"]
+    assert steps(text) == FUNCTIONS["html_unescape"].call(text) == meant
 
 
 @pytest.mark.parametrize("page", [

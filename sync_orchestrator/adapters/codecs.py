@@ -19,6 +19,7 @@ from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.exact_json import decimal_of, number, numeral, simplest
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.value_times import any_moment_in, format_time, parse_time, written_as
 from sync_orchestrator.templates import TemplateFailed
 
 _OTHER = "other"
@@ -26,6 +27,7 @@ _MOST_DIGITS = 400  # more than the largest float has
 _EXACT = Context(prec=_MOST_DIGITS)
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMERAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_PLACE = re.compile(r"@|[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[-?[0-9]{1,9}\])*", re.ASCII)
 _TRUTH = {"true": True, "false": False}
 
 
@@ -56,17 +58,17 @@ class Codecs:
 
 
     def as_sent(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The payload as it would be read from what was written, which a template may have made another value of.
+        """The payload as it would be read from what was written, which a template, or reading, may make another value
+        of.
 
-        Only texts, numbers and truth values are looked for, by the field's ``read`` in what is written. A field that is
-        read from elsewhere, or that cannot be written, stays as it is.
+        A field that is read from elsewhere, or that cannot be written, stays as it is.
         """
         return {name: self._codecs[name].as_sent(value) if name in self._codecs else value
                 for name, value in payload.items()}
 
     @property
     def change_values(self) -> bool:
-        """Whether a template may make another value of one."""
+        """Whether writing and reading may make another value of one."""
         return any(codec.changes_values for codec in self._codecs.values())
 
     def decoded(self, record: Mapping[str, Any], name: str) -> Any:
@@ -81,31 +83,45 @@ class _FieldCodec:
         self._write = codec.write
         self._read = compiled(codec.read) if codec.read is not None else None
         self._place = templates.place_of(codec.write, "value") if codec.read is None else None
-        self._to_theirs, self._to_ours = _KINDS[codec.kind](codec.digits)
+        self._replaces_null = templates.replaces_null(codec.write)
+        self._to_theirs, self._to_ours = _KINDS[codec.kind](codec)
+        shows_value = self._place is not None and templates.is_name(
+            templates.text_at(codec.write, self._place), "value")
+        is_moved = codec.read is not None and _PLACE.fullmatch(codec.read) is not None
+        self.changes_values = codec.kind == "time" or (
+            (codec.write is not None and not shows_value) if codec.read is None else
+            codec.write is not None or not is_moved)
+        self._reads_by_function = codec.read is not None and not is_moved
 
     def encode(self, value: Any) -> Any:
-        if value is None:
+        if value is None and not self._replaces_null:
             return None
         try:
-            theirs = value if self._kind == "plain" else self._theirs(value)
+            theirs = value if self._kind == "plain" or value is None else self._theirs(value)
             return theirs if self._write is None else templates.value(self._write, {"value": theirs})
         except (ValueError, DecimalException, TemplateFailed) as error:
             why = "it has too many digits" if isinstance(error, DecimalException) else error
             place = f"fields.{self._name}"
             raise MappingFailed(f"{place}: {_shown(value):.80} cannot be written as {self._kind}: {why}") from None
 
-    @property
-    def changes_values(self) -> bool:
-        return self._write is not None and self._read is not None
-
     def as_sent(self, value: Any) -> Any:
-        if not self.changes_values or value is None:
+        if not self.changes_values:
             return value
         try:
             found = self.decode({self._name: self.encode(value)})
         except MappingFailed:
             return value
-        return found if _kind(found) == _kind(value) != _OTHER else value
+        if self._read is None:
+            return found
+        if found is None:  # it is read from elsewhere
+            return value
+        if self._reads_by_function:
+            return found
+        # A server may show a number for a text that was written, or the value alone for ``{set: value}``: a plain
+        # ``read`` does not say so.
+        kinds = {_kind(found), _kind(value)}
+        is_listed = isinstance(found, list) or (isinstance(value, list) and not isinstance(found, dict))
+        return found if is_listed or (len(kinds) == 1 and _OTHER not in kinds) else value
 
     def decode(self, record: Any) -> Any:
         shown = self._shown(record)
@@ -118,6 +134,8 @@ class _FieldCodec:
 
     def _theirs(self, value: Any) -> Any:
         theirs = self._to_theirs(value)
+        if self._kind == "time":  # which may be less exact there: what comes back is what is compared
+            return theirs
         back = self._to_ours(theirs)
         if digest(back) != digest(value):
             raise ValueError(f"it would come back as {_shown(back):.80}")
@@ -165,11 +183,11 @@ def _decimal(value: Any) -> Decimal:
     return decimal_of(value)
 
 
-def _plain(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _plain(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return lambda value: value, lambda value: value
 
 
-def _text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _text(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> str:
         if isinstance(value, bool):
             return "true" if value else "false"
@@ -183,7 +201,7 @@ def _text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     return to_theirs, to_ours
 
 
-def _number_kind(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _number_kind(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> int | float | Decimal:
         if not isinstance(value, str) or not _is_numeral(value):
             raise ValueError("it is no number in a text")
@@ -192,21 +210,21 @@ def _number_kind(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any
     return to_theirs, lambda value: value if isinstance(value, str) else _numeral(value)
 
 
-def _decimal_text(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _decimal_text(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> str:
-        return format(_decimal(value).quantize(Decimal(1).scaleb(-digits), context=_EXACT), "f")
+        return format(_decimal(value).quantize(Decimal(1).scaleb(-codec.digits), context=_EXACT), "f")
 
     return to_theirs, lambda value: simplest(_decimal(value))
 
 
-def _minor_units(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _minor_units(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> int:
-        return int(_decimal(value).scaleb(digits, context=_EXACT).to_integral_value())
+        return int(_decimal(value).scaleb(codec.digits, context=_EXACT).to_integral_value())
 
-    return to_theirs, lambda value: simplest(_decimal(value).scaleb(-digits, context=_EXACT))
+    return to_theirs, lambda value: simplest(_decimal(value).scaleb(-codec.digits, context=_EXACT))
 
 
-def _bool_number(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+def _bool_number(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     def to_theirs(value: Any) -> int:
         if not isinstance(value, bool):
             raise ValueError("it is no truth value")
@@ -214,6 +232,17 @@ def _bool_number(digits: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any
 
     def to_ours(value: Any) -> Any:
         return bool(_decimal(value)) if value in (0, 1, "0", "1") else value
+
+    return to_theirs, to_ours
+
+
+def _time(codec: Codec) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    def to_theirs(value: Any) -> Any:
+        return format_time(value, codec.format, codec.zone)
+
+    def to_ours(value: Any) -> str:
+        shown = written_as(any_moment_in(value, codec.format, codec.zone), codec.format, codec.zone)
+        return parse_time(shown, codec.format, codec.zone)
 
     return to_theirs, to_ours
 
@@ -241,5 +270,5 @@ def _of_numeral(text: str) -> int | float | Decimal:
 
 _KINDS = {
     "plain": _plain, "text": _text, "number": _number_kind, "decimal_text": _decimal_text,
-    "minor_units": _minor_units, "bool_number": _bool_number,
+    "minor_units": _minor_units, "bool_number": _bool_number, "time": _time,
 }

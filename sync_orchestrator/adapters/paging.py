@@ -37,8 +37,8 @@ async def pages(
 ) -> AsyncIterator[tuple[list[Any], str | None]]:
     """The items of each page, with the last key where paging goes by key (None otherwise).
 
-    ``key_of`` is needed for paging ``after``. What a page repeats of the page before, because rows were added
-    meanwhile, is left out. Raises CallFailed.
+    ``key_of`` is needed for paging ``after``. What a page repeats of the page before, because rows were added, is left
+    out, and so is the first item of a page where ``includes_after`` says so. Raises CallFailed.
     """
     walk = _Walk(http, listing, key_of, after)
     while not walk.over:
@@ -143,6 +143,8 @@ class _Walk:
         self._number = 0
         self._empty = 0
         self._came = 0
+        self._listed = 0
+        self._requested: Any = None
         self._new = 0
         self._least: int | None = None
         self.last_key: str | None = None
@@ -152,6 +154,7 @@ class _Walk:
     async def ask(self, values: Values, outcomes: Sequence[Outcome]) -> Answer:
         """The next page as it comes."""
         self._number += 1
+        self._requested = self._position
         known = {**values, "limit": self._listing.size, self._listing.paging: self._position}
         if self._listing.paging in ("link", "next_url") and self._position is not None:
             return await self._http.follow(self._position, self._listing, known, outcomes)
@@ -170,7 +173,7 @@ class _Walk:
 
     def take(self, answer: Answer) -> list[Any]:
         """The items of a page that the page before did not have; moves on to the next one."""
-        items = self.items_in(answer)
+        items = self._without_start(self.items_in(answer))
         self.begun = True
         self._came += len(items)
         if self._listing.paging == "after" and items:
@@ -179,7 +182,7 @@ class _Walk:
         following = self._following(answer, items)
         if following is not None:
             if _mark(following) in self._positions:
-                raise self._garbage("the listing does not move on from", str(following))
+                raise self._garbage(f"{self._start_hint(items)}the listing does not move on from", str(following))
             self._positions.add(_mark(following))
             self._position = following
         new = self._new_of(items)
@@ -187,6 +190,23 @@ class _Walk:
         if following is None:
             self.end()
         return new
+
+    def _without_start(self, items: list[Any]) -> list[Any]:
+        """The items behind the key that the page was requested after, with which some servers begin the page."""
+        self._listed = len(items)
+        if not self._listing.includes_after or not items or not self._position:
+            return items
+        assert self._key_of is not None
+        return items[1:] if self._key_of(items[0]) == self._position else items
+
+    def _start_hint(self, items: list[Any]) -> str:
+        """What to set where the server seems to begin a page with the key that it was requested after."""
+        if self._listing.paging != "after" or not items or self._key_of is None:
+            return ""
+        if self._listing.includes_after or self._key_of(items[0]) != self._requested:
+            return ""
+        return ("the page begins with the key that it was requested after; set 'includes_after: true', or let the "
+                "server skip that item (such as 'skip: 1' after the first page): ")
 
     def end(self) -> None:
         """The listing says that it is at its end."""
@@ -207,14 +227,15 @@ class _Walk:
             raise self._garbage("the listing gives the same page again", str(items))
         new = [item for item, mark in zip(items, marks, strict=True) if mark not in self._before]
         if self._listing.paging == "after" and len(new) < len(items):
-            raise self._garbage("the page overlaps the one before, which ended before it, at", str(items))
+            raise self._garbage(f"{self._start_hint(items)}the page overlaps the one before, which ended before it, at",
+                                str(items))
         self._pages.add(page)
         self._before = set(marks)
         return new
 
     def _following(self, answer: Answer, items: list[Any]) -> Any:
         """The position of the next page; None where there is none."""
-        ends = self._is_all(answer) or not items or self._is_short(items)
+        ends = self._is_all(answer) or not items or self._is_short()
         match self._listing.paging:
             case "after":
                 return None if ends else self.last_key
@@ -232,8 +253,8 @@ class _Walk:
             raise self._garbage("there is a next page, and 'paging' is none", link)
         return None
 
-    def _is_short(self, items: list[Any]) -> bool:
-        return self._listing.short_page_ends and len(items) < self._listing.size
+    def _is_short(self) -> bool:
+        return self._listing.short_page_ends and self._listed < self._listing.size
 
     def _is_all(self, answer: Answer) -> bool:
         """Whether as many have come as there are; a number that changes meanwhile is taken at its least."""

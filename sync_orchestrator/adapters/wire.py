@@ -6,9 +6,10 @@ The pool stays fast with many connections. Not here: what is sent and what an an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -93,7 +94,7 @@ class _Client:
                 body: Mapping[str, Any]) -> httpx.Request:
         own = {name.lower(): (name, text) for name, text in headers.items()}
         return httpx.Request(
-            method, url, params=params, headers=list({**self._headers, **own}.values()),
+            method, with_params(url, params or {}), headers=list({**self._headers, **own}.values()),
             extensions=self._extensions, **body)
 
     async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
@@ -101,6 +102,25 @@ class _Client:
 
     async def close(self) -> None:
         await self._transport.aclose()
+
+
+def with_params(url: str, params: Mapping[str, str]) -> httpx.URL:
+    """An address with more parameters in its query; one of the same name replaces that of the address.
+
+    A blank is ``%20``: every server reads it, and some refuse ``+`` outside of forms. Raises httpx.InvalidURL,
+    UnicodeEncodeError.
+    """
+    found = httpx.URL(url)
+    if not params:
+        return found
+    query = found.query.decode("ascii")
+    if any(name in params for name in httpx.QueryParams(query)):
+        query = _encoded([pair for pair in httpx.QueryParams(query).multi_items() if pair[0] not in params])
+    return found.copy_with(query="&".join(filter(None, (query, _encoded(params.items())))).encode())
+
+
+def _encoded(pairs: Iterable[tuple[str, str]]) -> str:
+    return urlencode(list(pairs), quote_via=quote, safe="")
 
 
 class Transport(AiohttpTransport):

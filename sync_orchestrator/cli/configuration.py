@@ -97,10 +97,13 @@ def check(
         complain(f"the database was not checked: {reason}")
     if not live:
         if json:
-            as_json({"file": str(path), "entities": overview.entities(config), "systems": overview.systems(config)})
+            as_json({"file": str(path), "entities": overview.entities(config), "systems": overview.systems(config),
+                     "notes": overview.notes(config)})
             return
         _show_rows("systems", overview.systems(config))
         _show_rows("entities", overview.entities(config))
+        for note in overview.notes(config):
+            say(f"note: {note}")
         say(f"{path.name} is in order: {', '.join(config.entities)}")
         return
     found = asyncio.run(live_check.check(config, group, told=None if json else show_step))

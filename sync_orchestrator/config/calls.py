@@ -48,7 +48,8 @@ class Request(Model):
     """The address below the system's ``base_url``; what is filled in is percent-encoded, unless ``| tilde``,
     ``| odata`` or ``| raw`` says otherwise."""
     params: dict[str, Template] = {}
-    """The query; what comes out empty is left out, except for a delete, which is refused then."""
+    """The query, added to that of ``path``; a blank is sent as ``%20``. What comes out empty is left out, except for a
+    delete, which is refused then."""
     headers: dict[str, Template] = {}
     """Headers beside those of the system; what comes out empty is left out."""
     body: Body = None
@@ -142,6 +143,9 @@ class Listing(Request):
     """The number of the first page, with paging ``page``."""
     size: int = Field(default=100, ge=1)
     """How many items are asked for. A server may give fewer: only an empty page, or no next one, is the end."""
+    includes_after: bool = False
+    """With paging ``after``: the server begins a page with the item of the key ``after``, as document databases with an
+    inclusive start key do. That item is left out, and a page without any other is the end."""
     short_page_ends: bool = False
     """A page of fewer items than ``size`` is the last; only where the server never cuts pages of its own accord."""
     end_status: list[int] = []
@@ -159,6 +163,10 @@ class Listing(Request):
             raise ValueError("'next' and 'next_header' belong to paging 'cursor' and 'next_url'")
         if self.total is not None and self.paging not in ("none", "page", "offset"):
             raise ValueError("'total' belongs to paging 'none', 'page' and 'offset'")
+        if self.includes_after and self.paging != "after":
+            raise ValueError("'includes_after' belongs to paging 'after'")
+        if self.includes_after and self.size < 2:
+            raise ValueError("includes_after needs a 'size' of 2 or more: a page has one item of the page before")
         if self.short_page_ends and self.paging not in ("after", "page", "offset"):
             raise ValueError("'short_page_ends' belongs to paging 'after', 'page' and 'offset'")
         if self.short_page_ends and "limit" not in self.names() and "size" not in self.model_fields_set:

@@ -28,6 +28,7 @@ from sync_orchestrator.config.calls import (
     check_names,
 )
 from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
+from sync_orchestrator.core.value_times import check_readable_format, zone_of
 from sync_orchestrator.templates import names_in, place_of
 
 Outcomes = list[Outcome]
@@ -103,29 +104,57 @@ class CutTo(Model):
     """How many characters are kept."""
 
 
-Normalization = Literal["trim", "collapse_spaces", "lower", "upper", "nfc", "unescape_html", "line_breaks",
-                        "empty_as_null", "sort_list"] | RoundTo | CutTo
+class Function(Model):
+    """A function is applied."""
+
+    apply: Expression
+    """An expression over the value, such as ``upper(trim(@))``."""
+
+
+Normalization = Literal["trim", "collapse_spaces", "lower", "upper", "nfc", "html_unescape", "unescape_html",
+                        "line_breaks", "time", "empty_as_null", "null_as_empty", "sort_list",
+                        "unique"] | RoundTo | CutTo | Function
 
 
 class Codec(Model):
     """How a mapped field is written and read where that is not plain."""
 
-    kind: Literal["plain", "text", "number", "decimal_text", "minor_units", "bool_number"] = "plain"
+    kind: Literal["plain", "text", "number", "decimal_text", "minor_units", "bool_number", "time"] = "plain"
     """``decimal_text``: 9.9 is written "9.90"; ``minor_units``: as 990; ``bool_number``: true as 1; ``text``: a number
-    or truth value as text; ``number``: a text of digits as number."""
+    or truth value as text; ``number``: a text of digits as number; ``time``: a time in ISO 8601 in the form of
+    ``format`` and ``zone``, compared as a moment, as exactly as that form is."""
     digits: int = Field(default=2, ge=0, le=12)
     """Of ``decimal_text`` and ``minor_units``."""
+    format: str = "iso"
+    """Of ``time``: ``iso``, ``iso_seconds``, ``iso_ms``, ``iso_us``, ``date``, ``epoch`` (seconds since 1970),
+    ``epoch_ms``, ``json_date`` (``/Date(0)/``), or a pattern such as ``%d.%m.%Y %H:%M``. A time in ISO 8601 is
+    understood besides."""
+    zone: str = "UTC"
+    """Of ``time``: the zone that times are written in, and that those without an offset are in, on both sides:
+    ``Europe/Berlin``, ``+02:00``."""
     write: Body = None
     """The shape it is written in, around ``{{ value }}``: ``{__class__: Decimal, value: "{{ value }}"}``,
     ``{de: "{{ value }}"}``."""
     read: Expression | None = None
-    """Where it stands in their record; under its own name unless told, in the shape it is written in."""
+    """Where it stands in their record; under its own name, in the shape it is written in, by default. Functions are
+    allowed, such as ``split(tags, ',')``."""
     normalize: list[Normalization] = []
     """What the third party is known to do to the value. It is done to both sides, in this order, before they are
     compared, so that the value does not count as different. ``trim``, ``collapse_spaces``, ``lower``, ``upper``,
-    ``nfc``, ``unescape_html`` and ``line_breaks`` are for texts, also those in lists and objects. ``empty_as_null``
-    makes "", [] and {} null. ``sort_list`` ignores the order of a list. ``{round: 2}`` rounds numbers, and
-    ``{cut: 255}`` cuts texts off. What is sent does not change."""
+    ``nfc``, ``html_unescape`` (also ``unescape_html``) and ``line_breaks`` are for texts, also those in lists and
+    objects. ``time`` compares times in ISO 8601 as moments. ``empty_as_null`` makes "", [] and {} null, and
+    ``null_as_empty`` makes null "". ``sort_list`` ignores the order of a list, ``unique`` repeated items.
+    ``{round: 2}`` rounds numbers, ``{cut: 255}`` cuts texts off, and ``{apply: "round_half_even(@, `2`)"}`` applies an
+    expression. A value that a step does not fit stays as it is. What is sent does not change."""
+
+    @model_validator(mode="after")
+    def _is_a_time(self) -> Codec:
+        if self.kind == "time":
+            check_readable_format(self.format)
+            zone_of(self.zone)
+        elif unused := sorted(self.model_fields_set & {"format", "zone"}):
+            raise ValueError(f"'{unused[0]}' is for kind: time")
+        return self
 
     @model_validator(mode="after")
     def _can_be_read(self) -> Codec:

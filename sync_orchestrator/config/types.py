@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from jmespath.functions import Functions
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sync_orchestrator.config.environment import as_template
+from sync_orchestrator.core.expressions import check_calls
 from sync_orchestrator.hosts import check_allowed_host
 from sync_orchestrator.templates import names_in
 
@@ -36,16 +36,13 @@ def _expression(value: str) -> str:
         parsed = jmespath.compile(value).parsed
     except JMESPathError as error:
         raise ValueError(f"not a JMESPath expression: {str(error).splitlines()[0]}") from None
-    if unknown := sorted(_functions(parsed) - Functions.FUNCTION_TABLE.keys()):
-        raise ValueError(f"not a JMESPath expression: there is no function '{unknown[0]}'")
+    try:
+        check_calls(value)
+    except ValueError as error:
+        raise ValueError(f"not a JMESPath expression: {error}") from None
     if _negates_too_early(parsed):
         raise ValueError("JMESPath reads '!a.b' as '(!a).b', which is never true: write '!(a.b)'")
     return value
-
-
-def _functions(node: Any) -> set[str]:
-    own = {node["value"]} if node["type"] == "function_expression" else set()
-    return own.union(*(_functions(child) for child in node["children"] if isinstance(child, dict)))
 
 
 def _negates_too_early(node: Any) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
@@ -42,6 +43,7 @@ class Bench:
         self.group = samples.group
         self.other_group = other_group
         self.rebuilt = rebuilt
+        self._codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
         self._normalizers = normalizers(entity.third_party.fields)
         self._numbers = itertools.count(1)
         self._made: dict[tuple[str, str | None], set[str | None]] = {}
@@ -86,8 +88,10 @@ class Bench:
     def differences(self, item: Item, found: Found) -> list[str]:
         """What a record shows otherwise than it was written."""
         wrong = [] if found.key == item.key else [f"its key is {found.key!r}, written was {item.key!r}"]
-        return wrong + [f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
-                        for name, value in item.payload.items() if self._differ(name, value, found.fields.get(name))]
+        sent = self._codecs.as_sent(item.payload)
+        return wrong + [
+            f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
+            for name, value in item.payload.items() if self._differ(name, sent[name], found.fields.get(name))]
 
     def _differ(self, name: str, ours: Any, theirs: Any) -> bool:
         known = self._normalizers.get(name, lambda value: value)

@@ -30,6 +30,7 @@ class Samples:
         self._of_group = [name for name, expression in entity.mapping.items() if expression.strip() == "group"]
         self._own = {self._key_field, *self._of_group,
                      *(name for name, expression in entity.mapping.items() if expression.strip() == "key")}
+        self._times = {name for name, codec in entity.third_party.fields.items() if codec.kind == "time"}
         self._key_is_number = isinstance(samples[0].get(self._key_field), int)
         pattern = entity.third_party.key_pattern
         self.prefix = _prefix(pattern, self._key_is_number, prefix)
@@ -70,7 +71,8 @@ class Samples:
 
     def _first(self, kind: type) -> str | None:
         """A field that holds a value of this kind, and is not known to follow rules of its own."""
-        fitting = [name for name in self._fields if name not in self._own and type(self._samples[0][name]) is kind]
+        known = self._own | self._times
+        fitting = [name for name in self._fields if name not in known and type(self._samples[0][name]) is kind]
         if kind is str:
             fitting = [name for name in fitting if _FREE_TEXT.search(name)] or [
                 name for name in fitting if not _A_CODE.fullmatch(self._samples[0][name])]

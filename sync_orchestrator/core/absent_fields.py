@@ -23,7 +23,7 @@ from sync_orchestrator.core.storable_text import text_problem
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
 """Expressions whose operands may be absent on purpose, such as ``shop.price || shop.old_price``."""
 
-_FUNCTIONS_OF_ABSENCE = frozenset({"not_null", "type", "keys", "values", "merge", "to_array"})
+_FUNCTIONS_OF_ABSENCE = frozenset({"not_null", "coalesce", "type", "keys", "values", "merge", "to_array"})
 _BEGIN_WITH_FIRST = frozenset({
     "pipe", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "subexpression"})
 """Expressions whose first operand alone is evaluated on the document itself."""

@@ -93,6 +93,32 @@ def simplest(value: Decimal) -> int | float | Decimal:
     return found if Decimal(repr(found)) == value else value.normalize(EXACT)
 
 
+_FLOATS_ARE_WHOLE = 2.0**53
+_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+
+
+def plain(value: Any) -> Any:
+    """A JSON value with whole numbers as such: 1 for 1.0; a decimal is a float where one is written alike.
+
+    Raises ValueError for numbers that are not finite, or of absurd size.
+    """
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        if not value.is_integer():
+            return value
+        return int(value) if abs(value) < _FLOATS_ARE_WHOLE else int(Decimal(repr(value)))
+    if isinstance(value, Decimal):
+        return simplest(value)
+    if isinstance(value, dict):
+        if _AS_THEY_ARE.issuperset(map(type, value.values())):
+            return value
+        return {key: item if type(item) in _AS_THEY_ARE else plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [item if type(item) in _AS_THEY_ARE else plain(item) for item in value]
+    return value
+
+
 def decimal_of(value: float | Decimal) -> Decimal:
     """A number as a decimal of the digits that it is written with."""
     if isinstance(value, Decimal):

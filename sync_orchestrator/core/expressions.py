@@ -1,13 +1,16 @@
 """JMESPath, compiled once; a plain path of fields is walked without its interpreter, to the same end.
 
-Not here: where expressions stand and what they look at (each setting says so).
+It knows the functions of ``value_functions.py`` besides its own. Where expressions stand and what they look at, each
+setting says.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import cache
+from types import new_class
 from typing import Any
 
 import jmespath
@@ -17,12 +20,13 @@ from jmespath.functions import REVERSE_TYPES_MAP, TYPES_MAP, Functions, signatur
 from jmespath.parser import ParsedResult
 
 from sync_orchestrator.core import exact_json
+from sync_orchestrator.core.value_functions import FUNCTIONS, UNKNOWN, ValueFunction
+from sync_orchestrator.core.value_times import ValueFailed
 
 # JMESPath's own tables of what is a number: they decide which functions take a decimal.
 TYPES_MAP["Decimal"] = "number"
 REVERSE_TYPES_MAP["number"] = (*REVERSE_TYPES_MAP["number"], "Decimal")
 
-_NUMERAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _FIELDS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
@@ -33,8 +37,22 @@ def compiled(expression: str) -> ParsedResult:
     return _Fields(parsed) if _FIELDS.fullmatch(expression) else _Contained(parsed.expression, parsed.parsed)
 
 
-class _ExactFunctions(Functions):
-    """JMESPath's functions where they would lose digits of a number, or not take a decimal."""
+def _as_method(function: ValueFunction) -> Callable[..., Any]:
+    """A function of the registry as JMESPath's interpreter calls it."""
+
+    @signature({"types": [], "variadic": True})
+    def method(self: Functions, *args: Any) -> Any:
+        return function.call(*args)
+
+    return method
+
+
+_METHODS = {f"_func_{name}": _as_method(function) for name, function in FUNCTIONS.items()}
+_ValueFunctions: Any = new_class("_ValueFunctions", (Functions,), exec_body=lambda body: body.update(_METHODS))
+
+
+class _ExactFunctions(_ValueFunctions):  # type: ignore[misc]
+    """The functions of the registry, and JMESPath's where they would lose digits of a number, or not take a decimal."""
 
     @signature({"types": ["array-number"]})
     def _func_sum(self, numbers: list[Any]) -> Any:
@@ -53,24 +71,46 @@ class _ExactFunctions(Functions):
         return exact_json.simplest(total / len(numbers)) if isinstance(total, Decimal) else total / len(numbers)
 
     @signature({"types": []})
-    def _func_to_string(self, value: Any) -> str:
-        return value if isinstance(value, str) else exact_json.text(value, ascii_only=True, default=str)
-
-    @signature({"types": []})
-    def _func_to_number(self, value: Any) -> Any:
-        if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-            return value
-        if not isinstance(value, str) or _NUMERAL.fullmatch(value) is None:
-            return None
-        text = value.strip()
-        return int(text) if text.lstrip("+-").isdigit() else exact_json.number(text)
-
-    @signature({"types": []})
     def _func_type(self, value: Any) -> str:
         return "number" if isinstance(value, Decimal) else TYPES_MAP[type(value).__name__]
 
 
 OPTIONS = Options(custom_functions=_ExactFunctions())
+
+
+def check_calls(expression: str) -> None:
+    """Checks the functions that an expression calls: their names, the number of arguments, and those that are literals.
+
+    Raises JMESPathError for what is no expression, ValueError for a call that can never work.
+    """
+    for name, children in _calls(jmespath.compile(expression).parsed):
+        if name in FUNCTIONS:
+            FUNCTIONS[name].check([_literal(child) for child in children], {})
+        elif name not in _ExactFunctions.FUNCTION_TABLE:
+            raise ValueError(f"unknown function '{name}'; expected one of: "
+                             f"{', '.join(sorted(_ExactFunctions.FUNCTION_TABLE))}")
+        else:
+            _check_number(name, len(children))
+
+
+def _calls(node: Any) -> Iterator[tuple[str, list[Any]]]:
+    if node["type"] == "function_expression":
+        yield node["value"], node["children"]
+    for child in node["children"]:
+        if isinstance(child, dict):
+            yield from _calls(child)
+
+
+def _literal(node: Any) -> Any:
+    return node["value"] if node["type"] == "literal" else UNKNOWN
+
+
+def _check_number(name: str, given: int) -> None:
+    """Checks the number of arguments of one of JMESPath's own functions. Raises ValueError."""
+    wanted = _ExactFunctions.FUNCTION_TABLE[name]["signature"]
+    more = bool(wanted) and wanted[-1].get("variadic", False)
+    if given < len(wanted) or (given > len(wanted) and not more):
+        raise ValueError(f"{name} takes {'at least ' if more else ''}{len(wanted)} argument(s), not {given}")
 
 
 class ExpressionFailed(JMESPathError):
@@ -85,6 +125,8 @@ class _Contained(ParsedResult):
             return super().search(value, options=OPTIONS if options is None else options)
         except JMESPathError:
             raise
+        except ValueFailed as error:
+            raise ExpressionFailed(f"'{self.expression}': {error}") from None
         except Exception as error:
             raise ExpressionFailed(f"'{self.expression}': {type(error).__name__}: {error}") from None
 

@@ -6,8 +6,9 @@ Pure. Nothing is overwritten or deleted under an id that shows another key.
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
+
+from sync_orchestrator.core.unicode_forms import normalized
 
 _NEVER_GIVEN_AGAIN = re.compile(
     r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"  # UUID
@@ -41,4 +42,4 @@ def may_be_given_again(external_id: str) -> bool:
 
 
 def _folded(key: str) -> str:
-    return unicodedata.normalize("NFKC", key).strip().casefold()
+    return normalized("NFKC", key).strip().casefold()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from collections.abc import Mapping as NamedValues
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -15,12 +13,15 @@ from jmespath.exceptions import JMESPathError
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.exact_json import plain
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.normalize import normalizers
 
 Codecs = NamedValues[str, Codec]
 
 _NO_CODECS: Codecs = {}
+_COMPARED = {"normalize", "write", "read"}
+_OF_TIMES = {"kind", "format", "zone"}
 
 
 class Mapping:
@@ -79,8 +80,10 @@ class Mapping:
 
 def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, Any]:
     """What of the codecs decides how payloads are compared; nothing where all is compared as it is."""
-    changing = {name: codec.model_dump(mode="json", include={"normalize", "write", "read"}, exclude_defaults=True)
-                for name, codec in codecs.items() if codec.normalize or (sent and codec.read is not None)}
+    changing = {name: codec.model_dump(mode="json", include=_COMPARED | (_OF_TIMES if codec.kind == "time" else set()),
+                                       exclude_defaults=True)
+                for name, codec in codecs.items()
+                if codec.normalize or codec.kind == "time" or (sent and {"read", "write"} & codec.model_fields_set)}
     return {"compared by": changing} if changing else {}
 
 
@@ -103,29 +106,3 @@ def _sorted_json(value: Any) -> bytes:
                             default=exact_json.decimal_fragment)
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
         return exact_json.text(value, sort_keys=True).encode("utf-8", "surrogatepass")
-
-
-_FLOATS_ARE_WHOLE = 2.0**53
-_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
-
-
-def plain(value: Any) -> Any:
-    """A JSON value with whole numbers as such: 1 for 1.0; a decimal is a float where one is written alike.
-
-    Raises ValueError for numbers that are not finite, or of absurd size.
-    """
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("a number is not finite")
-        if not value.is_integer():
-            return value
-        return int(value) if abs(value) < _FLOATS_ARE_WHOLE else int(Decimal(repr(value)))
-    if isinstance(value, Decimal):
-        return exact_json.simplest(value)
-    if isinstance(value, dict):
-        if _AS_THEY_ARE.issuperset(map(type, value.values())):
-            return value
-        return {key: item if type(item) in _AS_THEY_ARE else plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [item if type(item) in _AS_THEY_ARE else plain(item) for item in value]
-    return value

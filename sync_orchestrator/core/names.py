@@ -12,6 +12,7 @@ from typing import Any
 
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.exact_json import EXACT, numeral
+from sync_orchestrator.core.unicode_forms import normalized
 
 _EXACT_WHOLE = 2**53
 """From here on a float may stand for another whole number than the one that was meant."""
@@ -52,14 +53,14 @@ def name_or_none(value: Any) -> str | None:
 
 def composed(text: str) -> str:
     """A text in Unicode's composed form."""
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+    return normalized("NFC", text)
 
 
 def spellings(name: str) -> tuple[str, ...]:
     """The forms in which a source may hold a name: composed, and decomposed where that differs."""
     if name.isascii():
         return (name,)
-    return tuple(dict.fromkeys((name, unicodedata.normalize("NFD", name))))
+    return tuple(dict.fromkeys((name, normalized("NFD", name))))
 
 
 def alike(one: str, other: str) -> bool:
@@ -98,6 +99,6 @@ def _too_large(number: str) -> NoName:
 
 
 def _folded(name: str) -> str:
-    letters = unicodedata.normalize("NFKD", name.strip().casefold())
+    letters = normalized("NFKD", name.strip().casefold())
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return plain.lstrip("0") or "0" if plain.isdigit() else plain

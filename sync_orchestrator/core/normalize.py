@@ -1,19 +1,21 @@
 """What a third party is known to do to a value, done to both sides before they are compared (rule 35). Pure.
 
-Not here: how a value is written and read (``adapters/codecs.py``).
+How a value is written and read is in ``adapters/codecs.py``; the functions themselves are in ``value_functions.py``.
 """
 
 from __future__ import annotations
 
-import html
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from functools import reduce
 from typing import Any
 
-from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
-from sync_orchestrator.core.exact_json import EXACT, decimal_of, is_absurd, simplest, text
+from jmespath.exceptions import JMESPathError
+
+from sync_orchestrator.config.targets import Codec, CutTo, Function, Normalization, RoundTo
+from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.value_functions import FUNCTIONS
+from sync_orchestrator.core.value_times import ValueFailed
 
 Normalizer = Callable[[Any], Any]
 
@@ -30,10 +32,23 @@ def _all_of(steps: Sequence[Normalization]) -> Normalizer:
 
 def _step(step: Normalization) -> Normalizer:
     if isinstance(step, RoundTo):
-        return _within(lambda value: _rounded(value, step.round))
+        return _of_number("round", step.round)
     if isinstance(step, CutTo):
-        return _within(lambda value: value[: step.cut] if isinstance(value, str) else value)
-    return _STEPS[step]
+        return _of_text("cut", step.cut)
+    return _by_expression(step.apply) if isinstance(step, Function) else _STEPS[step]
+
+
+def _by_expression(expression: str) -> Normalizer:
+    """What an expression makes of a value; the value itself where the expression does not fit it."""
+    found = compiled(expression)
+
+    def changed(value: Any) -> Any:
+        try:
+            return found.search(value)
+        except (JMESPathError, TypeError, ValueError, ArithmeticError):
+            return value
+
+    return changed
 
 
 def _within(change: Normalizer) -> Normalizer:
@@ -47,31 +62,36 @@ def _within(change: Normalizer) -> Normalizer:
     return changed
 
 
-def _of_text(change: Callable[[str], str]) -> Normalizer:
+def _if_it_fits(name: str, *args: Any) -> Normalizer:
+    """A function of the registry; a value that does not fit it stays as it is."""
+    function = FUNCTIONS[name]
+
+    def changed(value: Any) -> Any:
+        try:
+            return function.call(value, *args)
+        except ValueFailed:
+            return value
+
+    return changed
+
+
+def _of_text(name: str, *args: Any) -> Normalizer:
+    change = _if_it_fits(name, *args)
     return _within(lambda value: change(value) if isinstance(value, str) else value)
 
 
-def _rounded(value: Any, digits: int) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return value
-    exact = decimal_of(value)
-    if is_absurd(exact):
-        return value
-    return simplest(exact.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP, context=EXACT))
-
-
-def _sorted_list(value: Any) -> Any:
-    return sorted(value, key=lambda item: text(item, sort_keys=True)) if isinstance(value, list) else value
+def _of_number(name: str, *args: Any) -> Normalizer:
+    change = _if_it_fits(name, *args)
+    return _within(lambda value: change(value) if isinstance(value, int | float | Decimal) else value)
 
 
 _STEPS: dict[str, Normalizer] = {
-    "trim": _of_text(str.strip),
-    "collapse_spaces": _of_text(lambda value: " ".join(value.split())),
-    "lower": _of_text(str.lower),
-    "upper": _of_text(str.upper),
-    "nfc": _of_text(lambda value: unicodedata.normalize("NFC", value)),
-    "unescape_html": _of_text(html.unescape),
-    "line_breaks": _of_text(lambda value: value.replace("\r\n", "\n").replace("\r", "\n")),
-    "empty_as_null": lambda value: None if value in ("", [], {}) else value,
-    "sort_list": _sorted_list,
+    **{name: _of_text(name) for name in (
+        "trim", "collapse_spaces", "lower", "upper", "nfc", "html_unescape", "line_breaks")},
+    "unescape_html": _of_text("html_unescape"),
+    "time": _of_text("parse_time"),
+    "empty_as_null": _if_it_fits("empty_as_null"),
+    "null_as_empty": _if_it_fits("null_as_empty"),
+    "sort_list": _if_it_fits("sort"),
+    "unique": _if_it_fits("unique"),
 }

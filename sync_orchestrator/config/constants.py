@@ -1,0 +1,60 @@
+"""Constants that calls send beside values of a record, and that no comparison sees.
+
+Only mapped fields are compared. A constant in a body is sent with each write, and a change of it at the third party is
+not noticed; so ``check`` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sync_orchestrator.config.entities import Entity
+from sync_orchestrator.config.targets import Target
+from sync_orchestrator.templates import constants_added, names_in, takes_fields_of
+
+_TECHNICAL = ("_", "@", "$")
+"""What names of types and the like begin with, such as ``__class__``, ``@type`` and ``$type``."""
+
+
+def uncompared_constants(entity: Entity) -> dict[str, list[str]]:
+    """The names of constants that are sent and not compared, by the setting that sends them.
+
+    A constant is one of them where it is in the same object as a value of the record. A name that is mapped, too, is
+    left out: it is compared.
+    """
+    found: dict[str, list[str]] = {}
+    for place, template, value in _bodies(entity.third_party):
+        names = [name for name in dict.fromkeys(_beside(template, value))
+                 if name not in entity.mapping and not name.startswith(_TECHNICAL)]
+        if names:
+            found[place] = names
+    return found
+
+
+def _bodies(target: Target) -> Iterator[tuple[str, Any, str]]:
+    """Each template of a body or a value, its place, and the name in it that stands for what is written."""
+    for name in ("create", "update"):
+        if (call := getattr(target, name)) is not None:
+            yield f"{name}.body", call.body, "payload"
+            for number, follower in enumerate(call.then):
+                yield f"{name}.then[{number}].body", follower.body, "payload"
+    for name, bulk in target.bulks().items():
+        yield f"{name}.item", bulk.item, "payload"
+        yield f"{name}.request.body", bulk.request.body, "payload"
+    for name, codec in target.fields.items():
+        yield f"fields.{name}.write", codec.write, "value"
+
+
+def _beside(template: Any, value: str) -> Iterator[str]:
+    """The names of constants that are in one object with a field of ``value``, or with it itself."""
+    if isinstance(template, str):
+        yield from constants_added(template, value)
+    elif isinstance(template, Mapping):
+        if any(takes_fields_of(part, value) for part in template.values()):
+            yield from (str(name) for name, part in template.items() if not names_in(part))
+        for part in template.values():
+            yield from _beside(part, value)
+    elif isinstance(template, list | tuple):
+        for part in template:
+            yield from _beside(part, value)
