@@ -83,7 +83,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def show_step(step: Step) -> None:
     """One line of a live check, and what a record is made into."""
-    style = {"ok": "green", "failed": "red", "skipped": "yellow"}[step.outcome]
+    style = {"ok": "green", "failed": "red", "skipped": "yellow", "waiting": "yellow"}[step.outcome]
     line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
                          clean(step.detail))
     out().print(line, soft_wrap=True)
