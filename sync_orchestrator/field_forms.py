@@ -62,8 +62,8 @@ def compared_mapping(entity: Entity) -> Mapping:
 def find_differences(entity: Entity, payload: Json, record: Found) -> list[FieldDifference]:
     """Returns the fields in which ``record`` is not what ``payload`` would make it."""
     differing = compared_mapping(entity).differences(payload, record.fields)
-    return [_judge(each["field"], entity.third_party.fields.get(each["field"]) or Codec(), each["ours"], each["theirs"])
-            for each in differing]
+    codecs = entity.third_party.fields
+    return [judge_field(each["field"], codecs.get(each["field"]), each["ours"], each["theirs"]) for each in differing]
 
 
 def find_form_differences(payload: Json, records: Sequence[Found]) -> list[str]:
@@ -88,7 +88,9 @@ def show_value(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN - 20]}… ({len(text)} characters)"
 
 
-def _judge(name: str, codec: Codec, ours: Any, theirs: Any) -> FieldDifference:
+def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> FieldDifference:
+    """Tells two forms of one value from two values. ``codec``: how the field is configured, None for not at all."""
+    codec = codec or Codec()
     place = f"fields.{name}"
     if (setting := _setting_for(name, codec, ours, theirs)) is not None:
         return FieldDifference(name, ours, theirs, True, f"set {place}: {setting}")

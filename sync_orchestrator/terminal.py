@@ -108,7 +108,8 @@ def show_endings(endings: Sequence[Ending]) -> None:
             made.add_column(column, overflow="fold")
         for ending in endings:
             if (ending.entity, ending.system) == place:
-                made.add_row(clean(ending.behaviour), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
+                name = f"└ {ending.behaviour}" if ending.because_of else ending.behaviour
+                made.add_row(clean(name), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
                              clean(ending.expected), clean(ending.mend))
         out().print(made)
         out().print()
