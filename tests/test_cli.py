@@ -226,6 +226,8 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
     assert "missing  marked for repair" in nobody
     assert ("1 differences are marked for repair, and nothing that pushes them runs: start `sync-orchestrator up`, or "
             "run `sync-orchestrator drain`") in nobody
+    command("drain")
+    world.erp.store.pop(world.row("a").external_id)
     heartbeat(world.engine, "sensor")
     assert "1 differences are marked for repair: a drain that runs pushes them" in command("verify", "--full").stdout
     end_heartbeat(world.engine, "sensor")
