@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements clean
+.PHONY: help install demo up test test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -68,6 +68,9 @@ requirements: .venv/dev  ## compile the pinned requirement files anew, with the 
 	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
 		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \
 		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done
+
+reference: .venv/run  ## write docs/commands.md anew from the commands
+	$(BIN)/python -m sync_orchestrator.command_reference > docs/commands.md
 
 clean:  ## remove the environment and all local data
 	rm -rf .venv .sync .third-parties .peers

@@ -5,29 +5,36 @@ A step that fails ends what depends on it, and no other. Not here: how it is sho
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
-from sync_orchestrator.adapters.contained import ContainedSource
+from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.config import Config, Entity
-from sync_orchestrator.core.accounts import KnowsAccount
+from sync_orchestrator.config import Config, Entity, Listing
+from sync_orchestrator.conformance.samples import unknown_key_like
+from sync_orchestrator.conformance.third_party import with_changes
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed, SyncError
-from sync_orchestrator.core.mapping import Mapping
-from sync_orchestrator.core.ports import PartRead, SourceSystem, ThirdParty
+from sync_orchestrator.core.mapping import Mapping, digest
+from sync_orchestrator.core.ports import Found, Item, Json, PartRead, SourceSystem, ThirdParty
+from sync_orchestrator.field_forms import FieldDifference, find_differences, find_form_differences
+from sync_orchestrator.hints import hint_for
+from sync_orchestrator.pacing import paces_of
 
 T = TypeVar("T")
 
 _MAX_PAGES = 2
-
-_HINTS = {
-    Failure.TRANSIENT: "see that it runs and that 'base_url' is right",
-    Failure.THROTTLED: "it asks for patience: try again later, or set 'rate' lower",
-    Failure.AUTH: "see 'auth' and 'headers', and the secrets that they take from the environment",
-    Failure.REFERENCE: "see 'references'",
+_MAX_COMPARED = 5
+_MAX_GROUP_KINDS = 6
+_REFERENCE_NAME = re.compile(r"reference '([^']+)'")
+_GROUP_KINDS = {
+    "blank": re.compile(r"\s"), "slash": re.compile(r"[/\\]"), "quote": re.compile("['\"`]"),
+    "reserved": re.compile(r"[?#&%+=:;,@$!*()\[\]]"), "other": re.compile(r"[-_.~]"), "digit": re.compile(r"[0-9]"),
+    "upper": re.compile(r"[A-Z]"), "lower": re.compile(r"[a-z]"), "script": re.compile(r"[^\x00-\x7f]"),
 }
 
 
@@ -38,7 +45,8 @@ class Step:
     entity: str
     system: str
     what: str
-    outcome: Literal["ok", "failed", "skipped"]
+    outcome: Literal["ok", "failed", "skipped", "waiting"]
+    """``waiting``: it succeeds once another entity was filled."""
     detail: str
     mend: str = ""
     before: Any = None
@@ -62,8 +70,8 @@ class Report:
     def verdict(self) -> str:
         """One line for people."""
         count = {outcome: sum(step.outcome == outcome for step in self.steps)
-                 for outcome in ("ok", "failed", "skipped")}
-        return ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+                 for outcome in ("ok", "failed", "skipped", "waiting")}
+        return ", ".join(f"{number} {outcome}" for outcome, number in count.items() if number or outcome != "waiting")
 
 
 async def check(config: Config, group: str | None = None, *, told: Told | None = None) -> Report:
@@ -75,11 +83,11 @@ async def check(config: Config, group: str | None = None, *, told: Told | None =
         if told is not None:
             told(step)
 
-    sources, third_parties = build_sources(config), build_third_parties(config, {})
+    sources, third_parties = build_sources(config), build_third_parties(config, paces_of(config))
     reached = await _logins(config, tell)
-    for name, entity in config.entities.items():
-        by_class = config.third_parties[entity.third_party.system].adapter is not None
-        await _Trial(name, entity, sources[name], third_parties[name], reached, tell, by_class).run(group)
+    accounts: set[str] = set()
+    for name in config.entities:
+        await _Trial(config, name, sources[name], third_parties[name], reached, accounts, tell).run(group)
     for parts in sources.values():
         for source in parts.values():
             await source.close()
@@ -116,60 +124,80 @@ class _Stopped(Exception):
 
 
 class _Trial:
-    """One entity, from its sources to its third party."""
+    """One entity, from its sources to its third party. ``accounts``: the third parties that gave their account."""
 
-    def __init__(self, name: str, entity: Entity, sources: dict[str, SourceSystem], third_party: ThirdParty,
-                 reached: set[str], tell: Told, by_class: bool) -> None:
+    def __init__(self, config: Config, name: str, sources: dict[str, SourceSystem], third_party: ThirdParty,
+                 reached: set[str], accounts: set[str], tell: Told) -> None:
+        self._config = config
         self._name = name
-        self._entity = entity
+        self._entity: Entity = config.entities[name]
         self._sources = sources
         self._third_party = third_party
         self._reached = reached
+        self._accounts = accounts
         self._tell = tell
-        self._by_class = by_class
+        self._system = self._entity.third_party.system
+        self._by_class = config.third_parties[self._system].adapter is not None
+        self._rows: dict[str, PartRead] = {}
+        self._payload: Json | None = None
+        self._other_groups: list[str] = []
 
     async def run(self, group: str | None) -> None:
         """All of it, with one business group."""
-        owner, system = self._entity.owner, self._entity.third_party.system
+        owner = self._entity.owner
         found, row = group, None
         with suppress(_Stopped):
             found = await self._group(group)
-            row = await self._page(found)
-            await self._mapped(row, found, await self._parts(row.key, found))
-            await self._count(owner, self._part(owner, "count"), self._sources[owner].count, found)
+            pages = await self._page(found)
+            row = pages[0][0]
+            await self._small_pages(owner, self._part(owner, "list"), [row.key for page in pages for row in page],
+                                    len(pages), found)
+            self._versions(pages)
+            await self._mapped(row, found, await self._parts(row, found))
+            await self._missing(row.key)
+            await self._changes(row)
+            await self._count(owner, self._part(owner, "count"), self._sources[owner].count, found,
+                              lambda: _all_keys(self._sources[owner], found))
             await self._unique(found)
             await self._ungrouped()
+            await self._source_groups()
         if found is not None:
             await self._keys(found)
         if found is None:
-            self._skip(system, "list", "it cannot be asked without a business group", "name one with --group")
-        elif f"third_parties.{system}" not in self._reached:
-            self._skip(system, "list", "its login failed")
+            self._skip(self._system, "list", "it cannot be asked without a business group", "name one with --group")
+        elif f"third_parties.{self._system}" not in self._reached:
+            self._skip(self._system, "list", "its login failed")
         else:
-            await self._there(found, None if row is None else row.key)
+            await self._there(found, row)
 
-    async def _group(self, told: str | None) -> str:
-        owner = self._entity.owner
+    async def _group(self, given: str | None) -> str:
+        owner, place = self._entity.owner, self._part(self._entity.owner, "groups")
         if f"sources.{owner}" not in self._reached:
             self._skip(owner, "groups", "its login failed")
             raise _Stopped
-        if told is not None:
-            return told
-        async with self._step(owner, "groups", self._part(owner, "groups")):
+        async with self._step(owner, "groups", place):
             groups = await self._sources[owner].groups()
         if groups:
             self._ok(owner, "groups", f"{len(groups)}: {', '.join(groups[:5])}{' …' if len(groups) > 5 else ''}")
-            return sorted(groups)[0]
+            if given is not None and given not in groups:
+                self._fail(owner, "groups", f"'{given}' is not among them: a full sync of all groups leaves it out",
+                           f"see {place}, and --group")
+            if given is None:
+                self._other_groups = _one_of_each_kind(sorted(groups))
+            return sorted(groups)[0] if given is None else given
+        if given is not None:
+            return given
         self._skip(owner, "groups", "it names no business group",
-                   f"name one with --group, or say with {self._part(owner, 'groups')} where they are listed")
+                   f"name one with --group, or say with {place} where they are listed")
         raise _Stopped
 
-    async def _page(self, group: str) -> PartRead:
-        """Reads a page of the owner's; returns its first usable record."""
+    async def _page(self, group: str) -> list[list[PartRead]]:
+        """Reads the first pages of the owner's, the first of which has a usable record."""
         owner = self._entity.owner
         place = self._part(owner, "list")
         async with self._step(owner, "list", place):
             pages = [found async for found, _ in _some(self._sources[owner].pages(group))]
+        pages = [page for page in pages if page]
         rows = [row for found in pages for row in found]
         if not rows:
             self._skip(owner, "list", f"'{group}' has no records", f"name another with --group, or see {place}: its "
@@ -184,14 +212,117 @@ class _Trial:
         if others:
             self._skip(owner, "filter", f"{others} of them belong to other groups: the list is not filtered",
                        f"see {place}: its params")
-        return rows[0]
+        self._rows = {row.key: row for row in rows}
+        return pages
 
-    async def _parts(self, key: str, group: str) -> dict[str, Any]:
+    async def _small_pages(self, system: str, place: str, keys: Sequence[str | None], pages: int, group: str) -> None:
+        """Has a listing that came in one page read again in smaller ones: what leads to a second page often fails."""
+        if pages > 1 or (size := (len(keys) + 1) // 2) >= len(keys):
+            return
+        part = system if system in self._sources and place.startswith(self._part(system)) else None
+        smaller = _with_page_size(self._config, self._name, part, size)
+        if smaller is None:
+            return
+        source = None if part is None else build_sources(smaller)[self._name][part]
+        there = None if part is not None else build_third_parties(smaller, paces_of(smaller))[self._name]
+        try:
+            found = [[row.key for row in rows] async for rows in _some(
+                _rows_alone(source.pages(group)) if source is not None else there.pages(group), 3)]  # type: ignore[union-attr]
+        except CallFailed as failure:
+            if failure.kind is Failure.PERMANENT and failure.status is not None:
+                self._skip(system, "pages", f"pages of {size} are refused, so the second page was not tried: "
+                                            f"{failure.detail}")
+            else:
+                self._fail(system, "pages", f"in pages of {size}: {failure.detail}", f"see {place}: its paging")
+            return
+        finally:
+            for made in (source, there):
+                if made is not None:
+                    await made.close()
+        found = [page for page in found if page]
+        missing = set(keys) - {key for page in found for key in page}
+        if len(found) < 2 and not missing:
+            self._skip(system, "pages", f"pages of {size} were requested and one of {len(keys)} came: the second page "
+                                        "was not tried", f"see {place}: where {{{{ limit }}}} goes")
+        elif missing:
+            self._fail(system, "pages", f"in pages of {size}, {len(missing)} of {len(keys)} records are not listed, "
+                                        f"such as {min(map(str, missing))}", f"see {place}: its paging")
+        else:
+            self._ok(system, "pages", f"{len(found)} pages of {size} show the same records")
+
+    def _versions(self, pages: Sequence[Sequence[PartRead]]) -> None:
+        owner = self._entity.owner
+        latest = int((time.time() + self._entity.max_ahead) * 1e6)
+        is_time = self._entity.parts[owner].version.kind == "time"
+        for row in (row for page in pages for row in page):
+            if row.version <= 0 or (is_time and row.version > latest):
+                why = "not above zero" if row.version <= 0 else "further in the future than max_ahead allows"
+                self._fail(owner, "version", f"the version of {row.key} is {why}",
+                           f"see {self._part(owner)}.version and zone, and the clock there")
+                return
+
+    async def _missing(self, key: str) -> None:
+        """A key that nobody has must bring nothing: a failure there would keep every deletion from being noticed."""
+        owner = self._entity.owner
+        source, nobody = self._sources[owner], unknown_key_like(key)
+        if not source.can_read:
+            return
+        place = self._part(owner, "read")
+        with suppress(_Stopped):
+            async with self._step(owner, "missing", f"{place}: a rule of its outcomes with means: missing"):
+                row = await source.read(nobody)
+            if row is not None:
+                self._fail(owner, "missing", f"a read of {nobody}, which nobody has, shows {row.key}", f"see {place}")
+            else:
+                self._ok(owner, "missing", "a key that nobody has brings nothing")
+
+    async def _changes(self, row: PartRead) -> None:
+        """A part with ``changes`` is polled as it would be after ``row``."""
+        owner, settings = self._entity.owner, self._entity.parts[self._entity.owner]
+        if not self._sources[owner].can_poll:
+            return
+        overlap = int(settings.overlap * (1e6 if settings.version.kind == "time" else 1))
+        newest = max(self._rows.values(), key=lambda row: row.version)
+        since = max(0, newest.version - max(overlap, 1))
+        place = self._part(owner, "changes")
+        with suppress(_Stopped):
+            async with self._step(owner, "changes", place):
+                pages = [rows async for rows in _some(self._sources[owner].changes(since))]
+            shown = {row.key for rows in pages for row in rows}
+            if newest.key not in shown and len(pages) < _MAX_PAGES:
+                self._fail(owner, "changes", f"{newest.key} is listed with version {newest.version}, and is not among "
+                           f"the changes since {since}", f"see {place}: how its filter writes the version")
+            else:
+                self._ok(owner, "changes", f"{_pages_of(pages, 'records')} changed since {since}")
+
+    async def _source_groups(self) -> None:
+        """A page of one business group of each kind of name, at the owner."""
+        owner = self._entity.owner
+        done = []
+        for group in self._other_groups:
+            with suppress(_Stopped):
+                async with self._step(owner, "groups", self._part(owner, "list"), f"'{group}': "):
+                    found = await _first(self._sources[owner].pages(group))
+                done.append(f"{0 if found is None else len(found[0])} of '{group}'")
+        if done:
+            self._ok(owner, "groups", f"a page of other kinds of names: {', '.join(done)}")
+
+    async def _parts(self, listed: PartRead, group: str) -> dict[str, Any]:
         """What each source says of a record when it is asked for that one."""
         found: dict[str, Any] = {}
         for part in self._sources:
-            if (row := await self._read(part, key, group)) is not None:
-                found[part] = row.data
+            if (row := await self._read(part, listed.key, group)) is None:
+                continue
+            found[part] = row.data
+            if part == self._entity.owner and row.version < listed.version:
+                self._fail(part, "read", f"{row.key} is older by key than in the list: {row.version}, {listed.version}",
+                           "a read must not be older than the list: see whether it is of a replica")
+            elif part == self._entity.owner and row.version == listed.version and (
+                    digest(row.data) != digest(listed.data)):
+                differing = sorted(name for name in row.data.keys() | listed.data.keys()
+                                   if digest(row.data.get(name)) != digest(listed.data.get(name)))
+                self._fail(part, "read", f"{row.key} has other fields by key than in the list, of the same version: "
+                           f"{', '.join(differing[:5])}", f"see {self._part(part)}: items of list, record of read")
         return found
 
     async def _read(self, part: str, key: str, group: str) -> PartRead | None:
@@ -241,18 +372,22 @@ class _Trial:
             self._tell(Step(self._name, self._entity.owner, "mapping", "failed", str(error),
                             f"see entities.{self._name}.mapping", before))
             return
+        self._payload = payload
         empty = [name for name, value in payload.items() if value is None]
         detail = f"{row.key}, before and after" + (f"; empty: {', '.join(empty)}" if empty else "")
         self._tell(Step(self._name, self._entity.owner, "mapping", "ok", detail, "", before, payload))
 
-    async def _there(self, group: str, key: str | None) -> None:
-        system, place = self._entity.third_party.system, f"entities.{self._name}.third_party"
+    async def _there(self, group: str, row: PartRead | None) -> None:
+        system, place = self._system, f"entities.{self._name}.third_party"
         await self._account(system)
+        found: list[Found] = []
         with suppress(_Stopped):
             async with self._step(system, "list", f"{place}.list"):
                 pages = [rows async for rows in _some(self._third_party.pages(group))]
-            found = [row for rows in pages for row in rows]
+            found = [record for rows in pages for record in rows]
             self._ok(system, "list", f"{_pages_of(pages, 'records')} in '{group}'")
+            await self._small_pages(system, f"{place}.list", [record.key for record in found],
+                                    sum(bool(page) for page in pages), group)
             if self._by_class:
                 self._skip(system, "filter", "a class of yours sees to it", f"try `conformance {self._name}`")
             elif self._entity.third_party.filter_check.off:
@@ -261,12 +396,124 @@ class _Trial:
                 self._ok(system, "filter", "it is obeyed: an impossible group brings nothing")
             else:
                 self._skip(system, "filter", "nothing is there yet that an ignored filter could bring")
+        ours = await self._ours(found)
+        record = ours[0][0] if ours else next((record for record in found if record.key is not None), None)
+        if record is not None:
+            await self._read_back(record, group)
+        key = row.key if row is not None else None
+        if ours or (key is None and record is not None):
+            assert record is not None
+            key = record.key
         if key is not None and self._third_party.traits.can_lookup:
             with suppress(_Stopped):
                 async with self._step(system, "lookup", f"{place}.lookup"):
                     records = await self._third_party.lookup(key, group)
-                self._ok(system, "lookup", f"{len(records)} records have the key {key}")
-        await self._count(system, f"{place}.count", self._third_party.count, group)
+                if ours and not any(each.external_id == record.external_id for each in records):  # type: ignore[union-attr]
+                    self._fail(system, "lookup", f"{key} is listed, and a search by the key does not find it",
+                               f"see {place}.lookup")
+                else:
+                    self._ok(system, "lookup", f"{len(records)} records have the key {key}")
+        await self._values(found, ours, group)
+        await self._count(system, f"{place}.count", self._third_party.count, group,
+                          lambda: _all_found(self._third_party, group))
+        await self._their_groups()
+        await self._writes(row, group)
+
+    async def _ours(self, found: Sequence[Found]) -> list[tuple[Found, PartRead]]:
+        """Records there whose part the owner has, as the list or else a read by key shows it."""
+        keyed = [record for record in found if record.key is not None]
+        ours = [(record, self._rows[record.key]) for record in keyed if record.key in self._rows]
+        owner = self._sources[self._entity.owner]
+        if not ours and keyed and owner.can_read and f"sources.{self._entity.owner}" in self._reached:
+            with suppress(CallFailed):  # keys of others need not be of a form that the source takes
+                rows = {row.key: row for row in await owner.read_many([str(each.key) for each in keyed[:20]])}
+                ours = [(each, rows[each.key]) for each in keyed[:20] if each.key in rows]
+        return [(record, row) for record, row in ours if row.problem is None and not row.deleted][:_MAX_COMPARED]
+
+    async def _read_back(self, record: Found, group: str) -> None:
+        """A record that is listed, read by its id: validation and look-ups believe both."""
+        system, place = self._system, f"entities.{self._name}.third_party.read"
+        with suppress(_Stopped):
+            async with self._step(system, "read", place):
+                seen = await self._third_party.read(Item(record.key or "", group, {}, record.external_id))
+            if seen is None:
+                self._fail(system, "read", f"it lists {record.key}, and has nothing under the id {record.external_id}",
+                           f"see {place}, and {place.removesuffix('read')}id")
+            elif seen.key != record.key:
+                self._fail(system, "read", f"a read of {record.key} shows {seen.key}", f"see {place}")
+            elif differing := [name for name, value in seen.fields.items()
+                               if digest(value) != digest(record.fields.get(name))]:
+                self._fail(system, "read", f"{record.key} differs in the list and by its id in "
+                           f"{', '.join(differing[:5])}",
+                           f"see {place}; if the list has less, set {place.removesuffix('read')}list_shows: ids")
+            else:
+                self._ok(system, "read", f"{record.key} is by its id as in the list")
+
+    async def _values(self, found: Sequence[Found], ours: Sequence[tuple[Found, PartRead]], group: str) -> None:
+        """Values in both directions: what is there, against what would be sent for it."""
+        system, place = self._system, f"entities.{self._name}.third_party"
+        if not found:
+            self._skip(system, "values", "nothing is there yet to compare with",
+                       "check again after the first full sync, or try "
+                       f" `sync-orchestrator conformance {self._name}` on a test system")
+            return
+        if not ours:
+            forms = [] if self._payload is None else find_form_differences(self._payload, found)
+            self._skip(system, "values", "no record there is one of the sources'" + (
+                f"; of another form: {'; '.join(forms)}" if forms else ""),
+                       f"see {place}.fields, if these values do not mean the same" if forms else "")
+            return
+        by_field: dict[str, FieldDifference] = {}
+        for record, row in ours:
+            with suppress(CallFailed, MappingFailed):
+                payload = await self._payload_of(row, record.group or row.group or group)
+                for difference in find_differences(self._entity, payload, record):
+                    known = by_field.setdefault(difference.field, difference)
+                    if difference.never_matches and not known.never_matches:
+                        by_field[difference.field] = difference
+        never = [each for each in by_field.values() if each.never_matches]
+        for each in never:
+            self._fail(system, "values", f"{each}; a write never makes them equal", f"{place}: {each.hint}")
+        if never:
+            return
+        keys = ", ".join(str(record.key) for record, _ in ours)
+        if by_field:
+            self._ok(system, "values", f"{keys}: a full sync would change {'; '.join(map(str, by_field.values()))}")
+        else:
+            self._ok(system, "values", f"{keys}: as they would be sent, {len(self._entity.mapping)} fields each")
+
+    async def _payload_of(self, row: PartRead, group: str) -> Json:
+        parts: dict[str, Any] = {self._entity.owner: row.data}
+        for part, source in self._sources.items():
+            if part != self._entity.owner:
+                seen = await source.read(row.key) if source.can_read else None
+                parts[part] = None if seen is None else seen.data
+        return Mapping(self._entity.mapping).payload(row.key, group, parts)
+
+    async def _their_groups(self) -> None:
+        """A page of one business group of each kind of name, at the third party."""
+        done = []
+        for group in self._other_groups:
+            with suppress(_Stopped):
+                async with self._step(self._system, "groups", f"entities.{self._name}.third_party.list",
+                                      f"'{group}': "):
+                    page = await _first(self._third_party.pages(group))
+                done.append(f"{len(page or ())} in '{group}'")
+        if done:
+            self._ok(self._system, "groups", f"a page of other kinds of names: {', '.join(done)}")
+
+    async def _writes(self, row: PartRead | None, group: str) -> None:
+        """The writing calls, filled in with a record and what it refers to; nothing is sent."""
+        system, filled = self._system, None
+        if row is not None and self._payload is not None and isinstance(self._third_party, ContainedThirdParty):
+            with suppress(_Stopped):
+                async with self._step(system, "fill in", f"entities.{self._name}.third_party"):
+                    filled = await self._third_party.fill_in(Item(
+                        row.key, row.group or group, self._payload,
+                        None if self._third_party.traits.own_ids else row.key, f"{self._name}/{row.key}/0"))
+        if filled is not None and filled.references:
+            self._ok(system, "fill in", "; ".join((*filled.calls, *(
+                f"{name} is {value}" for name, value in filled.references.items()))))
         self._skip(system, "write", "not tried: this check writes nothing",
                    f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`")
 
@@ -302,37 +549,68 @@ class _Trial:
                            f"give them one at '{self._entity.parts[owner].group}', or leave them out of the part")
 
     async def _account(self, system: str) -> None:
-        """Whose account the third party is called with, where it can be asked for."""
-        if not isinstance(self._third_party, KnowsAccount):
+        """Whose account the third party is called with, where it can be asked for; once for all of its entities."""
+        if system in self._accounts:
             return
+        account: str | None = ""
         with suppress(_Stopped):
             async with self._step(system, "account", f"third_parties.{system}.account"):
                 account = await self._third_party.account()
             if account is not None:
                 self._ok(system, "account", f"calls are made as account {account}")
+        if account is not None:
+            self._accounts.add(system)
 
-    async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str) -> None:
+    async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str,
+                     listed: Callable[[], Awaitable[int | None]]) -> None:
+        """A count, which must be that of the listing where this is small enough to be read. ``listed`` reads it."""
         try:
             async with self._step(system, "count", place):
                 number = await count(group)
+                for _ in range(2):  # others may write in between
+                    there = None if number is None else await listed()
+                    if there in (None, number):
+                        break
+                    number = await count(group)
         except _Stopped:
             return
         if number is None:
             self._skip(system, "count", "it is not configured: records are listed instead",
                        f"say with {place} how it is asked, if it can count")
+        elif there is not None and there != number:
+            self._fail(system, "count", f"it counts {number} records in '{group}', and lists {there}", f"see {place}")
         else:
             self._ok(system, "count", f"{number} records in '{group}'")
 
     @asynccontextmanager
-    async def _step(self, system: str, what: str, place: str) -> AsyncIterator[None]:
-        """Tells of a call that fails, and raises _Stopped then."""
+    async def _step(self, system: str, what: str, place: str, about: str = "") -> AsyncIterator[None]:
+        """Reports a call that fails, and raises _Stopped then. ``about`` goes before its detail."""
         try:
             yield
         except CallFailed as failure:
             named = "filter" if failure.detail.startswith("the filter of") else what
-            hint = _HINTS.get(failure.kind)
-            self._fail(system, named, failure.detail, f"see {place}" + (f"; {hint}" if hint else ""))
+            if failure.kind is Failure.REFERENCE and (fillers := self._fillers(failure.detail)):
+                self._tell(Step(self._name, system, named, "waiting", about + failure.detail, fillers))
+                raise _Stopped from None
+            is_there = place.startswith((f"entities.{self._name}.third_party", "third_parties."))
+            section = "third_parties" if is_there else "sources"
+            hint = hint_for(failure, f"{section}.{system}", getattr(self._config, section)[system])
+            self._fail(system, named, about + failure.detail, f"see {place}" + (f"; {hint}" if hint else ""))
             raise _Stopped from None
+
+    def _fillers(self, detail: str) -> str:
+        """Says which entities fill what a reference looks for; empty where no other one is kept at this third party."""
+        others = [name for name, entity in self._config.entities.items()
+                  if name != self._name and entity.third_party.system == self._system]
+        if not others:
+            return ""
+        name = _REFERENCE_NAME.search(detail)
+        reference = self._entity.third_party.references.get(name[1]) if name else None
+        path = None if reference is None else _collection(reference.path)
+        fitting = [other for other in others if path in _collections(self._config.entities[other])]
+        named = ", ".join(f"`sync-orchestrator full-sync {each}`" for each in fitting or others)
+        return (f"run {named} first, which makes it" if fitting else
+                f"if another entity makes it, fill that one first ({named}); otherwise make it there")
 
     def _part(self, part: str, call: str = "") -> str:
         return f"entities.{self._name}.parts.{part}" + (f".{call}" if call else "")
@@ -345,6 +623,78 @@ class _Trial:
 
     def _fail(self, system: str, what: str, detail: str, mend: str) -> None:
         self._tell(Step(self._name, system, what, "failed", detail, mend))
+
+
+def _collection(path: str) -> str:
+    """The part of a path before anything is filled in."""
+    return path.partition("{{")[0].partition("?")[0].rstrip("/")
+
+
+def _collections(entity: Entity) -> set[str]:
+    """Where the records of an entity are made and listed."""
+    target = entity.third_party
+    calls = [target.create, target.list, target.lookup, *(bulk.request for bulk in target.bulks().values())]
+    if target.ids == "ours":
+        calls.append(target.update)
+    return {_collection(call.path) for call in calls if call is not None}
+
+
+def _one_of_each_kind(groups: Sequence[str]) -> list[str]:
+    """Business groups whose names have kinds of characters that none before them has; never the first group."""
+    chosen: list[str] = []
+    covered = _kinds_in(groups[0])
+    for group in groups[1:]:
+        if len(chosen) < _MAX_GROUP_KINDS and not _kinds_in(group) <= covered:
+            chosen.append(group)
+            covered |= _kinds_in(group)
+    return chosen
+
+
+def _kinds_in(group: str) -> set[str]:
+    return {kind for kind, pattern in _GROUP_KINDS.items() if pattern.search(group)}
+
+
+def _with_page_size(config: Config, name: str, part: str | None, size: int) -> Config | None:
+    """The same with a smaller page of one listing; None where the size of its pages cannot be set."""
+    entity = config.entities[name]
+    if part is None:
+        listing = _smaller(entity.third_party.list, size)
+        return None if listing is None else with_changes(config, name, third_party={"list": listing})
+    settings = entity.parts[part]
+    changes: dict[str, Any] = {}
+    if (listing := _smaller(settings.list, size)) is not None:
+        changes = {"list": listing}
+    elif settings.sql is not None:
+        changes = {"sql": settings.sql.model_copy(update={"page": size})}
+    if not changes:
+        return None
+    parts = {**entity.parts, part: settings.model_copy(update=changes)}
+    return config.model_copy(update={"entities": {name: entity.model_copy(update={"parts": parts})}})
+
+
+def _smaller(listing: Listing | None, size: int) -> Listing | None:
+    if listing is None or listing.paging == "none" or "limit" not in listing.names():
+        return None
+    return listing.model_copy(update={"size": size})
+
+
+async def _all_keys(source: SourceSystem, group: str) -> int | None:
+    """How many records a source lists; None where two pages are not all of them."""
+    return await _number_in(_rows_alone(source.pages(group)))
+
+
+async def _all_found(third_party: ThirdParty, group: str) -> int | None:
+    return await _number_in(third_party.pages(group))
+
+
+async def _number_in(pages: AsyncIterator[Sequence[Any]]) -> int | None:
+    found = [len(page) async for page in _some(pages, _MAX_PAGES + 1)]
+    return None if len(found) > _MAX_PAGES else sum(found)
+
+
+async def _rows_alone(pages: AsyncIterator[tuple[list[PartRead], str | None]]) -> AsyncGenerator[list[PartRead]]:
+    async for rows, _ in _some(pages, 10**6):
+        yield rows
 
 
 async def _rows(source: SourceSystem, key: str, group: str) -> list[PartRead]:

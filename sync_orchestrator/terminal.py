@@ -83,7 +83,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def show_step(step: Step) -> None:
     """One line of a live check, and what a record is made into."""
-    style = {"ok": "green", "failed": "red", "skipped": "yellow"}[step.outcome]
+    style = {"ok": "green", "failed": "red", "skipped": "yellow", "waiting": "yellow"}[step.outcome]
     line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
                          clean(step.detail))
     out().print(line, soft_wrap=True)
@@ -108,7 +108,8 @@ def show_endings(endings: Sequence[Ending]) -> None:
             made.add_column(column, overflow="fold")
         for ending in endings:
             if (ending.entity, ending.system) == place:
-                made.add_row(clean(ending.behaviour), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
+                name = f"└ {ending.behaviour}" if ending.because_of else ending.behaviour
+                made.add_row(clean(name), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
                              clean(ending.expected), clean(ending.mend))
         out().print(made)
         out().print()

@@ -62,6 +62,9 @@ class TableThirdParty:
     async def read(self, item: Item) -> Found | None:
         return next(iter(self._found("id = %(id)s", id=int(item.external_id or 0))), None)
 
+    async def account(self) -> str | None:
+        return None
+
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         return self._found("item ->> 'code' = %(key)s", key=key)
 

@@ -159,6 +159,9 @@ class FakeThirdParty:
         external_id = self._address(item)
         return self._found(external_id) if external_id in self.store else None
 
+    async def account(self) -> str | None:
+        return None
+
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         await self._enter("lookup", key)
         self._leave("lookup", key)

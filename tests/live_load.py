@@ -95,6 +95,9 @@ class Watched:
         self.suspects.add(item.key)
         return await self._erp.read(item)
 
+    async def account(self) -> str | None:
+        return None
+
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         self.calls["lookup"] += 1
         self.suspects.add(key)

@@ -261,3 +261,27 @@ def test_no_secret_is_in_what_a_configuration_shows_of_itself(change: dict[str, 
     with pytest.raises(ValueError, match="entities") as caught:
         Config.model_validate({**document, "entities": ["canary"]})
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("limits", "system", "said"), [
+    ({"lease": 30}, {"timeout": 20},
+     "is 20 s (line {timeout}), and must be less than half of limits.lease, which is 30 s (line {lease})"),
+    ({"lease": 15}, {},
+     "is 10 s (the default), and must be less than half of limits.lease, which is 15 s (line {lease})"),
+    ({}, {"timeout": 45},
+     "is 45 s (line {timeout}), and must be less than half of limits.lease, which is 60 s (the default)"),
+])
+def test_a_timeout_that_does_not_fit_the_lease_names_both_values_and_lines(
+    complaints: Complaints, limits: dict[str, Any], system: dict[str, Any], said: str,
+) -> None:
+    document = good()
+    [name] = document["third_parties"]
+    document["third_parties"][name].pop("timeout", None)
+    document["third_parties"][name] |= system
+    document["limits"] = limits
+    text = yaml.safe_dump(document, sort_keys=False)
+    lines = {word: next((number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(
+        f"{word}:")), 0) for word in ("timeout", "lease")}
+    [complaint] = complaints(text)
+    assert f"third_parties.{name}.timeout: {said.format(**lines)}" in complaint
+    assert "Set limits.lease to more than" in complaint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.report import Report
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
+from sync_orchestrator.core.errors import ConfigError
 
 SAMPLE = {"code": "k1", "store": "A", "name": "a thing", "price": 9.5, "stock": 3, "active": True}
 
@@ -116,11 +118,17 @@ def catalogue(server: Server) -> Catalogue:
 
 
 async def tried(server: Server, *, other_group: str | None = "B", **target: Any) -> Report:
-    return await conformance(configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group)
+    return await conformance(configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group,
+                             odd_keys=True)
 
 
 def failed(report: Report) -> set[str]:
     return {ending.behaviour for ending in report.endings if ending.outcome == "failed"}
+
+
+def dependent(report: Report) -> dict[str, str]:
+    """Behaviours that were skipped for a cause that another one names."""
+    return {ending.behaviour: ending.because_of for ending in report.endings if ending.because_of}
 
 
 def skipped(report: Report) -> set[str]:
@@ -198,7 +206,8 @@ async def test_a_misbehaviour_is_told_by_name(
     plant(catalogue)
     await catalogue_of_others(catalogue)
     report = await tried(server, **target)
-    assert named <= failed(report)
+    assert named <= failed(report) | dependent(report).keys()
+    assert set(dependent(report).values()) <= failed(report)
     for ending in report.endings:
         assert (ending.outcome != "failed") or (ending.came and ending.expected and ending.mend)
 
@@ -233,7 +242,8 @@ def test_the_command_says_what_failed_and_where_to_look(run: Callable[..., Any],
     found = json.loads(result.stdout)
     assert [ending for ending in found["behaviours"] if ending["outcome"] == "failed"] == [{
         "entity": "thing", "system": "catalogue", "behaviour": "count-agrees-with-list", "outcome": "failed",
-        "came": "it counts 2", "expected": "1, which it lists", "mend": "see entities.thing.third_party.count"}]
+        "came": "it counts 2", "expected": "1, which it lists", "mend": "see entities.thing.third_party.count",
+        "because_of": ""}]
 
 
 def test_nothing_is_written_before_somebody_agreed(run: Callable[..., Any], catalogue: Catalogue) -> None:
@@ -294,3 +304,126 @@ def test_every_behaviour_has_a_name_of_its_own_and_says_what_it_is() -> None:
     behaviours = [*THIRD_PARTY.all, *SOURCE.all]
     assert len({each.name for each in behaviours}) == len(behaviours)
     assert all(each.says.endswith(".") and each.says[0].isupper() for each in behaviours)
+
+
+# One cause, one row ------------------------------------------------------------------------------------------------
+
+
+def refuses(method: str, *paths: str, status: int = 422) -> Callable[[Server, Catalogue], None]:
+    def plant(server: Server, catalogue: Catalogue) -> None:
+        async def handle(request: Request) -> Response:
+            if request.method == method and request.path_params["rest"].startswith(paths):
+                return JSONResponse({"error": f"unknown field 'title' of {request.path_params['rest']}"}, status)
+            return await catalogue.handle(request)
+
+        server.handler = handle
+
+    return plant
+
+
+@pytest.mark.parametrize(("plant", "named", "mend"), [
+    (refuses("POST", "items"), "create-then-read", "see entities.thing.third_party.create"),
+    (refuses("GET", "items/"), "create-then-read", "see entities.thing.third_party.read"),
+    (refuses("PUT", "items/"), "update-then-read", "see entities.thing.third_party.update"),
+    (refuses("DELETE", "items/"), "delete-then-gone", "see entities.thing.third_party.delete"),
+    (refuses("GET", "count"), "count-agrees-with-list", "see entities.thing.third_party.count"),
+])
+async def test_a_cause_is_one_row_that_points_to_the_call_that_failed(
+    server: Server, catalogue: Catalogue, plant: Callable[[Server, Catalogue], None], named: str, mend: str,
+) -> None:
+    plant(server, catalogue)
+    report = await tried(server)
+    others = failed(report) - {"clean-up", "list-is-complete"}  # a listing that fails is another call
+    assert (others, report.of(named).mend) == ({named}, mend)
+    assert set(dependent(report).values()) <= failed(report)
+    below = [ending.behaviour for ending in report.endings]
+    for name, cause in dependent(report).items():
+        between = below[below.index(cause) + 1 : below.index(name) + 1]
+        assert all(dependent(report).get(each) == cause for each in between), f"{name} is below {cause}"
+        assert report.of(name).came.startswith(f"because of {cause}: ")
+
+
+async def test_a_field_that_differs_is_named_once_with_the_setting_that_ends_it(
+    server: Server, catalogue: Catalogue,
+) -> None:
+    stores(lambda body: {"price": f"{body['price']:.2f}"})(catalogue)
+    report = await tried(server)
+    assert failed(report) == {"create-then-read"}
+    assert report.of("create-then-read").mend == (
+        "entities.thing.third_party: set fields.price: {kind: decimal_text}")
+    assert {"update-then-read", "list-is-complete", "values-decimals"} <= dependent(report).keys()
+
+
+async def test_two_causes_are_two_rows(server: Server, catalogue: Catalogue) -> None:
+    stores(lambda body: {"price": f"{body['price']:.2f}"})(catalogue)
+    catalogue.count_is_off = 1
+    assert failed(await tried(server)) == {"create-then-read", "count-agrees-with-list"}
+
+
+async def test_a_refused_login_is_one_row_and_nothing_else_is_called(server: Server, catalogue: Catalogue) -> None:
+    raw = document(server)
+    raw["third_parties"]["catalogue"]["headers"] = {"X-Api-Key": "wrong"}
+    report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE])
+    assert failed(report) == {"create-then-read"}
+    assert report.of("create-then-read").mend == (
+        "see entities.thing.third_party.create; see 'headers' of third_parties.catalogue, and the secrets that they "
+        "take from the environment")
+    assert set(dependent(report).values()) == {"create-then-read"}
+    assert len(server.seen) <= 2
+
+
+def test_what_depended_on_a_cause_is_shown_below_it(run: Callable[..., Any], catalogue: Catalogue) -> None:
+    drops("price")(catalogue)
+    lines = run("catalogue", "--sample", "sample.json", "--yes").stdout.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("create-then-read"))
+    assert lines[first + 1].startswith("└ update-then-read")
+    assert "because of create-then-read: price: None came" in lines[first + 1]
+
+
+async def test_odd_keys_are_sent_only_where_that_is_allowed(server: Server, catalogue: Catalogue) -> None:
+    report = await conformance(configuration(server), "thing", samples=[SAMPLE], other_group="B")
+    assert all(re.fullmatch(r"sync-test-[0-9]+-[0-9]+(nobody)?", key) for key in catalogue.keys)
+    assert "--odd-keys" in report.of("key-with-slash").came
+    assert failed(report) == set()
+
+
+async def test_groups_are_those_of_the_owner(server: Server, catalogue: Catalogue) -> None:
+    raw = document(server)
+    raw["entities"]["thing"]["parts"]["shop"]["groups"] = {"path": "/stores"}
+    raw["entities"]["thing"]["mapping"].pop("store")
+
+    async def handle(request: Request) -> Response:
+        return JSONResponse(["B", "A"]) if request.path_params["rest"] == "stores" else await catalogue.handle(request)
+
+    server.handler = handle
+    sample = {name: value for name, value in SAMPLE.items() if name != "store"}
+    report = await conformance(Config.model_validate(raw), "thing", samples=[sample],
+                               skip=set(THIRD_PARTY.names) - {"list-is-complete", "group-can-change"})
+    assert {query["store"] for _, path, query in server.seen if path == "/items" and "store" in query} >= {"A", "B"}
+    assert "no business group" not in str(report)
+
+
+async def test_nothing_is_called_whose_path_needs_a_group_that_nobody_knows(
+    server: Server, catalogue: Catalogue,
+) -> None:
+    raw = document(server, create={"path": "/stores/{{ group | raw }}/items"})
+    raw["entities"]["thing"]["mapping"].pop("store")
+    sample = {name: value for name, value in SAMPLE.items() if name != "store"}
+    with pytest.raises(ConfigError, match=r"no business group is known, and .*create needs {{ group }}: name one with"):
+        await conformance(Config.model_validate(raw), "thing", samples=[sample])
+    assert not server.seen
+
+
+@pytest.mark.parametrize(("outcomes", "said"), [
+    ([], "set third_parties.catalogue.outcomes"),
+    ([{"when": "status == `418`", "means": "transient"}], "add to third_parties.catalogue.outcomes"),
+])
+async def test_a_hint_does_not_tell_to_set_what_is_set(
+    server: Server, catalogue: Catalogue, outcomes: list[dict[str, Any]], said: str,
+) -> None:
+    catalogue.forbidden_status = 400
+    raw = document(server)
+    raw["third_parties"]["catalogue"]["outcomes"] = outcomes
+    report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE],
+                               skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"})
+    assert report.of("wrong-login-is-told").mend.startswith(said)

@@ -28,19 +28,23 @@ import pytest
 import typer
 import yaml
 from api_client import InProcess
+from jinja2 import Environment
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from pydantic import BaseModel
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from typer.testing import CliRunner
 
 from demo.data import stones
 from demo.sources import ROLES
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
+from sync_orchestrator import templates
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
+from sync_orchestrator.command_reference import write_reference
 from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.alert_messages import ACTIONS
@@ -383,7 +387,7 @@ class Reader:
         self._engine = engine
         self._kinds: dict[str, Callable[[str], None]] = {
             "text": self._drawing, "sh": self._shell, "console": self._shell, "yaml": self._yaml, "json": self._json,
-            "python": self._python,
+            "python": self._python, "sql": self._sql,
         }
 
     def try_fence(self, fence: Token) -> None:
@@ -524,6 +528,17 @@ class Reader:
         except Exception as error:
             raise Wrong(f"{type(error).__name__}: {error}") from None
 
+    def _sql(self, text: str) -> None:
+        """A query on tables that the examples have, which are made for it and taken back."""
+        with self._engine().connect() as connection:
+            for columns in ("products (sku text, store text, name text, updated_at timestamptz)",
+                            "variants (product text, sku text, price numeric, updated_at timestamptz)"):
+                connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {columns} ON COMMIT DROP")
+            try:
+                connection.exec_driver_sql(text).all()
+            except SQLAlchemyError as error:
+                raise Wrong(f"the database refuses it: {error}") from None
+
     def _in_the_database(self, name: str) -> None:
         with self._engine().begin() as connection:
             [row] = run(connection, "SELECT coalesce(to_regclass(%(name)s)::oid, to_regproc(%(name)s)::oid) AS oid",
@@ -644,6 +659,27 @@ def test_readme_shows_every_command() -> None:
     assert commands - named <= {("demo",), ("drain",), ("epoch",), ("db", "url"), ("db", "stop")}
 
 
+def test_the_reference_of_commands_is_that_of_the_commands() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == write_reference(), "run `make reference`"
+    headings = read(ROOT / "docs" / "commands.md").headings("h2")
+    root = root_command()
+    assert headings == [" ".join([name, *rest]) for name, command in root.commands.items()
+                        for rest in ([[sub] for sub in command.commands] if hasattr(command, "commands") else [[]])]
+    assert {"drain", "epoch", "db url", "db stop"} <= set(headings)
+
+
+def test_every_row_of_the_reference_says_what_it_means() -> None:
+    tables = read(ROOT / "docs" / "commands.md").tables()
+    assert all(row[3] and row[0] for table in tables for row in table)
+
+
+def test_every_filter_of_templates_is_described() -> None:
+    pages = [path for path in (ROOT / "docs").glob("*.md") if path.name in ("templates.md", "values.md")]
+    named = {row[0].strip("`") for path in pages for table in read(path).tables() for row in table}
+    added = templates._text.filters.keys() - Environment().filters.keys() | {"tojson"}
+    assert {name for name in added if not name.startswith("_")} <= named
+
+
 def test_every_alert_has_its_section() -> None:
     assert set(read(ROOT / "docs" / "operations.md").headings("h2")) == set(ACTIONS)
 
@@ -721,6 +757,7 @@ BAD_FENCES = [
     ("yaml", "services: {web: {}}", "not a part of sync.yaml"),
     ("yaml", "on_missing: guess", "on_missing"),
     ("yaml", "sources: {}\nthird_parties: {}\nentities: {}", "sources"),
+    ("sql", "SELECT price FROM products", "the database refuses it"),
     ("json", "{", "not JSON"),
     ("json", json.dumps(EVENT | {"type": "nothing.deleted"}), "answers 422"),
     ("python", "1 / 0", "ZeroDivisionError"),

@@ -16,6 +16,14 @@ from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
+from sync_orchestrator.config import Config, ThirdPartySystem
+from sync_orchestrator.conformance import conformance
+from sync_orchestrator.conformance.third_party import THIRD_PARTY
+from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.ports import Found
+from sync_orchestrator.field_forms import find_differences
+from sync_orchestrator.hints import hint_for
+from sync_orchestrator.live_check import check
 from sync_orchestrator.starter import Answers, start_of
 
 Try = Callable[..., dict[str, Any]]
@@ -90,7 +98,7 @@ def test_all_that_works_is_told_and_a_record_is_shown_before_and_after(run: Call
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0] == "ok      product      backoffice   groups   2: berlin, paris"
-    assert lines[-1] == "6 ok, 0 failed, 4 skipped"
+    assert lines[-1] == "8 ok, 0 failed, 5 skipped"
     before = next(line for line in lines if '"updated_at"' in line)
     assert "2025-11-21" in before
     assert any('"price": 100' in line and '"sku": "p1"' not in line for line in lines)
@@ -102,8 +110,9 @@ def test_each_step_has_its_outcome(steps: Steps, document: dict[str, Any], partn
     document["entities"]["product"]["third_party"]["count"] = count
     found = steps()
     assert {name: outcome for name, (outcome, _, _) in found.items()} == {
-        "backoffice groups": "ok", "backoffice list": "ok", "backoffice read": "ok", "backoffice mapping": "ok",
-        "backoffice count": "skipped", "partner list": "ok", "partner filter": "ok", "partner lookup": "ok",
+        "backoffice groups": "ok", "backoffice list": "ok", "backoffice pages": "ok", "backoffice read": "ok",
+        "backoffice mapping": "ok", "backoffice missing": "ok", "backoffice count": "skipped", "partner list": "ok",
+        "partner filter": "ok", "partner read": "ok", "partner lookup": "ok", "partner values": "ok",
         "partner count": "ok", "partner write": "skipped"}
     assert found["partner count"][1] == "1 records in 'berlin'"
     assert "entities.product.parts.backoffice.count" in found["backoffice count"][2]
@@ -196,7 +205,8 @@ def test_a_source_that_does_not_filter_by_group_is_told(steps: Steps, backoffice
 def test_a_failure_ends_only_what_depends_on_it(steps: Steps, document: dict[str, Any]) -> None:
     _set(*PART, "list", "path", to="/nothing")(document)
     found = steps("--group", "berlin")
-    assert set(found) == {"backoffice list", "partner list", "partner filter", "partner count", "partner write"}
+    assert set(found) == {"backoffice groups", "backoffice list", "partner list", "partner filter", "partner values",
+                          "partner count", "partner write"}
     assert found["partner list"][0] == "ok"
 
 
@@ -224,3 +234,297 @@ def test_a_login_is_tried_first(
     assert result.exit_code == (0 if outcome == "ok" else 1)
     if outcome == "failed":
         assert "third_parties.partner.auth" in found["partner login"]["mend"]
+
+
+# As far as the real thing ------------------------------------------------------------------------------------------
+
+ITEM = {"id": "i1", "sku": "p1", "shop": "berlin", "name": "product 1", "price": 100}
+
+
+@pytest.mark.parametrize(("number", "step", "mend"), [
+    (0, "backoffice pages", "entities.product.parts.backoffice.list: its paging"),
+    (1, "partner pages", "entities.product.third_party.list: its paging"),
+])
+def test_a_second_page_that_lacks_records_is_found_though_all_fits_into_one_page(
+    steps: Steps, two_servers: tuple[Server, Server], partner: Partner, number: int, step: str, mend: str,
+) -> None:
+    partner.items |= {f"i{each}": {**ITEM, "id": f"i{each}", "sku": f"p{each}"} for each in (1, 3, 5)}
+    handler = two_servers[number].handler
+
+    async def ends_early(request: Request) -> Response:
+        if int(request.query_params.get("page", "1")) > 1:
+            return JSONResponse({"products": [], "data": []})
+        return await handler(request)
+
+    two_servers[number].handler = ends_early
+    outcome, detail, hint = steps()[step]
+    assert (outcome, mend in hint) == ("failed", True)
+    assert detail == "in pages of 2, 1 of 3 records are not listed, such as p5"
+
+
+def test_a_server_that_refuses_small_pages_leaves_the_second_page_untried(
+    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
+) -> None:
+    async def large_pages_only(request: Request) -> Response:
+        if int(request.query_params.get("limit", "100")) < 10:
+            return JSONResponse({"error": "at least 10"}, 400)
+        return await backoffice(request)
+
+    two_servers[0].handler = large_pages_only
+    assert steps()["backoffice pages"][:2] == (
+        "skipped", 'pages of 2 are refused, so the second page was not tried: answer 400: {"error":"at least 10"}')
+
+
+def test_a_page_of_each_kind_of_group_name_is_read_on_both_sides(
+    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice, partner: Partner,
+) -> None:
+    backoffice.products |= {f"x{number}": {**backoffice.products["p1"], "sku": f"x{number}", "shop": shop}
+                            for number, shop in enumerate(("Köln", "hof", "o'brien & co", "o'hara"))}
+    found = steps()
+    assert "1 of 'o'brien & co'" in found["backoffice groups"][1]
+    assert "hof" not in found["backoffice groups"][1]
+
+    async def breaks_on_quotes(request: Request) -> Response:
+        if "'" in request.query_params.get("shop", ""):
+            return JSONResponse({"error": "syntax error at or near"}, 500)
+        return await partner(request)
+
+    two_servers[1].handler = breaks_on_quotes
+    outcome, detail, mend = steps()["partner groups"]
+    assert (outcome, detail.startswith("'o'brien & co': answer 500")) == ("failed", True)
+    assert mend.startswith("see entities.product.third_party.list")
+
+
+def test_a_group_that_the_owner_does_not_name_is_reported(steps: Steps, backoffice: Backoffice) -> None:
+    outcome, detail, _ = steps("--group", "rome")["backoffice groups"]
+    assert (outcome, detail) == ("failed", "'rome' is not among them: a full sync of all groups leaves it out")
+
+
+FORMS: list[tuple[Any, Any, str, str, str]] = [
+    (9.9, "9.90", "failed", 'price: 9.9 would be sent, "9.90" is there', "set fields.price: {kind: decimal_text}"),
+    (9.9, 990, "failed", "price: 9.9 would be sent, 990 is there", "set fields.price: {kind: minor_units}"),
+    (9.125, 9.13, "failed", "9.13 is there", "set fields.price: {normalize: [{round: 2}]}"),
+    (True, 1, "failed", "price: true would be sent, 1 is there", "set fields.price: {kind: bool_number}"),
+    (" A b ", "a b", "failed", '"a b" is there', "set fields.price: {normalize: [trim, lower]}"),
+    ("Tisch", "tisch", "failed", '"tisch" is there', "set fields.price: {normalize: [lower]}"),
+    ("a & b", "a &amp; b", "failed", "&amp;", "set fields.price: {normalize: [unescape_html]}"),
+    ("", None, "failed", 'price: "" would be sent, null is there', "set fields.price: {normalize: [empty_as_null]}"),
+    (["b", "a"], ["a", "b"], "failed", '["a","b"] is there', "set fields.price: {normalize: [sort_list]}"),
+    ("2025-11-21T10:00:00Z", "2025-11-21T10:00:00.000Z", "failed", "10:00:00.000Z", "fields.price"),
+    ("2025-11-21T10:00:00Z", "2025-11-21T11:00:00+01:00", "failed", "+01:00", "fields.price"),
+    ("2025-11-21T10:00:00.123456Z", 1763719200, "failed", "1763719200 is there", "fields.price"),
+    (5, {"amount": 5}, "failed", '{"amount":5} is there', "a number never equals an object"),
+    (12, 13, "ok", "p1: a full sync would change price: 12 would be sent, 13 is there", ""),
+    ("red", "blue", "ok", "a full sync would change price", ""),
+    (12, None, "ok", "price: 12 would be sent, null is there", ""),
+    (12, 12, "ok", "p1: as they would be sent, 4 fields each", ""),
+]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), FORMS)
+def test_two_forms_of_one_value_are_told_from_two_values(
+    document: dict[str, Any], ours: Any, theirs: Any, outcome: str, said: str, mend: str,
+) -> None:
+    entity = Config.model_validate(document).entities["product"]
+    record = Found("p1", "i1", "berlin", {**ITEM, "price": theirs})
+    found = find_differences(entity, {**ITEM, "price": ours}, record)
+    assert [each.never_matches for each in found] == ([] if repr(ours) == repr(theirs) else [outcome == "failed"])
+    assert all(mend in each.hint for each in found)
+    assert ours == theirs or said.rpartition("price: ")[2] in str(found[0]) or outcome == "ok"
+
+
+@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), [FORMS[0], FORMS[9], *FORMS[-2:]])
+def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
+    steps: Steps, backoffice: Backoffice, partner: Partner, ours: Any, theirs: Any, outcome: str, said: str, mend: str,
+) -> None:
+    backoffice.products["p1"]["price"] = ours
+    partner.items["i1"] = {**ITEM, "price": theirs}
+    found = steps()["partner values"]
+    assert (found[0], said in found[1], mend in found[2]) == (outcome, True, True), found
+
+
+def test_values_that_are_configured_already_match(
+    steps: Steps, document: dict[str, Any], backoffice: Backoffice, partner: Partner,
+) -> None:
+    backoffice.products["p1"]["price"] = 9.9
+    partner.items["i1"] = {**ITEM, "price": "9.90"}
+    document["entities"]["product"]["third_party"]["fields"] = {"price": {"kind": "decimal_text"}}
+    assert steps()["partner values"][0] == "ok"
+
+
+def test_records_of_others_show_at_least_another_kind_of_value(steps: Steps, partner: Partner) -> None:
+    partner.items["i1"] = {**ITEM, "sku": "theirs", "price": "9.90"}
+    outcome, detail, mend = steps()["partner values"]
+    assert (outcome, mend) == (
+        "skipped", "see entities.product.third_party.fields, if these values do not mean the same")
+    assert detail == ("no record there is one of the sources'; of another form: price: a number such as 100 would be "
+                      'sent, the records there have a text such as "9.90"')
+
+
+def test_a_record_that_shows_less_by_its_id_than_in_the_list_is_found(
+    steps: Steps, two_servers: tuple[Server, Server], partner: Partner,
+) -> None:
+    partner.items["i1"] = dict(ITEM)
+
+    async def handler(request: Request) -> Response:
+        if request.url.path == "/items/i1":
+            return JSONResponse({key: value for key, value in ITEM.items() if key != "price"})
+        return await partner(request)
+
+    two_servers[1].handler = handler
+    assert steps()["partner read"][:2] == ("failed", "p1 differs in the list and by its id in price")
+
+
+def _lists_newer(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "updated_at": "2025-12-01T00:00:00Z"}
+
+
+def _lists_otherwise(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "name": "listed"}
+
+
+def _in_the_future(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "updated_at": "2999-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(("listed", "step", "said"), [
+    (_lists_newer, "backoffice read", "p1 is older by key than in the list"),
+    (_lists_otherwise, "backoffice read", "p1 has other fields by key than in the list, of the same version: name"),
+    (_in_the_future, "backoffice version", "the version of p1 is further in the future than max_ahead allows"),
+])
+def test_what_conformance_finds_at_a_source_is_found_here_too(
+    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
+    listed: Callable[[dict[str, Any]], dict[str, Any]], step: str, said: str,
+) -> None:
+    async def handler(request: Request) -> Response:
+        response = await backoffice(request)
+        if request.url.path != "/products":
+            return response
+        return JSONResponse({"products": [listed(each) for each in json.loads(bytes(response.body))["products"]]})
+
+    two_servers[0].handler = handler
+    outcome, detail, _ = steps()[step]
+    assert (outcome, said in detail) == ("failed", True), detail
+
+
+def test_a_key_that_nobody_has_must_bring_nothing(
+    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
+) -> None:
+    async def handler(request: Request) -> Response:
+        response = await backoffice(request)
+        unknown = request.url.path.startswith("/products/") and response.status_code == 404
+        return JSONResponse({"error": "bad key"}, 400) if unknown else response
+
+    two_servers[0].handler = handler
+    outcome, _, mend = steps()["backoffice missing"]
+    assert (outcome, "means: missing" in mend) == ("failed", True)
+
+
+def test_a_count_that_is_not_the_listing_fails(steps: Steps, document: dict[str, Any], partner: Partner) -> None:
+    partner.items["i1"] = dict(ITEM)
+    document["entities"]["product"]["third_party"]["count"] = {
+        "path": "/items", "params": {"shop": "{{ group }}"}, "number": "sum([length(data), length(data)])"}
+    assert steps()["partner count"][:2] == ("failed", "it counts 2 records in 'berlin', and lists 1")
+
+
+@pytest.mark.parametrize(("is_obeyed", "outcome"), [(True, "ok"), (False, "failed")])
+def test_changes_are_asked_for_as_a_poll_does(
+    steps: Steps, document: dict[str, Any], two_servers: tuple[Server, Server], backoffice: Backoffice,
+    is_obeyed: bool, outcome: str,
+) -> None:
+    async def handler(request: Request) -> Response:
+        if "since" not in request.query_params:
+            return await backoffice(request)
+        since = request.query_params["since"] if is_obeyed else "2999"
+        return JSONResponse({"products": [each for each in backoffice.products.values() if each["updated_at"] > since]})
+
+    two_servers[0].handler = handler
+    document["entities"]["product"]["parts"]["backoffice"]["changes"] = {
+        "path": "/products", "params": {"since": "{{ since }}"}, "items": "products"}
+    found = steps()["backoffice changes"]
+    assert found[0] == outcome
+    assert "p5" in found[1] or is_obeyed
+
+
+@pytest.mark.parametrize(("account", "said"), [({"path": "/me", "record": "name"}, 1), (None, 0)])
+def test_the_account_is_shown_once_for_all_entities_and_not_where_none_is_configured(
+    run: Callable[..., Any], document: dict[str, Any], two_servers: tuple[Server, Server], partner: Partner,
+    account: dict[str, str] | None, said: int,
+) -> None:
+    async def handler(request: Request) -> Response:
+        return JSONResponse({"name": "acme"}) if request.url.path == "/me" else await partner(request)
+
+    two_servers[1].handler = handler
+    document["third_parties"]["partner"]["account"] = account
+    document["entities"]["offer"] = json.loads(json.dumps(document["entities"]["product"]))
+    shown = [step for step in json.loads(run("--json").stdout)["steps"] if step["what"] == "account"]
+    assert [step["detail"] for step in shown] == ["calls are made as account acme"] * said
+
+
+def _referring(document: dict[str, Any], path: str = "/shops") -> None:
+    document["entities"]["product"]["third_party"]["references"] = {
+        "shop_id": {"path": path, "params": {"name": "{{ group }}"}, "record": "data[0].id"}}
+    document["entities"]["product"]["third_party"]["create"]["body"] = "{{ payload | plus(shop_id=shop_id) }}"
+
+
+def test_a_reference_that_another_entity_fills_first_is_waiting(
+    steps: Steps, run: Callable[..., Any], document: dict[str, Any], two_servers: tuple[Server, Server],
+    partner: Partner,
+) -> None:
+    shops: list[dict[str, str]] = []
+
+    async def handler(request: Request) -> Response:
+        return JSONResponse({"data": shops}) if request.url.path == "/shops" else await partner(request)
+
+    two_servers[1].handler = handler
+    _referring(document)
+    outcome, detail, _ = steps()["partner fill in"]
+    assert (outcome, detail.startswith("reference 'shop_id' is not there yet")) == ("failed", True), "nothing fills it"
+    shop = json.loads(json.dumps(document["entities"]["product"]))
+    shop["third_party"].update(references={}, create={"path": "/shops"})
+    shop["third_party"]["list"]["path"] = "/shops"
+    document["entities"]["shop"] = shop
+    result = run("--json")
+    [step] = [step for step in json.loads(result.stdout)["steps"]
+              if (step["entity"], step["what"]) == ("product", "fill in")]
+    assert (step["outcome"], step["mend"]) == (
+        "waiting", "run `sync-orchestrator full-sync shop` first, which makes it")
+    assert ", 1 waiting" in run().stdout.splitlines()[-1]
+    del document["entities"]["shop"]
+    shops.append({"id": "s1"})
+    assert steps()["partner fill in"][:2] == ("ok", "POST /items; shop_id is s1")
+    assert partner.writes == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 410, 422])
+async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance(
+    document: dict[str, Any], two_servers: tuple[Server, Server], partner: Partner, status: int,
+) -> None:
+    partner.items["i1"] = dict(ITEM)
+
+    async def handler(request: Request) -> Response:
+        if request.query_params.get("shop", "berlin") not in ("berlin", "paris"):
+            return JSONResponse({"error": "no such shop"}, status)
+        return await partner(request)
+
+    two_servers[1].handler = handler
+    document["third_parties"]["partner"]["search_lag"] = 0
+    config = Config.model_validate(document)
+    live = await check(config)
+    assert next(step for step in live.steps if step.what == "filter").outcome == "ok"
+    report = await conformance(config, "product", skip=[name for name in THIRD_PARTY.names
+                                                        if name != "groups-are-kept-apart"])
+    assert report.of("groups-are-kept-apart").outcome == "passed", report.of("groups-are-kept-apart").came
+
+
+@pytest.mark.parametrize(("failure", "settings", "said"), [
+    (CallFailed(Failure.THROTTLED, "slow down"), {}, "set third_parties.partner.rate"),
+    (CallFailed(Failure.THROTTLED, "slow down"), {"rate": 5}, "lower third_parties.partner.rate, which is 5 calls a"),
+    (CallFailed(Failure.TRANSIENT, "no answer within 10 s"), {}, "third_parties.partner.timeout, which is 10 s"),
+    (CallFailed(Failure.AUTH, "answer 401", status=401), {"headers": {"X-Api-Key": "k"}},
+     "see 'headers' of third_parties.partner"),
+    (CallFailed(Failure.AUTH, "answer 401", status=401), {}, "neither of which is set"),
+])
+def test_a_hint_names_a_setting_and_its_present_value(failure: CallFailed, settings: dict[str, Any], said: str) -> None:
+    system = ThirdPartySystem(base_url="http://127.0.0.1:1", **settings)
+    assert said in hint_for(failure, "third_parties.partner", system)

@@ -202,6 +202,11 @@ class ContainedThirdParty:
         said = await self._call("account", account) if callable(account) else None
         return None if said is None else storable_text(said)
 
+    async def fill_in(self, item: Item) -> Any:
+        """What is known of a record's writes before any of them; None where the adapter does not say it."""
+        fill_in = getattr(self.inner, "fill_in", None)
+        return None if fill_in is None else await self._call("fill_in", lambda: fill_in(item))
+
     async def close(self) -> None:
         await _closed(self._containment, self.inner.close)
 

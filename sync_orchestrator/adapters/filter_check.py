@@ -52,7 +52,7 @@ class Filters:
         try:
             came = await self._came(call, {**values, **impossible}, outcomes)
         except CallFailed as failure:
-            if not _is_refusal(failure):
+            if not is_refusal(failure):
                 raise CallFailed(failure.kind, f"{place} cannot be checked, asked for {asked}: {failure.detail}",
                                  status=failure.status, retry_after=failure.retry_after) from None
             came = None
@@ -76,7 +76,10 @@ class Filters:
         return f"{len(items)} items" if items else None
 
 
-def _is_refusal(failure: CallFailed) -> bool:
-    """Whether the value was refused: with a real one the same call was answered just before."""
+def is_refusal(failure: CallFailed) -> bool:
+    """Whether a value that cannot exist was refused, which is an obeyed filter, too.
+
+    For a call that a real value got a good response to just before.
+    """
     final = failure.kind in (Failure.PERMANENT, Failure.REFERENCE) or failure.status in (403, 404, 410)
     return final and failure.status is not None and not 300 <= failure.status < 400

@@ -6,7 +6,8 @@ Not here: what is read how (``reads.py``), what is written how (``writes.py``).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
@@ -24,11 +25,20 @@ from sync_orchestrator.templates import names_in
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class FilledIn:
+    """The writing calls of a record as far as they are known before any write: ``calls`` such as ``POST /items``."""
+
+    calls: tuple[str, ...]
+    references: dict[str, Any]
+
+
 class RestThirdParty:
     """Implements ``core.ports.ThirdParty``; ``mapped_fields`` are the payload's fields, the only ones compared."""
 
     def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...], account: Get | None = None) -> None:
         self._http = http
+        self._target = target
         self._account = account
         self.traits = traits_of(target)
         records = Records(http, target, mapped_fields)
@@ -100,6 +110,25 @@ class RestThirdParty:
         if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
             raise self._http.garbage("'account.record' shows no text or whole number", found)
         return str(found)
+
+    async def fill_in(self, item: Item) -> FilledIn:
+        """Looks up the references of a record's writes and fills in the templates of these; writes nothing.
+
+        A call that needs the result of an earlier one (an id, a revision) is left out. Raises CallFailed.
+        """
+        values = self._sender.content(item)
+        writes = [call for call in (self._target.create, self._target.update) if call is not None]
+        requests = [*writes, *(call for write in writes for call in write.then), *(
+            [] if self._target.delete is None else [self._target.delete])]
+        bulks = self._target.bulks().values()
+        asked = set[str]().union(*(call.names() for call in requests),
+                                 *(bulk.request.names() | names_in(bulk.item) for bulk in bulks))
+        found = {} if self._references is None else await self._references.resolve(values, asked)
+        known = {**values, **found}
+        if self.traits.own_ids:
+            known.pop("id")  # which nobody knows yet
+        filled = [self._http.prepared(call, known, known["payload"]) for call in writes if call.names() <= known.keys()]
+        return FilledIn(tuple(f"{call.request.method} {call.url}" for call in filled), found)
 
     async def close(self) -> None:
         await self._http.close()

@@ -120,11 +120,17 @@ def conformance_command(
         help="An entity, a third party, a source system, or a class; all entities by default.")] = None,
     sample: Annotated[Path | None, typer.Option(
         help="A JSON file: a record as the mapping makes it. One is read from the sources unless told.")] = None,
-    group: Annotated[str | None, typer.Option(help="The business group to work in.")] = None,
-    other_group: Annotated[str | None, typer.Option(help="One that records may move to.")] = None,
+    group: Annotated[str | None, typer.Option(
+        help="The business group to work in. By default that of the sample, or the first of the owner's groups.",
+    )] = None,
+    other_group: Annotated[str | None, typer.Option(
+        help="A group that records may move to. By default the next that the owner names.")] = None,
     text: Annotated[str | None, typer.Option(help="A mapped field that takes any text.")] = None,
     prefix: Annotated[str | None, typer.Option(help="How the keys begin that it makes.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="A behaviour that is not to be tried.")] = None,
+    odd_keys: Annotated[bool, typer.Option(
+        "--odd-keys", help="Try keys with slashes, quotes, blanks and other scripts, too. Some servers break on them.",
+    )] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -144,7 +150,8 @@ def conformance_command(
         for entity, part in todo:
             report = asyncio.run(try_out(
                 config, entity, part=part, samples=samples, group=group, other_group=other_group, text=text,
-                prefix=prefix, skip=skip or (), told=lambda ending: bar.at(f"{ending.system} {ending.behaviour}")))
+                prefix=prefix, skip=skip or (), odd_keys=odd_keys,
+                told=lambda ending: bar.at(f"{ending.system} {ending.behaviour}")))
             bar.done(f"{entity} at {part or config.entities[entity].third_party.system}: {report.verdict}")
             endings += report.endings
     if json:

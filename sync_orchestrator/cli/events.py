@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.existing import existing_database, say_who_pushes
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.core import ledger
 from sync_orchestrator.core.errors import NotFound
@@ -60,7 +60,11 @@ def events_redrive(
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
         raise NotFound("name events by number, or say --all")
-    say(f"{ledger.redrive(existing_database(), seqs or None, entity)} events re-driven")
+    engine = existing_database()
+    count = ledger.redrive(engine, seqs or None, entity)
+    say(f"{count} events re-driven")
+    if count:
+        say_who_pushes(engine, "they are due")
 
 
 @commands.command("discard")

@@ -11,6 +11,8 @@ from sync_orchestrator import app as composition
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.full_sync import known_groups
+from sync_orchestrator.core.workers import is_worked_off
+from sync_orchestrator.terminal import say
 
 
 def existing_database() -> Engine:
@@ -36,3 +38,12 @@ def groups_of(context: Context, entity: EntityContext) -> list[str]:
     """The business groups of an entity that are known by now."""
     with context.engine.begin() as connection:
         return known_groups(connection, entity.name)
+
+
+def say_who_pushes(engine: Engine, what: str) -> None:
+    """Says whether ``what`` is pushed by something that runs now, or by which command it will be."""
+    if is_worked_off(engine):
+        say(f"{what}: a drain that runs pushes them")
+    else:
+        say(f"{what}, and nothing that pushes them runs: start `sync-orchestrator up`, or run "
+            "`sync-orchestrator drain`")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database
+from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database, say_who_pushes
 from sync_orchestrator.cli.options import Group, Json
 from sync_orchestrator.core import records
 from sync_orchestrator.core.dead_records import (
@@ -118,8 +118,11 @@ def records_redrive(
     selection = _selection(entity, keys, group, cause, every)
     if absent and not keys:
         raise NotFound("--absent needs the keys of the records that you have checked")
-    count = redrive_dead_records(existing_database(), selection, confirmed_absent=absent)
+    engine = existing_database()
+    count = redrive_dead_records(engine, selection, confirmed_absent=absent)
     say(f"{count} records redriven")
+    if count:
+        say_who_pushes(engine, "they are due")
 
 
 @commands.command("discard")

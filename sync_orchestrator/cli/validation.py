@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from sync_orchestrator import drift_files
-from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of
+from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of, say_who_pushes
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.context import Context, EntityContext
@@ -35,6 +35,8 @@ commands = typer.Typer()
 
 _MOST_DRIFT_SHOWN = 20
 _GROUPS_AT_ONCE = 4
+_STATUS = {"repairing": "marked for repair"}
+"""How a status of drift is shown, where its name says more than is known: a mark repairs nothing by itself."""
 
 
 @commands.command()
@@ -60,6 +62,8 @@ def verify(
             as_json(validation_as_json(result))
     else:
         show_validations(results)
+        if under_repair := sum(found.status == "repairing" for result in results for found in result.drift):
+            say_who_pushes(context.engine, f"{under_repair} differences are marked for repair")
     verdicts = {result.verdict for result in results}
     is_wrong = "drift" in verdicts or (group is None and any(result.dead_without_group for result in results))
     raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_step"} else 2)
@@ -82,6 +86,8 @@ def _verify_sources(
         table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
         if len(lost) > _MOST_DRIFT_SHOWN:
             say(f"and {len(lost) - _MOST_DRIFT_SHOWN} more; --json shows all")
+        if recorded := sum(result.repaired for result in results):
+            say_who_pushes(context.engine, f"{recorded} change events are recorded for what was lost")
     verdicts = {result.verdict for result in results}
     return 1 if "lost" in verdicts else 0 if verdicts == {"in_step"} else 2
 
@@ -212,7 +218,8 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
             len(result.drift), result.repaired, result.dead, result.reason] for result in results])
     drift = [(result, found) for result in results for found in result.drift]
     table("drift", ["group", "key", "kind", "status"],
-          [[result.group, found.key, found.kind, found.status] for result, found in drift[:_MOST_DRIFT_SHOWN]])
+          [[result.group, found.key, found.kind, _STATUS.get(found.status, found.status)]
+           for result, found in drift[:_MOST_DRIFT_SHOWN]])
     if len(drift) > _MOST_DRIFT_SHOWN:
         say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
     _show_dead(results)

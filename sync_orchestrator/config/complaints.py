@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from sync_orchestrator.config.environment import Place
 from sync_orchestrator.config.lines import child, line_of
+from sync_orchestrator.config.places import LINE_MARK
 
 _POINTED = re.compile(r"'?([a-z_]\w*(?:\.\w+|\[\d+\])*)'?(:?) ?", re.IGNORECASE)
 _MOST_NAMED = 12
@@ -68,12 +69,22 @@ def _of(details: ErrorDetails, tree: yaml.Node, schema: dict[str, Any]) -> Itera
     if kind == "value_error":
         for line in details["msg"].removeprefix("Value error, ").splitlines():
             further, mend = _pointed_at(tree, place, line)
-            yield complaint(tree, further, mend)
+            yield complaint(tree, further, LINE_MARK.sub(lambda mark: _line_named(tree, mark[1]), mend))
     elif kind == "extra_forbidden":
         yield complaint(tree, place, _unknown(str(place[-1]), properties_at(schema, place[:-1])))
     else:
         mend = _MENDS.get(kind, details["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value "))
         yield complaint(tree, place, f"the name {mend}" if "[key]" in details["loc"] else mend)
+
+
+def _line_named(tree: yaml.Node, place: str) -> str:
+    node, line = tree, 0
+    for step in place.split("."):
+        found = child(node, step)
+        if found is None:
+            return "the default"
+        line, node = found
+    return f"line {line}"
 
 
 def _without_tags(tree: yaml.Node, loc: tuple[int | str, ...], *, missing: bool) -> Place:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
 from sync_orchestrator.config.entities import Entity, Retry
+from sync_orchestrator.config.places import line_mark
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem
@@ -205,8 +206,13 @@ class Config(Model):
 
     def _timeouts(self) -> Iterator[str]:
         for name, system in self.third_parties.items():
-            if system.timeout * 2 >= self.limits.lease:
-                yield f"third_parties.{name}.timeout: must be less than half of limits.lease"
+            timeout, lease = system.timeout, self.limits.lease
+            if timeout * 2 >= lease:
+                place = f"third_parties.{name}.timeout"
+                yield (f"{place}: is {timeout:g} s ({line_mark(place)}), and must be less than half of limits.lease, "
+                       f"which is {lease:g} s ({line_mark('limits.lease')}): a record stays leased while its call and "
+                       f"a second look at it last. Set limits.lease to more than {2 * timeout:g} s, or timeout to less "
+                       f"than {lease / 2:g} s")
 
     def entities_of(self, source: str) -> list[str]:
         """The entities that a source system is a part of."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,14 +18,16 @@ from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
+from sync_orchestrator.field_forms import judge_field
 
 T = TypeVar("T")
 Rebuilt = Callable[..., ThirdParty]
 
+_REFERENCE = re.compile(r"reference '([^']+)'")
 _LOOK_AGAIN = 0.1
 _SHOWN = 5
 
@@ -33,7 +36,7 @@ class Bench:
     """One entity's collection at a third party. All that it makes is remembered, and deleted in the end."""
 
     def __init__(self, name: str, entity: Entity, system: ThirdPartySystem, third_party: ThirdParty, samples: Samples,
-                 other_group: str | None, rebuilt: Rebuilt) -> None:
+                 other_group: str | None, rebuilt: Rebuilt, *, odd_keys: bool = False) -> None:
         self.name = name
         self.entity = entity
         self.system = system
@@ -44,6 +47,7 @@ class Bench:
         self.other_group = other_group
         self.rebuilt = rebuilt
         self._codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
+        self.odd_keys = odd_keys
         self._normalizers = normalizers(entity.third_party.fields)
         self._numbers = itertools.count(1)
         self._made: dict[tuple[str, str | None], set[str | None]] = {}
@@ -63,9 +67,15 @@ class Bench:
 
     async def create(self, item: Item, third_party: ThirdParty | None = None) -> Item:
         """Makes it, and knows its id from then on."""
+        is_first = (item.key, item.group) not in self._made
         ids = self._made.setdefault((item.key, item.group), set())
         ids.add(item.external_id)
-        external_id = await (third_party or self.third_party).create(item)
+        try:
+            external_id = await (third_party or self.third_party).create(item)
+        except CallFailed as failure:
+            if is_first and not failure.unknown and failure.external_id is None and failure.status is not None:
+                self._made.pop((item.key, item.group), None)  # it was refused: there is nothing to look for
+            raise
         ids.add(external_id)
         return replace(item, external_id=external_id)
 
@@ -81,9 +91,36 @@ class Bench:
         if found is None:
             raise Differs(f"nothing is under the id {item.external_id}", f"the record {item.key}",
                           self.look("read", "read"))
-        if wrong := self.differences(item, found):
-            raise Differs("; ".join(wrong[:_SHOWN]), "what was written")
+        self.hold_same(item, found, "what was written")
         return found
+
+    def hold_same(self, item: Item, found: Found, expected: str) -> None:
+        """Raises Differs where a record shows something else than was written."""
+        if not (wrong := self.differences(item, found)):
+            return
+        fields = self.differing_fields(item, found) if found.key == item.key else []
+        raise Differs("; ".join(wrong[:_SHOWN]), expected, self._hint_for(fields, item, found), fields=fields)
+
+    def differing_fields(self, item: Item, found: Found) -> list[str]:
+        """The names of the fields that a record shows otherwise than they were written."""
+        return [name for name, value in item.payload.items() if self._differ(name, value, found.fields.get(name))]
+
+    def _hint_for(self, fields: Sequence[str], item: Item, found: Found) -> str:
+        """The settings that end such differences, or else where each field is mapped, written and read."""
+        if not fields or self.system.adapter is not None:
+            return ""
+        place = f"entities.{self.name}.third_party"
+        codecs = self.entity.third_party.fields
+        hints = {name: judge_field(name, codecs.get(name), item.payload[name], found.fields.get(name)).hint
+                 for name in fields[:_SHOWN]}
+        by = self._written_by()
+        return "; ".join(f"{place}: {hint}" if hint else f"see {place}.fields.{name}, and what {by} sends"
+                         for name, hint in hints.items())
+
+    def _written_by(self) -> str:
+        target = self.entity.third_party
+        writes = ("create", "bulk_create", "update", "bulk_update")
+        return next(name for name in writes if getattr(target, name) is not None)
 
     def differences(self, item: Item, found: Found) -> list[str]:
         """What a record shows otherwise than it was written."""
@@ -131,10 +168,33 @@ class Bench:
         await asyncio.sleep(self.system.search_lag)
 
     def look(self, section: str, method: str) -> str:
-        """Where to mend what a call does."""
+        """Where to fix what a call does."""
         if self.system.adapter is not None:
             return f"see {self.system.adapter}, its {method}"
         return f"see entities.{self.name}.third_party.{section}"
+
+    def section_of(self, call: str, detail: str = "") -> str:
+        """The section of ``sync.yaml`` that says how a method of the adapter is carried out."""
+        if (reference := _REFERENCE.match(detail)) is not None:
+            return f"references.{reference[1]}"
+        target = self.entity.third_party
+        if call == "create" and not self.traits.own_ids and target.upsert == "update":
+            call = "update"
+        if call in ("create", "update", "delete") and getattr(target, call) is None:
+            return f"bulk_{call}"
+        return "list" if call == "pages" else call
+
+    def refuse_without_group(self) -> None:
+        """Raises ConfigError where no business group is known and a call cannot be made without one."""
+        target = self.entity.third_party
+        calls = [("create", target.create), ("update", target.update), ("delete", target.delete),
+                 ("read", target.read), ("lookup", target.lookup)]
+        named = [f"{name}" for name, call in calls if call is not None and "group" in call.names()]
+        if self.group is None and named:
+            raise ConfigError(
+                f"no business group is known, and entities.{self.name}.third_party.{named[0]} needs {{{{ group }}}}: "
+                f"name one with --group, or say with entities.{self.name}.parts.{self.entity.owner}.groups where they "
+                "are listed")
 
     async def tidy(self) -> None:
         """Deletes what it made since the last time, as far as its ids are known."""
@@ -153,7 +213,8 @@ class Bench:
         if self._tidied:
             await self.lag()
         for found in await self._left():
-            await self._delete(found.key or "", found.group, found.external_id)
+            if found.key and found.external_id:  # a path without them would be that of the whole collection
+                await self._delete(found.key, found.group, found.external_id)
         return sorted({found.key or "" for found in await self._left()})
 
     async def _left(self) -> list[Found]:

@@ -5,7 +5,7 @@ Not here: how it is shown (``terminal.py``).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
@@ -15,11 +15,16 @@ B = TypeVar("B")
 class Differs(Exception):
     """It is not as it should be: what came, what was expected; ``mend`` in place of the behaviour's own."""
 
-    def __init__(self, came: Any, expected: str, mend: str = "") -> None:
+    def __init__(self, came: Any, expected: str, mend: str = "", *, fields: Collection[str] = (),
+                 cause: str | None = None) -> None:
+        """``fields``: those that differ, where nothing else does. ``cause``: what tells this failure from others, in
+        place of ``came``."""
         super().__init__(f"{came}; expected: {expected}")
         self.came = came if isinstance(came, str) else repr(came)
         self.expected = expected
         self.mend = mend
+        self.fields = frozenset(fields)
+        self.cause = cause or f"{self.came}; {expected}"
 
 
 class Skipped(Exception):
@@ -35,6 +40,8 @@ class Behaviour(Generic[B]):
     section: str
     method: str
     run: Callable[[B], Awaitable[None]]
+    needs: tuple[str, ...] = ()
+    """Behaviours without which a failure of this one says nothing new."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Ending:
     """What came of a failed one; why one was skipped."""
     expected: str = ""
     mend: str = ""
+    because_of: str = ""
+    """The behaviour that names the cause, where this one would have failed for the same."""
 
 
 Told = Callable[[Ending], None]
@@ -56,7 +65,7 @@ Told = Callable[[Ending], None]
 
 @dataclass
 class Report:
-    """All behaviours, in the order in which they were tried."""
+    """All behaviours, in the order in which they were tried, but each below the one that names its cause."""
 
     endings: list[Ending] = field(default_factory=list)
 
@@ -86,12 +95,14 @@ class Behaviours(Generic[B]):
     def __init__(self) -> None:
         self.all: list[Behaviour[B]] = []
 
-    def add(self, section: str, method: str = "") -> Callable[[Callable[[B], Awaitable[None]]], Any]:
+    def add(
+        self, section: str, method: str = "", needs: tuple[str, ...] = ()
+    ) -> Callable[[Callable[[B], Awaitable[None]]], Any]:
         """Takes a function as a behaviour: its name, with dashes, is the behaviour's, its docstring what it says."""
 
         def taken(run: Callable[[B], Awaitable[None]]) -> Callable[[B], Awaitable[None]]:
             name = run.__name__.replace("_", "-")
-            self.all.append(Behaviour(name, run.__doc__ or name, section, method or section, run))
+            self.all.append(Behaviour(name, run.__doc__ or name, section, method or section, run, needs))
             return run
 
         return taken

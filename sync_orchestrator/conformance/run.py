@@ -6,7 +6,6 @@ the behaviours (``third_party.py``, ``source.py``).
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
@@ -16,13 +15,18 @@ from typing import TypeVar
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.bench import Bench
+from sync_orchestrator.conformance.causes import Tried, name_causes
+from sync_orchestrator.conformance.noting import FailedCalls, call_of, noting
 from sync_orchestrator.conformance.report import Behaviour, Differs, Ending, Report, Skipped, Told
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.conformance.source import SOURCE, Shelf
 from sync_orchestrator.conformance.third_party import THIRD_PARTY, with_changes
-from sync_orchestrator.core.errors import CallFailed, ConfigError, MappingFailed, NotFound
+from sync_orchestrator.core.causes import cause_of, cause_of_error
+from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure, MappingFailed, NotFound
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import Json, SourceSystem, ThirdParty
+from sync_orchestrator.hints import hint_for
+from sync_orchestrator.pacing import paces_of
 
 B = TypeVar("B")
 
@@ -30,14 +34,14 @@ B = TypeVar("B")
 async def assert_conforms(
     config: Config, entity: str, *, part: str | None = None, samples: Sequence[Json] | None = None,
     group: str | None = None, other_group: str | None = None, skip: Collection[str] = (), text: str | None = None,
-    prefix: str | None = None,
+    prefix: str | None = None, odd_keys: bool = False,
 ) -> Report:
     """For tests: the entity's third party, or the source of one ``part``, does what is relied on.
 
     The arguments are those of ``conformance``. Raises AssertionError, which names what failed.
     """
     report = await conformance(config, entity, part=part, samples=samples, group=group, other_group=other_group,
-                               skip=skip, text=text, prefix=prefix)
+                               skip=skip, text=text, prefix=prefix, odd_keys=odd_keys)
     failed = [f"{ending.behaviour}: {ending.came}; expected: {ending.expected}; {ending.mend}"
               for ending in report.endings if ending.outcome == "failed"]
     if failed:
@@ -51,21 +55,25 @@ async def assert_conforms(
 async def conformance(
     config: Config, entity: str, *, part: str | None = None, samples: Sequence[Json] | None = None,
     group: str | None = None, other_group: str | None = None, skip: Collection[str] = (), text: str | None = None,
-    prefix: str | None = None, told: Told | None = None,
+    prefix: str | None = None, odd_keys: bool = False, told: Told | None = None,
 ) -> Report:
     """Tries all that is relied on of an entity's third party, or of the source of one ``part``.
 
     ``samples``: records as the mapping makes them, those of the configuration unless given, or else one that is read
-    from the sources. ``group``: the business group to work in, that of the first sample unless given; ``other_group``:
-    one to move to. ``skip``: behaviours by name. ``text``: a mapped field that takes any text. ``prefix``: how the keys
-    begin that are made. Raises ConfigError, NotFound, and CallFailed where no sample can be read.
+    from the sources. ``group``: the business group to work in, by default that of the first sample, or the first that
+    the owner names; ``other_group``: one to move to, by default the next that the owner names. ``skip``: behaviours by
+    name. ``text``: a mapped field that takes any text. ``prefix``: how the keys begin that are made. ``odd_keys``: keys
+    with characters that break some servers are sent, too. ``told`` gets each ending as it comes, before causes are
+    known.
+    Raises ConfigError, NotFound, and CallFailed where no sample can be read.
     """
     if entity not in config.entities:
         raise NotFound(f"there is no entity '{entity}'; there is {', '.join(config.entities)}")
     _check_names(skip)
     if part is not None:
         return await _of_source(config, entity, part, group, skip, told)
-    return await _of_third_party(config, entity, samples, group, other_group, skip, text, prefix, told)
+    return await _of_third_party(config, entity, samples, group, other_group, skip, text, prefix, odd_keys,
+                                 told)
 
 
 def trials(config: Config, name: str | None) -> list[tuple[str, str | None]]:
@@ -106,18 +114,28 @@ async def _of_source(
         raise NotFound(f"{entity} has no part '{part}'; it has {', '.join(settings.parts)}")
     sources = build_sources(config)[entity]
     system = config.sources[part]
+    failed_calls: FailedCalls = []
     try:
         groups = [] if group is not None else await _groups(sources[settings.owner])
         shelf = Shelf(
-            sources[part], settings.parts[part], next(iter(groups), group), settings.max_ahead,
+            noting(sources[part], failed_calls), settings.parts[part], next(iter(groups), group), settings.max_ahead,
             part == settings.owner, system.kind == "rest")
 
-        def look(behaviour: Behaviour[Shelf]) -> str:
-            if system.kind == "class":
-                return f"see {system.adapter}, its {behaviour.method}"
-            return f"see entities.{entity}.parts.{part}.{behaviour.section}"
+        def section_of(failure: CallFailed) -> str:
+            call = call_of(failure, failed_calls) or ""
+            return {"pages": "list"}.get(call, call)
 
-        return await _tried(entity, part, SOURCE.all, shelf, look, skip, told, Report(), shelf.tidy)
+        def look(behaviour: Behaviour[Shelf], failure: CallFailed | None) -> str:
+            call = None if failure is None else call_of(failure, failed_calls)
+            if system.kind == "class":
+                return f"see {system.adapter}, its {call or behaviour.method}"
+            if failure is None or call is None:
+                return f"see entities.{entity}.parts.{part}.{behaviour.section}"
+            section = section_of(failure) if system.kind == "rest" else system.kind
+            hint = hint_for(failure, f"sources.{part}", system)
+            return f"see entities.{entity}.parts.{part}.{section}" + (f"; {hint}" if hint else "")
+
+        return await _tried(entity, part, SOURCE.all, shelf, look, section_of, skip, told, Report(), shelf.tidy)
     finally:
         for source in sources.values():
             await source.close()
@@ -125,27 +143,46 @@ async def _of_source(
 
 async def _of_third_party(
     config: Config, entity: str, samples: Sequence[Json] | None, group: str | None, other_group: str | None,
-    skip: Collection[str], text: str | None, prefix: str | None, told: Told | None,
+    skip: Collection[str], text: str | None, prefix: str | None, odd_keys: bool, told: Told | None,
 ) -> Report:
     settings = config.entities[entity]
     name = settings.third_party.system
-    given = list(samples or settings.samples) or [await _read_sample(config, entity, group)]
+    given = list(samples or settings.samples)
+    known = await _known_groups(config, entity) if group is None or other_group is None else []
+    if not given:
+        sample, of_group = await _read_sample(config, entity, group)
+        given, group = [sample], of_group
     if unknown := sorted({field for sample in given for field in sample} - settings.mapping.keys()):
         raise ConfigError(f"the mapping has no field '{unknown[0]}': a sample of {entity} is what the mapping makes")
     made = Samples(settings, given, group, text=text, prefix=prefix)
+    if made.group is None and known:
+        made.group = known[0]
+    other_group = other_group or next((each for each in known if each != made.group), None)
+    failed_calls: FailedCalls = []
 
     def rebuilt(**changes: dict[str, object]) -> ThirdParty:
         other = with_changes(config, entity, **changes)
-        return build_third_parties(other, _paces(other))[entity]
+        return noting(build_third_parties(other, paces_of(other))[entity], failed_calls)
 
     system = config.third_parties[name]
     third_party = rebuilt()
-    bench = Bench(entity, settings, system, third_party, made, other_group, rebuilt)
+    bench = Bench(entity, settings, system, third_party, made, other_group, rebuilt, odd_keys=odd_keys)
+    bench.refuse_without_group()
+
+    def section_of(failure: CallFailed) -> str:
+        call = call_of(failure, failed_calls)
+        return "" if call is None else bench.section_of(call, failure.detail)
+
+    def look(behaviour: Behaviour[Bench], failure: CallFailed | None) -> str:
+        call = None if failure is None else call_of(failure, failed_calls)
+        if failure is None or call is None:
+            return bench.look(behaviour.section, behaviour.method)
+        hint = "" if system.adapter is not None else hint_for(failure, f"third_parties.{name}", system)
+        return bench.look(section_of(failure), call) + (f"; {hint}" if hint else "")
+
     report = Report()
     try:
-        await _tried(entity, name, THIRD_PARTY.all, bench,
-                     lambda behaviour: bench.look(behaviour.section, behaviour.method), skip, told, report,
-                     bench.tidy)
+        await _tried(entity, name, THIRD_PARTY.all, bench, look, section_of, skip, told, report, bench.tidy)
     finally:
         _tell(report, await _cleaned(bench), told)
         await third_party.close()
@@ -164,37 +201,61 @@ async def _cleaned(bench: Bench) -> Ending:
     return Ending(*place, "failed", came, "nothing left", f"delete by hand what begins with {bench.samples.prefix}")
 
 
+Look = Callable[[Behaviour[B], CallFailed | None], str]
+"""Where to fix what a behaviour found; the failure, where a call failed."""
+
+
 async def _tried(
-    entity: str, system: str, behaviours: Sequence[Behaviour[B]], bench: B, look: Callable[[Behaviour[B]], str],
-    skip: Collection[str], told: Told | None, report: Report, tidy: Callable[[], Awaitable[None]],
+    entity: str, system: str, behaviours: Sequence[Behaviour[B]], bench: B, look: Look[B],
+    section_of: Callable[[CallFailed], str], skip: Collection[str], told: Told | None, report: Report,
+    tidy: Callable[[], Awaitable[None]],
 ) -> Report:
-    for behaviour in behaviours:
-        if behaviour.name in skip:
-            ending = Ending(entity, system, behaviour.name, "skipped", "you said so")
-        else:
-            ending = await _ended(entity, system, behaviour, bench, look)
-            await tidy()
-        _tell(report, ending, told)
+    tried: list[Tried] = []
+    closed = ""
+    try:
+        for behaviour in behaviours:
+            if behaviour.name in skip:
+                tried.append(Tried(Ending(entity, system, behaviour.name, "skipped", "you said so")))
+            else:
+                tried.append(await _ended(entity, system, behaviour, bench, look, section_of) if not closed else Tried(
+                    Ending(entity, system, behaviour.name, "skipped", f"because of {closed}: the system cannot be used",
+                           because_of=closed)))
+                await tidy()
+                if len(tried) == 1 and tried[0].is_closed:
+                    closed = behaviour.name
+            if told is not None:
+                told(tried[-1].ending)
+    finally:
+        report.endings += name_causes(tried)
     return report
 
 
 async def _ended(
-    entity: str, system: str, behaviour: Behaviour[B], bench: B, look: Callable[[Behaviour[B]], str],
-) -> Ending:
-    def failed(came: str, expected: str, mend: str = "") -> Ending:
-        return Ending(entity, system, behaviour.name, "failed", came, expected, mend or look(behaviour))
+    entity: str, system: str, behaviour: Behaviour[B], bench: B, look: Look[B],
+    section_of: Callable[[CallFailed], str],
+) -> Tried:
+    def failed(came: str, expected: str, mend: str, cause: str, failed_section: str = "",
+               fields: frozenset[str] = frozenset(), *, is_closed: bool = False) -> Tried:
+        return Tried(Ending(entity, system, behaviour.name, "failed", came, expected, mend), cause, behaviour.section,
+                     failed_section, fields, behaviour.needs, is_closed)
 
     try:
         await behaviour.run(bench)
     except Skipped as reason:
-        return Ending(entity, system, behaviour.name, "skipped", str(reason))
+        return Tried(Ending(entity, system, behaviour.name, "skipped", str(reason)))
     except Differs as difference:
-        return failed(difference.came, difference.expected, difference.mend)
+        return failed(difference.came, difference.expected, difference.mend or look(behaviour, None),
+                      cause_of_error(difference.cause), fields=difference.fields)
     except CallFailed as failure:
-        return failed(f"{failure.kind} failure: {failure.detail}", behaviour.says)
+        section = section_of(failure)
+        is_closed = failure.kind is Failure.AUTH or failure.about_system
+        about = "" if is_closed else section
+        return failed(f"{failure.kind} failure: {failure.detail}", behaviour.says, look(behaviour, failure),
+                      f"{about} {failure.kind} {cause_of(failure)}", section, is_closed=is_closed)
     except Exception as error:
-        return failed(f"{type(error).__name__}: {error}", behaviour.says)
-    return Ending(entity, system, behaviour.name, "passed")
+        return failed(f"{type(error).__name__}: {error}", behaviour.says, look(behaviour, None),
+                      cause_of_error(f"{type(error).__name__}: {error}"))
+    return Tried(Ending(entity, system, behaviour.name, "passed"))
 
 
 def _tell(report: Report, ending: Ending, told: Told | None) -> None:
@@ -203,8 +264,19 @@ def _tell(report: Report, ending: Ending, told: Told | None) -> None:
         told(ending)
 
 
-async def _read_sample(config: Config, entity: str, group: str | None) -> Json:
-    """The first record of the owner's that the mapping can use, with what the other sources say of it."""
+async def _known_groups(config: Config, entity: str) -> list[str]:
+    """The business groups that the owner names, as ``check --live`` takes them; none where it cannot say."""
+    sources = build_sources(config)[entity]
+    try:
+        return await _groups(sources[config.entities[entity].owner])
+    finally:
+        for source in sources.values():
+            await source.close()
+
+
+async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[Json, str]:
+    """The first record of the owner's that the mapping can use, with what the other sources say of it, and its group.
+    """
     settings, sources = config.entities[entity], build_sources(config)[entity]
     mapping, mend = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
     try:
@@ -214,7 +286,8 @@ async def _read_sample(config: Config, entity: str, group: str | None) -> Json:
                     if row.deleted or row.problem is not None:
                         continue
                     parts = {part: await _part(sources[part], row.key) for part in sources if part != settings.owner}
-                    return mapping.payload(row.key, row.group or name, {settings.owner: row.data, **parts})
+                    of_group = row.group or name
+                    return mapping.payload(row.key, of_group, {settings.owner: row.data, **parts}), of_group
     except (CallFailed, MappingFailed) as error:
         raise ConfigError(f"no sample of {entity} can be read: {error}; {mend}") from None
     finally:
@@ -232,24 +305,6 @@ async def _groups(owner: SourceSystem) -> list[str]:
     with suppress(CallFailed):
         return sorted(await owner.groups() or [])
     return []
-
-
-def _paces(config: Config) -> dict[str, Callable[[], Awaitable[None]]]:
-    """The configured rates, kept by this process alone."""
-    return {name: _pace(system.rate) for name, system in config.third_parties.items() if system.rate is not None}
-
-
-def _pace(rate: float) -> Callable[[], Awaitable[None]]:
-    following = 0.0
-
-    async def before_call() -> None:
-        nonlocal following
-        now = asyncio.get_running_loop().time()
-        at = max(now, following)
-        following = at + 1 / rate
-        await asyncio.sleep(at - now)
-
-    return before_call
 
 
 def _check_names(skip: Collection[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,16 @@ from sync_orchestrator.core.ports import Json
 
 _FREE_TEXT = re.compile(r"name|title|label|text|descr|note|comment", re.IGNORECASE)
 _A_CODE = re.compile(r"[A-Z0-9_.:+-]*|\d.*|https?://.*|[0-9a-f-]{32,}")
+
+
+def unknown_key_like(key: str) -> str:
+    """A key that nobody has, of the form of ``key``: digits, a UUID or a text."""
+    if key.isascii() and key.isdigit():
+        return f"9{secrets.randbelow(10**8):08}"
+    try:
+        return str(uuid.uuid4()) if str(uuid.UUID(key)) == key else uuid.uuid4().hex
+    except ValueError:
+        return "sync-orchestrator-no-such-key"
 
 
 class Samples:

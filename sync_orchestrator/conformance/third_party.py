@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from sync_orchestrator.adapters.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
 from sync_orchestrator.config.calls import Basic, Bearer
 from sync_orchestrator.config.environment import FromEnvironment
@@ -20,6 +21,7 @@ from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.identity import may_be_given_again
 from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.field_forms import judge_field
 
 MANY = 7
 SMALL_PAGE = 3
@@ -43,7 +45,7 @@ async def update_then_read(bench: Bench) -> None:
     await _updated(bench, bench.changed(item, 1))
 
 
-@behaviour("update")
+@behaviour("update", needs=("update-then-read",))
 async def back_to_older_values(bench: Bench) -> None:
     """The last write wins, also one that brings back what was there before."""
     first = await bench.create(bench.item())
@@ -88,7 +90,7 @@ async def delete_of_missing_is_fine(bench: Bench) -> None:
     await bench.third_party.delete(item)
 
 
-@behaviour("read")
+@behaviour("read", needs=("delete-then-gone",))
 async def missing_is_told(bench: Bench) -> None:
     """A record that is not there is told as missing: no failure, and no other record."""
     item = await bench.create(bench.item())
@@ -100,7 +102,7 @@ async def missing_is_told(bench: Bench) -> None:
         raise Differs(f"an update of it says {told!r}", "None", bench.look("update", "update"))
 
 
-@behaviour("look_first", "traits")
+@behaviour("look_first", "traits", needs=("delete-then-gone",))
 async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
     """Where the id of a deleted record is given to the next one, a read shows whose it is."""
     if not bench.traits.own_ids:  # then the id is the key
@@ -133,8 +135,8 @@ async def lookup_finds_by_key(bench: Bench) -> None:
     if [each.external_id for each in found] != [item.external_id]:
         raise Differs(f"it finds {_named([each.external_id for each in found])}",
                       f"{item.external_id} alone, and not {other.external_id}")
-    if found and (wrong := bench.differences(item, found[0])):
-        raise Differs("; ".join(wrong), "the fields that were written")
+    if found:
+        bench.hold_same(item, found[0], "the fields that were written")
     nobody = bench.item("nobody")
     if found := await bench.third_party.lookup(nobody.key, nobody.group):
         raise Differs(f"of a key that nobody has it finds {_named([each.external_id for each in found])}", "nothing")
@@ -152,7 +154,7 @@ async def repeated_create_makes_no_twin(bench: Bench) -> None:
     await _no_twin(bench, item)
 
 
-@behaviour("create")
+@behaviour("create", needs=("repeated-create-makes-no-twin",))
 async def lost_answer_leads_to_no_twin(bench: Bench) -> None:
     """A create whose answer is lost is found again, or repeated without harm."""
     item = bench.item()
@@ -168,8 +170,9 @@ async def lost_answer_leads_to_no_twin(bench: Bench) -> None:
         await bench.lag()
         found = await bench.third_party.lookup(item.key, item.group)
         if len(found) != 1:
+            lag = f"third_parties.{bench.entity.third_party.system}.search_lag, which is {bench.system.search_lag:g} s"
             raise Differs(f"its search finds {len(found)} records after search_lag", "the one that was made",
-                          "see search_lag, and " + bench.look("lookup", "lookup"))
+                          f"raise {lag}, or {bench.look('lookup', 'lookup')}")
         if await bench.update(replace(item, external_id=found[0].external_id)) is None:
             raise Differs("what the search found cannot be updated", "the record", bench.look("lookup", "lookup"))
     else:
@@ -184,7 +187,7 @@ async def list_is_complete(bench: Bench) -> None:
     await _all_listed(bench, items, lambda: bench.listed())
 
 
-@behaviour("list", "pages")
+@behaviour("list", "pages", needs=("list-is-complete",))
 async def list_has_more_than_one_page(bench: Bench) -> None:
     """A listing goes on until its end, page by page."""
     listing = bench.entity.third_party.list
@@ -218,7 +221,7 @@ async def groups_are_kept_apart(bench: Bench) -> None:
     try:
         found, refused = await refusal(bench.listed(nowhere))
     except CallFailed as failure:
-        if failure.kind is not Failure.REFERENCE and failure.status not in (404, 410):  # nothing stands for it there
+        if failure.kind is not Failure.REFERENCE and not is_refusal(failure):  # as ``check --live`` judges it
             raise
         found, refused = None, failure
     if refused is None and found:
@@ -230,7 +233,7 @@ async def groups_are_kept_apart(bench: Bench) -> None:
         raise Differs(f"the group {bench.other_group} shows {item.key}", f"it in {group} alone")
 
 
-@behaviour("count")
+@behaviour("count", needs=("delete-then-gone", "list-is-complete"))
 async def count_agrees_with_list(bench: Bench) -> None:
     """The count of a business group is the number of records that its listing shows."""
     group = bench.listed_group
@@ -248,7 +251,7 @@ async def count_agrees_with_list(bench: Bench) -> None:
         raise Differs(f"it counts {counted}", f"{listed}, which it lists")
 
 
-@behaviour("group", "update")
+@behaviour("group", "update", needs=("update-then-read", "groups-are-kept-apart"))
 async def group_can_change(bench: Bench) -> None:
     """A record that moves to another business group is shown there, and no longer in the old one."""
     old = bench.listed_group
@@ -285,7 +288,7 @@ async def concurrent_writes_do_not_mix(bench: Bench) -> None:
         await bench.shows(item)
 
 
-@behaviour("revision", "update")
+@behaviour("revision", "update", needs=("update-then-read",))
 async def two_at_once_leave_one_whole(bench: Bench) -> None:
     """Of two writes of one record at the same time one wins as a whole, or is told of; a stale revision is no end."""
     item = await bench.create(bench.item())
@@ -297,11 +300,12 @@ async def two_at_once_leave_one_whole(bench: Bench) -> None:
             raise ending
     found = await bench.third_party.read(item)
     if found is None or all(bench.differences(rival, found) for rival in rivals):
-        raise Differs(f"{fields_of(found)} is there", "what one of the two wrote")
+        nearer = [] if found is None else min((bench.differing_fields(rival, found) for rival in rivals), key=len)
+        raise Differs(f"{fields_of(found)} is there", "what one of the two wrote", fields=nearer)
     await _updated(bench, item)
 
 
-@behaviour("bulk_update", "update")
+@behaviour("bulk_update", "update", needs=("update-then-read", "delete-then-gone"))
 async def bulk_results_are_item_by_item(bench: Bench) -> None:
     """In a call of many records each has its own result: one that is gone spoils no other."""
     if not bench.entity.third_party.bulks():
@@ -333,7 +337,7 @@ async def wrong_login_is_told(bench: Bench) -> None:
     except CallFailed as failure:
         if failure.kind is not Failure.AUTH:
             raise Differs(f"a failure of the kind '{failure.kind}': {failure.detail}", f"one of the kind "
-                          f"'{Failure.AUTH}'", "say with 'outcomes' what its answer means") from None
+                          f"'{Failure.AUTH}'", _rule_for(bench, failure)) from None
         return
     finally:
         await stranger.close()
@@ -354,19 +358,29 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
                                            lambda found: found is not None)
             came = None if found is None else found.fields.get(field)
             if found is None or came != value or isinstance(came, bool) != isinstance(value, bool):
+                hint = judge_field(field, bench.entity.third_party.fields.get(field), value, came).hint
                 raise Differs(f"{field}: {_clipped(came)} came", f"{_clipped(value)}, as it was written",
-                              f"see {field} in 'mapping' and 'fields': write it as it is kept there")
+                              f"entities.{bench.name}.third_party: {hint}" if hint and bench.system.adapter is None else
+                              f"see {field} in 'mapping' and 'fields': write it as it is kept there",
+                              fields=[field], cause=f"{field} {value!r}")
 
     return run
 
 
 def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
     async def run(bench: Bench) -> None:
-        item, refused = await refusal(bench.create(bench.item(end)))
+        pattern = bench.entity.third_party.key_pattern
+        if not bench.odd_keys:
+            raise Skipped("some servers break on such keys: allow them with --odd-keys")
+        fresh = bench.item(end)
+        if pattern is not None and re.fullmatch(pattern, fresh.key) is None:
+            raise Skipped(f"key_pattern '{pattern}' lets no such key through")
+        item, refused = await refusal(bench.create(fresh))
         if refused is not None and refused.not_ours is not None:
             raise Differs(f"its key is {refused.not_ours!r}", "the key that was written")
         if item is None:
-            raise Skipped(f"it refuses such a key: {refused}; say which it takes with key_pattern")
+            raise Skipped(f"it refuses such a key: {refused}; " + (
+                "say which it takes with key_pattern" if pattern is None else f"key_pattern '{pattern}' takes it"))
         await bench.shows(item)
         await _no_twin(bench, item)
         if bench.samples.changeable:
@@ -385,7 +399,8 @@ def _family(
 ) -> None:
     for name, (says, run) in made.items():
         run.__name__, run.__doc__ = f"{prefix}_{name}", says
-        behaviour(section, method)(run)
+        needs = ("update-then-read", "delete-then-gone") if prefix == "key_with" else ()
+        behaviour(section, method, needs)(run)
 
 
 _family("values", "fields", "create and read", {
@@ -441,12 +456,20 @@ async def _all_listed(bench: Bench, items: list[Item], look: Callable[[], Awaita
         item = keys[found.key or ""]
         if found.external_id != item.external_id:
             raise Differs(f"{item.key} is shown with the id {found.external_id}", f"{item.external_id}")
-        if wrong := bench.differences(item, found):
-            raise Differs("; ".join(wrong), "the fields as a read shows them")
+        bench.hold_same(item, found, "the fields as a read shows them")
 
 
 async def _ids(bench: Bench, item: Item) -> list[str]:
     return [found.external_id for found in await bench.listed() if found.key == item.key]
+
+
+def _rule_for(bench: Bench, failure: CallFailed) -> str:
+    """The rule that would tell a wrong login from other refusals."""
+    place = f"third_parties.{bench.entity.third_party.system}.outcomes"
+    if bench.system.adapter is not None:
+        return f"see {bench.system.adapter}: raise CallFailed of the kind AUTH"
+    rule = f"{{when: \"status == `{failure.status}`\", means: auth}}"
+    return f"{'add to' if bench.system.outcomes else 'set'} {place}: {rule}, with a condition that fits this response"
 
 
 def _with_wrong_login(system: ThirdPartySystem) -> dict[str, Any] | None:

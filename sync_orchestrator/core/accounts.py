@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 
@@ -25,22 +24,12 @@ ASK_AGAIN_SECONDS = 30.0
 """How long it counts for another piece of work in the same process."""
 
 
-@runtime_checkable
-class KnowsAccount(Protocol):
-    """A third party that may say whose account it is called with. Implementing it is optional."""
-
-    async def account(self) -> str | None:
-        """The account's identity, or None where none is configured. Raises CallFailed."""
-        ...
-
-
 async def ask_account(context: Context, system: str) -> str | None:
     """The identity of the account behind a third party; None where it cannot be asked for. Raises CallFailed."""
     for entity in context.of_system(system):
-        if isinstance(entity.third_party, KnowsAccount):
-            account = await entity.third_party.account()
-            if account is not None:
-                return account
+        account = await entity.third_party.account()
+        if account is not None:
+            return account
     return None
 
 

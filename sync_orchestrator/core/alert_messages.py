@@ -19,9 +19,9 @@ ACTIONS = {
             "(`sync-orchestrator records list --dead`) and check them at the third party. Create those that are not "
             "there (`sync-orchestrator records redrive ENTITY KEYS --absent`).",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
-    "drift": "See the check's samples. Repair is automatic unless `validation.repair` says otherwise: with `ask`, "
-             "launch the job `repair` for the group. It does not mend what is stubborn: the third party rounds or "
-             "changes that value, so adapt the mapping.",
+    "drift": "See the check's samples. While the daemon runs, repair is automatic unless `validation.repair` says "
+             "otherwise: with `ask`, launch the job `repair` for the group. It does not mend what is stubborn: the "
+             "third party rounds or changes that value, so adapt the mapping.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
     "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly. Look at "

@@ -1,0 +1,195 @@
+"""Compares what would be sent with what a record shows, and finds values that no write would ever make equal. Pure.
+
+Two values that mean the same in different forms ("9.90" and 9.9, two spellings of one time) differ after every push.
+For those the setting is named that ends the difference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import permutations
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.config import Entity
+from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
+from sync_orchestrator.core import exact_json
+from sync_orchestrator.core.errors import MappingFailed
+from sync_orchestrator.core.mapping import Mapping, digest
+from sync_orchestrator.core.normalize import normalizers
+from sync_orchestrator.core.ports import Found, Json
+
+_MIN_CUT_LENGTH = 16
+"""A shorter text that another one begins with is rather another value than a cut one."""
+_MAX_SHOWN = 60
+_NUMERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
+_KINDS = get_args(Codec.model_fields["kind"].annotation)
+_NORMALIZATIONS = tuple(step for step in get_args(get_args(Normalization)[0]) if isinstance(step, str))
+
+
+@dataclass(frozen=True, slots=True)
+class FieldDifference:
+    """A mapped field in which a record there differs from what would be sent.
+
+    ``never_matches``: the values differ in form, so that a write does not end the difference. ``hint``: the setting
+    that does.
+    """
+
+    field: str
+    ours: Any
+    theirs: Any
+    never_matches: bool
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {show_value(self.ours)} would be sent, {show_value(self.theirs)} is there"
+
+
+def compared_mapping(entity: Entity) -> Mapping:
+    """The mapping of an entity as validation compares by it."""
+    codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
+    return Mapping(entity.mapping, entity.third_party.fields,
+                   as_sent=codecs.as_sent if codecs.change_values else None)
+
+
+def find_differences(entity: Entity, payload: Json, record: Found) -> list[FieldDifference]:
+    """Returns the fields in which ``record`` is not what ``payload`` would make it."""
+    differing = compared_mapping(entity).differences(payload, record.fields)
+    codecs = entity.third_party.fields
+    return [judge_field(each["field"], codecs.get(each["field"]), each["ours"], each["theirs"]) for each in differing]
+
+
+def find_form_differences(payload: Json, records: Sequence[Found]) -> list[str]:
+    """Compares kinds of values alone, for records that have no counterpart at the sources.
+
+    Returns a sentence for each mapped field of which all ``records`` hold another kind of value than would be sent.
+    """
+    found = []
+    for name, ours in payload.items():
+        shown = [record.fields.get(name) for record in records]
+        there = [value for value in shown if value is not None]
+        kinds = {_kind_of(value) for value in there}
+        if ours is not None and there and _kind_of(ours) not in kinds:
+            found.append(f"{name}: {_kind_of(ours)} such as {show_value(ours)} would be sent, the records there have "
+                         f"{' or '.join(sorted(kinds))} such as {show_value(there[0])}")
+    return found
+
+
+def show_value(value: Any) -> str:
+    """A value on one line, clipped."""
+    text = exact_json.text(value, default=str)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN - 20]}… ({len(text)} characters)"
+
+
+def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> FieldDifference:
+    """Tells two forms of one value from two values. ``codec``: how the field is configured, None for not at all."""
+    codec = codec or Codec()
+    place = f"fields.{name}"
+    if (setting := _setting_for(name, codec, ours, theirs)) is not None:
+        return FieldDifference(name, ours, theirs, True, f"set {place}: {setting}")
+    if _is_same_time(ours, theirs):
+        return FieldDifference(name, ours, theirs, True, (
+            f"it is the same time in another form: map it as it is kept there, or say in {place} how it is written"))
+    if None not in (ours, theirs) and _kind_of(ours) != _kind_of(theirs):
+        return FieldDifference(name, ours, theirs, True, (
+            f"{_kind_of(ours)} never equals {_kind_of(theirs)}: see mapping.{name}, and 'kind' and 'read' of {place}"))
+    if theirs is None:
+        return FieldDifference(name, ours, theirs, False, f"if it should be there, see {place}.read")
+    return FieldDifference(name, ours, theirs, False)
+
+
+def _setting_for(name: str, codec: Codec, ours: Any, theirs: Any) -> str | None:
+    """The first setting of the field that makes the two values equal."""
+    if codec == Codec():
+        for setting, candidate in _kinds(theirs):
+            if _reads_back(name, candidate, ours, theirs):
+                return setting
+    for setting, candidate in _normalized(codec, ours, theirs):
+        changed = normalizers({name: candidate})[name]
+        try:
+            if digest(changed(ours)) == digest(changed(theirs)):
+                return setting
+        except (ValueError, ArithmeticError):
+            continue
+    return None
+
+
+def _kinds(theirs: Any) -> Iterator[tuple[str, Codec]]:
+    digits = _digits_of(theirs)
+    for kind in _KINDS:
+        for number in dict.fromkeys((2, digits, 3, 0)) if kind in ("decimal_text", "minor_units") else (2,):
+            try:
+                candidate = Codec(kind=kind, digits=number)
+            except ValidationError:
+                continue  # a kind that needs more settings than these
+            yield f"{{kind: {kind}{f', digits: {number}' if number != 2 else ''}}}", candidate
+
+
+def _reads_back(name: str, codec: Codec, ours: Any, theirs: Any) -> bool:
+    codecs = Codecs({name: codec}, (name,))
+    try:
+        sent = codecs.encode({name: ours})
+        return digest(sent[name]) == digest(theirs) and digest(codecs.decode({name: theirs})[name]) == digest(ours)
+    except (MappingFailed, ValueError, ArithmeticError):
+        return False
+
+
+def _normalized(codec: Codec, ours: Any, theirs: Any) -> Iterator[tuple[str, Codec]]:
+    steps: list[tuple[str, Any]] = [(step, step) for step in _NORMALIZATIONS]
+    digits = _digits_of(theirs)
+    if digits and _is_number(ours) and _is_number(theirs):
+        steps.append((f"{{round: {digits}}}", RoundTo(round=digits)))
+    if isinstance(ours, str) and isinstance(theirs, str) and len(ours) > len(theirs) >= _MIN_CUT_LENGTH:
+        steps.append((f"{{cut: {len(theirs)}}}", CutTo(cut=len(theirs))))
+    alone: list[tuple[tuple[str, ...], tuple[Any, ...]]] = [((shown,), (step,)) for shown, step in steps]
+    if isinstance(ours, str) and isinstance(theirs, str):
+        alone += [((first, second), (first, second)) for first, second in permutations(_NORMALIZATIONS, 2)]
+    before = tuple(each if isinstance(each, str) else "…" for each in codec.normalize)
+    for names, added in alone:
+        yield (f"{{normalize: [{', '.join(before + names)}]}}",
+               codec.model_copy(update={"normalize": [*codec.normalize, *added]}))
+
+
+def _digits_of(value: Any) -> int:
+    """How many digits stand behind the point."""
+    text = value if isinstance(value, str) else exact_json.text(value, default=str) if _is_number(value) else ""
+    return min(len(text.partition(".")[2]), 12) if _NUMERAL.fullmatch(text) else 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "a truth value"
+    if _is_number(value):
+        return "a number"
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list | tuple) else "an object"
+
+
+def _is_same_time(ours: Any, theirs: Any) -> bool:
+    """Whether both are one time: equal, or one of them cut to seconds, or given in seconds or milliseconds."""
+    first, second = _time_of(ours), _time_of(theirs)
+    if first is None or second is None or (_is_number(ours) and _is_number(theirs)):
+        return False
+    return abs(first - second) < timedelta(seconds=1)
+
+
+def _time_of(value: Any) -> datetime | None:
+    try:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            at = datetime.fromisoformat(value.upper())
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+        if _is_number(value) and value > 10**8:
+            return datetime.fromtimestamp(float(value) / (1000 if value > 10**11 else 1), UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None
