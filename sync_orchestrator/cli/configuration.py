@@ -5,23 +5,19 @@ Not here: what a setting means (``config/``), what is tried (``live_check.py``, 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sync_orchestrator import app as composition
-from sync_orchestrator import live_check, overview, starter
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.config.schema import json_schema
-from sync_orchestrator.conformance import conformance as try_out
-from sync_orchestrator.conformance.report import Ending, Report
-from sync_orchestrator.conformance.run import samples_in, trials
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.terminal import as_json, complain, say, show_endings, show_step, steps, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.conformance.report import Ending
 
 commands = typer.Typer()
 
@@ -48,6 +44,9 @@ def init(
     force: Annotated[bool, typer.Option(help="Overwrite a configuration.")] = False,
 ) -> None:
     """Write a commented start of sync.yaml from a few questions."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator import starter
+
     path = composition.config_path()
     starter.check_free(path, force=force)
     asked = partial(_asked, yes=yes)
@@ -91,6 +90,11 @@ def check(
     json: Json = False,
 ) -> None:
     """Check the configuration, and with --live all that it says of the systems. Exit status: 1 something failed."""
+    import asyncio
+
+    from sync_orchestrator import app as composition
+    from sync_orchestrator import live_check, overview
+
     path = composition.config_path()
     config = composition.load_config()
     if (reason := composition.check_database()) is not None:
@@ -127,6 +131,13 @@ def conformance_command(
 ) -> None:
     """Try all that is relied on of an adapter on a test system; what it makes there, it deletes. Exit status: 1 failed.
     """
+    import asyncio
+
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.conformance import conformance as try_out
+    from sync_orchestrator.conformance.report import Report
+    from sync_orchestrator.conformance.run import samples_in, trials
+
     config = composition.load_config()
     todo = trials(config, name)
     written = sorted({config.entities[entity].third_party.system for entity, part in todo if part is None})
@@ -159,4 +170,6 @@ def _show_rows(title: str, rows: list[dict[str, Any]]) -> None:
 @commands.command()
 def schema() -> None:
     """Print the JSON Schema of sync.yaml, by which editors complete and check it."""
+    from sync_orchestrator.config.schema import json_schema
+
     as_json(json_schema(), indent=2)

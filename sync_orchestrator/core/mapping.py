@@ -7,18 +7,20 @@ import math
 from collections.abc import Callable
 from collections.abc import Mapping as NamedValues
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.normalize import normalizers
 
-Codecs = NamedValues[str, Codec]
+if TYPE_CHECKING:
+    from sync_orchestrator.config.targets import Codec
+
+Codecs = NamedValues[str, "Codec"]
 
 _NO_CODECS: Codecs = {}
 

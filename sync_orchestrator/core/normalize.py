@@ -10,10 +10,12 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
 from sync_orchestrator.core.exact_json import EXACT, decimal_of, is_absurd, simplest, text
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config.targets import Codec, Normalization
 
 Normalizer = Callable[[Any], Any]
 
@@ -29,6 +31,8 @@ def _all_of(steps: Sequence[Normalization]) -> Normalizer:
 
 
 def _step(step: Normalization) -> Normalizer:
+    from sync_orchestrator.config.targets import CutTo, RoundTo
+
     if isinstance(step, RoundTo):
         return _within(lambda value: _rounded(value, step.round))
     if isinstance(step, CutTo):
