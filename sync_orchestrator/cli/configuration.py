@@ -1,4 +1,4 @@
-"""The commands about ``sync.yaml``: to begin one, check it, try it out, and its schema.
+"""The commands about ``sync.yaml``: to check it, try it out, and its schema.
 
 Not here: what a setting means (``config/``), what is tried (``live_check.py``, ``conformance/``).
 """
@@ -6,9 +6,8 @@ Not here: what a setting means (``config/``), what is tried (``live_check.py``, 
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,67 +19,6 @@ if TYPE_CHECKING:
     from sync_orchestrator.conformance.report import Ending
 
 commands = typer.Typer()
-
-
-@commands.command()
-def init(
-    entity: Annotated[str | None, typer.Option(help="What a record is, such as product.")] = None,
-    source_url: Annotated[str | None, typer.Option(help="Where your own system is.")] = None,
-    third_party_url: Annotated[str | None, typer.Option(help="Where the service is that is kept in step.")] = None,
-    key: Annotated[str | None, typer.Option(help="The field that names a record.")] = None,
-    version: Annotated[str | None, typer.Option(help="The field that grows with each change.")] = None,
-    version_kind: Annotated[Literal["time", "number"], typer.Option(help="What that field holds.")] = "time",
-    group: Annotated[str | None, typer.Option(help="The field that splits the records in groups.")] = None,
-    fields: Annotated[str | None, typer.Option(help="The fields to copy, separated by commas.")] = None,
-    source: Annotated[str, typer.Option(help="A name for your own system.")] = "backoffice",
-    third_party: Annotated[str, typer.Option(help="A name for the service.")] = "partner",
-    source_path: Annotated[str, typer.Option(help="Where its records are listed; /<entity>s unless told.")] = "",
-    third_party_path: Annotated[str, typer.Option(help="The same of the service.")] = "",
-    source_items: Annotated[str, typer.Option(help="Where the list stands in its answer; @ is all of it.")] = "@",
-    third_party_items: Annotated[str, typer.Option(help="The same of the service.")] = "@",
-    groups_path: Annotated[str, typer.Option(help="Where your own system lists the groups.")] = "",
-    ids: Annotated[Literal["theirs", "ours"], typer.Option(help="Who gives the ids at the service.")] = "theirs",
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
-    force: Annotated[bool, typer.Option(help="Overwrite a configuration.")] = False,
-) -> None:
-    """Write a commented start of sync.yaml from a few questions."""
-    from sync_orchestrator import app as composition
-    from sync_orchestrator import starter
-
-    path = composition.config_path()
-    starter.check_free(path, force=force)
-    asked = partial(_asked, yes=yes)
-    answers = starter.Answers(
-        entity=asked("--entity", entity, "What is a record? (product, order, stock …)"),
-        source_url=asked("--source-url", source_url, "Where is your own system? (https://…)"),
-        third_party_url=asked("--third-party-url", third_party_url, "Where is the service that is kept in step?"),
-        key=asked("--key", key, "Which field names a record?", "id"),
-        version=asked("--version", version, "Which field grows with each change?", "updated_at"),
-        group=asked("--group", group, "Which field splits the records in groups? (shop, store, merchant …)", "shop"),
-        fields=_words(asked("--fields", fields, "Which fields are copied? (separated by commas)", "name")),
-        version_kind=version_kind, source=source, third_party=third_party, source_path=source_path,
-        third_party_path=third_party_path, source_items=source_items, third_party_items=third_party_items,
-        groups_path=groups_path, ids=ids)
-    starter.write(starter.start_of(answers), path)
-    say(f"{path} is written, with {starter.SCHEMA} beside it for your editor. Read it through, then:")
-    for command, what in (
-            ("check", "says what is wrong with it"), ("check --live", "tries it out, and writes nothing"),
-            (f"plan {answers.entity}", "says what a full sync would do, and writes nothing"),
-            (f"full-sync {answers.entity}", "fills the service for the first time"),
-            ("up", "keeps it in step from then on")):
-        say(f"  sync-orchestrator {command:<20} {what}")
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
-
-
-def _asked(option: str, value: str | None, question: str, default: str | None = None, *, yes: bool) -> str:
-    if value is None and yes:
-        value = default
-    if value is None and yes:
-        raise NotFound(f"{option} is needed with --yes")
-    return (typer.prompt(question, default=default) if value is None else value).strip()
 
 
 @commands.command()
