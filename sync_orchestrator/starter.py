@@ -72,6 +72,7 @@ def start_of(answers: Answers) -> str:
     values["key_name"], values["group_name"] = _last_name(answers.key, "key"), _last_name(answers.group, "group")
     if values["key_name"] == "id" and answers.ids == "theirs":
         values["key_name"] = "external_id"  # their own ids stand at 'id'
+    values["fields"] = [name for name in answers.fields if name not in (answers.key, answers.group)]  # they have lines
     values |= _prepared(answers)
     environment = Environment(
         variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>",

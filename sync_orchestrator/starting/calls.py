@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_orchestrator.starting.columns import KEY_NAMES, Column, ColumnKind, plain_name
+from sync_orchestrator.starting.columns import GROUP_NAMES, KEY_NAMES, Column, ColumnKind, group_forms, plain_name
 from sync_orchestrator.starting.lines import TODO, Value, guessed, todo
 from sync_orchestrator.starting.openapi import Document, Operation, Schema
 from sync_orchestrator.starting.resources import PARAMETER, Place, Resource, joined, list_place, record_place
@@ -21,6 +21,7 @@ _NEXT_CURSORS = ("nextcursor", "nextpagetoken", "nexttoken", "continuationtoken"
 _NEXT_ADDRESSES = ("next", "nexturl", "nextlink", "nextpage", "odatanextlink", "nextpageurl")
 _IDS = ("id", "uuid", "guid", "gid", "documentid", "key")
 _KINDS: dict[str, ColumnKind] = {"string": "text", "integer": "number", "number": "number", "boolean": "bool"}
+_ALL_GROUPS = frozenset(form for name in GROUP_NAMES if name != "type" for form in group_forms(name))
 _DEFAULT_SIZE = 100
 
 Calls = dict[str, Any]
@@ -68,6 +69,13 @@ def propose_third_party(
     return proposer.third_party(source, fields)
 
 
+def writable_fields(document: Document, resource: Resource) -> list[str]:
+    """The names of the fields that a resource's records are written with."""
+    write = resource.create or resource.update
+    _, body = ([], {}) if write is None else _unwrapped(document, resource, document.request(write)[1])
+    return [name for name, field in document.properties(body).items() if not field.get("readOnly")]
+
+
 def propose_columns(document: Document, resource: Resource) -> tuple[Column, ...]:
     """The fields of a resource's records as the columns of a source."""
     operation = resource.read or resource.listing
@@ -107,23 +115,22 @@ class _Proposer:
         self._names = names
         group = plain_name(names.group or "")
         stem = re.sub(r"(id|code|no|key|name|number)$", "", group) if len(group) > 4 else group
-        self._group_names = {form for word in {group, stem} if word
-                             for form in (word, f"{word}id", f"{word}code", f"{word}key", f"{word}no", f"{word}number")}
+        self._group_names = {form for word in {group, stem} if word for form in group_forms(word)}
 
     # The third party ------------------------------------------------------------------------------------------------
 
     def third_party(self, source: str, fields: Sequence[str]) -> ThirdPartyProposal:
         write = self._resource.create or self._resource.update
         assert write is not None
-        _, body = self._unwrapped(self._document.request(write)[1])
+        _, body = _unwrapped(self._document, self._resource, self._document.request(write)[1])
         properties = {name: field for name, field in self._document.properties(body).items()
                       if not field.get("readOnly")}
         required = self._document.required(body)
         is_ours = self._ids_are_ours(properties)
-        key_field = self._key_field(properties, is_ours)
-        group_field = next((name for name in properties if plain_name(name) in self._group_names
-                            and name != key_field.value), None)
-        mapping, optional = self._mapping(write, properties, required, key_field, group_field, source, fields)
+        key_field = self._key_field(properties, is_ours, fields)
+        group = self._group_field([name for name in properties if name != key_field.value], fields)
+        group_field = None if group is None else str(group.value)
+        mapping, optional = self._mapping(write, properties, required, key_field, group, source, fields)
         settings: Calls = {"ids": guessed("ours", f"the path ends with {{{self._resource.id_parameter}}}, which is the "
                                                   "key") if is_ours else "theirs"}
         settings["key_field"] = key_field
@@ -158,29 +165,38 @@ class _Proposer:
         return any(plain_name(name) == parameter for name in properties) and parameter != "id" and (
             self._resource.update is not None and parameter in map(plain_name, (*KEY_NAMES, self._names.key)))
 
-    def _key_field(self, properties: Mapping[str, Schema], is_ours: bool) -> Value:
+    def _group_field(self, names: Collection[str], fields: Collection[str]) -> Value | None:
+        """The field of theirs that the business group is written to."""
+        if exact := next((name for name in names if plain_name(name) in self._group_names), None):
+            return Value(exact)
+        copied = {plain_name(name) for name in fields}
+        alike = [name for name in names if plain_name(name) in _ALL_GROUPS and plain_name(name) not in copied]
+        return guessed(alike[0], "the only field that is named like a part of the data") if len(alike) == 1 else None
+
+    def _key_field(self, properties: Mapping[str, Schema], is_ours: bool, fields: Collection[str]) -> Value:
         wanted = plain_name(self._resource.id_parameter or "") if is_ours else plain_name(self._names.key)
         candidates = [wanted] if wanted != "id" or is_ours else []
+        copied = {plain_name(name) for name in fields}
         for name in (*candidates, *(plain_name(each) for each in KEY_NAMES if each not in ("name", "key"))):
-            for field in properties:
+            for field in properties if name not in copied else ():
                 if plain_name(field) == name:
                     return Value(field) if name == plain_name(self._names.key) else guessed(field, "by its name")
         for field, schema in properties.items():
             if re.search(r"extern|foreign|reference", field, re.IGNORECASE) and schema.get("type") != "object":
                 return guessed(field, "by its name")
-        if is_ours and self._resource.id_parameter:  # the key is in the path alone
+        if is_ours and self._resource.id_parameter and wanted not in copied:  # the key is in the path alone
             return guessed(self._resource.id_parameter, "it is in the path")
         return todo("no field of the document is named like our key: the field of theirs that holds it")
 
     def _mapping(
         self, write: Operation, properties: Mapping[str, Schema], required: Collection[str], key_field: Value,
-        group_field: str | None, source: str, fields: Sequence[str],
+        group: Value | None, source: str, fields: Sequence[str],
     ) -> tuple[Calls, Calls]:
         mapping: Calls = {key_field.value: Value("key", key_field.comment) if key_field.value == TODO else "key"}
         optional: Calls = {}
         ours = {plain_name(name): name for name in fields}
-        if group_field is not None:
-            mapping[group_field] = "group"
+        if group is not None:
+            mapping[group.value] = Value("group", group.comment)
         for name, field in properties.items():
             if name in mapping:
                 continue
@@ -281,7 +297,7 @@ class _Proposer:
     def _write(self, operation: Operation, properties: Collection[str]) -> Calls:
         call = self._call(operation)
         kind, schema = self._document.request(operation)
-        wraps, _ = self._unwrapped(schema)
+        wraps, _ = _unwrapped(self._document, self._resource, schema)
         if kind is not None and "form" in kind:
             call["content"] = "form"
         elif kind is not None and kind.partition(";")[0] not in ("application/json", "*/*") and "json" in kind:
@@ -333,9 +349,13 @@ class _Proposer:
         call: Calls = {"path": self._path(listing)}
         params: Calls = {}
         path = call["path"].value if isinstance(call["path"], Value) else call["path"]
-        by = _filter_named(listing, self._group_names)
+        by, comment = _filter_named(listing, self._group_names), ""
+        alike = [name for name in listing.names_of("query") if _fits(name, _ALL_GROUPS)]
+        if len(alike) == 1 and (by is None or by.startswith("$")) and not self._is_group_found(listing):
+            by, comment = alike[0], "the only parameter that is named like a part of the data"
         if by is not None and "{{ group }}" not in path:
-            params[by] = _filter_value(by, by if not by.startswith("$") else str(self._names.group), "group")
+            params[by] = guessed("{{ group }}", comment) if comment else _filter_value(
+                by, str(self._names.group), "group")
         elif "{{ group }}" not in path and path != TODO:
             params[TODO] = Value("{{ group }}", f"{TODO}: no parameter of {listing.title} is named like the business "
                                                 "group: the parameter that filters by it")
@@ -346,6 +366,9 @@ class _Proposer:
         self._items(listing, call, properties)
         call.update(paging)
         return call
+
+    def _is_group_found(self, listing: Operation) -> bool:
+        return any(_fits(name, self._group_names) for name in listing.names_of("query"))
 
     def _items(self, listing: Operation, call: Calls, properties: Collection[str]) -> None:
         schema = self._document.response(listing)
@@ -360,7 +383,9 @@ class _Proposer:
             call["items"] = expression
 
     def _paging(self, listing: Operation, params: Calls) -> Calls:
-        query = {plain_name(name.removeprefix("$")): name for name in listing.names_of("query")}
+        counted = [name for name in listing.names_of("query") if listing.parameter(name).get("type") != "boolean"]
+        query = {plain_name(re.split(r"[\[.]", name)[-1]): name for name in counted}
+        query |= {plain_name(name): name for name in counted}
         found: Calls = {}
         if limit := next((query[name] for name in _LIMITS if name in query), None):
             params[limit] = "{{ limit }}"
@@ -388,27 +413,6 @@ class _Proposer:
             return {"paging": "cursor", "next": todo(f"where the next {cursor} is in a response to {listing.title}")}
         return {"paging": guessed("none", f"{listing.title} has no parameter for pages"), **found}
 
-    def _unwrapped(self, schema: Schema) -> tuple[list[tuple[str, Calls]], Schema]:
-        """What is around the fields of a record in a body, from the outside, and the schema of the fields."""
-        wraps: list[tuple[str, Calls]] = []
-        while len(wraps) < 3:
-            properties = self._document.properties(schema)
-            objects = [name for name, field in properties.items() if self._document.properties(field)]
-            is_document = "attributes" in objects and properties.keys() <= {
-                "id", "type", "attributes", "relationships", "links", "meta"}
-            if is_document:
-                constants: Calls = {"id": "{{ id }}"} if "id" in properties else {}
-                if "type" in properties:
-                    constants["type"] = _constant(properties["type"]) or self._resource.path.rpartition("/")[2]
-                wraps.append(("attributes", constants))
-                schema = properties["attributes"]
-            elif len(properties) == 1 and objects:
-                wraps.append((objects[0], {}))
-                schema = properties[objects[0]]
-            else:
-                break
-        return wraps, schema
-
     # The source -----------------------------------------------------------------------------------------------------
 
     def part(self) -> Calls:
@@ -418,6 +422,28 @@ class _Proposer:
                 self._resource.listing) else None
             calls["read"] = self._read(self._document.properties(listed.schema) if listed else (), last="key")
         return calls
+
+
+def _unwrapped(document: Document, resource: Resource, schema: Schema) -> tuple[list[tuple[str, Calls]], Schema]:
+    """What is around the fields of a record in a body, from the outside, and the schema of the fields."""
+    wraps: list[tuple[str, Calls]] = []
+    while len(wraps) < 3:
+        properties = document.properties(schema)
+        objects = [name for name, field in properties.items() if document.properties(field)]
+        is_document = "attributes" in objects and properties.keys() <= {
+            "id", "type", "attributes", "relationships", "links", "meta"}
+        if is_document:
+            constants: Calls = {"id": "{{ id }}"} if "id" in properties else {}
+            if "type" in properties:
+                constants["type"] = _constant(properties["type"]) or resource.path.rpartition("/")[2]
+            wraps.append(("attributes", constants))
+            schema = properties["attributes"]
+        elif len(properties) == 1 and objects:
+            wraps.append((objects[0], {}))
+            schema = properties[objects[0]]
+        else:
+            break
+    return wraps, schema
 
 
 def _beside(document: Document, schema: Schema, place: Place) -> Mapping[str, Schema]:
@@ -430,13 +456,15 @@ def _beside(document: Document, schema: Schema, place: Place) -> Mapping[str, Sc
 
 def _filter_named(listing: Operation, names: Collection[str]) -> str | None:
     for parameter in listing.names_of("query"):
-        if plain_name(parameter) in names or plain_name(re.sub(r"^(filter|where|q|query)\W+", "", parameter)) in names:
-            return parameter
-    for parameter in listing.names_of("query"):
-        words = [plain_name(word) for word in re.split(r"\W+", parameter) if word]
-        if len(words) > 1 and any(word in names for word in words):
+        if _fits(parameter, names):
             return parameter
     return next((each for each in listing.names_of("query") if each.lower() == "$filter"), None)
+
+
+def _fits(parameter: str, names: Collection[str]) -> bool:
+    """Whether a parameter such as ``shop`` or ``filters[shop][$eq]`` is named like one of these."""
+    return plain_name(parameter) in names or any(
+        plain_name(word) in names for word in re.split(r"[^\w-]+", parameter) if word)
 
 
 def _filter_value(parameter: str, field: str, name: str) -> Any:
@@ -465,6 +493,8 @@ def _constant(field: Schema) -> Any:
 
 
 def _described(field: Schema) -> str:
+    if "const" in field:
+        return f"always {field['const']!r}"
     kind = field.get("type", "any")
     named = "/".join(str(each) for each in kind if each != "null") if isinstance(kind, list) else str(kind)
     choices = field.get("enum")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,14 +61,16 @@ class Guesses:
     """Columns that are not copied: binary ones, and those whose names sound like secrets."""
 
 
-def guess_columns(columns: Sequence[Column], entity: str) -> Guesses:
+def guess_columns(columns: Sequence[Column], entity: str, theirs: Collection[str] = ()) -> Guesses:
     """Guesses key, version, business group and copied fields of a source.
 
     Args:
         columns: What the source has, in its own order.
         entity: What a record is called, such as ``product``: ``product_id`` counts as its id.
+        theirs: The fields of the third party, where they are known: a unique column that is named like one of them
+            and like a key is preferred to a primary key that they have no field for.
     """
-    key = _guess_key(columns, entity)
+    key = _shared_key(columns, theirs) or _guess_key(columns, entity)
     version, kind = _guess_version([column for column in columns if column.name != key.value])
     group = _guess_group([column for column in columns if column.name not in (key.value, version.value)])
     taken = {key.value, version.value, group.value}
@@ -84,6 +86,20 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+def group_forms(name: str) -> tuple[str, ...]:
+    """The plain names under which a part of the data such as ``shop`` is referred to."""
+    return (name, *(f"{name}{end}" for end in ("id", "code", "no", "key", "name", "number")))
+
+
+def _shared_key(columns: Sequence[Column], theirs: Collection[str]) -> Guess | None:
+    known = {plain_name(name) for name in theirs}
+    for name in map(plain_name, KEY_NAMES):
+        for column in columns:
+            if plain_name(column.name) == name and name in known and column.is_unique:
+                return Guess(column.name, "unique, and a field of this name holds it there")
+    return None
+
+
 def _guess_key(columns: Sequence[Column], entity: str) -> Guess:
     primary = [column for column in columns if column.is_primary]
     if len(primary) == 1:
@@ -92,14 +108,14 @@ def _guess_key(columns: Sequence[Column], entity: str) -> Guess:
         also = f"; unique, too: {', '.join(others)}" if others else ""
         return Guess(primary[0].name, f"the primary key{also}")
     unique = [column for column in columns if column.is_unique and column.kind in ("text", "number")]
-    names = [plain_name(entity), "id", f"{plain_name(entity)}id", *map(plain_name, KEY_NAMES)]
-    for name in [f"{plain_name(entity)}id", "id", *names]:
+    names = ["id", *group_forms(plain_name(entity)), *map(plain_name, KEY_NAMES)]
+    for name in (f"{plain_name(entity)}id", *names):
         for column in unique:
             if plain_name(column.name) == name:
                 return Guess(column.name, "unique, by its name")
     if unique and (primary or any(column.repeats is None for column in unique)):
         return Guess(unique[0].name, "the first unique column")
-    for name in names[1:]:
+    for name in names:
         for column in columns:
             if plain_name(column.name) == name and column.repeats is not True and column.kind in ("text", "number"):
                 return Guess(column.name, "by its name; nothing says that it is unique")
@@ -129,8 +145,7 @@ def _guess_group(columns: Sequence[Column]) -> Guess:
     for is_foreign in (True, False):
         for name in GROUP_NAMES:
             for column in fitting:
-                if column.is_foreign >= is_foreign and plain_name(column.name) in (
-                        name, f"{name}id", f"{name}code", f"{name}no", f"{name}key", f"{name}name", f"{name}number"):
+                if column.is_foreign >= is_foreign and plain_name(column.name) in group_forms(name):
                     why = "a foreign key, by its name" if column.is_foreign else "by its name"
                     nullable = "; rows without a value belong to no group" if column.is_nullable and (
                         column.repeats is None) else ""

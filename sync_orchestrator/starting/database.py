@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def read_table(url: URL, name: str) -> Table:
                 return {}
 
         primary = (optional(inspector.get_pk_constraint) or {}).get("constrained_columns") or []
-        indexes = [index for index in optional(inspector.get_indexes) or () if None not in index["column_names"]]
+        # SQLite keeps unique constraints as indexes that SQLAlchemy leaves out by default.
+        more: dict[str, Any] = {"include_auto_indexes": True} if url.get_backend_name() == "sqlite" else {}
+        indexes = [index for index in optional(partial(inspector.get_indexes, **more)) or ()
+                   if None not in index["column_names"]]
         unique = [each["column_names"] for each in optional(inspector.get_unique_constraints) or ()]
         unique += [index["column_names"] for index in indexes
                    if index.get("unique") and not (index.get("dialect_options") or {}).get("postgresql_where")]

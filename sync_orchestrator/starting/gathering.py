@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.starter import Answers
 from sync_orchestrator.starting import database, samples
-from sync_orchestrator.starting.calls import Names, propose_columns, propose_part, propose_third_party
+from sync_orchestrator.starting.calls import Names, propose_columns, propose_part, propose_third_party, writable_fields
 from sync_orchestrator.starting.columns import Column, Guesses, guess_columns, plain_name
 from sync_orchestrator.starting.lines import TODO
 from sync_orchestrator.starting.openapi import Document, read_document
@@ -75,14 +76,26 @@ def gather_answers(given: Given, ask: Ask, say: Say) -> Answers:
     document = None if given.source_document is None else read_document(given.source_document)
     given = _with_place(given, document, ask)
     source = _read_source(given, document, entity, ask, say)
+    service = _read_service(given, entity, say)
     if source is None:
         answers = _answers_without_columns(given, entity, ask)
     else:
-        answers = _answers_by_columns(given, entity, source, ask, say)
-    if given.third_party_document is None:
+        answers = _answers_by_columns(given, entity, source, [] if service is None else writable_fields(*service), ask,
+                                      say)
+    if service is None:
         return replace(answers, third_party_url=ask(
             "--third-party-url", given.third_party_url, "Where is the service that is kept in sync?"))
-    return _with_proposal(given, answers, entity, ask, say)
+    return _with_proposal(given, answers, *service, ask)
+
+
+def _read_service(given: Given, entity: str, say: Say) -> tuple[Document, Resource] | None:
+    """The document of the third party and the resource that the entity is there; None without a document."""
+    if given.third_party_document is None:
+        return None
+    document = read_document(given.third_party_document)
+    resource = find_resource(document, entity, given.third_party_path)
+    say(f"{document.source}: {', '.join(operation.title for operation in resource.operations)}")
+    return document, resource
 
 
 def _with_place(given: Given, document: Document | None, ask: Ask) -> Given:
@@ -149,8 +162,10 @@ def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> 
     return _Source("sql", table.columns, f"table {name}", {"kind": "sql", "url": shown}, {"sql": {"table": name}})
 
 
-def _answers_by_columns(given: Given, entity: str, source: _Source, ask: Ask, say: Say) -> Answers:
-    guesses = guess_columns(source.columns, entity)
+def _answers_by_columns(
+    given: Given, entity: str, source: _Source, theirs: Sequence[str], ask: Ask, say: Say,
+) -> Answers:
+    guesses = guess_columns(source.columns, entity, theirs)
     say(f"{source.what} has {', '.join(column.name for column in source.columns) or 'no columns'}")
     for what, guess in (("key", guesses.key), ("version", guesses.version), ("group", guesses.group)):
         say(f"guessed {what}: {guess.value or 'nothing'} ({guess.why})")
@@ -163,8 +178,9 @@ def _answers_by_columns(given: Given, entity: str, source: _Source, ask: Ask, sa
             ("--version", given.version, "Which field grows with each change?", guesses.version),
             ("--group", given.group, "Which field splits the records in groups?", guesses.group))]
     key, version, group = chosen
+    copied = [name for name in map(partial(joined, "@"), guesses.fields) if name not in chosen]
     names = _split(ask("--fields", given.fields, "Which fields are copied? (separated by commas)",
-                       ",".join(joined("@", name) for name in guesses.fields) or "name"))
+                       ",".join(copied) or "name"))
     expressions = [joined("@", guess.value) if guess.value else None
                    for guess in (guesses.key, guesses.version, guesses.group)]
     part = dict(source.part)
@@ -203,11 +219,7 @@ def _answers_without_columns(given: Given, entity: str, ask: Ask) -> Answers:
         third_party_items=given.third_party_items, groups_path=given.groups_path, ids=given.ids)
 
 
-def _with_proposal(given: Given, answers: Answers, entity: str, ask: Ask, say: Say) -> Answers:
-    assert given.third_party_document is not None
-    document = read_document(given.third_party_document)
-    resource = find_resource(document, entity, given.third_party_path)
-    say(f"{document.source}: {', '.join(operation.title for operation in resource.operations)}")
+def _with_proposal(given: Given, answers: Answers, document: Document, resource: Resource, ask: Ask) -> Answers:
     names = Names(_plain(answers.key), None if answers.group == TODO else _plain(answers.group))
     proposal = propose_third_party(document, resource, names, answers.source, [_plain(name) for name in answers.fields])
     url = ask("--third-party-url", given.third_party_url or document.server,

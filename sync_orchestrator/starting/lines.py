@@ -39,7 +39,8 @@ def yaml_lines(content: Mapping[str, Any], indent: int) -> Iterator[str]:
     for name, value in content.items():
         comment = ""
         if isinstance(value, Value):
-            value, comment = value.value, "  # " + " ".join(value.comment.split())
+            comment = "  # " + " ".join(value.comment.split()) if value.comment else ""
+            value = value.value
         shown = quoted(str(name))
         if isinstance(value, Mapping) and name != "body" and value:
             yield f"{blanks}{shown}:{comment}"

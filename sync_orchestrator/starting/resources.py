@@ -87,8 +87,9 @@ def find_resource(document: Document, entity: str, path: str = "", *, reads: boo
     if len(best) == 1:
         return best[0]
     what = "several collections" if best else "no collection"
-    raise ConfigError(f"{document.source}: {what} may be the one of '{entity}': name it with {option}; expected one of: "
-                      + (", ".join(each.path for each in best) if best else names))
+    choices = ", ".join(each.path for each in best) if best else names
+    raise ConfigError(f"{document.source}: {what} may be the one of '{entity}': name it with {option}; expected one "
+                      f"of: {choices}")
 
 
 def plain_path(path: str) -> str:
