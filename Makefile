@@ -41,6 +41,7 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.full_sync $(ARGS)
 	$(BIN)/python -m bench.audit $(ARGS)
 	$(BIN)/python -m bench.growth $(ARGS)
+	$(BIN)/python -m bench.commands $(ARGS)
 	$(BIN)/python -m bench.peers $(ARGS)
 	$(BIN)/python -m bench.summary
 

@@ -1,4 +1,8 @@
-"""The composition root: puts configuration, database, adapters and the core together. Tests swap systems here."""
+"""The composition root: puts configuration, database, adapters and the core together. Tests swap systems here.
+
+Every command imports this module, and most of them need the database alone. The models of the configuration and the
+adapters, which cost most of a command's start, are therefore imported by the functions that need them.
+"""
 
 from __future__ import annotations
 
@@ -7,33 +11,25 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import URL, Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from sync_orchestrator import config as configuration
-from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
-from sync_orchestrator.adapters.classes import wrong_classes
-from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.config import Config, Entity
-from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
-from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.installation import InstallationWatch
-from sync_orchestrator.core.logins import SharedLogins
-from sync_orchestrator.core.mapping import Mapping
-from sync_orchestrator.core.ports import SourceSystem, ThirdParty
-from sync_orchestrator.core.remap import remap
 from sync_orchestrator.core.sessions import require_own_sessions
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.versions import Rules
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
+
+if TYPE_CHECKING:
+    from sync_orchestrator.adapters.http import Http
+    from sync_orchestrator.config import Config, Entity
+    from sync_orchestrator.core.mapping import Mapping
+    from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
 MARK_FILE = "database-mark.json"
 """In ``SYNC_HOME``: how far the database was, outside of it."""
@@ -54,6 +50,9 @@ def load_config() -> Config:
 
     Raises ConfigError with all that is wrong.
     """
+    from sync_orchestrator import config as configuration
+    from sync_orchestrator.adapters.classes import wrong_classes
+
     path = config_path()
     if (folder := str(path.parent)) not in sys.path:
         sys.path.append(folder)
@@ -132,6 +131,10 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """
+    from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
+    from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
+    from sync_orchestrator.core.logins import SharedLogins
+
     config = config or load_config()
     engine = engine or open_database()
     rates = {
@@ -154,6 +157,9 @@ def assemble(
 
     ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/installation.py``).
     """
+    from sync_orchestrator.core.installation import InstallationWatch
+    from sync_orchestrator.core.remap import remap
+
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}
     installation = InstallationWatch(engine, list(config.third_parties), mark_file)
@@ -171,16 +177,21 @@ def checked_sources(
     engine: Engine, name: str, config: Config, sources: dict[str, SourceSystem]
 ) -> dict[str, SourceSystem]:
     """The source systems of an entity; parts that lost a field that the mapping reads cannot be used (rule 33)."""
+    from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
+
     entity = config.entities[name]
     fields = mapped_fields(entity.mapping)
     return {
-        part: cast(SourceSystem, CheckedSource(source, engine, name, part, fields[part]))
+        part: cast("SourceSystem", CheckedSource(source, engine, name, part, fields[part]))
         if part in fields and entity.parts[part].absent_fields == "refuse" else source
         for part, source in sources.items()}
 
 
 def _mapping(entity: Entity) -> Mapping:
     """An entity's mapping, which compares what the third party gets."""
+    from sync_orchestrator.adapters.codecs import Codecs
+    from sync_orchestrator.core.mapping import Mapping
+
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
     return Mapping(entity.mapping, entity.third_party.fields,
                    as_sent=codecs.as_sent if codecs.change_values else None)
@@ -190,6 +201,8 @@ def entity_context(
     name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
 ) -> EntityContext:
     """One entity's rules and systems."""
+    from sync_orchestrator.core.versions import Rules
+
     entity = config.entities[name]
     return EntityContext(
         name=name,

@@ -6,22 +6,22 @@ Not here: what a command does (``cli/``).
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.exc import SQLAlchemyError
 from typer.core import TyperGroup
 
-from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import SyncError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from sync_orchestrator.conformance.report import Ending
     from sync_orchestrator.live_check import Step
 
@@ -37,10 +37,18 @@ class OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except SyncError as error:
             reason = str(error)
-        except SQLAlchemyError as error:
+        except Exception as error:
+            if not _is_of_database(error):
+                raise
             reason = f"the database: {str(getattr(error, 'orig', None) or type(error).__name__).splitlines()[0]}"
         complain(f"error: {reason}")
         raise typer.Exit(2) from None
+
+
+def _is_of_database(error: Exception) -> bool:
+    """Whether SQLAlchemy raised it, which most commands never import."""
+    errors = sys.modules.get("sqlalchemy.exc")
+    return errors is not None and isinstance(error, errors.SQLAlchemyError)
 
 
 def out() -> Console:
@@ -83,6 +91,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def show_step(step: Step) -> None:
     """One line of a live check, and what a record is made into."""
+    from sync_orchestrator.core import exact_json
+
     style = {"ok": "green", "failed": "red", "skipped": "yellow", "waiting": "yellow"}[step.outcome]
     line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
                          clean(step.detail))
@@ -117,6 +127,8 @@ def show_endings(endings: Sequence[Ending]) -> None:
 
 def as_json(value: Any, *, indent: int | None = None) -> None:
     """One JSON document on standard output, for programs."""
+    from sync_orchestrator.core import exact_json
+
     typer.echo(exact_json.text(value, default=_plain, indent=indent, ascii_only=True, spaced=True))
 
 
@@ -162,6 +174,8 @@ def steps(title: str) -> Iterator[Steps]:
     if not console.is_terminal:
         yield Steps(title, None)
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
                TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:

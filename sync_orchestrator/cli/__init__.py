@@ -18,6 +18,7 @@ from sync_orchestrator.cli import (
     rejected,
     rollout,
     running,
+    starting,
     status,
     syncing,
     systems,
@@ -27,7 +28,7 @@ from sync_orchestrator.terminal import OneLineErrors
 
 app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Keeps a third party's copy of your business data in step, and proves it.")
-for subject in (running, configuration, status, syncing, validation, systems, adoption):
+for subject in (running, starting, configuration, status, syncing, validation, systems, adoption):
     app.add_typer(subject.commands)
 for name, subcommand in (("events", events), ("records", records), ("rejected", rejected), ("rollout", rollout),
                          ("keys", keys), ("db", db)):

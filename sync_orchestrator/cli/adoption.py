@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, JsonLines
 from sync_orchestrator.cli.validation import show_validations, validation_as_json
-from sync_orchestrator.core.adoption import Adoption, adopt
-from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import adoption as statements
-from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import as_json, complain, say, steps, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.adoption import Adoption
+    from sync_orchestrator.core.context import Context, EntityContext
 
 commands = typer.Typer()
 
@@ -46,6 +46,9 @@ def adopt_command(
 
     Exit status: 0 in sync, 1 differences or entities are left, 2 something could not be adopted or validated.
     """
+    from sync_orchestrator.core.adoption import adopt
+    from sync_orchestrator.performing import perform
+
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else _suspended(context)
     with steps("adopt") as bar:
@@ -61,6 +64,8 @@ def adopt_command(
 
 
 def _suspended(context: Context) -> list[EntityContext]:
+    from sync_orchestrator.core.sql import run
+
     with context.engine.begin() as connection:
         names = {row.name for row in run(connection, statements.SUSPENDED_ONES)}
     chosen = [entity for entity in context.entities.values() if entity.system_name in names]

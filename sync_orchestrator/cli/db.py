@@ -6,10 +6,7 @@ Not here: how it is started and stopped (``database/embedded.py``).
 from __future__ import annotations
 
 import typer
-from sqlalchemy.engine import make_url
 
-from sync_orchestrator import app as composition
-from sync_orchestrator.database import embedded
 from sync_orchestrator.terminal import say
 
 commands = typer.Typer(no_args_is_help=True, help="The embedded database.")
@@ -18,11 +15,18 @@ commands = typer.Typer(no_args_is_help=True, help="The embedded database.")
 @commands.command("url")
 def db_url() -> None:
     """Print the database's URL, for psql and the like; starts the embedded server if need be."""
+    from sqlalchemy.engine import make_url
+
+    from sync_orchestrator import app as composition
+
     typer.echo(make_url(composition.database_url()).set(drivername="postgresql").render_as_string(hide_password=False))
 
 
 @commands.command("stop")
 def db_stop() -> None:
     """Stop the embedded server."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.database import embedded
+
     stopped = embedded.stop(composition.home() / "postgres")
     say("stopped" if stopped else "it was not running")

@@ -12,10 +12,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, say_who_pushes
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core import ledger
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.names import composed
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.terminal import as_json, say, table
 
@@ -31,6 +28,8 @@ def events_list(
     json: Json = False,
 ) -> None:
     """List events that are not finished, newest first."""
+    from sync_orchestrator.core.names import composed
+
     rows = [dict(row._mapping) for row in _query(
         ledger_statements.LIST, state=state, entity=entity, key=key and composed(key), most=most)]
     if json:
@@ -60,6 +59,8 @@ def events_redrive(
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
         raise NotFound("name events by number, or say --all")
+    from sync_orchestrator.core import ledger
+
     engine = existing_database()
     count = ledger.redrive(engine, seqs or None, entity)
     say(f"{count} events re-driven")
@@ -70,9 +71,13 @@ def events_redrive(
 @commands.command("discard")
 def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End dead events for good."""
+    from sync_orchestrator.core import ledger
+
     say(f"{ledger.discard(existing_database(), seqs or [], reason)} events discarded")
 
 
 def _query(statement: str, **parameters: Any) -> Sequence[Any]:
+    from sync_orchestrator.core.sql import run
+
     with existing_database().begin() as connection:
         return run(connection, statement, **parameters)

@@ -5,24 +5,29 @@ Not here: how a database is made or opened (``app.py``).
 
 from __future__ import annotations
 
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING
 
-from sync_orchestrator import app as composition
-from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.full_sync import known_groups
-from sync_orchestrator.core.workers import is_worked_off
 from sync_orchestrator.terminal import say
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from sync_orchestrator.core.context import Context, EntityContext
 
 
 def existing_database() -> Engine:
     """The database; raises ConfigError where there is none, instead of making one."""
+    from sync_orchestrator import app as composition
+
     composition.require_database()
     return composition.open_database()
 
 
 def existing_context() -> Context:
     """All that is configured, on the database that is there."""
+    from sync_orchestrator import app as composition
+
     composition.require_database()
     return composition.open_context()
 
@@ -36,12 +41,16 @@ def entity_named(context: Context, name: str) -> EntityContext:
 
 def groups_of(context: Context, entity: EntityContext) -> list[str]:
     """The business groups of an entity that are known by now."""
+    from sync_orchestrator.core.full_sync import known_groups
+
     with context.engine.begin() as connection:
         return known_groups(connection, entity.name)
 
 
 def say_who_pushes(engine: Engine, what: str) -> None:
     """Says whether ``what`` is pushed by something that runs now, or by which command it will be."""
+    from sync_orchestrator.core.workers import is_worked_off
+
     if is_worked_off(engine):
         say(f"{what}: a drain that runs pushes them")
     else:

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core import access
 from sync_orchestrator.terminal import as_json, say, table
 
 commands = typer.Typer(no_args_is_help=True, help="Keys of those who may call the API service.")
@@ -25,6 +23,9 @@ def keys_create(
     days: Annotated[float | None, typer.Option(min=0.01, help="How long it is good for; for ever by default.")] = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core import access
+
     config = composition.load_config()
     with composition.open_database().begin() as connection:
         key = access.make_key(connection, name, scope, config.sources, None if days is None else days * 86_400)
@@ -34,6 +35,8 @@ def keys_create(
 @commands.command("list")
 def keys_list(json: Json = False) -> None:
     """Show all keys, without their secrets."""
+    from sync_orchestrator.core import access
+
     with existing_database().begin() as connection:
         rows = [dict(row._mapping) for row in access.keys(connection)]
     if json:
@@ -48,6 +51,8 @@ def keys_list(json: Json = False) -> None:
 @commands.command("revoke")
 def keys_revoke(key: Annotated[str, typer.Argument(help="Its id, as `keys list` shows it, or the key.")]) -> None:
     """End a key. Services forget it within seconds."""
+    from sync_orchestrator.core import access
+
     with existing_database().begin() as connection:
         access.revoke(connection, key)
     say("it is good for nothing from now on")

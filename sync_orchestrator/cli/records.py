@@ -6,25 +6,17 @@ Not here: what is known of one, and what becomes of it (``core/records.py``, ``c
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database, say_who_pushes
 from sync_orchestrator.cli.options import Group, Json
-from sync_orchestrator.core import records
-from sync_orchestrator.core.dead_records import (
-    DEAD_STATES,
-    DeadRecord,
-    DeadSelection,
-    discard_dead_records,
-    list_dead_records,
-    redrive_dead_records,
-)
-from sync_orchestrator.core.drain import drain as run_drain
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import as_json, say, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.dead_records import DeadRecord, DeadSelection
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys of records, as `records list` shows them.")]
 Cause = Annotated[str | None, typer.Option(help="Only records with this text in their error or cause.")]
@@ -38,6 +30,8 @@ commands = typer.Typer(no_args_is_help=True, help="Single records, and those tha
 @commands.command("show")
 def records_show(entity: str, key: str, json: Json = False) -> None:
     """Show everything known of a record: its parts, events, pushes and drift."""
+    from sync_orchestrator.core import records
+
     with existing_database().begin() as connection:
         found = records.show(connection, entity, key)
     if json:
@@ -56,6 +50,9 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
 @commands.command("refresh")
 def records_refresh(entity: str, key: str) -> None:
     """Reread a record from its sources, whatever version the archive has."""
+    from sync_orchestrator.core import records
+    from sync_orchestrator.performing import perform
+
     context = existing_context()
     found = perform(context, records.refresh(context, entity_named(context, entity), key))
     say(", ".join(f"{part}: {what}" for part, what in found.items()))
@@ -64,6 +61,10 @@ def records_refresh(entity: str, key: str) -> None:
 @commands.command("push")
 def records_push(entity: str, key: str) -> None:
     """Push a record once more, whatever was acknowledged or refused. Exit status: 0 acknowledged, 1 not yet."""
+    from sync_orchestrator.core import records
+    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.performing import perform
+
     context = existing_context()
     entity_named(context, entity)
     with context.engine.begin() as connection:
@@ -87,6 +88,8 @@ def records_list(
     group: Group = None, cause: Cause = None, limit: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
 ) -> None:
     """List records that are not pushed any more, with cause and time; the dead ones by default."""
+    from sync_orchestrator.core.dead_records import DEAD_STATES, DeadSelection, list_dead_records
+
     states = (*(DEAD_STATES if dead or not discarded else ()), *(("discarded",) if discarded else ()))
     with existing_database().begin() as connection:
         found = list_dead_records(connection, DeadSelection(entity, None, group, cause), limit + 1, states)
@@ -115,6 +118,8 @@ def records_redrive(
                                                           "that the third party does not have them.")] = False,
 ) -> None:
     """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
+    from sync_orchestrator.core.dead_records import redrive_dead_records
+
     selection = _selection(entity, keys, group, cause, every)
     if absent and not keys:
         raise NotFound("--absent needs the keys of the records that you have checked")
@@ -132,6 +137,8 @@ def records_discard(
     yes: Annotated[bool, typer.Option("--yes", help="Do not prompt.")] = False,
 ) -> None:
     """Give dead records up: they are not pushed until they change, and their dead events end."""
+    from sync_orchestrator.core.dead_records import discard_dead_records, list_dead_records
+
     selection = _selection(entity, keys, group, cause, every)
     engine = existing_database()
     if not keys and not yes:
@@ -144,6 +151,8 @@ def records_discard(
 
 def _selection(entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool) -> DeadSelection:
     """Which records are meant; all of them only where that is said."""
+    from sync_orchestrator.core.dead_records import DeadSelection
+
     if not (keys or group or cause or every):
         raise NotFound("name records by key, or use --group, --cause or --all")
     if keys and every:

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core import rejected
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.terminal import as_json, say, table
 
@@ -27,6 +25,8 @@ def rejected_list(
     consumer: Consumer = None, most: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
 ) -> None:
     """List messages that cannot be read, newest first."""
+    from sync_orchestrator.core import rejected
+
     with existing_database().begin() as connection:
         rows = rejected.listed(connection, consumer, most)
     if json:
@@ -41,6 +41,8 @@ def rejected_list(
 @commands.command("show")
 def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     """Show one message with its reason, headers and body, as JSON."""
+    from sync_orchestrator.core import rejected
+
     with existing_database().begin() as connection:
         as_json(rejected.show(connection, number), indent=2)
 
@@ -51,6 +53,7 @@ def rejected_retry(
     consumer: Consumer = None,
 ) -> None:
     """Put messages through again, after the configuration was mended. Exit status: 1 some still cannot be read."""
+    from sync_orchestrator import app as composition
     from sync_orchestrator.brokers.consume import retry_rejected
 
     if not ids and not every:
@@ -64,4 +67,6 @@ def rejected_retry(
 @commands.command("discard")
 def rejected_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End messages for good."""
+    from sync_orchestrator.core import rejected
+
     say(f"{rejected.discard(existing_database(), ids or [], reason)} messages discarded")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core import rollout
 from sync_orchestrator.terminal import as_json, say, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core import rollout
 
 RouteName = Annotated[str, typer.Argument(metavar="ROUTE", help="A route with a legacy upstream.")]
 Values = Annotated[list[str], typer.Argument(help="Values of the header or the part that the route goes by.")]
@@ -29,6 +30,9 @@ commands = typer.Typer(no_args_is_help=True, help="The shares of the proxy's rou
 @commands.command("list")
 def rollout_list(json: Json = False) -> None:
     """Show the share of each route that has a legacy upstream."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core import rollout
+
     config = composition.load_config()
     with existing_database().begin() as connection:
         found = [rollout.described(each) for each in rollout.of_routes(config, rollout.rollouts(connection))]
@@ -43,6 +47,9 @@ def rollout_list(json: Json = False) -> None:
 @commands.command("show")
 def rollout_show(route: RouteName, json: Json = False) -> None:
     """Show a route's share and lists, and what was counted since its last change."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core import rollout
+
     config = composition.load_config()
     rollout.switched(config, route)
     with existing_database().begin() as connection:
@@ -60,6 +67,8 @@ def rollout_set(
     route: RouteName, percent: Annotated[float, typer.Argument(min=0, max=100)], why: Why, override: Override = False,
 ) -> None:
     """Set the share. A step up needs a clean validation of the route's entity."""
+    from sync_orchestrator.core import rollout
+
     _roll(route, lambda now: rollout.Change(percent=percent), why, override=override)
 
 
@@ -67,6 +76,8 @@ def rollout_set(
 def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option("--off", help="No longer.")] = False
                    ) -> None:
     """Copy reads to the new path and compare its answers; callers get those of legacy."""
+    from sync_orchestrator.core import rollout
+
     _roll(route, lambda now: rollout.Change(shadow=not off), why)
 
 
@@ -74,6 +85,8 @@ def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option
 def rollout_allow(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
                   ) -> None:
     """Have values take the new path whatever the share is."""
+    from sync_orchestrator.core import rollout
+
     _roll(route, lambda now: rollout.Change(allow=now.allow - {*values} if remove else now.allow | {*values}), why,
           override=override)
 
@@ -82,6 +95,8 @@ def rollout_allow(route: RouteName, values: Values, why: Why, remove: Remove = F
 def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
                  ) -> None:
     """Have values never take the new path, allowed or not."""
+    from sync_orchestrator.core import rollout
+
     _roll(route, lambda now: rollout.Change(deny=now.deny - {*values} if remove else now.deny | {*values}), why,
           override=override)
 
@@ -89,6 +104,9 @@ def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = Fa
 @commands.command("history")
 def rollout_history(route: RouteName, json: Json = False) -> None:
     """Show who changed a route's share and why, the last first."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core import rollout
+
     rollout.switched(composition.load_config(), route)
     with existing_database().begin() as connection:
         rows = [dict(row._mapping) for row in rollout.history(connection, route)]
@@ -101,6 +119,9 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
 
 
 def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: str, *, override: bool = False) -> None:
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core import rollout
+
     config = composition.load_config()
     try:
         with existing_database().begin() as connection:

@@ -12,8 +12,6 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator import app as composition
-from sync_orchestrator import processes
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.terminal import say
 
@@ -26,6 +24,8 @@ def up(
     api_port: Annotated[int, typer.Option(help="Of POST /v1/events.")] = 8700,
 ) -> None:
     """Start everything on loopback: database, API service, Dagster's UI and daemon. Ctrl-C ends it all."""
+    from sync_orchestrator import processes
+
     raise typer.Exit(processes.up(port, api_port, say))
 
 
@@ -34,7 +34,8 @@ def consume(
     name: Annotated[str | None, typer.Argument(help="One of the consumers; all of them by default.")] = None,
 ) -> None:
     """Record the messages of brokers as change events, until SIGINT or SIGTERM; what is recorded is acknowledged."""
-    from sync_orchestrator.brokers.consume import consume as run_consumers  # brings kombu, which no other command needs
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.brokers.consume import consume as run_consumers
 
     config = composition.load_config()
     composition.require_database()
@@ -59,6 +60,8 @@ def api(
 @commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def demo(context: typer.Context) -> None:
     """Play the demo: three internal systems, a third party that misbehaves, and the proof at the end."""
+    from sync_orchestrator import processes
+
     project = processes.workspace().parent
     if not (project / "demo" / "story.py").exists():
         raise NotFound("the demo is not here: run this in a clone of the project")

@@ -9,10 +9,8 @@ from typing import Any
 
 import typer
 
-from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core.status import status as read_status
 from sync_orchestrator.terminal import as_json, say, table
 
 commands = typer.Typer()
@@ -21,6 +19,9 @@ commands = typer.Typer()
 @commands.command()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core.status import status as read_status
+
     found = read_status(existing_database())
     if json:
         as_json(found)

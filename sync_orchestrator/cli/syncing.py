@@ -5,33 +5,27 @@ Not here: how that is done (``core/drain.py``, ``core/full_sync.py``), what a pl
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_orchestrator import app as composition
-from sync_orchestrator import plan_tables
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
-from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.drain import DrainReport
-from sync_orchestrator.core.drain import drain as run_drain
 from sync_orchestrator.core.errors import CannotPlan, SyncError
-from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync, known_groups
-from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
-from sync_orchestrator.core.plan_file import Plan, differences, load, save
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.context import Context, EntityContext
+    from sync_orchestrator.core.drain import DrainReport
+    from sync_orchestrator.core.full_sync_plan import GroupPlan
 
 commands = typer.Typer()
 
@@ -41,6 +35,10 @@ _MOST_SAMPLES_SHOWN = 60
 @commands.command()
 def drain() -> None:
     """Work off what is due, once, without Dagster."""
+    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.core.sql import run
+    from sync_orchestrator.performing import perform
+
     context = existing_context()
     with steps("drain") as bar:
         report = perform(context, run_drain(
@@ -63,6 +61,11 @@ def plan(
 
     Exit status: 0 it can be done as it stands, 1 something in it needs a person, 2 something cannot be read.
     """
+    from sync_orchestrator import app as composition
+    from sync_orchestrator import plan_tables
+    from sync_orchestrator.core.plan_file import Plan, save
+    from sync_orchestrator.performing import perform
+
     context = composition.open_context(only_look=True)
     chosen = entity_named(context, entity)
     with steps(f"plan of {entity}") as bar:
@@ -87,6 +90,8 @@ async def _plan_groups(
     context: Context, entity: EntityContext, groups: Sequence[str] | None, allow_deletions: int | None, bar: Steps
 ) -> tuple[list[GroupPlan], list[str], list[str]]:
     """The plans, why others could not be made, and what no plan shows; all groups by default."""
+    from sync_orchestrator.core.full_sync_plan import groups_to_plan, plan_group, ungrouped_notes
+
     todo = await groups_to_plan(context, entity) if groups is None else groups
     bar.of(len(todo))
     plans: list[GroupPlan] = []
@@ -113,6 +118,9 @@ def full_sync_command(
 
     Exit status: 0 in step, 1 something is left, 3 it would do something else than planned, and nothing was done.
     """
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.performing import perform
+
     groups = [group] if group else None
     if plan is not None:
         groups, allow_deletions = _as_planned(entity, group, allow_deletions, plan)
@@ -134,6 +142,10 @@ def _as_planned(
     entity: str, group: str | None, allow_deletions: int | None, path: Path
 ) -> tuple[list[str], int | None]:
     """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
+    from sync_orchestrator import app as composition
+    from sync_orchestrator.core.plan_file import differences, load
+    from sync_orchestrator.performing import perform
+
     planned = load(path, entity)
     if allow_deletions is not None:
         raise CannotPlan("--allow-deletions is part of a plan: say it to `sync-orchestrator plan`")
@@ -159,6 +171,11 @@ def _as_planned(
 async def _sync_groups(
     context: Context, entity: EntityContext, chosen: Sequence[str] | None, allow_deletions: int | None, bar: Steps
 ) -> list[str]:
+    import asyncio
+
+    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups
+
     groups = await discover_groups(context, entity) if chosen is None else chosen
     bar.of(len(groups))
     failures: list[str] = []
@@ -181,6 +198,8 @@ async def _sync_groups(
 async def _sync_group(
     context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str]
 ) -> None:
+    from sync_orchestrator.core.full_sync import full_sync
+
     try:
         filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
                                           progress=partial(bar.phase, name))
@@ -204,6 +223,9 @@ def _so_far(report: DrainReport) -> str:
 
 def _left(context: Context, entity: str, group: str | None) -> tuple[int, int]:
     """Records of the groups that are out of step, and events that failed."""
+    from sync_orchestrator.core.full_sync import known_groups
+    from sync_orchestrator.core.sql import run
+
     with context.engine.begin() as connection:
         groups = [group] if group else known_groups(connection, entity)
         rows = [run(connection, full_sync_statements.OUTSTANDING, entity=entity, group=name)[0] for name in groups]

@@ -5,17 +5,17 @@ Not here: what that does (``core/status.py``, ``core/records.py``).
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sync_orchestrator.cli.existing import existing_context
-from sync_orchestrator.core import records
-from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.status import pause as set_paused
-from sync_orchestrator.core.suspension import Suspension, lift, suspension_of
 from sync_orchestrator.terminal import complain, say
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.context import Context
+    from sync_orchestrator.core.suspension import Suspension
 
 System = Annotated[str, typer.Argument(help="An entity or a third party.")]
 
@@ -36,6 +36,8 @@ def resume(
     reason: Annotated[str | None, typer.Option(help="Why nothing has to be adopted; it is logged.")] = None,
 ) -> None:
     """Let pushes go on. A suspended third party has to be adopted first."""
+    from sync_orchestrator.core.suspension import suspension_of
+
     context = existing_context()
     system = context.entities[name].system_name if name in context.entities else name
     with context.engine.begin() as connection:
@@ -51,6 +53,8 @@ def resume(
 
 def _end_suspension(context: Context, system: str, suspension: Suspension | None, reason: str | None) -> None:
     """Lets pushes go on with the ids that the archive has."""
+    from sync_orchestrator.core.suspension import lift
+
     if suspension is None:
         raise NotFound(f"pushes to '{system}' are not suspended")
     if not reason:
@@ -61,6 +65,8 @@ def _end_suspension(context: Context, system: str, suspension: Suspension | None
 
 
 def _pause(name: str, *, paused: bool) -> None:
+    from sync_orchestrator.core.status import pause as set_paused
+
     context = existing_context()
     if name not in (*context.entities, *context.config.third_parties):
         raise NotFound(f"neither an entity nor a third party is called '{name}'")
@@ -71,6 +77,8 @@ def _pause(name: str, *, paused: bool) -> None:
 @commands.command()
 def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> None:
     """Start a new count of versions, after a source system was restored from a backup."""
+    from sync_orchestrator.core import records
+
     context = existing_context()
     if source not in context.config.sources:
         raise NotFound(f"there is no source system '{source}'; there is {', '.join(context.config.sources)}")

@@ -11,25 +11,23 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from sync_orchestrator import drift_files
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of, say_who_pushes
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
-from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.drift import Chosen, listed, over_time
-from sync_orchestrator.core.source_check import SourceCheck, check_sources
-from sync_orchestrator.performing import perform, perform_each
 from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 
 if TYPE_CHECKING:
+    from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.repair import Repaired
+    from sync_orchestrator.core.source_check import SourceCheck
     from sync_orchestrator.core.validation import GroupValidation
 
 Result = TypeVar("Result", "SourceCheck", "GroupValidation")
+
+Repair = Literal["auto", "ask", "off"]  # as in config/entities.py, which takes long to import
 
 commands = typer.Typer()
 
@@ -72,6 +70,8 @@ def verify(
 def _verify_sources(
     context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, json: bool
 ) -> int:
+    from sync_orchestrator.core.source_check import check_sources
+
     with steps("check the sources") as bar:
         results = _each_group(context, entities, group, bar, lambda entity, name: check_sources(
             context, entity, name, repair=repair))
@@ -96,7 +96,7 @@ def _validate(
     context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
     bar: Steps,
 ) -> list[GroupValidation]:
-    from sync_orchestrator.core.validation import validate  # brings pandas, which the other commands need not wait for
+    from sync_orchestrator.core.validation import validate
 
     return _each_group(context, entities, group, bar, lambda entity, name: validate(
         context, entity, name, full=full, repair=repair))
@@ -107,6 +107,8 @@ def _each_group(
     work: Callable[[EntityContext, str], Awaitable[Result]],
 ) -> list[Result]:
     """What comes of the groups, in their order, a few being worked on at once."""
+    from sync_orchestrator.performing import perform_each
+
     todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
     bar.of(len(todo))
     results: list[Result | None] = [None] * len(todo)
@@ -132,6 +134,9 @@ def drift(
     plot: Annotated[Path | None, typer.Option(help="Draw what was found over time in this file, .svg.")] = None,
 ) -> None:
     """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
+    from sync_orchestrator import drift_files
+    from sync_orchestrator.core.drift import Chosen, listed, over_time
+
     context = existing_context()
     if entity is not None:
         entity_named(context, entity)
@@ -158,7 +163,8 @@ def repair_command(
 
     Exit status: 0 in step, 1 drift is left, 2 something could not be validated.
     """
-    from sync_orchestrator.core.repair import groups_to_repair  # brings pandas, which others need not wait for
+    from sync_orchestrator.core.repair import groups_to_repair
+    from sync_orchestrator.performing import perform
 
     context = existing_context()
     chosen = entity_named(context, entity)

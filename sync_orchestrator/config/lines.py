@@ -39,6 +39,22 @@ def child(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
     return next((found for each in merged if (found := child(each, step)) is not None), None)
 
 
+def scalars(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, str, int]]:
+    """Each plain text in a document, names included, with its place and line."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.style is None:
+            yield place, node.value, node.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            yield from scalars(item, (*place, number))
+    elif isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                further = (*place, name.value)
+                yield from scalars(name, further)
+                yield from scalars(value, further)
+
+
 def written_twice(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int, int]]:
     """Names that stand twice in one mapping, of which YAML takes the last: place, line, and line of the first."""
     if isinstance(node, yaml.SequenceNode):

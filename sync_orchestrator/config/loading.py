@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import yaml
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sync_orchestrator.config.complaints import Complaint, complaint, complaints, dotted
 from sync_orchestrator.config.document import Config
 from sync_orchestrator.config.environment import Place, filled_in, unset, without_values
-from sync_orchestrator.config.lines import written_twice
+from sync_orchestrator.config.lines import scalars, written_twice
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.masking import mask_log_records
 
@@ -24,6 +24,7 @@ Further = Callable[[Config], Iterable[tuple[Place, str]]]
 """What else is looked at in a configuration that is in order by itself: places, and what has to be mended there."""
 
 
+_MARK = re.compile(r"(?<!\S)# TODO: (.*)$")
 _TRUTH = "tag:yaml.org,2002:bool"
 
 
@@ -72,6 +73,7 @@ def read(text: str, name: str, further: Further = nothing_further) -> Config:
     if not isinstance(document, dict) or tree is None:
         raise ConfigError(f"{name}: expected sources, third_parties and entities at the top.")
     config, wrong = _checked(document, tree)
+    wrong = _with_marks(wrong, list(_marks(text, tree)))
     if config is not None and not wrong:
         wrong = sorted({complaint(tree, place, mend) for place, mend in further(config)})
     if wrong or config is None:
@@ -92,6 +94,22 @@ def _checked(document: dict[str, object], tree: yaml.Node) -> tuple[Config | Non
         # What is not set cannot fit: one complaint is enough.
         wrong += [each for each in found if not any((each.line, each.field) == (one.line, one.field) for one in absent)]
     return config, sorted(wrong + absent)
+
+
+def _marks(text: str, tree: yaml.Node) -> Iterator[Complaint]:
+    """What ``init`` could not know: the word TODO, as a name or a value, where a comment with that word explains it."""
+    lines = text.splitlines()
+    for place, word, line in scalars(tree):
+        if word == "TODO" and (mark := _MARK.search(lines[line - 1])) is not None:
+            yield Complaint(line, dotted(place), f"is to be filled in: {mark[1].strip()}")
+
+
+def _with_marks(wrong: list[Complaint], marks: list[Complaint]) -> list[Complaint]:
+    """Without what else is wrong with a marked place: one complaint is enough."""
+    def is_marked(each: Complaint) -> bool:
+        return any(each.line == mark.line or f"{each.field}.".startswith(f"{mark.field}.") for mark in marks)
+
+    return sorted(marks + [each for each in wrong if not is_marked(each)])
 
 
 def _shown(path: Path) -> str:

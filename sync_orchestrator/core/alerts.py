@@ -12,11 +12,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.alert_messages import message
 from sync_orchestrator.core.alert_receivers import Receiver, receivers
 from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
@@ -25,6 +24,9 @@ from sync_orchestrator.core.masking import mask, mask_all
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as statements
 from sync_orchestrator.core.storable_text import storable_json, storable_text
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Alerts
 
 _log = logging.getLogger("sync_orchestrator.alerts")
 _taken = CrashPoint("alerts.taken")

@@ -9,13 +9,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import ThirdPartySystem
 
 _LOOK_AFTER = 1.0
 UNCONFIRMED_SECONDS = 5.0

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
 from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.versions import Rules
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as statements
@@ -177,6 +176,8 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
+    from sync_orchestrator.core.settle import Settled, finish_reached  # brings all of a push
+
     records, unarchived = _locked(connection, selection, _ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     if not keys:

@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core import events
 from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.breaker import Gate, gate
@@ -37,6 +37,9 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import paused_entities
 from sync_orchestrator.core.suspension import suspension_of
 from sync_orchestrator.core.wait import listening
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import ThirdPartySystem
 
 _claimed = CrashPoint("drain.pushes_claimed")
 _before_settle = CrashPoint("drain.before_settle")

@@ -22,7 +22,6 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.exact_json import decimal_fragment
 from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.sql import dumped, in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as dead_records_statements
@@ -238,6 +237,8 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
     ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
+
+    from sync_orchestrator.core.settle import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:
         rows = run(connection, statements.REDRIVE, seqs=None if seqs is None else list(seqs), entity=entity)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.config import Alerts, Entity
 from sync_orchestrator.core import alerts, rejected, rollout
 from sync_orchestrator.core.ledger import Conservation, check_conservation
 from sync_orchestrator.core.sql import run
@@ -14,6 +14,9 @@ from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.suspension import end_old_strays
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Alerts, Entity
 
 
 def look_after(connection: Connection) -> Conservation:

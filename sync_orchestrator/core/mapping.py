@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from collections.abc import Mapping as NamedValues
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.exact_json import plain
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.normalize import normalizers
 
-Codecs = NamedValues[str, Codec]
+if TYPE_CHECKING:
+    from sync_orchestrator.config.targets import Codec
+
+Codecs = NamedValues[str, "Codec"]
 
 _NO_CODECS: Codecs = {}
 _COMPARED = {"normalize", "write", "read"}

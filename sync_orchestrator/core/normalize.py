@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.config.targets import Codec, CutTo, Function, Normalization, RoundTo
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.value_functions import FUNCTIONS
 from sync_orchestrator.core.value_times import ValueFailed
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config.targets import Codec, Normalization
 
 Normalizer = Callable[[Any], Any]
 
@@ -31,6 +33,8 @@ def _all_of(steps: Sequence[Normalization]) -> Normalizer:
 
 
 def _step(step: Normalization) -> Normalizer:
+    from sync_orchestrator.config.targets import CutTo, Function, RoundTo
+
     if isinstance(step, RoundTo):
         return _of_number("round", step.round)
     if isinstance(step, CutTo):

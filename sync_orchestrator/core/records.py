@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine, Row
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
-from sync_orchestrator.core.events import change_of_read
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
@@ -134,6 +133,8 @@ def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str
 
 def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[str, PartRead | None],
           before: dict[str, Row[Any]], number: int) -> None:
+    from sync_orchestrator.core.events import change_of_read  # brings all of a push
+
     run(connection, statements.LOCK, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
     unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}

@@ -7,14 +7,17 @@ Not here: rejected messages and rollouts, which look after themselves; Dagster's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import psycopg.errors
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from sync_orchestrator.config import Retention
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import retention as statements
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Retention
 
 _MOST = 5_000
 _MOST_BATCHES = 2_000

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sync_orchestrator.config import Retry
 from sync_orchestrator.core.errors import Failure
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Retry
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,19 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row
 
-from sync_orchestrator.config import Config, Route
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.errors import NotFound, NotYet
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.core.storable_text import text_problem
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import Config, Route
 
 _PIECE_SECONDS = 5
 _LATE_AFTER_ROUNDS = 2

@@ -10,11 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
@@ -28,6 +27,9 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.suspension import note_stray_ids
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config import ThirdPartySystem
 
 _MOST_RETRY_AFTER = 3600.0
 _SUCCESS_NOTED_SECONDS = 10.0

@@ -13,11 +13,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -30,6 +29,9 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import source_check as statements
 from sync_orchestrator.core.versions import TOMBSTONE_HASH
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config.entities import Repair
 
 T = TypeVar("T")
 

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, is_same_account
 from sync_orchestrator.core.breaker import closed_reason
@@ -44,6 +43,9 @@ from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
 from sync_orchestrator.core.storable_text import storable_json
 from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
+
+if TYPE_CHECKING:
+    from sync_orchestrator.config.entities import Repair
 
 _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
