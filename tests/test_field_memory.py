@@ -246,7 +246,7 @@ async def test_rule_27_no_client_keeps_cookies(server: Server) -> None:
     """Of a source or third party, of the proxy, of a receiver of outcomes; by a host name, for which jars keep them."""
     baker = Baker(server)
     http = Http(HttpSettings(base_url=baker.url))
-    upstream = Upstream(baker.url, {}, 5)
+    upstream = Upstream(baker.url, {}, 5, ())
     for _ in range(3):
         await http.read(READ, {})
         await http.send(WRITE, {}, write=True)
