@@ -149,10 +149,24 @@ class InBulk:
         queues = self._queues.setdefault(loop, {})
         queue = queues.setdefault(place, [])
         queue.append(waiting)
-        if len(queue) >= self.bulk.size:
+        if len(queue) >= self._size:
             self._flush(queues, place, queue)
         elif len(queue) == 1:
-            loop.call_later(self.bulk.gather, self._flush, queues, place, queue)
+            loop.call_later(self.bulk.gather, self._flush_late, queues, place, queue)
+
+    @property
+    def _size(self) -> int:
+        """How many records one call has now: fewer than configured where larger calls are not answered."""
+        return self.bulk.size if self.http.limit is None else self.http.limit.batch(self.bulk.size)
+
+    def _flush_late(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
+        """Sends a queue that is not full, once there is room for another call: until then it may still grow."""
+        if queues.get(place) is queue and self.http.limit is not None and not self.http.limit.has_room():
+            deadlines = [waiting.deadline for waiting in queue if waiting.deadline is not None]
+            if time.monotonic() + self.bulk.gather < min(deadlines, default=float("inf")):
+                asyncio.get_running_loop().call_later(self.bulk.gather, self._flush_late, queues, place, queue)
+                return
+        self._flush(queues, place, queue)
 
     def _flush(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
         """Sends a queue unless that was done already, when it was full."""

@@ -12,6 +12,7 @@ import typer
 from sync_orchestrator import app as composition
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
+from sync_orchestrator.core.status import call_limit_text
 from sync_orchestrator.core.status import status as read_status
 from sync_orchestrator.terminal import as_json, say, table
 
@@ -43,6 +44,8 @@ def status(json: Json = False) -> None:
                 f"{row['held_off_because'] or 'the system asked for it'}.")
         if row["rate_share"] < 1:
             say(f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now.")
+        if row["call_limit"]:
+            say(f"{call_limit_text(name, row['call_limit'])}.")
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
     table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     table("outcomes to be sent", ["receiver", "count", "error"],

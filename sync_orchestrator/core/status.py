@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import outcomes
+from sync_orchestrator.core.call_limit import FORGOTTEN_AFTER_SECONDS
 from sync_orchestrator.core.dead_records import summarize_dead_records
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import json, run
@@ -31,7 +32,9 @@ _SYSTEMS = f"""
 SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
        greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
        CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because,
-       account, suspended_at, suspended_reason
+       account, suspended_at, suspended_reason, calls_at_once, calls_max, batch_share, calls_reason, calls_lost_at,
+       calls_lost_at > clock_timestamp() - make_interval(secs => {FORGOTTEN_AFTER_SECONDS})
+       AND (calls_at_once < calls_max OR batch_share < 1) AS is_limited
 FROM sync.systems ORDER BY name
 """
 _GROUPS = """
@@ -112,6 +115,7 @@ def status(engine: Engine) -> dict[str, Any]:
                            "held_off_seconds": round(row.held_off or 0.0, 1),
                            "held_off_because": row.held_off_because,
                            "rate_share": round(row.rate_share, 2),
+                           "call_limit": _call_limit(row),
                            "account": row.account,
                            "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
                            "suspended_reason": row.suspended_reason}
@@ -126,6 +130,22 @@ def status(engine: Engine) -> dict[str, Any]:
             "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
             "outcomes": outcomes.unsent(connection),
         }
+
+
+def _call_limit(row: Any) -> dict[str, Any] | None:
+    """How many calls the system gets at once, and why; None where that is what is configured."""
+    if not row.is_limited:
+        return None
+    return {"calls_at_once": max(1, int(row.calls_at_once)), "configured": row.calls_max,
+            "batch_share": round(row.batch_share, 2), "since": row.calls_lost_at.isoformat(),
+            "reason": row.calls_reason}
+
+
+def call_limit_text(name: str, limit: dict[str, Any]) -> str:
+    """The present limit of calls to a system in one sentence; ``limit`` as ``status`` has it."""
+    batches = "" if limit["batch_share"] >= 1 else f", and bulk calls have {limit['batch_share']:.0%} of their size"
+    return (f"{name}: {limit['calls_at_once']} of {limit['configured']} calls at once are made in each process{batches}"
+            f", since calls were not answered in time ({limit['since'][:19]}: {limit['reason']})")
 
 
 def _alerts(connection: Connection) -> dict[str, Any]:

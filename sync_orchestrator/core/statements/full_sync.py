@@ -10,13 +10,21 @@ SELECT group_key, first_completed_at, completed_at, validated_at, sync_phase, sy
 WHERE entity = %(entity)s ORDER BY group_key
 """
 
-# One full sync a group at a time: the lease is fenced by its token.
+# One full sync a group at a time: the lease is fenced by its token. It is short, and its holder renews it for as long
+# as its process lives.
 TAKE = """
 UPDATE sync.groups
-SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s)
+SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
+    lease_holder = %(holder)s, lease_taken_at = sync.clock()
 WHERE entity = %(entity)s AND group_key = %(group)s AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING lease_token, first_completed_at, sync_id, sync_phase, sync_cursor, sync_listed,
           sync_started_at > sync.clock() - interval '1 day' AS recent
+"""
+
+LEASE = """
+SELECT lease_holder AS holder, EXTRACT(epoch FROM sync.clock() - lease_taken_at)::float8 AS age,
+       lease_until AS until, EXTRACT(epoch FROM lease_until - sync.clock())::float8 AS left
+FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
 RENEW = """
@@ -25,7 +33,8 @@ WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s 
 """
 
 LET_GO = """
-UPDATE sync.groups SET lease_token = NULL, lease_until = NULL, sync_error = %(error)s
+UPDATE sync.groups
+SET lease_token = NULL, lease_until = NULL, lease_holder = NULL, lease_taken_at = NULL, sync_error = %(error)s
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s
 """
 
