@@ -119,4 +119,5 @@ def traits_of(target: Target) -> Traits:
         look_first=target.look_first,
         reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
                            if target.revision is not None and call is not None and "revision" in call.names()),
+        bulk_update=target.bulk_update is not None,
     )

@@ -28,8 +28,8 @@ from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, pla
 from sync_orchestrator.core.plan_file import Plan, differences, load, save
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import adoption as adoption_statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
 from sync_orchestrator.performing import perform
 from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
 
@@ -122,12 +122,15 @@ def full_sync_command(
         failures = perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
     for failure in failures:
         complain(failure)
-    left, failed = _left(context, entity, group)
-    if left or failed:
-        say(f"{left} records out of step and {failed} failed events are left")
-    elif not failures:
+    left = _left_over(context, entity, groups)
+    if left:
+        say(left)
+    if failures:
+        say(f"{len(failures)} business groups are not done, so it is not known whether all of it is in sync, such as "
+            f"{failures[0]}. Next: `sync-orchestrator full-sync {entity}` once that is fixed")
+    elif not left:
         say("all of it is in step")
-    raise typer.Exit(1 if failures or left or failed else 0)
+    raise typer.Exit(1 if failures or left else 0)
 
 
 def _as_planned(
@@ -163,31 +166,42 @@ async def _sync_groups(
     bar.of(len(groups))
     failures: list[str] = []
     places = asyncio.Semaphore(GROUPS_AT_ONCE)
+    progress = SyncProgress(context, entity)
 
     async def one(name: str) -> None:
         async with places:
-            await _sync_group(context, entity, name, allow_deletions, bar, failures)
+            await _sync_group(context, entity, name, allow_deletions, bar, failures, progress)
+            progress.ended(name)
 
-    await asyncio.gather(*(one(name) for name in groups))
-    bar.at("what failed meanwhile")
-    await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
-    if _left(context, entity.name, chosen[0] if chosen is not None and len(chosen) == 1 else None)[1]:
-        first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
-        bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
-        await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
+    async with reported(progress, bar.report):
+        await asyncio.gather(*(one(name) for name in groups))
+        bar.at("what failed meanwhile")
+        await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
+        if _failed_events(context, entity.name, chosen):
+            first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
+            bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
+            await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
     return failures
 
 
 async def _sync_group(
-    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str]
+    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str],
+    progress: SyncProgress,
 ) -> None:
+    reports = progress.of_group(name)
+
+    def tell(phase: str, count: int) -> None:
+        reports(phase, count)
+        bar.phase(name, phase, count)
+
     try:
-        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
-                                          progress=partial(bar.phase, name))
+        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell)
     except SyncError as error:
         failures.append(f"{name}: {error}")
-        bar.done(f"{name}: failed")
+        bar.done(f"{name}: failed: {error}")
         return
+    for phase, count in (("read", filled.listed), ("changed", filled.changed), ("push", stepped.acknowledged)):
+        reports(phase, count)
     if filled.unusable:
         failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
                         + "; ".join(filled.problems[:3]))
@@ -202,10 +216,15 @@ def _so_far(report: DrainReport) -> str:
     return f"{report.events} events, {report.settled.acknowledged} records mirrored"
 
 
-def _left(context: Context, entity: str, group: str | None) -> tuple[int, int]:
-    """Records of the groups that are out of step, and events that failed."""
+def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) -> int:
+    """Events that failed: of the one group that is synced, or of the entity."""
+    group = groups[0] if groups is not None and len(groups) == 1 else None
     with context.engine.begin() as connection:
-        groups = [group] if group else known_groups(connection, entity)
-        rows = [run(connection, full_sync_statements.OUTSTANDING, entity=entity, group=name)[0] for name in groups]
-        failed = run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n
-    return sum(row.open + row.parked for row in rows), failed
+        return int(run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n)
+
+
+def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:
+    """What of the groups, all by default, is not in sync, why, and the next command."""
+    failed = _failed_events(context, entity, groups)
+    with context.engine.begin() as connection:
+        return left_over(connection, entity, groups or known_groups(connection, entity), failed)

@@ -1,8 +1,8 @@
 """How many calls a system gets at once, and how large its batches are: a slow one is not driven into the ground.
 
 Additive increase, multiplicative decrease. A call without an answer (a timeout, a reset, a gateway's 502 to 504) lowers
-the limit; answers raise it again, for as long as their latency is well below the timeout. The number of calls is what
-is lowered; the share of a batch follows where few calls are left, or where nothing is answered. A limit is never raised
+the limit; answers raise it again, for as long as their latency is well below the timeout. The number of calls is
+lowered first, then the size of batches, and where nothing is answered calls pause. A limit is never raised
 so far that the latency to be expected comes near the timeout. Not here: who sends calls (``adapters/http.py``), what
 comes of their records (``settle.py``).
 """
@@ -41,7 +41,8 @@ MIN_BATCH_SHARE = 0.01
 
 _LOOK_AGAIN_SECONDS = 1.0
 _WINDOW_SECONDS = 0.25
-_QUICK, _FAIR, _NEAR, _SLOW = 0.3, 0.6, 0.75, 0.85  # parts of the timeout
+_FAIR, _NEAR, _SLOW = 0.35, 0.75, 0.85  # parts of the timeout
+_LONGEST_PAUSE_SECONDS = 60.0
 _WRITES_COUNT_SECONDS = 30.0
 
 _log = logging.getLogger("sync_orchestrator.calls")
@@ -61,12 +62,16 @@ class Limit:
     reason: str = ""
 
 
-def lowered(limit: Limit, reason: str, *, nothing_answered: bool = False) -> Limit:
-    """The limit after a call without an answer. Pure. ``nothing_answered``: nor was any since it was lowered last."""
+def lowered(limit: Limit, reason: str, *, losses: int = 0) -> Limit:
+    """The limit after a call without an answer. Pure.
+
+    ``losses``: how often it was lowered before without any answer since. Batches become smaller where a single call,
+    made when those before it were over, is not answered.
+    """
     calls, batch = limit.calls, limit.batch
-    if nothing_answered or calls <= 1:
+    if calls <= 1 and losses > 1:
         batch = max(MIN_BATCH_SHARE, batch / 2)
-    calls = max(1.0, calls / (4 if nothing_answered else 2))
+    calls = max(1.0, calls / (4 if losses else 2))
     return Limit(calls, batch, is_known=True, was_lowered=True, reason=reason)
 
 
@@ -89,12 +94,12 @@ def raised(limit: Limit, most: int, slowest: float, timeout: float) -> Limit:
     steps = [calls, most / 16] if not limit.was_lowered else [most / 16]
     wider = next((calls + step for step in (*(max(1.0, step) for step in steps), 1.0)
                   if slowest * (calls + step) / calls < _NEAR * timeout), calls)
-    if batch < 1 and slowest < _QUICK * timeout:
-        batch = min(1.0, batch * 2)
+    if batch < 1 and slowest < _FAIR * timeout:
+        batch = min(1.0, batch * (2 if slowest < _FAIR / 2 * timeout else 1.25))
     elif calls < most and wider > calls:
         calls = min(float(most), wider)
-    elif batch < 1 and slowest < _FAIR * timeout:
-        batch = min(1.0, batch + 1 / 8)
+    elif batch < 1 and slowest < _NEAR * timeout:
+        batch = min(1.0, batch * 1.25)
     return replace(limit, calls=calls, batch=batch, is_known=True)
 
 
@@ -137,7 +142,8 @@ class CallLimit:
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, _Slots] = WeakKeyDictionary()
         self._window = _Window(time.monotonic())
         self._lowered_at = -math.inf
-        self._answered_at = -math.inf
+        self._losses = 0
+        self._paused_until = -math.inf
         self._write_at = -math.inf
         self.pushers = 0
         """How many pushers of this process share it."""
@@ -164,7 +170,7 @@ class CallLimit:
 
     def has_room(self) -> bool:
         """Whether a call could begin now."""
-        return self._of_loop().under_way < self.calls
+        return self._of_loop().under_way < self.calls and self._paused_until <= time.monotonic()
 
     @asynccontextmanager
     async def room(self, latest: float) -> AsyncIterator[None]:
@@ -174,6 +180,10 @@ class CallLimit:
         """
         slots = self._of_loop()
         await self.look()
+        while (left := self._paused_until - time.monotonic()) > 0:
+            if time.monotonic() + left > latest:
+                raise CallFailed(Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}")
+            await asyncio.sleep(left)
         await self._enter(slots, latest)
         try:
             yield
@@ -200,15 +210,17 @@ class CallLimit:
         """A call that began at this monotonic time had no answer; those under way with it are one loss."""
         if began < self._lowered_at:
             return
-        nothing = self._answered_at < self._lowered_at
         now = time.monotonic()
+        before, self._losses = self._losses, self._losses + 1
         self._lowered_at, self._window = now, _Window(now)
-        await self._set(lowered(self._limit, reason, nothing_answered=nothing), now - began, lowers=True)
+        if before:  # what was sent before is still worked on there, though nobody waits for it
+            self._paused_until = now + min(_LONGEST_PAUSE_SECONDS, self._timeout * 2 ** (before - 1))
+        await self._set(lowered(self._limit, reason, losses=before), now - began, lowers=True)
 
     async def answered(self, began: float, *, write: bool) -> None:
         """A call that began at this monotonic time was answered."""
         now = time.monotonic()
-        self._answered_at = now
+        self._losses = 0
         if write:
             self._write_at = now
         elif now - self._write_at < _WRITES_COUNT_SECONDS:

@@ -108,19 +108,7 @@ def status(engine: Engine) -> dict[str, Any]:
             "records": records,
             "dead": summarize_dead_records(connection),
             "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
-            "systems": {
-                row.name: {"paused": row.paused, "epoch": row.epoch,
-                           "breaker": "open" if row.open_since else "closed",
-                           "open_since": row.open_since.isoformat() if row.open_since else None,
-                           "held_off_seconds": round(row.held_off or 0.0, 1),
-                           "held_off_because": row.held_off_because,
-                           "rate_share": round(row.rate_share, 2),
-                           "call_limit": _call_limit(row),
-                           "account": row.account,
-                           "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
-                           "suspended_reason": row.suspended_reason}
-                for row in run(connection, _SYSTEMS)
-            },
+            "systems": systems_of(connection),
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
             "lost_notifications": [
                 {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
@@ -130,6 +118,22 @@ def status(engine: Engine) -> dict[str, Any]:
             "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
             "outcomes": outcomes.unsent(connection),
         }
+
+
+def systems_of(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Source systems and third parties by name: pauses, breakers, limits."""
+    return {
+        row.name: {"paused": row.paused, "epoch": row.epoch,
+                   "breaker": "open" if row.open_since else "closed",
+                   "open_since": row.open_since.isoformat() if row.open_since else None,
+                   "held_off_seconds": round(row.held_off or 0.0, 1),
+                   "held_off_because": row.held_off_because,
+                   "rate_share": round(row.rate_share, 2),
+                   "call_limit": _call_limit(row),
+                   "account": row.account,
+                   "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
+                   "suspended_reason": row.suspended_reason}
+        for row in run(connection, _SYSTEMS)}
 
 
 def _call_limit(row: Any) -> dict[str, Any] | None:

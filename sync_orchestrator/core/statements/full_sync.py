@@ -119,6 +119,28 @@ WHERE entity = %(entity)s AND out_of_step
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
 """
 
+_OF_GROUPS = """
+    SELECT CASE WHEN group_key = ANY(%(groups)s::text[]) THEN group_key ELSE applied_group END AS group_key, key, error,
+           parked, changed_at
+    FROM sync.records
+    WHERE entity = %(entity)s AND out_of_step AND parked IS DISTINCT FROM 'discarded'
+      AND (group_key = ANY(%(groups)s::text[]) OR applied_group = ANY(%(groups)s::text[]))"""
+
+# The same of several groups, those with an error apart.
+OUTSTANDING_OF = f"""
+SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS waiting,
+       count(*) FILTER (WHERE error IS NOT NULL OR parked IS NOT NULL) AS failing
+FROM ({_OF_GROUPS}) found GROUP BY group_key
+"""
+
+# The errors of the newest of them, of each group.
+ERRORS_OF = f"""
+SELECT group_key, key, error FROM (
+    SELECT found.*, row_number() OVER (PARTITION BY group_key ORDER BY changed_at DESC) AS place
+    FROM ({_OF_GROUPS} AND error IS NOT NULL) found) numbered
+WHERE place <= %(most)s
+"""
+
 # The events behind records that are tried again.
 REDRIVE_ARCHIVED = """
 UPDATE sync.events SET state = 'pending', attempts = 0, due_at = sync.clock()
