@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.lost_batches import LostBatches
 from sync_orchestrator.config import Config
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.core.call_limit import CallLimit, Limit, SharedCallLimit, eased, lowered, raised
 from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Found, Traits
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import call_limit_text, status
@@ -188,6 +190,54 @@ def test_an_update_of_a_lost_batch_is_repeated_with_others_instead_of_being_read
                               "grouped_address": False}
     assert plan(lost, Traits(**traits)) is Step.READ_BACK
     assert plan(lost, Traits(**traits, bulk_update=True)) is Step.UPDATE
+
+
+class Listing:
+    """A group of some records, in pages; counts the pages that were read."""
+
+    def __init__(self, shown: int, size: int = 10) -> None:
+        self.records = [Found(f"k{number}", f"id{number}", "A", {}) for number in range(shown)]
+        self.size = size
+        self.read = 0
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        for start in range(0, len(self.records), self.size):
+            self.read += 1
+            yield self.records[start:start + self.size]
+
+
+@pytest.mark.parametrize(("keys", "shown", "found", "pages"), [
+    pytest.param(25, 25, 25, 3, id="all of it is there"),
+    pytest.param(25, 20, 20, 2, id="what is not shown is searched by key"),
+    pytest.param(25, 1000, 25, 3, id="no page is read once all are found"),
+    pytest.param(4, 25, 0, 0, id="few are searched by key at once"),
+    pytest.param(25, 0, 0, 0, id="nothing was carried out"),
+])
+async def test_records_of_a_lost_batch_are_found_by_one_listing(keys: int, shown: int, found: int, pages: int) -> None:
+    listing = Listing(shown)
+    lost = LostBatches(listing.pages)
+    names = [f"k{number}" for number in range(keys)]
+    lost.add(names)
+    came = await asyncio.gather(*(lost.find(name, "A") for name in names))
+    assert (sum(map(bool, came)), listing.read) == (found, pages)
+    assert all([record.key for record in records] in ([], [name]) for name, records in zip(names, came, strict=True))
+    assert await lost.find("k0", "A") == []  # once: what follows is searched by key
+
+
+async def test_a_listing_of_a_large_group_ends_before_it_costs_more_than_the_searches() -> None:
+    listing = Listing(1000)
+    lost = LostBatches(listing.pages)
+    names = [f"k{number}" for number in range(900, 920)]
+    lost.add(names)
+    assert not any(await asyncio.gather(*(lost.find(name, "A") for name in names)))
+    assert listing.read == 10
+
+
+async def test_keys_that_were_in_no_lost_batch_are_searched_at_once() -> None:
+    listing = Listing(100)
+    lost = LostBatches(listing.pages)
+    assert await asyncio.gather(*(lost.find(f"k{number}", "A") for number in range(20))) == [[]] * 20
+    assert listing.read == 0
 
 
 def test_as_many_records_are_pushed_at_once_as_fill_the_connections_or_two_bulk_calls() -> None:

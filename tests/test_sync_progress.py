@@ -33,7 +33,8 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
 async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) -> None:
     for number in range(6):
         world.put(f"k{number}", tell=False)
-    failed, told, seen = asyncio.Event(), [], asyncio.Event()
+    told: list[str] = []
+    seen = asyncio.Event()
 
     async def gate(verb: str, key: str) -> None:
         if verb == "create" and key == "k5":
@@ -52,7 +53,6 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
         await asyncio.wait_for(full_sync(world.context, world.entity, "A", patience=0.3,
                                          progress=progress.of_group("A")), 20)
     assert seen.is_set()
-    assert not failed.is_set()
     group = next(line for line in told if line.startswith("A: 6 read, 6 changed"))
     assert "waiting" in group
     total = next(line for line in told if line.startswith("item: 0 of 1 groups ended"))
@@ -64,7 +64,8 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
 def test_the_last_line_names_the_causes_with_their_numbers_and_the_next_command(world: World) -> None:
     for number in range(5):
         world.put(f"k{number}", tell=False)
-    world.erp.before = lambda verb, key: {"k0": answer(422), "k1": answer(422), "k2": answer(500)}.get(key)
+    world.erp.before = lambda verb, key: {
+        "k0": answer(422), "k1": answer(422), "k2": answer(500)}.get(key)
     world.full_sync()
     with world.engine.begin() as connection:
         said = left_over(connection, "item", ["A"], 0)
@@ -97,12 +98,13 @@ def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is
     result = command("full-sync", "item")
     assert result.exit_code == 1
     assert "all of it is in" not in result.stdout
-    assert "1 business groups are not done" in result.stdout
-    assert "answer 500" in result.stdout
-    assert "Next: `sync-orchestrator full-sync item`" in result.stdout
+    assert result.stdout.startswith("not finished: 1 business groups, such as A: answer 500. Next: ")
+    assert "`sync-orchestrator full-sync item`" in result.stdout
 
 
-def test_full_sync_reports_its_progress_in_lines(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_sync_reports_its_progress_in_lines(
+    world: World, command: Command, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(sync_progress.reported.__wrapped__, "__defaults__", (0.01,))
     for number in range(5):
         world.put(f"k{number}", tell=False)

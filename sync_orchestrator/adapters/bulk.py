@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -45,8 +45,14 @@ class _Waiting:
             self.done.set_exception(failure)
 
 
-def in_bulk(http: Http, target: Target, references: References, records: Records) -> dict[str, Send]:
-    """The writes of a target that go with others, by verb; those that are set up alike go in one call."""
+def in_bulk(
+    http: Http, target: Target, references: References, records: Records,
+    lost: Callable[[Iterable[str]], None] = lambda keys: None,
+) -> dict[str, Send]:
+    """The writes of a target that go with others, by verb; those that are set up alike go in one call.
+
+    ``lost`` is called with the keys of a call whose outcome is unknown.
+    """
     calls: list[InBulk] = []
     sends: dict[str, Send] = {}
     for verb in ("create", "update", "delete"):
@@ -55,7 +61,7 @@ def in_bulk(http: Http, target: Target, references: References, records: Records
             continue
         call = next((call for call in calls if call.bulk == bulk), None)
         if call is None:
-            call = InBulk(http, bulk, target.outcomes, references)
+            call = InBulk(http, bulk, target.outcomes, references, lost)
             calls.append(call)
         sends[verb] = _Sent(call, verb, records)
     return sends
@@ -106,7 +112,9 @@ class _Sent:
 class InBulk:
     """Calls of many items to one system."""
 
-    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References) -> None:
+    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References,
+                 lost: Callable[[Iterable[str]], None] = lambda keys: None) -> None:
+        self._lost = lost
         self.http = http
         self.bulk = bulk
         self._outcomes = outcomes
@@ -221,6 +229,8 @@ class InBulk:
         elif len(batch) > 1 and refused:
             self._part_may_be_written(batch, failure)
         else:
+            if failure.unknown:
+                self._lost([str(waiting.item["key"]) for waiting in batch])
             for waiting in batch:
                 waiting.fails(failure)
 

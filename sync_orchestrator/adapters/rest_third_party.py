@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.lost_batches import LostBatches
 from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.adapters.reads import Reads
 from sync_orchestrator.adapters.records import Records
@@ -36,8 +37,9 @@ class RestThirdParty:
         self._reads = Reads(http, target, records, references)
         self._references = references if target.references else None
         self._sender = Sender(http, target, records, references)
+        self._lost = LostBatches(self._reads.pages)
         self._writes = Writes(target, self._sender, self._reads, records,
-                              in_bulk(http, target, references, records))
+                              in_bulk(http, target, references, records, self._lost.add))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
@@ -81,8 +83,8 @@ class RestThirdParty:
         return await self._reads.read(item)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        """Every record that carries our key."""
-        return await self._reads.lookup(key, group)
+        """Every record that carries our key; those of a lost bulk call are looked for together."""
+        return await self._lost.find(key, group) or await self._reads.lookup(key, group)
 
     def pages(self, group: str) -> AsyncIterator[list[Found]]:
         """Everything it holds in a business group, page by page."""

@@ -126,8 +126,8 @@ def full_sync_command(
     if left:
         say(left)
     if failures:
-        say(f"{len(failures)} business groups are not done, so it is not known whether all of it is in sync, such as "
-            f"{failures[0]}. Next: `sync-orchestrator full-sync {entity}` once that is fixed")
+        say(f"not finished: {len(failures)} business groups, such as {failures[0]}. Next: fix the cause, then run "
+            f"`sync-orchestrator full-sync {entity}` again")
     elif not left:
         say("all of it is in step")
     raise typer.Exit(1 if failures or left else 0)
