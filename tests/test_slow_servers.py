@@ -24,7 +24,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Traits
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import run
-from sync_orchestrator.core.status import call_limit_text, status
+from sync_orchestrator.core.status import call_limit_text, pause, status
 
 WRITE = Call(method="PUT", path="/things", body={"a": 1})
 FULL = Limit(32.0, is_known=True)
@@ -167,6 +167,13 @@ async def test_a_limit_that_was_not_lowered_for_an_hour_is_over(world: World) ->
     other = shared(world.engine)
     await other.look()
     assert other.calls == 32
+    assert status(world.engine)["systems"]["erp"]["call_limit"] is None
+
+
+async def test_resume_ends_a_limit(world: World) -> None:
+    one = shared(world.engine)
+    await one.lost(time.monotonic(), LOST)
+    pause(world.engine, "erp", set(), paused=False)
     assert status(world.engine)["systems"]["erp"]["call_limit"] is None
 
 

@@ -42,7 +42,9 @@ SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync
 """
 _PAUSE_SYSTEM = """
 UPDATE sync.systems SET paused = %(paused)s, not_before = CASE WHEN %(paused)s THEN not_before END,
-    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END
+    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END,
+    calls_at_once = CASE WHEN %(paused)s THEN calls_at_once END, batch_share = CASE WHEN %(paused)s THEN batch_share
+    ELSE 1 END, calls_lost_at = CASE WHEN %(paused)s THEN calls_lost_at END
 WHERE name = %(name)s RETURNING name
 """
 _PAUSE_ENTITY = """
@@ -76,7 +78,7 @@ def paused_entities(connection: Connection) -> set[str]:
 def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> None:
     """Pauses or resumes the pushes of an entity, or of a whole third party; events go on being archived.
 
-    Resuming a third party also ends the time for which its calls are held off.
+    Resuming a third party also ends the time for which its calls are held off, and the limit of its calls at once.
 
     Raises NotFound for a name that is neither.
     """
