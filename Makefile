@@ -42,6 +42,8 @@ bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; 
 	$(BIN)/python -m bench.audit $(ARGS)
 	$(BIN)/python -m bench.growth $(ARGS)
 	$(BIN)/python -m bench.commands $(ARGS)
+	$(BIN)/python -m bench.slow_server $(ARGS)
+	$(BIN)/python -m bench.killed_full_sync $(ARGS)
 	$(BIN)/python -m bench.peers $(ARGS)
 	$(BIN)/python -m bench.summary
 

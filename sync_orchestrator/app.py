@@ -28,6 +28,7 @@ from sync_orchestrator.database.migrate import migrate
 if TYPE_CHECKING:
     from sync_orchestrator.adapters.http import Http
     from sync_orchestrator.config import Config, Entity
+    from sync_orchestrator.core.call_limit import CallLimit
     from sync_orchestrator.core.mapping import Mapping
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
@@ -133,6 +134,7 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     """
     from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
     from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
+    from sync_orchestrator.core.call_limit import SharedCallLimit
     from sync_orchestrator.core.logins import SharedLogins
 
     config = config or load_config()
@@ -143,15 +145,19 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     }
     hold_offs = {name: SharedHoldOff(engine, name) for name in sorted({*config.sources, *config.third_parties})}
     logins = partial(SharedLogins, engine)
-    clients = build_clients(config, rates, hold_offs, logins)
+    limits: dict[str, CallLimit] = {
+        name: SharedCallLimit(engine, name, system.concurrency, system.timeout)
+        for name, system in config.third_parties.items()}
+    clients = build_clients(config, rates, hold_offs, logins, limits)
     return assemble(
         engine, config, build_sources(config, logins, hold_offs), third_parties_behind(config, clients),
-        clients_of_routes(config, clients), only_look=only_look, mark_file=home() / MARK_FILE)
+        clients_of_routes(config, clients), only_look=only_look, mark_file=home() / MARK_FILE, call_limits=limits)
 
 
 def assemble(
     engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty],
     clients: dict[str, Http] | None = None, *, only_look: bool = False, mark_file: Path | None = None,
+    call_limits: dict[str, CallLimit] | None = None,
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database.
 
@@ -163,7 +169,7 @@ def assemble(
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}
     installation = InstallationWatch(engine, list(config.third_parties), mark_file)
-    context = Context(engine, config, entities, clients or {}, installation)
+    context = Context(engine, config, entities, clients or {}, installation, call_limits=call_limits or {})
     with engine.begin() as connection:
         for name in sorted({*config.sources, *config.third_parties}):
             run(connection, statements.REGISTER_SYSTEM, name=name)

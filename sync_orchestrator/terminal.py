@@ -158,6 +158,14 @@ class Steps:
         """How far a step has come that counts; only for somebody who looks on."""
         self.at(f"{step}: {phase} {count}")
 
+    def report(self, lines: Sequence[str]) -> None:
+        """How far the work is, in lines that stay."""
+        for line in lines:
+            if self._progress is not None:
+                self._progress.console.print(clean(line), style="dim")
+            else:
+                typer.echo(clean(line).plain, err=True)
+
     def done(self, line: str) -> None:
         """One step is done; the line stays."""
         if self._progress is not None and self._task is not None:

@@ -157,7 +157,7 @@ def test_full_sync_does_not_call_in_step_what_it_passed_over(world: World, comma
     world.put("a", tell=False)
     world.put("b\x00", tell=False)
     result = command("full-sync", "item")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout.startswith("not finished: 1 business groups")) == (1, True)
     assert "A: 1 parts cannot be used and were passed over, such as 'b\\x00': a text holds NUL" in result.stderr
 
 
@@ -192,7 +192,9 @@ def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
     world.put("b", tell=False)
     world.erp.before = lambda verb, key: answer(422) if key == "b" else None
     result = command("full-sync", "item")
-    assert (result.exit_code, result.stdout) == (1, "1 records out of step and 0 failed events are left\n")
+    assert (result.exit_code, result.stdout) == (
+        1, "not in sync: 0 records are waiting and 1 failing (1: answer 422). Next: `sync-orchestrator records list "
+           "item --dead` lists dead ones, `status` shows the third party\n")
 
 
 def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World, command: Command) -> None:

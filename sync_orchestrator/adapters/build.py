@@ -21,6 +21,7 @@ from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
 from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
 from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.breaker import HoldOff
+from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -124,13 +125,14 @@ def build_third_parties(
 
 def build_clients(
     config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
-    logins: Logins | None = None,
+    logins: Logins | None = None, limits: Mapping[str, CallLimit] | None = None,
 ) -> dict[str, Behind]:
     """What each third party is called through, by its name: by entities and by routes of the proxy alike."""
     clients = {}
     for name, system in config.third_parties.items():
         hold_off = (hold_offs or {}).get(name) or HoldOff()
-        clients[name] = _behind(system, f"third_parties.{name}", before_call.get(name), hold_off, logins)
+        clients[name] = _behind(system, f"third_parties.{name}", before_call.get(name), hold_off, logins,
+                                (limits or {}).get(name))
     return clients
 
 
@@ -165,10 +167,10 @@ def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str
 
 def _behind(
     system: ClassSystem | ThirdPartySystem, place: str, before_call: BeforeCall | None, hold_off: HoldOff,
-    logins: Logins | None,
+    logins: Logins | None, limit: CallLimit | None = None,
 ) -> Behind:
     if not system.base_url:
-        return Behind(system, None, Room(before_call, hold_off), hold_off)
+        return Behind(system, None, Room(before_call, hold_off, limit), hold_off)
     http = Http(system, before_call, hold_off=hold_off, logins=logins(place) if logins else None,
-                secrets=secrets_in(system.settings))
+                secrets=secrets_in(system.settings), limit=limit)
     return Behind(system, http, None, hold_off)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -45,8 +45,14 @@ class _Waiting:
             self.done.set_exception(failure)
 
 
-def in_bulk(http: Http, target: Target, references: References, records: Records) -> dict[str, Send]:
-    """The writes of a target that go with others, by verb; those that are set up alike go in one call."""
+def in_bulk(
+    http: Http, target: Target, references: References, records: Records,
+    lost: Callable[[Iterable[str]], None] = lambda keys: None,
+) -> dict[str, Send]:
+    """The writes of a target that go with others, by verb; those that are set up alike go in one call.
+
+    ``lost`` is called with the keys of a call whose outcome is unknown.
+    """
     calls: list[InBulk] = []
     sends: dict[str, Send] = {}
     for verb in ("create", "update", "delete"):
@@ -55,7 +61,7 @@ def in_bulk(http: Http, target: Target, references: References, records: Records
             continue
         call = next((call for call in calls if call.bulk == bulk), None)
         if call is None:
-            call = InBulk(http, bulk, target.outcomes, references)
+            call = InBulk(http, bulk, target.outcomes, references, lost)
             calls.append(call)
         sends[verb] = _Sent(call, verb, records)
     return sends
@@ -106,7 +112,9 @@ class _Sent:
 class InBulk:
     """Calls of many items to one system."""
 
-    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References) -> None:
+    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References,
+                 lost: Callable[[Iterable[str]], None] = lambda keys: None) -> None:
+        self._lost = lost
         self.http = http
         self.bulk = bulk
         self._outcomes = outcomes
@@ -149,10 +157,24 @@ class InBulk:
         queues = self._queues.setdefault(loop, {})
         queue = queues.setdefault(place, [])
         queue.append(waiting)
-        if len(queue) >= self.bulk.size:
+        if len(queue) >= self._size:
             self._flush(queues, place, queue)
         elif len(queue) == 1:
-            loop.call_later(self.bulk.gather, self._flush, queues, place, queue)
+            loop.call_later(self.bulk.gather, self._flush_late, queues, place, queue)
+
+    @property
+    def _size(self) -> int:
+        """How many records one call has now: fewer than configured where larger calls are not answered."""
+        return self.bulk.size if self.http.limit is None else self.http.limit.batch(self.bulk.size)
+
+    def _flush_late(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
+        """Sends a queue that is not full, once there is room for another call: until then it may still grow."""
+        if queues.get(place) is queue and self.http.limit is not None and not self.http.limit.has_room():
+            deadlines = [waiting.deadline for waiting in queue if waiting.deadline is not None]
+            if time.monotonic() + self.bulk.gather < min(deadlines, default=float("inf")):
+                asyncio.get_running_loop().call_later(self.bulk.gather, self._flush_late, queues, place, queue)
+                return
+        self._flush(queues, place, queue)
 
     def _flush(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
         """Sends a queue unless that was done already, when it was full."""
@@ -207,6 +229,8 @@ class InBulk:
         elif len(batch) > 1 and refused:
             self._part_may_be_written(batch, failure)
         else:
+            if failure.unknown:
+                self._lost([str(waiting.item["key"]) for waiting in batch])
             for waiting in batch:
                 waiting.fails(failure)
 

@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -55,9 +55,8 @@ class Guard:
 
     async def call(self, method: str, begin: Callable[[], Awaitable[T]], problem: Problem) -> T:
         """A call that reads. Raises CallFailed."""
-        if self._room is not None:
-            await self._room.wait(time.monotonic() + self._timeout)
-        came = await self._carried_out(method, begin, 2 * self._timeout)
+        async with self._called(time.monotonic() + self._timeout, write=False):
+            came = await self._carried_out(method, begin, 2 * self._timeout)
         if came is not _END and (wrong := problem(came)) is not None:
             raise self._failure(method, wrong)
         return came
@@ -66,16 +65,15 @@ class Guard:
         """A call that writes: it begins before the item's deadline or not at all, and ends within a call's timeout of
         it. Raises CallFailed."""
         latest = time.monotonic() + self._timeout
-        if self._room is not None:
-            await self._room.wait(latest if item.deadline is None else min(latest, item.deadline))
-        left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
-        if left < 0:
-            raise CallFailed(Failure.THROTTLED, TOO_OLD)
-        before = writing.set(Writing(item.deadline, creates=method == "create"))
-        try:
-            came = await self._carried_out(method, lambda: call(item), min(2 * self._timeout, left + self._timeout))
-        finally:
-            writing.reset(before)
+        async with self._called(latest if item.deadline is None else min(latest, item.deadline), write=True):
+            left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
+            if left < 0:
+                raise CallFailed(Failure.THROTTLED, TOO_OLD)
+            before = writing.set(Writing(item.deadline, creates=method == "create"))
+            try:
+                came = await self._carried_out(method, lambda: call(item), min(2 * self._timeout, left + self._timeout))
+            finally:
+                writing.reset(before)
         if (wrong := problem(came)) is not None:
             raise self._failure(method, wrong, unknown=True)
         return came
@@ -106,6 +104,9 @@ class Guard:
                 with suppress(Exception):
                     async with asyncio.timeout(self._timeout):
                         await pages.aclose()
+
+    def _called(self, latest: float, *, write: bool) -> AbstractAsyncContextManager[Any]:
+        return nullcontext() if self._room is None else self._room.call(latest, write=write)
 
     async def _carried_out(self, method: str, begin: Callable[[], Awaitable[T]], most: float) -> T:
         writes = writing.get() is not None

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import reprlib
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -38,6 +39,7 @@ from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
+from sync_orchestrator.core.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.masking import words_in
@@ -93,11 +95,25 @@ class Prepared:
 
 
 class Room:
-    """When a system may be called: not while it asked to be left alone, and within its rate."""
+    """When a system may be called: not while it asked to be left alone, within its rate, and so many at once."""
 
-    def __init__(self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff) -> None:
+    def __init__(self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff,
+                 limit: CallLimit | None = None) -> None:
         self._before_call = before_call
         self._hold_off = hold_off
+        self.limit = limit
+
+    @asynccontextmanager
+    async def call(self, latest: float, *, write: bool) -> AsyncIterator[CallEnd]:
+        """One call, begun when the system may be called. Raises CallFailed where that is later than ``latest``."""
+        if self.limit is None:
+            await self.wait(latest)
+            yield CallEnd()
+            return
+        async with self.limit.room(latest):
+            await self.wait(latest)
+            async with self.limit.observed(write=write) as end:
+                yield end
 
     async def wait(self, latest: float) -> None:
         """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
@@ -119,19 +135,22 @@ class Http:
     """Calls to one system.
 
     ``before_call`` is awaited before each call: the shared rate limit plugs in there. ``hold_off`` keeps how long the
-    system asked to be left alone, ``logins`` what its logins gave; this process alone knows of both unless told. Error
+    system asked to be left alone, ``logins`` what its logins gave; this process alone knows of both unless told.
+    ``limit`` is how many calls it gets at once. Error
     texts hold what came, but never a secret: of the settings, of a login, or one of ``secrets``.
     """
 
     def __init__(
         self, settings: HttpSettings, before_call: Callable[[], Awaitable[None]] | None = None, *,
         hold_off: HoldOff | None = None, logins: LoginStore | None = None, secrets: Sequence[str] = (),
+        limit: CallLimit | None = None,
     ) -> None:
         self.concurrency = settings.concurrency
         self.outcomes = settings.outcomes
         self._settings = settings
         self._hold_off = hold_off or HoldOff()
-        self._room = Room(before_call, self._hold_off)
+        self.limit = limit
+        self._room = Room(before_call, self._hold_off, limit)
         self._further_secrets = tuple(secrets)
         self._auth = auth_of(settings, self, logins)
         self._masked: tuple[tuple[str, ...] | None, tuple[str, ...]] = None, ()
@@ -303,12 +322,15 @@ class Http:
         ``latest``: the monotonic time until which it may be held off, one call's deadline unless told. Raises
         CallFailed where there is no answer.
         """
-        await self._room.wait(time.monotonic() + self._settings.timeout if latest is None else latest)
-        if deadline is not None and time.monotonic() > deadline:
-            raise CallFailed(Failure.THROTTLED, TOO_OLD)
-        request = self._built(prepared, {**trace.header(), **prepared.headers, **proof})
-        began = time.monotonic()
-        received = await self._exchanged(request, prepared.most or self._settings.max_response_bytes)
+        latest = time.monotonic() + self._settings.timeout if latest is None else latest
+        async with self._room.call(latest, write=prepared.request.method != "GET") as end:
+            if deadline is not None and time.monotonic() > deadline:
+                raise CallFailed(Failure.THROTTLED, TOO_OLD)
+            request = self._built(prepared, {**trace.header(), **prepared.headers, **proof})
+            began = time.monotonic()
+            received = await self._exchanged(request, prepared.most or self._settings.max_response_bytes)
+            if received.status in GATEWAY_STATUSES and "retry-after" not in received.headers:
+                end.unanswered = f"answer {received.status}"
         return Answer(received.status, received.headers, received.content, str(request.url), began)
 
     def _built(self, prepared: Prepared, headers: dict[str, str]) -> httpx.Request:

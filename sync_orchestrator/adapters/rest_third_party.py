@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.bulk import in_bulk
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.lost_batches import LostBatches
 from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.adapters.reads import Reads
 from sync_orchestrator.adapters.records import Records
@@ -46,8 +47,9 @@ class RestThirdParty:
         self._reads = Reads(http, target, records, references)
         self._references = references if target.references else None
         self._sender = Sender(http, target, records, references)
+        self._lost = LostBatches(self._reads.pages)
         self._writes = Writes(target, self._sender, self._reads, records,
-                              in_bulk(http, target, references, records))
+                              in_bulk(http, target, references, records, self._lost.add))
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
@@ -91,8 +93,8 @@ class RestThirdParty:
         return await self._reads.read(item)
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        """Every record that carries our key."""
-        return await self._reads.lookup(key, group)
+        """Every record that carries our key; those of a lost bulk call are looked for together."""
+        return await self._lost.find(key, group) or await self._reads.lookup(key, group)
 
     def pages(self, group: str) -> AsyncIterator[list[Found]]:
         """Everything it holds in a business group, page by page."""
@@ -148,4 +150,5 @@ def traits_of(target: Target) -> Traits:
         look_first=target.look_first,
         reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
                            if target.revision is not None and call is not None and "revision" in call.names()),
+        bulk_update=target.bulk_update is not None,
     )

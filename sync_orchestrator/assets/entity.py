@@ -18,16 +18,17 @@ from sync_orchestrator.config import Entity
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncError
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
-from sync_orchestrator.core.group_fill import FillReport, Progress
+from sync_orchestrator.core.group_fill import FillReport
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.retry import after_failure
+from sync_orchestrator.core.sql import in_transaction
+from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System
 
 T = TypeVar("T")
 
 GROUPS_PER_RUN = 500
-TELL_SECONDS = 5.0
 
 
 class FullSyncOptions(dg.Config):
@@ -102,14 +103,31 @@ class _Work:
         self._ended = 0
         self._failed: dict[str, str] = {}
         self._places = asyncio.Semaphore(GROUPS_AT_ONCE)
+        self._progress = SyncProgress(context, entity)
 
     async def all(self, groups: Sequence[str], strange: Sequence[str]) -> dict[str, str]:
         for group in strange:
             for asset in (self._archive, self._mirror):
                 self._report(asset, group, {"has_group": False})
             self._told(group, f"{self._entity.name} has no such business group: nothing to do")
-        await asyncio.gather(*(self._one(group) for group in groups))
+        async with reported(self._progress, self._log_progress):
+            await asyncio.gather(*(self._one(group) for group in groups))
+        if groups and self._mirror in self._run.selected_asset_keys:
+            await self._log_what_is_left(groups)
         return self._failed
+
+    def _log_progress(self, lines: list[str]) -> None:
+        for line in lines:
+            self._log.info(line)
+
+    async def _log_what_is_left(self, groups: Sequence[str]) -> None:
+        """The last line: what is not in sync, why, and the next command."""
+        left = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: left_over(
+            connection, self._entity.name, groups, 0))
+        if left is not None:
+            self._log.warning(left)
+        elif not self._failed:
+            self._log.info(f"all of {len(groups)} business groups is in sync")
 
     async def _one(self, group: str) -> None:
         lines: list[str] = []
@@ -121,12 +139,13 @@ class _Work:
             except Exception as error:
                 self._failed[group] = f"{type(error).__name__}: {error}"
                 self._log.exception(f"{self._entity.name} {group}")
+        self._progress.ended(group)
         self._told(group, self._failed.get(group) or "; ".join(lines))
 
     async def _both_or_one(self, group: str, lines: list[str]) -> None:
         """Reports each half as soon as it is done."""
         began = time.monotonic()
-        tell = self._teller(group)
+        tell = self._progress.of_group(group)
 
         def filled(report: FillReport) -> None:
             lines.append(self._report(self._archive, group, _of_fill(report, time.monotonic() - began)))
@@ -173,17 +192,6 @@ class _Work:
                 spent = decision.attempts
                 self._log.warning(f"{failed}; again in {decision.wait:.0f} s")
                 await asyncio.sleep(decision.wait)
-
-    def _teller(self, group: str) -> Progress:
-        told = time.monotonic()
-
-        def tell(phase: str, count: int) -> None:
-            nonlocal told
-            if time.monotonic() - told >= TELL_SECONDS:
-                told = time.monotonic()
-                self._log.info(f"{group}: {phase} {count}")
-
-        return tell
 
 
 def _of_fill(filled: FillReport, seconds: float) -> Figures:

@@ -20,6 +20,7 @@ commands = typer.Typer()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
     from sync_orchestrator import app as composition
+    from sync_orchestrator.core.status import call_limit_text
     from sync_orchestrator.core.status import status as read_status
 
     found = read_status(existing_database())
@@ -44,6 +45,8 @@ def status(json: Json = False) -> None:
                 f"{row['held_off_because'] or 'the system asked for it'}.")
         if row["rate_share"] < 1:
             say(f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now.")
+        if row["call_limit"]:
+            say(f"{call_limit_text(name, row['call_limit'])}.")
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
     table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     table("outcomes to be sent", ["receiver", "count", "error"],

@@ -18,7 +18,6 @@ from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
 from sync_orchestrator.core.errors import CannotPlan, SyncError
 from sync_orchestrator.core.statements import adoption as adoption_statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.drain import DrainReport
     from sync_orchestrator.core.full_sync_plan import GroupPlan
+    from sync_orchestrator.core.sync_progress import SyncProgress
 
 commands = typer.Typer()
 
@@ -130,12 +130,15 @@ def full_sync_command(
         failures = perform(context, _sync_groups(context, chosen, groups, allow_deletions, bar))
     for failure in failures:
         complain(failure)
-    left, failed = _left(context, entity, group)
-    if left or failed:
-        say(f"{left} records out of step and {failed} failed events are left")
-    elif not failures:
+    left = _left_over(context, entity, groups)
+    if left:
+        say(left)
+    if failures:
+        say(f"not finished: {len(failures)} business groups, such as {failures[0]}. Next: fix the cause, then run "
+            f"`sync-orchestrator full-sync {entity}` again")
+    elif not left:
         say("all of it is in step")
-    raise typer.Exit(1 if failures or left or failed else 0)
+    raise typer.Exit(1 if failures or left else 0)
 
 
 def _as_planned(
@@ -175,38 +178,50 @@ async def _sync_groups(
 
     from sync_orchestrator.core.drain import drain as run_drain
     from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups
+    from sync_orchestrator.core.sync_progress import SyncProgress, reported
 
     groups = await discover_groups(context, entity) if chosen is None else chosen
     bar.of(len(groups))
     failures: list[str] = []
     places = asyncio.Semaphore(GROUPS_AT_ONCE)
+    progress = SyncProgress(context, entity)
 
     async def one(name: str) -> None:
         async with places:
-            await _sync_group(context, entity, name, allow_deletions, bar, failures)
+            await _sync_group(context, entity, name, allow_deletions, bar, failures, progress)
+            progress.ended(name)
 
-    await asyncio.gather(*(one(name) for name in groups))
-    bar.at("what failed meanwhile")
-    await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
-    if _left(context, entity.name, chosen[0] if chosen is not None and len(chosen) == 1 else None)[1]:
-        first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
-        bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
-        await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
+    async with reported(progress, bar.report):
+        await asyncio.gather(*(one(name) for name in groups))
+        bar.at("what failed meanwhile")
+        await run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far)))
+        if _failed_events(context, entity.name, chosen):
+            first_wait = entity.retry.first_wait * (1 + entity.retry.jitter)
+            bar.at(f"what is confirmed or tried again within {first_wait:.0f} s")
+            await run_drain(context, linger=first_wait + 1, progress=lambda so_far: bar.at(_so_far(so_far)))
     return failures
 
 
 async def _sync_group(
-    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str]
+    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str],
+    progress: SyncProgress,
 ) -> None:
     from sync_orchestrator.core.full_sync import full_sync
 
+    reports = progress.of_group(name)
+
+    def tell(phase: str, count: int) -> None:
+        reports(phase, count)
+        bar.phase(name, phase, count)
+
     try:
-        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions,
-                                          progress=partial(bar.phase, name))
+        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell)
     except SyncError as error:
         failures.append(f"{name}: {error}")
-        bar.done(f"{name}: failed")
+        bar.done(f"{name}: failed: {error}")
         return
+    for phase, count in (("read", filled.listed), ("changed", filled.changed), ("push", stepped.acknowledged)):
+        reports(phase, count)
     if filled.unusable:
         failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
                         + "; ".join(filled.problems[:3]))
@@ -221,13 +236,20 @@ def _so_far(report: DrainReport) -> str:
     return f"{report.events} events, {report.settled.acknowledged} records mirrored"
 
 
-def _left(context: Context, entity: str, group: str | None) -> tuple[int, int]:
-    """Records of the groups that are out of step, and events that failed."""
-    from sync_orchestrator.core.full_sync import known_groups
+def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) -> int:
+    """Events that failed: of the one group that is synced, or of the entity."""
     from sync_orchestrator.core.sql import run
 
+    group = groups[0] if groups is not None and len(groups) == 1 else None
     with context.engine.begin() as connection:
-        groups = [group] if group else known_groups(connection, entity)
-        rows = [run(connection, full_sync_statements.OUTSTANDING, entity=entity, group=name)[0] for name in groups]
-        failed = run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n
-    return sum(row.open + row.parked for row in rows), failed
+        return int(run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n)
+
+
+def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:
+    """What of the groups, all by default, is not in sync, why, and the next command."""
+    from sync_orchestrator.core.full_sync import known_groups
+    from sync_orchestrator.core.sync_progress import left_over
+
+    failed = _failed_events(context, entity, groups)
+    with context.engine.begin() as connection:
+        return left_over(connection, entity, groups or known_groups(connection, entity), failed)

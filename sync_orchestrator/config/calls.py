@@ -266,7 +266,7 @@ class Http(Model):
     max_response_bytes: int = Field(default=33_554_432, ge=1)
     """The largest response that is read, after it is unpacked; the call fails with a larger one."""
     concurrency: int = Field(default=32, ge=1, le=1000)
-    """Calls under way at once, in one process."""
+    """Calls under way at once, in one process. Of a third party that does not answer that many in time, fewer."""
     outcomes: list[Outcome] = []
     """What its answers mean where their status does not say it plainly."""
     throttle: Throttle = Throttle()

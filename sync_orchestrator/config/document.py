@@ -123,9 +123,13 @@ class Config(Model):
 
     def records_at_once(self, system: str) -> int:
         """How many records are pushed at once at a third party: its connections, or enough to fill its bulk calls."""
-        sizes = [bulk.size for entity in self.entities.values() if entity.third_party.system == system
-                 for bulk in entity.third_party.bulks().values()]
-        return max(self.third_parties[system].concurrency, 2 * max(sizes, default=0))
+        largest = self.largest_batch(system)
+        return max(self.third_parties[system].concurrency, 2 * largest if largest > 1 else 0)
+
+    def largest_batch(self, system: str) -> int:
+        """The most records of one call to a third party; 1 where each call has one."""
+        return max((bulk.size for entity in self.entities.values() if entity.third_party.system == system
+                    for bulk in entity.third_party.bulks().values()), default=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
+from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -55,6 +56,8 @@ class Context:
     """Notices that the database was restored."""
     accounts_asked: dict[str, float] = field(default_factory=dict)
     """By third party, the monotonic time at which its account was last asked for."""
+    call_limits: Mapping[str, CallLimit] = field(default_factory=dict)
+    """By third party, how many calls it gets at once; the configured number where it has none."""
 
     def of_system(self, name: str) -> list[EntityContext]:
         """The entities that are kept at one third party."""

@@ -25,6 +25,7 @@ from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
+from sync_orchestrator.core.ending import ending
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
@@ -87,7 +88,8 @@ async def drain(
         context, limits.linger if linger is None else linger,
         limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end, hand_over,
     )
-    return await work.run()
+    with ending.draining():
+        return await work.run()
 
 
 class _Drain:
@@ -192,7 +194,7 @@ class _Drain:
             idle = not self._busy and now - self._last_work >= self._linger
             leaving = now > self._ends
             quiet = not self._busy and now - self._last_work >= _QUIET
-            if idle or self._asked_to_end() or (leaving and (quiet or not self._hand_over)):
+            if idle or self._asked_to_end() or ending.is_requested or (leaving and (quiet or not self._hand_over)):
                 break
             if now - beat >= (_LOOK_FOR_SUCCESSOR if leaving else _BEAT):
                 beat = now
@@ -248,7 +250,11 @@ class _Pusher:
         self._context = context
         self._name = name
         self._system = system
-        self._at_once = context.config.records_at_once(name)
+        self._limit = context.call_limits.get(name)
+        self._batch = context.config.largest_batch(name)
+        self._most_at_once = context.config.records_at_once(name)
+        if self._limit is not None:  # it sees to it that these are not too many calls
+            self._most_at_once = max(self._most_at_once, min(_MOST_AHEAD, system.concurrency * self._batch))
         self._group = group
         self._claimed: deque[Claim] = deque()
         self._pushing = 0
@@ -263,7 +269,24 @@ class _Pusher:
         self._more = False  # the last claim left some of what is due: the next one takes its records in turn
         self._turn = FIRST_PLACE
 
+    @property
+    def _at_once(self) -> int:
+        """How many pushes to have under way: fewer where the third party does not answer that many."""
+        if self._limit is None:
+            return self._most_at_once
+        return self._limit.records(self._batch, self._most_at_once)
+
     async def run(self) -> None:
+        if self._limit is not None:
+            await self._limit.look()
+            self._limit.pushers += 1
+        try:
+            await self._work()
+        finally:
+            if self._limit is not None:
+                self._limit.pushers -= 1
+
+    async def _work(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._claim_more(tasks)
@@ -299,7 +322,7 @@ class _Pusher:
             self._gathered = False
             asyncio.get_running_loop().call_later(_GATHER, self._gather)
         self._ended.append(ended)
-        if self._claimed or not self._pushing or len(self._ended) == self._at_once:
+        if self._claimed or not self._pushing or len(self._ended) >= self._at_once:
             self._drain.wake(self._name)
 
     def _gather(self) -> None:

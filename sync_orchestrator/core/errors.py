@@ -62,7 +62,7 @@ class NotYet(SyncError):
 
 
 class GroupBusy(SyncError):
-    """Another full sync of the same business group is under way."""
+    """Another full sync of the same business group is under way, or has taken over."""
 
 
 class DeletionsHeld(SyncError):

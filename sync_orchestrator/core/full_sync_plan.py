@@ -23,6 +23,7 @@ from sync_orchestrator.core.deletions import reserve
 from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.group_lease import busy_text
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.mapping import digest
@@ -181,7 +182,7 @@ class _Plan:
                 raise CannotPlan(f"{closed}: see `sync-orchestrator status`")
             row = run(connection, statements.BUSY, entity=self._entity.name, group=self._group)[0]
             if row.busy:
-                raise GroupBusy(f"a full sync of {self._entity.name} {self._group} is under way")
+                raise GroupBusy(busy_text(connection, self._entity.name, self._group))
             self._since = row.now
             self._reads.begin(connection)
 

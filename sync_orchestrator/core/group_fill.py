@@ -98,6 +98,7 @@ class Fill:
                     self._merged()
                 if self._progress is not None:
                     self._progress("read", self.report.listed)
+                    self._progress("changed", self.report.changed)
         await self._parts_by_group()
 
     async def _pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:

@@ -1,20 +1,35 @@
 """The hold on one business group: one full sync a group at a time, on all machines, fenced by a token (rule 4).
 
-Not here: what is done under it (``full_sync.py``).
+The lease is short, and a thread of its holder renews it: the lease of a process that is gone ends within seconds,
+however long ``limits.lease`` is. Not here: what is done under it (``full_sync.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import GroupBusy
+from sync_orchestrator.core.sessions import application_name
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
+
+GROUP_LEASE_SECONDS = 10.0
+"""A full sync that was not heard of for this long is gone, and another one takes over its business group."""
+
+_RENEWALS = 4  # within one lease: one that is late, or fails, ends nothing
+_LOOK_SECONDS = 0.5
+
+_log = logging.getLogger("sync_orchestrator.group_lease")
 
 
 class GroupLease:
@@ -27,7 +42,7 @@ class GroupLease:
         self.row = row
         self.token: int = row.lease_token  # type: ignore[attr-defined]
         self.filled_before: bool = row.first_completed_at is not None  # type: ignore[attr-defined]
-        self.seconds = context.config.limits.lease
+        self.seconds = lease_seconds(context)
 
     def fenced(self, connection: Connection, statement: str, **params: object) -> object:
         """Runs a statement that must still find the lease ours, and returns its row.
@@ -36,7 +51,8 @@ class GroupLease:
         """
         rows = run(connection, statement, entity=self.entity, group=self.group, token=self.token, **params)
         if not rows:
-            raise GroupBusy(f"another full sync has taken over {self.entity} {self.group}")
+            raise GroupBusy(f"another full sync has taken over {self.entity} {self.group}: "
+                            + busy_text(connection, self.entity, self.group))
         return rows[0]
 
     async def phase(self, phase: str) -> None:
@@ -44,25 +60,41 @@ class GroupLease:
         await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
             connection, statements.PHASE, phase=phase, lease=self.seconds))
 
-    async def renew(self) -> None:
-        """Holds the group for another while. Raises GroupBusy."""
-        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
+    def renew(self) -> None:
+        """Holds the group for another lease. Raises GroupBusy."""
+        in_transaction(self._context.engine, lambda connection: self.fenced(
             connection, statements.RENEW, lease=self.seconds))
+
+
+def lease_seconds(context: Context) -> float:
+    """For how long a group is held without a renewal, in seconds."""
+    return min(GROUP_LEASE_SECONDS, context.config.limits.lease)
+
+
+def busy_text(connection: Connection, entity: str, group: str) -> str:
+    """Who holds a business group, for how long by now, and until when unless the holder renews it."""
+    rows = run(connection, statements.LEASE, entity=entity, group=group)
+    if not rows or rows[0].until is None or rows[0].left <= 0:
+        return f"no full sync of {entity} {group} is under way any more: run it again"
+    row = rows[0]
+    holder = row.holder or "a process that left no name"
+    age = "" if row.age is None else f" for {row.age:.0f} s"
+    return (f"a full sync of {entity} {group} is under way: {holder} holds the group{age}, and until "
+            f"{row.until:%H:%M:%S} UTC ({row.left:.0f} s from now) unless it renews its lease. Wait for it, or end "
+            "that process")
 
 
 @asynccontextmanager
 async def leased(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
-    """Holds a group while the block lasts, and renews the lease. Raises GroupBusy where another holds it."""
+    """Holds a group while the block lasts, and renews the lease.
 
-    def take(connection: Connection) -> GroupLease:
-        run(connection, statements.ADD_GROUPS, entity=entity, groups=[group])
-        rows = run(connection, statements.TAKE, entity=entity, group=group, lease=context.config.limits.lease)
-        if not rows:
-            raise GroupBusy(f"a full sync of {entity} {group} is under way")
-        return GroupLease(context, entity, group, rows[0])
-
-    lease = await asyncio.to_thread(in_transaction, context.engine, take)
-    renewing = asyncio.create_task(_keep(lease))
+    Where another holds it, waits until it is known whether that one still lives, which takes seconds. Raises GroupBusy
+    where it does.
+    """
+    lease = await _take(context, entity, group)
+    ended = threading.Event()
+    renewing = threading.Thread(target=_keep, args=(lease, ended), name=f"lease {entity} {group}", daemon=True)
+    renewing.start()
     error: str | None = None
     try:
         yield lease
@@ -70,12 +102,40 @@ async def leased(context: Context, entity: str, group: str) -> AsyncIterator[Gro
         error = str(failure)[:500]
         raise
     finally:
-        renewing.cancel()
+        ended.set()
         in_transaction(context.engine, lambda connection: run(
             connection, statements.LET_GO, entity=entity, group=group, token=lease.token, error=error))
 
 
-async def _keep(lease: GroupLease) -> None:
+async def _take(context: Context, entity: str, group: str) -> GroupLease:
+    holder = f"{application_name()} on {socket.gethostname()}"
+    seconds = lease_seconds(context)
+
+    def take(connection: Connection) -> tuple[GroupLease | None, object, float, str]:
+        run(connection, statements.ADD_GROUPS, entity=entity, groups=[group])
+        rows = run(connection, statements.TAKE, entity=entity, group=group, lease=seconds, holder=holder)
+        if rows:
+            return GroupLease(context, entity, group, rows[0]), None, 0.0, ""
+        row = run(connection, statements.LEASE, entity=entity, group=group)[0]
+        return None, row.until, float(row.left or 0.0), busy_text(connection, entity, group)
+
+    first: object = None
     while True:
-        await asyncio.sleep(lease.seconds / 3)
-        await lease.renew()
+        lease, until, left, text = await asyncio.to_thread(in_transaction, context.engine, take)
+        if lease is not None:
+            return lease
+        first = first or until
+        if until != first or left > GROUP_LEASE_SECONDS:  # it was renewed: its holder lives
+            raise GroupBusy(text)
+        await asyncio.sleep(min(_LOOK_SECONDS, max(0.01, left)))
+
+
+def _keep(lease: GroupLease, ended: threading.Event) -> None:
+    """Renews a lease from a thread of its own, so that a busy event loop does not lose it."""
+    while not ended.wait(lease.seconds / _RENEWALS):
+        try:
+            lease.renew()
+        except (SQLAlchemyError, psycopg.Error) as error:
+            _log.warning("the lease of %s %s was not renewed: %s", lease.entity, lease.group, type(error).__name__)
+        except BaseException:  # another has taken over: the next write under the lease says so
+            return

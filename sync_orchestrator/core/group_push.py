@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.ending import ending
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.sql import in_transaction, run
@@ -75,7 +76,7 @@ class PushBeside:
                 await self._pushing
 
     async def _push(self) -> None:
-        while self._wanted and not self._ending:
+        while self._wanted and not self._ending and not ending.is_requested:
             self._wanted = False
             await _drain_group(self._context, self._report, None, self._progress, lambda: self._ending)
 

@@ -109,6 +109,8 @@ class Traits:
     others is hit where ids are given again; ``auto``: unless the id is a random one."""
     reads_before: tuple[str, ...] = ()
     """``update``, ``delete``: where the adapter itself reads the record before, and raises ``not_ours``."""
+    bulk_update: bool = False
+    """Updates go with others in one call: repeating one of unknown outcome costs less than reading it back alone."""
 
 
 @dataclass(frozen=True, slots=True)

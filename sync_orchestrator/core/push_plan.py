@@ -66,14 +66,13 @@ def plan(situation: Situation, traits: Traits) -> Step:
     if settled and known and not situation.moved and situation.digest == situation.applied_digest:
         return Step.NOTHING
     if not traits.own_ids:
-        return _by_our_key(situation)
+        return Step.DELETE if situation.deleted else _after_unknown_update(situation, traits)
     if situation.lost:
         return _without_its_id(situation, traits)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
             return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
-        landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
-        return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
+        return _after_unknown_update(situation, traits)
     if situation.deleted:
         return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
     if settled and traits.search_first and traits.can_lookup:
@@ -95,11 +94,10 @@ def _without_its_id(situation: Situation, traits: Traits) -> Step:
     return Step.FORGET if landed else Step.WAIT
 
 
-def _by_our_key(situation: Situation) -> Step:
-    if situation.deleted:
-        return Step.DELETE
+def _after_unknown_update(situation: Situation, traits: Traits) -> Step:
+    """An update writes the whole record, so it may be repeated; one of its own is read back first."""
     landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
-    return Step.READ_BACK if landed and not situation.moved else Step.UPDATE
+    return Step.READ_BACK if landed and not situation.moved and not traits.bulk_update else Step.UPDATE
 
 
 def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:

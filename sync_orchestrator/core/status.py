@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import outcomes
+from sync_orchestrator.core.call_limit import FORGOTTEN_AFTER_SECONDS
 from sync_orchestrator.core.dead_records import summarize_dead_records
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import json, run
@@ -31,7 +32,9 @@ _SYSTEMS = f"""
 SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
        greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
        CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because,
-       account, suspended_at, suspended_reason
+       account, suspended_at, suspended_reason, calls_at_once, calls_max, batch_share, calls_reason, calls_lost_at,
+       calls_lost_at > clock_timestamp() - make_interval(secs => {FORGOTTEN_AFTER_SECONDS})
+       AND (calls_at_once < calls_max OR batch_share < 1) AS is_limited
 FROM sync.systems ORDER BY name
 """
 _GROUPS = """
@@ -39,7 +42,9 @@ SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync
 """
 _PAUSE_SYSTEM = """
 UPDATE sync.systems SET paused = %(paused)s, not_before = CASE WHEN %(paused)s THEN not_before END,
-    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END
+    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END,
+    calls_at_once = CASE WHEN %(paused)s THEN calls_at_once END, batch_share = CASE WHEN %(paused)s THEN batch_share
+    ELSE 1 END, calls_lost_at = CASE WHEN %(paused)s THEN calls_lost_at END
 WHERE name = %(name)s RETURNING name
 """
 _PAUSE_ENTITY = """
@@ -73,7 +78,7 @@ def paused_entities(connection: Connection) -> set[str]:
 def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> None:
     """Pauses or resumes the pushes of an entity, or of a whole third party; events go on being archived.
 
-    Resuming a third party also ends the time for which its calls are held off.
+    Resuming a third party also ends the time for which its calls are held off, and the limit of its calls at once.
 
     Raises NotFound for a name that is neither.
     """
@@ -105,18 +110,7 @@ def status(engine: Engine) -> dict[str, Any]:
             "records": records,
             "dead": summarize_dead_records(connection),
             "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
-            "systems": {
-                row.name: {"paused": row.paused, "epoch": row.epoch,
-                           "breaker": "open" if row.open_since else "closed",
-                           "open_since": row.open_since.isoformat() if row.open_since else None,
-                           "held_off_seconds": round(row.held_off or 0.0, 1),
-                           "held_off_because": row.held_off_because,
-                           "rate_share": round(row.rate_share, 2),
-                           "account": row.account,
-                           "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
-                           "suspended_reason": row.suspended_reason}
-                for row in run(connection, _SYSTEMS)
-            },
+            "systems": systems_of(connection),
             "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
             "lost_notifications": [
                 {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
@@ -126,6 +120,38 @@ def status(engine: Engine) -> dict[str, Any]:
             "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
             "outcomes": outcomes.unsent(connection),
         }
+
+
+def systems_of(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Source systems and third parties by name: pauses, breakers, limits."""
+    return {
+        row.name: {"paused": row.paused, "epoch": row.epoch,
+                   "breaker": "open" if row.open_since else "closed",
+                   "open_since": row.open_since.isoformat() if row.open_since else None,
+                   "held_off_seconds": round(row.held_off or 0.0, 1),
+                   "held_off_because": row.held_off_because,
+                   "rate_share": round(row.rate_share, 2),
+                   "call_limit": _call_limit(row),
+                   "account": row.account,
+                   "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
+                   "suspended_reason": row.suspended_reason}
+        for row in run(connection, _SYSTEMS)}
+
+
+def _call_limit(row: Any) -> dict[str, Any] | None:
+    """How many calls the system gets at once, and why; None where that is what is configured."""
+    if not row.is_limited:
+        return None
+    return {"calls_at_once": max(1, int(row.calls_at_once)), "configured": row.calls_max,
+            "batch_share": round(row.batch_share, 2), "since": row.calls_lost_at.isoformat(),
+            "reason": row.calls_reason}
+
+
+def call_limit_text(name: str, limit: dict[str, Any]) -> str:
+    """The present limit of calls to a system in one sentence; ``limit`` as ``status`` has it."""
+    batches = "" if limit["batch_share"] >= 1 else f", and bulk calls have {limit['batch_share']:.0%} of their size"
+    return (f"{name}: {limit['calls_at_once']} of {limit['configured']} calls at once are made in each process{batches}"
+            f", since calls were not answered in time ({limit['since'][:19]}: {limit['reason']})")
 
 
 def _alerts(connection: Connection) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class GroupValidation:
 
     ``dead`` counts keys: records that were refused, are out of attempts or on hold, and changes that died before the
     archive had them; ``dead_records`` has the oldest of them. They are a difference, and not ``ambiguous`` (in flight).
+    ``unmanaged``: records that are in ``counted`` and were never put there by us, found now or known from before.
     ``discarded``: records that an operator gave up. ``dead_without_group``: dead changes of the entity that belong to
     no known business group; they are in no group's verdict.
     """
@@ -86,11 +87,21 @@ class GroupValidation:
     drift: list[Drift] = field(default_factory=list)
     repaired: int = 0
     foreign: int = 0
+    unmanaged: int = 0
     stubborn: int = 0
     dead: int = 0
     discarded: int = 0
     dead_without_group: int = 0
     dead_records: list[DeadRecord] = field(default_factory=list)
+
+
+def count_note(result: GroupValidation) -> str | None:
+    """Why the count of a group that is in sync differs from what is expected; None where it does not."""
+    if result.verdict != "in_step" or result.counted is None or result.counted == result.expected:
+        return None
+    why = [f"{n} {what}" for n, what in ((result.unmanaged, "unmanaged"), (result.ambiguous, "in flight")) if n]
+    return f"{result.counted} counted, {result.expected} expected: " + (
+        ", ".join(why) or "records were compared one by one, and changed meanwhile")
 
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
@@ -171,6 +182,7 @@ class _Validation:
             known = run(connection, statements.KNOWN_FOREIGN, entity=self._entity.name, group=self._group)[0][0]
             self.result.expected, self.result.counted = ours.settled, counted
             self._ambiguous = ours.ambiguous
+            self.result.unmanaged = known
             low = ours.settled + known
             return counted is not None and low <= counted <= low + ours.ambiguous
 
@@ -333,6 +345,7 @@ class _Validation:
 
     def _tell(self, connection: Connection, before: dict[Any, Any]) -> None:
         self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
+        self.result.unmanaged = self.result.foreign
         self.result.stubborn = sum(1 for drift in self.result.drift if drift.status == "stubborn")
         wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
         self.result.verdict, self.result.reason = "drift" if wrong else "in_step", None

@@ -10,13 +10,21 @@ SELECT group_key, first_completed_at, completed_at, validated_at, sync_phase, sy
 WHERE entity = %(entity)s ORDER BY group_key
 """
 
-# One full sync a group at a time: the lease is fenced by its token.
+# One full sync a group at a time: the lease is fenced by its token. It is short, and its holder renews it for as long
+# as its process lives.
 TAKE = """
 UPDATE sync.groups
-SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s)
+SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
+    lease_holder = %(holder)s, lease_taken_at = sync.clock()
 WHERE entity = %(entity)s AND group_key = %(group)s AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING lease_token, first_completed_at, sync_id, sync_phase, sync_cursor, sync_listed,
           sync_started_at > sync.clock() - interval '1 day' AS recent
+"""
+
+LEASE = """
+SELECT lease_holder AS holder, EXTRACT(epoch FROM sync.clock() - lease_taken_at)::float8 AS age,
+       lease_until AS until, EXTRACT(epoch FROM lease_until - sync.clock())::float8 AS left
+FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
 RENEW = """
@@ -25,7 +33,8 @@ WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s 
 """
 
 LET_GO = """
-UPDATE sync.groups SET lease_token = NULL, lease_until = NULL, sync_error = %(error)s
+UPDATE sync.groups
+SET lease_token = NULL, lease_until = NULL, lease_holder = NULL, lease_taken_at = NULL, sync_error = %(error)s
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s
 """
 
@@ -108,6 +117,28 @@ SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE pa
 FROM sync.records
 WHERE entity = %(entity)s AND out_of_step
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
+"""
+
+_OF_GROUPS = """
+    SELECT CASE WHEN group_key = ANY(%(groups)s::text[]) THEN group_key ELSE applied_group END AS group_key, key, error,
+           parked, changed_at
+    FROM sync.records
+    WHERE entity = %(entity)s AND out_of_step AND parked IS DISTINCT FROM 'discarded'
+      AND (group_key = ANY(%(groups)s::text[]) OR applied_group = ANY(%(groups)s::text[]))"""
+
+# The same of several groups, those with an error apart.
+OUTSTANDING_OF = f"""
+SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS waiting,
+       count(*) FILTER (WHERE error IS NOT NULL OR parked IS NOT NULL) AS failing
+FROM ({_OF_GROUPS}) found GROUP BY group_key
+"""
+
+# The errors of the newest of them, of each group.
+ERRORS_OF = f"""
+SELECT group_key, key, error FROM (
+    SELECT found.*, row_number() OVER (PARTITION BY group_key ORDER BY changed_at DESC) AS place
+    FROM ({_OF_GROUPS} AND error IS NOT NULL) found) numbered
+WHERE place <= %(most)s
 """
 
 # The events behind records that are tried again.

@@ -347,6 +347,27 @@ UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {RATE_SHARE}), rate_sh
 WHERE name = %(name)s AND (rate_share_at IS NULL OR rate_share_at < clock_timestamp() - interval '1 second')
 """
 
+# Read before calls, so without a lock.
+CALL_LIMIT = """
+SELECT calls_at_once, batch_share, calls_reason,
+       EXTRACT(epoch FROM clock_timestamp() - calls_lost_at)::float8 AS lost_ago
+FROM sync.systems WHERE name = %(name)s
+"""
+
+# What one process observed for so many seconds, unless another has changed the limit since: calls that were under way
+# at once are one loss, and the limit grows by one step a window whatever the number of processes.
+SET_CALL_LIMIT = """
+UPDATE sync.systems
+SET calls_at_once = %(calls)s, calls_max = %(most)s, batch_share = %(batch)s, calls_reason = left(%(reason)s, 400),
+    calls_lost_at = CASE WHEN %(lowers)s THEN clock_timestamp() ELSE calls_lost_at END,
+    calls_grown_at = CASE WHEN %(lowers)s THEN calls_grown_at ELSE clock_timestamp() END
+WHERE name = %(name)s
+  AND coalesce(CASE WHEN %(lowers)s THEN calls_lost_at ELSE greatest(calls_lost_at, calls_grown_at) END, '-infinity')
+      < clock_timestamp() - make_interval(secs => %(within)s)
+RETURNING calls_at_once, batch_share, calls_reason,
+          EXTRACT(epoch FROM clock_timestamp() - calls_lost_at)::float8 AS lost_ago
+"""
+
 # Tells how often a record has failed since the third party last did what it was asked.
 ADD_FAILURES = """
 INSERT INTO sync.breaker_failures (system, entity, key, attempts_before)

@@ -1,0 +1,171 @@
+"""How far a full sync is while it runs: per group and in all, what was read, changed, written, what waits and fails.
+
+The figures come from the full sync itself and from the archive, so they are those of the moment. Not here: who shows
+them (``cli/syncing.py``, ``assets/entity.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from sync_orchestrator.core.causes import cause_of_error
+from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.status import call_limit_text, systems_of
+
+REPORT_SECONDS = 5.0
+"""The time between two reports."""
+
+_MAX_ERRORS = 500
+_MAX_CAUSES = 3
+_MAX_GROUPS_SHOWN = 12
+
+
+@dataclass(slots=True)
+class Figures:
+    """Records of a business group, or of all: ``waiting`` are due later or under way, ``failing`` have an error.
+
+    ``causes``: of the failing ones, by how many have it. Of very many, the newest are looked at.
+    """
+
+    read: int = 0
+    changed: int = 0
+    written: int = 0
+    waiting: int = 0
+    failing: int = 0
+    causes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Figures) -> None:
+        """Adds another group's figures."""
+        for name in ("read", "changed", "written", "waiting", "failing"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.causes.update(other.causes)
+
+    def text(self) -> str:
+        """The figures in one line."""
+        failing = f"{self.failing} failing"
+        if self.causes:
+            cause, count = self.causes.most_common(1)[0]
+            failing += f" ({count} of them: {cause})"
+        return f"{self.read} read, {self.changed} changed, {self.written} written, {self.waiting} waiting, {failing}"
+
+
+class SyncProgress:
+    """The progress of one full sync of some business groups of an entity."""
+
+    def __init__(self, context: Context, entity: EntityContext) -> None:
+        self._context = context
+        self._entity = entity
+        self._own: dict[str, Figures] = {}
+        self._ended: set[str] = set()
+        self._before = 0, time.monotonic()
+
+    def of_group(self, group: str) -> Progress:
+        """Takes what the full sync of a group reports."""
+        own = self._own.setdefault(group, Figures())
+
+        def report(phase: str, count: int) -> None:
+            if phase == "read":
+                own.read = max(own.read, count)
+            elif phase == "changed":
+                own.changed = max(own.changed, count)
+            elif phase == "push":
+                own.written = max(own.written, count)
+
+        return report
+
+    def ended(self, group: str) -> None:
+        """A group is done, well or not."""
+        self._ended.add(group)
+
+    def lines(self) -> list[str]:
+        """The groups under way, and all of them, as they are now; a query, so not for the event loop."""
+        with self._context.engine.begin() as connection:
+            figures = self.figures(connection)
+            system = systems_of(connection).get(self._entity.system_name)
+        total = Figures()
+        for each in figures.values():
+            total.add(each)
+        now = time.monotonic()
+        before, at = self._before
+        self._before = total.written, now
+        rate = max(0, total.written - before) / max(0.001, now - at)
+        state = f"{len(self._ended)} of {len(self._own)} groups ended; {total.text()}; {rate:.1f} written a second"
+        if system is not None:
+            state += f"; breaker {system['breaker']}"
+            limit = system["call_limit"]
+            state += f"; {call_limit_text(self._entity.system_name, limit)}" if limit else "; no limit of calls"
+        under_way = [name for name in figures if name not in self._ended]
+        shown = [f"{name}: {figures[name].text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
+        return [*shown, f"{self._entity.name}: {state}"]
+
+    def figures(self, connection: Connection) -> dict[str, Figures]:
+        """The present figures by group."""
+        found = outstanding(connection, self._entity.name, self._own)
+        return {name: Figures(own.read, own.changed, own.written, found[name].waiting, found[name].failing,
+                              found[name].causes) for name, own in self._own.items()}
+
+
+def outstanding(connection: Connection, entity: str, groups: Collection[str]) -> dict[str, Figures]:
+    """What of some business groups is not in sync now: waiting, failing, and why."""
+    found = {name: Figures() for name in groups}
+    for row in run(connection, statements.OUTSTANDING_OF, entity=entity, groups=list(groups)):
+        found[row.group_key].waiting += row.waiting
+        found[row.group_key].failing += row.failing
+    for row in run(connection, statements.ERRORS_OF, entity=entity, groups=list(groups), most=_MAX_ERRORS):
+        found[row.group_key].causes[cause_of_error(row.error, row.key)] += 1
+    return found
+
+
+def left_over(connection: Connection, entity: str, groups: Collection[str], failed_events: int) -> str | None:
+    """What is not in sync after a full sync, why, and the next command; None where nothing is left."""
+    total = Figures()
+    for each in outstanding(connection, entity, groups).values():
+        total.add(each)
+    if not (total.waiting or total.failing or failed_events):
+        return None
+    causes = "; ".join(f"{count}: {cause}" for cause, count in total.causes.most_common(_MAX_CAUSES))
+    what = (f"not in sync: {total.waiting} records are waiting and {total.failing} failing"
+            + (f" ({causes})" if causes else "")
+            + (f", {failed_events} events failed" if failed_events else ""))
+    if total.failing:
+        command = f"`sync-orchestrator records list {entity} --dead` lists dead ones, `status` shows the third party"
+    elif failed_events:
+        command = "`sync-orchestrator events list` shows them"
+    else:
+        command = "`sync-orchestrator drain`, or a running system, pushes what is waiting"
+    return f"{what}. Next: {command}"
+
+
+@asynccontextmanager
+async def reported(progress: SyncProgress, tell: Callable[[list[str]], None], every: float = REPORT_SECONDS
+                   ) -> AsyncIterator[None]:
+    """Passes the lines of a progress to ``tell`` every few seconds while the block lasts."""
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(every)
+            try:
+                lines = await asyncio.to_thread(progress.lines)
+            except (SQLAlchemyError, psycopg.Error) as error:  # the full sync itself says what is wrong
+                lines = [f"the progress cannot be read: {type(error).__name__}"]
+            tell(lines)
+
+    reporting = asyncio.create_task(report())
+    try:
+        yield
+    finally:
+        reporting.cancel()
+        await asyncio.wait([reporting])
+
