@@ -109,6 +109,15 @@ class Traits:
     others is hit where ids are given again; ``auto``: unless the id is a random one."""
     reads_before: tuple[str, ...] = ()
     """``update``, ``delete``: where the adapter itself reads the record before, and raises ``not_ours``."""
+    sends_group: bool = True
+    """A write sends the business group, in a mapped field or not, so a record whose group alone changed is written."""
+    shows_group: bool = False
+    """A record that it shows names its business group, so one that names none is in no group. Where False, ``group``
+    None of a ``Found`` says nothing."""
+    lists_by_group: bool = True
+    """``pages`` shows the records of one business group only."""
+    has_linked_calls: bool = False
+    """A write consists of several calls. What the first one wrote does not prove that the others were made."""
 
 
 @dataclass(frozen=True, slots=True)
