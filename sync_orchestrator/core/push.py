@@ -41,6 +41,7 @@ _log = logging.getLogger("sync_orchestrator.push")
 
 _before_call = CrashPoint("push.before_call")
 _after_call = CrashPoint("push.after_call")
+_half_deleted = CrashPoint("push.half_deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +487,7 @@ class _Attempt:
             raise failure
         await self._delete(self.item)
         self._remade = self._create_refused = True
+        _half_deleted()
 
     async def _look(self, item: Item, verb: str) -> tuple[Item | None, bool]:
         """Looks at what is under an id before it is written or deleted there.
