@@ -52,8 +52,8 @@ def looks(world: HttpWorld) -> dict[str, tuple[str, int, int | None, str | None]
 
 # Pushes.
 
-@pytest.mark.parametrize("group_is", ["shown", "not shown"])
-@pytest.mark.parametrize("carrier", CARRIERS)
+@pytest.mark.parametrize(("carrier", "group_is"), [
+    *((carrier, "not shown") for carrier in CARRIERS), ("body", "shown"), ("linked call", "shown")])
 def test_an_event_that_changes_only_the_group_moves_the_record(
     engine: Engine, server: Server, carrier: str, group_is: str
 ) -> None:
@@ -146,8 +146,8 @@ def test_a_group_that_reaches_the_path_by_a_reference_is_a_part_of_the_address()
 
 # Validation.
 
-@pytest.mark.parametrize("count", [None, {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"}])
-@pytest.mark.parametrize("other", ["B", None])
+@pytest.mark.parametrize(("other", "count"), [
+    ("B", None), (None, {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"})])
 @either_way
 def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaired(
     engine: Engine, server: Server, target: dict[str, Any], other: str | None, count: Any
