@@ -193,7 +193,7 @@ def checked_sources(
         for part, source in sources.items()}
 
 
-def _mapping(entity: Entity) -> Mapping:
+def mapping_of(entity: Entity) -> Mapping:
     """An entity's mapping, which compares what the third party gets."""
     from sync_orchestrator.adapters.codecs import Codecs
     from sync_orchestrator.core.mapping import Mapping
@@ -221,7 +221,7 @@ def entity_context(
             readable=frozenset(part for part, source in sources.items() if source.can_read),
             lag=entity.absent_after,
         ),
-        mapping=_mapping(entity),
+        mapping=mapping_of(entity),
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],

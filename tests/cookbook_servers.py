@@ -195,6 +195,22 @@ class Linked(ThirdParty):
         return super().answer(method, path, query, body, headers)
 
 
+class LinkedByHalves(Linked):
+    """The same, where a stock level has to be made before it can be set."""
+
+    def answer(self, method: str, path: list[str], query: Query, body: Any, headers: Headers) -> Response:
+        match method, path:
+            case "PUT", ["stock", item] if item not in self.stock:
+                return self.missing()
+            case "POST", ["stock"]:
+                self.stock[body["item"]] = body["level"]
+                return JSONResponse(body, 201)
+            case "GET", ["stock"]:
+                item = query["item"]
+                return JSONResponse([{"item": item, "level": self.stock[item]}] if item in self.stock else [])
+        return super().answer(method, path, query, body, headers)
+
+
 class SoftDelete(OurIds):
     """A deleted item stays, with ``archived``; it is listed and counted no more."""
 

@@ -18,7 +18,6 @@ from sync_orchestrator.core import sync_progress
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
-from sync_orchestrator.core.validation import GroupValidation, count_note
 
 Command = Callable[..., Result]
 
@@ -118,18 +117,6 @@ def test_full_sync_reports_its_progress_in_lines(
     assert "item: 0 of 1 groups ended" in result.stderr
 
 
-@pytest.mark.parametrize(("changes", "note"), [
-    ({"counted": 10, "expected": 10}, None),
-    ({"counted": 12, "expected": 10, "unmanaged": 2}, "12 counted, 10 expected: 2 unmanaged"),
-    ({"counted": 11, "expected": 10, "ambiguous": 3}, "11 counted, 10 expected: 3 in flight"),
-    ({"counted": 12, "expected": 10, "unmanaged": 1, "ambiguous": 3},
-     "12 counted, 10 expected: 1 unmanaged, 3 in flight"),
-    ({"counted": 12, "expected": 10, "verdict": "drift"}, None),
-])
-def test_counts_that_differ_though_a_group_is_in_sync_say_why(changes: dict[str, Any], note: str | None) -> None:
-    assert count_note(GroupValidation("item", "A", **changes)) == note
-
-
 def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(world: World) -> None:
     world.put("a", tell=False)
     world.full_sync()
@@ -137,4 +124,4 @@ def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(w
     world.validate(full=True)
     counted = world.validate()
     assert (counted.verdict, counted.compared) == ("in_step", None)
-    assert count_note(counted) == "2 counted, 1 expected: 1 unmanaged"
+    assert counted.reason == "2 counted, 1 expected: 1 unmanaged"

@@ -127,7 +127,8 @@ def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> No
         world.later(1)
         world.validate(full=True, repair="off")
     [alert] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'drift'")
-    assert (alert.title, alert.examples) == ("item A: 2 different", ["k001 (different)", "k002 (different)"])
+    assert (alert.title, alert.examples) == (
+        "item A: 2 different", ["k001 (different: name)", "k002 (different: name)"])
 
 
 def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World) -> None:

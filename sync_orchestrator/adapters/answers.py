@@ -31,7 +31,7 @@ _MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
 _OF_GATEWAYS = (402, 407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
 _NO_SUCH_ADDRESS = (404, 405, 410)
 _WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
-            "reference_missing": Failure.REFERENCE}
+            "reference_missing": Failure.REFERENCE, "remake": Failure.TRANSIENT}
 
 About = Literal["record", "collection", "unknown"]
 """What a call addresses: one record, all of them (a create, a listing, a search, a count), or nobody here knows."""
@@ -201,7 +201,7 @@ def _meant(
         status=answer.status, retry_after=retry_after if means in _WAITING else None, duplicate=means == "duplicate",
         missing=means == "missing", conflict=means == "conflict", too_large=means == "too_large",
         unknown=write and means == "transient" and _may_have_been_done(answer.status),
-        about_system=means == "auth", reason=shown(said, secrets) if said else None,
+        about_system=means == "auth", reason=shown(said, secrets) if said else None, remake=means == "remake",
     )
 
 

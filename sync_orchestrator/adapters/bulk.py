@@ -26,7 +26,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import TOO_OLD, Item
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.templates import TemplateFailed, names_in
 
 _REMEMBERED = 10_000
 
@@ -128,6 +128,7 @@ class InBulk:
             WeakKeyDictionary())
         self._calls: set[asyncio.Task[None]] = set()
         self._alone: dict[str, None] = {}
+        self._in_items = names_in(bulk.item) & references.names
 
     async def write(self, item: Values, deadline: float | None = None) -> Any:
         """Sends an item (``op``, ``key``, ``id``, ``group``, ``payload``…) with others; returns its result.
@@ -136,13 +137,20 @@ class InBulk:
         the call must begin. Raises CallFailed.
         """
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(item, self._shape(item), deadline, loop.create_future())
+        waiting = _Waiting(item, self._shape(await self._with_references(item)), deadline, loop.create_future())
         if (key := str(item["key"])) in self._alone:
             del self._alone[key]
             self._begin([waiting])
         else:
             self._gather(loop, waiting)
         return await waiting.done
+
+    async def _with_references(self, item: Values) -> Values:
+        """An item with the references that its template asks for. Raises CallFailed for this record alone."""
+        if not self._in_items:
+            return item
+        known = {name for name in self._in_items if self._references.can_resolve(name, item)}
+        return {**dict.fromkeys(self._in_items), **item, **await self._references.resolve(item, known)}
 
     def _shape(self, item: Values) -> Any:
         if self.bulk.item is None:

@@ -39,6 +39,14 @@ class References:
         self._kept: dict[bytes, tuple[float, Any, float]] = {}
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flights] = WeakKeyDictionary()
 
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self._references)
+
+    def can_resolve(self, name: str, values: Values) -> bool:
+        """Whether all that a reference is looked up by is known."""
+        return self._references[name].names() <= values.keys()
+
     async def known(self, call: Request, values: Values) -> Values:
         """The values with the references that a call's templates ask for. Raises CallFailed, as ``resolve``."""
         asked = call.names() & self._references.keys() if self._references else set()

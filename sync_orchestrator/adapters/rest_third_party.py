@@ -140,15 +140,23 @@ def traits_of(target: Target) -> Traits:
     """What a third party can do, as its configuration says."""
     bulks = [bulk.request for bulk in (target.bulk_update, target.bulk_delete) if bulk is not None]
     addresses = [call.path for call in (target.update, target.delete, target.read, *bulks) if call is not None]
+    writes = [call for call in (target.create, target.update) if call is not None]
+    sent = set().union(*(call.names() for call in writes), *(step.names() for call in writes for step in call.then), *(
+        bulk.request.names() | names_in(bulk.item) for bulk in (target.bulk_create, target.bulk_update)
+        if bulk is not None))
     return Traits(
         own_ids=target.ids == "theirs",
         can_lookup=target.lookup is not None,
         idempotent_create=target.idempotency is not None
         and names_in(target.idempotency.value) <= {"idempotency_key", "key", "group"},
-        grouped_address=any("group" in names_in(address) for address in addresses),
+        grouped_address=any(target.uses_group(names_in(address)) for address in addresses),
         search_first=target.search_first,
         look_first=target.look_first,
         reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
                            if target.revision is not None and call is not None and "revision" in call.names()),
         bulk_update=target.bulk_update is not None,
+        sends_group=target.uses_group(sent),
+        shows_group=target.group is not None,
+        lists_by_group=target.list is None or target.uses_group(target.list.names()),
+        has_linked_calls=target.update is not None and bool(target.update.then),
     )

@@ -15,6 +15,7 @@ from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Request, Target
+from sync_orchestrator.config.calls import READING
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Item
@@ -31,6 +32,8 @@ class Written:
     id: str | None
     body: Any
     unread: CallFailed | None = None
+    status: int | None = None
+    """The status of the response; of one in a call with others, that of the call."""
 
 
 class Send(Protocol):
@@ -93,17 +96,17 @@ class Sender:
         if idempotency is not None and idempotency.header is not None:
             header = {idempotency.header: "{{ idempotency_key }}"}
             call = call.model_copy(update={"headers": {**call.headers, **header}})
-        answer = await self.answer(call, item, values, values["payload"], about="collection")
+        answer = await self.answer(call, item, values, _own_body(call, values), about="collection")
         other = self._records.stranger_in(self._records.shown_in(answer.body, call.record), item.key)
         if other is not None:
             raise another_answered(other, "create")
-        return Written(self._records.made_id(answer, call.record), answer.body)
+        return Written(self._records.made_id(answer, call.record), answer.body, status=answer.status)
 
     async def update(self, item: Item, values: Values) -> Written:
         """The ``update`` call."""
         call = self._target.update
         assert call is not None
-        answer = await self.answer(call, item, values, values["payload"])
+        answer = await self.answer(call, item, values, _own_body(call, values))
         shown = self._records.shown_in(answer.body, call.record)
         if (other := self._records.stranger_in(shown, item.key)) is not None:
             raise not_ours(item.external_id, other) if self._records.own_ids else another_answered(other, "update")
@@ -111,8 +114,9 @@ class Sender:
         if shown is None and is_expected:
             where = call.record or self._target.record
             return Written(None, answer.body, self._http.garbage(
-                f"no record at '{where}' in the response {answer.status} to an update", answer.text, write=True))
-        return Written(None, answer.body)
+                f"no record at '{where}' in the response {answer.status} to an update", answer.text, write=True),
+                answer.status)
+        return Written(None, answer.body, status=answer.status)
 
     async def delete(self, item: Item, values: Values) -> Written:
         """The ``delete`` call."""
@@ -142,6 +146,11 @@ class Sender:
             return templates.text(self._target.idempotency.value, {**values, "idempotency_key": ours})
         except TemplateFailed as error:
             raise CallFailed(Failure.PERMANENT, self._http.shown(str(error))) from None
+
+
+def _own_body(call: Request, values: Values) -> Any:
+    """What is sent where a call has no body of its own: the payload, or nothing where it only reads."""
+    return None if call.method in READING else values["payload"]
 
 
 def not_ours(external_id: str | None, shown_key: str) -> CallFailed:

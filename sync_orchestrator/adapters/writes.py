@@ -10,13 +10,21 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from jmespath.exceptions import JMESPathError
+
+from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Values
 from sync_orchestrator.adapters.reads import Present, Reads
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.sending import Send, Sender, Written, not_ours
 from sync_orchestrator.config import Request, Target
+from sync_orchestrator.config.calls import IN_CONDITIONS, LinkedCall
+from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.truth import NoTruth, condition, truth
+
+_between_calls = CrashPoint("writes.between_calls")
 
 Verb = Literal["create", "update", "delete", "refused"]
 
@@ -204,15 +212,47 @@ class Writes:
     async def _follow(self, verb: Literal["create", "update"], item: Item, written: Written) -> None:
         """The calls that belong to a write, in order; where one fails the record is there all the same."""
         first = self._target.create if verb == "create" else self._target.update
-        answer = written.body
-        for call in first.then if first else ():
+        before = {"status": written.status, "body": written.body}
+        steps: dict[str, Any] = {"write": before}
+        for number, call in enumerate(first.then if first else ()):
+            _between_calls()
+            values = {**self._sender.content(item), "answer": before["body"], "response": before, "steps": steps}
+            place = f"{verb}.then[{number}]"
             try:
-                answer = (await self._sender.answer(call, item, {**self._sender.content(item), "answer": answer})).body
+                if not _is_due(call, values, place):
+                    continue
+                answer = await self._answer_of(call, item, values)
             except CallFailed as failure:
                 raise CallFailed(
                     failure.kind, f"{call.method} {call.path}, after the {verb}: {failure.detail}",
                     status=failure.status, retry_after=failure.retry_after, unknown=failure.unknown,
-                    external_id=item.external_id, about_system=failure.about_system, reason=failure.reason) from None
+                    external_id=item.external_id, about_system=failure.about_system, reason=failure.reason,
+                    remake=failure.remake) from None
+            before = {"status": answer.status, "body": answer.body}
+            if call.name is not None:
+                steps[call.name] = before
+
+    async def _answer_of(self, call: LinkedCall, item: Item, values: Values) -> Answer:
+        """The response to a linked call, or to the one in its place where what it would change is not there."""
+        try:
+            return await self._sender.answer(call, item, values)
+        except CallFailed as failure:
+            if not failure.missing or call.if_missing is None:
+                raise
+        return await self._sender.answer(call.if_missing, item, values)
+
+
+def _is_due(call: LinkedCall, values: Values, place: str) -> bool:
+    """Whether the condition of a linked call holds. Raises CallFailed where that cannot be said."""
+    if call.when is None:
+        return True
+    document = {name: values.get(name) for name in IN_CONDITIONS}
+    try:
+        found = condition(call.when).result(document)
+        return bool(found) if isinstance(found, dict | list) else truth(found)
+    except (NoTruth, JMESPathError, TypeError, ValueError, ArithmeticError) as error:
+        raise CallFailed(Failure.PERMANENT, f"{place}.when: '{call.when}' is neither true nor false of this record: "
+                                            f"{str(error).partition(chr(10))[0]}") from None
 
 
 def _is_refusal(failure: CallFailed) -> bool:

@@ -19,7 +19,7 @@ from sync_orchestrator.assets.preview import evaluation, partitioned_check, repo
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
-from sync_orchestrator.core.validation import GroupValidation, count_note, groups_due, groups_with_drift, validate
+from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
@@ -134,7 +134,7 @@ def summary(result: GroupValidation) -> str:
     line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
     if waiting := sum(1 for drift in result.drift if drift.status == "found"):
         line += f"; {waiting} to be repaired by hand: launch the job `repair` with this group"
-    return "; ".join(text for text in (line, count_note(result), result.reason) if text)
+    return "; ".join(text for text in (line, result.reason) if text)
 
 
 def metadata_of(result: GroupValidation) -> dict[str, Any]:

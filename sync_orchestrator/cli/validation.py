@@ -222,7 +222,7 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
     table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead",
                          ""],
           [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,
-            len(result.drift), result.repaired, result.dead, _why(result)] for result in results])
+            len(result.drift), result.repaired, result.dead, result.reason] for result in results])
     drift = [(result, found) for result in results for found in result.drift]
     table("drift", ["group", "key", "kind", "status"],
           [[result.group, found.key, found.kind, _STATUS.get(found.status, found.status)]
@@ -232,13 +232,6 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
     _show_dead(results)
     if not results:
         say("no business group is known yet: run a full sync first")
-
-
-def _why(result: GroupValidation) -> str | None:
-    """The reason of the verdict, and why counts differ where it says that the group is in sync."""
-    from sync_orchestrator.core.validation import count_note  # brings pandas, as above
-
-    return "; ".join(text for text in (count_note(result), result.reason) if text) or None
 
 
 def _show_dead(results: Sequence[GroupValidation]) -> None:

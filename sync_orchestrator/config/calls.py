@@ -7,22 +7,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sync_orchestrator.config.types import Body, Expression, Model, Pattern, Seconds, Template
+from sync_orchestrator.config.types import Body, Expression, Model, Name, Pattern, Seconds, Template
+from sync_orchestrator.core.truth import fields_named_by
 from sync_orchestrator.templates import names_in
 
 _SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
+
+_STEP = re.compile(r"\bsteps\.([a-z][a-z0-9_]*)")
+IN_CONDITIONS = frozenset({"key", "id", "group", "payload", "answer", "response", "steps"})
+"""What ``when`` of a linked call can look at."""
 
 _OVER_HTTP = {"headers", "auth", "outcomes", "throttle", "next_origins"}
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
 Means = Literal["ok", "created", "missing", "duplicate", "conflict", "invalid", "auth", "throttled", "too_large",
-                "reference_missing", "transient"]
+                "reference_missing", "transient", "remake"]
+
+READING = ("GET", "HEAD")
 
 
 class Outcome(Model):
@@ -34,7 +41,9 @@ class Outcome(Model):
     """``created``: as ``ok``. ``missing``: there is no such record (an empty 204 of an update that wrote nothing, too).
     ``duplicate``: a create found it there already. ``conflict``: its revision has moved on. ``invalid``: refused for
     good. ``too_large``: to be sent in halves. ``reference_missing``: something it refers to is not there yet; it waits
-    and does not die."""
+    and does not die. ``remake``: only a part of the record is there, and no update completes it, so it is deleted and
+    made anew, under a new id where the third party gives the ids. Only for ``update``, ``bulk_update`` and the calls
+    under ``then``."""
     message: Expression | None = None
     """Where in the same document the reason stands that people should read."""
 
@@ -43,7 +52,7 @@ class Request(Model):
     """One call. Templates stand in ``path`` (percent-encoded), ``params``, ``headers`` and ``body``."""
 
     method: Method = "GET"
-    """The verb."""
+    """The verb. It has to be configured for a call with a ``body``."""
     path: Template = Field(pattern=r"^(/|\{\{ '\w+' \| environment \}\})")
     """The address below the system's ``base_url``; what is filled in is percent-encoded, unless ``| tilde``,
     ``| odata`` or ``| raw`` says otherwise."""
@@ -66,9 +75,70 @@ class Request(Model):
                 raise ValueError(f"write {{{{ {single[1]} }}}}, not {single[0]}")
         return self
 
+    @model_validator(mode="after")
+    def _means_what_it_can(self) -> Self:
+        if not isinstance(self, Write | LinkedCall):
+            check_remake("outcomes", self.outcomes)
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits_body(self) -> Self:
+        if self.body is not None and self.method in READING and "method" not in self.model_fields_set:
+            raise ValueError(f"a call with a body is no {self.method} by default: add method: POST, or method: "
+                             f"{self.method} if the server reads the body of one")
+        return self
+
     def names(self) -> set[str]:
         """The names that its templates ask for."""
         return names_in([self.path, self.params, self.headers, self.body])
+
+
+class ChangingCall(Request):
+    """A call that changes something at the third party."""
+
+    method: Method = "POST"
+    """The verb. The default is for calls with a ``body``; without one it has to be configured."""
+
+    @model_validator(mode="after")
+    def _says_what_it_does(self) -> Self:
+        if self.body is None and "method" not in self.model_fields_set:
+            raise ValueError("add 'method': POST, PUT, PATCH or DELETE for a call that writes, GET for one that reads")
+        if self.body is not None and self.method in READING:
+            raise ValueError(f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or "
+                             "PATCH")
+        return self
+
+
+class LinkedCall(ChangingCall):
+    """A call that belongs to a write.
+
+    Names: as of the write, and ``answer`` (the body of the response before), ``response`` (``{status, body}`` of it)
+    and ``steps`` (by ``name``, the same of each call that was made; ``steps.write`` is the write itself).
+    """
+
+    name: Name | None = None
+    """The name under which later calls find its response in ``steps``."""
+    when: Expression | None = None
+    """The call is made only where this is true: a JMESPath over ``{key, id, group, payload, answer, response, steps}``,
+    such as ``length(answer.prices) == `0```. Lists and objects are true unless they are empty."""
+    if_missing: ChangingCall | None = None
+    """The call that is made in its place where its response means ``missing``: it makes what this one would change."""
+
+    @model_validator(mode="after")
+    def _alternative_writes(self) -> Self:
+        if self.if_missing is not None and self.if_missing.method in READING:
+            raise ValueError(f"if_missing: a {self.if_missing.method} makes nothing: use method: POST or PUT")
+        if self.name == "write":
+            raise ValueError("name: 'write' is the write itself: use another name")
+        return self
+
+    def names(self) -> set[str]:
+        """The names that its templates ask for, and those of ``if_missing``."""
+        return super().names() | (self.if_missing.names() if self.if_missing is not None else set())
+
+    def is_read(self) -> bool:
+        """Whether it changes nothing."""
+        return self.method in READING and self.if_missing is None
 
 
 class Write(Request):
@@ -82,10 +152,22 @@ class Write(Request):
     """The verb."""
     record: Expression | None = None
     """Where the record stands in the answer; the target's ``record`` unless told."""
-    then: list[Request] = []
+    then: list[LinkedCall] = []
     """Calls that belong to it, in order, such as the stock level after the product; they know ``id`` and ``answer``
     besides, the body of the answer before. If one fails, the next attempt makes all of them again, by an update. What
     they write has to show in a mapped field, which ``also`` may read, or one that was never sent is not missed."""
+
+    @model_validator(mode="after")
+    def _writes(self) -> Self:
+        if self.method not in READING:
+            return self
+        if self.body is not None:
+            raise ValueError(f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or "
+                             "PATCH")
+        if all(call.is_read() for call in self.then):
+            raise ValueError(f"a {self.method} writes nothing: use method: POST, PUT or PATCH, or a class (adapter) "
+                             "for an API that writes by GET")
+        return self
 
 
 class Delete(Request):
@@ -93,8 +175,16 @@ class Delete(Request):
 
     method: Method = "DELETE"
     """The verb: that of an update, for a soft delete; that of another call, for a cancellation."""
-    refused: Request | None = None
+    refused: ChangingCall | None = None
     """What is called where it is refused for good: deactivate instead. ``gone_when`` then tells that it was."""
+
+    @model_validator(mode="after")
+    def _removes(self) -> Self:
+        for place, call in (("", self), ("refused: ", self.refused)):
+            if call is not None and call.method in READING:
+                raise ValueError(f"{place}a {call.method} removes nothing: use method: DELETE, POST, PUT or PATCH, or "
+                                 "a class (adapter) for an API that writes by GET")
+        return self
 
 
 class Get(Request):
@@ -276,6 +366,11 @@ class Http(Model):
     TLS. ``rewrite``: the page is requested from the origin of ``base_url``. ``follow``: it is requested there, with our
     credentials. A next page on the origin of ``base_url`` must be below it, unless that origin is named here, too."""
 
+    @model_validator(mode="after")
+    def _means_what_all_calls_can(self) -> Self:
+        check_remake("outcomes", self.outcomes)
+        return self
+
 
 def check_address(system: Http) -> None:
     """Refuses what belongs to calls over HTTP where there is no address for them. Raises ValueError."""
@@ -344,7 +439,8 @@ class Bulk(Model):
     """The call."""
     item: Body = None
     """How one item stands in ``items``, and in the list that is sent without a body, where not as above. Names: those
-    of an item, null where it has no such: ``{method: PUT, path: "/items/{{ id | urlencode }}", body: "{{ payload }}"}``
+    of an item, null where it has no such, and the references, null in a delete where they need the payload:
+    ``{method: PUT, path: "/items/{{ id | urlencode }}", body: "{{ payload }}"}``
     for a call of sub-requests."""
     size: int = Field(default=100, ge=2, le=10_000)
     """The most records in one call."""
@@ -394,8 +490,45 @@ def check_names(calls: Mapping[str, Request | None], known: Mapping[str, set[str
 
 
 def check_followers(name: str, call: Write | None, known: set[str]) -> None:
-    """The same for the calls that belong to a write."""
+    """Refuses names, conditions and steps that nothing would fill in, for the calls that belong to a write.
+
+    Raises ValueError.
+    """
+    known = known | {"answer", "response", "steps"}
+    steps = {"write"}
     for number, follower in enumerate(call.then if call else ()):
-        check_names({f"{name}.then[{number}]": follower}, {f"{name}.then[{number}]": known | {"answer"}})
+        place = f"{name}.then[{number}]"
+        check_names({place: follower}, {place: known})
+        texts = [follower.path, *follower.params.values(), *follower.headers.values(), *_texts_in(follower.body)]
+        if follower.if_missing is not None:
+            made = follower.if_missing
+            texts += [made.path, *made.params.values(), *made.headers.values(), *_texts_in(made.body)]
+        if follower.when is not None:
+            texts.append(follower.when)
+            if unknown := sorted(fields_named_by(follower.when) - IN_CONDITIONS - {"null"}):
+                raise ValueError(f"{place}.when: nothing fills in '{unknown[0]}'; known here: "
+                                 f"{', '.join(sorted(IN_CONDITIONS))}")
+        for text in texts:
+            if unknown := [step for step in _STEP.findall(text) if step not in steps]:
+                raise ValueError(f"{place}: no call before it has the name '{unknown[0]}'; known in 'steps': "
+                                 f"{', '.join(sorted(steps))}")
+        if follower.name is not None:
+            if follower.name in steps:
+                raise ValueError(f"{place}.name: '{follower.name}' is the name of an earlier call")
+            steps.add(follower.name)
 
 
+def _texts_in(body: Any) -> list[str]:
+    """All texts of a structure."""
+    if isinstance(body, str):
+        return [body]
+    if isinstance(body, Mapping):
+        return [text for pair in body.items() for part in pair for text in _texts_in(part)]
+    return [text for part in body for text in _texts_in(part)] if isinstance(body, list | tuple) else []
+
+
+def check_remake(place: str, outcomes: Sequence[Outcome]) -> None:
+    """Refuses ``means: remake`` where nothing could be made anew. Raises ValueError."""
+    if any(outcome.means == "remake" for outcome in outcomes):
+        raise ValueError(f"{place}: 'remake' is for the outcomes of 'update', 'bulk_update' and the calls under "
+                         "'then': move it there")

@@ -26,6 +26,7 @@ from sync_orchestrator.config.calls import (
     check_address,
     check_followers,
     check_names,
+    check_remake,
 )
 from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
 from sync_orchestrator.core.value_times import check_readable_format, zone_of
@@ -263,6 +264,8 @@ class Target(Model):
         self._check_names()
         self._check_revision()
         self._check_bulks()
+        check_remake("outcomes", self.outcomes)
+        check_remake("create.outcomes", self.create.outcomes if self.create else ())
         return self
 
     def check_kind(self, system: ThirdPartySystem) -> None:
@@ -294,6 +297,12 @@ class Target(Model):
 
     def _check_bulks(self) -> None:
         for name, bulk in self.bulks().items():
+            if bulk.request.then:
+                raise ValueError(f"{name}.request.then: a call of many records has no linked calls: put them under "
+                                 f"'{name[5:]}.then', where they are made for each record")
+            if name != "bulk_update":
+                check_remake(f"{name}.request.outcomes", bulk.request.outcomes)
+                check_remake(f"{name}.outcomes", bulk.outcomes)
             if "group" in bulk.request.names() and not bulk.by_group:
                 raise ValueError(f"{name}: {{{{ group }}}} in its request needs by_group: true; otherwise a call holds "
                                  "records of several groups")
@@ -349,9 +358,10 @@ class Target(Model):
         bulks = {name: bulk.request for name, bulk in self.bulks().items()}
         check_names(bulks, dict.fromkeys(bulks, place | {"items"}))
         for name, bulk in self.bulks().items():
-            if unknown := names_in(bulk.item) - set(ITEM_NAMES):
+            in_items = [*ITEM_NAMES, *sorted(self._with_references("key", "group", "payload") - {*ITEM_NAMES})]
+            if unknown := names_in(bulk.item) - set(in_items):
                 raise ValueError(f"{name}.item: nothing fills in '{sorted(unknown)[0]}'; known here: "
-                                 f"{', '.join(ITEM_NAMES)}")
+                                 f"{', '.join(in_items)}")
         for name, call in self.also.items():
             check_names({f"also.{name}": call}, {f"also.{name}": record})
         for name, reference in self.references.items():
@@ -371,6 +381,11 @@ class Target(Model):
                              "after it was deleted is answered for the first one")
         if idempotency.header is None and self.create and "idempotency_key" not in self.create.names():
             raise ValueError("idempotency.header is null: put {{ idempotency_key }} into 'create'")
+
+    def uses_group(self, names: set[str]) -> bool:
+        """Whether templates with these names depend on the business group, by themselves or by a reference."""
+        used = [self.references[name] for name in names & self.references.keys()]
+        return "group" in names or any("group" in reference.names() for reference in used)
 
     def _with_references(self, *known: str) -> set[str]:
         """These names and those of the references that need no others."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.app import mapping_of
 from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
@@ -22,6 +23,7 @@ from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
+from sync_orchestrator.core.push import Claim, push_payload
 from sync_orchestrator.field_forms import judge_field
 
 T = TypeVar("T")
@@ -29,6 +31,7 @@ Rebuilt = Callable[..., ThirdParty]
 
 _REFERENCE = re.compile(r"reference '([^']+)'")
 _LOOK_AGAIN = 0.1
+_LONGEST_MOVE_SECONDS = 3600
 _SHOWN = 5
 
 
@@ -43,6 +46,7 @@ class Bench:
         self.third_party = third_party
         self.traits = third_party.traits
         self.samples = samples
+        self.mapping = mapping_of(entity)
         self.group = samples.group
         self.other_group = other_group
         self.rebuilt = rebuilt
@@ -83,6 +87,35 @@ class Bench:
         """Overwrites it."""
         self._made.setdefault((item.key, item.group), set()).add(item.external_id)
         return await self.third_party.update(item)
+
+    async def move(self, item: Item, group: str) -> Item:
+        """Moves a record to another business group by the push that the core would make. Returns it as it is then.
+
+        Raises Differs where the core would make no call, and CallFailed.
+        """
+        payload = self.samples.payload(item.key, group)
+        acknowledged = self._acknowledged(item)
+        claim = replace(acknowledged, group=group, revision=2, unsettled_groups=(group,))
+        ids = self._made.setdefault((item.key, group), set())
+        ids.add(item.external_id)
+        pushed = await push_payload(self, claim, payload)
+        ids.add(pushed.external_id)
+        if pushed.failure is not None:
+            raise pushed.failure
+        if not pushed.called:
+            raise Differs("no call is made: neither a mapped field nor a template of a write holds the group",
+                          "a call that moves the record", f"put {{{{ group }}}} into the calls that write: "
+                          f"{self.look('update', 'update')}")
+        return replace(item, group=group, payload=payload, external_id=pushed.external_id)
+
+    def _acknowledged(self, item: Item) -> Claim:
+        """A record as the core would claim it after it was acknowledged."""
+        return Claim(
+            entity=self.name, key=item.key, group=item.group, revision=1, deleted=False,
+            applied_digest=self.mapping.digest_of_ours(item.payload), applied_group=item.group,
+            external_id=item.external_id, attempts=0, rejected_digest=None, token=0, ever_applied=True,
+            unsettled_until=None, unsettled_for=None, deadline=time.monotonic() + _LONGEST_MOVE_SECONDS,
+            acknowledged_at=time.time_ns() // 1000, waiting_for=0, parts={}, applied_revision=1)
 
     async def shows(self, item: Item) -> Found:
         """What is under its id, which must be what was written. Raises Differs."""

@@ -9,6 +9,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from sync_orchestrator.config import Entity
@@ -17,6 +18,8 @@ from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Json
 
 _FREE_TEXT = re.compile(r"name|title|label|text|descr|note|comment", re.IGNORECASE)
+_TIME = re.compile(r"(\d{4}-\d\d-)(\d\d)([T ]\d\d:\d\d.*|)")
+_DECIMAL = re.compile(r"(\d{1,12})(\.\d+)")
 _A_CODE = re.compile(r"[A-Z0-9_.:+-]*|\d.*|https?://.*|[0-9a-f-]{32,}")
 
 
@@ -62,6 +65,22 @@ class Samples:
             made[name] = group if name in self._of_group else self._written(key)
         return {**made, **fields}
 
+    def changes(self, payload: Json) -> Json:
+        """Other values for all mapped fields of a record that can get one, by field.
+
+        Those of another sample where it has others, since they are valid there; else one that is close to the present
+        value. Null, an empty text, a truth value in a text, and what looks like a code have none.
+        """
+        found = {}
+        for name, value in payload.items():
+            if name in self._own:
+                continue
+            others = [sample[name] for sample in self._samples if digest(sample[name]) != digest(value)]
+            other = others[0] if others else _other_value(name, value)
+            if digest(other) != digest(value):
+                found[name] = other
+        return found
+
     @property
     def changeable(self) -> bool:
         """Whether there are two contents to tell apart."""
@@ -95,6 +114,26 @@ class Samples:
 
     def _written(self, key: str) -> Any:
         return int(key) if self._key_is_number and key.isdigit() else key
+
+
+def _other_value(name: str, value: Any) -> Any:
+    """A value that is close to another one and of its kind; the value itself where none can be made."""
+    match value:
+        case bool():
+            return not value
+        case int() | float() | Decimal():
+            return value + 1
+        case str() if (time := _TIME.fullmatch(value)) is not None:
+            return f"{time[1]}{'11' if time[2] == '12' else '12'}{time[3]}"
+        case str() if (number := _DECIMAL.fullmatch(value)) is not None:
+            return f"{int(number[1]) + 1}{number[2]}"
+        case str() if value.strip() and (_FREE_TEXT.search(name) or not _A_CODE.fullmatch(value)):
+            return f"{value} 1"
+        case list() if value:
+            return [*value[:-1], _other_value(name, value[-1])]
+        case dict() if value:
+            return {key: _other_value(key, part) for key, part in value.items()}
+    return value
 
 
 def _prefix(pattern: str | None, is_number: bool, told: str | None) -> str:

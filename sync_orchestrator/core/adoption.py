@@ -23,7 +23,6 @@ from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, GroupBusy, 
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.group_push import StepReport, push_group
 from sync_orchestrator.core.installation import is_about_database
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
@@ -309,7 +308,7 @@ class _Adoption:
             "group": [found.group or group for found in page],
             "external_id": [found.external_id for found in page],
             "key": [found.key for found in page],
-            "digest": [self._entity.mapping.digest_of_theirs(found.fields) for found in page],
+            "digest": [self._entity.digest_of_found(found, found.group or group) for found in page],
         }
         if page:
             await self._db(lambda connection: run(
@@ -390,7 +389,8 @@ class _Adoption:
         wanted = {}
         for row in chosen:
             try:
-                wanted[row.key] = digest(self._entity.mapping.payload(row.key, row.group_key, parts.get(row.key, {})))
+                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get(row.key, {}))
+                wanted[row.key] = self._entity.mapping.digest_of_ours(payload)
             except (MappingFailed, ValueError):
                 continue  # its push reports that
         return wanted

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from sync_orchestrator.core.places import digest_elsewhere
 from sync_orchestrator.core.slices import Row
 
 Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
@@ -18,7 +19,11 @@ Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A record that looks wrong there. ``ours`` and ``theirs`` are digests; ``revision`` 0: unknown here."""
+    """A record that looks wrong there. ``ours`` and ``theirs`` are digests; ``revision`` 0: unknown here.
+
+    ``belongs_to``: the business group in which it should be, for one that is shown in another. ``known_id``: the id
+    under which it was acknowledged, which may be another one than ``external_id``, under which it is shown.
+    """
 
     key: str
     kind: Kind
@@ -27,6 +32,8 @@ class Suspect:
     theirs: bytes | None
     revision: int = 0
     applied_at: Any = None
+    belongs_to: str | None = None
+    known_id: str | None = None
 
 
 OURS = ["key", "external_id", "applied_digest", "prior_digest", "revision", "applied_at", "deleted", "ever_applied",
@@ -64,12 +71,14 @@ def foreign(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
 
 
 def misplaced(
-    there: Iterable[Row], rows: Iterable[Any], *, grouped_address: bool
+    there: Iterable[Row], rows: Iterable[Any], *, grouped_address: bool, group_is_known: bool
 ) -> list[Suspect]:
     """Records with a key of ours in a group where it does not belong (rule 12).
 
     ``rows``: those of ``statements.validation.ELSEWHERE``. With a ``grouped_address`` the same id in two groups is two
-    records; otherwise it is one, shown late. A copy of a live record is a twin; what is left of a deleted one is extra.
+    records; otherwise it is one, which is shown late or was never moved. A copy of a live record is a twin; what is
+    left of a deleted one is extra. A record that names the group in which it belongs is only listed too widely. So may
+    each be where neither the listing nor the record says a group (``group_is_known`` is False).
     """
     ours = {row.key: row for row in rows if not row.ambiguous}
     found = []
@@ -80,10 +89,20 @@ def misplaced(
             kind: Kind = "extra" if row.ever_applied else "foreign"
         elif grouped_address or external_id != row.external_id:
             kind = "twin"
+        elif group_is_known and row.group_key is not None and theirs != _shown_in_its_group(row):
+            kind = "different"
         else:
             continue
-        found.append(Suspect(key, kind, external_id, _bytes(row.applied_digest), theirs, row.revision, row.applied_at))
+        belongs_to = None if row.deleted else row.group_key
+        found.append(Suspect(key, kind, external_id, _bytes(row.applied_digest), theirs, row.revision, row.applied_at,
+                             belongs_to, row.external_id))
     return found
+
+
+def _shown_in_its_group(row: Any) -> bytes | None:
+    """The digest of a record that names the group in which it belongs, when another one is compared."""
+    applied = _bytes(row.applied_digest)
+    return None if applied is None else digest_elsewhere(applied, row.group_key)
 
 
 def _missing(present: pd.DataFrame) -> list[Suspect]:
@@ -119,6 +138,7 @@ def _suspect(row: Any, kind: Kind) -> Suspect:
     return Suspect(
         row.key, kind, row.external_id_theirs if there else row.external_id, _bytes(row.applied_digest),
         _bytes(row.digest) if there else None, int(row.revision), _none(row.applied_at),
+        known_id=_none(row.external_id),
     )
 
 

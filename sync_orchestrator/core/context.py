@@ -14,7 +14,8 @@ from sqlalchemy import Engine
 from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
-from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+from sync_orchestrator.core.places import digest_of_found
+from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
 from sync_orchestrator.core.versions import Rules
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ class EntityContext:
     @property
     def owner(self) -> SourceSystem:
         return self.sources[self.settings.owner]
+
+    def digest_of_found(self, found: Found, group: str | None) -> bytes:
+        """The digest of a record that the third party shows, as one of a business group (``core/places.py``)."""
+        return digest_of_found(self.mapping, self.third_party.traits, found, group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ class CallFailed(SyncError):
     HTML page where JSON is spoken, a gateway's 502. ``not_ours`` is the key of the record that the third party shows
     under an id that we took for this record's. ``reason`` is the text that a rule of the configuration found for
     operators (``message`` of an outcome), without record-specific detail where possible. ``is_page``: the response was
-    HTML or XML where JSON is spoken.
+    HTML or XML where JSON is spoken. ``remake``: what is there is only a part of the record, and no update completes
+    it: it has to be deleted and made anew.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class CallFailed(SyncError):
         not_ours: str | None = None,
         reason: str | None = None,
         is_page: bool = False,
+        remake: bool = False,
     ) -> None:
         detail = _shortened(detail)
         super().__init__(detail)
@@ -133,6 +135,7 @@ class CallFailed(SyncError):
         self.not_ours = not_ours
         self.reason = None if reason is None else _shortened(reason)
         self.is_page = is_page
+        self.remake = remake
 
 
 def _shortened(text: str) -> str:

@@ -11,7 +11,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -27,6 +27,7 @@ from sync_orchestrator.core.group_lease import busy_text
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.places import differences_of_place
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import as_bytes, run
@@ -380,6 +381,12 @@ class _Plan:
         else:
             self._written(key, record, step, payload, wanted, there)
 
+    def _is_regrouped(self, record: _Record) -> bool:
+        row, traits = record.row, self._entity.third_party.traits
+        return (row is not None and traits.sends_group and not traits.grouped_address and not record.state.deleted
+                and row.applied_digest is not None and row.applied_group is not None
+                and row.applied_group != record.state.group)
+
     def _mapped_otherwise(self, record: _Record, wanted: bytes | None) -> bool:
         """By a mapping that has changed since the record was acknowledged (``remap.py``)."""
         applied = None if record.row is None else as_bytes(record.row.applied_digest)
@@ -393,7 +400,8 @@ class _Plan:
             applied_digest=as_bytes(row.applied_digest) if known else None,
             rejected_digest=None,  # a full sync tries again what was refused
             external_id=row.external_id if known and not moved else None,
-            ever_applied=known and row.ever_applied, moved=moved, unsettled_for=row.unsettled_for if known else None)
+            ever_applied=known and row.ever_applied, moved=moved, unsettled_for=row.unsettled_for if known else None,
+            regrouped=self._is_regrouped(record))
 
     def _moves_in(self, record: _Record) -> bool:
         row = record.row
@@ -412,10 +420,7 @@ class _Plan:
 
     def _in_step(self, key: str, record: _Record, wanted: bytes | None, there: Sequence[Found]) -> None:
         """Nothing is pushed; what is otherwise there than acknowledged is validation's."""
-        if wanted is None:
-            fits = not there
-        else:
-            fits = any(self._entity.mapping.digest_of_theirs(found.fields) == wanted for found in there)
+        fits = not there if wanted is None else any(self._shown(record, found) == wanted for found in there)
         if wanted is not None or there:
             self._count("unchanged" if fits else "drift", key)
 
@@ -426,10 +431,13 @@ class _Plan:
             self._act("create", key, payload, wanted, there)
         elif not there:
             self._act("create", key, payload, wanted, there)
-        elif self._entity.mapping.digest_of_theirs(there[0].fields) == wanted:
+        elif self._shown(record, there[0]) == wanted and not self._is_regrouped(record):
             self._act("unchanged", key, payload, wanted, there)
         else:
             self._act("update", key, payload, wanted, there)
+
+    def _shown(self, record: _Record, found: Found) -> bytes:
+        return self._entity.digest_of_found(found, record.state.group)
 
     # Bookkeeping ------------------------------------------------------------------------------------------------------
 
@@ -452,7 +460,15 @@ class _Plan:
             return
         shown = {} if theirs is None else theirs.fields
         rows = self._entity.mapping.differences(ours, shown)
+        if action == "update" and theirs is not None:
+            rows = [*self._differences_of_place(key, theirs), *rows]
         self._samples[action].append(Sample(key, action, rows[:_FIELDS]))
+
+    def _differences_of_place(self, key: str, theirs: Found) -> list[dict[str, Any]]:
+        record, traits = self._records[key], self._entity.third_party.traits
+        if theirs.group is None and not traits.shows_group and self._is_regrouped(record):
+            theirs = replace(theirs, group=record.row.applied_group)
+        return differences_of_place(traits, group=record.state.group, external_id=None, found=theirs)
 
     def _note(self, note: str) -> None:
         if len(self.plan.notes) < EXAMPLES:

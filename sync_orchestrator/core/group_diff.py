@@ -24,11 +24,12 @@ from sync_orchestrator.core.statements import validation as statements
 @dataclass(slots=True)
 class GroupDiff:
     """``listed``: records there; ``expected``: records that should be, without the ``ambiguous``, which are left out
-    of judgement."""
+    of judgement; ``of_other_groups``: listed records that belong to other business groups here."""
 
     listed: int = 0
     expected: int = 0
     ambiguous: int = 0
+    of_other_groups: int = 0
     suspects: list[Suspect] = field(default_factory=list)
 
 
@@ -36,9 +37,8 @@ async def diff(context: Context, entity: EntityContext, group: str, since: datet
     """Lists the group and compares; ``since``: the database's time before. Raises CallFailed."""
     theirs = Slices()
     try:
-        digest = entity.mapping.digest_of_theirs
         async for page in entity.third_party.pages(group):
-            theirs.add([(found.key, found.external_id, digest(found.fields)) for found in page])
+            theirs.add([(found.key, found.external_id, entity.digest_of_found(found, group)) for found in page])
         return await asyncio.to_thread(_against, context, entity, group, since, theirs)
     finally:
         theirs.close()
@@ -57,7 +57,7 @@ def _against(context: Context, entity: EntityContext, group: str, since: datetim
                 found.ambiguous += sum(1 for row in rows if row[2] is None)
             found.expected = ours.size - found.ambiguous
             for unlike, keys in _unlike(ours, theirs):
-                found.suspects += _suspects(connection, entity, known, unlike, keys)
+                found.suspects += _suspects(connection, entity, known, unlike, keys, found)
         return found
     finally:
         ours.close()
@@ -72,9 +72,13 @@ def _unlike(ours: Slices, theirs: Slices) -> Iterator[tuple[list[Row], Collectio
 
 
 def _suspects(connection: Connection, entity: EntityContext, known: dict[str, Any], there: list[Row],
-              keys: Collection[str]) -> list[Suspect]:
+              keys: Collection[str], counts: GroupDiff) -> list[Suspect]:
     rows = run(connection, statements.OURS, **known, keys=sorted(keys))
     found, unknown = suspects(rows, there)
     elsewhere = run(connection, statements.ELSEWHERE, **{**known, "keys": sorted(unknown)})
-    found += misplaced(there, elsewhere, grouped_address=entity.third_party.traits.grouped_address)
+    alive = {row.key for row in elsewhere if not row.deleted}
+    counts.of_other_groups += sum(1 for key, _, _ in there if key in alive)
+    traits = entity.third_party.traits
+    found += misplaced(there, elsewhere, grouped_address=traits.grouped_address,
+                       group_is_known=traits.lists_by_group or traits.shows_group)
     return found + foreign(there, unknown - {row.key for row in elsewhere})

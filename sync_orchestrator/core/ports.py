@@ -111,6 +111,15 @@ class Traits:
     """``update``, ``delete``: where the adapter itself reads the record before, and raises ``not_ours``."""
     bulk_update: bool = False
     """Updates go with others in one call: repeating one of unknown outcome costs less than reading it back alone."""
+    sends_group: bool = True
+    """A write sends the business group, in a mapped field or not, so a record whose group alone changed is written."""
+    shows_group: bool = False
+    """A record that it shows names its business group, so one that names none is in no group. Where False, ``group``
+    None of a ``Found`` says nothing."""
+    lists_by_group: bool = True
+    """``pages`` shows the records of one business group only."""
+    has_linked_calls: bool = False
+    """A write consists of several calls. What the first one wrote does not prove that the others were made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,19 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.left_behind import found_at, made_late
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item
+from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.places import digest_of_found, digest_of_write
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan, search_wait
 from sync_orchestrator.core.sql import as_bytes, one_by_one, run
 from sync_orchestrator.core.statements import push as statements
@@ -38,6 +41,7 @@ _log = logging.getLogger("sync_orchestrator.push")
 
 _before_call = CrashPoint("push.before_call")
 _after_call = CrashPoint("push.after_call")
+_half_deleted = CrashPoint("push.half_deleted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,19 @@ class Pushed:
     refused: bool = False
 
 
+class PushTarget(Protocol):
+    """What a push goes to: a collection at a third party, and how payloads are compared there."""
+
+    @property
+    def third_party(self) -> ThirdParty: ...
+
+    @property
+    def mapping(self) -> Mapping: ...
+
+    @property
+    def system(self) -> ThirdPartySystem: ...
+
+
 def claim(
     connection: Connection, entities: Sequence[str], *, most: int, lease: float, landing: float,
     group: str | None = None, probe: bool = False,
@@ -185,10 +202,17 @@ async def push(entity: EntityContext, claimed: Claim) -> Pushed:
     """Carries out one push; every failure is in the answer, none is raised."""
     try:
         payload = None if claimed.deleted else entity.mapping.payload(claimed.key, claimed.group, claimed.parts)
-        wanted = None if payload is None else entity.mapping.digest_of_ours(payload)
+        return await push_payload(entity, claimed, payload)
     except (MappingFailed, ValueError) as error:
         return Pushed(claimed, Step.NOTHING, failure=CallFailed(Failure.PERMANENT, str(error)))
-    attempt = _Attempt(entity, claimed, payload, wanted)
+
+
+async def push_payload(target: PushTarget, claimed: Claim, payload: dict[str, Any] | None) -> Pushed:
+    """Carries out the push of a payload that is mapped already; None for a deleted record.
+
+    Every failure of a call is in the answer. Raises ValueError for a payload that has no digest.
+    """
+    attempt = _Attempt(target, claimed, payload, None if payload is None else target.mapping.digest_of_ours(payload))
     return replace(await _carried_out(attempt, claimed), not_ours=attempt.stray)
 
 
@@ -208,7 +232,7 @@ async def _carried_out(attempt: _Attempt, claimed: Claim) -> Pushed:
 class _Attempt:
     """The calls of one push, in order, and what has been learnt on the way."""
 
-    def __init__(self, entity: EntityContext, claimed: Claim, payload: dict[str, Any] | None,
+    def __init__(self, entity: PushTarget, claimed: Claim, payload: dict[str, Any] | None,
                  wanted: bytes | None) -> None:
         self._third_party = entity.third_party
         self._mapping = entity.mapping
@@ -222,6 +246,7 @@ class _Attempt:
             and claimed.applied_digest is not None
         )
         new_place = self._moved and not claimed.deleted
+        self._write_digest = digest_of_write(wanted, traits, claimed.group)
         self.item = Item(
             key=claimed.key,
             group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
@@ -235,10 +260,11 @@ class _Attempt:
             if traits.grouped_address and claimed.unsettled_for is not None and group != self.item.group)
         self._situation = Situation(
             deleted=claimed.deleted, digest=wanted, applied_digest=claimed.applied_digest,
-            rejected_digest=claimed.rejected_digest, external_id=self.item.external_id,
+            rejected_digest=wanted if claimed.rejected_digest == self._write_digest else None,
+            external_id=self.item.external_id,
             ever_applied=claimed.ever_applied, moved=self._moved, unsettled_for=claimed.unsettled_for,
             elsewhere=bool(set(self._elsewhere) - ({claimed.applied_group} if self._moved else set())),
-            acknowledged_ago=claimed.acknowledged_ago,
+            acknowledged_ago=claimed.acknowledged_ago, regrouped=self._is_regrouped(),
         )
         self.step = plan(self._situation, traits)
         self.called = False
@@ -249,8 +275,21 @@ class _Attempt:
         self._cleared = False
         self._deleted = False
         self._create_refused = False
+        self._remade = False
         self._seen: set[str] = set()
         self.stray: StrayId | None = None
+
+    def _is_regrouped(self) -> bool:
+        """Whether the third party may have the record in another group, where a group is no part of the address.
+
+        A call to another group whose outcome is unknown counts, unless a read shows which group a record is in.
+        """
+        claimed, traits = self._claim, self._third_party.traits
+        if not traits.sends_group or traits.grouped_address or claimed.deleted or claimed.applied_digest is None:
+            return False
+        hidden = claimed.unsettled_for is not None and not traits.shows_group
+        known = {claimed.applied_group} - {None}
+        return bool((known | set(claimed.unsettled_groups if hidden else ())) - {claimed.group})
 
     async def run(self) -> Pushed:
         if self.step is Step.REJECTED:
@@ -295,7 +334,7 @@ class _Attempt:
         refused = self.refused or self.step is Step.REJECTED
         return Pushed(
             self._claim, self.step, called=self.called, failure=failure,
-            rejected_digest=self._wanted if refused else None, external_id=self._id_to_keep(),
+            rejected_digest=self._write_digest if refused else None, external_id=self._id_to_keep(),
             created=self._created, cleared=self._cleared, refused=self._create_refused,
         )
 
@@ -320,15 +359,17 @@ class _Attempt:
             self._forget_id()
             return
         self._seen.add(found.external_id)
-        same = self._mapping.digest_of_theirs(found.fields) == self._wanted
+        shown = digest_of_found(self._mapping, self._third_party.traits, found, self.item.group)
+        same = shown == self._wanted
         self.step = Step.NOTHING if same else Step.UPDATE
         if same or self._third_party.traits.own_ids:
             self.item = replace(self.item, external_id=found.external_id)
 
     def _forget_id(self) -> None:
         """The known id leads to nothing: what follows is planned as for a record without one."""
-        if not self._third_party.traits.own_ids:
-            if self._wrote:
+        traits = self._third_party.traits
+        if not traits.own_ids:
+            if self._wrote and not self._remade:
                 raise CallFailed(
                     Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
                     about_system=True)
@@ -336,7 +377,10 @@ class _Attempt:
             return
         self.item = replace(self.item, external_id=None)
         self._situation = replace(self._situation, external_id=None, applied_digest=None, lost=True)
-        self.step = plan(self._situation, self._third_party.traits)
+        self.step = plan(self._situation, traits)
+        settled = self._situation.unsettled_for is None
+        if self._remade and (settled or traits.can_lookup or traits.idempotent_create):
+            self.step = Step.FORGET  # it is known to be gone, so nothing has to be waited for
 
     async def _look_up_if_asked(self) -> float | None:
         return await self._look_up() if self.step is Step.LOOK_UP else None
@@ -420,6 +464,9 @@ class _Attempt:
         try:
             external_id = await self._write(self._third_party.update)
         except CallFailed as failure:
+            if failure.remake:
+                await self._delete_half(failure)
+                return False
             if failure.not_ours is None or not self._third_party.traits.own_ids:
                 raise
             self.refused = False
@@ -428,6 +475,19 @@ class _Attempt:
         if external_id is not None:
             self.item = replace(self.item, external_id=external_id)
         return external_id is not None
+
+    async def _delete_half(self, failure: CallFailed) -> None:
+        """Deletes what is there of a record that no update completes. Raises CallFailed where that did not help before.
+
+        Its id is forgotten in a transaction of its own before the record is made anew, so that a crash in between
+        leaves no create of unknown outcome behind an id that leads to nothing.
+        """
+        self.refused = False
+        if self._remade:
+            raise failure
+        await self._delete(self.item)
+        self._remade = self._create_refused = True
+        _half_deleted()
 
     async def _look(self, item: Item, verb: str) -> tuple[Item | None, bool]:
         """Looks at what is under an id before it is written or deleted there.
@@ -475,11 +535,20 @@ class _Attempt:
             if failure.external_id is not None:
                 self.item = replace(self.item, external_id=failure.external_id)
                 self._created = True
+            if failure.remake and failure.external_id is not None:
+                await self._take_back_half(failure)
             if not (failure.duplicate and self._third_party.traits.can_lookup):
                 raise
             await self._take_over(failure)
         else:
             await self._overwrite_what_an_older_one_made()
+
+    async def _take_back_half(self, failure: CallFailed) -> None:
+        """Deletes what a create made before one of its calls failed. Raises CallFailed, so that an attempt is spent."""
+        await self._delete_half(failure)
+        self.item = replace(self.item, external_id=None)
+        self._created, self._cleared = False, True
+        raise failure
 
     def _is_definite_refusal(self, failure: CallFailed) -> bool:
         """Whether a create was surely not carried out, nor was an earlier one that it repeats.
@@ -502,6 +571,11 @@ class _Attempt:
             raise CallFailed(Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet",
                              status=duplicate.status) from duplicate
         if self.item.external_id is None or not await self._update():
+            if self._remade:
+                self.item = replace(self.item, external_id=None)
+                self._cleared = True
+                raise CallFailed(Failure.TRANSIENT, "a part of the record had its key and is deleted; it is made anew",
+                                 status=duplicate.status) from None
             self.refused = refused
             raise duplicate
 
@@ -509,6 +583,7 @@ class _Attempt:
         """A create repeated under its key is answered for the first, whose payload may have been another."""
         repeated = self._situation.unsettled_for is not None and self._third_party.traits.idempotent_create
         if repeated and not await self._update():
+            self._create_refused = True  # its key is answered for a record that is gone: the next create needs another
             raise CallFailed(Failure.TRANSIENT, "what it says it has made cannot be found under the id it gave")
 
     async def _write(self, call: Callable[[Item], Awaitable[T]]) -> T:
@@ -530,7 +605,9 @@ class _Attempt:
         Then it is forgotten, and the next push makes the record.
         """
         if self.step is Step.FORGET:
-            return Pushed(self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=True)
+            landed = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
+            return Pushed(self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=landed,
+                          refused=True)
         left = self._situation.unsettled_for
         return Pushed(self._claim, self.step, called=True, postponed=self._landing if left is None else max(left, 0.0),
                       external_id=self._claim.external_id, cleared=self._cleared, unsettled=left is None)

@@ -41,7 +41,8 @@ class Situation:
     ``unsettled_for``: seconds until an older call of unknown outcome can no longer land; negative when that time is
     over; None when every outcome is known. ``elsewhere``: an older call of unknown outcome went to another place.
     ``lost``: there was an id, and it leads to nothing or to another record. ``acknowledged_ago``: seconds since the
-    third party last acknowledged the record; None for never.
+    third party last acknowledged the record; None for never. ``regrouped``: the third party may have it in another
+    business group, under the same address.
     """
 
     deleted: bool
@@ -55,6 +56,7 @@ class Situation:
     elsewhere: bool = False
     lost: bool = False
     acknowledged_ago: float | None = None
+    regrouped: bool = False
 
 
 def plan(situation: Situation, traits: Traits) -> Step:
@@ -63,16 +65,17 @@ def plan(situation: Situation, traits: Traits) -> Step:
     if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
         return Step.REJECTED
     known = situation.ever_applied or not situation.deleted
-    if settled and known and not situation.moved and situation.digest == situation.applied_digest:
+    in_place = not situation.moved and not situation.regrouped
+    if settled and known and in_place and situation.digest == situation.applied_digest:
         return Step.NOTHING
     if not traits.own_ids:
-        return Step.DELETE if situation.deleted else _after_unknown_update(situation, traits)
+        return _by_our_key(situation, traits)
     if situation.lost:
         return _without_its_id(situation, traits)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
             return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
-        return _after_unknown_update(situation, traits)
+        return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
     if situation.deleted:
         return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
     if settled and traits.search_first and traits.can_lookup:
@@ -94,10 +97,18 @@ def _without_its_id(situation: Situation, traits: Traits) -> Step:
     return Step.FORGET if landed else Step.WAIT
 
 
-def _after_unknown_update(situation: Situation, traits: Traits) -> Step:
-    """An update writes the whole record, so it may be repeated; one of its own is read back first."""
+def _by_our_key(situation: Situation, traits: Traits) -> Step:
+    if situation.deleted:
+        return Step.DELETE
+    return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
+
+
+def _proves_itself(situation: Situation, traits: Traits) -> bool:
+    """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
+    update together with others does not cost less."""
     landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
-    return Step.READ_BACK if landed and not situation.moved and not traits.bulk_update else Step.UPDATE
+    return landed and not situation.moved and not situation.regrouped and not (
+        traits.has_linked_calls or traits.bulk_update)
 
 
 def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:

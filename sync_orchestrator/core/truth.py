@@ -130,6 +130,11 @@ def condition(expression: str) -> Condition:
     return Condition(expression)
 
 
+def fields_named_by(expression: str) -> frozenset[str]:
+    """The fields of a document itself that an expression names."""
+    return _fields(compiled(expression).parsed)
+
+
 def _kinds(node: Any) -> frozenset[str]:
     children = [child for child in node.get("children", ()) if isinstance(child, dict)]
     return frozenset({node["type"]}).union(*map(_kinds, children))

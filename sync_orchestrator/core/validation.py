@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,7 @@ from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.masking import mask_all
+from sync_orchestrator.core.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -95,15 +96,6 @@ class GroupValidation:
     dead_records: list[DeadRecord] = field(default_factory=list)
 
 
-def count_note(result: GroupValidation) -> str | None:
-    """Why the count of a group that is in sync differs from what is expected; None where it does not."""
-    if result.verdict != "in_step" or result.counted is None or result.counted == result.expected:
-        return None
-    why = [f"{n} {what}" for n, what in ((result.unmanaged, "unmanaged"), (result.ambiguous, "in flight")) if n]
-    return f"{result.counted} counted, {result.expected} expected: " + (
-        ", ".join(why) or "records were compared one by one, and changed meanwhile")
-
-
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
     """Business groups whose validation is due, the longest unseen first; ``every`` in seconds."""
     return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
@@ -137,6 +129,9 @@ class _Validation:
         self._strays: list[NotedStray] = []
         self.result = GroupValidation(entity.name, group)
         self._ambiguous = 0
+        self._by_listing: set[tuple[str, str | None]] = set()
+        self._count_said: int | None = None
+        self._of_other_groups = 0
 
     async def run(self) -> GroupValidation:
         if self._context.installation is not None:
@@ -181,8 +176,7 @@ class _Validation:
             ours = run(connection, statements.COUNTS, **self._ours(since))[0]
             known = run(connection, statements.KNOWN_FOREIGN, entity=self._entity.name, group=self._group)[0][0]
             self.result.expected, self.result.counted = ours.settled, counted
-            self._ambiguous = ours.ambiguous
-            self.result.unmanaged = known
+            self._ambiguous, self._count_said, self.result.unmanaged = ours.ambiguous, counted, known
             low = ours.settled + known
             return counted is not None and low <= counted <= low + ours.ambiguous
 
@@ -192,6 +186,7 @@ class _Validation:
         found = await diff(self._context, self._entity, self._group, since)
         self.result.counted = self.result.compared = found.listed
         self.result.expected, self._ambiguous = found.expected, found.ambiguous
+        self._of_other_groups = found.of_other_groups
         return found.suspects
 
     async def _confirm(self, found: Sequence[Suspect]) -> list[tuple[Suspect, Found | None]]:
@@ -201,9 +196,27 @@ class _Validation:
         await asyncio.sleep(self._settings.confirm_after)
         limit = asyncio.Semaphore(self._entity.system.concurrency)
         looked = await asyncio.gather(*(self._look_again(suspect, limit) for suspect in found))
-        return [(suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True) if wrong]
+        if any(wrong is None for wrong, _ in looked):
+            self._by_listing = await self._misplaced_by_listing(found)
+        return [(suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True)
+                if (self._is_by_listing(suspect) if wrong is None else wrong)]
 
-    async def _look_again(self, suspect: Suspect, limit: asyncio.Semaphore) -> tuple[bool, Found | None]:
+    async def _misplaced_by_listing(self, found: Sequence[Suspect]) -> set[tuple[str, str | None]]:
+        """Lists the group again for records that do not name their group, which a read cannot confirm.
+
+        Returns key and id of those that are still listed here and belong elsewhere, or belong here and are not listed.
+        """
+        listed = {(record.key, record.external_id)
+                  async for page in self._entity.third_party.pages(self._group) for record in page}
+        keys = {key for key, _ in listed}
+        return {_identity(suspect) for suspect in found if (
+            _identity(suspect) in listed if suspect.belongs_to is not None else suspect.key not in keys)}
+
+    def _is_by_listing(self, suspect: Suspect) -> bool:
+        return _identity(suspect) in self._by_listing
+
+    async def _look_again(self, suspect: Suspect, limit: asyncio.Semaphore) -> tuple[bool | None, Found | None]:
+        """Returns whether a suspect is wrong, None where only another listing can say that, and what is there."""
         item = Item(suspect.key, self._group, {}, suspect.external_id)
         async with limit:
             there = await self._entity.third_party.read(item) if suspect.external_id else None
@@ -216,10 +229,19 @@ class _Validation:
             return True, None
         if there is None:
             return False, None
-        elsewhere = there.group not in (None, self._group)
         if suspect.kind in ("extra", "twin", "foreign"):
-            return not elsewhere, there
-        return elsewhere or self._differs(suspect, there), there
+            return there.group in (None, self._group), there
+        return self._is_misplaced(suspect, there), there
+
+    def _is_misplaced(self, suspect: Suspect, there: Found) -> bool | None:
+        """Whether a record of ours is different there, or in another place; None where only a listing can say that."""
+        traits = self._entity.third_party.traits
+        unsaid = there.group is None and not traits.shows_group
+        if suspect.belongs_to is not None:
+            return None if unsaid else is_elsewhere(traits, there.group, suspect.belongs_to)
+        if is_elsewhere(traits, there.group, self._group) or self._differs(suspect, there):
+            return True
+        return None if unsaid and suspect.kind == "missing" and traits.lists_by_group else False
 
     def _is_strangers(self, suspect: Suspect, there: Found) -> bool:
         """Whether another record is under a suspect's id by now; one that we were given is noted as a stray id."""
@@ -305,13 +327,27 @@ class _Validation:
         if suspect.kind in ("foreign", "twin"):
             return "left"
         unchanged = earlier is not None and _same(earlier.ours, suspect.ours) and _same(
-            earlier.theirs, self._theirs(there))
+            earlier.theirs, self._theirs(suspect, there))
         if earlier is not None and unchanged and earlier.status in ("repairing", "stubborn"):
             return "stubborn"
         return "found" if self._repair != "auto" or (capped and suspect.kind == "extra") else "repairing"
 
-    def _theirs(self, there: Found | None) -> bytes | None:
-        return None if there is None else self._entity.mapping.digest_of_theirs(there.fields)
+    def _theirs(self, suspect: Suspect, there: Found | None) -> bytes | None:
+        """The digest of what is there: one that no payload has where the place is wrong, so that it is written."""
+        if there is None:
+            return None
+        if self._is_by_listing(suspect):
+            return digest_elsewhere(self._entity.mapping.digest_of_theirs(there.fields), self._listed_in(suspect))
+        return self._entity.digest_of_found(there, suspect.belongs_to or self._group)
+
+    def _listed_in(self, suspect: Suspect) -> str | None:
+        """Where a record is, as far as listings say; None where it is not in the group that was listed."""
+        return self._group if suspect.belongs_to is not None else None
+
+    def _place(self, there: Found) -> str:
+        """The business group under which a record that is there counts as acknowledged."""
+        grouped = self._entity.third_party.traits.grouped_address
+        return self._group if grouped else there.group or self._group
 
     def _note(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         if confirmed:
@@ -320,7 +356,7 @@ class _Validation:
                 key=[drift.key for drift in self.result.drift], kind=[drift.kind for drift in self.result.drift],
                 revision=[suspect.revision for suspect, _ in confirmed],
                 ours=[suspect.ours for suspect, _ in confirmed],
-                theirs=[self._theirs(there) for _, there in confirmed],
+                theirs=[self._theirs(suspect, there) for suspect, there in confirmed],
                 external_id=[drift.external_id for drift in self.result.drift],
                 sample=[json(drift.sample) for drift in self.result.drift],
                 status=[drift.status for drift in self.result.drift],
@@ -336,9 +372,9 @@ class _Validation:
             rows = run(
                 connection, statements.REPAIR, entity=self._entity.name,
                 keys=[suspect.key for suspect, _ in chosen], revisions=[suspect.revision for suspect, _ in chosen],
-                theirs=[self._theirs(there) for _, there in chosen],
+                theirs=[self._theirs(suspect, there) for suspect, there in chosen],
                 external_ids=[None if there is None else there.external_id for _, there in chosen],
-                places=[None if there is None else there.group or self._group for _, there in chosen],
+                places=[None if there is None else self._place(there) for _, there in chosen],
             )
             self.result.repaired = len(rows)
             run(connection, ledger_statements.NOTIFY)
@@ -369,7 +405,7 @@ class _Validation:
 
     def _tell_of_drift(self, connection: Connection, cause: str, title: str, drift: Sequence[Drift]) -> None:
         alerts.tell(connection, "drift", cause, title, entity=self._entity.name,
-                    examples=[f"{each.key} ({each.kind})" for each in drift[:10]])
+                    examples=[_example(each) for each in drift[:10]])
 
     def _samples(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
@@ -384,13 +420,24 @@ class _Validation:
         ours: dict[str, Any] = {}
         if suspect.kind not in ("extra", "foreign"):
             try:
-                ours = self._entity.mapping.payload(suspect.key, self._group, parts)
+                ours = self._entity.mapping.payload(suspect.key, suspect.belongs_to or self._group, parts)
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
         differences: list[dict[str, Any]] = storable_json(mask_all(
-            self._entity.mapping.differences(ours, theirs)))
+            [*self._differences_of_place(suspect, there), *self._entity.mapping.differences(ours, theirs)]))
         return differences
+
+    def _differences_of_place(self, suspect: Suspect, there: Found | None) -> list[dict[str, Any]]:
+        """Rows for the business group and the id, where these differ."""
+        if there is None or suspect.kind in ("extra", "foreign"):
+            return []
+        group, known_id = suspect.belongs_to or self._group, suspect.known_id
+        traits = self._entity.third_party.traits
+        if self._is_by_listing(suspect):
+            return differences_of_place(replace(traits, shows_group=True), group=group, external_id=known_id,
+                                        found=replace(there, group=self._listed_in(suspect)))
+        return differences_of_place(traits, group=group, external_id=known_id, found=there)
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
@@ -446,6 +493,8 @@ class _Validation:
         if result.verdict == "in_step" and open_drift:
             result.verdict = "drift"
             result.reason = f"{open_drift} differences found earlier are not known to be repaired yet"
+        if result.verdict == "in_step":
+            result.reason = "; ".join(filter(None, (result.reason, self._reason_of_count()))) or None
         to_compare = result.verdict == "drift"
         self._count_dead(connection)
         run(
@@ -456,6 +505,25 @@ class _Validation:
         if result.verdict != "not_validated":
             run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
                 drift=to_compare, every=self._settings.every)
+
+    def _reason_of_count(self) -> str | None:
+        """Why the records that are there are not as many as expected, though no difference was found; None if they are.
+
+        A full comparison counts the listing; the third party's own count may say something else.
+        """
+        result = self.result
+        if result.counted is None:
+            return None
+        reasons = []
+        if result.counted != result.expected:
+            known = [f"{number} {what}" for number, what in (
+                (self._ambiguous, "in flight"), (result.unmanaged, "unmanaged"),
+                (self._of_other_groups, "of other business groups")) if number]
+            why = ", ".join(known) or "records were compared one by one, and changed meanwhile"
+            reasons.append(f"{result.counted} counted, {result.expected} expected: {why}")
+        if result.compared is not None and self._count_said not in (None, result.compared):
+            reasons.append(f"'count' says {self._count_said}, and the listing shows {result.compared}")
+        return "; ".join(reasons) or None
 
     def _count_dead(self, connection: Connection) -> None:
         """Names dead records in the verdict.
@@ -482,6 +550,16 @@ class _Validation:
 
 def _kind(suspect: Suspect, there: Found | None) -> str:
     return "different" if suspect.kind == "missing" and there is not None else suspect.kind
+
+
+def _identity(suspect: Suspect) -> tuple[str, str | None]:
+    return suspect.key, suspect.external_id
+
+
+def _example(drift: Drift) -> str:
+    """A difference in a few words: its key, its kind, and what differs, where the record is there."""
+    what = what_differs(drift.sample) if drift.kind in ("different", "stale", "twin") else ""
+    return f"{drift.key} ({drift.kind}: {what})" if what else f"{drift.key} ({drift.kind})"
 
 
 def _thing(key: str, kind: str, external_id: str | None) -> tuple[str, str, str | None]:

@@ -45,8 +45,8 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND (group_key = %(group)s OR 
 
 # Keys that the third party shows in this group and that are not of this group here.
 ELSEWHERE = f"""
-SELECT key, external_id, applied_digest, revision, applied_at, deleted, first_applied_at IS NOT NULL AS ever_applied,
-       {_AMBIGUOUS} AS ambiguous
+SELECT key, external_id, applied_digest, revision, applied_at, deleted, group_key,
+       first_applied_at IS NOT NULL AS ever_applied, {_AMBIGUOUS} AS ambiguous
 FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 
