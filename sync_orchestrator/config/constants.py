@@ -39,6 +39,8 @@ def _bodies(target: Target) -> Iterator[tuple[str, Any, str]]:
             yield f"{name}.body", call.body, "payload"
             for number, follower in enumerate(call.then):
                 yield f"{name}.then[{number}].body", follower.body, "payload"
+                if follower.if_missing is not None:
+                    yield f"{name}.then[{number}].if_missing.body", follower.if_missing.body, "payload"
     for name, bulk in target.bulks().items():
         yield f"{name}.item", bulk.item, "payload"
         yield f"{name}.request.body", bulk.request.body, "payload"
