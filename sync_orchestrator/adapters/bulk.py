@@ -116,7 +116,7 @@ class InBulk:
         self._results = compiled(bulk.results) if bulk.results else None
         self._result_key = compiled(bulk.result_key)
         self._status = compiled(bulk.status) if bulk.status else None
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, list[_Waiting]]] = (
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, dict[str, _Waiting]]] = (
             WeakKeyDictionary())
         self._calls: set[asyncio.Task[None]] = set()
         self._alone: dict[str, None] = {}
@@ -147,19 +147,24 @@ class InBulk:
     def _gather(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
         place = waiting.item["group"] if self.bulk.by_group else None
         queues = self._queues.setdefault(loop, {})
-        queue = queues.setdefault(place, [])
-        queue.append(waiting)
+        queue = queues.setdefault(place, {})
+        if (key := str(waiting.item["key"])) in queue:  # one call has a record once: two results could not be told apart
+            self._begin([waiting])
+            return
+        queue[key] = waiting
         if len(queue) >= self.bulk.size:
             self._flush(queues, place, queue)
         elif len(queue) == 1:
             loop.call_later(self.bulk.gather, self._flush, queues, place, queue)
 
-    def _flush(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
+    def _flush(
+        self, queues: dict[str | None, dict[str, _Waiting]], place: str | None, queue: dict[str, _Waiting]
+    ) -> None:
         """Sends a queue unless that was done already, when it was full."""
         if queues.get(place) is not queue:
             return
         del queues[place]
-        for batch in _portions(queue, self.bulk.bytes):
+        for batch in _portions(queue.values(), self.bulk.bytes):
             self._begin(batch)
 
     def _begin(self, batch: Sequence[_Waiting]) -> None:
