@@ -20,7 +20,6 @@ from sync_orchestrator.cli import app as command
 from sync_orchestrator.conformance import assert_conforms
 from sync_orchestrator.core.errors import CallFailed, Failure
 
-MANY = 400
 
 
 def test_the_check_finds_nothing_wrong(company: Company) -> None:
@@ -41,7 +40,7 @@ async def test_it_conforms(third_party: ThirdPartyServer, backoffice: Backoffice
 
 
 def test_a_full_sync_brings_all_groups_in_step_and_a_second_one_writes_nothing(company: Company) -> None:
-    company.fill(MANY)
+    company.fill(company.third_party.many)
     company.full_sync()
     company.check_clean()
     written = company.third_party.records()
@@ -51,10 +50,10 @@ def test_a_full_sync_brings_all_groups_in_step_and_a_second_one_writes_nothing(c
 
 
 def test_live_changes(company: Company) -> None:
-    company.fill(MANY)
+    company.fill(company.third_party.many)
     company.full_sync()
     keys = list(company.backoffice.products)
-    for number, key in enumerate(keys[:200]):
+    for number, key in enumerate(keys[: company.third_party.many // 2]):
         match number % 4:
             case 0:
                 company.put(key, name=f"new name {number}", price=0.1 + number, active=number % 3 == 0, stock=None)
@@ -151,7 +150,7 @@ def test_a_server_that_is_killed_in_the_middle_ends_in_step_and_without_twins(
 
     with_writes(monkeypatch, server, killing)
     company.full_sync()
-    company.fill(MANY, tell=True)
+    company.fill(company.third_party.many, tell=True)
     company.drain_to_the_end()
     up_again.join()
     company.check_clean()
@@ -159,14 +158,14 @@ def test_a_server_that_is_killed_in_the_middle_ends_in_step_and_without_twins(
 
 def test_our_process_that_is_killed_with_calls_under_way_leaves_no_twins(company: Company) -> None:
     """A full sync and a drain are killed; what they had sent is carried out when nobody waits for the answer."""
-    company.fill(MANY)
+    company.fill(company.third_party.many)
     company.kill_in_the_middle("full-sync", "product")
     company.put("p0100", name="changed after the kill")
     company.remove("p0101")
     company.drain_to_the_end()
     company.full_sync_when_free()
     company.check_clean()
-    for number in range(MANY):
+    for number in range(company.third_party.many):
         company.put(f"late {number}", shop=GROUPS[number % len(GROUPS)], name=f"late {number}")
     company.kill_in_the_middle("drain")
     company.drain_to_the_end()
@@ -194,7 +193,7 @@ def test_writes_that_land_after_we_gave_them_up_leave_no_twins(
 
     with_writes(monkeypatch, third_party, standing_still)
     company.full_sync()
-    company.fill(MANY, tell=True)
+    company.fill(company.third_party.many, tell=True)
     company.drain_to_the_end()
     assert given_up > 0
     company.check_clean()

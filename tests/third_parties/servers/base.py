@@ -39,6 +39,8 @@ class ThirdPartyServer(ABC):
     """The behaviours that the conformance test skips for it, and no others."""
     live_steps: ClassVar[set[str]] = {"list", "filter", "count", "lookup"}
     """The steps that ``check --live`` reports for it."""
+    many: ClassVar[int] = 400
+    """A number of records that it takes some seconds to write."""
     write_calls: ClassVar[tuple[str, str]]
     """The calls that create and update records: their method, and a regular expression that their URL ends with."""
     keeps_keys_unique: ClassVar[bool] = False

@@ -37,6 +37,7 @@ class Vendure(ThirdPartyServer):
 
     name = "vendure"
     page = "vendure"
+    many = 120
     skipped_behaviours = {"bulk-results-are-item-by-item", "repeated-create-makes-no-twin", "values-large-integers",
                           "values-null", "wrong-login-is-told"}
     write_calls = ("POST", "/admin-api")
