@@ -134,7 +134,7 @@ async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http
 async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, http: Http, match: str) -> None:
     erp = third_party(http, match=match, result_key="key")
     await created(erp, "ab")
-    results = await asyncio.gather(erp.update(item("a", "i-a")), erp.update(item("a", "i-a")), erp.update(item("b", "i-b")))
+    results = await asyncio.gather(*(erp.update(item(key, f"i-{key}")) for key in "aab"))
     assert results == ["i-a", "i-a", "i-b"]
     assert sorted([each["key"] for each in call] for call in store.calls[1:]) == [["a"], ["a", "b"]]
 

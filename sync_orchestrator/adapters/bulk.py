@@ -148,7 +148,7 @@ class InBulk:
         place = waiting.item["group"] if self.bulk.by_group else None
         queues = self._queues.setdefault(loop, {})
         queue = queues.setdefault(place, {})
-        if (key := str(waiting.item["key"])) in queue:  # one call has a record once: two results could not be told apart
+        if (key := str(waiting.item["key"])) in queue:  # in one call its two results could not be kept apart
             self._begin([waiting])
             return
         queue[key] = waiting

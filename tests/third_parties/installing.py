@@ -1,7 +1,7 @@
 """Installs the third parties from their registries into ``.third-parties``, which git ignores; most need npm.
 
-``python tests/third_parties/installing.py [NAME ...]``. Each file in ``packages`` is one third party: a ``.txt`` of pip or
-a ``package.json`` of npm. An installed third party is left as it is until its file changes.
+``python tests/third_parties/installing.py [NAME ...]``. Each file in ``packages`` is one third party: a ``.txt`` of pip
+or a ``package.json`` of npm. An installed third party is left as it is until its file changes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from sync_orchestrator.conformance import assert_conforms
 from sync_orchestrator.core.errors import CallFailed, Failure
 
 
-
 def test_the_check_finds_nothing_wrong(company: Company) -> None:
     company.fill(40)
     company.full_sync()

@@ -35,9 +35,9 @@ class ThirdPartyServer(ABC):
     """Its file in ``packages``, its system in ``third_parties``, and the name of its test parameter."""
     page: ClassVar[str]
     """Its page in docs/cookbook, without ``.md``."""
-    skipped_behaviours: ClassVar[set[str]] = set()
+    skipped_behaviours: ClassVar[frozenset[str]] = frozenset()
     """The behaviours that the conformance test skips for it, and no others."""
-    live_steps: ClassVar[set[str]] = {"list", "filter", "count", "lookup"}
+    live_steps: ClassVar[frozenset[str]] = frozenset({"list", "filter", "count", "lookup"})
     """The steps that ``check --live`` reports for it."""
     many: ClassVar[int] = 400
     """A number of records that it takes some seconds to write."""
@@ -107,7 +107,7 @@ class ThirdPartyServer(ABC):
         """Environment variables of its process, beside those of the tests."""
         return {}
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> None:  # noqa: B027  most need nothing
         """Makes what has to be there once, after its first start."""
 
     @abstractmethod

@@ -20,8 +20,8 @@ class Datasette(ThirdPartyServer):
 
     name = "datasette"
     page = "datasette"
-    skipped_behaviours = {"lookup-finds-by-key"}
-    live_steps = {"list", "filter", "count"}
+    skipped_behaviours = frozenset({"lookup-finds-by-key"})
+    live_steps = frozenset({"list", "filter", "count"})
     write_calls = ("POST", "/-/upsert")
 
     def __init__(self, folder: Path, database: URL | None = None) -> None:

@@ -22,8 +22,8 @@ class PouchDB(ThirdPartyServer):
 
     name = "pouchdb"
     page = "couchdb"
-    skipped_behaviours = {"bulk-results-are-item-by-item", "lookup-finds-by-key"}
-    live_steps = {"list", "filter", "count"}
+    skipped_behaviours = frozenset({"bulk-results-are-item-by-item", "lookup-finds-by-key"})
+    live_steps = frozenset({"list", "filter", "count"})
     write_calls = ("PUT", r"/products/[^/]+")
 
     def __init__(self, folder: Path, database: URL | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Vendure, a headless shop over GraphQL: ids are its own; a product and its variant are written by calls of their own."""
+"""Vendure, a shop over GraphQL: ids are its own, and a product and its variant are written by two calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ bootstrap({
 """
 _PRODUCT = """id enabled translations { languageCode name } customFields { externalId merchant released }
   variants { id sku price stockLevels { stockOnHand } }"""
-_FIRST = f"""query($options: ProductListOptions) {{ products(options: $options) {{ totalItems items {{ {_PRODUCT} }} }} }}"""
+_PAGE = f"""query($options: ProductListOptions) {{
+  products(options: $options) {{ totalItems items {{ {_PRODUCT} }} }}
+}}"""
 
 
 class Vendure(ThirdPartyServer):
@@ -38,8 +40,8 @@ class Vendure(ThirdPartyServer):
     name = "vendure"
     page = "vendure"
     many = 120
-    skipped_behaviours = {"bulk-results-are-item-by-item", "repeated-create-makes-no-twin", "values-large-integers",
-                          "values-null", "wrong-login-is-told"}
+    skipped_behaviours = frozenset({"bulk-results-are-item-by-item", "repeated-create-makes-no-twin",
+                                    "values-large-integers", "values-null", "wrong-login-is-told"})
     write_calls = ("POST", "/admin-api")
 
     def __init__(self, folder: Path, database: URL | None = None) -> None:
@@ -110,7 +112,7 @@ class Vendure(ThirdPartyServer):
     def _products(self) -> list[Record]:
         found: list[Record] = []
         while True:
-            page = self._run(_FIRST, options={"take": 100, "skip": len(found), "sort": {"id": "ASC"}})["products"]
+            page = self._run(_PAGE, options={"take": 100, "skip": len(found), "sort": {"id": "ASC"}})["products"]
             found += page["items"]
             if len(found) >= page["totalItems"]:
                 return found
