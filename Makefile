@@ -29,7 +29,7 @@ test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled rec
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)
 	$(BIN)/python -m pytest -m long tests/fuzz
 
-test-third-parties: .venv/dev  ## the same promises on Datasette and Parse Server, installed from registries; needs npm
+test-third-parties: .venv/dev  ## the same promises on five servers that exist, installed from registries; needs npm
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
@@ -67,7 +67,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 requirements: .venv/dev  ## compile the pinned requirement files anew, with the hashes of all packages
 	$(COMPILE) pyproject.toml --group demo --group build -o requirements/run.txt
 	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
-	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/datasette.txt
+	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/packages/datasette.txt
 	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
 		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \
 		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done

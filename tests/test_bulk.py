@@ -130,6 +130,15 @@ async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http
     assert sorted(store.items) == ["i-a", "i-c"]
 
 
+@pytest.mark.parametrize("match", ["key", "position"])
+async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, http: Http, match: str) -> None:
+    erp = third_party(http, match=match, result_key="key")
+    await created(erp, "ab")
+    results = await asyncio.gather(*(erp.update(item(key, f"i-{key}")) for key in "aab"))
+    assert results == ["i-a", "i-a", "i-b"]
+    assert sorted([each["key"] for each in call] for call in store.calls[1:]) == [["a"], ["a", "b"]]
+
+
 async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkStore, http: Http) -> None:
     erp = RestThirdParty(http, Target.model_validate({
         **TARGET, "bulk_create": BULK, "bulk_update": {**BULK, "size": 9}, "bulk_delete": BULK}), MAPPED)

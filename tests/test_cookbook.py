@@ -13,19 +13,16 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cookbook_servers as servers
 import pytest
 import yaml
+from cookbook_pages import FOLDER, SERVER_PAGES, fences, merge, parse_yaml
 from http_server import Server
-from markdown_it import MarkdownIt
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.config.loading import Yaml
 from sync_orchestrator.conformance import conformance
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "cookbook"
 SAMPLES = [{"code": "k1", "store": "A", "name": "a lamp", "price": 9.5, "stock": 3, "active": True},
            {"code": "k1", "store": "A", "name": "a lämp", "price": 0.25, "stock": 0, "active": False}]
 BASE = """
@@ -93,12 +90,6 @@ RECIPES = [
 ]
 
 
-def fences(page: str) -> list[tuple[str, str]]:
-    """Language and content of a page's fences."""
-    tokens = MarkdownIt("commonmark").parse((FOLDER / f"{page}.md").read_text(encoding="utf-8"))
-    return [(token.info, token.content) for token in tokens if token.type == "fence"]
-
-
 def yaml_and_calls(recipe: Recipe) -> tuple[str, list[str]]:
     found = fences(recipe.page)
     places = [place for place, (language, _) in enumerate(found) if language == "yaml"]
@@ -106,16 +97,6 @@ def yaml_and_calls(recipe: Recipe) -> tuple[str, list[str]]:
     behind = found[place + 1 : place + 2]
     calls = [line for language, text in behind if language == "text" for line in text.splitlines() if line.strip()]
     return found[place][1], calls
-
-
-def document(text: str) -> Any:
-    return yaml.load(text, Loader=Yaml)
-
-
-def merged(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{name: merged(old.get(name), value) for name, value in new.items()}}
-    return new
 
 
 def ordered(call: str) -> str:
@@ -137,7 +118,7 @@ async def test_recipe(recipe: Recipe, server: Server, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ERP_SECRET", "secret")
     text, calls = yaml_and_calls(recipe)
     path = tmp_path / "sync.yaml"
-    path.write_text(yaml.safe_dump(merged(document(BASE), document(text))))
+    path.write_text(yaml.safe_dump(merge(parse_yaml(BASE), parse_yaml(text))))
     config = configuration.load(path)
     report = await conformance(config, "product", samples=SAMPLES, group="A", other_group="B",
                                odd_keys=True)
@@ -185,15 +166,15 @@ async def test_recipe_of_a_source(
     for name, value in {"SHOP_URL": url, "SHOP_FOLDER": str(tmp_path), "ERP_URL": server.url}.items():
         monkeypatch.setenv(name, value)
     text, calls = yaml_and_calls(Recipe(page, 1, servers.ThirdParty))
-    base = document(BASE)
-    told = document(text)
+    base = parse_yaml(BASE)
+    told = parse_yaml(text)
     base["sources"], base["entities"]["product"]["parts"] = {}, {}
-    base["entities"]["product"]["third_party"] = document(yaml_and_calls(RECIPES[0])[0])["entities"]["product"][
+    base["entities"]["product"]["third_party"] = parse_yaml(yaml_and_calls(RECIPES[0])[0])["entities"]["product"][
         "third_party"]
     if page in ("source-sql", "source-files"):  # whose columns are these
         base["entities"]["product"]["mapping"] = {"code": "key", "store": "group", "name": "shop.name"}
     path = tmp_path / "sync.yaml"
-    path.write_text(yaml.safe_dump(merged(base, told)))
+    path.write_text(yaml.safe_dump(merge(base, told)))
     report = await conformance(configuration.load(path), "product", part=part, group="A")
     failed = {ending.behaviour: (ending.came, ending.expected) for ending in report.endings
               if ending.outcome == "failed"}
@@ -203,8 +184,20 @@ async def test_recipe_of_a_source(
     assert_made([line for line in calls if ("/warehouse" in line) is not server_side], server)
 
 
+@pytest.mark.parametrize("page", sorted(SERVER_PAGES))
+def test_the_page_of_a_server_is_one_whole_sync_yaml(
+    page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (text,) = [text for language, text in fences(page) if language == "yaml"]
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        monkeypatch.setenv(name, "http://127.0.0.1:1" if name.endswith("_URL") else "secret")
+    path = tmp_path / "sync.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert configuration.load(path).entities.keys() == {"product"}
+
+
 def test_every_yaml_of_every_page_is_run() -> None:
-    told = {(page.stem, number) for page in FOLDER.glob("*.md") if page.stem != "README"
+    told = {(page.stem, number) for page in FOLDER.glob("*.md") if page.stem not in {"README", *SERVER_PAGES}
             for number, _ in enumerate([1 for language, _ in fences(page.stem) if language == "yaml"], 1)}
     assert told == {(recipe.page, recipe.number) for recipe in RECIPES} | {(page, 1) for page in SOURCES}
 

@@ -124,7 +124,7 @@ class InBulk:
         self._results = compiled(bulk.results) if bulk.results else None
         self._result_key = compiled(bulk.result_key)
         self._status = compiled(bulk.status) if bulk.status else None
-        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, list[_Waiting]]] = (
+        self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, dict[str, _Waiting]]] = (
             WeakKeyDictionary())
         self._calls: set[asyncio.Task[None]] = set()
         self._alone: dict[str, None] = {}
@@ -163,8 +163,11 @@ class InBulk:
     def _gather(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
         place = waiting.item["group"] if self.bulk.by_group else None
         queues = self._queues.setdefault(loop, {})
-        queue = queues.setdefault(place, [])
-        queue.append(waiting)
+        queue = queues.setdefault(place, {})
+        if (key := str(waiting.item["key"])) in queue:  # in one call its two results could not be kept apart
+            self._begin([waiting])
+            return
+        queue[key] = waiting
         if len(queue) >= self._size:
             self._flush(queues, place, queue)
         elif len(queue) == 1:
@@ -175,21 +178,25 @@ class InBulk:
         """How many records one call has now: fewer than configured where larger calls are not answered."""
         return self.bulk.size if self.http.limit is None else self.http.limit.batch(self.bulk.size)
 
-    def _flush_late(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
+    def _flush_late(
+        self, queues: dict[str | None, dict[str, _Waiting]], place: str | None, queue: dict[str, _Waiting]
+    ) -> None:
         """Sends a queue that is not full, once there is room for another call: until then it may still grow."""
         if queues.get(place) is queue and self.http.limit is not None and not self.http.limit.has_room():
-            deadlines = [waiting.deadline for waiting in queue if waiting.deadline is not None]
+            deadlines = [waiting.deadline for waiting in queue.values() if waiting.deadline is not None]
             if time.monotonic() + self.bulk.gather < min(deadlines, default=float("inf")):
                 asyncio.get_running_loop().call_later(self.bulk.gather, self._flush_late, queues, place, queue)
                 return
         self._flush(queues, place, queue)
 
-    def _flush(self, queues: dict[str | None, list[_Waiting]], place: str | None, queue: list[_Waiting]) -> None:
+    def _flush(
+        self, queues: dict[str | None, dict[str, _Waiting]], place: str | None, queue: dict[str, _Waiting]
+    ) -> None:
         """Sends a queue unless that was done already, when it was full."""
         if queues.get(place) is not queue:
             return
         del queues[place]
-        for batch in _portions(queue, self.bulk.bytes):
+        for batch in _portions(queue.values(), self.bulk.bytes):
             self._begin(batch)
 
     def _begin(self, batch: Sequence[_Waiting]) -> None:

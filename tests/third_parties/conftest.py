@@ -5,29 +5,37 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from cookbook_pages import fences, merge, parse_yaml
+from databases import create, drop
 from http_server import Server
 from installing import install
-from servers import Datasette, ParseServer, Record, ThirdPartyServer
+from servers import SERVERS, Record, ThirdPartyServer
 from small_systems import Backoffice
-from sqlalchemy import Engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import Engine
+from sqlalchemy.engine import URL, make_url
 
 from sync_orchestrator import app
 from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.errors import GroupBusy
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
-from sync_orchestrator.core.sql import connect
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.performing import perform
 
 GROUPS = ("berlin", "new york", "são paulo", "o'hare & söhne")
+FIELDS = ("sku", "merchant", "name", "price", "stock", "active", "released")
 AWKWARD = ("a/b", "a b", "100%", "it's", 'say "x"', "ä漢🙂", "a+b?c#d&e", "~tilde", "a.b", "-")
 
 
@@ -54,15 +62,16 @@ class Company:
         self.third_party = third_party
         self.backoffice = backoffice
         config = app.load_config()
-        system = config.third_parties[third_party.name].model_copy(update=changes)
-        self.context = app.open_context(engine, config.model_copy(update={"third_parties": {third_party.name: system}}))
+        ((self.system_name, system),) = config.third_parties.items()
+        self.context = app.open_context(engine, config.model_copy(
+            update={"third_parties": {self.system_name: system.model_copy(update=changes)}}))
         self.entity = self.context.entities["product"]
         self._ticks = itertools.count(1)
 
     def fill(self, count: int, *, tell: bool = False) -> None:
         """So many new products, told to nobody unless said so."""
         for number in range(count):
-            product = {**_product(number), "updated_at": self._now()}
+            product = {**self.third_party.fit(_product(number)), "updated_at": self._now()}
             self.backoffice.products[product["sku"]] = product
             if tell:
                 self._tell(product["sku"], "create", product["updated_at"])
@@ -70,7 +79,8 @@ class Company:
     def put(self, key: str, **fields: Any) -> None:
         """Changes or makes a product, and tells of it without its content."""
         old = self.backoffice.products.get(key)
-        product = {**(old or {**_product(99), "sku": key}), **fields, "updated_at": self._now()}
+        changed = self.third_party.fit({**(old or {**_product(99), "sku": key}), **fields})
+        product = {**changed, "updated_at": self._now()}
         self.backoffice.products[key] = product
         self._tell(key, "update" if old else "create", product["updated_at"])
 
@@ -83,14 +93,45 @@ class Company:
         return [perform(self.context, full_sync(self.context, self.entity, group, **options))[1]
                 for group in GROUPS]
 
+    def full_sync_when_free(self) -> None:
+        """Of all groups, as soon as the lease of a process that was killed lets it."""
+        latest = time.monotonic() + 60
+        for group in GROUPS:
+            while True:
+                try:
+                    perform(self.context, full_sync(self.context, self.entity, group))
+                    break
+                except GroupBusy:
+                    assert time.monotonic() < latest, "the lease of a killed process does not end"
+                    time.sleep(0.5)
+
+    def kill_in_the_middle(self, *words: str) -> None:
+        """Runs a command as a process, and kills it when it has written records and has more calls under way."""
+        before = self.third_party.records()
+        url = self.engine.url.render_as_string(hide_password=False)
+        process = subprocess.Popen([sys.executable, "-m", "sync_orchestrator", *words], stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, env={**os.environ, "SYNC_DATABASE_URL": url})
+        try:
+            while len(self.third_party.records()) == len(before):
+                assert process.poll() is None, process.communicate()[1].decode()
+            self.third_party.stand_still()
+            time.sleep(0.2)  # it goes on until it waits for the third party
+            assert process.poll() is None, "it was over before it could be killed"
+        finally:
+            process.kill()
+            process.communicate()
+            self.third_party.go_on()
+
     def drain(self, linger: float = 0) -> None:
         """One drain that ends when nothing is due."""
         perform(self.context, drain(self.context, linger=linger, most_seconds=60))
 
     def drain_to_the_end(self) -> None:
         """Drains until nothing waits any more."""
+        latest = time.monotonic() + 120
         self.drain()
         while not self.states().keys() <= {"done", "superseded", "dead"}:
+            assert time.monotonic() < latest, self.states()
             self.drain(linger=1)
 
     def validate(self, **options: Any) -> dict[str, GroupValidation]:
@@ -109,12 +150,11 @@ class Company:
 
     def held(self) -> list[Record]:
         """What the third party holds, past our adapter; twins are there twice."""
-        return [{name: value for name, value in held.items() if name != "id"} for held in self.third_party.records()]
+        return [{name: held[name] for name in FIELDS} for held in self.third_party.records()]
 
     def expected(self) -> list[Record]:
         """What it should hold, past our archive."""
-        return [{"sku": product["sku"], "merchant": product["shop"],
-                 **{name: product[name] for name in ("name", "price", "stock", "active", "released")}}
+        return [{name: product["shop" if name == "merchant" else name] for name in FIELDS}
                 for product in self.backoffice.products.values()]
 
     def states(self) -> dict[str, int]:
@@ -133,52 +173,61 @@ class Company:
         record(self.engine, [ChangeEvent("backoffice", f"{key} {when}", "product", key, action, version)])  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
-def installed() -> None:
-    install()
-
-
-@pytest.fixture(scope="module", params=["datasette", "parse_server"])
+@pytest.fixture(scope="module", params=list(SERVERS))
 def running(
-    request: pytest.FixtureRequest, installed: None, server_url: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, server_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ThirdPartyServer]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as held:
-        if request.param == "datasette":
-            server: ThirdPartyServer = Datasette(folder)
-        else:
-            server = ParseServer(folder, held.enter_context(_database(server_url)))
-        held.callback(server.stop)
-        server.start()
-        yield server
+    """A third party, installed and started."""
+    install([request.param])
+    with _database(server_url, request.param) as database:
+        server = SERVERS[request.param](tmp_path_factory.mktemp(request.param), database)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
 
 @contextmanager
-def _database(server_url: str) -> Iterator[str]:
-    """A database for it beside ours, on the same server."""
-    name = f"parse_{os.getpid()}"
-    admin = connect(server_url)
-    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
-        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
-        connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
-    admin.dispose()
+def _database(server_url: str, name: str) -> Iterator[URL]:
+    """An empty database for it beside ours, on the same Postgres server."""
+    url = create(server_url, f"{name}_{os.getpid()}")
+    try:
+        yield make_url(url)
+    finally:
+        drop(server_url, url)
 
 
 @pytest.fixture
-def third_party(running: ThirdPartyServer, monkeypatch: pytest.MonkeyPatch) -> ThirdPartyServer:
-    """The running server without a record, and an environment in which its ``sync.yaml`` finds it."""
+def third_party(running: ThirdPartyServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ThirdPartyServer:
+    """The running server without a record, and an environment in which the ``sync.yaml`` of its page finds it."""
     running.clear()
-    for name, value in {**running.environment, "SYNC_CONFIG": str(running.config)}.items():
+    path = tmp_path / "sync.yaml"
+    path.write_text(yaml.safe_dump(_with_short_waits(running.page)), encoding="utf-8")
+    for name, value in {**running.environment, "SYNC_CONFIG": str(path)}.items():
         monkeypatch.setenv(name, value)
     return running
+
+
+def _with_short_waits(page: str) -> Any:
+    """The ``sync.yaml`` of a page, whose waits a test has the time for."""
+    (text,) = [text for language, text in fences(page) if language == "yaml"]
+    document = parse_yaml(text)
+    (system,) = document["third_parties"]
+    timeout = document["third_parties"][system].get("timeout", "5s")
+    waits = {"timeout": timeout, "landing": "1s", "search_lag": "0s",
+             "breaker": {"probe_after": "200ms", "probe_cap": "1s"}}
+    return merge(document, {
+        "third_parties": {system: waits}, "entities": {"product": {"validation": {"confirm_after": "100ms"}}},
+        "limits": {"lease": f"{2 * int(timeout.removesuffix('s')) + 1}s"},
+        "retry": {"retries": 8, "first_wait": "200ms", "max_wait": "1s"}})
 
 
 @pytest.fixture
 def backoffice(server: Server, monkeypatch: pytest.MonkeyPatch) -> Backoffice:
     backoffice = Backoffice([])
     server.handler = backoffice
-    monkeypatch.setenv("BACKOFFICE_PORT", server.url.rpartition(":")[2])
+    monkeypatch.setenv("BACKOFFICE_URL", server.url)
     monkeypatch.setenv("BACKOFFICE_TOKEN", backoffice.token)
     return backoffice
 

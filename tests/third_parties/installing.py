@@ -1,7 +1,7 @@
-"""Installs the third parties from their registries into ``.third-parties``, which git ignores; needs npm for one.
+"""Installs the third parties from their registries into ``.third-parties``, which git ignores; most need npm.
 
-``python tests/third_parties/installing.py``. Harmless to repeat: what is there in these versions stays. Not here:
-running them (``servers.py``).
+``python tests/third_parties/installing.py [NAME ...]``. Each file in ``packages`` is one third party: a ``.txt`` of pip
+or a ``package.json`` of npm. An installed third party is left as it is until its file changes.
 """
 
 from __future__ import annotations
@@ -10,48 +10,57 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+PACKAGES = HERE / "packages"
 PLACE = HERE.parent.parent / ".third-parties"
-DATASETTE = PLACE / "datasette"
-PARSE_SERVER = PLACE / "parse-server"
 _DONE = "installed"
 
 
-def install() -> None:
-    """Raises SystemExit where a tool is missing, CalledProcessError where it fails."""
-    _in(DATASETTE, [HERE / "datasette.txt"], _datasette)
-    _in(PARSE_SERVER, [HERE / "package.json", HERE / ".npmrc"], _parse_server)
+def install(names: Sequence[str] = ()) -> None:
+    """Installs the named third parties, by default all.
+
+    Raises SystemExit if a name is unknown or a tool is missing, CalledProcessError if an installation fails.
+    """
+    files = {file.stem: file for file in sorted(PACKAGES.iterdir())}
+    if unknown := [name for name in names if name not in files]:
+        raise SystemExit(f"unknown third party '{unknown[0]}'; expected one of: {', '.join(files)}")
+    for name in names or files:
+        _install_one(name, files[name])
 
 
-def _datasette() -> None:
-    _run(sys.executable, "-m", "venv", DATASETTE)
-    _run(DATASETTE / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-         "-r", DATASETTE / "datasette.txt")
-
-
-def _parse_server() -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SystemExit("parse-server needs Node.js 20 or newer with npm; install them and try again")
-    _run(npm, "install", "--prefix", PARSE_SERVER, "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts",
-         "--loglevel", "error")
-
-
-def _in(folder: Path, named: list[Path], install: Callable[[], None]) -> None:
-    """Installs what the files name, unless just that is in the folder already."""
-    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in named)).hexdigest()
+def _install_one(name: str, packages: Path) -> None:
+    """Installs what the file names, unless exactly that is installed."""
+    folder = PLACE / name
+    wanted = hashlib.sha256(packages.read_bytes() + (HERE / ".npmrc").read_bytes()).hexdigest()
     done = folder / _DONE
     if done.exists() and done.read_text() == wanted:
         return
+    began = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for file in named:
-        shutil.copy(file, folder)
-    install()
+    (_install_with_pip if packages.suffix == ".txt" else _install_with_npm)(folder, packages)
     done.write_text(wanted)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    print(f"{name}: {time.monotonic() - began:.0f} s, {size / 1e6:.0f} MB", flush=True)
+
+
+def _install_with_pip(folder: Path, packages: Path) -> None:
+    _run(sys.executable, "-m", "venv", folder)
+    _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", packages)
+
+
+def _install_with_npm(folder: Path, packages: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SystemExit(f"{folder.name} needs Node.js 20 or newer with npm; install them and try again")
+    shutil.copy(packages, folder / "package.json")
+    shutil.copy(HERE / ".npmrc", folder)
+    _run(npm, "install", "--prefix", folder, "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts",
+         "--loglevel", "error")
 
 
 def _run(*words: str | Path) -> None:
@@ -59,4 +68,4 @@ def _run(*words: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    install()
+    install(sys.argv[1:])
