@@ -243,7 +243,7 @@ async def test_our_client_signs_each_attempt_and_hides_secrets(server: Server, m
         "base_url": f"{server.url}/v1", "headers": {"X-Token": "hush-hush"}})
     item = Item("k", "A", {}, external_id="x")
     assert (await adapter.read(item)).fields == {"id": 7}  # type: ignore[union-attr]
-    assert [sign for sign, _ in seen] == ["GET /v1/items/x%2Fy?q=%C3%A4+b 0"] * 3
+    assert [sign for sign, _ in seen] == ["GET /v1/items/x%2Fy?q=%C3%A4%20b 0"] * 3
     assert await adapter.create(item) == "7"
     assert seen[-1] == ("POST /v1/items 6", b"<new/>")
     failure = await failure_of(adapter.delete(item))

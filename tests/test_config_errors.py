@@ -61,7 +61,7 @@ third_parties:
     base_url: http://erp
     auth:
       kind: login
-      request: {path: /login, body: {user: "{{ nobody }}"}}
+      request: {method: POST, path: /login, body: {user: "{{ nobody }}"}}
     timeout: 10 parsecs
 entities:
   item:

@@ -190,7 +190,7 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
     assert status(world.engine)["systems"]["erp"] | {"epoch": 0} == {
         "paused": False, "epoch": 0, "breaker": "closed", "open_since": None, "held_off_seconds": 0,
         "held_off_because": None, "rate_share": 1.0, "account": None, "suspended_since": None,
-        "suspended_reason": None}
+        "suspended_reason": None, "call_limit": None}
     asyncio.run(hold_off.ask(120, "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"))
     asyncio.run(hold_off.ask(20, "another, which is over earlier"))
     asyncio.run(hold_off.refused())

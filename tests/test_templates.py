@@ -26,7 +26,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get_count, pages
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.config.calls import Count, Listing, Reference, Write
+from sync_orchestrator.config.calls import Count, Get, Listing, Reference, Write
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.templates import TemplateFailed
 
@@ -271,7 +271,8 @@ class Seen:
     def __call__(self, values: dict[str, Any], **call: Any) -> Seen:
         """Makes one call with these values; the payload goes where the call has no body."""
         self.server.handler = self._handle
-        sent = self.http.send(Write.model_validate({"path": "/x", **call}), values, write=True,
+        kind = Get if call.get("method") == "GET" else Write
+        sent = self.http.send(kind.model_validate({"path": "/x", **call}), values, write=kind is Write,
                               body=values.get("payload"))
         self.runner.run(sent)
         return self
