@@ -13,6 +13,9 @@ ACCEPTED = "gzip, deflate"
 
 _WINDOWS = {"gzip": (zlib.MAX_WBITS | 16,), "x-gzip": (zlib.MAX_WBITS | 16,),
             "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
+CODINGS = frozenset(_WINDOWS)
+"""The values of ``Content-Encoding`` that can be unpacked here."""
+
 _PLAIN = ("", "identity")
 _PIECE_BYTES = 1_048_576
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import zlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
+from sync_orchestrator.adapters.unpacking import CODINGS, ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config.routes import HOP_BY_HOP_HEADERS, normalize_header_name
 from sync_orchestrator.core.errors import CallFailed, Failure
 
@@ -28,7 +28,6 @@ _log = logging.getLogger("sync_orchestrator.http")
 # The service sends a Date of its own; Alt-Svc would lead callers past the service.
 _NOT_FOR_CALLERS = HOP_BY_HOP_HEADERS | {"date", "server", "alt-svc", "forwarded", "via"}
 _WITHOUT_BODY = (204, 205, 304)
-_UNPACKED_CODINGS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _OTHER_CODINGS = {"br", "zstd", "compress", "x-compress", "dcb", "dcz"}
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NOT_ALLOWED_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -181,7 +180,7 @@ def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: in
                for word in value.split(",") if word.strip().lower() not in ("", "identity")]
     if not body or (codings and codings[-1] in _OTHER_CODINGS):
         return Passed(response.status, headers, body)
-    if len(codings) > 1 or (codings and codings[0] not in _UNPACKED_CODINGS):
+    if len(codings) > 1 or (codings and codings[0] not in CODINGS):
         raise _unusable("an unknown Content-Encoding")
     if codings:
         body = _unpack(body, codings[0], most)
@@ -190,22 +189,15 @@ def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: in
 
 def _unpack(body: bytes, coding: str, most: int) -> bytes:
     """Raises CallFailed where the body is not what its Content-Encoding says, or larger than ``most`` bytes."""
-    bits = _UNPACKED_CODINGS[coding]
-    if coding == "deflate" and body[0] & 0x0F != 8:  # many servers send deflate without its zlib header
-        bits = -zlib.MAX_WBITS
-    plain, rest = bytearray(), body
+    unpacker = Unpacker(coding, most)
     try:
-        while rest:
-            engine = zlib.decompressobj(bits)
-            plain += engine.decompress(rest, most + 1 - len(plain))
-            if len(plain) > most:
-                raise _too_large(most)
-            if not engine.eof:
-                raise _unusable(f"the body ends before its {coding} data ends")
-            rest = engine.unused_data if bits > zlib.MAX_WBITS else b""
-    except zlib.error:
-        raise _unusable(f"the body is not {coding}") from None
-    return bytes(plain)
+        for _ in unpacker.feed(body):
+            pass
+        return unpacker.end()
+    except ResponseTooLarge:
+        raise _too_large(most) from None
+    except ResponseUnreadable as error:
+        raise _unusable(str(error)) from None
 
 
 def _too_large(most: int) -> CallFailed:
