@@ -130,6 +130,18 @@ def running(kind: type[Broker]) -> Iterator[Any]:
         broker.delete()
 
 
+@pytest.fixture(params=[Rabbit, Redis])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    with running(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def rabbit() -> Iterator[Rabbit]:
+    with running(Rabbit) as found:
+        yield found
+
+
 class Proxy:
     """A way to a server that can be cut and opened again at the same port."""
 

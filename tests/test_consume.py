@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 import yaml
-from brokers import Broker, Proxy, Rabbit, Redis, running
+from brokers import Broker, Proxy, Rabbit
+from brokers import broker as broker
+from brokers import rabbit as rabbit
 from fakes import two_part_config
 from kombu import transport
 from kombu.transport import zookeeper
@@ -99,18 +101,6 @@ def consuming(engine: Engine, config: Config) -> Iterator[Consumption]:
         stop.set()
         thread.join(PATIENCE)
         assert not thread.is_alive()
-
-
-@pytest.fixture(params=[Rabbit, Redis])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    with running(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def rabbit() -> Iterator[Rabbit]:
-    with running(Rabbit) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,9 @@ from typing import Any
 
 import kombu
 import pytest
-from brokers import Broker, Rabbit, Redis, running
+from brokers import Broker, Rabbit
+from brokers import broker as broker
+from brokers import rabbit as rabbit
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from test_consume import alerts_of, cloud_event, config_for, consuming, eventually, open_rejected, packed, received
@@ -25,18 +27,6 @@ from sync_orchestrator.brokers.consume import Consumption
 from sync_orchestrator.config import Config
 
 DOWN = "the database does not answer as it should"
-
-
-@pytest.fixture(params=[Rabbit, Redis])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    with running(request.param) as found:
-        yield found
-
-
-@pytest.fixture
-def rabbit() -> Iterator[Rabbit]:
-    with running(Rabbit) as found:
-        yield found
 
 
 @pytest.fixture(autouse=True)

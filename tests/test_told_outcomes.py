@@ -6,12 +6,13 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any
 
 import pytest
-from brokers import Broker, Proxy, Rabbit, Redis, running
+from brokers import Broker, Proxy, Rabbit, running
+from brokers import broker as broker
 from conftest import World
 from fakes import answer, lost_answer, two_part_config
 from http_server import Server
@@ -361,12 +362,6 @@ def test_many_are_sent_in_batches(told_world: World, hook: Hook, monkeypatch: py
 
 
 # Brokers ------------------------------------------------------------------------------------------------------------
-
-@pytest.fixture(params=[Rabbit, Redis])
-def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    with running(request.param) as found:
-        yield found
-
 
 def test_a_broker_gets_cloud_events(make_world: Callable[..., World], broker: Broker) -> None:
     world = make_world(outcomes={"bus": {"url": broker.url, "queue": broker.queue, "source": "/mirror"}})
