@@ -152,8 +152,9 @@ def make_targets() -> frozenset[str]:
     return frozenset(line.split()[0] for line in shown.stdout.splitlines())
 
 
+@cache
 def root_command() -> Any:
-    """The program as its own parser knows it; a new one each time, since tests change it."""
+    """The program as its own parser knows it; made once, since that takes longer than most of what is done with it."""
     return typer.main.get_command(app)
 
 
