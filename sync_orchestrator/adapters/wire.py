@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from httpx_aiohttp.transport import AiohttpResponseStream, map_aiohttp_exceptions
+from httpx_aiohttp.transport import map_aiohttp_exceptions
 from yarl import URL
 
 from sync_orchestrator.adapters.response_budget import budget_of_loop
@@ -124,22 +124,15 @@ def _encoded(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 class Transport(AiohttpTransport):
-    """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again."""
+    """Sends an address as it is written; aiohttp's own way would decode ``;``, ``'`` and others in it again.
 
-    def made_with(self) -> dict[str, Any]:
-        """What else aiohttp's session is made with; called within its event loop. It keeps no cookies."""
-        return {"cookie_jar": aiohttp.DummyCookieJar()}
+    It keeps no cookies.
+    """
 
     def get_client(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
                                          keepalive_timeout=self.limits.keepalive_expiry)
-        return aiohttp.ClientSession(connector=connector, **self.made_with())
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        with map_aiohttp_exceptions():
-            answer = await self._begun(request)
-        return httpx.Response(answer.status, headers=answer.raw_headers, stream=AiohttpResponseStream(answer),
-                              request=request)
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     async def whole(self, request: httpx.Request, max_bytes: int) -> Received:
         """The response without httpx's object for it, unpacked."""
@@ -181,16 +174,3 @@ def _text(raw: bytes) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw.decode("latin-1")
-
-
-async def capped(response: httpx.Response, most: int) -> bytes | None:
-    """The body of an answer that is streamed; None where it is larger."""
-    content = bytearray()
-    try:
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > most:
-                return None
-    finally:
-        await response.aclose()
-    return bytes(content)
