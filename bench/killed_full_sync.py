@@ -108,7 +108,8 @@ def lines(url: str, records: int) -> Iterator[Line]:
                    f"{wanted:g} s", whole and taken <= wanted,
                    note="From the signal until another process holds the business group, the start of that process "
                         "(about two seconds) included. The calls that a SIGKILL interrupts have an unknown outcome: "
-                        "their records wait until limits.lease (60 s) is over, the others do not.")
+                        "their records are claimed when their holder is gone, and looked up until timeout and landing "
+                        "are over; the others do not wait.")
 
 
 def main() -> None:

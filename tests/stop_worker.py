@@ -28,9 +28,10 @@ SETTINGS: dict[str, Any] = {"limits": {"lease": 2}, "system": {"timeout": 0.5, "
 class StoppingThirdParty(TableThirdParty):
     """Stops the process once, as it is about to send a write."""
 
-    def __init__(self, engine: Engine, stops: bool) -> None:
+    def __init__(self, engine: Engine, stops: bool, number: signal.Signals = signal.SIGSTOP) -> None:
         super().__init__(engine)
         self._stops = stops
+        self._number = number
 
     async def create(self, item: Item) -> str:
         self._sends("create")
@@ -48,7 +49,7 @@ class StoppingThirdParty(TableThirdParty):
         print(verb, flush=True)
         if self._stops:
             self._stops = False
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), self._number)
 
 
 async def work(engine: Engine, stops: bool) -> None:

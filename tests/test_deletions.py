@@ -16,9 +16,12 @@ from conftest import World
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 from test_full_sync import fill
+from test_full_sync_plan import planned
 
+from sync_orchestrator.core.deletions import alive_groups
 from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.versions import Change, Stamp
 
 
 @pytest.fixture
@@ -222,3 +225,46 @@ def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: Wor
         ("z", "foreign", "left")]
     world.drain()
     assert len(world.erp.store) == 4
+
+
+# Deletions that a delete event announces ------------------------------------------------------------------------------
+
+def _many_announced(world: World) -> None:
+    """More records than the cap lets go vanish from their source, which has notified of each."""
+    fill(world, 20)
+    world.full_sync()
+    for number in range(10):
+        world.remove(f"k{number:03}")
+
+
+def test_deletions_that_the_ledger_has_count_towards_no_cap(world: World) -> None:
+    _many_announced(world)
+    assert not planned(world).counts.get("held")
+    world.full_sync()
+    assert not world.query("SELECT FROM sync.inferred_deletions")
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert not world.query("SELECT FROM sync.parts WHERE deleted AND inferred"), "they are what their source notified"
+
+
+def test_flagged_rows_whose_delete_event_the_ledger_has_count_towards_no_cap(world: World) -> None:
+    _many_announced(world)
+    world.query("UPDATE sync.events SET due_at = sync.clock() + interval '1 hour'")
+    changes = [Change(f"k{number:03}", "shop", "delete", Stamp(0, 10_000, 0, b"", inferred=True), None)
+               for number in range(10)]
+    with world.engine.begin() as connection:
+        assert alive_groups(connection, world.entity, changes) == {}
+
+
+def test_a_delete_event_that_is_older_than_the_record_announces_nothing(world: World) -> None:
+    _many_announced(world)
+    world.query("UPDATE sync.events SET version = 0")
+    with pytest.raises(DeletionsHeld, match="more than the cap"):
+        world.full_sync()
+
+
+def test_a_deletion_that_a_check_inferred_is_no_announcement(world: World) -> None:
+    _many_announced(world)
+    world.query("UPDATE sync.events SET origin = 'audit'")
+    with pytest.raises(DeletionsHeld, match="more than the cap"):
+        world.full_sync()

@@ -95,6 +95,44 @@ def test_an_outage_during_a_full_sync_leaves_nothing_dead(world: World) -> None:
     assert world.mirrored() == world.truth()
 
 
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("seconds_of_success_ago", [1, 300])
+@pytest.mark.parametrize("way", ["drain", "full_sync", "both"])
+def test_an_outage_in_which_reads_fail_too_spends_no_attempts_on_any_path(
+    make_world: Callable[..., World], way: str, seconds_of_success_ago: float, count: int
+) -> None:
+    """Each call, and each second look, times out. A full sync gives fresh attempts, which puts off no breaker."""
+    world = make_world(entity={"retry": {"retries": 3, "first_wait": 1, "jitter": 0}},
+                       system={"breaker": {"failures": 10}, "timeout": 2})
+    fill(world, 8)
+    world.full_sync(patience=30)
+    world.later(seconds_of_success_ago)
+    world.erp.before = lambda verb, key: NO_ANSWER
+    for number in range(count):
+        world.put(f"k{number:03}", name="changed", tell=way == "drain")
+    for _ in range(30):
+        if way != "full_sync":
+            world.drain()
+        if way != "drain":
+            world.full_sync(patience=0.01)
+        assert not world.query("SELECT key FROM sync.records WHERE parked IS NOT NULL")
+        world.later(1)
+    assert alerts(world) == [("breaker_open", "erp")]
+    world.erp.before = lambda verb, key: None
+    drain_for(world, 130)
+    assert (world.mirrored(), alerts(world)) == (world.truth(), [])
+
+
+def test_a_record_that_changes_all_the_time_does_not_hide_an_outage(world: World) -> None:
+    world.put("hot")
+    world.drain()
+    world.erp.before = lambda verb, key: NO_ANSWER
+    for number in range(8):
+        world.put("hot", name=f"n{number}")
+        drain_for(world, 10)
+    assert alerts(world) == [("breaker_open", "erp")]
+
+
 # Refusals that pass -------------------------------------------------------------------------------------------------
 
 

@@ -27,17 +27,18 @@ SELECT 'shop', 'e' || n, 'item', 'k' || n, 'update', 1, true, 'x', 'notification
        CASE WHEN mod(n, 1000) = 0 THEN now() ELSE 'infinity' END
 FROM generate_series(1, 50000) n
 """
+HELD = {"holder": 1, "gives_up": 16}
 HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "taking events": (ledger.TAKE, {"entities": ["item"], "most": 100}),
     "next event": (ledger.NEXT_DUE, {"entities": ["item"]}),
     "oldest due": (ledger.OLDEST_DUE, {}),
     "expired leases": (ledger.RELEASE_EXPIRED, {}),
-    "claim of records": (push.CLAIM, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5}),
+    "claim of records": (push.CLAIM, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD}),
     "next record": (push.NEXT_DUE, {"entities": ["item"]}),
-    "claim in turn": (push.CLAIM_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5,
+    "claim in turn": (push.CLAIM_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD,
                                            "after_entity": "", "after_group": "", "places": 50}),
     "claim of a group": (push.CLAIM_OF_GROUP, {
-        "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5}),
+        "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD}),
     "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wait.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "dead records of a group": (dead_records.OF_GROUP, {"entity": "item", "group": "G0"}),
@@ -56,7 +57,7 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
         "content_hash": [b"x"] * 500}),
     "waking": (ledger.WAKE, {"entity": "item", "keys": KEYS}),
     "archived events": (ledger.ARCHIVED, {
-        "held": None, "token": 1, "lease": 60, "seq": list(range(500)), "revision": [1] * 500}),
+        "held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500}),
     "finished events": (ledger.REACHED, {"entity": "item", "keys": KEYS}),
     "locks of a settlement": (push.LOCK, {"entity": ["item"] * 500, "key": KEYS}),
     "parts of a claim": (push.PARTS, {"entity": ["item"] * 500, "key": KEYS}),

@@ -24,6 +24,7 @@ from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.templates import TemplateFailed, names_in
@@ -323,9 +324,8 @@ class InBulk:
 
 def _in_time(batch: Sequence[_Waiting]) -> list[_Waiting]:
     """Those whose call may still begin; the others are told that it may not."""
-    now = time.monotonic()
     for waiting in batch:
-        if waiting.deadline is not None and waiting.deadline < now:
+        if is_over(waiting.deadline):
             waiting.fails(CallFailed(Failure.THROTTLED, TOO_OLD))
     return [waiting for waiting in batch if not waiting.done.done()]
 

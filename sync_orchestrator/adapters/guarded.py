@@ -23,6 +23,7 @@ from sync_orchestrator.adapters.http import Room
 from sync_orchestrator.adapters.rows import asked_for
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.names import composed, spellings
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
@@ -67,7 +68,7 @@ class Guard:
         latest = time.monotonic() + self._timeout
         async with self._called(latest if item.deadline is None else min(latest, item.deadline), write=True):
             left = self._timeout if item.deadline is None else item.deadline - time.monotonic()
-            if left < 0:
+            if is_over(item.deadline):
                 raise CallFailed(Failure.THROTTLED, TOO_OLD)
             before = writing.set(Writing(item.deadline, creates=method == "create"))
             try:

@@ -41,6 +41,7 @@ from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
 from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.logins import LoginStore
 from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import TOO_OLD
@@ -324,7 +325,7 @@ class Http:
         """
         latest = time.monotonic() + self._settings.timeout if latest is None else latest
         async with self._room.call(latest, write=prepared.request.method != "GET") as end:
-            if deadline is not None and time.monotonic() > deadline:
+            if is_over(deadline):
                 raise CallFailed(Failure.THROTTLED, TOO_OLD)
             request = self._built(prepared, {**trace.header(), **prepared.headers, **proof})
             began = time.monotonic()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.call_limit import CallLimit
+from sync_orchestrator.core.holders import Holder
 from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.places import digest_of_found
@@ -63,6 +64,11 @@ class Context:
     """By third party, the monotonic time at which its account was last asked for."""
     call_limits: Mapping[str, CallLimit] = field(default_factory=dict)
     """By third party, how many calls it gets at once; the configured number where it has none."""
+    holder: Holder = field(init=False)
+    """This process, as the holder of what it claims."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "holder", Holder(self.engine, self.config.limits.lease))
 
     def of_system(self, name: str) -> list[EntityContext]:
         """The entities that are kept at one third party."""

@@ -88,7 +88,7 @@ async def drain(
         context, limits.linger if linger is None else linger,
         limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end, hand_over,
     )
-    with ending.draining():
+    with ending.draining(), context.holder.beating():
         return await work.run()
 
 
@@ -375,12 +375,15 @@ class _Pusher:
         """Where more is due than one claim takes, every second claim takes it in turn, so that nothing starves."""
         most = max(1, self._ahead() - len(self._claimed))
         lease, landing = self._context.config.limits.lease, self._system.landing_seconds
+        hold, timeout = self._context.holder.hold, self._system.timeout
         if self._more and group is None and not probe:
             self._more = False
             claims, self._turn = claim_in_turn(
-                connection, names, self._turn, most=most, lease=lease, landing=landing)
+                connection, names, self._turn, most=most, lease=lease, landing=landing, hold=hold,
+                timeout=timeout)
             return claims
-        claims = claim(connection, names, most=most, lease=lease, landing=landing, group=group, probe=probe)
+        claims = claim(connection, names, most=most, lease=lease, landing=landing, group=group, probe=probe, hold=hold,
+                       timeout=timeout)
         self._more = len(claims) >= most
         return claims
 

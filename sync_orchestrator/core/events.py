@@ -127,6 +127,7 @@ class _Batch:
         self._entity = entity
         self._events = {event.seq: event for event in events}
         self._token = token
+        self._holder = None if (hold := context.holder.hold) is None else hold.id
         owner = entity.settings.parts[entity.rules.owner]
         self._group = compiled(owner.group or "@")
         self._lacking: dict[int, tuple[int, frozenset[str]]] = {}
@@ -151,7 +152,7 @@ class _Batch:
         self._to_read = fates.to_read
         if fates.to_read:
             run(connection, statements.LEASE, token=self._token, lease=self._context.config.limits.lease,
-                seqs=[event.seq for event in fates.to_read])
+                holder=self._holder, seqs=[event.seq for event in fates.to_read])
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
         run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
@@ -434,7 +435,8 @@ class _Batch:
         if fates.archived:
             reached = run(
                 connection, statements.ARCHIVED, held=held, token=self._token, lease=self._context.config.limits.lease,
-                seq=[seq for seq, _ in fates.archived], revision=[revision for _, revision in fates.archived])
+                holder=self._holder, seq=[seq for seq, _ in fates.archived],
+                revision=[revision for _, revision in fates.archived])
             if reached:
                 finish_reached(connection, name, sorted(row.key for row in reached), result)
         if fates.superseded:

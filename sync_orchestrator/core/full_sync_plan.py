@@ -146,6 +146,8 @@ class _Record:
     deleted_parts: set[str] = field(default_factory=set)
     moved_parts: set[str] = field(default_factory=set)
     """Parts that changed in the archive since the reading began: a listing without them proves nothing."""
+    announced_parts: set[str] = field(default_factory=set)
+    """Parts whose deletion a recorded delete event announces: it is left to that event."""
 
     @property
     def out_of_step(self) -> bool:
@@ -226,7 +228,7 @@ class _Plan:
         """Whether a deletion would take something away."""
         record = self._records.get(change.key)
         return (record is not None and not record.state.deleted and change.part in record.state.parts
-                and change.part not in record.deleted_parts)
+                and change.part not in record.deleted_parts and change.part not in record.announced_parts)
 
     def _load(self, connection: Connection, keys: list[str]) -> None:
         for row in run(connection, statements.RECORDS, entity=self._entity.name, keys=keys, group=self._group):
@@ -243,6 +245,8 @@ class _Plan:
                 record.deleted_parts.add(part.part)
             if not part.unmoved:
                 record.moved_parts.add(part.part)
+            if part.announced:
+                record.announced_parts.add(part.part)
 
     def _decide(self, changes: Sequence[Change]) -> None:
         """What ``archive.merge`` would do, without the writing."""
@@ -304,6 +308,7 @@ class _Plan:
                 for key, record in sorted(self._records.items())
                 if record.state.group == self._group and not record.state.deleted and part in record.state.parts
                 and part not in record.deleted_parts and part not in record.moved_parts
+                and part not in record.announced_parts
                 and key not in self._listed[part]
                 and (part == owner or (key in self._listed[owner] and key not in flagged))
             ]

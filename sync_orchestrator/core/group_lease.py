@@ -91,6 +91,13 @@ async def leased(context: Context, entity: str, group: str) -> AsyncIterator[Gro
     Where another holds it, waits until it is known whether that one still lives, which takes seconds. Raises GroupBusy
     where it does.
     """
+    with context.holder.beating():  # one heartbeat for all drains of the group
+        async with _kept(context, entity, group) as lease:
+            yield lease
+
+
+@asynccontextmanager
+async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
     lease = await _take(context, entity, group)
     ended = threading.Event()
     renewing = threading.Thread(target=_keep, args=(lease, ended), name=f"lease {entity} {group}", daemon=True)

@@ -19,6 +19,7 @@ from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.core.holders import Deadline, Hold, is_over
 from sync_orchestrator.core.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.mapping import Mapping
@@ -27,6 +28,7 @@ from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan, search_wait
 from sync_orchestrator.core.sql import as_bytes, one_by_one, run
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.statements.holders import VALID_SECONDS
 from sync_orchestrator.core.trace import following
 
 T = TypeVar("T")
@@ -63,7 +65,8 @@ class Claim:
     unsettled_until: datetime | None
     unsettled_for: float | None
     deadline: float
-    """Monotonic time after which no call may be begun under this lease."""
+    """Monotonic time after which no call may be begun under this lease, a ``Deadline`` where its holder has a
+    heartbeat."""
     acknowledged_at: int
     """When the third party last acknowledged the record, in microseconds since 1970; 0 for never."""
     waiting_for: float
@@ -132,43 +135,50 @@ class PushTarget(Protocol):
 
 def claim(
     connection: Connection, entities: Sequence[str], *, most: int, lease: float, landing: float,
-    group: str | None = None, probe: bool = False,
+    group: str | None = None, probe: bool = False, hold: Hold | None = None, timeout: float = 0.0,
 ) -> list[Claim]:
     """Leases records that are out of step and due, live changes first, and announces the intent to push them.
 
     The caller commits before anything is sent. ``group``: only those of a business group of the one entity. ``probe``
-    takes a single record, due or not.
+    takes a single record, due or not. ``hold``: the holder whose heartbeat the claims depend on; without one they end
+    with their lease. ``timeout`` is that of a call: so much later a holder that is gone has given up its calls.
     """
-    deadline = time.monotonic() + lease / 2
+    deadline = Deadline(time.monotonic() + lease / 2, hold)
+    terms = _terms(lease, landing, hold, timeout)
     one_by_one(connection, in_order=True)
     if probe:
-        rows = run(connection, statements.CLAIM_ONE, entities=list(entities), group=group, lease=lease, landing=landing)
+        rows = run(connection, statements.CLAIM_ONE, entities=list(entities), group=group, **terms)
     elif group is None:
-        rows = run(connection, statements.CLAIM, entities=list(entities), most=most, lease=lease, landing=landing)
+        rows = run(connection, statements.CLAIM, entities=list(entities), most=most, **terms)
     else:
-        rows = run(connection, statements.CLAIM_OF_GROUP, entity=entities[0], group=group, most=most, lease=lease,
-                   landing=landing)
+        rows = run(connection, statements.CLAIM_OF_GROUP, entity=entities[0], group=group, most=most, **terms)
     return _claims(connection, rows, deadline)
 
 
 def claim_in_turn(
     connection: Connection, entities: Sequence[str], after: Place, *, most: int, lease: float, landing: float,
+    hold: Hold | None = None, timeout: float = 0.0,
 ) -> tuple[list[Claim], Place]:
     """The same, of some business groups that have work, the first one behind ``after``, and of both lanes alike.
 
     Returns the last of these groups, too; behind the last one of all it begins anew.
     """
-    deadline = time.monotonic() + lease / 2
+    deadline = Deadline(time.monotonic() + lease / 2, hold)
     one_by_one(connection, in_order=True)
     rows: Sequence[Any] = ()
     for entity, group in dict.fromkeys((after, FIRST_PLACE)):
         rows = rows or run(
-            connection, statements.CLAIM_IN_TURN, entities=list(entities), most=most, lease=lease, landing=landing,
-            after_entity=entity, after_group=group, places=_PLACES_IN_TURN)
+            connection, statements.CLAIM_IN_TURN, entities=list(entities), most=most, after_entity=entity,
+            after_group=group, places=_PLACES_IN_TURN, **_terms(lease, landing, hold, timeout))
     if not rows:
         return [], FIRST_PLACE
     last = max(rows, key=lambda row: row.turn)
     return _claims(connection, rows, deadline), (last.entity, last.group_key)
+
+
+def _terms(lease: float, landing: float, hold: Hold | None, timeout: float) -> dict[str, Any]:
+    return {"lease": lease, "landing": landing, "holder": None if hold is None else hold.id,
+            "gives_up": VALID_SECONDS + timeout}
 
 
 def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> list[Claim]:
@@ -350,7 +360,7 @@ class _Attempt:
 
     def _in_time(self) -> None:
         """Asked before every write: reads before it, and waits for the shared rate, take time."""
-        if time.monotonic() > self._claim.deadline:
+        if is_over(self._claim.deadline):
             raise CallFailed(Failure.THROTTLED, TOO_OLD)
 
     async def _read_back(self) -> None:

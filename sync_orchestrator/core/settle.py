@@ -198,7 +198,7 @@ def _failures(
     was_open = state.open_since is not None
     passing = _others_under_way(connection, name, entities, bad)
     decisions = [_decision(end, entities[end.claim.entity], passing=passing) for end in bad]
-    now_open = _breaker_open(connection, name, system, state, bad, decisions)
+    now_open = _breaker_open(connection, name, system, state, bad, decisions, entities)
     if now_open or was_open:
         decisions = [_spared(end, decision) for end, decision in zip(bad, decisions, strict=True)]
     rows = run(
@@ -239,12 +239,14 @@ def _counts_for_breaker(end: Pushed) -> bool:
 
 def _breaker_open(
     connection: Connection, name: str, system: ThirdPartySystem, state: Any, bad: Sequence[Pushed],
-    decisions: Sequence[Decision],
+    decisions: Sequence[Decision], entities: dict[str, EntityContext],
 ) -> bool:
     """Counts distinct records; opens the breaker, or puts off the next probe where it is open.
 
     It opens, too, before a failure that says nothing about its record takes that record's last attempt while nothing
     else shows the third party to be well: in an outage in which little changes, the system waits and not the records.
+    A record that failed as often since the last success counts alike, though a full sync or a new revision gave it a
+    fresh set of attempts meanwhile.
     """
     counting = [end for end in bad if _counts_for_breaker(end)]
     if not counting:
@@ -261,7 +263,8 @@ def _breaker_open(
     failing = int(run(connection, statements.COUNT_FAILURES, system=name)[0][0])
     times = {(row.entity, row.key): row.times for row in rows}
     last = [end for end, decision in zip(bad, decisions, strict=True)
-            if decision.wait is None and (end.claim.entity, end.claim.key) in times]
+            if (failed := times.get((end.claim.entity, end.claim.key))) is not None
+            and (decision.wait is None or failed > entities[end.claim.entity].retry.retries)]
     unproven = any(
         _says_nothing(end, failing) and not _is_proven_well(end, times[end.claim.entity, end.claim.key], state)
         for end in last)

@@ -14,20 +14,23 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.core import sessions
 from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.statements.holders import GONE, is_free
 
 CHANNEL = "sync_work"
 
 # Something can be done now: an event to archive, or a record to push.
-DUE = """
+DUE = f"""
 SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s) AND entity = ANY(%(entities)s))
     OR EXISTS (SELECT FROM sync.events
                WHERE state = 'leased' AND lease_until < sync.clock() - make_interval(secs => %(age)s))
+    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL AND lease_holder = ANY({GONE})
+                 AND due_at <= sync.clock() - make_interval(secs => %(age)s))
     OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
                LEFT JOIN sync.entities n ON n.name = r.entity
                WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
                  AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
-                 AND (r.lease_until IS NULL OR r.lease_until < sync.clock())
+                 AND {is_free('r.')}
                  AND NOT s.paused AND s.suspended_at IS NULL AND NOT coalesce(n.paused, false)
                  AND coalesce(s.probe_at, '-infinity') <= sync.clock()
                  AND coalesce(s.not_before, '-infinity') <= sync.clock()) AS due

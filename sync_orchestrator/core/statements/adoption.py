@@ -186,7 +186,7 @@ SET external_id = v.external_id, applied_digest = v.digest, applied_group = v.ap
     first_applied_at = CASE WHEN v.digest IS NULL THEN r.first_applied_at
                             ELSE coalesce(r.first_applied_at, sync.clock()) END,
     unsettled_until = CASE WHEN v.look_up THEN sync.clock() END, unsettled_groups = '{}', late_creates = '[]',
-    lease_token = NULL, lease_until = NULL, intent_at = NULL,
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
     parked = CASE WHEN r.parked = 'discarded' THEN r.parked END, rejected_digest = NULL,
     attempts = 0, error = NULL, waiting_since = NULL, due_at = sync.clock()
 FROM unnest(%(keys)s::text[], %(external_id)s::text[], %(digest)s::bytea[], %(applied_group)s::text[],

@@ -3,6 +3,8 @@
 Set-wise writes go in key order, so that two drains with the same keys wait for each other and do not deadlock.
 """
 
+from sync_orchestrator.core.statements.holders import is_free
+
 # The keys of an entity, to join with. OFFSET 0 hides from the planner that the entity is one and the same: where its
 # statistics lag behind a table that grows it would read all records of the entity rather than look up these.
 OF_KEYS = "(SELECT %(entity)s::text AS entity, key FROM unnest(%(keys)s::text[]) AS key OFFSET 0)"
@@ -61,12 +63,12 @@ SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket
 """
 
 # A new revision starts afresh: no attempts spent, due now, and no longer parked.
-WRITE_RECORDS = """
+WRITE_RECORDS = f"""
 UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
     attempts = 0, parked = NULL, parked_at = NULL, error = NULL, refusal_retried = false,
-    due_at = CASE WHEN r.lease_until > sync.clock() THEN r.due_at ELSE sync.clock() END
+    due_at = CASE WHEN {is_free('r.')} THEN sync.clock() ELSE r.due_at END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
       AS v (key, group_key, revision, deleted, ready) OFFSET 0) v

@@ -19,11 +19,23 @@ COUNT = """
 INSERT INTO sync.inferred_deletions (entity, group_key, reason, n) VALUES (%(entity)s, %(group)s, %(reason)s, %(n)s)
 """
 
-# Which of some parts are here, so that a deletion of them would take something away.
-ALIVE = """
+def announced(part: str) -> str:
+    """The condition that the ledger has a delete event of a part of the archive, which is no older than the part.
+
+    Such a deletion was notified: it is the event's, and not inferred. What a check of the sources inferred is an event
+    of origin ``audit``. ``part``: the alias of the part's row.
+    """
+    return (f"EXISTS (SELECT FROM sync.events e WHERE e.entity = {part}.entity AND e.key = {part}.key "
+            f"AND e.source = {part}.part AND e.action = 'delete' AND e.origin <> 'audit' AND e.revision IS NULL "
+            f"AND (e.epoch, e.version) >= ({part}.epoch, {part}.version) OFFSET 0)")
+
+
+# Which of some parts are here, so that a deletion of them would take something away that no delete event announces.
+ALIVE = f"""
 SELECT p.key, p.part, coalesce(r.group_key, '') AS group_key
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(%(key)s::text[], %(part)s::text[]) AS v (key, part) OFFSET 0) v
 JOIN sync.parts p ON p.entity = v.entity AND p.key = v.key AND p.part = v.part AND NOT p.deleted
+  AND NOT {announced('p')}
 JOIN sync.records r ON r.entity = v.entity AND r.key = v.key AND NOT r.deleted
 """
 

@@ -1,5 +1,7 @@
 """The statements of full syncs: group leases, listed keys, inferred deletions, completion."""
 
+from sync_orchestrator.core.statements.deletions import announced
+
 ADD_GROUPS = """
 INSERT INTO sync.groups (entity, group_key) SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g
 ON CONFLICT DO NOTHING
@@ -70,15 +72,15 @@ COUNT_LISTED = "SELECT count(*) AS n FROM sync.full_sync_keys WHERE sync_id = %(
 # Parts of the group's records that their source did not list, unchanged since the listing began. The owner's come
 # first; where the owner does not list a record, its other parts go with it. OFFSET 0: statistics lag behind tables that
 # a full sync fills, so the group's records are found first, and by key their parts and what was listed, whatever they
-# say; else each record would be held against all that was listed.
-UNLISTED = """
+# say; else each record would be held against all that was listed. What a recorded delete event announces is left to it.
+UNLISTED = f"""
 SELECT p.part, p.key, p.epoch, p.version
 FROM (SELECT r.entity, r.key, g.sync_id, g.sync_started_at FROM sync.records r
       JOIN sync.groups g ON g.entity = %(entity)s AND g.group_key = %(group)s
       WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted OFFSET 0) r
-CROSS JOIN LATERAL (SELECT part, key, epoch, version, changed_at FROM sync.parts
+CROSS JOIN LATERAL (SELECT entity, part, key, epoch, version, changed_at FROM sync.parts
                     WHERE entity = r.entity AND key = r.key AND part = ANY(%(parts)s) AND NOT deleted OFFSET 0) p
-WHERE p.changed_at < r.sync_started_at
+WHERE p.changed_at < r.sync_started_at AND NOT {announced('p')}
   AND NOT EXISTS (SELECT FROM sync.full_sync_keys k
                   WHERE k.sync_id = r.sync_id AND k.part = p.part AND k.key = p.key OFFSET 0)
   AND (p.part = %(owner)s OR EXISTS (SELECT FROM sync.full_sync_keys k

@@ -4,6 +4,7 @@ They carry out the transitions of ``states.py`` and no others.
 """
 
 from sync_orchestrator.core.statements.archive import OF_KEYS
+from sync_orchestrator.core.statements.holders import GONE, GONE_SECONDS, ends_at
 
 # Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
 ENSURE_PARTITIONS = """
@@ -119,20 +120,26 @@ FOR UPDATE SKIP LOCKED
 # Those that their source is asked for are held while no transaction is open.
 LEASE = """
 UPDATE sync.events
-SET state = 'leased', lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+SET state = 'leased', lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s),
+    lease_holder = %(holder)s
 WHERE seq = ANY(%(seqs)s)
 """
 
-# A drain that died or stopped leaves leases behind; their time over, the events are everybody's again.
-RELEASE_EXPIRED = """
-UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL
-WHERE seq IN (SELECT seq FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock()
-              FOR UPDATE SKIP LOCKED)
+# A drain that died or stopped leaves leases behind. Once their time is over, or their holder is gone, the events are
+# everybody's again: those that were being read. Archived ones go with their records, which are claimed anew.
+RELEASE_EXPIRED = f"""
+UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL, lease_holder = NULL
+WHERE seq IN (SELECT seq FROM (SELECT seq FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock()
+                               FOR UPDATE SKIP LOCKED) expired
+              UNION
+              SELECT seq FROM (SELECT seq FROM sync.events WHERE state = 'leased' AND revision IS NULL
+                                 AND lease_holder = ANY({GONE})
+                               FOR UPDATE SKIP LOCKED) of_those_gone)
 """
 
 # A drain that ends well gives back what it holds.
 RELEASE = """
-UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL
+UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL, lease_holder = NULL
 WHERE state = 'leased' AND lease_token = ANY(%(tokens)s)
 """
 
@@ -147,7 +154,8 @@ WITH archived AS (
     SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
         state = CASE WHEN r.parked IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
         due_at = CASE WHEN r.parked IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END,
-        lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s)
+        lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s),
+        lease_holder = %(holder)s
     FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
     WHERE e.seq = v.seq AND {_OURS} AND r.entity = e.entity AND r.key = e.key
     RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step OR r.parked = 'discarded' AS reached
@@ -161,7 +169,7 @@ UPDATE sync.events e
 SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiting,
     absent_at = CASE WHEN v.absent THEN coalesce(e.absent_at, sync.clock()) ELSE e.absent_at END,
     due_at = CASE WHEN v.wait IS NULL THEN 'infinity' ELSE sync.clock() + make_interval(secs => v.wait) END,
-    lease_token = NULL, lease_until = NULL
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL
 FROM unnest(%(seq)s::bigint[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[], %(error)s::text[],
             %(awaiting)s::text[], %(absent)s::boolean[])
      AS v (seq, state, attempts, wait, error, awaiting, absent)
@@ -218,7 +226,8 @@ WITH gone AS (
 # passes them or a person sees to it.
 PUSH_FAILED = """
 UPDATE sync.events e
-SET state = v.state, attempts = v.attempts, error = v.error, lease_token = NULL, lease_until = NULL,
+SET state = v.state, attempts = v.attempts, error = v.error,
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL,
     due_at = CASE WHEN v.wait IS NULL THEN 'infinity' ELSE sync.clock() + make_interval(secs => v.wait) END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[],
             %(error)s::text[]) AS v (entity, key, state, attempts, wait, error)
@@ -250,7 +259,7 @@ RETURNING e.seq
 REDRIVE = """
 UPDATE sync.events
 SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL,
-    lease_token = NULL, lease_until = NULL
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL
 WHERE state IN ('dead', 'waiting') AND (%(seqs)s::bigint[] IS NULL OR seq = ANY(%(seqs)s::bigint[]))
   AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
   AND NOT (state = 'waiting' AND revision IS NOT NULL AND EXISTS (
@@ -288,11 +297,13 @@ SELECT entity, state AS what, n FROM active UNION ALL SELECT entity, what, n FRO
 """
 
 # Seconds until the next event is due (negative: overdue); null where none is.
-NEXT_DUE = """
+NEXT_DUE = f"""
 SELECT EXTRACT(epoch FROM least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
         AND entity = ANY(%(entities)s) AND due_at <> 'infinity'),
-    (SELECT min(lease_until) FROM sync.events WHERE state = 'leased')) - sync.clock())::float8 AS seconds
+    (SELECT min(lease_until) FROM sync.events WHERE state = 'leased'),
+    (SELECT min({ends_at('events.', GONE_SECONDS)}) FROM sync.events WHERE state = 'leased' AND revision IS NULL))
+    - sync.clock())::float8 AS seconds
 """
 
 OLDEST_DUE = """

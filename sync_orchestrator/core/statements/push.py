@@ -1,28 +1,30 @@
 """The statements of pushing: claims, settlements, the breaker, the shared rate."""
 
+from sync_orchestrator.core.statements.holders import GONE_SECONDS, ends_at, is_free
+
 # Out-of-step records that are due and that nobody pushes, live changes first.
-_DUE = """
+_DUE = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
-      AND (lease_until IS NULL OR lease_until < sync.clock())
+      AND {is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 )"""
 
 # The same of one business group, where a record that leaves it is pushed, too.
-_DUE_OF_GROUP = """
+_DUE_OF_GROUP = f"""
 staying AS (
     SELECT entity, key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s AND group_key = %(group)s
-      AND (lease_until IS NULL OR lease_until < sync.clock())
+      AND {is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), leaving AS (
     SELECT entity, key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s
       AND applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key
-      AND (lease_until IS NULL OR lease_until < sync.clock())
+      AND {is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), due AS (SELECT entity, key, 0 AS turn FROM staying UNION ALL SELECT entity, key, 0 FROM leaving)"""
@@ -36,7 +38,7 @@ _OF_PLACE = """
         SELECT * FROM (
             SELECT entity, key FROM sync.records
             WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = p.entity
-              AND group_key = p.group_key AND lane = {lane} AND (lease_until IS NULL OR lease_until < sync.clock())
+              AND group_key = p.group_key AND lane = {lane} AND {free}
             ORDER BY due_at LIMIT (SELECT greatest(1, %(most)s / (2 * count(*))) FROM places)
             FOR UPDATE SKIP LOCKED) of_lane_{lane}"""
 _DUE_IN_TURN = f"""
@@ -49,33 +51,36 @@ RECURSIVE places AS (
     WHERE p.turn < %(places)s
 ), due AS (
     SELECT chosen.*, p.turn
-    FROM places p, LATERAL ({_OF_PLACE.format(lane=0)} UNION ALL {_OF_PLACE.format(lane=1)}) chosen
+    FROM places p,
+         LATERAL ({_OF_PLACE.format(lane=0, free=is_free())}
+         UNION ALL {_OF_PLACE.format(lane=1, free=is_free())}) chosen
 )"""
 
 # While the breaker is open one record is pushed for real, due or not, rather one that has not failed.
-_ONE = """
+_ONE = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
       AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
-      AND (lease_until IS NULL OR lease_until < sync.clock())
+      AND {is_free()}
     ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
              random() LIMIT 1
     FOR UPDATE SKIP LOCKED
 )"""
 
 # The claim is the announced intent: it is committed before the call, with the place that it goes to. A lease that ran
-# out means a call of unknown outcome.
-_CLAIMED = """
+# out, or whose holder is gone, means a call of unknown outcome, which can land for a while after it was given up.
+_GIVEN_UP_AT = f"greatest(sync.clock(), {ends_at('r.', '%(gives_up)s')})"
+_CLAIMED = f"""
 UPDATE sync.records r
 SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
-    intent_at = sync.clock(),
+    lease_holder = %(holder)s, intent_at = sync.clock(),
     unsettled_groups = ARRAY(
         SELECT DISTINCT g FROM unnest(r.group_key || CASE
-            WHEN r.lease_token IS NULL AND r.unsettled_until IS NULL THEN '{}' ELSE r.unsettled_groups END) AS g
+            WHEN r.lease_token IS NULL AND r.unsettled_until IS NULL THEN '{{}}' ELSE r.unsettled_groups END) AS g
         WHERE g IS NOT NULL ORDER BY g),
     unsettled_until = CASE WHEN r.lease_token IS NULL THEN r.unsettled_until
-                           ELSE sync.clock() + make_interval(secs => %(landing)s) END
+                           ELSE {_GIVEN_UP_AT} + make_interval(secs => %(landing)s) END
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
@@ -116,7 +121,7 @@ SET applied_revision = v.revision,
     applied_at = sync.clock(),
     first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
     attempts = 0, error = NULL, rejected_digest = NULL, refusal_retried = false, lane = 0, waiting_since = NULL,
-    lease_token = NULL, lease_until = NULL, intent_at = NULL,
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until
                             AND r.late_creates = v.late_creates THEN NULL ELSE r.unsettled_until END,
     late_creates = CASE WHEN r.late_creates = v.late_creates THEN '[]' ELSE r.late_creates END,
@@ -148,7 +153,7 @@ SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     external_id = CASE WHEN v.cleared THEN v.external_id ELSE coalesce(v.external_id, r.external_id) END,
     applied_digest = CASE WHEN v.cleared THEN NULL ELSE r.applied_digest END,
     applied_group = CASE WHEN v.cleared THEN NULL ELSE r.applied_group END,
-    lease_token = NULL, lease_until = NULL, intent_at = NULL,
+    lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
     unsettled_until = CASE WHEN v.unknown THEN greatest(
             coalesce(r.unsettled_until, '-infinity'), sync.clock() + make_interval(secs => %(landing)s))
         WHEN v.settled AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
@@ -197,7 +202,7 @@ WITH mine AS (
          ON r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
     ORDER BY r.entity, r.key FOR UPDATE OF r
 )
-UPDATE sync.records r SET lease_token = NULL, lease_until = NULL, intent_at = NULL
+UPDATE sync.records r SET lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL
 FROM mine WHERE r.entity = mine.entity AND r.key = mine.key
 """
 
@@ -219,7 +224,9 @@ WHERE entity = %(entity)s AND key = %(key)s ORDER BY at
 """
 
 # Seconds until the next record is due for a push; null where none is.
-_SECONDS = "EXTRACT(epoch FROM min(greatest(due_at, coalesce(lease_until, due_at))) - sync.clock())::float8"
+_FREE_AT = ("CASE WHEN lease_until IS NULL THEN due_at "
+            f"ELSE greatest(due_at, {ends_at('records.', GONE_SECONDS)}) END")
+_SECONDS = f"EXTRACT(epoch FROM min({_FREE_AT}) - sync.clock())::float8"
 NEXT_DUE = f"""
 SELECT {_SECONDS} AS seconds FROM sync.records WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
 """
@@ -241,21 +248,21 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 """
 
 # A person has it pushed once more, in step or not: what the third party has by now is looked up first.
-PUSH_AGAIN = """
+PUSH_AGAIN = f"""
 UPDATE sync.records
 SET applied_revision = 0, unsettled_until = coalesce(unsettled_until, sync.clock()), lane = 0
-WHERE entity = %(entity)s AND key = %(key)s AND ready AND (lease_until IS NULL OR lease_until < sync.clock())
+WHERE entity = %(entity)s AND key = %(key)s AND ready AND {is_free()}
 RETURNING group_key, applied_group
 """
 
 # What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come.
-UNPARK_GROUP = """
+UNPARK_GROUP = f"""
 UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
     refusal_retried = false
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
   AND out_of_step AND (parked = 'dead' OR parked IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))
-  AND (lease_until IS NULL OR lease_until < sync.clock())
+  AND {is_free()}
 RETURNING key
 """
 
