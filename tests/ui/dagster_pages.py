@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from playwright.sync_api import Locator, Page, sync_playwright
 from play import Play, eventually
+from playwright.sync_api import Locator, Page, sync_playwright
 
 PATIENCE_MS = 120_000
 LOCATION = "/locations/sync_orchestrator"
@@ -123,9 +123,12 @@ class Dagster:
 
     def finish(self, run: str, status: str) -> None:
         """Waits until a run has ended, with this status."""
-        ended = eventually(lambda: (found := self._play.run_status(run)) in ("SUCCESS", "FAILURE", "CANCELED") and found,
-                           f"run {run} ends")
+        ended = eventually(lambda: self._end_of(run), f"run {run} ends")
         assert ended == status, self.open(f"/runs/{run}").inner_text("body")
+
+    def _end_of(self, run: str) -> str | None:
+        status = self._play.run_status(run)
+        return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
     # Checks ---------------------------------------------------------------------------------------------------------
 
