@@ -1,4 +1,4 @@
-"""Commands of ours as real processes, each a fork of one that has loaded the libraries: loading takes seconds of CPU time.
+"""Commands of ours as real processes, each a fork of one that has loaded the libraries, which takes seconds.
 
 For tests that kill, stop or restart a command. What it takes to start one is tested in ``test_cli_start.py``.
 """

@@ -31,7 +31,7 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
     engine = create_engine(sessions.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
-                           hide_parameters=True)
+                           hide_parameters=True, use_native_hstore=False)
     event.listen(engine, "connect", _prepare)
     return sessions.watch(engine)
 
