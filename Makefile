@@ -16,6 +16,8 @@ demo: .venv/run  ## play the whole story, with a proof at the end (about four mi
 up: .venv/run  ## start everything with the demo's systems; the UI is at http://127.0.0.1:3000, or PORT=, API_PORT=
 	$(BIN)/python -m demo.up $(if $(PORT),--port $(PORT)) $(if $(API_PORT),--api-port $(API_PORT))
 
+# Without bytecode on disk each process that a test starts, and each of pytest's, would compile everything anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from databases import database_url, engine, server_url, template, template_shape  # noqa: F401
+from databases import database_url, engine, fresh_engine, server_url, template, template_shape  # noqa: F401
 from fakes import FakeSource, FakeThirdParty, two_part_config
 from http_server import Server
 from sqlalchemy import Engine, event
@@ -193,6 +193,12 @@ def server(one_server: Server) -> Server:
     one_server.seen.clear()
     one_server.handler = one_server.nothing
     return one_server
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays for good: it is not looked through at every collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 LONGEST_FIRST = ("test_invariants", "test_crashes", "test_dagster_runs", "test_up", "test_demo_systems")

@@ -1,6 +1,7 @@
 """The databases of the tests: one embedded server, and an empty, migrated database for each test that asks for one.
 
-A database that a test leaves in its shape is emptied and given to the next, which is much cheaper than a new one.
+A database that a test leaves in its shape is emptied and given to the next, which is much cheaper than a new one. Its
+sessions stay open: a new one costs more than most tests do, for it reads the catalogs anew.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ import itertools
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.database.migrate import migrate
 
 _numbers = itertools.count(1)
-_free: list[str] = []
+_SESSIONS_LIMIT = 6
 
 # What would be another if a test had changed the schema, its functions, triggers or version, or left settings behind.
 _SHAPE = """
@@ -53,8 +58,83 @@ END $$
 
 _ALONE = """
 SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL (%(kept)s::text::int[])
 """
+
+_RESET = "RESET SESSION AUTHORIZATION; RESET ALL; UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD TEMP"
+
+
+@dataclass
+class _Database:
+    """A database that one test after the other gets, with the sessions that stay open between them.
+
+    Attributes:
+        engine: Owns the sessions of the engines that tests get.
+        keeper: The session that empties the database.
+    """
+
+    url: str
+    engine: Engine
+    keeper: Connection
+
+    @classmethod
+    def at(cls, url: str) -> _Database:
+        engine = connect(url)
+        return cls(url, engine, connect(url, pool=1).connect().execution_options(isolation_level="AUTOCOMMIT"))
+
+    def engine_for_test(self) -> Engine:
+        """An engine with listeners of its own, on the sessions that are open."""
+        return self.engine.execution_options()
+
+    def reset_sessions(self) -> list[int]:
+        """Puts the sessions that stay open back to how they began; returns the numbers of their backends."""
+        try:
+            return _reset(self.engine)
+        except (DBAPIError, psycopg.Error):
+            self.engine.dispose()
+            return []
+
+    def empty(self, shape: tuple[Any, ...]) -> bool:
+        """Deletes all rows; returns False if a test changed the database's shape."""
+        kept = ",".join(map(str, self.reset_sessions()))
+        try:
+            run(self.keeper, _ALONE, kept=f"{{{kept}}}")
+            if _shape_of(self.keeper) != shape:
+                return False
+            run(self.keeper, _EMPTY)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.keeper.close()
+        self.keeper.engine.dispose()
+
+
+def _reset(engine: Engine) -> list[int]:
+    """Resets the idle sessions of an engine, up to a limit, and closes the others."""
+    if engine.pool.checkedout():
+        engine.dispose()  # a test left one behind
+    kept = []
+    with ExitStack() as taken:
+        for number in range(engine.pool.checkedin()):
+            session = engine.raw_connection()
+            taken.callback(session.close)
+            driver: Any = session.driver_connection
+            if number >= _SESSIONS_LIMIT:
+                session.invalidate()
+                continue
+            driver.execute(_RESET, prepare=False)
+            driver.commit()
+            kept.append(driver.info.backend_pid)
+    return kept
+
+
+_databases: dict[str, _Database] = {}
+_free: list[_Database] = []
 
 
 @pytest.fixture(scope="session")
@@ -112,10 +192,13 @@ def template(server_url: str) -> Iterator[str]:
     migrate(engine)
     engine.dispose()
     yield name
+    for database in _databases.values():
+        database.close()
     if os.environ.get("SYNC_TEST_DATABASE_URL"):
-        for made in (*_free, url):
+        for made in (*_databases, url):
             drop(server_url, made)
-        _free.clear()
+    _databases.clear()
+    _free.clear()
 
 
 @pytest.fixture(scope="session")
@@ -128,29 +211,22 @@ def template_shape(server_url: str, template: str) -> tuple[Any, ...]:
 @pytest.fixture
 def database_url(server_url: str, template: str, template_shape: tuple[Any, ...]) -> Iterator[str]:
     """The URL of an empty, migrated database."""
-    url = _free.pop() if _free else create(server_url, f"test_{os.getpid()}_{next(_numbers)}", template)
-    yield url
-    if not _emptied(url, template_shape):
-        drop(server_url, url)
+    if _free:
+        database = _free.pop()
     else:
-        _free.append(url)
+        database = _Database.at(create(server_url, f"test_{os.getpid()}_{next(_numbers)}", template))
+        _databases[database.url] = database
+    yield database.url
+    if database.empty(template_shape):
+        _free.append(database)
+    else:
+        database.close()
+        del _databases[database.url]
+        drop(server_url, database.url)
 
 
 def _shape_of(connection: Any) -> tuple[Any, ...]:
     return tuple(run(connection, _SHAPE)[0])
-
-
-def _emptied(url: str, shape: tuple[Any, ...]) -> bool:
-    """Empties a database; False where it is of another shape by now."""
-
-    def work(connection: Any) -> bool:
-        run(connection, _ALONE)
-        if _shape_of(connection) != shape:
-            return False
-        run(connection, _EMPTY)
-        return True
-
-    return bool(_with(url, work))
 
 
 def _with(url: str, work: Any) -> Any:
@@ -163,8 +239,14 @@ def _with(url: str, work: Any) -> Any:
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
+def engine(database_url: str) -> Engine:
     """An engine on an empty, migrated database."""
+    return _databases[database_url].engine_for_test()
+
+
+@pytest.fixture
+def fresh_engine(database_url: str) -> Iterator[Engine]:
+    """An engine whose sessions are its own, and new: for tests of sessions themselves."""
     engine = connect(database_url)
     yield engine
     engine.dispose()

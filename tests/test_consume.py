@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from brokers import Broker, Proxy, Rabbit
 from brokers import broker as broker
 from brokers import rabbit as rabbit
 from fakes import two_part_config
+from forked_commands import start_command
 from kombu import transport
 from kombu.transport import zookeeper
 from sqlalchemy import Engine, event
@@ -376,43 +377,47 @@ def test_a_broker_that_goes_away_and_comes_back(broker: Broker, engine: Engine,
 # Killed -------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
-def process(broker: Broker, database_url: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def process(broker: Broker, database_url: str, tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     """`sync-orchestrator consume` for real."""
     config = config_for(broker).model_dump(mode="json", exclude_defaults=True)
     config["consumers"]["orders"]["url"] = broker.url
     (tmp_path / "sync.yaml").write_text(yaml.safe_dump(config))
-    started: list[subprocess.Popen[bytes]] = []
+    environment = {**os.environ, "SYNC_DATABASE_URL": database_url, "SYNC_CONFIG": str(tmp_path / "sync.yaml")}
+    started: list[BaseProcess] = []
 
-    def start(crash_at: str | None = None) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "SYNC_DATABASE_URL": database_url, "SYNC_CONFIG": str(tmp_path / "sync.yaml")}
-        if crash_at is not None:
-            environment["SYNC_CRASH_AT"] = crash_at
-        started.append(subprocess.Popen([sys.executable, "-m", "sync_orchestrator", "consume"], env=environment,
-                                        stderr=subprocess.PIPE))
+    def start(crash_at: str | None = None) -> BaseProcess:
+        started.append(start_command("consume", environment=environment, crash_at=crash_at))
         return started[-1]
 
     yield start
     for each in started:
         each.kill()
-        each.communicate()
+        each.join()
+        each.close()
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Waits for its end; returns its exit code."""
+    process.join(PATIENCE)
+    return process.exitcode
 
 
 @pytest.mark.parametrize("point", ["consume.taken", "consume.before_commit", "consume.committed",
                                    "consume.acknowledged"])
 def test_killed_there_nothing_is_lost_and_nothing_counts_twice(
-    point: str, broker: Broker, engine: Engine, process: Callable[..., subprocess.Popen[bytes]],
+    point: str, broker: Broker, engine: Engine, process: Callable[..., BaseProcess],
 ) -> None:
     broker.send(packed(cloud_event(1)))
     broker.send(b"not json")
-    assert process(point).wait(PATIENCE) == -signal.SIGKILL
+    assert ended(process(point)) == -signal.SIGKILL
     before = received(engine)
     broker.forget_holder()
     again = process()
     eventually(lambda: received(engine) == 1 and len(open_rejected(engine)) == 1, "both are here")
     broker.send(packed(cloud_event(2)))
     eventually(lambda: received(engine) == 2, "it goes on")
-    again.send_signal(signal.SIGTERM)
-    assert again.wait(PATIENCE) == 0
+    again.terminate()
+    assert ended(again) == 0
     assert broker.left() == 0
     if point == "consume.committed":
         assert before == 1

@@ -79,6 +79,12 @@ def shown(execute: Any) -> tuple[str, ...]:
     return (*found[:2], found[2].split(",")[0], *found[3:])
 
 
+@pytest.fixture
+def engine(fresh_engine: Engine) -> Engine:
+    """Sessions that this test alone has: they are what is tested."""
+    return fresh_engine
+
+
 def settings_of(engine: Engine) -> tuple[str, ...]:
     with engine.connect() as connection:
         return shown(lambda statement: connection.exec_driver_sql(statement).scalar_one())

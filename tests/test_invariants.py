@@ -34,8 +34,9 @@ from sqlalchemy import Engine
 from sync_orchestrator.core.adoption import adopt
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.errors import CallFailed, CannotPlan, DeletionsHeld, GroupBusy
-from sync_orchestrator.core.ledger import redrive
+from sync_orchestrator.core.ledger import conservation, redrive
 from sync_orchestrator.core.source_check import check_sources
+from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as push_statements
 
 HISTORIES = int(os.environ.get("SYNC_TEST_HISTORIES", "100"))
@@ -66,6 +67,16 @@ TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records",
           "inferred_deletions", "adoption_listing", "push_tallies", "latencies", "lost_notifications", "lost_tallies",
           "polls", "rejected", "systems", "entities")
 
+LOOKS = {
+    "events": "SELECT source, event_id, origin FROM sync.events UNION ALL "
+              "SELECT source, event_id, origin FROM sync.event_history",
+    "parts": "SELECT key, part, epoch, version FROM sync.parts",
+    "applied": "SELECT key, applied_digest FROM sync.records WHERE applied_digest IS NOT NULL "
+               "AND applied_group IS NOT NULL",
+    "lost": "SELECT e.seq FROM sync.events e JOIN sync.records r USING (entity, key) "
+            "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_step",
+}
+
 
 class Histories(RuleBasedStateMachine):
     """One history; ``make_world`` is set by the test."""
@@ -95,6 +106,7 @@ class Histories(RuleBasedStateMachine):
         self.steps = 0
         self.deadly: tuple[str, int] | None = None
         self.commands: list[str] = []
+        self._looked_at: dict[str, Any] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -123,6 +135,7 @@ class Histories(RuleBasedStateMachine):
         The history's number is what tells histories apart: Hypothesis' own are mostly variants of a few.
         """
         self.steps += 1
+        self._looked_at = {}
         self.random = Random(f"{self.number} {self.steps} {entropy}")
         command, = self.random.choices(list(self.weights), list(self.weights.values()))
         self.commands.append(command)
@@ -289,13 +302,19 @@ class Histories(RuleBasedStateMachine):
 
     # What always holds ----------
 
+    def _seen(self, what: str) -> Any:
+        """What the database holds after this step, read once for all invariants."""
+        if not self._looked_at:
+            with self.world.engine.begin() as connection:
+                self._looked_at = {name: run(connection, statement) for name, statement in LOOKS.items()}
+                self._looked_at["totals"] = conservation(connection)
+        return self._looked_at[what]
+
     @invariant()
     def each_event_is_in_one_state_and_none_is_lost(self) -> None:
         """A key that is announced again under the same id counts again, once the first one was looked at."""
-        totals = self.world.totals()
+        totals, rows = self._seen("totals"), self._seen("events")
         assert totals.balanced, totals
-        rows = self.world.query("SELECT source, event_id, origin FROM sync.events UNION ALL "
-                                "SELECT source, event_id, origin FROM sync.event_history")
         assert totals.received == len(rows), "an event is lost"
         found = Counter((row.source, row.event_id) for row in rows if row.origin == "notification")
         assert found.keys() == self.deliveries.keys(), "a delivered event is lost"
@@ -304,7 +323,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def versions_never_go_down(self) -> None:
         """Unless they do at the source."""
-        for row in self.world.query("SELECT key, part, epoch, version FROM sync.parts"):
+        for row in self._seen("parts"):
             now = (row.epoch, row.version)
             assert now >= self.versions.get((row.key, row.part), now) or row.key in self.went_back, row
             self.versions[row.key, row.part] = now
@@ -330,17 +349,13 @@ class Histories(RuleBasedStateMachine):
     def what_is_acknowledged_was_done(self) -> None:
         """Each payload that the archive believes to be there was written there once."""
         digests = {self.world.entity.mapping.digest_of_theirs(record) for record in self.world.erp.written}
-        for row in self.world.query("SELECT key, applied_digest FROM sync.records WHERE applied_digest IS NOT NULL "
-                                    "AND applied_group IS NOT NULL"):
+        for row in self._seen("applied"):
             assert row.applied_digest in digests, f"{row.key} was never written"
 
     @invariant()
     def what_is_not_finished_will_be_picked_up(self) -> None:
         """An event that waits for a push has a record that is out of step, or one whose parts are not all here."""
-        lost = self.world.query(
-            "SELECT e.seq FROM sync.events e JOIN sync.records r USING (entity, key) "
-            "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_step")
-        assert not lost
+        assert not self._seen("lost")
 
     # The end ----------
 
@@ -375,6 +390,7 @@ class Histories(RuleBasedStateMachine):
                 self.world.full_sync(group, allow_deletions=10)
         for _ in range(3):
             self._settle_down()
+        self._looked_at = {}
         self.each_event_is_in_one_state_and_none_is_lost()
         self.what_is_not_finished_will_be_picked_up()
         self.nothing_is_deleted_that_nobody_asked_for()

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import aiohttp
-import httpx
 from multidict import CIMultiDict
 from yarl import URL
 
+from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.adapters.unpacking import CODINGS, ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config.routes import HOP_BY_HOP_HEADERS, normalize_header_name
 from sync_orchestrator.core.errors import CallFailed, Failure
@@ -131,7 +131,7 @@ class Upstream:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                                             ssl=httpx.create_ssl_context())
+                                             ssl=trusted_certificates())
             # No cookie of one caller is kept for the next, and no header is added that nobody sent.
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,

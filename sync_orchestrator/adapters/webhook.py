@@ -15,6 +15,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 from standardwebhooks import Webhook
 
+from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.config import OutcomeReceiver
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
@@ -56,7 +57,8 @@ class WebhookReceiver:
         lock = threading.Lock()
         ends = time.monotonic() + DELIVERY_SECONDS
         with (
-            httpx.Client(timeout=self._settings.timeout, follow_redirects=False, cookies=_no_cookies()) as client,
+            httpx.Client(verify=trusted_certificates(), timeout=self._settings.timeout, follow_redirects=False,
+                         cookies=_no_cookies()) as client,
             ThreadPoolExecutor(_AT_ONCE, "webhook") as pool,
         ):
             for _ in pool.map(lambda each: self._one_record(client, each, delivery, lock, ends), by_record.values()):

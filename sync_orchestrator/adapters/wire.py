@@ -18,6 +18,7 @@ from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 from yarl import URL
 
+from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.adapters.response_budget import budget_of_loop
 from sync_orchestrator.adapters.unpacking import ACCEPTED, Unpacker
 
@@ -61,7 +62,8 @@ class Wire:
             return self._last
         client = self._clients.get(loop)
         if client is None:
-            client = _Client(loop, Transport(limits=self._limits), self._headers, self._timeout)
+            transport = Transport(verify=trusted_certificates(), limits=self._limits)
+            client = _Client(loop, transport, self._headers, self._timeout)
             self._clients[loop] = client
         self._last = client
         return client

@@ -35,7 +35,7 @@ def connect(url: str, *, pool: int = 10) -> Engine:
     from sqlalchemy import create_engine, event
 
     engine = create_engine(sessions.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
-                           hide_parameters=True)
+                           hide_parameters=True, use_native_hstore=False)
     event.listen(engine, "connect", lambda driver, _: prepare(driver))
     return sessions.watch(engine)
 
