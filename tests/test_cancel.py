@@ -29,7 +29,6 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from test_dagster_runs import instance, storage, storage_url
-from ui_process import UiProcess
 
 from sync_orchestrator.app import open_context
 from sync_orchestrator.assets.checks import CHECK
@@ -368,39 +367,4 @@ def test_command_that_is_interrupted(runs: Runs, command: list[str], system: str
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=WITHIN_SECONDS)[1]
     assert (process.returncode, errors) == (130, "canceled: run it again, and it goes on where it stopped\n")
-    assert runs.leases() == 0
-
-
-LAUNCH = """mutation {launchRun(executionParams: {selector: {repositoryName: "__repository__",
-  repositoryLocationName: "sync_orchestrator", jobName: "full_sync"}, mode: "default", runConfigData: {},
-  executionMetadata: {tags: [{key: "dagster/asset_partition_range_start", value: "A"},
-                             {key: "dagster/asset_partition_range_end", value: "B"}]}})
-  {__typename ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}}}"""
-
-
-def test_full_sync_in_the_ui(runs: Runs, database_url: str, tmp_path: Path, server: Server) -> None:
-    """The whole way: the UI's mutations, Dagster's launcher, its code server, and the process that it spawns."""
-    configured = settings(server.url)
-    runs.systems.held = listings_of("shop")
-    ui = UiProcess(tmp_path, database_url, queued=False, entity=configured["entities"]["item"],
-                   shop=configured["sources"]["shop"], system=configured["third_parties"]["erp"],
-                   limits=configured["limits"])
-    try:
-        added = ui.ask("mutation {" + " ".join(
-            f'{group}: addDynamicPartition(repositorySelector: {{repositoryName: "__repository__", '
-            f'repositoryLocationName: "sync_orchestrator"}}, partitionsDefName: "business_group", '
-            f'partitionKey: "{group}") {{__typename}}' for group in GROUPS) + "}")
-        assert {each["__typename"] for each in added.values()} == {"AddDynamicPartitionSuccess"}
-        launched = ui.ask(LAUNCH)["launchRun"]
-        assert launched["__typename"] == "LaunchRunSuccess", launched
-        run_id = launched["run"]["runId"]
-        reached(runs.systems, 2)
-        terminated = ui.ask(f'mutation {{terminateRun(runId: "{run_id}") {{__typename}}}}')
-        assert terminated["terminateRun"]["__typename"] == "TerminateRunSuccess"
-        shown = f'{{runOrError(runId: "{run_id}") {{... on Run {{status}}}}}}'
-        eventually(lambda: ui.ask(shown)["runOrError"]["status"] not in ("STARTED", "CANCELING"))
-        assert ui.ask(shown)["runOrError"]["status"] == "CANCELED"
-    finally:
-        ui.stop()
-    assert runs.systems.writes() == 0
     assert runs.leases() == 0

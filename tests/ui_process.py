@@ -38,13 +38,9 @@ def launch_run(name: str) -> str:
 
 
 class UiProcess:
-    """A running UI. ``guarded=False`` starts Dagster's bare webserver, to show that an attack on it works.
+    """A running UI. ``guarded=False`` starts Dagster's bare webserver, to show that an attack on it works."""
 
-    ``queued=False`` launches runs at once, since there is no daemon that takes them from the queue.
-    """
-
-    def __init__(self, folder: Path, database_url: str, *, guarded: bool = True, queued: bool = True,
-                 **settings: Any) -> None:
+    def __init__(self, folder: Path, database_url: str, *, guarded: bool = True, **settings: Any) -> None:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         config = folder / "sync.yaml"
@@ -57,12 +53,6 @@ class UiProcess:
             "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(database_url)}
         subprocess.run([sys.executable, "-m", "sync_orchestrator.processes"], env=environment, check=True, cwd=ROOT,
                        stdout=subprocess.DEVNULL)
-        if not queued:
-            file = folder / "dagster" / "dagster.yaml"
-            direct = {"module": "dagster._core.run_coordinator", "class": "DefaultRunCoordinator"}
-            kept_settings = {name: value for name, value in yaml.safe_load(file.read_text()).items()
-                             if name != "concurrency"}
-            file.write_text(yaml.safe_dump({**kept_settings, "run_coordinator": direct}))
         workspace = str(ROOT / "workspace.yaml")
         command = ([sys.executable, "-m", "sync_orchestrator.ui", "--workspace", workspace, "--port", str(self.port)]
                    if guarded else [str(Path(sys.executable).parent / "dagster-webserver"), "-w", workspace,
