@@ -35,6 +35,9 @@ class OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            complain("canceled: run it again, and it goes on where it stopped")
+            raise typer.Exit(130) from None
         except SyncError as error:
             reason = str(error)
         except Exception as error:

@@ -61,13 +61,13 @@ def test_the_sources_are_held_against_the_archive_group_by_group(synced: Dagster
     ran = synced.run("check_sources")
     assert ran.success
     assert checked(synced) == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
-    lost = {evaluation.partition: evaluation for evaluation in ran.get_asset_check_evaluations()}["B"]
+    lost = synced.evaluated(ran)["B"]
     assert lost.description == "lost, listed 3 of shop, 3 of stock, 2 newer"
     assert synced.open_alerts()["lost_notifications"] in ("item shop", "item stock")
     assert synced.run("incremental_sync").success
     assert synced.world.mirrored() == synced.world.truth()
     again = synced.run("check_sources")  # of those under repair alone
-    assert [evaluation.partition for evaluation in again.get_asset_check_evaluations()] == ["B"]
+    assert list(synced.evaluated(again)) == ["B"]
     assert checked(synced) == {"SUCCEEDED": ["A", "B", "C"]}
 
 
@@ -98,7 +98,7 @@ def test_a_group_whose_sources_cannot_be_asked_gets_no_verdict(synced: Dagster) 
     synced.world.shop.down = True
     ran = synced.run("check_sources", run_config={
         "ops": {"check_source_groups": {"config": {"groups": ["B"], "repair": "off"}}}})
-    assert (ran.success, ran.get_asset_check_evaluations()) == (True, [])
+    assert (ran.success, synced.evaluated(ran)) == (True, {})
     bad = {"ops": {"check_source_groups": {"config": {"repair": "perhaps"}}}}
     assert not synced.run("check_sources", run_config=bad).success
 

@@ -90,6 +90,13 @@ class Dagster:
         assert found is not None
         return found
 
+    def evaluated(self, ran: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+        """What a run stored of its checks, by group."""
+        records = self.instance.get_records_for_run(
+            ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, ascending=True).records
+        found = [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
+        return {str(evaluation.partition): evaluation for evaluation in found}
+
     def open_alerts(self) -> dict[str, str]:
         return {row.kind: row.cause for row in self.world.query(
             "SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL")}
@@ -365,8 +372,7 @@ def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
     synced.world.later(10)
     ended = synced.run("validate")
     assert plotted(synced) == {"B": (0, 0, 0)}
-    assert [event.event_specific_data.partition for event in ended.all_events  # type: ignore[union-attr]
-            if event.event_type_value == "ASSET_CHECK_EVALUATION"] == ["B"]
+    assert list(synced.evaluated(ended)) == ["B"]
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     assert synced.open_alerts() == {}
 

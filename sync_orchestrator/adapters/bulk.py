@@ -22,6 +22,7 @@ from sync_orchestrator.adapters.sending import Send, Written, not_ours
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
 from sync_orchestrator.core import exact_json
+from sync_orchestrator.core.ending import ending, not_begun
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.holders import is_over
@@ -208,6 +209,10 @@ class InBulk:
     async def _send(self, batch: Sequence[_Waiting]) -> None:
         batch = _in_time([waiting for waiting in batch if not waiting.done.done()])
         if not batch:
+            return
+        if ending.is_requested:
+            for waiting in batch:
+                waiting.fails(not_begun())
             return
         try:
             answer = await self._call(batch)

@@ -40,6 +40,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import exact_json, trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
+from sync_orchestrator.core.ending import ending
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.logins import LoginStore
@@ -118,6 +119,10 @@ class Room:
 
     async def wait(self, latest: float) -> None:
         """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
+        with ending.refuses():
+            await self._wait(latest)
+
+    async def _wait(self, latest: float) -> None:
         while True:
             while (left := await self._hold_off.left()) > 0:
                 if time.monotonic() + left > latest:

@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
+from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check, report
@@ -50,6 +51,7 @@ class ValidateOptions(dg.Config):
 def mirror_check(name: str) -> dg.AssetChecksDefinition:
     """The check of one entity's mirror."""
 
+    @cancelable
     def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
         yield from _evaluations(context, system, name, asked_groups(context, system, name))
 
@@ -61,6 +63,7 @@ def mirror_check(name: str) -> dg.AssetChecksDefinition:
 
 
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def validate_groups(
     context: dg.OpExecutionContext, config: ValidateOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
+from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.partitions import business_group, groups_of
 from sync_orchestrator.assets.preview import report
 from sync_orchestrator.config import Entity
@@ -64,6 +65,7 @@ def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
         name=f"{name}_full_sync", specs=specs, can_subset=True, partitions_def=business_group, pool=FULL_SYNC_POOL,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=GROUPS_PER_RUN),
     )
+    @cancelable
     def full_sync_of_groups(
         context: dg.AssetExecutionContext, config: FullSyncOptions, system: System
     ) -> Iterator[dg.MaterializeResult[None]]:

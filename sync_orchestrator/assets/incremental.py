@@ -5,17 +5,15 @@ materialization would take away the status of the mirror's check, and what a dra
 validated. Not here: what a drain does (``core/drain.py``).
 """
 
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import suppress
 
 import dagster as dg
 
 from sync_orchestrator.assets.by_group import IN_ONE_RUN
+from sync_orchestrator.assets.canceling import cancelable, ended_by_sigterm
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.assets.retention import forget_runs
@@ -37,9 +35,11 @@ class Reporter:
     def __init__(self, context: dg.OpExecutionContext) -> None:
         self._context = context
         self._started = self._told = self._reported = time.monotonic()
+        self._drained = DrainReport()
 
     def __call__(self, so_far: DrainReport) -> None:
-        """The drain's progress callback."""
+        """The drain's progress callback; it gets the same report each time."""
+        self._drained = so_far
         now = time.monotonic()
         if now - self._told >= TELL_SECONDS:
             self._told = now
@@ -48,11 +48,11 @@ class Reporter:
             self._reported = now
             self.groups(so_far)
 
-    def end(self, drained: DrainReport) -> dict[str, int | float]:
-        """The last word; returns the run's figures."""
-        self._context.log.info(self._line(drained))
-        self.groups(drained)
-        return self._figures(drained)
+    def end(self) -> dict[str, int | float]:
+        """Reports the end of the drain, complete or not, and returns the run's figures."""
+        self._context.log.info(self._line(self._drained))
+        self.groups(self._drained)
+        return self._figures(self._drained)
 
     def groups(self, so_far: DrainReport) -> None:
         """Reports the groups touched since the last time."""
@@ -79,35 +79,19 @@ class Reporter:
         }
 
 
-@contextmanager
-def _ending_in_order() -> Iterator[Callable[[], bool]]:
-    """While the block lasts, SIGTERM, which ends the whole system, lets a drain finish what is under way.
-
-    Termination from the UI comes as SIGINT and interrupts, as ever.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
     """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
-    with _ending_in_order() as asked_to_end:
-        drained = system.perform(drain(
-            system.context, progress=reporter, asked_to_end=asked_to_end, hand_over=_HAND_OVER_SECONDS))
-    yield dg.Output(None, metadata=reporter.end(drained))
+    try:
+        with ended_by_sigterm():
+            system.perform(drain(system.context, progress=reporter, hand_over=_HAND_OVER_SECONDS))
+    except BaseException:
+        with suppress(Exception):
+            reporter.end()
+        raise
+    yield dg.Output(None, metadata=reporter.end())
 
 
 @dg.job(**IN_ONE_RUN,
@@ -117,6 +101,7 @@ def incremental_sync() -> None:
 
 
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
     """Partitions ahead, totals that must add up, what is over forgotten."""
     settings = system.context.config.retention

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities
+from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
@@ -30,6 +31,7 @@ class PlanOptions(dg.Config):
 
 
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: System) -> Iterator[dg.Output[None]]:
     """Plans group after group; one that cannot be planned keeps no other from its turn, but fails the run."""
     entities = asked_entities(system, config.entity)

@@ -54,6 +54,11 @@ def evaluation(
     )
 
 
+def report_evaluation(context: Execution, evaluated: dg.AssetCheckEvaluation) -> None:
+    """Stores an evaluation at once, as Dagster does with one that an op yields."""
+    DagsterEvent.asset_check_evaluation(context.get_step_execution_context(), evaluated)
+
+
 def report(context: Execution, events: Sequence[AssetEvent]) -> None:
     """Stores materializations and observations of many groups, at a fraction of a millisecond each."""
     def kind(event: AssetEvent) -> tuple[str, list[str]]:

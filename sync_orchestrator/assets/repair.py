@@ -10,6 +10,7 @@ import dagster as dg
 
 from sync_orchestrator.assets import checks, source_checks
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group
+from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import business_group, groups_of
 from sync_orchestrator.assets.preview import evaluation, report
@@ -29,6 +30,7 @@ class RepairOptions(dg.Config):
 
 
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def repair_group(
     context: dg.OpExecutionContext, config: RepairOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
+from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import archive_key
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import evaluation, partitioned_check
@@ -42,6 +43,7 @@ class SourceCheckOptions(dg.Config):
 def archive_check(name: str) -> dg.AssetChecksDefinition:
     """The check of one entity's archive."""
 
+    @cancelable
     def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
         if context.run.asset_selection:
             context.log.info("the sources have just been listed by the materialization: they are not listed again")
@@ -55,6 +57,7 @@ def archive_check(name: str) -> dg.AssetChecksDefinition:
 
 
 @dg.op(out=dg.Out(dg.Nothing))
+@cancelable
 def check_source_groups(
     context: dg.OpExecutionContext, config: SourceCheckOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 
+from sync_orchestrator.core.ending import ending
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
@@ -180,12 +181,14 @@ class CallLimit:
         Raises CallFailed where there is none by then.
         """
         slots = self._of_loop()
-        await self.look()
-        while (left := self._paused_until - time.monotonic()) > 0:
-            if time.monotonic() + left > latest:
-                raise CallFailed(Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}")
-            await asyncio.sleep(left)
-        await self._enter(slots, latest)
+        with ending.refuses():
+            await self.look()
+            while (left := self._paused_until - time.monotonic()) > 0:
+                if time.monotonic() + left > latest:
+                    raise CallFailed(
+                        Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}")
+                await asyncio.sleep(left)
+            await self._enter(slots, latest)
         try:
             yield
         finally:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
@@ -25,7 +25,7 @@ from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
-from sync_orchestrator.core.ending import ending
+from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
@@ -82,14 +82,17 @@ async def drain(
     group's out-of-step records are pushed, and events are left to others. With ``hand_over`` a drain whose time is over
     while there is work goes on until another one has begun, at most for so many seconds. Once ``asked_to_end`` says
     so, what is under way is finished and nothing more is begun.
+
+    Raises CancelledError where the caller is cancelled: calls under way have GRACE_SECONDS (``ending.py``) to return
+    and are settled, and what was claimed is given back.
     """
     limits = context.config.limits
     work = _Drain(
         context, limits.linger if linger is None else linger,
         limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end, hand_over,
     )
-    with ending.draining(), context.holder.beating():
-        return await work.run()
+    with context.holder.beating():
+        return await ended_in_order(work.run(), work.end)
 
 
 class _Drain:
@@ -109,6 +112,7 @@ class _Drain:
         self._ended = asyncio.Event()
         self._wakes: dict[str, asyncio.Event] = {}
         self._tokens: set[int] = set()
+        self._archiving: list[asyncio.Task[None]] = []
         self._taking = {name: threading.Lock() for name in context.entities}
         self.news = 0  # how often something came up
         self.report = DrainReport()
@@ -123,8 +127,8 @@ class _Drain:
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
-                for name, entity in archived.items():
-                    tasks.create_task(self._archive(name, entity))
+                self._archiving = [
+                    tasks.create_task(self._archive(name, entity)) for name, entity in archived.items()]
                 for name, system in systems.items():
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
@@ -138,6 +142,13 @@ class _Drain:
             await self._look_at_installation(at_most_every=0.0)
         self.report.seconds = time.monotonic() - self._started
         return self.report
+
+    def end(self) -> None:
+        """Lets calls at third parties come to their end, and begins nothing more. Reading from sources ends at once."""
+        self._ended.set()
+        for archiving in self._archiving:
+            archiving.cancel()
+        self._wake()
 
     async def _look_at_installation(self, *, at_most_every: float) -> None:
         """Suspends pushes when the database was restored."""
@@ -194,7 +205,7 @@ class _Drain:
             idle = not self._busy and now - self._last_work >= self._linger
             leaving = now > self._ends
             quiet = not self._busy and now - self._last_work >= _QUIET
-            if idle or self._asked_to_end() or ending.is_requested or (leaving and (quiet or not self._hand_over)):
+            if idle or self._asked_to_end() or (leaving and (quiet or not self._hand_over)):
                 break
             if now - beat >= (_LOOK_FOR_SUCCESSOR if leaving else _BEAT):
                 beat = now
@@ -292,6 +303,8 @@ class _Pusher:
                 self._claim_more(tasks)
                 self._start(tasks)
                 self._settle_ended(tasks)
+                if self._drain.ended:
+                    await self._give_back_claimed()
                 if self._working:
                     self._drain.did(self._name, True)
                 elif self._claiming:
@@ -301,7 +314,7 @@ class _Pusher:
                 elif self._heard == self._drain.news:
                     self._drain.did(self._name, False)
                 await self._drain.wait(self._name, self._look_at - time.monotonic())
-        await self._give_back(self._claimed)
+        await self._give_back_claimed()
 
     @property
     def _working(self) -> bool:
@@ -365,6 +378,9 @@ class _Pusher:
             return state, [], _LONGEST_WAIT
         group = None if self._group is None else self._group[1]
         claims = self._claims_of(connection, names, group, probe=state.probe)
+        if claims and self._drain.ended:  # nobody may be left to give them back
+            run(connection, statements.UNCLAIM, **_columns(claims))
+            return state, [], _LONGEST_WAIT
         if claims:
             return state, claims, 0.0
         due = next_due(connection, names, group)
@@ -414,9 +430,7 @@ class _Pusher:
 
         settled, suspended = await asyncio.to_thread(in_transaction, self._context.engine, work)
         if suspended:
-            claims = list(self._claimed)
-            self._claimed.clear()
-            await self._give_back(claims)
+            await self._give_back_claimed()
         _settled()
         self._drain.report.calls += sum(1 for end in pushed if end.called)
         await self._remove_twins(settled)
@@ -433,12 +447,20 @@ class _Pusher:
                 await take_back(self._context.entities[end.claim.entity].third_party, item)
         settled.twins.clear()
 
+    async def _give_back_claimed(self) -> None:
+        claims = list(self._claimed)
+        self._claimed.clear()
+        await self._give_back(claims)
+
     async def _give_back(self, claims: Collection[Claim]) -> None:
         if claims:
-            columns = {
-                "entity": [claimed.entity for claimed in claims],
-                "key": [claimed.key for claimed in claims],
-                "token": [claimed.token for claimed in claims],
-            }
             await asyncio.to_thread(in_transaction, self._context.engine,
-                                    lambda connection: run(connection, statements.UNCLAIM, **columns))
+                                    lambda connection: run(connection, statements.UNCLAIM, **_columns(claims)))
+
+
+def _columns(claims: Collection[Claim]) -> dict[str, list[Any]]:
+    return {
+        "entity": [claimed.entity for claimed in claims],
+        "key": [claimed.key for claimed in claims],
+        "token": [claimed.token for claimed in claims],
+    }

@@ -1,43 +1,102 @@
-"""Whether this process was requested to end: what is under way is finished, and nothing more is begun.
+"""The end of work before it is done: calls under way get a grace, and nothing new begins.
 
-``performing.py`` sets it on a signal; drains look at it.
+An interrupt (``performing.py``) cancels the work. What must not be cut off, such as a drain with calls at the third
+party, runs under ``ended_in_order``: its end is requested, and its calls have GRACE_SECONDS to return.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sync_orchestrator.core.errors import CallFailed, Failure
+
+T = TypeVar("T")
+
+GRACE_SECONDS = 6.0
+"""How long calls under way may take once the end is requested. Service managers wait about 10 seconds in all."""
+
+NOT_BEGUN = "this process is about to end: the call was not begun"
+
+_log = logging.getLogger("sync_orchestrator.ending")
 
 
 class Ending:
-    """The request to end this process, and how many drains still have work under way."""
+    """The request to end the work of this process."""
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._active_drains = 0
-        self._idle: Callable[[], object] = lambda: None
+        self.is_requested = False
+        self._waiting: set[asyncio.Task[Any]] = set()
+        self._refused: set[asyncio.Task[Any]] = set()
 
-    @property
-    def is_requested(self) -> bool:
-        """Whether a signal to end the process came."""
-        return self.signal_number is not None
+    def request(self) -> None:
+        """Notes the request, and refuses the calls of the running event loop that wait for their turn."""
+        self.is_requested = True
+        loop = asyncio.get_running_loop()
+        for task in [each for each in self._waiting - self._refused if each.get_loop() is loop]:
+            self._refused.add(task)
+            task.cancel()
+
+    def withdraw(self) -> None:
+        """Forgets the request: the work that it ended is over."""
+        self.is_requested = False
 
     @contextmanager
-    def draining(self) -> Iterator[None]:
-        """Counts a drain as active until the block is left."""
-        self._active_drains += 1
+    def refuses(self) -> Iterator[None]:
+        """While the block lasts, the present task waits for its turn to make a call.
+
+        Raises CallFailed (``NOT_BEGUN``) where the end is requested meanwhile.
+        """
+        task = asyncio.current_task()
+        if task is None or task in self._waiting:
+            yield
+            return
+        self._waiting.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if task in self._refused and task.uncancel() == 0:
+                raise not_begun() from None
+            raise
         finally:
-            self._active_drains -= 1
-            if not self._active_drains:
-                self._idle()
+            self._waiting.discard(task)
+            self._refused.discard(task)
 
-    def when_idle(self, then: Callable[[], object]) -> None:
-        """Calls ``then`` once no drain is active, at once where none is."""
-        self._idle = then
-        if not self._active_drains:
-            then()
+
+def not_begun() -> CallFailed:
+    """The failure of a call that the end of the process came before. It costs no attempt."""
+    return CallFailed(Failure.THROTTLED, NOT_BEGUN)
+
+
+async def ended_in_order(work: Coroutine[Any, Any, T], end: Callable[[], object] = lambda: None) -> T:
+    """Runs work that a cancellation of the caller does not cut off.
+
+    Args:
+        work: What has calls under way whose outcome must be recorded.
+        end: Requests that the work finishes what is under way and begins nothing more.
+
+    Raises:
+        CancelledError: The caller was cancelled, and the work has ended: by itself within GRACE_SECONDS, or because
+            it was cancelled after that, or at once by a second cancellation.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            end()
+            try:
+                await asyncio.wait([task], timeout=GRACE_SECONDS)
+            finally:
+                if not task.done():
+                    task.cancel()
+                    await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("work that was ended early failed: %s: %s", type(error).__name__, error)
+        raise
 
 
 ending = Ending()

@@ -24,6 +24,7 @@ from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
@@ -111,7 +112,7 @@ async def work_off(
             batch.merge_told(connection, result)
         return len(rows), batches, result
 
-    count, batches, result = await asyncio.to_thread(in_transaction, context.engine, work)
+    count, batches, result = await ended_in_order(asyncio.to_thread(in_transaction, context.engine, work))
     if batches:
         _merged()
     for batch in batches:

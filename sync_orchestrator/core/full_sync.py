@@ -91,6 +91,9 @@ async def full_sync(
         try:
             await work.stream()
             await work.delete(allow_deletions)
+        except asyncio.CancelledError:
+            await beside.cancel()
+            raise
         except BaseException:
             await beside.break_off()
             raise

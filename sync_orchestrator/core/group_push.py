@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.drain import DrainReport, drain
-from sync_orchestrator.core.ending import ending
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.sql import in_transaction, run
@@ -75,8 +74,14 @@ class PushBeside:
             with suppress(Exception):  # that for which it is broken off is told
                 await self._pushing
 
+    async def cancel(self) -> None:
+        """Cancels the pushing, which ends in order as a drain does."""
+        if self._pushing is not None:
+            self._pushing.cancel()
+            await asyncio.gather(self._pushing, return_exceptions=True)
+
     async def _push(self) -> None:
-        while self._wanted and not self._ending and not ending.is_requested:
+        while self._wanted and not self._ending:
             self._wanted = False
             await _drain_group(self._context, self._report, None, self._progress, lambda: self._ending)
 

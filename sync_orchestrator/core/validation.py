@@ -29,6 +29,7 @@ from sync_orchestrator.core.dead_records import (
     count_text,
     list_dead_records,
 )
+from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.identity import other_key
@@ -448,7 +449,7 @@ class _Validation:
             return
         for suspect in strangers:
             try:
-                await self._delete_one_foreign(suspect)
+                await ended_in_order(self._delete_one_foreign(suspect))
             except CallFailed as failure:
                 self.result.reason = f"foreign records could not be deleted now: {failure}"
 
