@@ -1,7 +1,7 @@
 """The composition root: puts configuration, database, adapters and the core together. Tests swap systems here.
 
-Every command imports this module, and most of them need the database alone. The models of the configuration and the
-adapters, which cost most of a command's start, are therefore imported by the functions that need them.
+Every command imports this module, and most of them need the database alone. What costs most of a command's start (the
+models of the configuration, the adapters, the core, SQLAlchemy) is therefore imported by the functions that need it.
 """
 
 from __future__ import annotations
@@ -13,22 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sqlalchemy import URL, Engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
-
-from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.sessions import require_own_sessions
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.database import embedded
-from sync_orchestrator.database.migrate import migrate
+from sync_orchestrator.database import running_server
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from sync_orchestrator.adapters.http import Http
     from sync_orchestrator.config import Config, Entity
     from sync_orchestrator.core.call_limit import CallLimit
+    from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.mapping import Mapping
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 
@@ -65,7 +60,10 @@ def database_place() -> str:
     told = os.environ.get("SYNC_DATABASE_URL")
     if not told:
         return f"the embedded one in {home() / 'postgres'}"
-    return f"{make_url(told).render_as_string(hide_password=True)} (SYNC_DATABASE_URL)"
+    scheme, rest = told.split("://", 1)
+    login, at, place = rest.rpartition("@")
+    user = login.partition(":")[0] + ":***" * (":" in login)
+    return f"{scheme}://{user}{at}{place} (SYNC_DATABASE_URL)"
 
 
 def require_database() -> None:
@@ -73,9 +71,9 @@ def require_database() -> None:
 
     Raises ConfigError where there is none, naming those that may have been meant.
     """
-    if os.environ.get("SYNC_DATABASE_URL") or embedded.exists(home() / "postgres"):
+    if os.environ.get("SYNC_DATABASE_URL") or running_server.exists(home() / "postgres"):
         return
-    near = sorted(folder for folder in home().glob("*/") if embedded.exists(folder / "postgres"))
+    near = sorted(folder for folder in home().glob("*/") if running_server.exists(folder / "postgres"))
     mend = (" or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
             or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER")
     raise ConfigError(f"there is no database in {home()}: {mend}; `sync-orchestrator up` makes a new one")
@@ -86,8 +84,14 @@ def database_url() -> str:
 
     Raises ConfigError for a URL that cannot be one of Postgres.
     """
+    from sqlalchemy import URL
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     told = os.environ.get("SYNC_DATABASE_URL")
     if not told:
+        from sync_orchestrator.database import embedded
+
         return embedded.start(home() / "postgres")
     try:
         url = make_url(told)
@@ -100,6 +104,10 @@ def database_url() -> str:
 
 def open_database(url: str | None = None) -> Engine:
     """An engine on a database of the present shape. Raises ConfigError for one behind a pooler in transaction mode."""
+    from sync_orchestrator.core.sessions import require_own_sessions
+    from sync_orchestrator.core.sql import connect
+    from sync_orchestrator.database.migrate import migrate
+
     engine = connect(url or database_url())
     try:
         require_own_sessions(engine)
@@ -110,11 +118,25 @@ def open_database(url: str | None = None) -> Engine:
     return engine
 
 
+def open_database_to_read() -> Engine:
+    """A database that is only read; commands that look need no more, and start faster than with ``open_database``."""
+    from sync_orchestrator.database.reading import login_of, open_for_reading
+
+    url = os.environ.get("SYNC_DATABASE_URL")
+    login = login_of(url) if url else running_server.find_login(home() / "postgres")
+    return (login and open_for_reading(login)) or open_database()
+
+
 def check_database() -> str | None:
     """Looks at the database that SYNC_DATABASE_URL names, and writes nothing.
 
     Returns why it could not be looked at, or None. Raises ConfigError where it is of no use to us.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    from sync_orchestrator.core.sessions import require_own_sessions
+    from sync_orchestrator.core.sql import connect
+
     if not os.environ.get("SYNC_DATABASE_URL"):
         return None
     engine = connect(database_url())
@@ -163,8 +185,10 @@ def assemble(
 
     ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/installation.py``).
     """
+    from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.installation import InstallationWatch
     from sync_orchestrator.core.remap import remap
+    from sync_orchestrator.core.sql import run
 
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}
@@ -207,6 +231,7 @@ def entity_context(
     name: str, config: Config, sources: dict[str, SourceSystem], third_party: ThirdParty
 ) -> EntityContext:
     """One entity's rules and systems."""
+    from sync_orchestrator.core.context import EntityContext
     from sync_orchestrator.core.versions import Rules
 
     entity = config.entities[name]

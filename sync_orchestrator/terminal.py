@@ -40,15 +40,22 @@ class OneLineErrors(TyperGroup):
         except Exception as error:
             if not _is_of_database(error):
                 raise
-            reason = f"the database: {str(getattr(error, 'orig', None) or type(error).__name__).splitlines()[0]}"
+            reason = f"the database: {_line_of(error)}"
         complain(f"error: {reason}")
         raise typer.Exit(2) from None
 
 
 def _is_of_database(error: Exception) -> bool:
-    """Whether SQLAlchemy raised it, which most commands never import."""
-    errors = sys.modules.get("sqlalchemy.exc")
-    return errors is not None and isinstance(error, errors.SQLAlchemyError)
+    """Whether SQLAlchemy or the driver raised it; most commands import neither."""
+    kinds = (("sqlalchemy.exc", "SQLAlchemyError"), ("psycopg", "Error"))
+    return any(isinstance(error, getattr(sys.modules[module], name))
+               for module, name in kinds if module in sys.modules)
+
+
+def _line_of(error: Exception) -> str:
+    kind = type(error).__name__
+    found = getattr(error, "orig", None) or (error if type(error).__module__.startswith("psycopg") else kind)
+    return (str(found).splitlines() or [kind])[0]
 
 
 def out() -> Console:

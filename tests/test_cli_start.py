@@ -53,8 +53,8 @@ def test_commands_that_only_look_import_neither_configuration_nor_clients_nor_mi
 ) -> None:
     world.put("a")
     loaded = loaded_by(tmp_path, *words, SYNC_DATABASE_URL=database_url)
-    assert loaded & (CONFIGURATION | CLIENTS | REST) == set()
-    assert loaded >= {"sqlalchemy", "psycopg"}
+    assert loaded & (CONFIGURATION | CLIENTS | REST | {"sqlalchemy", "psutil"}) == set()
+    assert "psycopg" in loaded
 
 
 def test_the_newest_revision_by_file_name_is_the_one_that_alembic_finds() -> None:

@@ -33,7 +33,7 @@ from sync_orchestrator.api.database import trouble
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
-from sync_orchestrator.core import sessions, wait
+from sync_orchestrator.core import session_settings, sessions, wait
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded
 from sync_orchestrator.core.sql import connect, in_transaction, one_by_one, run
@@ -157,7 +157,7 @@ def test_pg_stat_activity_says_which_process_it_is(monkeypatch: pytest.MonkeyPat
                         (["/bin/sync-orchestrator", "full-sync", "product"], "sync-orchestrator full-sync product"),
                         (["/bin/dagster-daemon", "run"], "sync-orchestrator dagster-daemon run")):
         monkeypatch.setattr(sys, "argv", words)
-        assert sessions.application_name() == f"{name} {os.getpid()}"
+        assert session_settings.application_name() == f"{name} {os.getpid()}"
 
 
 def test_a_transaction_left_open_by_a_process_that_hangs_is_ended(database_url: str, engine: Engine) -> None:

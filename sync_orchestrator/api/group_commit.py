@@ -22,7 +22,7 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine
 from tenacity import AsyncRetrying
 
-from sync_orchestrator.core import sessions
+from sync_orchestrator.core import session_settings, sessions
 from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event, record_on
 from sync_orchestrator.core.sql import AGAIN
 
@@ -189,7 +189,7 @@ class GroupCommit:
         except OperationalError as error:
             raise _NotConnected(str(error)) from error
         try:
-            await sessions.settle_async(connection)
+            await session_settings.settle_async(connection)
         except BaseException:
             await connection.close()
             raise

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sync_orchestrator.cli.existing import existing_database, say_who_pushes
+from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.statements import ledger as ledger_statements
@@ -79,5 +79,5 @@ def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it
 def _query(statement: str, **parameters: Any) -> Sequence[Any]:
     from sync_orchestrator.core.sql import run
 
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         return run(connection, statement, **parameters)

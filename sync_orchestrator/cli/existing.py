@@ -24,6 +24,14 @@ def existing_database() -> Engine:
     return composition.open_database()
 
 
+def existing_database_to_read() -> Engine:
+    """The same for functions that only read; it does without SQLAlchemy where it can."""
+    from sync_orchestrator import app as composition
+
+    composition.require_database()
+    return composition.open_database_to_read()
+
+
 def existing_context() -> Context:
     """All that is configured, on the database that is there."""
     from sync_orchestrator import app as composition

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.terminal import as_json, say, table
 
@@ -37,7 +37,7 @@ def keys_list(json: Json = False) -> None:
     """Show all keys, without their secrets."""
     from sync_orchestrator.core import access
 
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         rows = [dict(row._mapping) for row in access.keys(connection)]
     if json:
         as_json(rows)

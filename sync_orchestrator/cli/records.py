@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_orchestrator.cli.existing import entity_named, existing_context, existing_database, say_who_pushes
+from sync_orchestrator.cli.existing import (
+    entity_named,
+    existing_context,
+    existing_database,
+    existing_database_to_read,
+    say_who_pushes,
+)
 from sync_orchestrator.cli.options import Group, Json
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.terminal import as_json, say, table
@@ -32,7 +38,7 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
     """Show everything known of a record: its parts, events, pushes and drift."""
     from sync_orchestrator.core import records
 
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         found = records.show(connection, entity, key)
     if json:
         as_json(found, indent=2)
@@ -91,7 +97,7 @@ def records_list(
     from sync_orchestrator.core.dead_records import DEAD_STATES, DeadSelection, list_dead_records
 
     states = (*(DEAD_STATES if dead or not discarded else ()), *(("discarded",) if discarded else ()))
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         found = list_dead_records(connection, DeadSelection(entity, None, group, cause), limit + 1, states)
     if json:
         as_json([{**asdict(record), "brought_by": record.brought_by} for record in found[:limit]])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.terminal import as_json, say, table
@@ -27,7 +27,7 @@ def rejected_list(
     """List messages that cannot be read, newest first."""
     from sync_orchestrator.core import rejected
 
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         rows = rejected.listed(connection, consumer, most)
     if json:
         as_json(rows)
@@ -43,7 +43,7 @@ def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     """Show one message with its reason, headers and body, as JSON."""
     from sync_orchestrator.core import rejected
 
-    with existing_database().begin() as connection:
+    with existing_database_to_read().begin() as connection:
         as_json(rejected.show(connection, number), indent=2)
 
 

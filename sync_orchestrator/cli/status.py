@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from sync_orchestrator.cli.existing import existing_database
+from sync_orchestrator.cli.existing import existing_database_to_read
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.terminal import as_json, say, table
 
@@ -23,7 +23,7 @@ def status(json: Json = False) -> None:
     from sync_orchestrator.core.status import call_limit_text
     from sync_orchestrator.core.status import status as read_status
 
-    found = read_status(existing_database())
+    found = read_status(existing_database_to_read())
     if json:
         as_json(found)
         return

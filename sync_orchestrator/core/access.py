@@ -12,12 +12,14 @@ import re
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import Connection, Row
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import access as statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
 
 SCOPES = ("events:<source>", "events:*", "proxy", "metrics", "admin")
 """What a key may be good for: to record events of one source system or of all, and to see what became of them; to use

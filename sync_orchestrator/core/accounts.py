@@ -6,14 +6,16 @@ import asyncio
 import logging
 import time
 from functools import partial
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 _log = logging.getLogger("sync_orchestrator.accounts")
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
-
 from sync_orchestrator.core.alert_messages import message
 from sync_orchestrator.core.alert_receivers import Receiver, receivers
 from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
@@ -26,6 +24,8 @@ from sync_orchestrator.core.statements import alerts as statements
 from sync_orchestrator.core.storable_text import storable_json, storable_text
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
     from sync_orchestrator.config import Alerts
 
 _log = logging.getLogger("sync_orchestrator.alerts")

@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.sql import json, one_by_one, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 LIVE, BACKFILL = 0, 1
 """Lanes: live changes are pushed before what a full sync filled in."""

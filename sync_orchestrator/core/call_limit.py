@@ -17,16 +17,17 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psycopg
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 FIRST_CALLS = 4
 """So many calls at once a system gets that nobody has called yet; twice as many after each window without trouble."""
@@ -312,6 +313,8 @@ class SharedCallLimit(CallLimit):
 
     async def _set(self, limit: Limit, within: float, *, lowers: bool) -> None:
         self._take(limit)
+        from sqlalchemy.exc import SQLAlchemyError
+
         self._look_at = time.monotonic() + _LOOK_AGAIN_SECONDS
         try:
             row = await asyncio.to_thread(self._write, limit, within, lowers)

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
-
 from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
@@ -19,6 +17,8 @@ from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
 from sync_orchestrator.core.versions import Rules
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from sync_orchestrator.config import Config, Entity, Retry, ThirdPartySystem
 
 

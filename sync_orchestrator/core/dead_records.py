@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING, Any, Literal
 
 from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.errors import NotFound
@@ -20,6 +18,9 @@ from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 State = Literal["dead", "held", "discarded"]
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.errors import GroupBusy
-from sync_orchestrator.core.sessions import application_name
+from sync_orchestrator.core.session_settings import application_name
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 

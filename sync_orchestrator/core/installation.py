@@ -14,15 +14,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.private_files import make_private_home, write_private_file
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 _log = logging.getLogger("sync_orchestrator.installation")
 
@@ -146,6 +147,8 @@ def read_installation(connection: Connection, refused: set[str] | None = None) -
 
 
 def _read(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
+    from sqlalchemy.exc import DBAPIError
+
     if statement in refused:
         return None
     try:

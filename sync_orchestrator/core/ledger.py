@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
-from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -29,6 +28,9 @@ from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.states import ACTIVE, FINISHED
 from sync_orchestrator.core.versions import Action
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 _before_commit = CrashPoint("record.before_commit")
 _after_commit = CrashPoint("record.after_commit")

@@ -15,17 +15,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Connection, Engine
-
 from sync_orchestrator.core import alerts
-from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import outcomes as statements
 from sync_orchestrator.core.statements import push as push_statements
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
     from sync_orchestrator.config import Alerts
+    from sync_orchestrator.core.context import EntityContext
 
 _log = logging.getLogger("sync_orchestrator.outcomes")
 _taken = CrashPoint("outcomes.taken")

@@ -8,14 +8,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from sqlalchemy import Connection, Engine, Row
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
-from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
-from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.sql import in_transaction, run
@@ -27,6 +23,12 @@ from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as validation_statements
 from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Row
+
+    from sync_orchestrator.core.context import Context, EntityContext
+    from sync_orchestrator.core.mapping import Mapping
 
 Biography = dict[str, Any]
 

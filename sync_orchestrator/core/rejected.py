@@ -9,9 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.errors import InvalidEvent, NotFound
@@ -20,6 +18,9 @@ from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import rejected as statements
 from sync_orchestrator.core.storable import problem
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 KEPT_DAYS = 30
 """So long after its end a message can still be looked at."""

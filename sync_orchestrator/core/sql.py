@@ -6,18 +6,20 @@ Not here: the statements themselves (``statements/``).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 import psycopg
 import psycopg.errors
 from psycopg.types.json import Jsonb, set_json_loads
-from sqlalchemy import Connection, Engine, Row, create_engine, event
-from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sync_orchestrator.core import exact_json, sessions
 from sync_orchestrator.core.columns import Columns
+from sync_orchestrator.core.session_settings import settle
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, Row
 
 T = TypeVar("T")
 
@@ -30,16 +32,19 @@ _CONCURRENCY = (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFai
 
 def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
+    from sqlalchemy import create_engine, event
+
     engine = create_engine(sessions.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
                            hide_parameters=True)
-    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", lambda driver, _: prepare(driver))
     return sessions.watch(engine)
 
 
-def _prepare(driver: Any, _: Any) -> None:
+def prepare(driver: Any) -> None:
+    """Sets up a new connection of psycopg 3: how values travel, and the settings of its session."""
     driver.adapters.register_dumper(list, Columns)
     set_json_loads(_loaded, driver)
-    sessions.settle(driver)
+    settle(driver)
 
 
 def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[Any]]:
@@ -90,6 +95,8 @@ class _SessionLost(Exception):
 
 
 def _in_session(engine: Engine, work: Callable[[Connection], T]) -> T:
+    from sqlalchemy.exc import DBAPIError
+
     with engine.begin() as connection:
         try:
             return work(connection)
@@ -124,7 +131,7 @@ def _loaded(text: str | bytes) -> Any:
 
 def lost_to_another(error: BaseException) -> bool:
     """Whether a transaction failed only because of another, so that it is worth doing again."""
-    return isinstance(error.orig if isinstance(error, DBAPIError) else error, _CONCURRENCY)
+    return isinstance(sessions.original(error), _CONCURRENCY)
 
 
 AGAIN: Any = {

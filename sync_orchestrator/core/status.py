@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core import outcomes
 from sync_orchestrator.core.call_limit import FORGOTTEN_AFTER_SECONDS
@@ -19,6 +17,9 @@ from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import rejected as rejected_statements
 from sync_orchestrator.core.statements import source_check as source_check_statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 _DAYS_OF_LOST = 7
 
@@ -94,7 +95,8 @@ def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> Non
 
 def status(engine: Engine) -> dict[str, Any]:
     """Everything at a glance, from one snapshot: events by state, records, systems, open alerts."""
-    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+    with engine.begin() as connection:
+        run(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         events: dict[str, int] = dict.fromkeys(
             ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0)
         for row in run(connection, ledger_statements.CONSERVATION):

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 NotedStray = tuple[str, str, str, str]
 """Entity, key, the id that we were given, and the key that the third party shows under it."""

@@ -27,10 +27,9 @@ from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.private_files import make_private_home, require_own_folder
 from sync_orchestrator.core.sessions import with_settings
 from sync_orchestrator.database.embedded_access import DatabaseAccess
+from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
 
-DATABASE = "sync"
-_SUPERUSER = "postgres"
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
 _READY_SECONDS = 120.0
 _ORPHANS_GONE_SECONDS = 10.0
@@ -76,11 +75,6 @@ def start(folder: Path) -> str:
         raise ConfigError(f"the embedded Postgres in {folder} did not start: {_line(error)}. "
                           f"See {folder / 'log'}, or set SYNC_DATABASE_URL to a server of your own.") from None
     return _url(info, DATABASE, access.read_password()).render_as_string(hide_password=False)
-
-
-def exists(folder: Path) -> bool:
-    """Whether a database was ever made in ``folder``."""
-    return os.path.exists(_resolved(folder) / "PG_VERSION")  # False too where the folder is another user's
 
 
 def running(folder: Path) -> str | None:
@@ -196,7 +190,7 @@ def _initialize(folder: Path, access: DatabaseAccess, user: ServerUser | None) -
             opened.write(password + "\n")
         if user is not None and user.is_other:
             os.chown(name, user.uid, user.gid)
-        _run_program("initdb", ["--auth=scram-sha-256", f"--pwfile={name}", "--encoding=utf8", "-U", _SUPERUSER,
+        _run_program("initdb", ["--auth=scram-sha-256", f"--pwfile={name}", "--encoding=utf8", "-U", SUPERUSER,
                                 "-D", str(folder)], folder, user)
     finally:
         os.unlink(name)
@@ -209,7 +203,7 @@ def _set_password(folder: Path, access: DatabaseAccess, user: ServerUser | None)
                                     "log_min_error_statement=panic", "log_min_duration_statement=-1")
                for word in ("-c", setting)]
     _run_program("postgres", ["--single", "-D", str(folder), *options, "postgres"], folder, user,
-                 f"ALTER ROLE {_SUPERUSER} PASSWORD '{password}';\n")
+                 f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n")
 
 
 def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> Any:
@@ -331,7 +325,7 @@ def _url(info: Any, database: str, password: str | None) -> URL:
     """The URL of a running server; without a password for one that an older version started."""
     place: dict[str, Any] = ({"query": {"host": str(info.socket_dir)}} if info.socket_dir is not None
                              else {"host": info.hostname, "port": info.port})
-    return URL.create("postgresql+psycopg", _SUPERUSER, password, database=database, **place)
+    return URL.create("postgresql+psycopg", SUPERUSER, password, database=database, **place)
 
 
 def _plain(url: URL) -> str:

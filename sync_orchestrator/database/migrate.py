@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements.ledger import ENSURE_PARTITIONS
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 _LOCK = 7_261_001
 _FOLDER = Path(__file__).parent / "migrations"
@@ -18,7 +20,7 @@ def migrate(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
         connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS sync")
-        if not _is_newest(connection):
+        if not is_newest(connection):
             _upgrade(connection)
         run(connection, ENSURE_PARTITIONS)
 
@@ -26,7 +28,7 @@ def migrate(engine: Engine) -> None:
 def is_current(engine: Engine) -> bool:
     """Whether the database has the shape that this version needs."""
     with engine.begin() as connection:
-        return _is_newest(connection)
+        return is_newest(connection)
 
 
 def newest_revision() -> str:
@@ -34,7 +36,7 @@ def newest_revision() -> str:
     return max(path.name.partition("_")[0] for path in (_FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
-def _is_newest(connection: Connection) -> bool:
+def is_newest(connection: Connection) -> bool:
     """Whether the last migration ran. Alembic would say the same, and every command would wait for its import."""
     if run(connection, "SELECT to_regclass('sync.alembic_version') IS NULL AS missing")[0].missing:
         return False
