@@ -8,6 +8,7 @@ from sync_orchestrator.app import load_config
 from sync_orchestrator.assets.checks import mirror_check, validate_fully_job, validate_job
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.lineage import external_assets
 from sync_orchestrator.assets.plan import plan_job
 from sync_orchestrator.assets.repair import repair_job
 from sync_orchestrator.assets.source_checks import archive_check, check_sources_job
@@ -26,12 +27,18 @@ def build(config: Config) -> dg.Definitions:
     keys = [key for name in config.entities for key in (archive_key(name), mirror_key(name))]
     full_sync = dg.define_asset_job(
         "full_sync", selection=dg.AssetSelection.assets(*keys).without_checks(), executor_def=dg.in_process_executor,
-        description="Fills business groups from the sources and brings the third party in step: launch a backfill.")
+        description="Fills business groups from the sources and brings the third party in sync: launch a backfill. Its "
+                    "figures move only at the daemon's ticks, every 20 to 30 s; the log of its run is the live "
+                    "progress. A group that is not in sync at the end fails, the others stay materialized.")
     polled = any(part.changes or config.sources[name].kind == "class"
                  for entity in config.entities.values() for name, part in entity.parts.items())
     return dg.Definitions(
-        assets=[entity_assets(name, entity) for name, entity in config.entities.items()],
-        asset_checks=[check(name) for name in config.entities for check in (archive_check, mirror_check)],
+        assets=[
+            *(entity_assets(name, entity, config.third_parties[entity.third_party.system])
+              for name, entity in config.entities.items()),
+            *(spec for name, entity in config.entities.items() for spec in external_assets(name, entity, config))],
+        asset_checks=[check for name, entity in config.entities.items() for check in (
+            archive_check(name, entity.source_check.repair), mirror_check(name, entity.validation.repair))],
         jobs=[full_sync, plan_job, incremental_sync, validate_job, validate_fully_job, check_sources_job,
               repair_job, maintenance],
         sensors=[change_events, business_groups, alert_outbox, dead_runs, failed_runs, recovered_runs,

@@ -16,7 +16,8 @@ from dagster import DagsterRunStatus as Status
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from fakes import two_part_config
 
-from sync_orchestrator.assets.entity import archive_key, mirror_key
+from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
+from sync_orchestrator.core.mapping_columns import paths_of
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources.instance import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
@@ -45,11 +46,76 @@ def test_definitions_are_loadable_without_a_database(defs: dg.Definitions) -> No
 
 def test_each_entity_has_an_archive_and_a_mirror_by_business_group(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
-    assert graph.get_all_asset_keys() == {archive_key("item"), mirror_key("item")}
+    assert graph.materializable_asset_keys == {archive_key("item"), mirror_key("item")}
     assert graph.get(mirror_key("item")).parent_keys == {archive_key("item")}
-    for key in graph.get_all_asset_keys():
+    for key in graph.materializable_asset_keys:
         assert graph.get(key).partitions_def.name == "business_group"  # type: ignore[union-attr]
         assert graph.get(key).group_name == "item"
+
+
+def test_lineage_begins_at_the_sources_and_ends_at_the_third_party(defs: dg.Definitions) -> None:
+    """External assets, which nothing materializes."""
+    graph = defs.resolve_asset_graph()
+    sources = {source_key("item", "shop"), source_key("item", "stock")}
+    assert graph.get(archive_key("item")).parent_keys == sources
+    assert graph.get(mirror_key("item")).child_keys == {third_party_key("item", "erp")}
+    assert graph.external_asset_keys == {*sources, third_party_key("item", "erp")}
+
+
+def test_the_metadata_of_the_assets_says_where_each_field_comes_from() -> None:
+    config = two_part_config(
+        entity={"owners": ["team:stones", "ann@example.org"]},
+        shop={"base_url": "https://user:word@shop.example/api?token=x"})
+    graph = build(config).resolve_asset_graph()
+    archive, mirror = graph.get(archive_key("item")), graph.get(mirror_key("item"))
+    assert list(archive.owners) == list(mirror.owners) == ["team:stones", "ann@example.org"]
+    assert (archive.kinds, mirror.kinds) == ({"postgres"}, {"api", "erp"})
+    columns = mirror.metadata["dagster/column_schema"].columns
+    assert {column.name: column.description for column in columns} == config.entities["item"].mapping
+    assert dict(mirror.metadata["dagster/column_lineage"].deps_by_column) == {
+        "code": [dg.TableColumnDep(archive_key("item"), "key")],
+        "store": [dg.TableColumnDep(archive_key("item"), "group")],
+        "name": [dg.TableColumnDep(archive_key("item"), "shop.name")],
+        "count": [dg.TableColumnDep(archive_key("item"), "stock.count")]}
+    lineage = archive.metadata["dagster/column_lineage"].deps_by_column
+    assert lineage["stock.count"] == [dg.TableColumnDep(source_key("item", "stock"), "count")]
+    assert lineage["group"] == [dg.TableColumnDep(source_key("item", "shop"), "store")]
+    assert graph.get(source_key("item", "shop")).metadata["dagster/uri"] == "https://shop.example/api"
+    assert mirror.metadata["dagster/uri"] == "http://127.0.0.1:1"
+    assert mirror.metadata["validation"] == (
+        "every 15 min; full comparison at least every 1 d; drift: repair auto; unmanaged records: report")
+    assert archive.metadata["source_check"] == "every 1 d; lost notifications: repair auto"
+
+
+@pytest.mark.parametrize(("expression", "paths"), [
+    ("shop.name", [("shop", "name")]),
+    ("shop.{a: b.c, d: e}", [("shop", "b", "c"), ("shop", "e")]),
+    ("shop.price || shop.old", [("shop", "old"), ("shop", "price")]),
+    ("shop.items[?kind == 'x'].name | [0]", [("shop", "items", "kind"), ("shop", "items", "name")]),
+    ("max_by(shop.items, &price)", [("shop", "items"), ("shop", "items", "price")]),
+    ("`1`", []),
+])
+def test_the_fields_that_an_expression_reads(expression: str, paths: list[tuple[str, ...]]) -> None:
+    assert list(paths_of(expression)) == paths
+
+
+@pytest.mark.parametrize(("owner", "good"), [
+    ("team:stones", True), ("ann@example.org", True), ("stones", False), ("team:", False), ("a b@c.d", False)])
+def test_owners_are_addresses_or_teams(owner: str, good: bool) -> None:
+    if good:
+        assert two_part_config(entity={"owners": [owner]}).entities["item"].owners == [owner]
+    else:
+        with pytest.raises(ValueError, match="owners"):
+            two_part_config(entity={"owners": [owner]})
+
+
+def test_the_descriptions_say_what_a_launch_may_write() -> None:
+    for repair, said in (("auto", "writes to the third party"), ("ask", "writes nothing to the third party")):
+        graph = build(two_part_config(entity={"validation": {"repair": repair}})).resolve_asset_graph()
+        check = graph.get(dg.AssetCheckKey(mirror_key("item"), "count_then_diff"))
+        assert said in str(check.description)
+        assert "works on all business groups" in str(check.description)
+    assert "pushes what the archive holds" in str(graph.get(mirror_key("item")).description)
 
 
 def test_the_check_of_the_mirror_is_partitioned_too(defs: dg.Definitions) -> None:

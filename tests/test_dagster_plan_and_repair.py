@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.partitions.context import partition_loading_context
-from test_dagster_runs import Dagster, instance, plotted, storage, storage_url, synced
+from test_dagster_runs import Dagster, failure_of, instance, plotted, storage, storage_url, synced
 from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.assets.entity import archive_key
@@ -62,7 +62,7 @@ def test_the_sources_are_held_against_the_archive_group_by_group(synced: Dagster
     assert ran.success
     assert checked(synced) == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
     lost = synced.evaluated(ran)["B"]
-    assert lost.description == "lost, listed 3 of shop, 3 of stock, 2 newer"
+    assert lost.description == "B: lost, listed 3 of shop, 3 of stock, 2 newer"
     assert synced.open_alerts()["lost_notifications"] in ("item shop", "item stock")
     assert synced.run("incremental_sync").success
     assert synced.world.mirrored() == synced.world.truth()
@@ -94,11 +94,21 @@ def test_the_check_of_the_archive_can_be_launched_by_itself(synced: Dagster) -> 
     assert checked(synced) == {"SUCCEEDED": ["B", "C"], "FAILED": ["A"]}
 
 
-def test_a_group_whose_sources_cannot_be_asked_gets_no_verdict(synced: Dagster) -> None:
+def test_a_group_whose_sources_give_no_response_gets_a_warning(synced: Dagster) -> None:
+    """And a run that could check no group fails."""
     synced.world.shop.down = True
     ran = synced.run("check_sources", run_config={
         "ops": {"check_source_groups": {"config": {"groups": ["B"], "repair": "off"}}}})
-    assert (ran.success, synced.evaluated(ran)) == (True, {})
+    [found] = synced.evaluated(ran).values()
+    assert (found.partition, found.passed, found.severity) == ("B", False, dg.AssetCheckSeverity.WARN)
+    assert str(found.description).startswith("B: not checked: ")
+    assert failure_of(ran)[0].startswith("none of 1 business groups could be checked, such as item B: ")
+    synced.world.shop.down = False
+    ran = synced.run("check_sources")
+    assert ran.success
+    table = rows(ran, "check_source_groups", "by_group")
+    assert [(row["group"], row["verdict"], row["records_listed"]) for row in table] == [
+        ("A", "in_step", 3), ("B", "in_step", 3), ("C", "in_step", 3)]
     bad = {"ops": {"check_source_groups": {"config": {"repair": "perhaps"}}}}
     assert not synced.run("check_sources", run_config=bad).success
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -19,13 +20,18 @@ from databases import create, drop
 from fakes import answer, two_part_config
 from sqlalchemy import text
 
+from sync_orchestrator.adapters.contained import ContainedSource, Containment
+from sync_orchestrator.assets import entity as entity_assets
 from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group
+from sync_orchestrator.assets.source_checks import SOURCE_CHECK
 from sync_orchestrator.core import alerts, drains
 from sync_orchestrator.core.breaker import shared_rate
+from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.sql import connect
-from sync_orchestrator.core.status import heartbeat
+from sync_orchestrator.core.status import heartbeat, pause
+from sync_orchestrator.core.sync_progress import group_left_over
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system
@@ -35,6 +41,7 @@ from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovere
 
 ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
 CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
+SOURCES_KEY = dg.AssetCheckKey(ARCHIVE, SOURCE_CHECK)
 
 
 class Dagster:
@@ -69,16 +76,31 @@ class Dagster:
 
     def events(self, asset: dg.AssetKey, kind: str) -> dict[str, Any]:
         """The newest event of that kind by group, as the storage has it."""
+        return {str(event.partition): event for event in self.all_events(asset, kind) if event.partition is not None}
+
+    def all_events(self, asset: dg.AssetKey, kind: str) -> list[Any]:
+        """All events of that kind, the oldest first."""
         fetch = {"materialization": self.instance.fetch_materializations,
                  "observation": self.instance.fetch_observations}[kind]
         records = fetch(dg.AssetRecordsFilter(asset_key=asset), limit=1000, ascending=True).records
-        return {str(record.partition_key): getattr(record, f"asset_{kind}") for record in records}
+        return [getattr(record, f"asset_{kind}") for record in records]
 
-    def checked(self) -> dict[str, list[str]]:
+    def totals(self) -> dict[str, Any]:
+        """The newest totals of all groups, as the plots of the mirror show them."""
+        found = [event for event in self.all_events(MIRROR, "observation") if event.partition is None]
+        return {name: entry.value for name, entry in found[-1].metadata.items()}
+
+    def partitions(self, asset: dg.AssetKey) -> dict[str, str]:
+        """The status of the groups of an asset, as the UI shows it."""
+        groups = self.instance.get_dynamic_partitions("business_group")
+        found = self.instance.get_status_by_partition(asset, groups, business_group)
+        return {group: "missing" if status is None else status.name for group, status in (found or {}).items()}
+
+    def checked(self, check: dg.AssetCheckKey = CHECK_KEY) -> dict[str, list[str]]:
         """The groups by the check's status, as the UI shows it."""
         storage = self.instance.event_log_storage
         with partition_loading_context(dynamic_partitions_store=self.instance):
-            state = storage.get_asset_check_state([(CHECK_KEY, business_group)])[CHECK_KEY]
+            state = storage.get_asset_check_state([(check, business_group)])[check]
             found = {status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
                      for status, subset in state.subsets.items()}
         return {status: groups for status, groups in found.items() if groups}
@@ -92,10 +114,13 @@ class Dagster:
 
     def evaluated(self, ran: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
         """What a run stored of its checks, by group."""
+        return {str(evaluation.partition): evaluation for evaluation in self.evaluations(ran)}
+
+    def evaluations(self, ran: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
+        """What a run stored of its checks, in order."""
         records = self.instance.get_records_for_run(
             ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, ascending=True).records
-        found = [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
-        return {str(evaluation.partition): evaluation for evaluation in found}
+        return [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
 
     def open_alerts(self) -> dict[str, str]:
         return {row.kind: row.cause for row in self.world.query(
@@ -189,13 +214,53 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
     ran = dagster.run("incremental_sync")
     assert ran.success
     assert dagster.world.mirrored() == dagster.world.truth()
-    assert dagster.events(ARCHIVE, "materialization")["A"].metadata["records_mirrored"].value == 1
+    assert dagster.events(ARCHIVE, "observation")["A"].metadata["records_mirrored"].value == 1
     [output] = [event for event in ran.events_for_node("drain_ledger") if event.is_successful_output]
     told = output.step_output_data.metadata
     assert (told["events_done"].value, told["records_mirrored"].value, told["dead"].value) == (2, 1, 0)
     assert {"events_per_second", "calls_per_second", "slowest_seconds"} <= told.keys()
-    assert set(dagster.events(MIRROR, "observation")) == {"A"}
-    assert not dagster.events(MIRROR, "materialization")
+    observed = dagster.events(MIRROR, "observation")
+    assert set(observed) == {"A"}
+    assert observed["A"].metadata["records"].value == "k1"
+    assert observed["A"].metadata["show_record"].value == "sync-orchestrator records show item k1"
+    assert not dagster.all_events(MIRROR, "materialization")
+    assert not dagster.all_events(ARCHIVE, "materialization")
+    assert "item: mirrored k1. See one: sync-orchestrator records show item KEY" in messages(dagster, ran)
+    assert dagster.totals() == {"total_in_sync": 1, "total_pending": 0, "total_dead": 0, "total_on_hold": 0,
+                                "total_drift": 0, "total_unmanaged": 0, "total_open_alerts": 0}
+
+
+def test_a_drain_names_the_first_twenty_records_of_a_group(dagster: Dagster) -> None:
+    for number in range(25):
+        dagster.world.put(f"k{number:02}")
+    ran = dagster.run("incremental_sync")
+    named = dagster.events(ARCHIVE, "observation")["A"].metadata["records"].value.split(", ")
+    assert len(named) == 20
+    assert any("mirrored" in line and "KEY" in line for line in messages(dagster, ran))
+
+
+def messages(dagster: Dagster, ran: dg.ExecuteInProcessResult, level: str | None = None) -> list[str]:
+    """The lines that our code wrote to a run's log."""
+    return [entry.user_message for entry in dagster.instance.all_logs(ran.run_id) if entry.dagster_event is None
+            and level in (None, logging.getLevelName(entry.level))]
+
+
+def failure_of(ran: dg.ExecuteInProcessResult) -> tuple[str, dict[str, Any]]:
+    """Why the first step that failed did so, and its metadata."""
+    data = next(event for event in ran.all_events if event.is_step_failure).step_failure_data
+    metadata = {} if data.user_failure_data is None else data.user_failure_data.metadata
+    return str(data.user_failure_data and data.user_failure_data.description), dict(metadata)
+
+
+def by_group(metadata: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a run's table."""
+    return [dict(record.data) for record in metadata["by_group"].value.records]
+
+
+def output_of(ran: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """The metadata of a run's first output."""
+    output = next(event for event in ran.all_events if event.is_successful_output)
+    return dict(output.step_output_data.metadata)
 
 
 def test_sigterm_lets_a_drain_finish_what_is_under_way(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +325,103 @@ def test_full_sync_of_a_range_tells_of_each_group(synced: Dagster) -> None:
     assert (mirrored["B"].metadata["calls"].value, mirrored["B"].metadata["mirrored"].value) == (3, 3)
 
 
+def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
+    """Its figures stay: a row count, the records in sync, and the time of the last validation."""
+    for asset in (ARCHIVE, MIRROR):
+        assert sorted(event.partition for event in synced.all_events(asset, "materialization")) == ["A", "B", "C"]
+        assert synced.partitions(asset) == dict.fromkeys("ABC", "MATERIALIZED")
+    synced.run("validate")
+    assert synced.run("full_sync", groups=["A", "C"]).success
+    mirrored = synced.events(MIRROR, "materialization")["B"].metadata
+    assert (mirrored["dagster/partition_row_count"].value, mirrored["records"].value, mirrored["in_sync"].value) == (
+        3, 3, 3)
+    assert isinstance(mirrored["last_validated"], dg.TimestampMetadataValue)
+    assert synced.events(ARCHIVE, "materialization")["B"].metadata["dagster/partition_row_count"].value == 3
+
+
+def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(synced: Dagster) -> None:
+    synced.world.put("B0", name="changed", group="B", tell=False)
+    ran = synced.run("full_sync", groups=["A", "C"])
+    told = output_of(ran)
+    assert (told["groups"].value, told["listed"].value, told["mirrored"].value) == (3, 9, 1)
+    assert [(row["group"], row["result"], row["mirrored"]) for row in by_group(told)] == [
+        ("B", "in sync", 1), ("A", "in sync", 0), ("C", "in sync", 0)]
+    assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
+    synced.world.put("B1", name="again", group="B")
+    assert synced.run("incremental_sync").success
+    assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}  # a drain only observes
+    assert synced.events(ARCHIVE, "materialization")["B"].metadata["listed"].value == 3
+    assert synced.totals()["total_in_sync"] == 9
+
+
+def test_a_group_that_is_not_in_sync_is_not_materialized_and_fails_the_step(synced: Dagster) -> None:
+    """The others stay materialized, and the failure says which group, which system, how many and why."""
+    synced.world.erp.before = lambda verb, key: answer(422) if key in ("B0", "B1") else None
+    for number in range(3):
+        synced.world.put(f"B{number}", name="changed", group="B", tell=False)
+    ran = synced.run("full_sync", groups=["A", "C"])
+    assert not ran.success
+    reason, told = failure_of(ran)
+    assert reason == "1 of 3 business groups of item are not in sync: B: 2 records failing (erp: 2: answer 422)"
+    assert by_group(told)[0]["group"] == "B"
+    assert (by_group(told)[0]["dead"], told["dead"].value) == (2, 2)
+    assert synced.partitions(MIRROR) == {"A": "MATERIALIZED", "B": "FAILED", "C": "MATERIALIZED"}
+    assert synced.partitions(ARCHIVE) == dict.fromkeys("ABC", "MATERIALIZED")
+    observed = synced.events(MIRROR, "observation")["B"].metadata
+    assert (observed["dead"].value, observed["in_sync"].value) == (2, 1)
+    assert synced.totals()["total_dead"] == 2
+
+
+@pytest.fixture
+def impatient(make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+              ) -> Dagster:
+    """A group A of one record before its full sync, which waits for retries only shortly."""
+    world = make_world(limits={"linger": 0, "drain_seconds": 0.5})
+    monkeypatch.setattr(system, "_opened", lambda: world.context)
+    made = Dagster(world, instance)
+    world.put("k1", tell=False)
+    instance.add_dynamic_partitions("business_group", ["A"])
+    made.tick(changes.business_groups)
+    return made
+
+
+def test_a_full_sync_whose_third_party_is_down_materializes_no_mirror(impatient: Dagster) -> None:
+    impatient.world.erp.before = lambda verb, key: answer(503)
+    ran = impatient.run("full_sync", groups=["A"])
+    assert failure_of(ran)[0].startswith(
+        "1 of 1 business groups of item are not in sync: A: 1 records failing (erp: 1: answer 503)")
+    assert impatient.partitions(MIRROR) == {"A": "FAILED"}
+    assert impatient.partitions(ARCHIVE) == {"A": "MATERIALIZED"}
+
+
+def test_a_full_sync_while_the_entity_is_paused_says_so_and_ends(impatient: Dagster) -> None:
+    pause(impatient.world.engine, "item", {"item"}, paused=True)
+    ran = impatient.run("full_sync", groups=["A"])
+    waits = "push waits: item is paused (`sync-orchestrator resume item`)"
+    assert waits in messages(impatient, ran, "WARNING")
+    assert failure_of(ran)[0].endswith(f"A: 1 records waiting; {waits}")
+
+
+def test_a_change_that_comes_after_the_completion_of_a_group_is_not_left_over(synced: Dagster) -> None:
+    synced.world.put("A0", name="changed")
+    synced.world.query("SELECT pg_sleep(0.01)")
+    with synced.world.engine.begin() as connection:
+        assert group_left_over(connection, synced.world.entity, "A") is None
+    asyncio.run(drain_archive_only(synced.world))
+    with synced.world.engine.begin() as connection:
+        assert group_left_over(connection, synced.world.entity, "A") is None
+    synced.world.query("UPDATE sync.groups SET completed_at = sync.clock()")
+    with synced.world.engine.begin() as connection:
+        assert group_left_over(connection, synced.world.entity, "A") == "1 records waiting"
+
+
+async def drain_archive_only(world: World) -> None:
+    """Archives what has come in while the pushes of the entity are paused."""
+    pause(world.engine, "item", {"item"}, paused=True)
+    await drain(world.context, linger=0, most_seconds=5)
+    pause(world.engine, "item", {"item"}, paused=False)
+
+
 def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> None:
     assert synced.run("full_sync", groups=["A", "B", "C"]).success
     assert synced.events(MIRROR, "materialization")["A"].metadata["calls"].value == 0
@@ -275,12 +437,20 @@ def test_archive_alone_can_be_filled(dagster: Dagster) -> None:
     assert not dagster.world.mirrored()
 
 
-def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster) -> None:
+def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions are shared by all entities."""
     synced.instance.add_dynamic_partitions("business_group", ["other"])
+    monkeypatch.setattr(entity_assets, "groups_of_all", lambda context: {"other"})
     assert synced.run("full_sync", tags={"dagster/partition": "other"}).success
     assert not synced.world.query("SELECT FROM sync.groups WHERE group_key = 'other'")
     assert synced.events(MIRROR, "materialization")["other"].metadata["has_group"].value is False
+
+
+def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
+    synced.instance.add_dynamic_partitions("business_group", ["misspelt"])
+    ran = synced.run("full_sync", tags={"dagster/partition": "misspelt"})
+    assert "misspelt: no entity has a business group of this name" in failure_of(ran)[0]
+    assert synced.partitions(MIRROR)["misspelt"] == "FAILED"
 
 
 def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Dagster) -> None:
@@ -294,7 +464,7 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     ended = synced.run("full_sync", groups=["A", "B", "C"])
     assert not ended.success
     failure = next(event for event in ended.all_events if event.is_step_failure)
-    assert "1 of 3 business groups are not done: B: item B: 6 of 6 records would be deleted" in str(
+    assert "1 of 3 business groups of item are not in sync: B: item B: 6 of 6 records would be deleted" in str(
         failure.step_failure_data.error_display_string)
     assert "C9" in synced.world.mirrored()
     newest = synced.instance.fetch_materializations(
@@ -328,6 +498,25 @@ def test_source_that_fails_for_a_while_is_asked_again(make_world: Any, instance:
     assert set(world.mirrored()) == {"k1"}
 
 
+def test_a_source_that_fails_is_named_with_its_group(make_world: Callable[..., World], instance: dg.DagsterInstance,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each warning, and in the failure at the end."""
+    world = make_world(entity={"retry": {"retries": 1, "first_wait": 0.1, "jitter": 0}})
+    contained = ContainedSource(world.stock, Containment("sources.stock", str))
+    context = replace(world.context, entities={"item": replace(
+        world.entity, sources={**world.entity.sources, "stock": contained})})
+    monkeypatch.setattr(system, "_opened", lambda: context)
+    dagster = Dagster(world, instance)
+    world.put("k1", tell=False)
+    instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.tick(changes.business_groups)
+    world.stock.down = True
+    ran = dagster.run("full_sync", groups=["A"])
+    assert messages(dagster, ran, "WARNING")[0] == (
+        "item A: source system stock: the source does not answer; again in 0 s")
+    assert failure_of(ran)[0].endswith("A: source system stock: the source does not answer")
+
+
 def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(synced: Dagster) -> None:
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
@@ -335,7 +524,8 @@ def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(sync
     assert synced.run("validate").success
     assert synced.checked() == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
     told = synced.evaluation("B")
-    assert told.description == "drift, compared 2, 1 missing"
+    assert told.description == "B: drift, compared 2, 1 missing"
+    assert told.metadata["group"].value == "B"
     assert (told.metadata["expected"].value, told.metadata["counted"].value) == (3, 2)
     [row] = told.metadata["differences"].value.records  # type: ignore[union-attr]
     assert (row.data["key"], row.data["kind"], row.data["status"]) == ("B1", "missing", "repairing")
@@ -385,19 +575,80 @@ def test_observation_keeps_the_status_of_a_check_and_a_materialization_takes_it(
     synced.run("incremental_sync")
     assert set(synced.events(MIRROR, "observation")) == {"A"}
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+    assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
     synced.instance.report_runless_asset_event(dg.AssetMaterialization(MIRROR, partition="A"))
     assert synced.checked() == {"SUCCEEDED": ["B", "C"]}
 
 
-def test_not_validated_is_no_failure_and_no_success(synced: Dagster) -> None:
-    """With the third party paused nothing can be said: earlier evaluations stand, the run is green and says so."""
+def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(synced: Dagster) -> None:
+    """With the third party paused nothing can be said: an earlier green must not stay, and no drift is claimed."""
+    synced.run("validate")
     synced.world.query("UPDATE sync.systems SET paused = true WHERE name = 'erp'")
     synced.world.later(3600)
     ended = synced.run("validate")
+    reason, told = failure_of(ended)
+    assert reason.startswith("none of 3 business groups could be validated, such as item A: ")
+    assert (told["not_validated"].value, told["drift"].value, told["in_step"].value) == (3, 0, 0)
+    assert synced.checked() == {"FAILED": ["A", "B", "C"]}
+    assert synced.evaluation("B").severity is dg.AssetCheckSeverity.WARN
+    assert str(synced.evaluation("B").description).startswith("B: not validated: ")
+    job = synced.defs.resolve_implicit_global_asset_job_def().name
+    assert not synced.run(job, checks=[CHECK_KEY]).success
+
+
+def test_a_validation_of_which_some_groups_failed_is_a_success_that_shows_them_first(synced: Dagster) -> None:
+    """The evaluations of groups with drift come last: the UI shows the last one as that of the asset."""
+    synced.run("validate")
+    synced.world.later(3600)
+    del synced.world.erp.store[next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "A1")]
+    count = synced.world.erp.count
+
+    async def counts(group: str) -> Any:
+        if group == "B":
+            raise answer(503)
+        return await count(group)
+
+    synced.world.erp.count = counts  # type: ignore[method-assign]
+    ended = synced.run("validate")
     assert ended.success
-    assert synced.checked() == {}
-    output = next(event for event in ended.all_events if event.is_successful_output)
-    assert output.step_output_data.metadata["not_validated"].value == 3
+    rows = by_group(output_of(ended))
+    assert [(row["group"], row["verdict"]) for row in rows] == [
+        ("A", "drift"), ("B", "not_validated"), ("C", "in_step")]
+    assert [evaluation.partition for evaluation in synced.evaluations(ended)] == ["C", "B", "A"]
+    assert "third party erp" in rows[1]["reason"]
+    assert synced.totals()["total_drift"] == 1
+
+
+def test_a_check_launched_by_itself_yields_what_dagster_expects(synced: Dagster) -> None:
+    """No line that looks like an error, and no literal back-ticks."""
+    job = synced.defs.resolve_implicit_global_asset_job_def().name
+    for key in (CHECK_KEY, SOURCES_KEY):
+        ran = synced.run(job, checks=[key])
+        assert ran.success
+        assert not [line for line in messages(synced, ran) if "did not yield" in line or "implicit" in line]
+    ran = synced.run(job, assets=[ARCHIVE, MIRROR], checks=[CHECK_KEY, SOURCES_KEY], groups=["A", "C"])
+    assert ran.success
+    assert not [line for line in messages(synced, ran) if "did not yield" in line or "implicit" in line]
+    assert synced.checked() == synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
+    assert sorted(evaluation.partition or "" for evaluation in synced.evaluations(ran)) == [*"AABBCC"]
+
+
+def test_unmanaged_records_are_plotted_when_found_and_when_gone_and_not_in_between(synced: Dagster) -> None:
+    def observed() -> list[int]:
+        return [event.metadata["drift"].value for event in synced.all_events(MIRROR, "observation")
+                if event.partition == "A"]
+
+    ref = synced.world.erp.by_hand({"code": "theirs", "store": "A"}, "A")
+    synced.run("validate_fully")
+    assert observed() == [1]
+    for _ in range(2):
+        synced.world.later(3600)
+        synced.run("validate")
+    assert observed() == [1]
+    del synced.world.erp.store[ref]
+    synced.run("validate_fully")
+    synced.run("validate_fully")
+    assert observed() == [1, 0]
 
 
 def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_another(synced: Dagster) -> None:

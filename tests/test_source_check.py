@@ -222,7 +222,7 @@ def test_a_source_that_is_down_is_not_checked_and_nothing_is_called_lost(synced:
     synced.put("new", tell=False)
     result = check(synced)
     assert (result.verdict, result.reason) == (
-        "not_checked", "its sources could not be asked: the source does not answer")
+        "not_checked", "its sources gave no usable response: the source does not answer")
     assert not synced.query("SELECT FROM sync.lost_notifications")
 
 

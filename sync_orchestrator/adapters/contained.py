@@ -52,7 +52,14 @@ class Containment:
         return Contained(self, method, write)
 
     def failure_of(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
-        """What a call fails with; None for what is no failure of it, such as the end of the caller's task."""
+        """What a call fails with, with the system's place; None for what is no failure of it, such as the end of the
+        caller's task."""
+        failure = self._classified(error, method, write)
+        if failure is not None and failure.place is None:
+            failure.place = self._place
+        return failure
+
+    def _classified(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
         if isinstance(error, CallFailed):
             return error
         if isinstance(error, SyncError):  # raised on purpose, such as ConfigError: waiting does not fix it

@@ -1,12 +1,14 @@
 """The asset check of the mirror: count, then diff, for each business group; and the job that validates many at once.
 
 The partitioned check stands as the declaration and works when it is launched by itself, over any groups; the job's op
-evaluates it for every group that is due, in one run. A group that could not be validated gets no evaluation: its last
-one stands, with its time. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
+evaluates it for every group that is due, in one run. A group that could not be validated gets a warning that says so:
+an earlier green would claim what nobody knows, and a failure would claim drift. A run in which no group could be
+validated fails. Groups in sync are reported first and those with drift last, since the UI shows the last evaluation as
+that of the asset. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +18,8 @@ from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entitie
 from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.partitions import groups_of
-from sync_orchestrator.assets.preview import evaluation, partitioned_check, report
+from sync_orchestrator.assets.preview import check_output, evaluation, partitioned_check, report
+from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
@@ -48,18 +51,41 @@ class ValidateOptions(dg.Config):
     """``auto``, ``ask`` or ``off``; as configured by default."""
 
 
-def mirror_check(name: str) -> dg.AssetChecksDefinition:
-    """The check of one entity's mirror."""
+def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition:
+    """The check of one entity's mirror; ``repair`` is the configured one, for the description."""
 
     @cancelable
-    def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
-        yield from _evaluations(context, system, name, asked_groups(context, system, name))
+    def check(
+        context: dg.AssetCheckExecutionContext, system: System
+    ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        verdicts = _verdicts()
+        yield from _evaluations(context, system, name, asked_groups(context, system, name), verdicts)
+        observe_totals(context, system, [name])
+        verdicts.require_some()
+        yield check_output(context, mirror_key(name), CHECK)
 
     return partitioned_check(
-        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK,
-        "Counts a business group at the third party, and compares record by record where the count does not fit or "
-        "its audit is due (`validation.audit_every`). A count that fits says nothing of records that were altered: "
-        "launch the job `validate_fully` to compare all records now, of all groups or of those it is given.")
+        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK, _DESCRIPTION.format(effect=_EFFECTS[repair]))
+
+
+_DESCRIPTION = """Counts a business group at the third party, and compares record by record where the count does not \
+fit or a full comparison is due (`validation.audit_every`).
+
+- **Execute all** starts at once, without a dialog, and works on all business groups. {effect}
+- A count that fits says nothing about records that were altered. To compare all records now, launch the job
+  `validate_fully`, of all groups or of those in its configuration.
+- A group that could not be validated shows a warning. If no group could be validated, the run fails.
+- The log of the run is the live progress."""
+
+_EFFECTS: dict[Repair, str] = {
+    "auto": "With the setting `repair: auto` it **writes to the third party**: confirmed drift is sent to repair.",
+    "ask": "With the setting `repair: ask` it writes nothing to the third party: the job `repair` does.",
+    "off": "With the setting `repair: off` it writes nothing to the third party.",
+}
+
+
+def _verdicts() -> Verdicts:
+    return Verdicts(("drift", "not_validated", "in_step"), "validated")
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -71,12 +97,14 @@ def validate_groups(
     entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
     tag = context.run.tags.get(_PARTITION_TAG)
     asked = config.groups or ([tag] if tag else [])
-    verdicts: dict[str, int] = {"in_step": 0, "drift": 0, "not_validated": 0}
+    verdicts = _verdicts()
     for name in entities:
         own = groups_of(system.context, name)
         groups = sorted(own.intersection(asked) if asked else own) if asked or config.full else due_groups(system, name)
-        yield from _evaluations(context, system, name, groups, full=config.full, repair=repair, verdicts=verdicts)
-    yield dg.Output(None, metadata=verdicts)
+        yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
+    observe_totals(context, system, entities)
+    verdicts.require_some()
+    yield dg.Output(None, metadata=verdicts.metadata())
 
 
 def due_groups(system: System, name: str) -> list[str]:
@@ -91,30 +119,62 @@ def due_groups(system: System, name: str) -> list[str]:
 
 
 def _evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], *, full: bool = False,
-    repair: Repair | None = None, verdicts: dict[str, int] | None = None,
+    context: Context, system: System, name: str, groups: Sequence[str], verdicts: Verdicts, *, full: bool = False,
+    repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
+    """Validates groups and yields an evaluation of each: those in sync as they end, then the others, drift last."""
     entity = system.entity(name)
 
     def work(group: str) -> Awaitable[GroupValidation]:
         return validate(system.context, entity, group, full=full, repair=repair)
 
     shown = _shown_with_drift(system, name)
-    for group, result in by_group(context, system, name, groups, work, "validated"):
-        context.log.info(f"{name} {group}: {summary(result)}")
-        if verdicts is not None:
-            verdicts[result.verdict] += 1
-        if result.verdict != "not_validated":
-            if result.drift or group in shown:
+    others: list[GroupValidation] = []
+    try:
+        for group, result in by_group(context, system, name, groups, work, "validated"):
+            context.log.info(f"{name} {group}: {summary(result)}")
+            verdicts.add(name, group, result.verdict, result.reason, _figures(result))
+            if _changes_the_plot(result, shown):
                 report(context, [drift_observation(name, result)])
-            yield evaluation(context, mirror_key(name), CHECK, group, passed=result.verdict == "in_step",
-                             description=summary(result), metadata=metadata_of(result))
+            if result.verdict == "in_step":
+                yield group_evaluation(context, name, result)
+            else:
+                others.append(result)
+    except dg.Failure as failure:
+        verdicts.broke(failure)
+    for result in sorted(others, key=lambda result: (result.verdict == "drift", result.group)):
+        yield group_evaluation(context, name, result)
 
 
-def _shown_with_drift(system: System, name: str) -> set[str]:
-    """The groups of which drift was found that is open still: their plots fall back to zero once it is gone."""
+def group_evaluation(context: Context, name: str, result: GroupValidation) -> dg.AssetCheckEvaluation:
+    """What the check of the mirror says of one group; a warning where it could not be validated."""
+    unknown = result.verdict == "not_validated"
+    return evaluation(
+        context, mirror_key(name), CHECK, result.group, passed=result.verdict == "in_step",
+        description=summary(result), metadata=metadata_of(result),
+        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR)
+
+
+def _figures(result: GroupValidation) -> dict[str, int]:
+    return {"differences": len(result.drift), "sent_to_repair": result.repaired, "dead": result.dead,
+            "unmanaged": result.unmanaged, "expected": result.expected, "counted": result.counted or 0,
+            "compared": result.compared or 0}
+
+
+def _shown_with_drift(system: System, name: str) -> dict[str, bool]:
+    """The groups of which drift was found that is open still, and whether all of it is unmanaged records."""
     with system.context.engine.begin() as connection:
         return groups_with_drift(connection, name)
+
+
+def _changes_the_plot(result: GroupValidation, shown: Mapping[str, bool]) -> bool:
+    """Whether a group's drift is to be reported: there is some, or the last of it may be gone.
+
+    A count says nothing new of unmanaged records, which stay where they are.
+    """
+    if result.verdict == "not_validated" or result.group not in shown:
+        return bool(result.drift)
+    return bool(result.drift) or not shown[result.group] or result.compared is not None
 
 
 def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation:
@@ -136,7 +196,7 @@ def summary(result: GroupValidation) -> str:
     counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
     line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
     if waiting := sum(1 for drift in result.drift if drift.status == "found"):
-        line += f"; {waiting} to be repaired by hand: launch the job `repair` with this group"
+        line += f"; {waiting} to be repaired by hand: launch the job repair with this group"
     return "; ".join(text for text in (line, result.reason) if text)
 
 

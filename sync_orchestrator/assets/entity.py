@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from sync_orchestrator.assets.canceling import cancelable
-from sync_orchestrator.assets.partitions import business_group, groups_of
-from sync_orchestrator.assets.preview import report
+from sync_orchestrator.assets.lineage import archive_key, archive_metadata, mirror_key, mirror_metadata, source_key
+from sync_orchestrator.assets.partitions import business_group, groups_of, groups_of_all
+from sync_orchestrator.assets.preview import evaluation, report, reported_output
+from sync_orchestrator.assets.totals import observe_totals, totals
 from sync_orchestrator.config import Entity
+from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncError
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
@@ -23,13 +26,23 @@ from sync_orchestrator.core.group_fill import FillReport
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.sql import in_transaction
-from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
+from sync_orchestrator.core.status import group_totals, why_push_waits
+from sync_orchestrator.core.sync_progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System
 
 T = TypeVar("T")
 
+__all__ = ["FullSyncOptions", "archive_key", "entity_assets", "mirror_key"]
+
+SOURCE_CHECK = "source_then_archive"
+"""The name of the archive's check."""
+
 GROUPS_PER_RUN = 500
+
+_MAX_FAILURES = 20
+_SHOWN = ("listed", "changed", "deleted", "unusable", "calls", "mirrored", "still_open", "dead")
+"""The figures of a group that the table of a run shows."""
 
 
 class FullSyncOptions(dg.Config):
@@ -42,23 +55,32 @@ class FullSyncOptions(dg.Config):
 Figures = dict[str, int | float | bool | str]
 
 
-def archive_key(entity: str) -> dg.AssetKey:
-    return dg.AssetKey([entity, "archive"])
+_ARCHIVE = """The newest known state of each {name}, from {parts}.
+
+- **Materialize it together with the mirror** for a full sync: fill the archive from the sources, then push.
+- **Alone** it reads the sources and pushes nothing itself; the drain pushes what changed.
+- A backfill's figures move only at the daemon's ticks (every 20 to 30 s). The run's log is the live progress.
+- Drains report observations here: a materialization is a full sync's."""
+
+_MIRROR = """The {name} records that {system} has acknowledged. A group is materialized only if all of it is in sync.
+
+- **Alone** it pushes what the archive holds and does not read the sources. With the archive it is a full sync.
+- A group with dead, on-hold or unacknowledged records fails, with the causes; the other groups stay materialized.
+- A backfill's figures move only at the daemon's ticks (every 20 to 30 s). The run's log is the live progress.
+- Observations without a partition (`total_…`) are the totals of all groups: see Plots."""
 
 
-def mirror_key(entity: str) -> dg.AssetKey:
-    return dg.AssetKey([entity, "mirror"])
-
-
-def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
+def entity_assets(name: str, entity: Entity, system: ThirdPartySystem) -> dg.AssetsDefinition:
     """The archive and the mirror of one entity; each can be materialized alone."""
-    common: dict[str, Any] = {"group_name": name, "owners": [f"team:{entity.owner}"], "tags": {"entity": name}}
+    common: dict[str, Any] = {"group_name": name, "owners": entity.owners, "tags": {"entity": name}}
     archive, mirror = archive_key(name), mirror_key(name)
     specs = [
-        dg.AssetSpec(archive, kinds={"postgres"}, **common,
-                     description=f"The newest known state of each {name}, from {', '.join(entity.parts)}."),
-        dg.AssetSpec(mirror, deps=[archive], kinds={"http"}, **common,
-                     description=f"The {name} records that {entity.third_party.system} holds; its truth is their API."),
+        dg.AssetSpec(archive, deps=[source_key(name, part) for part in entity.parts], kinds={"postgres"}, **common,
+                     description=_ARCHIVE.format(name=name, parts=", ".join(entity.parts)),
+                     metadata=archive_metadata(name, entity)),
+        dg.AssetSpec(mirror, deps=[archive], kinds={"api" if system.base_url else "python", entity.third_party.system},
+                     **common, description=_MIRROR.format(name=name, system=entity.third_party.system),
+                     metadata=mirror_metadata(name, entity, system)),
     ]
 
     @dg.multi_asset(
@@ -68,29 +90,31 @@ def entity_assets(name: str, entity: Entity) -> dg.AssetsDefinition:
     @cancelable
     def full_sync_of_groups(
         context: dg.AssetExecutionContext, config: FullSyncOptions, system: System
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        failed = _sync(context, config, system, name)
-        if failed:
-            raise dg.Failure(f"{len(failed)} of {len(context.partition_keys)} business groups are not done: "
-                             + "; ".join(f"{group}: {reason}" for group, reason in failed.items()),
-                             allow_retries=False)
+    ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        work = _sync(context, config, system, name)
+        yield from work.archive_evaluations()
+        observe_totals(context, system, [name])
+        metadata = work.totals()
+        if work.failed:
+            raise dg.Failure(work.failure_text(), metadata=metadata, allow_retries=False)
         for asset in (archive_key(name), mirror_key(name)):
             if asset in context.selected_asset_keys:
-                yield dg.MaterializeResult(asset_key=asset)
+                yield reported_output(context, asset, metadata)
 
     return full_sync_of_groups
 
 
-def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: System, name: str) -> dict[str, str]:
+def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: System, name: str) -> "_Work":
     """Takes the run's groups through both halves, a few at once; one group's failure keeps no other from its turn.
 
-    Returns why groups are not done. Each group is reported as soon as it is, besides the result of the whole step: a
-    backfill shows how far it is, and what was done stays done when another group fails.
+    Each group is reported as soon as it is in sync: a backfill shows how far it is, and what was done stays done when
+    another group fails.
     """
     own = groups_of(system.context, name)
     work = _Work(context, system.context, system.entity(name), config.allow_deletions or None)
-    return system.perform(work.all([group for group in context.partition_keys if group in own],
-                                   [group for group in context.partition_keys if group not in own]))
+    system.perform(work.all([group for group in context.partition_keys if group in own],
+                            [group for group in context.partition_keys if group not in own]))
+    return work
 
 
 class _Work:
@@ -103,24 +127,67 @@ class _Work:
         self._allow_deletions = allow_deletions
         self._archive, self._mirror = archive_key(entity.name), mirror_key(entity.name)
         self._ended = 0
-        self._failed: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
+        self._rows: dict[str, Figures] = {}
+        self._filled: dict[str, FillReport] = {}
         self._places = asyncio.Semaphore(GROUPS_AT_ONCE)
         self._progress = SyncProgress(context, entity)
 
-    async def all(self, groups: Sequence[str], strange: Sequence[str]) -> dict[str, str]:
+    async def all(self, groups: Sequence[str], strange: Sequence[str]) -> None:
+        """Syncs the entity's own groups, and passes over those of other entities."""
+        known = await asyncio.to_thread(groups_of_all, self._context) if strange else set()
         for group in strange:
-            for asset in (self._archive, self._mirror):
-                self._report(asset, group, {"has_group": False})
-            self._told(group, f"{self._entity.name} has no such business group: nothing to do")
+            self._pass_over(group, is_known=group in known)
+        await self._warn_of_a_pause()
         async with reported(self._progress, self._log_progress):
             await asyncio.gather(*(self._one(group) for group in groups))
         if groups and self._mirror in self._run.selected_asset_keys:
             await self._log_what_is_left(groups)
-        return self._failed
+
+    def failure_text(self) -> str:
+        """Which groups failed, and why."""
+        shown = [f"{group}: {reason}" for group, reason in list(self.failed.items())[:_MAX_FAILURES]]
+        more = len(self.failed) - len(shown)
+        return (f"{len(self.failed)} of {len(self._run.partition_keys)} business groups of {self._entity.name} are not "
+                f"in sync: " + "; ".join(shown) + (f"; and {more} more, see by_group" if more else ""))
+
+    def totals(self) -> dict[str, Any]:
+        """The run's totals, with a table of its groups: those that failed first, then those that changed most."""
+        rows = [{"group": group, "result": self.failed.get(group, "in sync"), **figures}
+                for group, figures in self._rows.items()]
+        return totals(rows, lambda row: (row["group"] not in self.failed, -int(row.get("changed", 0)), row["group"]))
+
+    def archive_evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
+        """The check of the archive, from what was just listed; groups with a problem come last."""
+        for group, filled in sorted(self._filled.items(), key=lambda item: (bool(_problem_of_fill(item[1])), item[0])):
+            problem = _problem_of_fill(filled)
+            yield evaluation(
+                self._run, self._archive, SOURCE_CHECK, group, passed=problem is None,
+                description=f"listed {filled.listed} by this full sync" + ("" if problem is None else f"; {problem}"),
+                metadata={"verdict": "in_step" if problem is None else "lost", "listed": filled.listed,
+                          "changed": filled.changed, "unusable": filled.unusable, "behind": filled.behind,
+                          **({"problems": "; ".join(filled.problems)} if filled.problems else {})})
+
+    def _pass_over(self, group: str, *, is_known: bool) -> None:
+        """A partition that the entity lacks: another entity's group, or the name of no group at all."""
+        if is_known:
+            for asset in self._run.selected_asset_keys:
+                report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata={"has_group": False})])
+            self._log_end(group, f"{self._entity.name} has no such business group: nothing to do")
+        else:
+            self.failed[group] = "no entity has a business group of this name"
+            self._log_end(group, self.failed[group])
+        self._rows[group] = {}
 
     def _log_progress(self, lines: list[str]) -> None:
         for line in lines:
             self._log.info(line)
+
+    async def _warn_of_a_pause(self) -> None:
+        waits = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: why_push_waits(
+            connection, self._entity.name, self._entity.system_name))
+        if waits is not None and self._mirror in self._run.selected_asset_keys:
+            self._log.warning(waits)
 
     async def _log_what_is_left(self, groups: Sequence[str]) -> None:
         """The last line: what is not in sync, why, and the next command."""
@@ -128,56 +195,83 @@ class _Work:
             connection, self._entity.name, groups, 0))
         if left is not None:
             self._log.warning(left)
-        elif not self._failed:
+        elif not self.failed:
             self._log.info(f"all of {len(groups)} business groups is in sync")
 
     async def _one(self, group: str) -> None:
         lines: list[str] = []
+        self._rows[group] = {}
         async with self._places:
             try:
                 await self._both_or_one(group, lines)
             except SyncError as error:
-                self._failed[group] = str(error)
+                self.failed[group] = error.named()
             except Exception as error:
-                self._failed[group] = f"{type(error).__name__}: {error}"
+                self.failed[group] = f"{type(error).__name__}: {error}"
                 self._log.exception(f"{self._entity.name} {group}")
         self._progress.ended(group)
-        self._told(group, self._failed.get(group) or "; ".join(lines))
+        self._log_end(group, self.failed.get(group) or "; ".join(lines))
 
     async def _both_or_one(self, group: str, lines: list[str]) -> None:
         """Reports each half as soon as it is done."""
         began = time.monotonic()
         tell = self._progress.of_group(group)
+        reporting: list[asyncio.Task[None]] = []
 
         def filled(report: FillReport) -> None:
-            lines.append(self._report(self._archive, group, _of_fill(report, time.monotonic() - began)))
+            self._filled[group] = report
+            reporting.append(asyncio.create_task(
+                self._report(self._archive, group, _of_fill(report, time.monotonic() - began), lines)))
 
         selected = self._run.selected_asset_keys
         stepped: StepReport | None = None
-        if {self._archive, self._mirror} <= selected:
-            _, stepped = await self._patiently(lambda: full_sync(
-                self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell,
-                filled=filled))
-        elif self._archive in selected:
-            filled(await self._patiently(lambda: fill(
-                self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell)))
-        else:
-            stepped = await self._patiently(lambda: bring_in_step(self._context, self._entity, group, progress=tell))
+        try:
+            if {self._archive, self._mirror} <= selected:
+                _, stepped = await self._patiently(group, lambda: full_sync(
+                    self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell,
+                    filled=filled))
+            elif self._archive in selected:
+                filled(await self._patiently(group, lambda: fill(
+                    self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell)))
+            else:
+                stepped = await self._patiently(
+                    group, lambda: bring_in_step(self._context, self._entity, group, progress=tell))
+        finally:
+            await asyncio.gather(*reporting)
         if stepped is not None:
-            lines.append(self._report(self._mirror, group, _of_step(stepped, time.monotonic() - began)))
+            await self._end_of_push(group, stepped, _of_step(stepped, time.monotonic() - began), lines)
 
-    def _report(self, asset: dg.AssetKey, group: str, figures: Figures) -> str:
-        if asset in self._run.selected_asset_keys:
-            report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=figures)])
-            self._run.add_asset_metadata(figures, asset_key=asset, partition_key=group)
-        return ", ".join(f"{name} {value}" for name, value in figures.items())
+    async def _end_of_push(self, group: str, stepped: StepReport, figures: Figures, lines: list[str]) -> None:
+        """Materializes the mirror of a group that is in sync; the figures of another one are an observation."""
+        left = None
+        if stepped.open or stepped.parked or stepped.suspended is not None:
+            left = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: group_left_over(
+                connection, self._entity, group))
+        if left is not None:
+            self.failed[group] = left
+        await self._report(self._mirror, group, figures, lines)
 
-    def _told(self, group: str, line: str) -> None:
+    async def _report(self, asset: dg.AssetKey, group: str, figures: Figures, lines: list[str]) -> None:
+        held = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: group_totals(
+            connection, self._entity.name, group))
+        metadata: dict[str, Any] = {**figures, "records": held.records, "in_sync": held.in_sync}
+        if held.validated_at is not None:
+            metadata["last_validated"] = dg.MetadataValue.timestamp(held.validated_at)
+        self._rows[group] |= {name: value for name, value in figures.items() if name in _SHOWN}
+        lines.append(", ".join(f"{name} {value}" for name, value in figures.items()))
+        if asset == self._mirror and group in self.failed:
+            metadata["not_in_sync"] = self.failed[group]
+            report(self._run, [dg.AssetObservation(asset_key=asset, partition=group, metadata=metadata)])
+            return
+        metadata["dagster/partition_row_count"] = held.in_sync if asset == self._mirror else held.records
+        report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata=metadata)])
+
+    def _log_end(self, group: str, line: str) -> None:
         self._ended += 1
-        tell = self._log.error if group in self._failed else self._log.info
-        tell(f"{self._ended} of {len(self._run.partition_keys)}: {group}: {line}")
+        log = self._log.error if group in self.failed else self._log.info
+        log(f"{self._ended} of {len(self._run.partition_keys)}: {group}: {line}")
 
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, group: str, work: Callable[[], Awaitable[T]]) -> T:
         """Tries again what may pass, by the entity's retry rule; a full sync goes on where it stopped."""
         spent = 0
         while True:
@@ -192,8 +286,15 @@ class _Work:
                 if decision.wait is None:
                     raise
                 spent = decision.attempts
-                self._log.warning(f"{failed}; again in {decision.wait:.0f} s")
+                self._log.warning(f"{self._entity.name} {group}: {failed.named()}; again in {decision.wait:.0f} s")
                 await asyncio.sleep(decision.wait)
+
+
+def _problem_of_fill(filled: FillReport) -> str | None:
+    """What keeps an archive from holding what its sources have; None where nothing does."""
+    problems = [f"{n} {what}" for n, what in (
+        (filled.unusable, "parts cannot be used"), (filled.behind, "parts are older at the source than here")) if n]
+    return "; ".join(problems) or None
 
 
 def _of_fill(filled: FillReport, seconds: float) -> Figures:

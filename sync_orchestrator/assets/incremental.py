@@ -1,14 +1,15 @@
 """Incremental materialization: one unpartitioned run that drains the ledger while traffic flows.
 
-It reports touched business groups as materializations of the archive and as observations of the mirror: a newer
-materialization would take away the status of the mirror's check, and what a drain pushed is only acknowledged, not
-validated. Not here: what a drain does (``core/drain.py``).
+It reports touched business groups as observations of the archive and of the mirror: a newer materialization would take
+away the status of their checks and the figures of the last full sync, and what a drain pushed is only acknowledged, not
+validated. The observations and the log name the first changed records. Not here: what a drain does (``core/drain.py``).
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import dagster as dg
 
@@ -17,9 +18,11 @@ from sync_orchestrator.assets.canceling import cancelable, ended_by_sigterm
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.assets.retention import forget_runs
+from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
 from sync_orchestrator.core.retention import forget
+from sync_orchestrator.core.settle import MAX_KEYS
 from sync_orchestrator.resources.system import System
 
 TELL_SECONDS = 5.0
@@ -36,6 +39,8 @@ class Reporter:
         self._context = context
         self._started = self._told = self._reported = time.monotonic()
         self._drained = DrainReport()
+        self.entities: set[str] = set()
+        """The entities of which something was mirrored."""
 
     def __call__(self, so_far: DrainReport) -> None:
         """The drain's progress callback; it gets the same report each time."""
@@ -57,12 +62,23 @@ class Reporter:
     def groups(self, so_far: DrainReport) -> None:
         """Reports the groups touched since the last time."""
         touched, so_far.settled.groups = sorted(so_far.settled.groups.items()), Counter()
+        keys, so_far.settled.keys = so_far.settled.keys, {}
         events: list[AssetEvent] = []
         for (entity, group), mirrored in touched:
-            figures = {"records_mirrored": mirrored}
-            events.append(dg.AssetMaterialization(archive_key(entity), partition=group, metadata=figures))
-            events.append(dg.AssetObservation(asset_key=mirror_key(entity), partition=group, metadata=figures))
+            self.entities.add(entity)
+            figures: dict[str, Any] = {"records_mirrored": mirrored, **_named(entity, keys.get((entity, group), []))}
+            events += [dg.AssetObservation(asset_key=asset, partition=group, metadata=figures)
+                       for asset in (archive_key(entity), mirror_key(entity))]
         report(self._context, events)
+        self._log_records(keys)
+
+    def _log_records(self, keys: Mapping[tuple[str, str], Sequence[str]]) -> None:
+        """One line for each entity, with the first records: never one for each record or group."""
+        for entity in sorted({entity for entity, _ in keys}):
+            some = list(dict.fromkeys(key for (of, _), found in sorted(keys.items()) if of == entity for key in found))
+            self._context.log.info(f"{entity}: mirrored {', '.join(some[:MAX_KEYS])}"
+                                   + (", and others" if len(some) > MAX_KEYS else "")
+                                   + f". See one: sync-orchestrator records show {entity} KEY")
 
     def _line(self, so_far: DrainReport) -> str:
         return ", ".join(f"{value} {name}" for name, value in self._figures(so_far).items())
@@ -79,6 +95,13 @@ class Reporter:
         }
 
 
+def _named(entity: str, keys: Sequence[str]) -> dict[str, str]:
+    """The first changed records of a group, and the command that shows one."""
+    if not keys:
+        return {}
+    return {"records": ", ".join(keys), "show_record": f"sync-orchestrator records show {entity} {keys[0]}"}
+
+
 @dg.op(out=dg.Out(dg.Nothing))
 @cancelable
 def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
@@ -91,7 +114,9 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
         with suppress(Exception):
             reporter.end()
         raise
-    yield dg.Output(None, metadata=reporter.end())
+    figures = reporter.end()
+    observe_totals(context, system, sorted(reporter.entities))
+    yield dg.Output(None, metadata=figures)
 
 
 @dg.job(**IN_ONE_RUN,

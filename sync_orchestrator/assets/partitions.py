@@ -19,10 +19,15 @@ def groups_of(context: Context, entity: str) -> set[str]:
         return set(known_groups(connection, entity))
 
 
+def groups_of_all(context: Context) -> set[str]:
+    """The groups of all entities."""
+    return set().union(*(groups_of(context, entity) for entity in context.entities))
+
+
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
     """Business groups that Dagster does not know yet and can know."""
     known = set(instance.get_dynamic_partitions(str(business_group.name)))
-    groups = set().union(*(groups_of(context, entity) for entity in context.entities)) - known
+    groups = groups_of_all(context) - known
     return sorted(group for group in groups if _can_be_partition(group))[:_MOST_AT_ONCE]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
 
@@ -24,7 +25,8 @@ Execution = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExec
 
 
 def partitioned_check(
-    function: Callable[..., Iterable[dg.AssetCheckEvaluation]], op: str, asset: dg.AssetKey, name: str, description: str
+    function: Callable[..., Iterable[dg.AssetCheckEvaluation | dg.Output[None]]], op: str, asset: dg.AssetKey,
+    name: str, description: str,
 ) -> dg.AssetChecksDefinition:
     """Declares an asset check that is partitioned by business group.
 
@@ -39,9 +41,13 @@ def partitioned_check(
 
 def evaluation(
     context: Execution, asset: dg.AssetKey, name: str, group: str, *, passed: bool, description: str,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, Any], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckEvaluation:
-    """An evaluation for one group, tied to the group's last materialization, without which the UI shows no status."""
+    """An evaluation for one group, tied to the group's last materialization, without which the UI shows no status.
+
+    The group comes first in the description and in the metadata: the log of a run shows no partition. The UI shows
+    descriptions of evaluations as plain text, so back-ticks are left out.
+    """
     records = context.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[group]), limit=1).records
     target = None
@@ -49,14 +55,37 @@ def evaluation(
         target = AssetCheckEvaluationTargetMaterializationData(
             storage_id=records[0].storage_id, run_id=records[0].run_id, timestamp=records[0].timestamp)
     return dg.AssetCheckEvaluation(
-        asset_key=asset, check_name=name, partition=group, passed=passed, severity=dg.AssetCheckSeverity.ERROR,
-        description=description, metadata=metadata, target_materialization_data=target,
+        asset_key=asset, check_name=name, partition=group, passed=passed, severity=severity,
+        description=f"{group}: {description}".replace("`", ""), metadata={"group": group, **metadata},
+        target_materialization_data=target,
     )
 
 
 def report_evaluation(context: Execution, evaluated: dg.AssetCheckEvaluation) -> None:
     """Stores an evaluation at once, as Dagster does with one that an op yields."""
     DagsterEvent.asset_check_evaluation(context.get_step_execution_context(), evaluated)
+
+
+def reported_output(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey, metadata: Mapping[str, Any]
+) -> dg.Output[None]:
+    """The output of an asset whose partitions were reported one by one, by ``report``.
+
+    Dagster materializes no partition for it again. The steps that depend on it run, as they would not without it.
+    """
+    return dg.Output(None, output_name=context.assets_def.get_output_name_for_asset_key(asset),
+                     metadata={**metadata, SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+
+
+def check_output(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, name: str) -> dg.Output[None]:
+    """The output of a check whose evaluations were yielded; without it the log says that it is missing."""
+    output = context.op_execution_context.job_def.asset_layer.get_op_output_name(dg.AssetCheckKey(asset, name))
+    return dg.Output(None, output_name=str(output))
+
+
+def is_materialized_here(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey) -> bool:
+    """Whether the run of a check materializes an asset, too."""
+    return asset in context.op_execution_context.job_def.asset_layer.executable_asset_keys
 
 
 def report(context: Execution, events: Sequence[AssetEvent]) -> None:

@@ -1,8 +1,9 @@
 """The asset check of the archive: the sources against it, for each business group; and the job that checks many.
 
 The partitioned check stands as the declaration and works when it is launched by itself; the job's op evaluates it for
-every group that is due, in one run. A group that could not be checked gets no evaluation. Not here: the check
-(``core/source_check.py``).
+every group that is due, in one run. A group that could not be checked gets a warning that says so, and a run in which
+no group could be checked fails. Behind a full sync the check has nothing to do: the full sync evaluates it from what it
+has listed. Not here: the check (``core/source_check.py``).
 """
 
 from collections import Counter
@@ -13,14 +14,18 @@ import dagster as dg
 
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
 from sync_orchestrator.assets.canceling import cancelable
-from sync_orchestrator.assets.entity import archive_key
+from sync_orchestrator.assets.entity import SOURCE_CHECK, archive_key
 from sync_orchestrator.assets.partitions import groups_of
-from sync_orchestrator.assets.preview import evaluation, partitioned_check
+from sync_orchestrator.assets.preview import (
+    check_output,
+    evaluation,
+    is_materialized_here,
+    partitioned_check,
+)
+from sync_orchestrator.assets.totals import Verdicts
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
 from sync_orchestrator.resources.system import System
-
-SOURCE_CHECK = "source_then_archive"
 
 LONGEST_TICK = 3600.0
 """The schedule looks at least so often what is due, in seconds."""
@@ -40,20 +45,43 @@ class SourceCheckOptions(dg.Config):
     """``auto``, ``ask`` or ``off``; as configured by default."""
 
 
-def archive_check(name: str) -> dg.AssetChecksDefinition:
-    """The check of one entity's archive."""
+def archive_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition:
+    """The check of one entity's archive; ``repair`` is the configured one, for the description."""
 
     @cancelable
-    def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
-        if context.run.asset_selection:
-            context.log.info("the sources have just been listed by the materialization: they are not listed again")
-            return
-        yield from evaluations(context, system, name, asked_groups(context, system, name))
+    def check(
+        context: dg.AssetCheckExecutionContext, system: System
+    ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        if is_materialized_here(context, archive_key(name)):
+            context.log.info("the full sync has evaluated this check from what it listed")
+        else:
+            verdicts = _verdicts()
+            yield from evaluations(context, system, name, asked_groups(context, system, name), verdicts)
+            verdicts.require_some()
+        yield check_output(context, archive_key(name), SOURCE_CHECK)
 
     return partitioned_check(
         check, f"{name}_archive_{SOURCE_CHECK}", archive_key(name), SOURCE_CHECK,
-        "Lists a business group at its sources and finds records whose notification never came: newer there, missing "
-        "here, or gone there. What has a change event on its way is left out of judgement.")
+        _DESCRIPTION.format(effect=_EFFECTS[repair]))
+
+
+_DESCRIPTION = """Lists a business group at its sources and finds records whose notification never came: newer there, \
+missing here, or gone there. Records with a change event on its way are left out.
+
+- A full sync evaluates this check from what it has listed.
+- **Execute all** starts at once, without a dialog, and works on all business groups. {effect}
+- A group whose sources give no usable response shows a warning. If no group could be checked, the run fails."""
+
+_EFFECTS: dict[Repair, str] = {
+    "auto": "With the setting `repair: auto` a lost notification becomes a change event, which is **pushed to the "
+            "third party**.",
+    "ask": "With the setting `repair: ask` it changes nothing: the job `repair` does.",
+    "off": "With the setting `repair: off` it changes nothing.",
+}
+
+
+def _verdicts() -> Verdicts:
+    return Verdicts(("lost", "not_checked", "in_step"), "checked")
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -63,12 +91,13 @@ def check_source_groups(
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Checks the groups that are due, or those asked for, and reports each as an evaluation of the check."""
     entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
-    verdicts: Counter[str] = Counter(in_step=0, lost=0, not_checked=0)
+    verdicts = _verdicts()
     for name in entities:
         groups = (sorted(groups_of(system.context, name).intersection(config.groups)) if config.groups
                   else due_groups(system, name))
-        yield from evaluations(context, system, name, groups, repair=repair, verdicts=verdicts)
-    yield dg.Output(None, metadata=dict(verdicts))
+        yield from evaluations(context, system, name, groups, verdicts, repair=repair)
+    verdicts.require_some()
+    yield dg.Output(None, metadata=verdicts.metadata())
 
 
 def due_groups(system: System, name: str) -> list[str]:
@@ -82,22 +111,38 @@ def due_groups(system: System, name: str) -> list[str]:
 
 
 def evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], *, repair: Repair | None = None,
-    verdicts: Counter[str] | None = None,
+    context: Context, system: System, name: str, groups: Sequence[str], verdicts: Verdicts, *,
+    repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Checks groups and yields what the check says of each that could be judged."""
+    """Checks groups and yields an evaluation of each: those in sync as they end, then the others, lost ones last."""
     entity = system.entity(name)
 
     def work(group: str) -> Awaitable[SourceCheck]:
         return check_sources(system.context, entity, group, repair=repair)
 
-    for group, result in by_group(context, system, name, groups, work, "checked"):
-        context.log.info(f"{name} {group}: {summary(result)}")
-        if verdicts is not None:
-            verdicts[result.verdict] += 1
-        if result.verdict != "not_checked":
-            yield evaluation(context, archive_key(name), SOURCE_CHECK, group, passed=result.verdict == "in_step",
-                             description=summary(result), metadata=metadata_of(result))
+    others: list[SourceCheck] = []
+    try:
+        for group, result in by_group(context, system, name, groups, work, "checked"):
+            context.log.info(f"{name} {group}: {summary(result)}")
+            verdicts.add(name, group, result.verdict, result.reason, {
+                "lost_notifications": len(result.lost), "sent_to_repair": result.repaired,
+                "on_the_way": result.on_the_way, "records_listed": result.listed.get(entity.settings.owner, 0)})
+            if result.verdict == "in_step":
+                yield _evaluation(context, name, result)
+            else:
+                others.append(result)
+    except dg.Failure as failure:
+        verdicts.broke(failure)
+    for result in sorted(others, key=lambda result: (result.verdict == "lost", result.group)):
+        yield _evaluation(context, name, result)
+
+
+def _evaluation(context: Context, name: str, result: SourceCheck) -> dg.AssetCheckEvaluation:
+    unknown = result.verdict == "not_checked"
+    return evaluation(
+        context, archive_key(name), SOURCE_CHECK, result.group, passed=result.verdict == "in_step",
+        description=summary(result), metadata=metadata_of(result),
+        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR)
 
 
 def summary(result: SourceCheck) -> str:

@@ -217,8 +217,8 @@ async def _sync_group(
     try:
         filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell)
     except SyncError as error:
-        failures.append(f"{name}: {error}")
-        bar.done(f"{name}: failed: {error}")
+        failures.append(f"{name}: {error.named()}")
+        bar.done(f"{name}: failed: {error.named()}")
         return
     for phase, count in (("read", filled.listed), ("changed", filled.changed), ("push", stepped.acknowledged)):
         reports(phase, count)

@@ -5,7 +5,7 @@ Not here: parts (``sources.py``) and targets (``targets.py``) themselves.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -91,6 +91,10 @@ class SourceCheck(Model):
     it is told of."""
 
 
+Owner = Annotated[str, Field(pattern=r"^(team:\S.*|[^@\s]+@[^@\s.]+(\.[^@\s.]+)+)$")]
+"""Who looks after an entity: an email address, or ``team:`` and a name."""
+
+
 class Entity(Model):
     """A kind of record, the source systems that make it up, and its shape at the third party."""
 
@@ -117,6 +121,8 @@ class Entity(Model):
     """Records as the mapping makes them, which the command ``conformance`` makes its own of; it reads one from the
     sources unless told. Two let it change more than one field."""
     source_check: SourceCheck = SourceCheck()
+    owners: list[Owner] = []
+    """The people who look after it, which the Dagster UI shows: email addresses, or ``team:`` and a name."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Entity:

@@ -32,6 +32,10 @@ class SyncError(Exception):
         super().__init__(*(storable_text(mask(message)) if isinstance(message, str) else message
                            for message in messages))
 
+    def named(self) -> str:
+        """The message; of a failed call, with the system that was called."""
+        return str(self)
+
 
 class ConfigError(SyncError):
     """The configuration cannot be used; the message names the place and the mend."""
@@ -97,7 +101,8 @@ class CallFailed(SyncError):
     under an id that we took for this record's. ``reason`` is the text that a rule of the configuration found for
     operators (``message`` of an outcome), without record-specific detail where possible. ``is_page``: the response was
     HTML or XML where JSON is spoken. ``remake``: what is there is only a part of the record, and no update completes
-    it: it has to be deleted and made anew.
+    it: it has to be deleted and made anew. ``place``: the system that was called, as in the configuration, such as
+    ``sources.shop``; None where the adapter is not contained.
     """
 
     def __init__(
@@ -136,6 +141,13 @@ class CallFailed(SyncError):
         self.reason = None if reason is None else _shortened(reason)
         self.is_page = is_page
         self.remake = remake
+        self.place: str | None = None
+
+    def named(self) -> str:
+        """The message with the name of the system that was called."""
+        kind, _, name = (self.place or "").partition(".")
+        called = {"sources": "source system", "third_parties": "third party"}.get(kind)
+        return str(self) if called is None else f"{called} {name}: {self}"
 
 
 def _shortened(text: str) -> str:

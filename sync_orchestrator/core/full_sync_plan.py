@@ -128,7 +128,7 @@ async def plan_group(
         await work.read()
         await work.delete()
     except CallFailed as failure:
-        raise CannotPlan(f"its sources cannot be read: {failure}") from None
+        raise CannotPlan(f"its sources cannot be read: {failure.named()}") from None
     try:
         await work.compare()
     except CallFailed as failure:

@@ -31,6 +31,9 @@ from sync_orchestrator.core.suspension import note_stray_ids
 if TYPE_CHECKING:
     from sync_orchestrator.config import ThirdPartySystem
 
+MAX_KEYS = 20
+"""Keys of acknowledged records that are kept of each group, for reports."""
+
 _MOST_RETRY_AFTER = 3600.0
 _SUCCESS_NOTED_SECONDS = 10.0
 _RECENT_SECONDS = 60.0
@@ -38,7 +41,10 @@ _RECENT_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Settled:
-    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a twin."""
+    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a twin.
+
+    ``keys``: the first ``MAX_KEYS`` acknowledged records by entity and group.
+    """
 
     acknowledged: int = 0
     failed: int = 0
@@ -48,6 +54,7 @@ class Settled:
     discarded: int = 0
     slowest: float = 0.0
     groups: Counter[tuple[str, str]] = field(default_factory=Counter)
+    keys: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     twins: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
@@ -56,7 +63,16 @@ class Settled:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.slowest = max(self.slowest, other.slowest)
         self.groups.update(other.groups)
+        for place, keys in other.keys.items():
+            for key in keys:
+                self.note_key(place, key)
         self.twins += other.twins
+
+    def note_key(self, place: tuple[str, str], key: str) -> None:
+        """Keeps the key of an acknowledged record, if it is one of the first of its entity and group."""
+        known = self.keys.setdefault(place, [])
+        if len(known) < MAX_KEYS and key not in known:
+            known.append(key)
 
 
 def settle(
@@ -151,7 +167,9 @@ def _finish_events(
     for end in good:
         if (end.claim.entity, end.claim.key) in accepted:
             places = {end.claim.group, end.claim.applied_group} - {None}
-            result.groups.update((end.claim.entity, group) for group in places if group)
+            for place in [(end.claim.entity, group) for group in places if group]:
+                result.groups[place] += 1
+                result.note_key(place, end.claim.key)
 
 
 def _tell_of_mirrored(

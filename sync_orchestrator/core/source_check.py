@@ -135,7 +135,7 @@ class _Check:
                 suspects = await self._db(partial(self._still, before=suspects))
             self.result.lost = sorted(await self._confirm(suspects), key=lambda lost: (lost.part, lost.key))
         except CallFailed as failure:
-            return self._not_checked(f"its sources could not be asked: {failure}")
+            return self._not_checked(f"its sources gave no usable response: {failure.named()}")
         await self._db(self._conclude)
         return self.result
 

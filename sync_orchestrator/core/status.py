@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core import outcomes
@@ -122,6 +124,49 @@ def status(engine: Engine) -> dict[str, Any]:
             "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
             "outcomes": outcomes.unsent(connection),
         }
+
+
+def entity_totals(connection: Connection, entity: str) -> dict[str, int]:
+    """The totals of an entity over all its business groups.
+
+    Returns:
+        ``in_sync``, ``pending`` (records to push, changes to archive), ``dead``, ``on_hold``, ``drift`` and
+        ``unmanaged`` (found and not known to be gone), and ``open_alerts`` (of the entity, and of no entity).
+    """
+    row = run(connection, archive_statements.TOTALS, entity=entity)[0]
+    return {
+        "in_sync": row.in_sync, "pending": row.pending_records + row.pending_events,
+        "dead": row.dead_records + row.dead_events, "on_hold": row.on_hold, "drift": row.drift,
+        "unmanaged": row.unmanaged, "open_alerts": row.open_alerts}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTotals:
+    """What a business group holds: its records, those in sync, and the time of its last validation."""
+
+    records: int
+    in_sync: int
+    validated_at: datetime | None
+
+
+def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals:
+    """The totals of one business group."""
+    row = run(connection, archive_statements.GROUP_TOTALS, entity=entity, group=group)[0]
+    return GroupTotals(row.records, row.in_sync, row.validated_at)
+
+
+def why_push_waits(connection: Connection, entity: str, system: str) -> str | None:
+    """Why nothing of an entity is pushed now, with the command that ends it; None while pushes go out."""
+    if entity in paused_entities(connection):
+        return f"push waits: {entity} is paused (`sync-orchestrator resume {entity}`)"
+    state = systems_of(connection).get(system)
+    if state is None:
+        return None
+    if state["paused"]:
+        return f"push waits: {system} is paused (`sync-orchestrator resume {system}`)"
+    if state["suspended_since"]:
+        return f"push waits: {system} is suspended: {state['suspended_reason']} (`sync-orchestrator adopt`)"
+    return f"push waits: the circuit breaker of {system} is open" if state["open_since"] else None
 
 
 def systems_of(connection: Connection) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.status import call_limit_text, systems_of
+from sync_orchestrator.core.status import call_limit_text, systems_of, why_push_waits
 
 REPORT_SECONDS = 5.0
 """The time between two reports."""
@@ -94,6 +94,7 @@ class SyncProgress:
         with self._context.engine.begin() as connection:
             figures = self.figures(connection)
             system = systems_of(connection).get(self._entity.system_name)
+            waits = why_push_waits(connection, self._entity.name, self._entity.system_name)
         total = Figures()
         for each in figures.values():
             total.add(each)
@@ -108,13 +109,31 @@ class SyncProgress:
             state += f"; {call_limit_text(self._entity.system_name, limit)}" if limit else "; no limit of calls"
         under_way = [name for name in figures if name not in self._ended]
         shown = [f"{name}: {figures[name].text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
-        return [*shown, f"{self._entity.name}: {state}"]
+        return [*shown, f"{self._entity.name}: {state}", *([] if waits is None else [waits])]
 
     def figures(self, connection: Connection) -> dict[str, Figures]:
         """The present figures by group."""
         found = outstanding(connection, self._entity.name, self._own)
         return {name: Figures(own.read, own.changed, own.written, found[name].waiting, found[name].failing,
                               found[name].causes) for name, own in self._own.items()}
+
+
+def group_left_over(connection: Connection, entity: EntityContext, group: str) -> str | None:
+    """What of a business group is not in sync after its full sync, and why; None where nothing is left.
+
+    Changes that came after the group's completion and did not fail are on their way, and not left over.
+    """
+    figures = Figures()
+    for row in run(connection, statements.OUTSTANDING_OF_COMPLETED, entity=entity.name, groups=[group]):
+        figures.waiting, figures.failing = row.waiting, row.failing
+    if not (figures.waiting or figures.failing):
+        return None
+    figures.causes = outstanding(connection, entity.name, [group])[group].causes
+    counts = ", ".join(f"{n} records {what}" for what, n in (
+        ("waiting", figures.waiting), ("failing", figures.failing)) if n)
+    causes = "; ".join(f"{count}: {cause}" for cause, count in figures.causes.most_common(_MAX_CAUSES))
+    waits = why_push_waits(connection, entity.name, entity.system_name)
+    return f"{counts}" + (f" ({entity.system_name}: {causes})" if causes else "") + (f"; {waits}" if waits else "")
 
 
 def outstanding(connection: Connection, entity: str, groups: Collection[str]) -> dict[str, Figures]:

@@ -102,9 +102,13 @@ def groups_due(connection: Connection, entity: str, every: float, most: int) -> 
     return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
 
 
-def groups_with_drift(connection: Connection, entity: str) -> set[str]:
-    """Business groups with drift that is not known to be gone."""
-    return {row.group_key for row in run(connection, statements.GROUPS_WITH_DRIFT, entity=entity)}
+def groups_with_drift(connection: Connection, entity: str) -> dict[str, bool]:
+    """Business groups with drift that is not known to be gone, each with whether all of it is unmanaged records.
+
+    Unmanaged records are left where they are, so such a group stays here until a full comparison finds them gone.
+    """
+    return {row.group_key: row.only_unmanaged
+            for row in run(connection, statements.GROUPS_WITH_DRIFT, entity=entity)}
 
 
 async def validate(
@@ -147,7 +151,7 @@ class _Validation:
             found = await self._diff(since)
             confirmed = await self._confirm(found)
         except CallFailed as failure:
-            return await self._end(reason=f"the third party could not be asked: {failure}")
+            return await self._end(reason=f"third party {self._entity.system_name} gave no usable response: {failure}")
         if await self._db(lambda connection: self._conclude(connection, confirmed, since)):
             await self._delete_foreign(confirmed)
         return self.result

@@ -103,6 +103,32 @@ SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 
+# The totals of one entity, as its series in the UI.
+TOTALS = """
+SELECT r.*, e.*, d.*, a.*
+FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
+             count(*) FILTER (WHERE out_of_step AND parked IS NULL) AS pending_records,
+             count(*) FILTER (WHERE out_of_step AND parked = 'dead') AS dead_records,
+             count(*) FILTER (WHERE out_of_step AND parked = 'held') AS on_hold
+      FROM sync.records WHERE entity = %(entity)s AND revision > 0) r,
+     (SELECT count(*) FILTER (WHERE state <> 'dead') AS pending_events,
+             count(*) FILTER (WHERE state = 'dead') AS dead_events
+      FROM sync.events WHERE entity = %(entity)s AND revision IS NULL) e,
+     (SELECT count(*) FILTER (WHERE kind <> 'foreign') AS drift, count(*) FILTER (WHERE kind = 'foreign') AS unmanaged
+      FROM sync.drift WHERE entity = %(entity)s AND status <> 'repaired') d,
+     (SELECT count(*) AS open_alerts FROM sync.alerts
+      WHERE resolved_at IS NULL AND coalesce(entity, %(entity)s) = %(entity)s) a
+"""
+
+# What a business group holds, and when it was last validated.
+GROUP_TOTALS = """
+SELECT count(*) FILTER (WHERE NOT deleted) AS records,
+       count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
+       (SELECT max(v.at) FROM sync.validations v
+        WHERE v.entity = %(entity)s AND v.group_key = %(group)s AND v.verdict <> 'not_validated') AS validated_at
+FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND revision > 0
+"""
+
 SHOW = "SELECT * FROM sync.records WHERE entity = %(entity)s AND key = %(key)s"
 
 PARTS_OF = """

@@ -135,6 +135,16 @@ SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS wa
 FROM ({_OF_GROUPS}) found GROUP BY group_key
 """
 
+# The same without what changed after a group was completed and waits without an error: that is on its way.
+OUTSTANDING_OF_COMPLETED = f"""
+SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS waiting,
+       count(*) FILTER (WHERE error IS NOT NULL OR parked IS NOT NULL) AS failing
+FROM ({_OF_GROUPS}) found JOIN sync.groups g USING (group_key)
+WHERE g.entity = %(entity)s AND (error IS NOT NULL OR parked IS NOT NULL OR g.completed_at IS NULL
+                                 OR changed_at <= g.completed_at)
+GROUP BY group_key
+"""
+
 # The errors of the newest of them, of each group.
 ERRORS_OF = f"""
 SELECT group_key, key, error FROM (

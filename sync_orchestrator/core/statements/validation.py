@@ -141,7 +141,8 @@ ORDER BY validated_at NULLS FIRST, group_key LIMIT %(most)s
 """
 
 GROUPS_WITH_DRIFT = """
-SELECT DISTINCT group_key FROM sync.drift WHERE entity = %(entity)s AND status <> 'repaired'
+SELECT group_key, bool_and(kind = 'foreign') AS only_unmanaged FROM sync.drift
+WHERE entity = %(entity)s AND status <> 'repaired' GROUP BY group_key
 """
 
 DRIFT_OF = """
