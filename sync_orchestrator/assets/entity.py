@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
+from pydantic import Field
 
-from sync_orchestrator.assets.partitions import business_group, groups_of
+from sync_orchestrator.assets.options import ALLOW_DELETIONS
+from sync_orchestrator.assets.partitions import business_group, groups_of, is_group_of_any
 from sync_orchestrator.assets.preview import report
 from sync_orchestrator.config import Entity
 from sync_orchestrator.core.context import Context, EntityContext
@@ -20,6 +22,7 @@ from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncEr
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
 from sync_orchestrator.core.group_fill import FillReport
 from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.nearest import unknown_name
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.sql import in_transaction
 from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
@@ -32,10 +35,9 @@ GROUPS_PER_RUN = 500
 
 
 class FullSyncOptions(dg.Config):
-    """What a person may set when launching a full sync."""
+    """What an operator may set when launching a full sync."""
 
-    allow_deletions: int = 0
-    """Raises the cap of inferred deletions for this time."""
+    allow_deletions: int = Field(default=0, description=ALLOW_DELETIONS)
 
 
 Figures = dict[str, int | float | bool | str]
@@ -87,8 +89,11 @@ def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: Sy
     """
     own = groups_of(system.context, name)
     work = _Work(context, system.context, system.entity(name), config.allow_deletions or None)
-    return system.perform(work.all([group for group in context.partition_keys if group in own],
-                                   [group for group in context.partition_keys if group not in own]))
+    strange = [group for group in context.partition_keys if group not in own]
+    of_others = [group for group in strange if is_group_of_any(system.context, group)]
+    failed = system.perform(work.all([group for group in context.partition_keys if group in own], of_others))
+    return failed | {group: unknown_name(f"business group '{group}' of {name}", group, own)
+                     for group in strange if group not in of_others}
 
 
 class _Work:

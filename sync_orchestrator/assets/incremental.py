@@ -21,6 +21,7 @@ from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
+from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.retention import forget
 from sync_orchestrator.resources.system import System
 
@@ -107,7 +108,16 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
     with _ending_in_order() as asked_to_end:
         drained = system.perform(drain(
             system.context, progress=reporter, asked_to_end=asked_to_end, hand_over=_HAND_OVER_SECONDS))
+    _log_pauses(context, system)
     yield dg.Output(None, metadata=reporter.end(drained))
+
+
+def _log_pauses(context: dg.OpExecutionContext, system: System) -> None:
+    """Says which pushes the drain left, and what ends that."""
+    with system.context.engine.begin() as connection:
+        pauses = pauses_of(connection, {name: entity.system_name for name, entity in system.context.entities.items()})
+    for pause in pauses.values():
+        context.log.warning(f"{pause.text()}; {pause.next_step}")
 
 
 @dg.job(**IN_ONE_RUN,

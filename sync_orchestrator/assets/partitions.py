@@ -6,6 +6,7 @@ import dagster as dg
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.full_sync import known_groups
+from sync_orchestrator.core.sql import run
 
 business_group = dg.DynamicPartitionsDefinition(name="business_group")
 
@@ -17,6 +18,13 @@ def groups_of(context: Context, entity: str) -> set[str]:
     """The groups an entity has; a partition that it lacks belongs to another entity."""
     with context.engine.begin() as connection:
         return set(known_groups(connection, entity))
+
+
+def is_group_of_any(context: Context, group: str) -> bool:
+    """Whether any entity has the group, or had it before ``sync.yaml`` changed; a partition added by hand has none."""
+    with context.engine.begin() as connection:
+        return bool(run(connection, "SELECT EXISTS (SELECT FROM sync.groups WHERE group_key = %(group)s) AS known",
+                        group=group)[0].known)
 
 
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:

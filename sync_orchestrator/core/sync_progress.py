@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.status import call_limit_text, systems_of
@@ -94,6 +95,7 @@ class SyncProgress:
         with self._context.engine.begin() as connection:
             figures = self.figures(connection)
             system = systems_of(connection).get(self._entity.system_name)
+            pause = pauses_of(connection, {self._entity.name: self._entity.system_name}).get(self._entity.name)
         total = Figures()
         for each in figures.values():
             total.add(each)
@@ -108,7 +110,8 @@ class SyncProgress:
             state += f"; {call_limit_text(self._entity.system_name, limit)}" if limit else "; no limit of calls"
         under_way = [name for name in figures if name not in self._ended]
         shown = [f"{name}: {figures[name].text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
-        return [*shown, f"{self._entity.name}: {state}"]
+        waits = [] if pause is None else [f"pushes wait: {pause.reason}; {pause.next_step}"]
+        return [*shown, f"{self._entity.name}: {state}", *waits]
 
     def figures(self, connection: Connection) -> dict[str, Figures]:
         """The present figures by group."""
