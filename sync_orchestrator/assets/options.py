@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, Literal, TypeVar, cast
 
 import dagster as dg
@@ -40,21 +41,26 @@ def entity_choices(config: Config) -> list[str]:
 
 def chosen_repair(choice: RepairChoice) -> Repair | None:
     """What is done about drift; None for what is configured."""
-    return None if choice == AS_CONFIGURED else cast(Repair, choice)
+    return None if choice == AS_CONFIGURED else choice
 
 
 def with_choices(options: type[Options], **choices: Sequence[str]) -> type[Options]:
     """The same options, of which some fields are choices of names.
 
     Args:
-        options: The class of the options; its fields have a description, and a default or none.
-        choices: By the names of fields, the values that they take.
+        options: The class of the options.
+        choices: By the names of fields, the values that they take. The first one becomes the default, unless the
+            field has to be set.
 
     Returns:
         A class of the same name, for ``op_with``.
     """
-    fields: dict[str, Any] = {
-        name: (cast(Any, Literal)[tuple(values)], options.model_fields[name]) for name, values in choices.items()}
+    fields: dict[str, Any] = {}
+    for name, values in choices.items():
+        field = copy(options.model_fields[name])
+        if not field.is_required():
+            field.default = values[0]
+        fields[name] = (cast(Any, Literal)[tuple(values)], field)
     return cast(type[Options], create_model(options.__name__, __base__=options, **fields))
 
 

@@ -23,7 +23,7 @@ _LISTS = ("parts", "events", "pushes", "drift")
 class RecordOptions(dg.Config):
     """Which record is shown."""
 
-    entity: str = Field(description="The entity of the record.")
+    entity: str = Field(default="", description="The entity of the record.")
     key: str = Field(default="", description="The key of the record, as the sources have it.")
 
 
@@ -67,11 +67,10 @@ def _cell(value: Any) -> Any:
 
 def record_job(config: Config) -> dg.JobDefinition:
     """The job that shows a record; its first entity is the default."""
-    names = list(config.entities)
-    options = with_choices(RecordOptions, entity=names)
+    options = with_choices(RecordOptions, entity=list(config.entities))
     show_op = op_with(show_one_record, options)
 
-    @dg.job(name="show_record", **IN_ONE_RUN, config=all_defaults(show_op.name, options, entity=names[0]), description=(
+    @dg.job(name="show_record", **IN_ONE_RUN, config=all_defaults(show_op.name, options), description=(
         "Shows everything known of one record: its state, parts, events, pushes and drift. The same as "
         "`sync-orchestrator records show`."))
     def show_record() -> None:

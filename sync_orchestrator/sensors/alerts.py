@@ -30,9 +30,9 @@ _GO_ON = {incremental_sync.name, maintenance.name}
 """Jobs whose next run goes on where an interrupted one stopped."""
 
 
-@dg.sensor(job=report_alerts, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Looks each minute for work that waits too long, sends the alerts that are due, and has the check "
-                       "`open_alerts` of the mirrors evaluated when alerts or pauses change.")
+@dg.sensor(job_name=report_alerts.name, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING,
+           description="Looks each minute for work that waits too long, sends the alerts that are due, and requests "
+                       "the evaluation of the check `open_alerts` when alerts or pauses change.")
 def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """The cursor is when it last looked, and what the check last showed."""
     settings = system.context.config.alerts
