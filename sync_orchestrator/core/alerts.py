@@ -85,7 +85,7 @@ def _cut(text: str) -> str:
     return storable_text(text[:_LONGEST_TEXT])
 
 
-def send_due(engine: Engine, settings: Alerts, log: Log = _log.warning) -> int:
+def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
     """Sends what has gathered long enough to each receiver; returns how many messages were taken.
 
     At least once: a receiver is marked as told after it took the message. One that did not take it keeps nobody else
@@ -94,8 +94,8 @@ def send_due(engine: Engine, settings: Alerts, log: Log = _log.warning) -> int:
     Args:
         engine: The database.
         settings: The receivers, and when a message is due.
-        log: The method of a logger that is called once with each message that is sent, and that is the receiver where
-            no URL is configured.
+        log: The method of a logger that gets each message that is sent to anybody, once. By default only messages
+            without a configured URL are logged, by the logger of this module.
     """
     known, written = receivers(settings.urls), _Written(log)
     with engine.begin() as connection:
@@ -106,14 +106,14 @@ def send_due(engine: Engine, settings: Alerts, log: Log = _log.warning) -> int:
 class _Written:
     """Logs each message once, however many receivers it is sent to."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log | None) -> None:
         self._log = log
         self._messages: set[tuple[str, str]] = set()
 
-    def __call__(self, title: str, body: str) -> None:
-        if (title, body) not in self._messages:
+    def __call__(self, receiver: Receiver, title: str, body: str) -> None:
+        if (title, body) not in self._messages and (receiver.url is None or self._log is not None):
             self._messages.add((title, body))
-            self._log(f"ALERT {title}\n{body}")
+            (self._log or _log.warning)(f"ALERT {title}\n{body}")
 
 
 def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Written) -> int:
@@ -125,7 +125,7 @@ def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Wri
         title, body = message(alerts, settings.ui_url)
         error = receiver.deliver(title, body)
         if error is None:
-            written(title, body)
+            written(receiver, title, body)
         _delivered()
         in_transaction(engine, partial(_note, receiver=receiver, alerts=alerts, error=error))
         if error is not None:
