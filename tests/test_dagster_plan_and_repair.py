@@ -135,7 +135,7 @@ def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dags
     assert ran.success
     shown = output(ran, "repair_groups")
     assert (shown["sent"], shown["drift_left"]) == (2, 0)
-    assert shown["result"] == "2 sent to repair in 2 business groups; 0 differences are left"
+    assert shown["result"] == "2 sent to repair in 2 business groups; 0 differences and 0 dead records are left"
     assert [(row["group"], row["sent"], row["verdict"]) for row in rows(ran, "repair_groups", "groups")] == [
         ("B", 1, "in step"), ("C", 1, "in step")]
     assert synced.world.mirrored() == synced.world.truth()
@@ -147,7 +147,8 @@ def test_repair_of_named_groups_leaves_the_others_and_lists_the_worst_first(sync
     altered(synced, "A0", "B0", "C1")
     synced.world.erp.before = lambda verb, key: answer(400) if key == "C1" and verb == "update" else None
     ran = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B", "C"]}}}})
-    assert [(row["group"], row["drift left"]) for row in rows(ran, "repair_groups", "groups")] == [("C", 1), ("B", 0)]
+    assert [(row["group"], row["verdict"], row["dead"]) for row in rows(ran, "repair_groups", "groups")] == [
+        ("C", "drift", 1), ("B", "in step", 0)]
     assert synced.checked()["FAILED"] == ["A", "C"]
 
 

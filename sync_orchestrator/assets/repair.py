@@ -97,14 +97,15 @@ def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: R
               results: Sequence[Repaired]) -> dict[str, Any]:
     """The result of all groups: one line, the numbers, and a table with the worst group first."""
     sent = sum(result.sent for result in results)
-    left = sum(_drift_left(result) for result in results)
+    left, dead = sum(_drift_left(result) for result in results), sum(_dead(result) for result in results)
     if not results:
         of = f"record '{config.key}' of " if config.key else ""
         line = f"nothing was found open in {of}{', '.join(entities)}"
     else:
-        line = f"{sent} sent to repair in {len(results)} business groups; {left} differences are left"
+        line = (f"{sent} sent to repair in {len(results)} business groups; {left} differences and {dead} dead records "
+                "are left")
     context.log.info(line)
-    metadata: dict[str, Any] = {"result": line, "sent": sent, "drift_left": left}
+    metadata: dict[str, Any] = {"result": line, "sent": sent, "drift_left": left, "dead": dead}
     if results:
         metadata["groups"] = shown_table(_groups_table(results))
     return metadata
@@ -112,12 +113,13 @@ def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: R
 
 def _groups_table(results: Sequence[Repaired]) -> Table:
     def place(result: Repaired) -> tuple[int, int, str, str]:
-        return _WORST_FIRST.get(_verdict(result), 1), -_drift_left(result), result.entity, result.group
+        return (_WORST_FIRST.get(_verdict(result), 1), -_drift_left(result) - _dead(result), result.entity,
+                result.group)
 
     rows = [[result.entity, result.group, result.sent, _verdict(result).replace("_", " "), _drift_left(result),
-             len(result.sources.lost) if result.sources is not None else 0, summary(result)]
+             _dead(result), len(result.sources.lost) if result.sources is not None else 0, summary(result)]
             for result in sorted(results, key=place)]
-    return ["entity", "group", "sent", "verdict", "drift left", "lost notifications", "result"], rows
+    return ["entity", "group", "sent", "verdict", "drift left", "dead", "lost notifications", "result"], rows
 
 
 def _verdict(result: Repaired) -> str:
@@ -126,6 +128,10 @@ def _verdict(result: Repaired) -> str:
 
 def _drift_left(result: Repaired) -> int:
     return 0 if result.validation is None else len(result.validation.drift)
+
+
+def _dead(result: Repaired) -> int:
+    return 0 if result.validation is None else result.validation.dead
 
 
 def repair_job(config: Config) -> dg.JobDefinition:
