@@ -69,8 +69,9 @@ def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:  # noqa: 
 
 def started(dagster: Dagster, job: str) -> str:  # noqa: F811
     definition = dagster.defs.resolve_job_def(job)
+    needed = {job: {"ops": {f"{job}_pushes": {"config": {"name": "item"}}}}} if job in ("pause", "resume") else {}
     run = dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED,
-                                              tags=dict(definition.run_tags or {}))
+                                              run_config=needed.get(job), tags=dict(definition.run_tags or {}))
     return run.run_id
 
 
