@@ -1,5 +1,7 @@
 """``make up``: the demo's systems, as the story left them, and everything of ours beside them; Ctrl-C ends it all.
 
+The state is in ``.sync/demo``, or in ``SYNC_HOME`` where that is set.
+
 With a ``sync.yaml`` in the working directory the demo's systems stay away: then it is ``sync-orchestrator up``.
 """
 
@@ -24,7 +26,7 @@ def main(port: int = 3000, api_port: int = 8700) -> int:
     """Runs until Ctrl-C or SIGTERM; returns the exit status."""
     if Path("sync.yaml").exists():
         return up(port, api_port, print)
-    home = Path(".sync").resolve() / "demo"
+    home = home_of_demo()
     make_private_home(home)
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(Path(__file__).with_name("sync.yaml")))
     with running(home / "logs") as systems:
@@ -35,6 +37,11 @@ def main(port: int = 3000, api_port: int = 8700) -> int:
             print(f"for other commands, in another shell: export {moved}", flush=True)
         _restore(systems, home)
         return up(port, api_port, print)
+
+
+def home_of_demo() -> Path:
+    """The folder of the demo's state."""
+    return Path(os.environ.get("SYNC_HOME") or Path(".sync") / "demo").resolve()
 
 
 def _moved(systems: Systems) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dagster as dg
 
 from sync_orchestrator.app import load_config
-from sync_orchestrator.assets.checks import mirror_check, validate_fully_job, validate_job
+from sync_orchestrator.assets.alerts import alerts_check, report_alerts
+from sync_orchestrator.assets.checks import mirror_check, validate_jobs
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
 from sync_orchestrator.assets.lineage import external_assets
+from sync_orchestrator.assets.pausing import pause_jobs
 from sync_orchestrator.assets.plan import plan_job
+from sync_orchestrator.assets.record import record_job
 from sync_orchestrator.assets.repair import repair_job
 from sync_orchestrator.assets.source_checks import archive_check, check_sources_job
 from sync_orchestrator.config import Config
@@ -38,9 +41,10 @@ def build(config: Config) -> dg.Definitions:
               for name, entity in config.entities.items()),
             *(spec for name, entity in config.entities.items() for spec in external_assets(name, entity, config))],
         asset_checks=[check for name, entity in config.entities.items() for check in (
-            archive_check(name, entity.source_check.repair), mirror_check(name, entity.validation.repair))],
-        jobs=[full_sync, plan_job, incremental_sync, validate_job, validate_fully_job, check_sources_job,
-              repair_job, maintenance],
+            archive_check(name, entity.source_check.repair), mirror_check(name, entity.validation.repair),
+            alerts_check(name))],
+        jobs=[full_sync, incremental_sync, maintenance, report_alerts, *validate_jobs(config), *pause_jobs(config),
+              *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job))],
         sensors=[change_events, business_groups, alert_outbox, dead_runs, failed_runs, recovered_runs,
                  *([polled_sources] if polled else []), *([outcome_outbox] if config.outcomes else [])],
         schedules=schedules(config),

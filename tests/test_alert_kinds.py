@@ -366,7 +366,7 @@ def test_a_group_that_dagster_cannot_name_is_told_of(dagster: Dagster, webhook: 
 
 
 def test_a_run_that_failed_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
-    ended = dagster.run("validate", run_config={"ops": {"validate_groups": {"config": {"entity": "nothing"}}}})
+    ended = dagster.run("validate", run_config={"ops": {"validate_groups": {"config": {"groups": ["nothing"]}}}})
     failed_runs(dg.build_run_status_sensor_context(
         "failed_runs", ended.get_run_failure_event(), dagster.instance, ended.dagster_run,
         resources={"system": system.System()}).for_run_failure())

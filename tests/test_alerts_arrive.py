@@ -211,7 +211,18 @@ def test_without_an_address_it_is_in_the_log(world: World, caplog: pytest.LogCap
     world.drain()
     assert (send(world), send(world)) == (1, 0)
     [line] = [entry.getMessage() for entry in caplog.records if entry.name == "sync_orchestrator.alerts"]
-    assert line.startswith(f"{TITLE}\nWhat: item: answer 422 (1)\n")
+    assert line.startswith(f"ALERT {TITLE}\nWhat: item: answer 422 (1)\n")
+
+
+def test_a_given_log_gets_each_message_once_whoever_takes_it(
+    world: World, webhook: Webhook, absent: Webhook
+) -> None:
+    written: list[str] = []
+    absent.up()
+    tell(world, title="it's 100% full")
+    settings = Alerts(urls=[webhook.url, absent.url], group_wait=0)
+    assert alerts.send_due(world.engine, settings, written.append) == 2
+    assert [line.splitlines()[0] for line in written] == ["ALERT it's 100% full"]
 
 
 def test_more_messages_than_a_round_sends_arrive_in_turns(world: World, webhook: Webhook) -> None:

@@ -16,8 +16,10 @@ from dagster import DagsterRunStatus as Status
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from fakes import two_part_config
 
+from demo.up import home_of_demo
 from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
 from sync_orchestrator.core.mapping_columns import paths_of
+from sync_orchestrator.core.nearest import unknown_name
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources.instance import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
@@ -140,6 +142,12 @@ def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definition
         assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING  # type: ignore[union-attr]
 
 
+def test_the_schedules_say_what_they_do(defs: dg.Definitions) -> None:
+    schedules = {schedule.name: schedule for schedule in defs.schedules or []}  # type: ignore[union-attr]
+    assert set(schedules) == {"validate_due_groups", "check_due_sources", "ledger_maintenance"}
+    assert "partitions of the ledger's tables" in (schedules["ledger_maintenance"].description or "")  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("every", "line"),
     [
@@ -233,3 +241,83 @@ def test_what_is_wrong_with_the_configuration_is_told_line_by_line(tmp_path: Pat
     assert checked.returncode != 0
     for number, (line, name) in enumerate(zip(told, ("sources", "third_parties", "entities"), strict=True), 1):
         assert f"{config}:{number}: {name}:" in line
+
+
+JOB_OPS = {
+    "validate": "validate_groups", "validate_fully": "validate_groups", "check_sources": "check_source_groups",
+    "plan": "plan_full_sync", "repair": "repair_groups", "pause": "pause_pushes", "resume": "resume_pushes",
+    "show_record": "show_one_record", "full_sync": "item_full_sync"}
+
+
+def options_of(defs: dg.Definitions, job: str) -> dict[str, dg.Field]:
+    """The options of a job's op, as the launchpad has them."""
+    schema = defs.resolve_job_def(job).run_config_schema
+    ops: Any = schema.config_type.fields["ops"].config_type  # type: ignore[attr-defined]
+    found: dict[str, dg.Field] = ops.fields[JOB_OPS[job]].config_type.fields["config"].config_type.fields
+    return found
+
+
+@pytest.mark.parametrize("job", JOB_OPS)
+def test_the_launchpad_explains_every_option(defs: dg.Definitions, job: str) -> None:
+    options = options_of(defs, job)
+    assert options
+    assert {name for name, option in options.items() if not option.description} == set()
+
+
+@pytest.mark.parametrize(("job", "option", "values"), [
+    ("validate", "entity", ["all entities", "item"]),
+    ("validate", "repair", ["as configured", "auto", "ask", "off"]),
+    ("check_sources", "repair", ["as configured", "auto", "ask", "off"]),
+    ("plan", "entity", ["all entities", "item"]),
+    ("repair", "entity", ["all entities", "item"]),
+    ("pause", "name", ["item", "erp"]),
+    ("show_record", "entity", ["item"]),
+])
+def test_the_launchpad_completes_names_and_refuses_others(
+    defs: dg.Definitions, job: str, option: str, values: list[str]
+) -> None:
+    offered: Any = options_of(defs, job)[option].config_type
+    assert [value.config_value for value in offered.enum_values] == values
+    wrong = {"ops": {JOB_OPS[job]: {"config": {option: "itm", **({"key": "k"} if job == "show_record" else {})}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match="itm"):
+        defs.resolve_job_def(job).execute_in_process(run_config=wrong)
+
+
+@pytest.mark.parametrize("job", [job for job in JOB_OPS if job not in ("pause", "resume", "full_sync")])
+def test_the_launchpad_shows_every_default(defs: dg.Definitions, job: str) -> None:
+    definition = defs.resolve_job_def(job)
+    config: Any = definition.run_config
+    assert set(config["ops"][JOB_OPS[job]]["config"]) == set(options_of(defs, job))
+
+
+def test_definitions_of_several_configurations_keep_their_own_names(defs: dg.Definitions) -> None:
+    other = build(two_part_config(entities={"thing": two_part_config().entities["item"].model_dump(by_alias=True)}))
+    assert [value.config_value for value in options_of(other, "plan")["entity"].config_type.enum_values] == [  # type: ignore[attr-defined]
+        "all entities", "thing"]
+    assert [value.config_value for value in options_of(defs, "plan")["entity"].config_type.enum_values] == [  # type: ignore[attr-defined]
+        "all entities", "item"]
+
+
+def test_each_mirror_has_an_unpartitioned_check_of_its_alerts(defs: dg.Definitions) -> None:
+    node = defs.resolve_asset_graph().get(dg.AssetCheckKey(mirror_key("item"), "open_alerts"))
+    assert node.partitions_def is None
+
+
+@pytest.mark.parametrize(("name", "known", "said"), [
+    ("goodj", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
+    ("GOOD-J", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
+    ("xx", ["a", "b"], "unknown group; expected one of: a, b"),
+    ("xx", [f"{n:02}" for n in range(14)], "unknown group; expected one of: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, "
+                                          "10, 11 and 2 more"),
+    ("xx", [], "unknown group; none is known yet: run a full sync first"),
+])
+def test_nearest_names(name: str, known: list[str], said: str) -> None:
+    assert unknown_name("group", name, known) == said
+
+
+def test_the_demo_keeps_its_state_where_it_is_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SYNC_HOME", raising=False)
+    assert home_of_demo() == tmp_path / ".sync" / "demo"
+    monkeypatch.setenv("SYNC_HOME", str(tmp_path / "elsewhere"))
+    assert home_of_demo() == tmp_path / "elsewhere"

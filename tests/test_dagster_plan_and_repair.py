@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import dagster as dg
+import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
+from fakes import answer
 from test_dagster_runs import Dagster, failure_of, instance, plotted, storage, storage_url, synced
 from test_dagster_runs import dagster as dagster
 
@@ -13,6 +15,7 @@ from sync_orchestrator.assets.entity import archive_key
 from sync_orchestrator.assets.partitions import business_group
 from sync_orchestrator.assets.source_checks import SOURCE_CHECK
 from sync_orchestrator.resources.system import System
+from sync_orchestrator.sensors import changes
 
 CHECK = dg.AssetCheckKey(archive_key("item"), SOURCE_CHECK)
 
@@ -44,7 +47,6 @@ def test_a_plan_that_cannot_be_made_fails_the_run_and_says_why(synced: Dagster) 
     ran = synced.run("plan", run_config=options)
     [failure] = [event for event in ran.events_for_node("plan_full_sync") if event.is_step_failure]
     assert "item B: its sources cannot be read" in str(failure.step_failure_data.error)
-    assert not synced.run("plan", run_config={"ops": {"plan_full_sync": {"config": {"entity": "order"}}}}).success
 
 
 def checked(dagster: Dagster) -> dict[str, list[str]]:
@@ -109,24 +111,107 @@ def test_a_group_whose_sources_give_no_response_gets_a_warning(synced: Dagster) 
     table = rows(ran, "check_source_groups", "by_group")
     assert [(row["group"], row["verdict"], row["records_listed"]) for row in table] == [
         ("A", "in_step", 3), ("B", "in_step", 3), ("C", "in_step", 3)]
-    bad = {"ops": {"check_source_groups": {"config": {"repair": "perhaps"}}}}
-    assert not synced.run("check_sources", run_config=bad).success
 
 
-def test_a_person_repairs_a_group_and_sees_what_came_of_it(synced: Dagster) -> None:
-    fields = next(record for record in synced.world.erp.store.values() if record["code"] == "B0")
-    fields["name"] = "altered"
+def altered(synced: Dagster, *keys: str) -> None:
+    """Alters records at the third party, which a validation finds and leaves to an operator."""
+    for fields in synced.world.erp.store.values():
+        if fields["code"] in keys:
+            fields["name"] = "altered"
     synced.world.later(1)
     ask = {"ops": {"validate_groups": {"config": {"full": True, "repair": "ask"}}}}
     assert synced.run("validate", run_config=ask).success
-    assert synced.checked()["FAILED"] == ["B"]
-    assert plotted(synced) == {"B": (1, 0, 1)}
     synced.world.later(1)
-    ran = synced.run("repair", partition_key="B")
+
+
+def output(ran: dg.ExecuteInProcessResult, node: str) -> dict[str, Any]:
+    """The metadata of a run's output."""
+    [event] = [event for event in ran.events_for_node(node) if event.is_successful_output]
+    return {name: value.value for name, value in event.step_output_data.metadata.items()}
+
+
+def failure(ran: dg.ExecuteInProcessResult) -> str:
+    """Why a run's step failed."""
+    assert not ran.success
+    [event] = [event for event in ran.all_events if event.is_step_failure]
+    return str(event.step_failure_data.error_display_string)
+
+
+def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dagster) -> None:
+    altered(synced, "B0", "C1")
+    assert synced.checked()["FAILED"] == ["B", "C"]
+    assert {name: plot for name, plot in plotted(synced).items() if plot[0]} == {"B": (1, 0, 1), "C": (1, 0, 1)}
+    ran = synced.run("repair")
     assert ran.success
-    [output] = [event for event in ran.events_for_node("repair_group") if event.is_successful_output]
-    told = output.step_output_data.metadata
-    assert (told["item: sent"].value, told["item: verdict"].value) == (1, "in_step")
+    shown = output(ran, "repair_groups")
+    assert (shown["sent"], shown["drift_left"]) == (2, 0)
+    assert shown["result"] == "2 sent to repair in 2 business groups; 0 differences and 0 dead records are left"
+    assert [(row["group"], row["sent"], row["verdict"]) for row in rows(ran, "repair_groups", "groups")] == [
+        ("B", 1, "in step"), ("C", 1, "in step")]
     assert synced.world.mirrored() == synced.world.truth()
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
-    assert plotted(synced) == {"B": (0, 0, 0)}
+    assert set(plotted(synced).values()) == {(0, 0, 0)}
+
+
+def test_repair_of_named_groups_leaves_the_others_and_lists_the_worst_first(synced: Dagster) -> None:
+    altered(synced, "A0", "B0", "C1")
+    synced.world.erp.before = lambda verb, key: answer(400) if key == "C1" and verb == "update" else None
+    ran = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B", "C"]}}}})
+    assert [(row["group"], row["verdict"], row["dead"]) for row in rows(ran, "repair_groups", "groups")] == [
+        ("C", "drift", 1), ("B", "in step", 0)]
+    assert synced.checked()["FAILED"] == ["A", "C"]
+
+
+def test_repair_says_where_nothing_was_found_open(synced: Dagster) -> None:
+    assert output(synced.run("repair"), "repair_groups")["result"] == "nothing was found open in item"
+    named = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B"], "key": "B0"}}}})
+    [row] = rows(named, "repair_groups", "groups")
+    assert str(row["result"]).startswith("nothing was found open; in step")
+    of_key = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"key": "B0"}}}})
+    assert output(of_key, "repair_groups")["result"] == "nothing was found open in record 'B0' of item"
+
+
+@pytest.mark.parametrize(("job", "node"), [
+    ("validate", "validate_groups"), ("validate_fully", "validate_groups"), ("check_sources", "check_source_groups"),
+    ("plan", "plan_full_sync"), ("repair", "repair_groups")])
+def test_a_group_that_does_not_exist_fails_the_run_with_the_nearest_names(
+    synced: Dagster, job: str, node: str
+) -> None:
+    synced.world.put("G1", group="good-j", tell=False)
+    synced.tick(changes.business_groups)
+    ran = synced.run(job, run_config={"ops": {node: {"config": {"groups": ["A", "goodj"]}}}})
+    assert "unknown business group 'goodj' of item; did you mean good-j?" in failure(ran)
+
+
+def test_a_partition_that_no_entity_has_fails_its_full_sync_and_check(synced: Dagster) -> None:
+    synced.instance.add_dynamic_partitions("business_group", ["AA"])
+    ran = synced.run("full_sync", tags={"dagster/partition": "AA"})
+    assert "AA: unknown business group 'AA' of item; did you mean A?" in failure(ran)
+    assert "AA" not in synced.events(archive_key("item"), "materialization")
+    for job, options in (("__ASSET_JOB", {"checks": [CHECK]}), ("validate", {})):
+        ran = synced.run(job, tags={"dagster/partition": "AA"}, **options)
+        assert "unknown business group 'AA' of item" in failure(ran)
+
+
+def test_a_plan_may_name_a_group_that_only_the_source_knows(synced: Dagster) -> None:
+    synced.world.put("N1", group="new", tell=False)
+    ran = synced.run("plan", run_config={"ops": {"plan_full_sync": {"config": {"groups": ["new"]}}}})
+    [counts] = rows(ran, "plan_full_sync", "item: counts")
+    assert (counts["group"], counts["create"]) == ("new", 1)
+
+
+def test_show_record_shows_what_is_known_of_it(synced: Dagster) -> None:
+    synced.world.put("A0", name="changed")
+    assert synced.run("incremental_sync").success
+    ran = synced.run("show_record", run_config={"ops": {"show_one_record": {"config": {"key": "A0"}}}})
+    assert ran.success
+    state = {row["field"]: row["value"] for row in rows(ran, "show_one_record", "state")}
+    assert (state["key"], state["group_key"]) == ("A0", "A")
+    assert [row["part"] for row in rows(ran, "show_one_record", "parts")] == ["shop", "stock"]
+    assert "changed" in str(rows(ran, "show_one_record", "parts")[0]["data"])
+    assert {row["state"] for row in rows(ran, "show_one_record", "events")} == {"done"}
+    assert [row["outcome"] for row in rows(ran, "show_one_record", "pushes")]
+    assert output(ran, "show_one_record")["drift"] == "none"
+    for key, reason in (("Z9", "nothing is known of item 'Z9'"), ("", "its `key` is empty")):
+        assert reason in failure(synced.run("show_record", run_config={
+            "ops": {"show_one_record": {"config": {"key": key}}}}))

@@ -28,7 +28,7 @@ from sync_orchestrator.sensors.alerts import failed_runs
 from sync_orchestrator.sensors.runs import dead_runs
 
 JOBS = ("validate", "validate_fully", "check_sources", "full_sync", "repair", "plan", "maintenance",
-        "incremental_sync")
+        "incremental_sync", "report_alerts", "pause", "resume", "show_record")
 
 
 class Clock:
@@ -69,8 +69,9 @@ def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:  # noqa: 
 
 def started(dagster: Dagster, job: str) -> str:  # noqa: F811
     definition = dagster.defs.resolve_job_def(job)
+    needed = {job: {"ops": {f"{job}_pushes": {"config": {"name": "item"}}}}} if job in ("pause", "resume") else {}
     run = dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED,
-                                              tags=dict(definition.run_tags or {}))
+                                              run_config=needed.get(job), tags=dict(definition.run_tags or {}))
     return run.run_id
 
 
@@ -154,7 +155,8 @@ def filled(dagster: Dagster) -> Dagster:  # noqa: F811
     return dagster
 
 
-@pytest.mark.parametrize("job", ["validate", "validate_fully", "plan", "repair", "incremental_sync", "maintenance"])
+@pytest.mark.parametrize("job", ["validate", "validate_fully", "plan", "repair", "incremental_sync", "maintenance",
+                                 "report_alerts", "pause", "show_record"])
 def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: str) -> None:
     seen: list[set[str]] = []
     watched = connect(filled.world.engine.url.render_as_string(hide_password=False))
@@ -165,8 +167,10 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
 
     filled.world.put("k2")
     event.listen(filled.world.engine, "before_cursor_execute", executed)
-    tags = {"dagster/partition": "A"} if job == "repair" else {}
-    ended = filled.run(job, tags=tags)
+    options = {"repair": {"ops": {"repair_groups": {"config": {"groups": ["A"]}}}},
+               "show_record": {"ops": {"show_one_record": {"config": {"key": "k1"}}}},
+               "pause": {"ops": {"pause_pushes": {"config": {"name": "item"}}}}}
+    ended = filled.run(job, run_config=options.get(job))
     event.remove(filled.world.engine, "before_cursor_execute", executed)
     watched.dispose()
     assert ended.success

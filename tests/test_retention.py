@@ -141,3 +141,12 @@ def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_st
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED)
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 0
     assert dagster.instance.get_run_by_id(going_on.run_id) is not None
+
+
+def test_of_the_evaluations_of_open_alerts_the_newest_is_kept(synced: Dagster) -> None:
+    """It holds what the check shows, however long nothing has changed since."""
+    ids = [synced.run("report_alerts").run_id for _ in range(3)]
+    later = datetime.now(UTC) + timedelta(days=31)
+    assert forget_runs(synced.instance, Retention(runs_days=30), later) == 2
+    assert [run.run_id for run in synced.instance.get_runs(dg.RunsFilter(job_name="report_alerts"))] == ids[-1:]
+    assert forget_runs(synced.instance, Retention(runs_days=30), later) == 0

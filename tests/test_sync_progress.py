@@ -17,6 +17,7 @@ from sync_orchestrator.cli import app
 from sync_orchestrator.core import sync_progress
 from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
 
 Command = Callable[..., Result]
@@ -125,3 +126,14 @@ def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(w
     counted = world.validate()
     assert (counted.verdict, counted.compared) == ("in_step", None)
     assert counted.reason == "2 counted, 1 expected: 1 unmanaged"
+
+
+def test_the_progress_says_that_pushes_wait_and_what_ends_it(world: World) -> None:
+    progress = SyncProgress(world.context, world.entity)
+    progress.of_group("A")
+    assert not [line for line in progress.lines() if "pushes wait" in line]
+    pause(world.engine, "item", {"item"}, paused=True)
+    assert progress.lines()[-1] == ("pushes wait: item is paused; launch the job `resume`, or run "
+                                    "`sync-orchestrator resume item`")
+    pause(world.engine, "erp", {"item"}, paused=True)
+    assert progress.lines()[-1].endswith("`sync-orchestrator resume item` and `sync-orchestrator resume erp`")

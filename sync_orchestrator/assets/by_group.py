@@ -6,12 +6,13 @@ Not here: the work itself, and what is reported of it (``checks.py``, ``source_c
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 import dagster as dg
 
-from sync_orchestrator.assets.partitions import groups_of
-from sync_orchestrator.config.entities import Repair
+from sync_orchestrator.assets.options import ALL_ENTITIES
+from sync_orchestrator.assets.partitions import groups_of, is_group_of_any
+from sync_orchestrator.core.nearest import unknown_name
 from sync_orchestrator.resources.system import System
 
 T = TypeVar("T")
@@ -25,25 +26,44 @@ IN_ONE_RUN: dict[str, Any] = {"executor_def": dg.in_process_executor, "run_tags"
 
 
 def asked_entities(system: System, entity: str) -> list[str]:
-    """The entity that a person named, or all. Raises Failure for one that there is not."""
+    """The entity that an operator chose, or all. Raises Failure for one that does not exist."""
     known = list(system.context.entities)
-    if entity and entity not in known:
-        raise dg.Failure(f"there is no entity '{entity}'; there is {', '.join(known)}", allow_retries=False)
-    return [entity] if entity else known
+    if entity != ALL_ENTITIES and entity not in known:
+        raise dg.Failure(unknown_name(f"entity '{entity}'", entity, known), allow_retries=False)
+    return known if entity == ALL_ENTITIES else [entity]
 
 
-def asked_repair(repair: str) -> Repair | None:
-    """What a person wants done about drift; None for what is configured. Raises Failure for anything else."""
-    if repair and repair not in get_args(Repair):
-        raise dg.Failure("repair must be auto, ask or off", allow_retries=False)
-    return cast(Repair, repair) if repair else None
+def named_groups(system: System, entities: Sequence[str], groups: Sequence[str]) -> dict[str, list[str]]:
+    """The business groups that an operator named, by the entities that have them.
+
+    Raises Failure for a group that none of these entities has, with the names that may have been meant.
+    """
+    own = {name: groups_of(system.context, name) for name in entities}
+    known = set().union(*own.values())
+    if unknown := [group for group in dict.fromkeys(groups) if group not in known]:
+        raise unknown_groups(entities, unknown, known)
+    return {name: sorted(of_entity.intersection(groups)) for name, of_entity in own.items()}
+
+
+def unknown_groups(entities: Sequence[str], groups: Sequence[str], known: set[str]) -> dg.Failure:
+    """The failure of a run over business groups that do not exist."""
+    of = ", ".join(entities)
+    return dg.Failure("; ".join(unknown_name(f"business group '{group}' of {of}", group, known) for group in groups),
+                      allow_retries=False)
 
 
 def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: str) -> list[str]:
-    """The groups of an entity that a check was launched over; all of its groups where no partitions were named."""
+    """The groups of an entity that a check was launched over; all of its groups where no partitions were named.
+
+    Raises Failure for a partition that is no business group of any entity.
+    """
     own = groups_of(system.context, name)
-    named = context.has_partition_key or context.has_partition_key_range
-    return sorted(own.intersection(context.partition_keys) if named else own)
+    if not (context.has_partition_key or context.has_partition_key_range):
+        return sorted(own)
+    if unknown := [group for group in context.partition_keys
+                   if group not in own and not is_group_of_any(system.context, group)]:
+        raise unknown_groups([name], unknown, own)
+    return sorted(own.intersection(context.partition_keys))
 
 
 def by_group(

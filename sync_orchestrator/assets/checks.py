@@ -13,13 +13,28 @@ from decimal import Decimal
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, by_group, named_groups
 from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.options import (
+    ALL_ENTITIES,
+    AS_CONFIGURED,
+    ENTITY,
+    GROUPS,
+    REPAIR,
+    RepairChoice,
+    all_defaults,
+    chosen_repair,
+    entity_choices,
+    op_with,
+    with_choices,
+)
 from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.preview import check_output, evaluation, partitioned_check, report
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
+from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
@@ -39,16 +54,13 @@ _MOST_GROUPS = 500
 
 
 class ValidateOptions(dg.Config):
-    """What a person may set when launching a validation; by default every group that is due."""
+    """What an operator may set when launching a validation; by default every group that is due."""
 
-    entity: str = ""
-    """Only this entity."""
-    groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
-    """Only these business groups, due or not."""
-    full: bool = False
-    """Compare record by record, whatever the counts say; without groups, all groups, due or not."""
-    repair: str = ""
-    """``auto``, ``ask`` or ``off``; as configured by default."""
+    entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
+    groups: list[str] = Field(default=[], description=f"{GROUPS} They are validated whether they are due or not.")
+    full: bool = Field(default=False, description=(
+        "Compare record by record, whatever the counts say. Without `groups`, all groups, due or not."))
+    repair: RepairChoice = Field(default=AS_CONFIGURED, description=REPAIR)
 
 
 def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition:
@@ -88,19 +100,18 @@ def _verdicts() -> Verdicts:
     return Verdicts(("drift", "not_validated", "in_step"), "validated")
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-@cancelable
 def validate_groups(
     context: dg.OpExecutionContext, config: ValidateOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Validates the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
+    entities, repair = asked_entities(system, config.entity), chosen_repair(config.repair)
     tag = context.run.tags.get(_PARTITION_TAG)
     asked = config.groups or ([tag] if tag else [])
     verdicts = _verdicts()
+    named = named_groups(system, entities, asked) if asked else {}
     for name in entities:
-        own = groups_of(system.context, name)
-        groups = sorted(own.intersection(asked) if asked else own) if asked or config.full else due_groups(system, name)
+        groups = (named[name] if asked else sorted(groups_of(system.context, name)) if config.full
+                  else due_groups(system, name))
         yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
     observe_totals(context, system, entities)
     verdicts.require_some()
@@ -196,7 +207,7 @@ def summary(result: GroupValidation) -> str:
     counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
     line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
     if waiting := sum(1 for drift in result.drift if drift.status == "found"):
-        line += f"; {waiting} to be repaired by hand: launch the job repair with this group"
+        line += f"; {waiting} to be repaired by hand: launch the job repair"
     return "; ".join(text for text in (line, result.reason) if text)
 
 
@@ -258,12 +269,19 @@ def _shown(value: Any) -> str:
     return "nothing" if value is None else str(value)[:80]
 
 
-@dg.job(name="validate", **IN_ONE_RUN, description="Validates the business groups that are due, or those named.")
-def validate_job() -> None:
-    validate_groups()
+def validate_jobs(config: Config) -> list[dg.JobDefinition]:
+    """The jobs that validate: what is due, or everything."""
+    options = with_choices(ValidateOptions, entity=entity_choices(config))
+    validate_op = op_with(validate_groups, options)
 
+    @dg.job(name="validate", **IN_ONE_RUN, config=all_defaults(validate_op.name, options),
+            description="Validates the business groups that are due, or those named.")
+    def validate_job() -> None:
+        validate_op()
 
-@dg.job(name="validate_fully", **IN_ONE_RUN, config={"ops": {"validate_groups": {"config": {"full": True}}}},
-        description="Compares every record of every business group, whatever the counts say, due or not.")
-def validate_fully_job() -> None:
-    validate_groups()
+    @dg.job(name="validate_fully", **IN_ONE_RUN, config=all_defaults(validate_op.name, options, full=True),
+            description="Compares every record of every business group, whatever the counts say, due or not.")
+    def validate_fully_job() -> None:
+        validate_op()
+
+    return [validate_job, validate_fully_job]

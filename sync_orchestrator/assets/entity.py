@@ -7,14 +7,16 @@ Thin: what a full sync does is in ``core/full_sync.py``. Not here: incremental w
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import dagster as dg
+from pydantic import Field
 
 from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.lineage import archive_key, archive_metadata, mirror_key, mirror_metadata, source_key
-from sync_orchestrator.assets.partitions import business_group, groups_of, groups_of_all
+from sync_orchestrator.assets.options import ALLOW_DELETIONS
+from sync_orchestrator.assets.partitions import business_group, groups_of, is_group_of_any
 from sync_orchestrator.assets.preview import evaluation, report, reported_output
 from sync_orchestrator.assets.totals import observe_totals, totals
 from sync_orchestrator.config import Entity
@@ -24,9 +26,11 @@ from sync_orchestrator.core.errors import CallFailed, Failure, GroupBusy, SyncEr
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
 from sync_orchestrator.core.group_fill import FillReport
 from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.nearest import unknown_name
+from sync_orchestrator.core.pauses import why_push_waits
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.sql import in_transaction
-from sync_orchestrator.core.status import group_totals, why_push_waits
+from sync_orchestrator.core.status import group_totals
 from sync_orchestrator.core.sync_progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System
@@ -46,10 +50,9 @@ _SHOWN = ("listed", "changed", "deleted", "unusable", "calls", "mirrored", "stil
 
 
 class FullSyncOptions(dg.Config):
-    """What a person may set when launching a full sync."""
+    """What an operator may set when launching a full sync."""
 
-    allow_deletions: int = 0
-    """Raises the cap of inferred deletions for this time."""
+    allow_deletions: int = Field(default=0, description=ALLOW_DELETIONS)
 
 
 Figures = dict[str, int | float | bool | str]
@@ -112,8 +115,7 @@ def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: Sy
     """
     own = groups_of(system.context, name)
     work = _Work(context, system.context, system.entity(name), config.allow_deletions or None)
-    system.perform(work.all([group for group in context.partition_keys if group in own],
-                            [group for group in context.partition_keys if group not in own]))
+    system.perform(work.all(context.partition_keys, own))
     return work
 
 
@@ -133,11 +135,17 @@ class _Work:
         self._places = asyncio.Semaphore(GROUPS_AT_ONCE)
         self._progress = SyncProgress(context, entity)
 
-    async def all(self, groups: Sequence[str], strange: Sequence[str]) -> None:
-        """Syncs the entity's own groups, and passes over those of other entities."""
-        known = await asyncio.to_thread(groups_of_all, self._context) if strange else set()
-        for group in strange:
-            self._pass_over(group, is_known=group in known)
+    async def all(self, partitions: Sequence[str], own: Collection[str]) -> None:
+        """Syncs the entity's own groups, and passes over those of other entities.
+
+        Args:
+            partitions: What the run is to materialize.
+            own: The business groups of the entity.
+        """
+        groups = [group for group in partitions if group in own]
+        for group in partitions:
+            if group not in own:
+                await self._pass_over(group, own)
         await self._warn_of_a_pause()
         async with reported(self._progress, self._log_progress):
             await asyncio.gather(*(self._one(group) for group in groups))
@@ -168,14 +176,14 @@ class _Work:
                           "changed": filled.changed, "unusable": filled.unusable, "behind": filled.behind,
                           **({"problems": "; ".join(filled.problems)} if filled.problems else {})})
 
-    def _pass_over(self, group: str, *, is_known: bool) -> None:
+    async def _pass_over(self, group: str, own: Collection[str]) -> None:
         """A partition that the entity lacks: another entity's group, or the name of no group at all."""
-        if is_known:
+        if await asyncio.to_thread(is_group_of_any, self._context, group):
             for asset in self._run.selected_asset_keys:
                 report(self._run, [dg.AssetMaterialization(asset, partition=group, metadata={"has_group": False})])
             self._log_end(group, f"{self._entity.name} has no such business group: nothing to do")
         else:
-            self.failed[group] = "no entity has a business group of this name"
+            self.failed[group] = unknown_name(f"business group '{group}' of {self._entity.name}", group, own)
             self._log_end(group, self.failed[group])
         self._rows[group] = {}
 

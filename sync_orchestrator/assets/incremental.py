@@ -21,6 +21,7 @@ from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
+from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.retention import forget
 from sync_orchestrator.core.settle import MAX_KEYS
 from sync_orchestrator.resources.system import System
@@ -114,9 +115,18 @@ def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.
         with suppress(Exception):
             reporter.end()
         raise
+    _log_pauses(context, system)
     figures = reporter.end()
     observe_totals(context, system, sorted(reporter.entities))
     yield dg.Output(None, metadata=figures)
+
+
+def _log_pauses(context: dg.OpExecutionContext, system: System) -> None:
+    """Says which pushes the drain left, and what ends that."""
+    with system.context.engine.begin() as connection:
+        pauses = pauses_of(connection, {name: entity.system_name for name, entity in system.context.entities.items()})
+    for pause in pauses.values():
+        context.log.warning(f"{pause.text()}; {pause.next_step}")
 
 
 @dg.job(**IN_ONE_RUN,

@@ -6,6 +6,7 @@ import dagster as dg
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.full_sync import known_groups
+from sync_orchestrator.core.sql import run
 
 business_group = dg.DynamicPartitionsDefinition(name="business_group")
 
@@ -22,6 +23,13 @@ def groups_of(context: Context, entity: str) -> set[str]:
 def groups_of_all(context: Context) -> set[str]:
     """The groups of all entities."""
     return set().union(*(groups_of(context, entity) for entity in context.entities))
+
+
+def is_group_of_any(context: Context, group: str) -> bool:
+    """Whether any entity has the group, or had it before ``sync.yaml`` changed; a partition added by hand has none."""
+    with context.engine.begin() as connection:
+        return bool(run(connection, "SELECT EXISTS (SELECT FROM sync.groups WHERE group_key = %(group)s) AS known",
+                        group=group)[0].known)
 
 
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:

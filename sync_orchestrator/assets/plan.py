@@ -3,45 +3,54 @@
 Thin: a plan is made by ``core/full_sync_plan.py``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities
-from sync_orchestrator.assets.canceling import cancelable
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, unknown_groups
+from sync_orchestrator.assets.options import (
+    ALL_ENTITIES,
+    ALLOW_DELETIONS,
+    ENTITY,
+    GROUPS,
+    all_defaults,
+    entity_choices,
+    op_with,
+    with_choices,
+)
+from sync_orchestrator.assets.partitions import groups_of
+from sync_orchestrator.assets.tables import shown_table
+from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
-from sync_orchestrator.plan_tables import Table, counts_table, notes, samples_table
+from sync_orchestrator.plan_tables import counts_table, notes, samples_table
 from sync_orchestrator.resources.system import System
 
 _MOST_SAMPLES = 200
 
 
 class PlanOptions(dg.Config):
-    """What a person may set when launching a plan; by default every group of every entity."""
+    """What an operator may set when launching a plan; by default every group of every entity."""
 
-    entity: str = ""
-    """Only this entity."""
-    groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
-    """Only these business groups."""
-    allow_deletions: int = 0
-    """Raises the cap of inferred deletions, as for the full sync."""
+    entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
+    groups: list[str] = Field(default=[], description=GROUPS)
+    allow_deletions: int = Field(default=0, description=f"{ALLOW_DELETIONS} As for the full sync.")
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-@cancelable
 def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: System) -> Iterator[dg.Output[None]]:
     """Plans group after group; one that cannot be planned keeps no other from its turn, but fails the run."""
     entities = asked_entities(system, config.entity)
     metadata: dict[str, Any] = {}
     failed: list[str] = []
+    by_entity = _groups(config, system, entities, failed)
     for name in entities:
-        plans = list(_plans(context, config, system, system.entity(name), failed))
+        plans = list(_plans(context, config, system, system.entity(name), by_entity[name], failed))
         if plans:
-            metadata[f"{name}: counts"] = _shown(counts_table(plans))
-            metadata[f"{name}: samples"] = _shown(samples_table(plans, _MOST_SAMPLES))
+            metadata[f"{name}: counts"] = shown_table(counts_table(plans))
+            metadata[f"{name}: samples"] = shown_table(samples_table(plans, _MOST_SAMPLES))
             if told := [*notes(plans), *system.perform(ungrouped_notes(system.entity(name)))]:
                 metadata[f"{name}: notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in told))
     if failed:
@@ -50,13 +59,28 @@ def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: 
     yield dg.Output(None, metadata=metadata)
 
 
+def _groups(config: PlanOptions, system: System, entities: Sequence[str], failed: list[str]) -> dict[str, list[str]]:
+    """The groups to plan, by entity: those named, which a source may have before the archive has them, or all.
+
+    Raises Failure for a name that neither has.
+    """
+    known = {name: groups_of(system.context, name) for name in entities}
+    if not config.groups or not set().union(*known.values()).issuperset(config.groups):
+        for name in entities:
+            try:
+                known[name] = set(system.perform(groups_to_plan(system.context, system.entity(name))))
+            except SyncError as error:
+                failed.append(f"{name}: {error}")
+                known[name] = known[name] if config.groups else set()
+    everywhere = set().union(*known.values())
+    if not failed and (unknown := [group for group in config.groups if group not in everywhere]):
+        raise unknown_groups(entities, unknown, everywhere)
+    return {name: sorted(groups.intersection(config.groups) if config.groups else groups)
+            for name, groups in known.items()}
+
+
 def _plans(context: dg.OpExecutionContext, config: PlanOptions, system: System, entity: EntityContext,
-           failed: list[str]) -> Iterator[GroupPlan]:
-    try:
-        groups = config.groups or system.perform(groups_to_plan(system.context, entity))
-    except SyncError as error:
-        failed.append(f"{entity.name}: {error}")
-        return
+           groups: Sequence[str], failed: list[str]) -> Iterator[GroupPlan]:
     for number, group in enumerate(groups, 1):
         try:
             made = system.perform(plan_group(system.context, entity, group,
@@ -70,17 +94,14 @@ def _plans(context: dg.OpExecutionContext, config: PlanOptions, system: System, 
         yield made
 
 
-def _shown(table: Table) -> dg.TableMetadataValue:
-    columns, rows = table
-    records = [dg.TableRecord({name: _plain(value) for name, value in zip(columns, row, strict=True)}) for row in rows]
-    return dg.MetadataValue.table(records, schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+def plan_job(config: Config) -> dg.JobDefinition:
+    """The job that plans full syncs."""
+    options = with_choices(PlanOptions, entity=entity_choices(config))
+    plan_op = op_with(plan_full_sync, options)
 
+    @dg.job(name="plan", **IN_ONE_RUN, config=all_defaults(plan_op.name, options), description=(
+        "Shows what full syncs would do, of every business group or of those named. Nothing is written."))
+    def plan() -> None:
+        plan_op()
 
-def _plain(value: Any) -> str | int | float:
-    return value if isinstance(value, int | float | str) else "" if value is None else str(value)
-
-
-@dg.job(name="plan", **IN_ONE_RUN,
-        description="Shows what full syncs would do, of every business group or of those named. Nothing is written.")
-def plan_job() -> None:
-    plan_full_sync()
+    return plan

@@ -1,88 +1,146 @@
-"""The job by which a person repairs what was found in a business group, and sees what came of it.
+"""The job that repairs what was found in business groups and waits for an operator, and reports the result.
 
 Thin: the repair is in ``core/repair.py``.
 """
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from sync_orchestrator.assets import checks, source_checks
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group
-from sync_orchestrator.assets.canceling import cancelable
-from sync_orchestrator.assets.entity import mirror_key
-from sync_orchestrator.assets.partitions import business_group, groups_of
-from sync_orchestrator.assets.preview import evaluation, report
-from sync_orchestrator.core.repair import Repaired, repair
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
+from sync_orchestrator.assets.options import (
+    ALL_ENTITIES,
+    ALLOW_DELETIONS,
+    ENTITY,
+    GROUPS,
+    all_defaults,
+    entity_choices,
+    op_with,
+    with_choices,
+)
+from sync_orchestrator.assets.preview import report
+from sync_orchestrator.assets.tables import shown_table
+from sync_orchestrator.config import Config
+from sync_orchestrator.core.repair import Repaired, groups_to_repair, repair
+from sync_orchestrator.plan_tables import Table
 from sync_orchestrator.resources.system import System
+
+_WORST_FIRST = {"drift": 0, "not_validated": 1, "in_step": 2}
 
 
 class RepairOptions(dg.Config):
-    """What a person may set when launching a repair; by default all that was found in the group."""
+    """What an operator may set when launching a repair; by default all groups that wait for one."""
 
-    entity: str = ""
-    """Only of this entity."""
-    key: str = ""
-    """Only this record."""
-    allow_deletions: int = 0
-    """Raises the cap for extra records, for this time."""
+    entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
+    groups: list[str] = Field(default=[], description=(
+        f"{GROUPS} By default all groups in which drift or lost notifications were found and wait for an operator."))
+    key: str = Field(default="", description="Only the record with this key.")
+    allow_deletions: int = Field(default=0, description=(
+        f"{ALLOW_DELETIONS} It applies to records that are at the third party and should not be."))
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-@cancelable
-def repair_group(
+def repair_groups(
     context: dg.OpExecutionContext, config: RepairOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-    """Repairs the group's drift and lost notifications, and reports the validation that follows."""
+    """Repairs drift and lost notifications of the groups, and reports the validation of each that follows."""
     entities = asked_entities(system, config.entity)
-    group = context.partition_key
-    metadata: dict[str, Any] = {}
+    groups = named_groups(system, entities, config.groups) if config.groups else _waiting(system, entities, config.key)
+    results: list[Repaired] = []
     for name in entities:
-        if group not in groups_of(system.context, name):
-            continue
-
-        def work(group: str, name: str = name) -> Awaitable[Repaired]:
-            return repair(system.context, system.entity(name), group, key=config.key or None,
-                          allow_deletions=config.allow_deletions or None)
-
-        for _, result in by_group(context, system, name, [group], work, "repaired"):
-            context.log.info(f"{name} {group}: {summary(result)}")
-            metadata |= {f"{name}: {what}": value for what, value in _metadata(result).items()}
+        for result in _repaired(context, config, system, name, groups[name]):
+            results.append(result)
             validation = result.validation
-            if validation is not None and validation.verdict != "not_validated":
-                report(context, [checks.drift_observation(name, validation)])
-                yield evaluation(context, mirror_key(name), checks.CHECK, group,
-                                 passed=validation.verdict == "in_step", description=checks.summary(validation),
-                                 metadata=checks.metadata_of(validation))
-    yield dg.Output(None, metadata=metadata)
+            if validation is not None:
+                if validation.verdict != "not_validated":
+                    report(context, [checks.drift_observation(name, validation)])
+                yield checks.group_evaluation(context, name, validation)
+    yield dg.Output(None, metadata=_metadata(context, entities, config, results))
+
+
+def _waiting(system: System, entities: Sequence[str], key: str) -> dict[str, list[str]]:
+    with system.context.engine.begin() as connection:
+        return {name: groups_to_repair(connection, name, key or None) for name in entities}
+
+
+def _repaired(context: dg.OpExecutionContext, config: RepairOptions, system: System, name: str,
+              groups: Sequence[str]) -> Iterator[Repaired]:
+    def work(group: str) -> Awaitable[Repaired]:
+        return repair(system.context, system.entity(name), group, key=config.key or None,
+                      allow_deletions=config.allow_deletions or None)
+
+    for group, result in by_group(context, system, name, groups, work, "repaired"):
+        context.log.info(f"{name} {group}: {summary(result)}")
+        yield result
 
 
 def summary(result: Repaired) -> str:
-    """What came of it, in one line."""
-    told = [f"{result.sent} sent to repair"]
+    """The result for one group, in one line."""
+    nothing = not (result.sent or result.overtaken or result.held) and result.sources is None
+    parts = ["nothing was found open" if nothing else f"{result.sent} sent to repair"]
     if result.overtaken:
-        told.append(f"{result.overtaken} changed since they were found")
+        parts.append(f"{result.overtaken} changed since they were found")
     if result.held:
-        told.append(result.held)
+        parts.append(result.held)
     if result.sources is not None:
-        told.append(f"sources: {source_checks.summary(result.sources)}")
+        parts.append(f"sources: {source_checks.summary(result.sources)}")
     if result.validation is not None:
-        told.append(checks.summary(result.validation))
-    return "; ".join(told)
+        parts.append(checks.summary(result.validation))
+    return "; ".join(parts)
 
 
-def _metadata(result: Repaired) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"result": summary(result), "sent": result.sent, "overtaken": result.overtaken}
-    if result.sources is not None:
-        metadata["lost notifications"] = len(result.sources.lost)
-    if result.validation is not None:
-        metadata |= checks.metadata_of(result.validation)
+def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: RepairOptions,
+              results: Sequence[Repaired]) -> dict[str, Any]:
+    """The result of all groups: one line, the numbers, and a table with the worst group first."""
+    sent = sum(result.sent for result in results)
+    left, dead = sum(_drift_left(result) for result in results), sum(_dead(result) for result in results)
+    if not results:
+        of = f"record '{config.key}' of " if config.key else ""
+        line = f"nothing was found open in {of}{', '.join(entities)}"
+    else:
+        line = (f"{sent} sent to repair in {len(results)} business groups; {left} differences and {dead} dead records "
+                "are left")
+    context.log.info(line)
+    metadata: dict[str, Any] = {"result": line, "sent": sent, "drift_left": left, "dead": dead}
+    if results:
+        metadata["groups"] = shown_table(_groups_table(results))
     return metadata
 
 
-@dg.job(name="repair", partitions_def=business_group, **IN_ONE_RUN,
-        description="Repairs what was found in a business group and waits for a person (`repair: ask`), then validates "
-                    "it again.")
-def repair_job() -> None:
-    repair_group()
+def _groups_table(results: Sequence[Repaired]) -> Table:
+    def place(result: Repaired) -> tuple[int, int, str, str]:
+        return (_WORST_FIRST.get(_verdict(result), 1), -_drift_left(result) - _dead(result), result.entity,
+                result.group)
+
+    rows = [[result.entity, result.group, result.sent, _verdict(result).replace("_", " "), _drift_left(result),
+             _dead(result), len(result.sources.lost) if result.sources is not None else 0, summary(result)]
+            for result in sorted(results, key=place)]
+    return ["entity", "group", "sent", "verdict", "drift left", "dead", "lost notifications", "result"], rows
+
+
+def _verdict(result: Repaired) -> str:
+    return "not_validated" if result.validation is None else result.validation.verdict
+
+
+def _drift_left(result: Repaired) -> int:
+    return 0 if result.validation is None else len(result.validation.drift)
+
+
+def _dead(result: Repaired) -> int:
+    return 0 if result.validation is None else result.validation.dead
+
+
+def repair_job(config: Config) -> dg.JobDefinition:
+    """The job by which an operator repairs."""
+    options = with_choices(RepairOptions, entity=entity_choices(config))
+    repair_op = op_with(repair_groups, options)
+
+    @dg.job(name="repair", **IN_ONE_RUN, config=all_defaults(repair_op.name, options), description=(
+        "Repairs what was found and waits for an operator (`repair: ask`), in all business groups or in those named, "
+        "then validates these groups again."))
+    def repair_found() -> None:
+        repair_op()
+
+    return repair_found

@@ -12,7 +12,10 @@ import dagster as dg
 
 from sync_orchestrator.config import Retention
 
-FORGOTTEN = ("incremental_sync", "maintenance")
+FORGOTTEN = ("incremental_sync", "maintenance", "show_record", "report_alerts")
+_KEEPS_NEWEST = "report_alerts"
+"""Its last run holds what the check `open_alerts` shows, however long nothing has changed since."""
+
 _OVER = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _MOST = 5_000
 _AT_ONCE = 100
@@ -24,9 +27,15 @@ def forget_runs(instance: dg.DagsterInstance, settings: Retention, now: datetime
         return 0
     before = (now or datetime.now(UTC)) - timedelta(days=settings.runs_days)
     forgotten = 0
+    kept = {run.dagster_run.run_id for run in instance.get_run_records(
+        dg.RunsFilter(job_name=_KEEPS_NEWEST, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1)}
     for job in FORGOTTEN:
         over = dg.RunsFilter(job_name=job, statuses=_OVER, created_before=before)
-        while forgotten < _MOST and (runs := instance.get_run_records(over, limit=_AT_ONCE, ascending=True)):
+        while forgotten < _MOST:
+            found = instance.get_run_records(over, limit=_AT_ONCE, ascending=True)
+            runs = [run for run in found if run.dagster_run.run_id not in kept]
+            if not runs:
+                break
             for run in runs:
                 instance.delete_run(run.dagster_run.run_id)
             forgotten += len(runs)

@@ -11,11 +11,24 @@ from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, asked_repair, by_group
+from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, by_group, named_groups
 from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import SOURCE_CHECK, archive_key
-from sync_orchestrator.assets.partitions import groups_of
+from sync_orchestrator.assets.options import (
+    ALL_ENTITIES,
+    AS_CONFIGURED,
+    ENTITY,
+    GROUPS,
+    REPAIR,
+    RepairChoice,
+    all_defaults,
+    chosen_repair,
+    entity_choices,
+    op_with,
+    with_choices,
+)
 from sync_orchestrator.assets.preview import (
     check_output,
     evaluation,
@@ -23,6 +36,7 @@ from sync_orchestrator.assets.preview import (
     partitioned_check,
 )
 from sync_orchestrator.assets.totals import Verdicts
+from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
 from sync_orchestrator.resources.system import System
@@ -35,14 +49,11 @@ _MOST_GROUPS = 500
 
 
 class SourceCheckOptions(dg.Config):
-    """What a person may set when launching a check; by default every group that is due."""
+    """What an operator may set when launching a check; by default every group that is due."""
 
-    entity: str = ""
-    """Only this entity."""
-    groups: list[str] = []  # noqa: RUF012 (a field of a configuration, not a shared value)
-    """Only these business groups, due or not."""
-    repair: str = ""
-    """``auto``, ``ask`` or ``off``; as configured by default."""
+    entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
+    groups: list[str] = Field(default=[], description=f"{GROUPS} They are checked whether they are due or not.")
+    repair: RepairChoice = Field(default=AS_CONFIGURED, description=REPAIR)
 
 
 def archive_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition:
@@ -84,17 +95,15 @@ def _verdicts() -> Verdicts:
     return Verdicts(("lost", "not_checked", "in_step"), "checked")
 
 
-@dg.op(out=dg.Out(dg.Nothing))
-@cancelable
 def check_source_groups(
     context: dg.OpExecutionContext, config: SourceCheckOptions, system: System
 ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
     """Checks the groups that are due, or those asked for, and reports each as an evaluation of the check."""
-    entities, repair = asked_entities(system, config.entity), asked_repair(config.repair)
+    entities, repair = asked_entities(system, config.entity), chosen_repair(config.repair)
+    named = named_groups(system, entities, config.groups) if config.groups else {}
     verdicts = _verdicts()
     for name in entities:
-        groups = (sorted(groups_of(system.context, name).intersection(config.groups)) if config.groups
-                  else due_groups(system, name))
+        groups = named[name] if config.groups else due_groups(system, name)
         yield from evaluations(context, system, name, groups, verdicts, repair=repair)
     verdicts.require_some()
     yield dg.Output(None, metadata=verdicts.metadata())
@@ -169,7 +178,14 @@ def metadata_of(result: SourceCheck) -> dict[str, Any]:
     return metadata
 
 
-@dg.job(name="check_sources", **IN_ONE_RUN,
-        description="Holds the sources against the archive, in the business groups that are due, or those named.")
-def check_sources_job() -> None:
-    check_source_groups()
+def check_sources_job(config: Config) -> dg.JobDefinition:
+    """The job that compares the archive with its sources."""
+    options = with_choices(SourceCheckOptions, entity=entity_choices(config))
+    check_op = op_with(check_source_groups, options)
+
+    @dg.job(name="check_sources", **IN_ONE_RUN, config=all_defaults(check_op.name, options),
+            description="Compares the archive with the sources, in the business groups that are due, or those named.")
+    def check_sources() -> None:
+        check_op()
+
+    return check_sources

@@ -39,7 +39,7 @@ def consume(
 
     config = composition.load_config()
     composition.require_database()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("sync_orchestrator").setLevel(logging.INFO)
     run_consumers(composition.open_database(), config, name)
 

@@ -95,7 +95,8 @@ class Retention(Model):
     findings_days: int | None = Field(default=365, ge=1)
     """Validations but the last of a group, drift that is repaired, alerts that are over."""
     runs_days: int | None = Field(default=30, ge=1)
-    """Dagster's runs of ``incremental_sync`` and ``maintenance``, with their events."""
+    """Dagster's runs of ``incremental_sync``, ``maintenance``, ``show_record`` and ``report_alerts``, with their
+    events."""
 
 
 class Config(Model):

@@ -20,7 +20,7 @@ ACTIONS = {
             "there (`sync-orchestrator records redrive ENTITY KEYS --absent`).",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
     "drift": "See the check's samples. While the daemon runs, repair is automatic unless `validation.repair` says "
-             "otherwise: with `ask`, launch the job `repair` for the group. It does not mend what is stubborn: the "
+             "otherwise: with `ask`, launch the job `repair`. It does not mend what is stubborn: the "
              "third party rounds or changes that value, so adapt the mapping.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
@@ -39,7 +39,7 @@ ACTIONS = {
     "not_told": "See that the receiver is up and takes our calls: outcomes wait for it, and nothing else does.",
     "lost_notifications": "A source changed records and told nobody: see that it posts an event for each change. What "
                           "was lost is made up for unless `source_check.repair` says otherwise: with `ask`, launch the "
-                          "job `repair` for the group.",
+                          "job `repair`.",
     "rollout_fell_back": "Callers are served by legacy. See how the new path fared (`sync-orchestrator rollout show`), "
                          "mend it, then set the share again.",
     "adoption_needed": "Nothing is lost: changes are recorded, and nothing is sent. Find out what was restored or "
@@ -73,6 +73,11 @@ _TOGETHER = {
 }
 
 
+def action_for(kind: str) -> str:
+    """What an operator does about an alert of a kind."""
+    return ACTIONS.get(kind, "See docs/operations.md.")
+
+
 def message(alerts: Sequence[Any], ui_url: str) -> tuple[str, str]:
     """Title and text for alerts of one kind and entity that are told of together.
 
@@ -90,7 +95,7 @@ def message(alerts: Sequence[Any], ui_url: str) -> tuple[str, str]:
     if said := ", ".join(map(str, examples)):
         lines.append(f"Examples: {said}")
     lines.append(f"Where: {ui_url}{_place(first)}")
-    lines.append(f"Do: {ACTIONS.get(first.kind, 'See docs/operations.md.')}")
+    lines.append(f"Do: {action_for(first.kind)}")
     return f"Still: {title}" if all(alert.told for alert in alerts) else title, "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ Not here: the texts of messages (``alert_messages.py``), how one is handed over 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sync_orchestrator.alerts")
 _taken = CrashPoint("alerts.taken")
 _delivered = CrashPoint("alerts.delivered")
+
+Log = Callable[[str], None]
 
 _LOCK = 7_261_004
 _LONGEST_TEXT = 300
@@ -83,25 +85,47 @@ def _cut(text: str) -> str:
     return storable_text(text[:_LONGEST_TEXT])
 
 
-def send_due(engine: Engine, settings: Alerts) -> int:
+def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
     """Sends what has gathered long enough to each receiver; returns how many messages were taken.
 
     At least once: a receiver is marked as told after it took the message. One that did not take it keeps nobody else
     waiting, and is tried again after growing rests.
+
+    Args:
+        engine: The database.
+        settings: The receivers, and when a message is due.
+        log: The method of a logger that gets each message that is sent to anybody, once. By default only messages
+            without a configured URL are logged, by the logger of this module.
     """
-    known = receivers(settings.urls)
+    known, written = receivers(settings.urls), _Written(log)
     with engine.begin() as connection:
         run(connection, statements.FORGET_ERRORS, receivers=[receiver.digest for receiver in known])
-    return sum(_send_to(engine, receiver, settings) for receiver in known)
+    return sum(_send_to(engine, receiver, settings, written) for receiver in known)
 
 
-def _send_to(engine: Engine, receiver: Receiver, settings: Alerts) -> int:
+class _Written:
+    """Logs each message once, however many receivers it is sent to."""
+
+    def __init__(self, log: Log | None) -> None:
+        self._log = log
+        self._messages: set[tuple[str, str]] = set()
+
+    def __call__(self, receiver: Receiver, title: str, body: str) -> None:
+        if (title, body) not in self._messages and (receiver.url is None or self._log is not None):
+            self._messages.add((title, body))
+            (self._log or _log.warning)(f"ALERT {title}\n{body}")
+
+
+def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Written) -> int:
     for sent in range(_MOST_MESSAGES):
         alerts = in_transaction(engine, partial(_take, receiver=receiver, settings=settings))
         if not alerts:
             return sent
         _taken()
-        error = receiver.deliver(*message(alerts, settings.ui_url))
+        title, body = message(alerts, settings.ui_url)
+        error = receiver.deliver(title, body)
+        if error is None:
+            written(receiver, title, body)
         _delivered()
         in_transaction(engine, partial(_note, receiver=receiver, alerts=alerts, error=error))
         if error is not None:

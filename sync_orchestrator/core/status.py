@@ -155,20 +155,6 @@ def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals
     return GroupTotals(row.records, row.in_sync, row.validated_at)
 
 
-def why_push_waits(connection: Connection, entity: str, system: str) -> str | None:
-    """Why nothing of an entity is pushed now, with the command that ends it; None while pushes go out."""
-    if entity in paused_entities(connection):
-        return f"push waits: {entity} is paused (`sync-orchestrator resume {entity}`)"
-    state = systems_of(connection).get(system)
-    if state is None:
-        return None
-    if state["paused"]:
-        return f"push waits: {system} is paused (`sync-orchestrator resume {system}`)"
-    if state["suspended_since"]:
-        return f"push waits: {system} is suspended: {state['suspended_reason']} (`sync-orchestrator adopt`)"
-    return f"push waits: the circuit breaker of {system} is open" if state["open_since"] else None
-
-
 def systems_of(connection: Connection) -> dict[str, dict[str, Any]]:
     """Source systems and third parties by name: pauses, breakers, limits."""
     return {

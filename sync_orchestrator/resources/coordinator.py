@@ -1,6 +1,6 @@
-"""Dagster's queue of runs, past which drains go: they are asked for when there is work, and must wait for nothing.
+"""Dagster's queue of runs, which some jobs skip: drains, and the evaluation of open alerts.
 
-The queue is looked at every few seconds, which costs a dozen connections each time; a drain would wait for that look.
+The queue is read every few seconds, which costs a dozen connections each time; these runs would wait for that.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from dagster import DagsterRun
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 
-AT_ONCE = "incremental_sync"
-"""The job whose runs are not queued."""
+AT_ONCE = ("incremental_sync", "report_alerts")
+"""The jobs whose runs are not queued."""
 
 
 class DrainsAtOnce(QueuedRunCoordinator):
     """The queue for all other jobs."""
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
-        """Launches a drain, and queues anything else."""
-        if context.dagster_run.job_name != AT_ONCE:
+        """Launches a run of these jobs, and queues any other."""
+        if context.dagster_run.job_name not in AT_ONCE:
             return super().submit_run(context)
         self._instance.launch_run(context.dagster_run.run_id, context.workspace)
         run = self._instance.get_run_by_id(context.dagster_run.run_id)

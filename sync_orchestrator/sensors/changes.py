@@ -14,6 +14,7 @@ from sync_orchestrator.core.drains import AtWork, at_work
 from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger import conservation
+from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.status import heartbeat
 from sync_orchestrator.core.wait import is_due, wait_for_work
 from sync_orchestrator.resources.instance import never_started
@@ -61,7 +62,7 @@ def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
         if reason is None:
             if wait_for_work(system.context.engine, systems, max(0.0, left)):
                 return None
-            return _quiet(system)
+            return _quiet(system, systems)
         if left < _LOOK_SECONDS:
             return reason
         time.sleep(_LOOK_SECONDS)
@@ -104,11 +105,14 @@ def unless_needed(
     return None
 
 
-def _quiet(system: System) -> str:
+def _quiet(system: System, systems: dict[str, str]) -> str:
+    """Why nothing is to be done: pushes that wait come first."""
     with system.context.engine.begin() as connection:
         totals = conservation(connection)
-    return (f"nothing is due: {totals.received} events received, {totals.states['done']} done, "
-            f"{totals.states['waiting']} waiting, {totals.states['dead']} dead")
+        pauses = pauses_of(connection, systems)
+    waits = "".join(f"{pause.text()}; " for pause in pauses.values())
+    return (f"{waits}nothing {'else ' if waits else ''}is due: {totals.received} events received, "
+            f"{totals.states['done']} done, {totals.states['waiting']} waiting, {totals.states['dead']} dead")
 
 
 @dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.checks import due_groups, validate_job
+from sync_orchestrator.assets.checks import due_groups
 from sync_orchestrator.assets.incremental import maintenance
-from sync_orchestrator.assets.source_checks import LONGEST_TICK, check_sources_job
+from sync_orchestrator.assets.source_checks import LONGEST_TICK
 from sync_orchestrator.assets.source_checks import due_groups as groups_to_check
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.instance import under_way
@@ -18,22 +18,22 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
     """
     every = min(entity.validation.every for entity in config.entities.values())
 
-    @dg.schedule(cron_schedule=cron(every), job=validate_job, default_status=dg.DefaultScheduleStatus.RUNNING,
+    @dg.schedule(cron_schedule=cron(every), job_name="validate", default_status=dg.DefaultScheduleStatus.RUNNING,
                  description="Validates the business groups that are due.")
     def validate_due_groups(
         context: dg.ScheduleEvaluationContext, system: System
     ) -> dg.RunRequest | dg.SkipReason:
-        if under_way(context.instance, validate_job.name):
+        if under_way(context.instance, "validate"):
             return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")
         return dg.RunRequest()
 
-    @dg.schedule(cron_schedule=cron(_source_tick(config)), job=check_sources_job,
+    @dg.schedule(cron_schedule=cron(_source_tick(config)), job_name="check_sources",
                  default_status=dg.DefaultScheduleStatus.RUNNING,
                  description="Holds the sources against the archive, in the business groups that are due.")
     def check_due_sources(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
-        if under_way(context.instance, check_sources_job.name):
+        if under_way(context.instance, "check_sources"):
             return dg.SkipReason("a check is under way")
         if not any(groups_to_check(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")
@@ -43,9 +43,10 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
         validate_due_groups,
         check_due_sources,
         dg.ScheduleDefinition(
-            name="look_after_the_ledger", job=maintenance, cron_schedule="17 3 * * *",
+            name="ledger_maintenance", job=maintenance, cron_schedule="17 3 * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Makes partitions ahead, and counts that everything adds up."),
+            description="Creates upcoming partitions of the ledger's tables, checks that its totals add up, and "
+                        "deletes history that is over."),
     ]
 
 

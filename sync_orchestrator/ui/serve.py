@@ -42,7 +42,7 @@ def serve(workspace: Path, host: str, port: int, log_level: str = "warning") -> 
     config = configuration.load(Path(os.environ.get("SYNC_CONFIG", "sync.yaml")).resolve())
     # An interrupt, so that the processes which hold the code locations are ended, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         with dg.DagsterInstance.get() as instance:
             instance.optimize_for_webserver(
