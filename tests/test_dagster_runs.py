@@ -450,7 +450,7 @@ def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster, monkeypa
 def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
     synced.instance.add_dynamic_partitions("business_group", ["misspelt"])
     ran = synced.run("full_sync", tags={"dagster/partition": "misspelt"})
-    assert "misspelt: no entity has a business group of this name" in failure_of(ran)[0]
+    assert "misspelt: unknown business group 'misspelt' of item; expected one of: A, B, C" in failure_of(ran)[0]
     assert synced.partitions(MIRROR)["misspelt"] == "FAILED"
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import World
+from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core import group_lease
 from sync_orchestrator.core.errors import GroupBusy
@@ -81,6 +86,34 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
         with pytest.raises(GroupBusy, match="is under way"):
             async with leased(world.context, "item", "A"):
                 raise AssertionError
+
+
+async def test_a_group_that_was_taken_while_the_work_was_canceled_is_given_back(
+    world: World, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taking, canceled, taken = threading.Event(), threading.Event(), threading.Event()
+    run_transaction = group_lease.in_transaction
+
+    def slow(engine: Engine, work: Callable[[Connection], Any]) -> Any:
+        taking.set()
+        assert canceled.wait(30)
+        done = run_transaction(engine, work)
+        taken.set()
+        return done
+
+    async def full_sync() -> None:
+        async with leased(world.context, "item", "A"):
+            raise AssertionError
+
+    monkeypatch.setattr(group_lease, "in_transaction", slow)
+    task = asyncio.create_task(full_sync())
+    assert await asyncio.to_thread(taking.wait, 30)
+    task.cancel()
+    canceled.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await asyncio.to_thread(taken.wait, 30)
+    assert not world.query("SELECT FROM sync.groups WHERE lease_until IS NOT NULL")
 
 
 def test_a_lease_is_short_however_long_claimed_work_belongs_to_a_drain(world: World) -> None:

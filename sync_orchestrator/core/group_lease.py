@@ -110,8 +110,12 @@ async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[Grou
         raise
     finally:
         ended.set()
-        in_transaction(context.engine, lambda connection: run(
-            connection, statements.LET_GO, entity=entity, group=group, token=lease.token, error=error))
+        _let_go(context, lease, error)
+
+
+def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
+    in_transaction(context.engine, lambda connection: run(
+        connection, statements.LET_GO, entity=lease.entity, group=lease.group, token=lease.token, error=error))
 
 
 async def _take(context: Context, entity: str, group: str) -> GroupLease:
@@ -128,7 +132,14 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
 
     first: object = None
     while True:
-        lease, until, left, text = await asyncio.to_thread(in_transaction, context.engine, take)
+        taking = asyncio.ensure_future(asyncio.to_thread(in_transaction, context.engine, take))
+        try:
+            lease, until, left, text = await asyncio.shield(taking)
+        except asyncio.CancelledError:  # the thread goes on, and may take the group after all
+            lease = (await taking)[0]
+            if lease is not None:
+                _let_go(context, lease, None)
+            raise
         if lease is not None:
             return lease
         first = first or until
