@@ -14,7 +14,7 @@ from typing import Any
 
 from sync_orchestrator.adapters.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
-from sync_orchestrator.config.calls import Basic, Bearer
+from sync_orchestrator.config.calls import Basic, Bearer, Login
 from sync_orchestrator.config.environment import FromEnvironment
 from sync_orchestrator.conformance.bench import Bench, fields_of, refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
@@ -351,7 +351,8 @@ async def wrong_login_is_told(bench: Bench) -> None:
     """A wrong login is told as such, so that everything waits until it is mended."""
     wrong = _with_wrong_login(bench.system)
     if wrong is None:
-        raise Skipped("no login is set up that could be made wrong here")
+        raise Skipped("'auth' is a login call of its own, which is not tried with wrong credentials"
+                      if isinstance(bench.system.auth, Login) else "no login is set up that could be made wrong here")
     stranger = bench.rebuilt(system=wrong)
     item = bench.item()
     try:
