@@ -381,7 +381,7 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
             found = await bench.eventually(lambda made=made: bench.third_party.read(made),  # type: ignore[misc]
                                            lambda found: found is not None)
             came = None if found is None else found.fields.get(field)
-            if found is None or came != value or isinstance(came, bool) != isinstance(value, bool):
+            if found is None or not bench.is_kept(field, value, came):
                 hint = judge_field(field, bench.entity.third_party.fields.get(field), value, came).hint
                 raise Differs(f"{field}: {_clipped(came)} came", f"{_clipped(value)}, as it was written",
                               f"entities.{bench.name}.third_party: {hint}" if hint and bench.system.adapter is None else
