@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty
 from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.values import as_time
 from sync_orchestrator.config import Config, Entity, Listing
 from sync_orchestrator.conformance.samples import unknown_key_like
 from sync_orchestrator.conformance.third_party import with_changes
@@ -284,16 +285,18 @@ class _Trial:
         overlap = int(settings.overlap * (1e6 if settings.version.kind == "time" else 1))
         newest = max(self._rows.values(), key=lambda row: row.version)
         since = max(0, newest.version - max(overlap, 1))
+        show = as_time if settings.version.kind == "time" else str
+        shown_since = show(since)
         place = self._part(owner, "changes")
         with suppress(_Stopped):
             async with self._step(owner, "changes", place):
                 pages = [rows async for rows in _some(self._sources[owner].changes(since))]
             shown = {row.key for rows in pages for row in rows}
             if newest.key not in shown and len(pages) < _MAX_PAGES:
-                self._fail(owner, "changes", f"{newest.key} is listed with version {newest.version}, and is not among "
-                           f"the changes since {since}", f"see {place}: how its filter writes the version")
+                self._fail(owner, "changes", f"{newest.key} is listed with version {show(newest.version)}, and is not "
+                           f"among the changes since {shown_since}", f"see {place}: how its filter writes the version")
             else:
-                self._ok(owner, "changes", f"{_pages_of(pages, 'records')} changed since {since}")
+                self._ok(owner, "changes", f"{_pages_of(pages, 'records')} changed since {shown_since}")
 
     async def _source_groups(self) -> None:
         """A page of one business group of each kind of name, at the owner."""

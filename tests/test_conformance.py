@@ -190,6 +190,8 @@ def sets(**faults: Any) -> Callable[[Catalogue], None]:
     (sets(updated=lambda old, new: old), {}, {"update-then-read", "back-to-older-values", "group-can-change"}),
     (sets(updated=lambda old, new: {**new, **old, "name": new["name"]}), {}, {"group-can-change"}),
     (stores(lambda body: {"name": (body["name"] or "").strip()}), {}, {"values-outer-spaces", "values-null"}),
+    (stores(lambda body: {"name": (body["name"] or "").strip()}),
+     {"fields": {"name": {"normalize": ["trim", "null_as_empty"]}}}, set()),
     (stores(lambda body: {"name": body["name"] or None}), {}, {"values-empty-text"}),
     (stores(lambda body: {"name": body["name"] and body["name"][:255]}), {}, {"values-long-text"}),
     (stores(lambda body: {"name": body["name"] and body["name"].encode("ascii", "replace").decode()}), {},

@@ -106,7 +106,7 @@ def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> 
     world.validate(full=True)
     world.later(1)
     assert summary(world.validate()) == (
-        "drift, compared 5; 1 differences found earlier are not known to be repaired yet")
+        "drift, compared 5; 1 difference found earlier is not known to be repaired yet")
 
 
 def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(

@@ -54,6 +54,37 @@ def test_case_r16_an_outage_in_which_little_changes_costs_nothing(
     assert (set(world.states()), alerts(world)) == ({"done"}, [])
 
 
+def test_a_third_party_that_stops_responding_counts_as_down_after_twice_its_timeout(
+    make_world: Callable[..., World]
+) -> None:
+    """Calls become few and pause, so that fewer records fail than the breaker counts; the operator is alerted."""
+    world = make_world(entity={"retry": {"retries": 8, "first_wait": 60, "jitter": 0}})
+    fill(world, 8)
+    world.full_sync(patience=30)
+    world.erp.before = lambda verb, key: NO_ANSWER
+    for number, expected in enumerate([[], [], [("breaker_open", "erp")]]):
+        world.put(f"k{number:03}", name="changed")
+        world.drain()
+        assert alerts(world) == expected
+        world.later(world.context.config.third_parties["erp"].timeout)
+    world.erp.before = lambda verb, key: None
+    drain_for(world, 130)
+    assert world.mirrored() == world.truth()
+    assert alerts(world) == []
+
+
+def test_refusals_over_a_long_time_do_not_count_as_silence(make_world: Callable[..., World]) -> None:
+    """A 500 is a response: two records that fail by it for a minute do not stop all others."""
+    world = make_world(entity={"retry": {"retries": 8, "first_wait": 10, "jitter": 0}})
+    world.erp.before = lambda verb, key: answer(500) if key in ("one", "two") else None
+    world.put("one")
+    world.drain()
+    world.later(60)
+    world.put("two")
+    world.drain()
+    assert alerts(world) == []
+
+
 def test_a_record_that_alone_is_not_answered_dies_while_others_are_served(world: World) -> None:
     """A heavy record whose calls time out: the third party is well, as the others show."""
     world.erp.before = lambda verb, key: NO_ANSWER if key == "heavy" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -444,6 +445,7 @@ def test_changes_are_asked_for_as_a_poll_does(
     found = steps()["backoffice changes"]
     assert found[0] == outcome
     assert "p5" in found[1] or is_obeyed
+    assert re.search(r"since \d{4}-\d\d-\d\dT[\d:.]+Z$", found[1]), "the version is shown as it is sent"
 
 
 @pytest.mark.parametrize(("account", "said"), [({"path": "/me", "record": "name"}, 1), (None, 0)])

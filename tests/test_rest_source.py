@@ -569,6 +569,8 @@ async def test_groups(server: Server) -> None:
     assert await found.groups() == ["A", "7"]
     server.answers({"stores": {}})
     assert (await failure_of(found.groups())).kind is Failure.TRANSIENT
+    server.answers({"stores": [{"name": "A"}]})
+    assert "'record' has to find a list of names, such as 'items[].name'" in (await failure_of(found.groups())).detail
     await found.close()
 
 

@@ -179,7 +179,8 @@ class RestSource:
         try:
             return [text for item in found if (text := canonical_name(item)) is not None]
         except NoName as error:
-            raise CallFailed(Failure.PERMANENT, f"no business group in the answer to 'groups': {error}") from None
+            raise CallFailed(Failure.PERMANENT, f"no business group in the response to 'groups': {error}; 'record' "
+                             "has to find a list of names, such as 'items[].name'") from None
 
     async def ungrouped(self) -> Ungrouped | None:
         """None: an API that lists by group does not show them."""

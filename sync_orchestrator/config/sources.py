@@ -175,7 +175,8 @@ class Part(Model):
     count: Count | None = None
     """How many records a business group has. Names: ``group``."""
     groups: Get | None = None
-    """The list of business groups."""
+    """The list of business groups, complete in one response. ``record`` has to find a list of names, texts or numbers:
+    ``stores[].code`` for ``{"stores": [{"code": "A"}]}``."""
     changes: Listing | None = None
     """What changed since a version. Names: ``since_number`` (the version; for a time, microseconds since 1970), and for
     a time ``since`` (ISO 8601, UTC)."""

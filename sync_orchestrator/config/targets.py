@@ -41,7 +41,8 @@ class Breaker(Model):
     """When a third party counts as down, and how often it is tried again meanwhile."""
 
     failures: int = Field(default=10, ge=2)
-    """So many distinct records failed with no success in between."""
+    """So many distinct records failed with no success in between. It also counts as down when calls for two or more
+    records have had no response for twice ``timeout``, with no success in between."""
     probe_after: Seconds = 5
     """How long after that a record is tried again; twice as long after each one that fails."""
     probe_cap: Seconds = 60

@@ -163,6 +163,12 @@ class Bench:
             f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
             for name, value in item.payload.items() if self._differ(name, sent[name], found.fields.get(name))]
 
+    def is_kept(self, name: str, written: Any, came: Any) -> bool:
+        """Whether a value came back as it was written, or only changed as ``normalize`` of its field allows."""
+        if came == written and isinstance(came, bool) == isinstance(written, bool):
+            return True
+        return name in self._normalizers and not self._differ(name, written, came)
+
     def _differ(self, name: str, ours: Any, theirs: Any) -> bool:
         known = self._normalizers.get(name, lambda value: value)
         return digest(known(ours)) != digest(known(theirs))

@@ -14,7 +14,7 @@ from typing import Any
 
 from sync_orchestrator.adapters.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
-from sync_orchestrator.config.calls import Basic, Bearer
+from sync_orchestrator.config.calls import Basic, Bearer, Login
 from sync_orchestrator.config.environment import FromEnvironment
 from sync_orchestrator.conformance.bench import Bench, fields_of, refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
@@ -351,7 +351,8 @@ async def wrong_login_is_told(bench: Bench) -> None:
     """A wrong login is told as such, so that everything waits until it is mended."""
     wrong = _with_wrong_login(bench.system)
     if wrong is None:
-        raise Skipped("no login is set up that could be made wrong here")
+        raise Skipped("'auth' is a login call of its own, which is not tried with wrong credentials"
+                      if isinstance(bench.system.auth, Login) else "no login is set up that could be made wrong here")
     stranger = bench.rebuilt(system=wrong)
     item = bench.item()
     try:
@@ -380,7 +381,7 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
             found = await bench.eventually(lambda made=made: bench.third_party.read(made),  # type: ignore[misc]
                                            lambda found: found is not None)
             came = None if found is None else found.fields.get(field)
-            if found is None or came != value or isinstance(came, bool) != isinstance(value, bool):
+            if found is None or not bench.is_kept(field, value, came):
                 hint = judge_field(field, bench.entity.third_party.fields.get(field), value, came).hint
                 raise Differs(f"{field}: {_clipped(came)} came", f"{_clipped(value)}, as it was written",
                               f"entities.{bench.name}.third_party: {hint}" if hint and bench.system.adapter is None else

@@ -24,7 +24,8 @@ ACTIONS = {
              "third party rounds or changes that value, so adapt the mapping.",
     "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
     "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
-    "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly. Look at "
+    "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly; or its "
+                     "events have a version, such as the time of sending, that its records never have. Look at "
                      "the source. When it shows the records, the changes go on by themselves; a full sync takes over "
                      "what it shows now.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",

@@ -48,7 +48,7 @@ _log = logging.getLogger("sync_orchestrator.events")
 
 NO_RECORD = "its record is not here"
 NOT_THERE = "its source has no such record"
-BEHIND = "its source still shows an older version"
+BEHIND = "its source still shows an older version than the event names"
 
 _MAX_ROUNDS = 3
 _ASK_AGAIN_SECONDS = 3600.0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import alerts, outcomes
+from sync_orchestrator.core.call_limit import is_unanswered
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.errors import Failure
@@ -37,6 +38,7 @@ MAX_KEYS = 20
 _MOST_RETRY_AFTER = 3600.0
 _SUCCESS_NOTED_SECONDS = 10.0
 _RECENT_SECONDS = 60.0
+_SILENT_TIMEOUTS = 2
 
 
 @dataclass(slots=True)
@@ -265,6 +267,8 @@ def _breaker_open(
     else shows the third party to be well: in an outage in which little changes, the system waits and not the records.
     A record that failed as often since the last success counts alike, though a full sync or a new revision gave it a
     fresh set of attempts meanwhile.
+    And it opens if calls have had no response for ``_SILENT_TIMEOUTS`` times the timeout: by then few calls are made
+    at a time, with pauses between them, so that the number of failures would take many minutes to be reached.
     """
     counting = [end for end in bad if _counts_for_breaker(end)]
     if not counting:
@@ -278,7 +282,8 @@ def _breaker_open(
         entity=[end.claim.entity for end in counting], key=[end.claim.key for end in counting],
         attempts=[end.claim.attempts for end in counting],
     )
-    failing = int(run(connection, statements.COUNT_FAILURES, system=name)[0][0])
+    failures = run(connection, statements.COUNT_FAILURES, system=name)[0]
+    failing = int(failures.records)
     times = {(row.entity, row.key): row.times for row in rows}
     last = [end for end, decision in zip(bad, decisions, strict=True)
             if (failed := times.get((end.claim.entity, end.claim.key))) is not None
@@ -286,7 +291,9 @@ def _breaker_open(
     unproven = any(
         _says_nothing(end, failing) and not _is_proven_well(end, times[end.claim.entity, end.claim.key], state)
         for end in last)
-    if failing < system.breaker.failures and not unproven:
+    is_silent = (failing > 1 and failures.seconds >= _SILENT_TIMEOUTS * system.timeout
+                 and any(end.failure is not None and is_unanswered(end.failure) for end in counting))
+    if failing < system.breaker.failures and not unproven and not is_silent:
         return False
     run(connection, statements.OPEN, name=name, wait=system.breaker.probe_after)
     alerts.tell(

@@ -497,7 +497,8 @@ class _Validation:
         open_drift = run(connection, statements.STILL_WRONG, entity=result.entity, group=result.group)[0][0]
         if result.verdict == "in_step" and open_drift:
             result.verdict = "drift"
-            result.reason = f"{open_drift} differences found earlier are not known to be repaired yet"
+            result.reason = "1 difference found earlier is not known to be repaired yet" if open_drift == 1 else (
+                f"{open_drift} differences found earlier are not known to be repaired yet")
         if result.verdict == "in_step":
             result.reason = "; ".join(filter(None, (result.reason, self._reason_of_count()))) or None
         to_compare = result.verdict == "drift"

@@ -379,13 +379,17 @@ RETURNING calls_at_once, batch_share, calls_reason,
 ADD_FAILURES = """
 INSERT INTO sync.breaker_failures (system, entity, key, attempts_before)
 SELECT %(system)s, * FROM unnest(%(entity)s::text[], %(key)s::text[], %(attempts)s::int[])
-ON CONFLICT (system, entity, key) DO UPDATE SET times = breaker_failures.times + 1, at = sync.clock()
+ON CONFLICT (system, entity, key) DO UPDATE SET times = breaker_failures.times + 1
 RETURNING entity, key, times
 """
 
 SUCCEEDED = "UPDATE sync.systems SET succeeded_at = sync.clock() WHERE name = %(name)s"
 
-COUNT_FAILURES = "SELECT count(*) FROM sync.breaker_failures WHERE system = %(system)s"
+# The records that failed since the last success, and how long ago the first of these failures was.
+COUNT_FAILURES = """
+SELECT count(*) AS records, coalesce(EXTRACT(epoch FROM sync.clock() - min(at)), 0)::float8 AS seconds
+FROM sync.breaker_failures WHERE system = %(system)s
+"""
 
 CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
 
