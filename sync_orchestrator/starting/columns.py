@@ -100,7 +100,7 @@ def copied_columns(columns: Sequence[Column], chosen: Collection[str]) -> tuple[
 
 def _is_housekeeping(column: Column) -> bool:
     name = plain_name(column.name)
-    return name in REVISION_NAMES or column.kind == "time" and (name in VERSION_NAMES or bool(_CREATED.search(name)))
+    return name in REVISION_NAMES or (column.kind == "time" and (name in VERSION_NAMES or bool(_CREATED.search(name))))
 
 
 def plain_name(name: str) -> str:

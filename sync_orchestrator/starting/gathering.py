@@ -213,7 +213,7 @@ def _answers_by_columns(
 
 def _names_of(by_expression: Mapping[str, Column], chosen: Iterable[str | None]) -> set[str]:
     """The names of the columns that expressions name; other expressions name none."""
-    return {by_expression[expression].name for expression in chosen if expression in by_expression}
+    return {by_expression[each].name for each in chosen if each is not None and each in by_expression}
 
 
 def _as_expressions(guesses: Guesses, expressions: Sequence[str | None]) -> Guesses:
