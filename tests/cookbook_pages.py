@@ -12,8 +12,8 @@ from sync_orchestrator.config.loading import Yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "cookbook"
 
-SERVER_PAGES = {"couchdb", "datasette", "odata", "parse-server", "vendure"}
-"""Pages with a whole ``sync.yaml`` for a server that exists; ``third_parties`` runs them against it."""
+SERVER_PAGES = {"couchdb", "datasette", "directus", "odata", "parse-server", "vendure"}
+"""Pages with a whole ``sync.yaml`` for a server that exists; ``third_parties`` runs all but Directus's against it."""
 
 
 def fences(page: str) -> list[tuple[str, str]]:
