@@ -123,7 +123,10 @@ def _setting_for(name: str, codec: Codec, ours: Any, theirs: Any) -> str | None:
 
 def _kinds(theirs: Any) -> Iterator[tuple[str, Codec]]:
     digits = _digits_of(theirs)
-    for kind in _KINDS:
+    kinds = list(_KINDS)
+    if isinstance(theirs, str) and digits:  # 'text' fits 43.38 and "43.38" too, but not 43.3 and "43.30"
+        kinds.sort(key=lambda kind: kind != "decimal_text")
+    for kind in kinds:
         for number in dict.fromkeys((2, digits, 3, 0)) if kind in ("decimal_text", "minor_units") else (2,):
             try:
                 candidate = Codec(kind=kind, digits=number)

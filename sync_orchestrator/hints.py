@@ -5,19 +5,29 @@ Used by ``check --live`` and ``conformance``, so that both say the same of one f
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from sync_orchestrator.core.errors import CallFailed, Failure
 
+_READABLE_RESPONSE = re.compile(r"\bno (list|number) (at|in) ")
+"""In a failure whose response could be read: the system runs, and is at its address."""
 
-def hint_for(failure: CallFailed, place: str, system: Any) -> str:
+
+def hint_for(failure: CallFailed, place: str, system: Any, *, about_one_record: bool = False) -> str:
     """Returns what to do about a failed call of the system at ``place``; empty where only its own settings matter.
 
-    ``system``: the settings of the system, such as a ``RestSystem``.
+    Args:
+        failure: What came of the call.
+        place: Where the settings of the system are.
+        system: The settings of the system, such as a ``RestSystem``.
+        about_one_record: Whether the call reads or changes a single record by its id or key.
     """
     match failure.kind:
         case Failure.AUTH:
-            return f"see {_proof(place, system)}, and the secrets that they take from the environment"
+            return f"see {_proof(place, system)}, and the secrets that they take from the environment" + (
+                "; if this is the response for a record that does not exist, add a rule to 'outcomes' of the call that "
+                "means missing" if about_one_record and failure.status == 403 else "")
         case Failure.THROTTLED:
             rate = getattr(system, "rate", None)
             return "it asks for patience: try again later" + (
@@ -27,6 +37,8 @@ def hint_for(failure: CallFailed, place: str, system: Any) -> str:
             return "see 'references'"
         case Failure.TRANSIENT if failure.detail.startswith("no answer within"):
             return f"see that it runs, or raise {place}.timeout, which is {system.timeout:g} s"
+        case Failure.TRANSIENT if _READABLE_RESPONSE.search(failure.detail):
+            return ""
         case Failure.TRANSIENT if failure.status is None or failure.status >= 500:
             return "see that it runs" + (" and that 'base_url' is right" if getattr(system, "base_url", "") else "")
     return ""

@@ -384,10 +384,11 @@ class _Trial:
         system, place = self._system, f"entities.{self._name}.third_party"
         await self._account(system)
         found: list[Found] = []
+        is_listed = False
         with suppress(_Stopped):
             async with self._step(system, "list", f"{place}.list"):
                 pages = [rows async for rows in _some(self._third_party.pages(group))]
-            found = [record for rows in pages for record in rows]
+            found, is_listed = [record for rows in pages for record in rows], True
             self._ok(system, "list", f"{_pages_of(pages, 'records')} in '{group}'")
             await self._small_pages(system, f"{place}.list", [record.key for record in found],
                                     sum(bool(page) for page in pages), group)
@@ -416,7 +417,8 @@ class _Trial:
                                f"see {place}.lookup")
                 else:
                     self._ok(system, "lookup", f"{len(records)} records have the key {key}")
-        await self._values(found, ours, group)
+        if is_listed:  # else the failed listing says why nothing is compared
+            await self._values(found, ours, group)
         await self._count(system, f"{place}.count", self._third_party.count, group,
                           lambda: _all_found(self._third_party, group))
         await self._their_groups()
@@ -597,7 +599,8 @@ class _Trial:
                 raise _Stopped from None
             is_there = place.startswith((f"entities.{self._name}.third_party", "third_parties."))
             section = "third_parties" if is_there else "sources"
-            hint = hint_for(failure, f"{section}.{system}", getattr(self._config, section)[system])
+            hint = hint_for(failure, f"{section}.{system}", getattr(self._config, section)[system],
+                            about_one_record=place.endswith(".read"))
             self._fail(system, named, about + failure.detail, f"see {place}" + (f"; {hint}" if hint else ""))
             raise _Stopped from None
 

@@ -12,8 +12,8 @@ from sync_orchestrator.config.loading import Yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "cookbook"
 
-SERVER_PAGES = {"couchdb", "datasette", "odata", "parse-server", "tryton", "vendure"}
-"""Pages with a whole ``sync.yaml`` for a server that exists; ``third_parties`` runs all but Tryton's."""
+SERVER_PAGES = {"couchdb", "datasette", "directus", "odata", "parse-server", "tryton", "vendure"}
+"""Pages with a whole ``sync.yaml`` for a server that exists; ``third_parties`` runs all but Directus's and Tryton's."""
 
 
 def fences(page: str) -> list[tuple[str, str]]:

@@ -35,6 +35,8 @@ from sync_orchestrator.config import loading
     ({"read": {"path": "/x", "params": {"sku": "{key}"}}}, "write {{ key }}, not {key}"),
     ({"sql": {"table": "items"}}, "'sql' does not belong to a source system of kind rest"),
     ({"list": None}, "'list' is needed for a source system of kind rest"),
+    ({"poll_every": 5}, "'poll_every' has no effect without 'changes': configure that call"),
+    ({"overlap": 5}, "'overlap' has no effect without 'changes': configure that call"),
 ])
 def test_a_source_that_cannot_work_is_refused(part: dict[str, Any], complaint: str) -> None:
     shop = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}, "group": "store", **part}

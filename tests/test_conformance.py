@@ -429,3 +429,56 @@ async def test_a_hint_does_not_tell_to_set_what_is_set(
     report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE],
                                skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"})
     assert report.of("wrong-login-is-told").mend.startswith(said)
+
+
+async def test_a_403_for_a_missing_record_is_one_row_that_names_the_rule(server: Server, catalogue: Catalogue) -> None:
+    async def handler(request: Request) -> Response:
+        response = await catalogue.handle(request)
+        is_missing = request.method == "GET" and response.status_code == 404
+        return JSONResponse({"error": "forbidden"}, 403) if is_missing else response
+
+    server.handler = handler
+    report = await tried(server)
+    assert report.of("create-then-read").outcome == "passed"
+    assert len(failed(report)) == 1, failed(report)
+    row = report.of(*failed(report))
+    assert "see entities.thing.third_party.read" in row.mend
+    assert "add a rule to 'outcomes' of the call that means missing" in row.mend
+    assert dependent(report)["missing-is-told"] == row.behaviour
+
+
+async def test_an_update_of_nothing_that_succeeds_is_reported_in_words(server: Server, catalogue: Catalogue) -> None:
+    async def handler(request: Request) -> Response:
+        response = await catalogue.handle(request)
+        if request.method == "PUT" and response.status_code == 404:
+            return Response(status_code=204)
+        return response
+
+    server.handler = handler
+    row = (await tried(server, create={"path": "/items", "record": "@"})).of("missing-is-told")
+    assert (row.outcome, row.came) == ("failed", "an update of a deleted record counts as a success")
+    assert "entities.thing.third_party.update" in row.mend
+    assert "means missing" in row.mend
+
+
+async def test_a_field_that_names_another_record_is_left_out_of_changes(server: Server, catalogue: Catalogue) -> None:
+    async def handler(request: Request) -> Response:
+        if request.path_params["rest"] == "categories":
+            title = request.query_params["title"]
+            return JSONResponse([{"id": 7}] if title == "Lamps" else [])
+        return await catalogue.handle(request)
+
+    server.handler = handler
+    raw = document(server)
+    entity = raw["entities"]["thing"]
+    entity["mapping"]["category"] = "shop.category"
+    body = "{{ payload | plus(category_id=category_id) }}"
+    entity["third_party"] |= {
+        "references": {"category_id": {"path": "/categories", "params": {"title": "{{ payload.category }}"},
+                                       "record": "[0].id"}},
+        "create": {"path": "/items", "body": body},
+        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body}}
+    report = await conformance(Config.model_validate(raw), "thing", samples=[{**SAMPLE, "category": "Lamps"}],
+                               other_group="B")
+    assert report.of("update-then-read").outcome == "passed", report.of("update-then-read").came
+    assert failed(report) == set()

@@ -193,7 +193,7 @@ def test_the_page_of_a_server_is_one_whole_sync_yaml(
         monkeypatch.setenv(name, "http://127.0.0.1:1" if name.endswith("_URL") else "secret")
     path = tmp_path / "sync.yaml"
     path.write_text(text, encoding="utf-8")
-    assert configuration.load(path).entities.keys() == {"product"}
+    assert "product" in configuration.load(path).entities
 
 
 def test_every_yaml_of_every_page_is_run() -> None:

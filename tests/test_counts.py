@@ -95,8 +95,8 @@ async def test_count_by_a_question(
     pytest.param({"header": "X-Total"}, told("X-Total", "-1"), ": -1", id="a header below zero"),
     pytest.param({"header": "Content-Range"}, told("Content-Range", "items 0-9/*"), ": items 0-9/*",
                  id="a range of unknown length"),
-    pytest.param({"number": "n"}, lambda: JSONResponse({"n": "5"}), 'no number at \'n\' in the answer to GET /count: '
-                 '{"n":"5"}', id="text in a JSON body"),
+    pytest.param({"number": "n"}, lambda: JSONResponse({"n": "5"}), "no number at 'n' in the answer to GET /count, "
+                 'but a text of digits (write to_number(n)): {"n":"5"}', id="text in a JSON body"),
     pytest.param({}, lambda: JSONResponse("5"), "no number", id="a JSON body that is text"),
     pytest.param({}, lambda: PlainTextResponse("5 items"), ": 5 items", id="plain text with words"),
     pytest.param({}, lambda: PlainTextResponse(""), "no number", id="empty text"),

@@ -303,6 +303,9 @@ def test_a_group_that_the_owner_does_not_name_is_reported(steps: Steps, backoffi
 
 FORMS: list[tuple[Any, Any, str, str, str]] = [
     (9.9, "9.90", "failed", 'price: 9.9 would be sent, "9.90" is there', "set fields.price: {kind: decimal_text}"),
+    (43.38, "43.38", "failed", '"43.38" is there', "set fields.price: {kind: decimal_text}"),
+    (0.125, "0.125", "failed", '"0.125" is there', "set fields.price: {kind: decimal_text, digits: 3}"),
+    (43, "43", "failed", '"43" is there', "set fields.price: {kind: text}"),
     (9.9, 990, "failed", "price: 9.9 would be sent, 990 is there", "set fields.price: {kind: minor_units}"),
     (9.125, 9.13, "failed", "9.13 is there", "set fields.price: {normalize: [{round: 2}]}"),
     (True, 1, "failed", "price: true would be sent, 1 is there", "set fields.price: {kind: bool_number}"),
@@ -334,7 +337,7 @@ def test_two_forms_of_one_value_are_told_from_two_values(
     assert ours == theirs or said.rpartition("price: ")[2] in str(found[0]) or outcome == "ok"
 
 
-@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), [FORMS[0], FORMS[9], *FORMS[-2:]])
+@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), [FORMS[0], FORMS[12], *FORMS[-2:]])
 def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
     steps: Steps, backoffice: Backoffice, partner: Partner, ours: Any, theirs: Any, outcome: str, said: str, mend: str,
 ) -> None:
@@ -530,3 +533,24 @@ async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance
 def test_a_hint_names_a_setting_and_its_present_value(failure: CallFailed, settings: dict[str, Any], said: str) -> None:
     system = ThirdPartySystem(base_url="http://127.0.0.1:1", **settings)
     assert said in hint_for(failure, "third_parties.partner", system)
+
+
+def test_a_readable_response_of_another_shape_is_not_taken_for_a_wrong_address(
+    steps: Steps, document: dict[str, Any],
+) -> None:
+    document["entities"]["product"]["third_party"]["list"]["items"] = "rows"
+    document["entities"]["product"]["third_party"]["count"] = {
+        "path": "/items", "params": {"shop": "{{ group }}"}, "number": "n"}
+    found = steps()
+    for step, said in (("partner list", "no list at 'rows'"), ("partner count", "no number at 'n'")):
+        assert said in found[step][1]
+        assert found[step][2] == f"see entities.product.third_party.{step.split()[1]}"
+    assert "partner values" not in found, "the listing says why nothing is compared"
+
+
+@pytest.mark.parametrize(("about_one_record", "status", "is_named"), [
+    (True, 403, True), (True, 401, False), (False, 403, False)])
+def test_a_403_for_one_record_may_mean_that_it_is_missing(about_one_record: bool, status: int, is_named: bool) -> None:
+    hint = hint_for(CallFailed(Failure.AUTH, f"answer {status}", status=status), "third_parties.partner",
+                    ThirdPartySystem(base_url="http://127.0.0.1:1"), about_one_record=about_one_record)
+    assert ("add a rule to 'outcomes' of the call that means missing" in hint) == is_named

@@ -330,7 +330,8 @@ TRANSIENT, PERMANENT = Failure.TRANSIENT, Failure.PERMANENT
                  "ends after 2 items, of which it says that they are: 3", id="it ends before its total"),
     pytest.param({**BY_PAGE, "total": "n", "end_status": [404]}, [a(n=3), lambda: Response(status_code=404)],
                  TRANSIENT, "ends after 1 items", id="a status ends it before its total"),
-    pytest.param({**BY_PAGE, "total": "n"}, [a(n=2), b(n="2")], TRANSIENT, "no number at 'n'", id="text for a total"),
+    pytest.param({**BY_PAGE, "total": "n"}, [a(n=2), b(n="2")], TRANSIENT,
+                 "no number at 'n', but a text of digits (write to_number(n))", id="text for a total"),
 ])
 async def test_a_listing_that_goes_wrong(
     server: Server, listing: dict[str, Any], documents: list[Any], kind: Failure, says: str

@@ -563,6 +563,7 @@ async def test_a_source_by_configuration(url: str, run: Run) -> None:
 @pytest.mark.parametrize(("extra", "told"), [
     ({"sql": None}, "'sql' is needed"), ({"list": {"path": "/"}}, "'list' does not belong"),
     ({"read": {"path": "/"}}, "'read' is a call of a source system of kind rest"),
+    ({"poll_every": 5}, "'poll_every' has no effect without 'changes': a source system of kind sql is not polled"),
     ({"key": "a.b"}, "key must be a column's name"), ({"zone": "Europe/Bonn"}, "there is no time zone 'Europe/Bonn'"),
     ({"sql": {"table": "a", "query": "b"}}, "say 'table' or 'query'"),
 ])

@@ -130,6 +130,32 @@ def test_options_take_the_place_of_guesses(init: Init, tables: str, tmp_path: Pa
     assert "guessed" not in (tmp_path / "sync.yaml").read_text()
 
 
+def test_a_column_whose_guessed_role_an_option_gives_to_another_is_copied(
+    init: Init, tables: str, tmp_path: Path,
+) -> None:
+    result = init("--entity", "product", "--source-url", tables, "--third-party-url", PARTNER, "--group", "title")
+    assert result.exit_code == 0, result.output
+    assert "guessed group" not in result.stdout
+    assert "guessed key: id" in result.stdout
+    mapping = written(tmp_path)["entities"]["product"]["mapping"]
+    assert mapping == {"external_id": "key", "title": "group", "sku": "backoffice.sku",
+                       "store_id": "backoffice.store_id", "price": "backoffice.price"}
+
+
+def test_a_column_whose_guessed_role_an_answer_gives_to_another_is_copied(
+    init: Init, tables: str, tmp_path: Path,
+) -> None:
+    result = init("--third-party-url", PARTNER, typed=f"product\n{tables}\nproducts\nsku\n\ntitle\n\n")
+    assert result.exit_code == 0, result.output
+    mapping = written(tmp_path)["entities"]["product"]["mapping"]
+    assert mapping == {"sku": "key", "title": "group", "store_id": "backoffice.store_id", "price": "backoffice.price"}
+
+
+def test_the_kind_of_a_chosen_version_is_that_of_its_column(init: Init, tables: str, tmp_path: Path) -> None:
+    init("--entity", "product", "--source-url", tables, "--third-party-url", PARTNER, "--version", "price")
+    assert part_of(tmp_path)["version"] == {"path": "price", "kind": "number"}
+
+
 def test_tables_and_guesses_are_offered_to_who_is_asked(init: Init, tables: str, tmp_path: Path) -> None:
     result = init("--third-party-url", PARTNER, typed=f"article\n{tables}\nproducts\nsku\n\n\n\n")
     assert result.exit_code == 0, result.output

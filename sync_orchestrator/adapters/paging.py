@@ -119,11 +119,13 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
             raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
                                came or "nothing", about_system=True)
         return number
-    number = _whole(http.search(compiled(call.number), answer.body))
+    found = http.search(compiled(call.number), answer.body)
+    number = _whole(found)
     if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
         number = _digits(answer.text.strip().strip('"'))
     if number is None:
-        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}", answer.text,
+        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}"
+                           f"{_hint_of_digits(call.number, found)}", answer.text,
                            about_system=True)
     return number
 
@@ -260,9 +262,11 @@ class _Walk:
         """Whether as many have come as there are; a number that changes meanwhile is taken at its least."""
         if self._listing.total is None or answer.status == 204:
             return False
-        total = _whole(self._http.search(compiled(self._listing.total), answer.body))
+        found = self._http.search(compiled(self._listing.total), answer.body)
+        total = _whole(found)
         if total is None:
-            raise self._garbage(f"no number at '{self._listing.total}'", answer.text)
+            raise self._garbage(f"no number at '{self._listing.total}'{_hint_of_digits(self._listing.total, found)}",
+                                answer.text)
         self._least = total if self._least is None else min(self._least, total)
         return self._came >= total
 
@@ -319,6 +323,13 @@ def _whole(found: Any) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int | float | Decimal) or found < 0 or found != int(found):
         return None
     return int(found)
+
+
+def _hint_of_digits(expression: str, found: Any) -> str:
+    """Says how what is at an expression becomes a number; empty if it is no text of digits."""
+    if isinstance(found, str) and _digits(found) is not None:
+        return f", but a text of digits (write to_number({expression}))"
+    return ""
 
 
 def _digits(text: str) -> int | None:

@@ -177,7 +177,8 @@ async def _of_third_party(
         call = None if failure is None else call_of(failure, failed_calls)
         if failure is None or call is None:
             return bench.look(behaviour.section, behaviour.method)
-        hint = "" if system.adapter is not None else hint_for(failure, f"third_parties.{name}", system)
+        hint = "" if system.adapter is not None else hint_for(
+            failure, f"third_parties.{name}", system, about_one_record=call in ("read", "update", "delete"))
         return bench.look(section_of(failure), call) + (f"; {hint}" if hint else "")
 
     report = Report()

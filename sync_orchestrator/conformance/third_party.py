@@ -68,8 +68,16 @@ async def _with_all_changed(bench: Bench, item: Item) -> Item | None:
 
 
 async def _is_taken(bench: Bench, item: Item) -> bool:
-    """Whether an update is not refused for good: a value that was made here need not be valid there."""
-    told, refused = await refusal(bench.update(item))
+    """Whether an update is not refused for good: a value that was made here need not be valid there.
+
+    Nor is it taken where it names a record that does not exist, such as a category.
+    """
+    try:
+        told, refused = await refusal(bench.update(item))
+    except CallFailed as failure:
+        if failure.kind is not Failure.REFERENCE:
+            raise
+        return False
     if refused is None and told is None:
         raise Differs("an update says that the record is not there", f"the id {item.external_id}")
     return refused is None
@@ -127,9 +135,12 @@ async def missing_is_told(bench: Bench) -> None:
     await bench.third_party.delete(item)
     found = await bench.eventually(lambda: bench.third_party.read(item), lambda found: found is None)
     if found is not None:
-        raise Differs(f"a read shows {found.fields}", "None")
-    if bench.traits.own_ids and (told := await bench.update(item)) is not None:
-        raise Differs(f"an update of it says {told!r}", "None", bench.look("update", "update"))
+        raise Differs(f"a read shows {found.fields}", "no record")
+    if bench.traits.own_ids and await bench.update(item) is not None:
+        raise Differs(
+            "an update of a deleted record counts as a success", "a response that means missing",
+            f"{bench.look('update', 'update')}: add a rule to its 'outcomes' that means missing, for the response that "
+            "the service gives then (such as \"status == `204`\")")
 
 
 @behaviour("look_first", "traits", needs=("delete-then-gone",))

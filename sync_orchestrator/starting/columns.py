@@ -56,29 +56,51 @@ class Guesses:
     version: Guess
     version_kind: Literal["time", "number"]
     group: Guess
-    fields: tuple[str, ...]
-    left_out: tuple[str, ...]
-    """Columns that are not copied: binary ones, and those whose names sound like secrets."""
 
 
-def guess_columns(columns: Sequence[Column], entity: str, theirs: Collection[str] = ()) -> Guesses:
-    """Guesses key, version, business group and copied fields of a source.
+def guess_columns(
+    columns: Sequence[Column], entity: str, theirs: Collection[str] = (), chosen: Collection[str] = (),
+) -> Guesses:
+    """Guesses key, version and business group of a source.
 
     Args:
         columns: What the source has, in its own order.
         entity: What a record is called, such as ``product``: ``product_id`` counts as its id.
         theirs: The fields of the third party, where they are known: a unique column that is named like one of them
             and like a key is preferred to a primary key that they have no field for.
+        chosen: The columns that have a role already, by an option. They are guessed for no other role.
     """
-    key = _shared_key(columns, theirs) or _guess_key(columns, entity)
-    version, kind = _guess_version([column for column in columns if column.name != key.value])
-    group = _guess_group([column for column in columns if column.name not in (key.value, version.value)])
-    taken = {key.value, version.value, group.value}
-    left_out = tuple(column.name for column in columns if column.name not in taken
-                     and (column.kind == "binary" or _SECRET.search(plain_name(column.name))))
-    fields = tuple(column.name for column in columns if column.name not in {*taken, *left_out}
-                   and not (column.kind == "time" and _CREATED.search(plain_name(column.name))))
-    return Guesses(key, version, kind, group, fields, left_out)
+    free = [column for column in columns if column.name not in chosen]
+    key = _shared_key(free, theirs) or _guess_key(free, entity)
+    version, kind = _guess_version([column for column in free if column.name != key.value])
+    group = _guess_group([column for column in free if column.name not in (key.value, version.value)])
+    return Guesses(key, version, kind, group)
+
+
+def version_kind_of(column: Column) -> Literal["time", "number"]:
+    """The kind of version that a column gives which an operator chose."""
+    guess, kind = _guess_version([column])
+    return kind if guess.value is not None else "number" if column.kind == "number" else "time"
+
+
+def copied_columns(columns: Sequence[Column], chosen: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the columns to copy, and those to leave out: binary ones, and those that are named like secrets.
+
+    Neither has the columns of ``chosen``, which have a role of their own, nor what tells nothing of a record's content:
+    a numbered primary key, and the times of creation and of the last change.
+    """
+    others = [column for column in columns if column.name not in chosen]
+    left_out = tuple(column.name for column in others
+                     if column.kind == "binary" or _SECRET.search(plain_name(column.name)))
+    primary = [column.name for column in columns if column.is_primary]
+    return tuple(column.name for column in others if column.name not in left_out and not _is_housekeeping(column)
+                 and not (primary == [column.name] and (column.kind == "number" or plain_name(column.name) == "id"))
+                 ), left_out
+
+
+def _is_housekeeping(column: Column) -> bool:
+    name = plain_name(column.name)
+    return name in REVISION_NAMES or (column.kind == "time" and (name in VERSION_NAMES or bool(_CREATED.search(name))))
 
 
 def plain_name(name: str) -> str:

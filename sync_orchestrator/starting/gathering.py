@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal, Protocol
 
 from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.starter import Answers
 from sync_orchestrator.starting import database, samples
 from sync_orchestrator.starting.calls import Names, propose_columns, propose_part, propose_third_party, writable_fields
-from sync_orchestrator.starting.columns import Column, Guesses, guess_columns, plain_name
+from sync_orchestrator.starting.columns import (
+    Column,
+    Guesses,
+    copied_columns,
+    guess_columns,
+    plain_name,
+    version_kind_of,
+)
 from sync_orchestrator.starting.lines import TODO
 from sync_orchestrator.starting.openapi import Document, read_document
 from sync_orchestrator.starting.resources import Resource, find_resource, joined
@@ -165,12 +171,14 @@ def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> 
 def _answers_by_columns(
     given: Given, entity: str, source: _Source, theirs: Sequence[str], ask: Ask, say: Say,
 ) -> Answers:
-    guesses = guess_columns(source.columns, entity, theirs)
+    by_expression = {joined("@", column.name): column for column in source.columns}
+    options = (given.key, given.version, given.group)
+    guesses = guess_columns(source.columns, entity, theirs, _names_of(by_expression, options))
     say(f"{source.what} has {', '.join(column.name for column in source.columns) or 'no columns'}")
-    for what, guess in (("key", guesses.key), ("version", guesses.version), ("group", guesses.group)):
-        say(f"guessed {what}: {guess.value or 'nothing'} ({guess.why})")
-    if guesses.left_out:
-        say(f"left out, binary or secret by their names: {', '.join(guesses.left_out)}")
+    for what, option, guess in zip(("key", "version", "group"), options, (guesses.key, guesses.version, guesses.group),
+                                   strict=True):
+        if option is None:
+            say(f"guessed {what}: {guess.value or 'nothing'} ({guess.why})")
     chosen = [
         ask(option, value, question, joined("@", guess.value) if guess.value else TODO)
         for option, value, question, guess in (
@@ -178,17 +186,22 @@ def _answers_by_columns(
             ("--version", given.version, "Which field grows with each change?", guesses.version),
             ("--group", given.group, "Which field splits the records in groups?", guesses.group))]
     key, version, group = chosen
-    copied = [name for name in map(partial(joined, "@"), guesses.fields) if name not in chosen]
+    fields, left_out = copied_columns(source.columns, _names_of(by_expression, chosen))
+    if left_out:
+        say(f"left out, binary or secret by their names: {', '.join(left_out)}")
+    copied = [joined("@", name) for name in fields]
     names = _split(ask("--fields", given.fields, "Which fields are copied? (separated by commas)",
                        ",".join(copied) or "name"))
     expressions = [joined("@", guess.value) if guess.value else None
                    for guess in (guesses.key, guesses.version, guesses.group)]
     part = dict(source.part)
     if source.kind == "sql" and TODO not in (key, group):
-        say(f"An index on ({group}, {key}) makes each page of a listing cost the same.")
+        say(f"With an index on ({group}, {key}), each page of a listing costs the same.")
     if source.document is not None and source.resource is not None:
         part = propose_part(source.document, source.resource, Names(key, None if group == TODO else group))
-    kind = given.version_kind or (guesses.version_kind if version == expressions[1] else "time")
+    kind = given.version_kind or (
+        guesses.version_kind if version == expressions[1] else
+        version_kind_of(by_expression[version]) if version in by_expression else "time")
     return Answers(
         entity=entity, source_url=source.url or "https://localhost", third_party_url="", key=key, version=version,
         group=group, version_kind=kind, fields=names, source=given.source, third_party=given.third_party,
@@ -196,6 +209,11 @@ def _answers_by_columns(
         third_party_items=given.third_party_items, groups_path=given.groups_path, ids=given.ids,
         source_kind=source.kind, source_settings=source.settings, part=part,
         guesses=_as_expressions(guesses, expressions))
+
+
+def _names_of(by_expression: Mapping[str, Column], chosen: Iterable[str | None]) -> set[str]:
+    """The names of the columns that expressions name; other expressions name none."""
+    return {by_expression[each].name for each in chosen if each is not None and each in by_expression}
 
 
 def _as_expressions(guesses: Guesses, expressions: Sequence[str | None]) -> Guesses:
