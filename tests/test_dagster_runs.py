@@ -667,6 +667,19 @@ def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_anothe
     assert asked().skip_message == "a validation is under way"
 
 
+def test_schedule_of_validation_waits_while_the_third_party_is_known_to_be_down(synced: Dagster) -> None:
+    """Each of its runs would fail, and a person would look at one a minute."""
+    schedule = synced.defs.resolve_schedule_def("validate_due_groups")
+    synced.world.query("UPDATE sync.systems SET open_since = sync.clock() WHERE name = 'erp'")
+    asked = schedule.evaluate_tick(dg.build_schedule_context(
+        synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}))
+    assert not asked.run_requests
+    assert asked.skip_message is not None
+    assert asked.skip_message.startswith("no business group is due; the circuit breaker of erp is open since")
+    assert synced.run("validate").success
+    assert synced.checked() == {}
+
+
 def test_validation_of_named_groups(synced: Dagster) -> None:
     synced.world.later(60)
     options = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "item", "groups": ["B"], "full": True}}})

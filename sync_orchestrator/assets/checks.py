@@ -38,6 +38,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
+from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
 
@@ -121,12 +122,22 @@ def validate_groups(
 def due_groups(system: System, name: str) -> list[str]:
     """The groups of an entity whose validation is due, the longest unseen first.
 
-    Those that would be due before the schedule fires next are due now.
+    Those that would be due before the schedule fires next are due now. None is due while the third party is known not
+    to respond: a validation each minute would only fail.
     """
+    if waits_for_third_party(system, name) is not None:
+        return []
     every = system.entity(name).settings.validation.every
     every -= min(_TICK_SECONDS, every) / 2
     with system.context.engine.begin() as connection:
         return groups_due(connection, name, every, _MOST_GROUPS)
+
+
+def waits_for_third_party(system: System, name: str) -> str | None:
+    """Why an entity cannot be validated now: an open circuit breaker, or a suspension; None where it can be."""
+    with system.context.engine.begin() as connection:
+        pause = pauses_of(connection, {name: system.entity(name).system_name}).get(name)
+    return None if pause is None or pause.is_paused else pause.reason
 
 
 def _evaluations(

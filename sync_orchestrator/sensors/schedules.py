@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.checks import due_groups
+from sync_orchestrator.assets.checks import due_groups, waits_for_third_party
 from sync_orchestrator.assets.incremental import maintenance
 from sync_orchestrator.assets.source_checks import LONGEST_TICK
 from sync_orchestrator.assets.source_checks import due_groups as groups_to_check
@@ -26,7 +26,9 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
         if under_way(context.instance, "validate"):
             return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
-            return dg.SkipReason("no business group is due")
+            waits = {reason for name in system.context.entities
+                     if (reason := waits_for_third_party(system, name)) is not None}
+            return dg.SkipReason("; ".join(["no business group is due", *sorted(waits)]))
         return dg.RunRequest()
 
     @dg.schedule(cron_schedule=cron(_source_tick(config)), job_name="check_sources",
