@@ -22,11 +22,11 @@ INSERT INTO sync.inferred_deletions (entity, group_key, reason, n) VALUES (%(ent
 def announced(part: str) -> str:
     """The condition that the ledger has a delete event of a part of the archive, which is no older than the part.
 
-    Such a deletion was notified: it is the event's, and not inferred. What a check of the sources inferred is an event
-    of origin ``audit``. ``part``: the alias of the part's row.
+    Such a deletion was notified: it is the event's, and not inferred. What a poll or a check of the sources inferred is
+    an event of another origin. ``part``: the alias of the part's row.
     """
     return (f"EXISTS (SELECT FROM sync.events e WHERE e.entity = {part}.entity AND e.key = {part}.key "
-            f"AND e.source = {part}.part AND e.action = 'delete' AND e.origin <> 'audit' AND e.revision IS NULL "
+            f"AND e.source = {part}.part AND e.action = 'delete' AND e.origin = 'notification' AND e.revision IS NULL "
             f"AND (e.epoch, e.version) >= ({part}.epoch, {part}.version) OFFSET 0)")
 
 
