@@ -225,7 +225,9 @@ class Part(Model):
             if system.kind != "rest" and getattr(self, call) is not None:
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")
         if system.kind != "class" and self.changes is None:  # a class may have a method of this name
-            for name in sorted({"poll_every", "overlap"} & self.model_fields_set):
+            changed = (name for name in ("overlap", "poll_every")
+                       if getattr(self, name) != type(self).model_fields[name].default)
+            for name in changed:
                 raise ValueError(f"'{name}' has no effect without 'changes': " + (
                     "configure that call" if system.kind == "rest" else
                     f"a source system of kind {system.kind} is not polled, so have it send change events"))
