@@ -70,17 +70,22 @@ class _Database:
 
     Attributes:
         engine: Owns the sessions of the engines that tests get.
-        keeper: The session that empties the database.
+        opened: The session that empties the database, once it was opened.
     """
 
     url: str
     engine: Engine
-    keeper: Connection
+    opened: Connection | None = None
 
     @classmethod
     def at(cls, url: str) -> _Database:
-        engine = connect(url)
-        return cls(url, engine, connect(url, pool=1).connect().execution_options(isolation_level="AUTOCOMMIT"))
+        return cls(url, connect(url))
+
+    @property
+    def keeper(self) -> Connection:
+        if self.opened is None:
+            self.opened = connect(self.url, pool=1).connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self.opened
 
     def engine_for_test(self) -> Engine:
         """An engine with listeners of its own, on the sessions that are open."""
@@ -109,9 +114,12 @@ class _Database:
         return True
 
     def close(self) -> None:
+        """Closes all sessions; those that are needed later are opened anew."""
         self.engine.dispose()
-        self.keeper.close()
-        self.keeper.engine.dispose()
+        if self.opened is not None:
+            self.opened.close()
+            self.opened.engine.dispose()
+            self.opened = None
 
 
 def _reset(engine: Engine) -> list[int]:
@@ -166,7 +174,10 @@ def _forgo_durability(url: str) -> None:
 
 
 def create(server_url: str, name: str, template: str | None = None) -> str:
-    """Makes a database and returns its URL."""
+    """Makes a database and returns its URL. The one that is copied must have no sessions: those that tests keep end."""
+    for database in _databases.values():
+        if template is not None and make_url(database.url).database == template:
+            database.close()
     _administer(server_url, f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
 

@@ -198,7 +198,7 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
     assert found["held_off_seconds"] == pytest.approx(120, abs=3)
     assert found["held_off_because"] == "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"
     assert found["rate_share"] == pytest.approx(0.7, abs=0.05)
-    monkeypatch.setattr(command, "existing_database", lambda: world.engine)
+    monkeypatch.setattr(command, "existing_database_to_read", lambda: world.engine)
     shown = CliRunner().invoke(command.commands, []).stdout
     assert "erp: calls are held off for 1" in shown
     assert "s more: x-ratelimit-remaining: 0, x-ratelimit-reset: 120." in shown
