@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
+.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -20,6 +20,9 @@ up: .venv/run  ## start everything with the demo's systems; the UI is at http://
 test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browser; SYNC_UI_PICTURES=FOLDER keeps pictures
+	$(BIN)/python -m pytest -m ui tests/ui
 
 test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Postgres or SYNC_TEST_DATABASE_URL
 	$(BIN)/python tests/on_machines_postgres.py -n 2 --dist loadscope

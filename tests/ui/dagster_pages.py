@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 from play import Play, eventually
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
-PATIENCE_MS = 120_000
+PATIENCE_MS = 45_000
 LOCATION = "/locations/sync_orchestrator"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
@@ -111,7 +111,7 @@ class Dagster:
             page.locator(".CodeMirror").first.click()
             page.keyboard.press("ControlOrMeta+A")
             page.keyboard.insert_text(yaml.safe_dump(config, sort_keys=False))
-        launch = page.get_by_role("button", name="Launch run")
+        launch = page.get_by_role("button", name="Launch Run")
         eventually(launch.is_enabled, "the launchpad accepts the configuration")
         launch.click()
         return eventually(lambda: next((new for new in self._runs(job) if new not in before), ""), f"{job} is launched")
@@ -132,11 +132,26 @@ class Dagster:
 
     # Checks ---------------------------------------------------------------------------------------------------------
 
-    def check(self, asset: str, name: str) -> Locator:
-        """Opens a check of an asset of the entity; the page's text."""
-        page = self.open(f"/assets/product/{asset}?view=checks&checkDetail={name}")
-        page.get_by_text(name).first.wait_for()
-        return page.locator("body")
+    def check(self, asset: str, name: str) -> None:
+        """Opens the page of a check of the entity's archive or mirror."""
+        self.open(f"/assets/product/{asset}?view=checks&checkDetail={name}").get_by_text(name).first.wait_for()
+
+
+    def partitions_of_check(self) -> None:
+        """Shows the partitions of the check whose page is open."""
+        self._page.get_by_role("tab", name="Partitions").last.click()
+
+    def status_of_check(self, name: str) -> str:
+        """The status of a check of the mirror, severity and description of its newest evaluation."""
+        found = self._play.ask('{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {'
+                               'assetChecksOrError {... on AssetChecks {checks {name executionForLatestMaterialization '
+                               '{status evaluation {severity description}}}}}}}}')
+        checks = found["assetNodeOrError"]["assetChecksOrError"]["checks"]
+        [check] = [check for check in checks if check["name"] == name]
+        newest = check["executionForLatestMaterialization"]
+        if newest is None or newest["evaluation"] is None:
+            return ""
+        return f"{newest['status']} {newest['evaluation']['severity']} {newest['evaluation']['description']}"
 
 
 def pictures_folder() -> Path | None:

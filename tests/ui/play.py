@@ -26,7 +26,7 @@ from test_up import free_ports
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120.0
 SHOPS = ("berlin", "lisbon", "lyon", "oslo", "porto", "turin")
-PRODUCTS_EACH = 12
+PRODUCTS_EACH = 25
 
 T = Any
 
