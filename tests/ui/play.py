@@ -24,7 +24,7 @@ from starlette.responses import Response
 from test_up import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PATIENCE = 120.0
+PATIENCE = 90.0
 SHOPS = ("berlin", "lisbon", "lyon", "oslo", "porto", "turin")
 PRODUCTS_EACH = 25
 
@@ -168,7 +168,7 @@ class Play:
             f"http://127.0.0.1:{self.api_port}/v1/events", trust_env=False, timeout=30,
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/cloudevents+json"},
             json={"specversion": "1.0", "id": f"{sku}-{price}", "source": "backoffice", "type": "product.updated",
-                  "subject": sku, "data": record})
+                  "subject": sku, "time": record["updated_at"], "data": record})
         assert response.status_code == 202, response.text
 
     def stop(self) -> None:
