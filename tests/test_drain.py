@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 
+import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+
+from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.ending import ending
 
 
 def test_changes_come_in_and_the_third_party_is_in_step(world: World) -> None:
@@ -155,3 +160,43 @@ def test_an_update_whose_create_never_comes_ends_at_the_source(world: World) -> 
         world.later(50)
     assert world.mirrored() == world.truth()
     assert world.states() == {"done": 1}
+
+
+@pytest.fixture
+def requested_end() -> Iterator[Callable[[], None]]:
+    """Requests the end of this process as an interrupt does; no cancellation follows."""
+    yield ending.request
+    ending.withdraw()
+
+
+@pytest.mark.parametrize("calls_before", [0, 1, 4])
+def test_once_the_end_is_requested_no_push_is_begun_and_the_claims_are_given_back(
+    make_world: Callable[..., World], requested_end: Callable[[], None], calls_before: int
+) -> None:
+    """Also before the drain is cancelled for it, as pushes end and make room for others meanwhile."""
+    world = make_world(system={"concurrency": 2})
+    for number in range(20):
+        world.put(f"k{number:02}")
+    before = world.erp.before
+
+    def call(verb: str, key: str) -> object:
+        if sum(world.erp.calls.values()) >= calls_before:
+            requested_end()
+        return before(verb, key)
+
+    async def work() -> None:
+        if not calls_before:
+            requested_end()
+        await drain(world.context, linger=0)
+
+    world.erp.before = call  # type: ignore[assignment]
+    asyncio.run(work())
+    begun = sum(world.erp.calls.values())
+    assert calls_before <= begun <= (calls_before + 1 if calls_before else 0)  # one may have been begun beside
+    assert not world.query("SELECT FROM sync.records WHERE lease_until IS NOT NULL")
+    assert not world.query("SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL")
+    ending.withdraw()
+    world.erp.before = before
+    world.drain()
+    assert world.mirrored() == world.truth()
+    assert world.erp.calls == {"create": 20}

@@ -149,6 +149,36 @@ def test_a_call_that_waits_for_its_turn_is_not_begun(context: Context) -> None:
     assert failures == [NOT_BEGUN]
 
 
+def test_a_call_that_has_its_turn_after_the_request_is_not_begun(context: Context) -> None:
+    """The work that makes it was begun before the request, or before the cancellation that follows it."""
+    begun: list[str] = []
+    failures: list[str] = []
+
+    async def call(free: asyncio.Event) -> None:
+        await free.wait()
+        try:
+            with ending.refuses():
+                begun.append("here")
+        except CallFailed as failure:
+            failures.append(failure.detail)
+        await asyncio.to_thread(asyncio.run, elsewhere())
+
+    async def elsewhere() -> None:
+        with ending.refuses():
+            begun.append("in another event loop")
+
+    async def work() -> None:
+        free = asyncio.Event()
+        asyncio.get_running_loop().call_soon(interrupt)
+        await ended_in_order(call(free), free.set)
+
+    with handled(signal.SIGTERM, raises), pytest.raises(Interrupted):
+        perform(context, work())
+    assert (begun, failures) == (["in another event loop"], [NOT_BEGUN])
+    asyncio.run(elsewhere())
+    assert len(begun) == 2
+
+
 @pytest.mark.parametrize("when", ["while it waits", "between two results"])
 def test_an_interrupt_ends_each_and_begins_no_other(context: Context, done: list[str], when: str) -> None:
     begun = []

@@ -25,7 +25,7 @@ from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
-from sync_orchestrator.core.ending import ended_in_order
+from sync_orchestrator.core.ending import ended_in_order, ending
 from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
@@ -163,7 +163,8 @@ class _Drain:
 
     @property
     def ended(self) -> bool:
-        return self._ended.is_set()
+        """Whether nothing more is begun: a request to end counts at once, and its cancellation follows later."""
+        return self._ended.is_set() or ending.is_requested
 
     def _wake(self) -> None:
         self.news += 1

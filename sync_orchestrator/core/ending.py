@@ -29,13 +29,16 @@ class Ending:
 
     def __init__(self) -> None:
         self.is_requested = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
         self._refused: set[asyncio.Task[Any]] = set()
 
     def request(self) -> None:
-        """Notes the request, and refuses the calls of the running event loop that wait for their turn."""
+        """Notes the request, and refuses the calls of the running event loop: those that wait for their turn, and those
+        that begin to wait later.
+        """
         self.is_requested = True
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         for task in [each for each in self._waiting - self._refused if each.get_loop() is loop]:
             self._refused.add(task)
             task.cancel()
@@ -43,13 +46,17 @@ class Ending:
     def withdraw(self) -> None:
         """Forgets the request: the work that it ended is over."""
         self.is_requested = False
+        self._loop = None
 
     @contextmanager
     def refuses(self) -> Iterator[None]:
         """While the block lasts, the present task waits for its turn to make a call.
 
-        Raises CallFailed (``NOT_BEGUN``) where the end is requested meanwhile.
+        Raises CallFailed (``NOT_BEGUN``) where the end is requested meanwhile, or was requested before: work learns of
+        a request some steps of the event loop after it was made, and may have begun more by then.
         """
+        if self._loop is not None and self._loop is asyncio.get_running_loop():
+            raise not_begun()
         task = asyncio.current_task()
         if task is None or task in self._waiting:
             yield
