@@ -93,7 +93,7 @@ def configuration(source_url: str, erp_url: str) -> dict[str, Any]:
                          "items": "data", "paging": "page"}},
             "validation": {"every": "1h", "confirm_after": "1s", "repair": "ask"}}},
         "retry": {"retries": 2, "first_wait": "1s"},
-        "limits": {"lease": "20s", "linger": "2s"},
+        "limits": {"lease": "20s", "linger": "2s", "drain_seconds": "15s"},
     }
 
 

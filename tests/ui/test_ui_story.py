@@ -123,7 +123,9 @@ def test_a_full_sync_fails_with_its_cause_while_the_third_party_is_stopped(play:
     eventually(lambda: "FAILED" in dagster.status_of_check("open_alerts"), "the alert turns the check red")
     play.erp.running.set()
     eventually(lambda: in_sync(play), "what waited goes on")
-    dagster.finish(dagster.launch("validate_fully"), "SUCCESS")
+    backfill = dagster.launch_full_sync()
+    eventually(lambda: dagster.backfill_status(backfill) == "COMPLETED_SUCCESS", "the next full sync succeeds")
+    eventually(lambda: "SUCCEEDED" in dagster.status_of_check("open_alerts"), "the end of the alerts turns it green")
 
 
 def test_pause_and_resume(play: Play, dagster: Dagster) -> None:
