@@ -29,7 +29,7 @@ test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Po
 
 test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
 	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
-	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py
+	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py tests/test_field_outages.py tests/test_cancel.py
 
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)
 	$(BIN)/python -m pytest -m long tests/fuzz

@@ -126,9 +126,13 @@ def test_an_outage_during_a_full_sync_leaves_nothing_dead(world: World) -> None:
     assert world.mirrored() == world.truth()
 
 
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("seconds_of_success_ago", [1, 300])
-@pytest.mark.parametrize("way", ["drain", "full_sync", "both"])
+OUTAGES_TRIED_ALWAYS = {("drain", 300, 1), ("full_sync", 1, 4), ("both", 300, 4)}
+"""The others belong to `make test-long`: each takes seconds."""
+
+
+@pytest.mark.parametrize(("way", "seconds_of_success_ago", "count"), [
+    pytest.param(way, seconds, count, marks=() if (way, seconds, count) in OUTAGES_TRIED_ALWAYS else pytest.mark.long)
+    for way in ("drain", "full_sync", "both") for seconds in (1, 300) for count in (1, 4)])
 def test_an_outage_in_which_reads_fail_too_spends_no_attempts_on_any_path(
     make_world: Callable[..., World], way: str, seconds_of_success_ago: float, count: int
 ) -> None:

@@ -74,7 +74,7 @@ class Sizes:
     drained: int
 
 
-TINY = Sizes(malformed=150, structured=120, values=60, described=0, proxied=150, drained=60)
+TINY = Sizes(malformed=90, structured=70, values=40, described=0, proxied=90, drained=40)
 WHOLE = Sizes(malformed=20_000, structured=24_000, values=4_000, described=3_000, proxied=6_000, drained=4_000)
 
 
