@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,11 @@ def open_to_others(home: Path) -> list[str]:
 
 def sockets_open_to_others(up: Up) -> list[str]:
     """The Unix sockets of its processes that other users can connect to."""
-    paths = {connection.laddr for process in up.all_processes() for connection in process.net_connections("unix")
-             if isinstance(connection.laddr, str) and connection.laddr.startswith("/")}
+    paths = set()
+    for process in up.all_processes():
+        with suppress(psutil.NoSuchProcess):  # runs end at any time
+            paths |= {connection.laddr for connection in process.net_connections("unix")
+                      if isinstance(connection.laddr, str) and connection.laddr.startswith("/")}
     return [path for path in paths if os.path.exists(path) and os.lstat(path).st_mode & 0o022]
 
 
