@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 from play import Play, eventually
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 PATIENCE_MS = 45_000
 LOCATION = "/locations/sync_orchestrator"
@@ -54,6 +54,14 @@ class Dagster:
         """Waits until the page shows these texts."""
         for text in texts:
             self._page.get_by_text(text).first.wait_for()
+
+    def shows(self, path: str, text: str) -> bool:
+        """Whether one of Dagster's pages, opened anew, shows a text within seconds."""
+        try:
+            self.open(path).get_by_text(text).first.wait_for(timeout=5000)
+        except TimeoutError:
+            return False
+        return True
 
     # Full sync ------------------------------------------------------------------------------------------------------
 

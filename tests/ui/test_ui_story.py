@@ -80,8 +80,8 @@ def test_a_live_change_is_seen(play: Play, dagster: Dagster) -> None:
     key = play.command("keys", "create", "backoffice", "--scope", "events:backoffice").split()[-1]
     play.change_price("lyon-03", 777, key)
     eventually(lambda: play.erp.item("lyon-03")["price"] == 777, "the change arrives")
-    dagster.open("/assets/product/mirror?view=events&partition=lyon")
-    dagster.see("lyon-03")
+    eventually(lambda: dagster.shows("/assets/product/mirror?view=events&partition=lyon", "lyon-03"),
+               "the drain reports the changed record")
     run = dagster.launch("show_record", {"ops": {"show_one_record": {"config": {
         "entity": "product", "key": "lyon-03"}}}})
     dagster.finish(run, "SUCCESS")
