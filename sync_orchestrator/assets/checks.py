@@ -151,20 +151,16 @@ def _evaluations(
         return validate(system.context, entity, group, full=full, repair=repair)
 
     shown = _shown_with_drift(system, name)
-    others: list[GroupValidation] = []
-    try:
+
+    def validated() -> Iterator[GroupValidation]:
         for group, result in by_group(context, system, name, groups, work, "validated"):
             context.log.info(f"{name} {group}: {summary(result)}")
             verdicts.add(name, group, result.verdict, result.reason, _figures(result))
             if _changes_the_plot(result, shown):
                 report(context, [drift_observation(name, result)])
-            if result.verdict == "in_step":
-                yield group_evaluation(context, name, result)
-            else:
-                others.append(result)
-    except dg.Failure as failure:
-        verdicts.broke(failure)
-    for result in sorted(others, key=lambda result: (result.verdict == "drift", result.group)):
+            yield result
+
+    for result in verdicts.worst_last(validated()):
         yield group_evaluation(context, name, result)
 
 

@@ -129,20 +129,15 @@ def evaluations(
     def work(group: str) -> Awaitable[SourceCheck]:
         return check_sources(system.context, entity, group, repair=repair)
 
-    others: list[SourceCheck] = []
-    try:
+    def checked() -> Iterator[SourceCheck]:
         for group, result in by_group(context, system, name, groups, work, "checked"):
             context.log.info(f"{name} {group}: {summary(result)}")
             verdicts.add(name, group, result.verdict, result.reason, {
                 "lost_notifications": len(result.lost), "sent_to_repair": result.repaired,
                 "on_the_way": result.on_the_way, "records_listed": result.listed.get(entity.settings.owner, 0)})
-            if result.verdict == "in_step":
-                yield _evaluation(context, name, result)
-            else:
-                others.append(result)
-    except dg.Failure as failure:
-        verdicts.broke(failure)
-    for result in sorted(others, key=lambda result: (result.verdict == "lost", result.group)):
+            yield result
+
+    for result in verdicts.worst_last(checked()):
         yield _evaluation(context, name, result)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import dagster as dg
 
 from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.preview import Execution, report
+from sync_orchestrator.assets.tables import shown_table
+from sync_orchestrator.core.source_check import SourceCheck
 from sync_orchestrator.core.status import entity_totals
+from sync_orchestrator.core.validation import GroupValidation
 from sync_orchestrator.resources.system import System
 
 Row = Mapping[str, Any]
+Judged = TypeVar("Judged", GroupValidation, SourceCheck)
 
 MAX_ROWS = 1000
 """Business groups in one table; the worst come first."""
@@ -22,9 +26,7 @@ MAX_ROWS = 1000
 def table(rows: Sequence[Row]) -> dg.TableMetadataValue:
     """A table of rows; a column is the name of any row's value, in the order in which they first appear."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    return dg.MetadataValue.table(
-        [dg.TableRecord({name: _plain(row.get(name)) for name in columns}) for row in rows[:MAX_ROWS]],
-        schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+    return shown_table((columns, [[row.get(name) for name in columns] for row in rows[:MAX_ROWS]]))
 
 
 def totals(rows: Sequence[Row], worst_first: Callable[[Row], Any]) -> dict[str, Any]:
@@ -57,9 +59,21 @@ class Verdicts:
         """Adds the verdict on one group."""
         self._rows.append({"entity": entity, "group": group, "verdict": verdict, **figures, "reason": reason or ""})
 
-    def broke(self, failure: dg.Failure) -> None:
-        """Some groups raised errors; the run fails with them at its end."""
-        self._broken.append(str(failure.description))
+    def worst_last(self, results: Iterable[Judged]) -> Iterator[Judged]:
+        """Passes on the results of groups in sync as they come, then the others, those of the worst verdict last.
+
+        Where ``results`` raises Failure at its end, since groups raised errors, ``require_some`` raises it later.
+        """
+        others: list[Judged] = []
+        try:
+            for result in results:
+                if result.verdict == "in_step":
+                    yield result
+                else:
+                    others.append(result)
+        except dg.Failure as failure:
+            self._broken.append(str(failure.description))
+        yield from sorted(others, key=lambda result: (result.verdict == self._verdicts[0], result.group))
 
     def metadata(self) -> dict[str, Any]:
         """The number of groups by verdict, the sums of their figures, and the table."""
@@ -90,7 +104,3 @@ def observe_totals(context: Execution, system: System, entities: Sequence[str]) 
             found = entity_totals(connection, name)
         report(context, [dg.AssetObservation(
             asset_key=mirror_key(name), metadata={f"total_{what}": value for what, value in found.items()})])
-
-
-def _plain(value: Any) -> str | int | float | bool:
-    return value if isinstance(value, int | float | str) else "" if value is None else str(value)
