@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from demo import access
-from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.process_tree import Tree
 from sync_orchestrator.processes import wait_ready
 

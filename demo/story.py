@@ -32,13 +32,13 @@ from demo.truth import Truth, compare
 from sync_orchestrator.app import open_context
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.private_files import make_private_home
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import status
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.performing import perform
+from sync_orchestrator.private_files import make_private_home
 from sync_orchestrator.processes import start_all
 
 _OUTAGE = 15.0

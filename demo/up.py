@@ -17,8 +17,8 @@ import httpx
 
 from demo import access
 from demo.processes import Systems, running
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.private_files import make_private_home
+from sync_orchestrator.errors import SyncError
+from sync_orchestrator.private_files import make_private_home
 from sync_orchestrator.processes import up
 
 

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.database import running_server
+from sync_orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -14,9 +14,9 @@ from typing import Any
 
 from jinja2 import Environment
 
-from sync_orchestrator.core import exact_json
+from sync_orchestrator import exact_json
 from sync_orchestrator.core.drift import COLUMNS, KINDS, OverTime
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 
 _AT_ONCE = 10_000
 _TIMES = ("found_at", "last_seen_at", "repaired_at")

@@ -16,14 +16,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.config import Entity
 from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import MappingFailed
 from sync_orchestrator.core.mapping import Mapping, digest
 from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Json
+from sync_orchestrator.errors import MappingFailed
 
 _MIN_CUT_LENGTH = 16
 """A shorter text that another one begins with is rather another value than a cut one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 _READABLE_RESPONSE = re.compile(r"\bno (list|number) (at|in) ")
 """In a failure whose response could be read: the system runs, and is at its address."""

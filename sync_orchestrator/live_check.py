@@ -19,9 +19,9 @@ from sync_orchestrator.adapters.values import as_time
 from sync_orchestrator.config import Config, Entity, Listing
 from sync_orchestrator.conformance.samples import unknown_key_like
 from sync_orchestrator.conformance.third_party import with_changes
-from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed, SyncError
 from sync_orchestrator.core.mapping import Mapping, digest
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead, SourceSystem, ThirdParty
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, SyncError
 from sync_orchestrator.field_forms import FieldDifference, find_differences, find_form_differences
 from sync_orchestrator.hints import hint_for
 from sync_orchestrator.pacing import paces_of

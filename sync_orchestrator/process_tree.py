@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.private_files import make_private_folder
+from sync_orchestrator.errors import SyncError
+from sync_orchestrator.private_files import make_private_folder
 
 MARK = "SYNC_PROCESS_TREE"
 """The environment variable that every program of a tree inherits."""

@@ -24,9 +24,9 @@ from types import FrameType
 import psutil
 
 from sync_orchestrator import app
-from sync_orchestrator.core.errors import ConfigError, SyncError
-from sync_orchestrator.core.private_files import close_tree, make_private_home, write_private_file
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import ConfigError, SyncError
+from sync_orchestrator.private_files import close_tree, make_private_home, write_private_file
 from sync_orchestrator.process_tree import Program, ProgramEnded, Tree, last_lines
 
 Tell = Callable[[str], None]

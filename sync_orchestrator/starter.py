@@ -16,7 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.config.schema import json_schema
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.starting.calls import ThirdPartyProposal
 from sync_orchestrator.starting.columns import Guess, Guesses
 from sync_orchestrator.starting.lines import TODO, Value, quoted, todo, yaml_lines

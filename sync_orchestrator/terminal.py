@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.errors import SyncError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -101,7 +101,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> 
 
 def show_step(step: Step) -> None:
     """One line of a live check, and what a record is made into."""
-    from sync_orchestrator.core import exact_json
+    from sync_orchestrator import exact_json
 
     style = {"ok": "green", "failed": "red", "skipped": "yellow", "waiting": "yellow"}[step.outcome]
     line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
@@ -137,7 +137,7 @@ def show_endings(endings: Sequence[Ending]) -> None:
 
 def as_json(value: Any, *, indent: int | None = None) -> None:
     """One JSON document on standard output, for programs."""
-    from sync_orchestrator.core import exact_json
+    from sync_orchestrator import exact_json
 
     typer.echo(exact_json.text(value, default=_plain, indent=indent, ascii_only=True, spaced=True))
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Item, PartRead, Traits, Ungrouped
+from sync_orchestrator.errors import CallFailed, Failure
 
 
 class FakeSource:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.errors import CallFailed
 
 Handler = Callable[[Request], Awaitable[Response]]
 

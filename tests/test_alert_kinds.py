@@ -28,12 +28,12 @@ from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core import alerts, outcomes, rejected, rollout
 from sync_orchestrator.core.alert_messages import ACTIONS
-from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.maintenance import look_after, watch
 from sync_orchestrator.core.polling import poll_due
 from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.status import heartbeat, pause
 from sync_orchestrator.core.suspension import note_stray_ids
+from sync_orchestrator.errors import DeletionsHeld
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs

@@ -23,11 +23,11 @@ from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
 from sync_orchestrator.core.validation import validate
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
 GOOD = """

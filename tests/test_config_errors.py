@@ -11,9 +11,9 @@ import pytest
 import yaml
 from fakes import two_part_config
 
-from sync_orchestrator import templates
 from sync_orchestrator.config import Config, load
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.expressions import templates
 
 Complaints = Callable[..., list[str]]
 

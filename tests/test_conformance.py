@@ -21,7 +21,7 @@ from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.report import Report
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 
 SAMPLE = {"code": "k1", "store": "A", "name": "a thing", "price": 9.5, "stock": 3, "active": True}
 

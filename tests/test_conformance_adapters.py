@@ -20,8 +20,8 @@ from sync_orchestrator.adapters.base import SourceAdapter
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.report import Report
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.errors import CallFailed, Failure
 
 
 class Folders:

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Count, FilterCheck, Listing, Part, Target
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 NOBODY = FilterCheck().group
 NOTHING = FilterCheck().key

@@ -21,7 +21,6 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.archive import merge
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.events import _Batch
 from sync_orchestrator.core.full_sync import fill
 from sync_orchestrator.core.group_lease import leased
@@ -34,6 +33,7 @@ from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Change, Stamp, Verdict
+from sync_orchestrator.errors import CallFailed
 
 PID = "SELECT pg_backend_pid()"
 BLOCKED = "SELECT cardinality(pg_blocking_pids(%(pid)s)) > 0"

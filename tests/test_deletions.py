@@ -19,9 +19,9 @@ from test_full_sync import fill
 from test_full_sync_plan import planned
 
 from sync_orchestrator.core.deletions import alive_groups
-from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.versions import Change, Stamp
+from sync_orchestrator.errors import DeletionsHeld
 
 
 @pytest.fixture

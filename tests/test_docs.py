@@ -40,7 +40,6 @@ from demo.data import stones
 from demo.sources import ROLES
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
-from sync_orchestrator import templates
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
@@ -49,9 +48,10 @@ from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.alert_messages import ACTIONS
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.errors import ConfigError, InvalidEvent
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.states import State
+from sync_orchestrator.errors import ConfigError, InvalidEvent
+from sync_orchestrator.expressions import templates
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sync_orchestrator"

@@ -15,8 +15,8 @@ from test_drift import alter, synced
 
 from sync_orchestrator.core import drift as found_drift
 from sync_orchestrator.core.drift import COLUMNS, KINDS, Chosen, OverTime, listed, over_time
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.drift_files import plot, write
+from sync_orchestrator.errors import ConfigError
 
 __all__ = ["command"]
 

@@ -13,8 +13,8 @@ import psutil
 import psycopg
 import pytest
 
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import ConfigError
 
 STARTER = """
 import sys

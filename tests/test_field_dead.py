@@ -24,12 +24,12 @@ from sync_orchestrator.core.dead_records import (
     list_dead_records,
     redrive_dead_records,
 )
-from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import push_again, refresh
 from sync_orchestrator.core.rollout import describe_dead_of_entity
 from sync_orchestrator.core.status import pause, status
 from sync_orchestrator.core.validation import groups_due
+from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 MakeWorld = Callable[..., World]
 MANY_FAILURES = {"breaker": {"failures": 100}}

@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator import templates
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.adapters.http import Http, _sent
@@ -39,13 +39,13 @@ from sync_orchestrator.config import Part
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import InvalidEvent, MappingFailed
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import Mapping, canonical, digest
 from sync_orchestrator.core.sql import json as jsonb
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.storable import problem
+from sync_orchestrator.errors import InvalidEvent, MappingFailed
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.selectors import compiled
 
 LONG, TINY = "1234567890.123456789", "0.1000000000000000055"
 

@@ -21,7 +21,7 @@ from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 HEAD = "key,store,v,name\n"
 

@@ -16,8 +16,8 @@ from test_field_absence import alerts
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config, Retry
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.errors import CallFailed, Failure
 
 REFUSED_CONNECTION = CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
 NO_ANSWER = CallFailed(Failure.TRANSIENT, "no answer within 10 s", unknown=True, about_system=True)

@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 PAGE = "<!doctype html><html><body>Service unavailable</body></html>"
 Says = Callable[[], Response]

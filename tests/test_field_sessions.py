@@ -34,12 +34,12 @@ from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
 from sync_orchestrator.core import session_settings, sessions, wait
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded
 from sync_orchestrator.core.sql import connect, in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import push
 from sync_orchestrator.core.wait import is_due, listening, wait_for_work
 from sync_orchestrator.database.embedded import pgurl_for_dagster
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.resources import storage
 from sync_orchestrator.resources.instance import DATABASE_VARIABLE, make_tables, write_instance
 

@@ -33,9 +33,9 @@ from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Part
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.truth import NoTruth, condition, says_something, truth
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.truth import NoTruth, condition, says_something, truth
 
 SAID = [
     (True, True), (False, False), (None, False), (1, True), (0, False), (1.0, True), (0.0, False), ("", False),

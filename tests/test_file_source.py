@@ -23,8 +23,8 @@ from sync_orchestrator.adapters.contained import ContainedSource
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import FilesSystem
-from sync_orchestrator.core.errors import DeletionsHeld, Failure
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.errors import DeletionsHeld, Failure
 
 HEAD = "sku,store,v,name\n"
 LONG = "x" * 200

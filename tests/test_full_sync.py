@@ -9,12 +9,12 @@ import pytest
 from conftest import World
 from fakes import answer
 
-from sync_orchestrator.core.errors import CallFailed, DeletionsHeld, Failure
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.records import refresh
 from sync_orchestrator.core.sql import run
+from sync_orchestrator.errors import CallFailed, DeletionsHeld, Failure
 
 
 def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
@@ -234,7 +234,7 @@ def test_going_live_compensates_by_itself_what_failed_before(world: World) -> No
 
 
 def test_a_full_sync_of_a_busy_group_is_refused(world: World) -> None:
-    from sync_orchestrator.core.errors import GroupBusy
+    from sync_orchestrator.errors import GroupBusy
 
     fill(world, 3)
     world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "

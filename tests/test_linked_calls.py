@@ -23,7 +23,7 @@ from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
 from sync_orchestrator.config.calls import Count, Get, Listing, Login, Reference
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.errors import Failure
 
 PRODUCT = {"code": "{{ payload.code }}", "name": "{{ payload.name }}", "store": "{{ payload.store }}"}
 PRICE = {"amount": "{{ payload.count }}"}

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import ConfigError
 
 OTHER, THIRD = 65534, 65533
 

@@ -27,11 +27,11 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.environment import filled_in
 from sync_orchestrator.core import alerts, records
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure, InvalidEvent
-from sync_orchestrator.core.masking import mask, mask_all, mask_log_records
 from sync_orchestrator.core.outcomes import send_due
 from sync_orchestrator.core.source_check import check_sources
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure, InvalidEvent
 from sync_orchestrator.performing import perform
+from sync_orchestrator.texts.masking import mask, mask_all, mask_log_records
 
 CANARY = "c4n4ry"
 PLACES = ["header", "token", "path", "param", "call_header", "body", "group_param", "lookup", "reference", "mapped",

@@ -28,8 +28,8 @@ from sync_orchestrator.adapters.response_budget import ResponseBudget
 from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing, Request
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.errors import CallFailed, Failure
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

@@ -24,9 +24,9 @@ from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.retry import Decision, after_failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 HTML = """
 <!-- gateway -->

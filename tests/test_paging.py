@@ -21,7 +21,7 @@ from sync_orchestrator.adapters.link_header import next_link
 from sync_orchestrator.adapters.paging import pages
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.errors import Failure
 
 LIMIT = {"limit": "{{ limit }}"}
 BY_PAGE = {"paging": "page", "params": {"page": "{{ page }}", **LIMIT}}

@@ -15,7 +15,7 @@ import pytest
 from sync_orchestrator.core import ending as ending_module
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.ending import NOT_BEGUN, ended_in_order, ending
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.errors import CallFailed
 from sync_orchestrator.performing import perform, perform_each
 
 

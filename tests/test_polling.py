@@ -15,8 +15,8 @@ import pytest
 from conftest import World
 from fakes import FakeSource
 
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.polling import Polled, poll_due
+from sync_orchestrator.errors import CallFailed
 
 NUMBER: dict[str, Any] = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}}
 TIME: dict[str, Any] = {**NUMBER, "version": {"path": "v"}}

@@ -11,9 +11,9 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
-from sync_orchestrator.core.errors import CallFailed, NotFound
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import refresh, show, step_epoch
+from sync_orchestrator.errors import CallFailed, NotFound
 
 
 def reread(world: World, key: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Outcome, Reference
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.errors import Failure
 
 STORE: dict[str, Any] = {"path": "/stores", "params": {"code": "{{ group }}"}, "record": "items[].id", "keep": 60}
 A = {"key": "k1", "group": "A", "payload": {"kind": "shoe"}}

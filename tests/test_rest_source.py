@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.answers import failure_of as meant
 from sync_orchestrator.adapters.http import Http
@@ -30,7 +29,8 @@ from sync_orchestrator.config import Get, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
 
 TOKEN = "s3cret-token"
 BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z

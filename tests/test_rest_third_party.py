@@ -18,8 +18,8 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.errors import Failure
 
 ITEM = Item("k1", "A", {"code": "k1", "name": "n"}, external_id="X1", idempotency_key="thing/k1/A")
 RECORD = {"id": "X1", "code": "k1", "name": "n", "store": "A", "touched": 5}

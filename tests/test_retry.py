@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sync_orchestrator.config import Retry
-from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.retry import Decision, after_failure
+from sync_orchestrator.errors import Failure
 
 TRANSIENT, THROTTLED, AUTH, PERMANENT = Failure.TRANSIENT, Failure.THROTTLED, Failure.AUTH, Failure.PERMANENT
 DEFAULT = Retry(jitter=0)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.errors import Failure
 
 GETS, PUTS, DELETES = "GET items", "PUT items", "DELETE items"
 

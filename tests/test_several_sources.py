@@ -14,8 +14,8 @@ from conftest import World
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.errors import DeletionsHeld
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.errors import DeletionsHeld
 
 NUMBER = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}}
 STOCK_OPTIONAL = {"parts": {"shop": {**NUMBER, "group": "store"}, "stock": {**NUMBER, "required": False}}}

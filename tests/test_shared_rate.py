@@ -15,8 +15,8 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.breaker import SharedHoldOff
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.errors import CallFailed
 
 
 def step(world: World) -> float:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, strict_json
 from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import canonical, digest
 from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.selectors import compiled
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 COLUMNS = {

@@ -19,10 +19,10 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.validation import validate
+from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.performing import perform
 
 ROOT = Path(__file__).resolve().parent.parent

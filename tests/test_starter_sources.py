@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import read
 from sync_orchestrator.config.schema import json_schema
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.starter import marked_lines
 from sync_orchestrator.starting.openapi import Document, read_document
 

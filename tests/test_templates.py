@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get_count, pages
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Count, Get, Listing, Reference, Write
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.templates import TemplateFailed
 
 VALUES: dict[str, Any] = {
     "key": "a/b c", "id": 7, "group": "Ünï & co", "none": None, "yes": True, "ratio": 0.5, "ids": ["x", "y z"],

@@ -22,7 +22,6 @@ from starlette.responses import Response
 
 import sync_orchestrator
 from sync_orchestrator.adapters.answers import Answer, classed, shown
-from sync_orchestrator.adapters.html_pages import is_html_page, text_of
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.link_header import next_link
 from sync_orchestrator.adapters.throttling import pause_after, wait_asked
@@ -31,15 +30,16 @@ from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.causes import cause_of_error
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import ExpressionFailed, compiled
 from sync_orchestrator.core.identity import other_key
-from sync_orchestrator.core.masking import mask
 from sync_orchestrator.core.names import canonical_name
 from sync_orchestrator.core.normalize import normalizers
-from sync_orchestrator.core.unicode_forms import normalized
-from sync_orchestrator.core.value_functions import FUNCTIONS
-from sync_orchestrator.core.value_times import ValueFailed
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.functions import FUNCTIONS
+from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled
+from sync_orchestrator.expressions.times import ValueFailed
+from sync_orchestrator.texts.html_pages import is_html_page, text_of
+from sync_orchestrator.texts.masking import mask
+from sync_orchestrator.texts.unicode_forms import normalized
 
 TIME_LIMIT_SECONDS = 2.0
 """Far more than a scan takes, far less than an explosion."""
@@ -49,7 +49,7 @@ WHERE = ("adapters", "api", "brokers", "core", "terminal.py")
 
 MADE_OF_PARTS = {"core/causes.py:_error_text", "core/causes.py:_normalized", "adapters/records.py:fits",
                  "adapters/records.py:_id_in_header", "adapters/file_source.py:_groups_by_name",
-                 "core/masking.py:_secret"}
+                 "texts/masking.py:_secret"}
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""
 

@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.hosts import Host, InvalidHost, Origin
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.texts.host_names import Host, InvalidHost, Origin
 from sync_orchestrator.ui.guard import UiGuard
 from sync_orchestrator.ui.serve import find_pages, guard_app
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from conftest import World
 
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import refresh
 from sync_orchestrator.core.storable import problem
+from sync_orchestrator.errors import CallFailed
 
 UNUSABLE = [{"name": "a\x00b"}, {"name": "\ud800"}, {"na\x00me": 1}, {"deep": [{"x": ["\udfff"]}]}]
 

@@ -24,9 +24,9 @@ from fakes import two_part_config
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator import process_tree
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.database import embedded
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.process_tree import MARK, ProgramEnded, Tree, members
 from sync_orchestrator.processes import start_all
 

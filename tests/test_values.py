@@ -26,7 +26,7 @@ from record_store import THEIRS, HttpWorld, Store, http_world
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from sync_orchestrator import templates
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config
@@ -34,13 +34,13 @@ from sync_orchestrator.config.constants import uncompared_constants
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.config.types import Expression, Template
 from sync_orchestrator.conformance import conformance
-from sync_orchestrator.core import exact_json, value_times
 from sync_orchestrator.core.absent_fields import mapped_fields
-from sync_orchestrator.core.errors import MappingFailed
-from sync_orchestrator.core.expressions import ExpressionFailed, compiled
 from sync_orchestrator.core.mapping import Mapping, digest
-from sync_orchestrator.core.value_functions import FUNCTIONS
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import MappingFailed
+from sync_orchestrator.expressions import templates, times
+from sync_orchestrator.expressions.functions import FUNCTIONS
+from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled
+from sync_orchestrator.expressions.templates import TemplateFailed
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "values.md"
 
@@ -85,10 +85,10 @@ def test_an_example_of_the_docs_gives_its_result_as_expression_and_as_filter(
 def test_the_docs_show_every_function_and_every_format_of_times() -> None:
     assert {re.match(r"\w+", row[0])[0] for row in EXAMPLES} == FUNCTIONS.keys()  # type: ignore[index]
     formats = rows_of("format")
-    assert {row[0] for row in formats if "%" not in row[0]} == value_times._WRITE.keys()
+    assert {row[0] for row in formats if "%" not in row[0]} == times._WRITE.keys()
     for name, _, shown in formats:
-        moment = value_times.moment_in("2024-01-31T22:30:00.500Z")
-        assert value_times.written_as(moment, name) == json.loads(shown)
+        moment = times.moment_in("2024-01-31T22:30:00.500Z")
+        assert times.written_as(moment, name) == json.loads(shown)
 
 
 # One registry.
@@ -223,7 +223,7 @@ def test_a_time_comes_back_from_every_exact_form(moment: datetime, zone: str, fo
 
 
 @settings(max_examples=50, deadline=None)
-@given(moment=MOMENTS, zone=ZONES, form=st.sampled_from([*value_times._WRITE, "%d.%m.%Y %H:%M", "%Y%m%d"]))
+@given(moment=MOMENTS, zone=ZONES, form=st.sampled_from([*times._WRITE, "%d.%m.%Y %H:%M", "%Y%m%d"]))
 def test_a_time_in_any_form_is_compared_as_it_was_sent(moment: datetime, zone: str, form: str) -> None:
     """Written, read, and written once more: nothing changes after the first time."""
     both = Codecs({"f": Codec(kind="time", format=form, zone=zone)}, ("f",))
@@ -263,7 +263,7 @@ def test_a_time_that_a_third_party_writes_in_its_own_way_is_no_difference(codec:
     mapping = Mapping({"f": "@"}, codecs, as_sent=both.as_sent)
     assert mapping.digest_of_ours({"f": ours}) == mapping.digest_of_theirs(both.decode({"f": shown}))
     assert mapping.differences({"f": ours}, both.decode({"f": shown})) == []
-    later = value_times._iso(value_times.moment_in(ours) + timedelta(days=1))
+    later = times._iso(times.moment_in(ours) + timedelta(days=1))
     assert mapping.differences({"f": later}, both.decode({"f": shown})) != []
 
 
@@ -343,7 +343,7 @@ def in_milliseconds(text: str) -> str:
 
 
 def in_kathmandu(text: str) -> str:
-    return str(value_times.written_as(value_times.moment_in(text), "iso", "Asia/Kathmandu"))
+    return str(times.written_as(times.moment_in(text), "iso", "Asia/Kathmandu"))
 
 
 @pytest.mark.parametrize(("codec", "names", "keep"), [

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.writes import Writes
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 POST_ITEMS, PUT_ITEMS, PUT_STOCK = "POST items", "PUT items", "PUT stock"
 PATCH: dict[str, Any] = {"method": "PATCH", "path": "/items/{{ key }}"}

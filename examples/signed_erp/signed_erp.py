@@ -14,8 +14,8 @@ from pydantic import BaseModel, SecretStr
 from sync_orchestrator.adapters.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.http import Outgoing
 from sync_orchestrator.config.calls import Method
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Item, Json, Traits
+from sync_orchestrator.errors import CallFailed, Failure
 
 
 class Settings(BaseModel, extra="forbid"):

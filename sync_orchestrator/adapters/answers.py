@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.adapters import html_pages
+from sync_orchestrator import exact_json
 from sync_orchestrator.config import Outcome
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
-from sync_orchestrator.core.masking import longest_secret, mask
-from sync_orchestrator.core.truth import NoTruth, condition, says_something
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.truth import NoTruth, condition, says_something
+from sync_orchestrator.texts import html_pages
+from sync_orchestrator.texts.masking import longest_secret, mask
 
 _SHOWN = 300
 MAX_TEXT_BYTES = 1_048_576
@@ -219,7 +219,7 @@ def shown(text: str, secrets: Sequence[str] = ()) -> str:
 
     Args:
         text: What came, of any length: only its start is looked at.
-        secrets: Further secrets than those of the environment, as ``core/masking.py`` finds them.
+        secrets: Further secrets than those of the environment, as ``texts/masking.py`` finds them.
     """
     # A secret that begins before the cut is masked whole, so that no part of it is left at the end.
     masked = mask(text[:MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]

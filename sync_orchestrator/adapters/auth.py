@@ -20,15 +20,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import Answer, found
 from sync_orchestrator.adapters.throttling import seconds_until
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Basic, Bearer, Login
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.logins import Given, LoginStore, ProcessLogins, Session
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.templates import TemplateFailed
 
 if TYPE_CHECKING:
     from sync_orchestrator.adapters.http import Http

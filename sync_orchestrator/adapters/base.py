@@ -18,8 +18,8 @@ from sync_orchestrator.adapters.http import Http, Outgoing
 from sync_orchestrator.adapters.rows import Rows
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits, Ungrouped
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 _READS_AT_ONCE = 8
 

@@ -23,8 +23,8 @@ from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.logins import LoginStore
-from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+from sync_orchestrator.texts.masking import words_in
 
 BeforeCall = Callable[[], Awaitable[None]]
 Logins = Callable[[str], LoginStore]

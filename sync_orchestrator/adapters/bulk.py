@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sync_orchestrator import templates
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.records import Records
@@ -21,14 +21,14 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Send, Written, not_ours
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
-from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.ending import ending, not_begun
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import TOO_OLD, Item
-from sync_orchestrator.templates import TemplateFailed, names_in
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.templates import TemplateFailed, names_in
 
 _REMEMBERED = 10_000
 

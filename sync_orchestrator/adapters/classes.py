@@ -19,8 +19,8 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Config, Part, Target, ThirdPartySystem
 from sync_orchestrator.config.environment import FromEnvironment, Place
 from sync_orchestrator.config.sources import ClassSystem
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.errors import ConfigError
 
 A = TypeVar("A", bound=Adapter)
 

@@ -15,7 +15,7 @@ from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Prepared, Sign
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Method
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.errors import CallFailed
 
 
 @dataclass(frozen=True, slots=True)

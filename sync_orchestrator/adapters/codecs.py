@@ -1,7 +1,8 @@
 """Mapped fields in the third party's shape, and back: numbers as texts or cents, typed objects, language maps.
 
 Pure: no calls. A value that would not come back as it was is refused before anything is sent: written all the same, it
-would differ for ever. Not here: which fields are mapped (``core/mapping.py``), the body around them (``templates.py``).
+would differ for ever. Not here: which fields are mapped (``core/mapping.py``), the body around them
+(``expressions/templates.py``).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator import templates
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.errors import MappingFailed
-from sync_orchestrator.core.exact_json import decimal_of, number, numeral, simplest
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.value_times import any_moment_in, format_time, parse_time, written_as
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import MappingFailed
+from sync_orchestrator.exact_json import decimal_of, number, numeral, simplest
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.templates import TemplateFailed
+from sync_orchestrator.expressions.times import any_moment_in, format_time, parse_time, written_as
 
 _OTHER = "other"
 _MOST_DIGITS = 400  # more than the largest float has

@@ -17,10 +17,10 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.classes import where
-from sync_orchestrator.core.errors import CallFailed, Failure, SyncError
-from sync_orchestrator.core.masking import mask
 from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
-from sync_orchestrator.core.storable_text import storable_text, text_problem
+from sync_orchestrator.errors import CallFailed, Failure, SyncError
+from sync_orchestrator.texts.masking import mask
+from sync_orchestrator.texts.storable_text import storable_text, text_problem
 
 T = TypeVar("T")
 

@@ -17,11 +17,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Files
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _LONGEST_LINE = 16 * 1024 * 1024

@@ -18,15 +18,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.base import Source
 from sync_orchestrator.adapters.file_rows import kind_of, require_inside, rows_of
 from sync_orchestrator.adapters.rows import Rows, missing_fields, once_each, unusable
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.templates import names_in
 
 _PLACE = "0group0"
 _EXAMPLES = 5

@@ -12,7 +12,7 @@ from typing import Any
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.paging import first_page, get_count
 from sync_orchestrator.config import Count, FilterCheck, Listing, Outcome
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 KEEP = 3600.0
 """For so many seconds a filter that was obeyed is trusted."""

@@ -29,7 +29,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from sync_orchestrator import templates
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.answers import About, Answer, failure_of, picks, rule_for, shown
 from sync_orchestrator.adapters.auth import Proof, auth_of
 from sync_orchestrator.adapters.throttling import Asked, pause_of, wait_of
@@ -37,16 +37,17 @@ from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnrea
 from sync_orchestrator.adapters.wire import Received, Wire
 from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core import exact_json, trace
+from sync_orchestrator.core import trace
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
 from sync_orchestrator.core.ending import ending
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.logins import LoginStore
-from sync_orchestrator.core.masking import words_in
 from sync_orchestrator.core.ports import TOO_OLD
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.templates import TemplateFailed
+from sync_orchestrator.texts.masking import words_in
 
 logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells each URL, and secrets may stand in a query
 

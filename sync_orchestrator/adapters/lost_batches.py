@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
 from weakref import WeakKeyDictionary
 
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.ports import Found
+from sync_orchestrator.errors import CallFailed
 
 MIN_KEYS = 5
 """For fewer records of one group a listing is not worth its first page."""

@@ -13,14 +13,14 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urljoin
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.link_header import next_link
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import CallFailed
-from sync_orchestrator.core.expressions import compiled
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.errors import CallFailed
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.templates import names_in
 
 MOST_EMPTY_PAGES = 1000
 """So many pages in a row without an item are taken for a listing that never ends."""

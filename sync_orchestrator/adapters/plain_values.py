@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from sync_orchestrator.core import exact_json
+from sync_orchestrator import exact_json
 
 _PLAIN = frozenset({type(None), str, bool, int, float})
 

@@ -18,9 +18,9 @@ from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.config import Get, Target
-from sync_orchestrator.core.errors import CallFailed
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ports import Found, Item, Json
+from sync_orchestrator.errors import CallFailed
+from sync_orchestrator.expressions.selectors import compiled
 
 
 @dataclass(frozen=True, slots=True)

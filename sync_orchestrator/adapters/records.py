@@ -13,13 +13,13 @@ from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
-from sync_orchestrator.core.errors import CallFailed
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
-from sync_orchestrator.core.truth import NoTruth, condition
+from sync_orchestrator.errors import CallFailed
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.truth import NoTruth, condition
 
 MAX_MATCHED = 2000
 """Characters that a configured pattern is given of a key or a header."""

@@ -16,9 +16,9 @@ from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.paging import record_in
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
 
 MOST_KEPT = 10_000
 

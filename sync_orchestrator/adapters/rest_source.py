@@ -12,11 +12,11 @@ from sync_orchestrator.adapters.rows import asked_for, once_each
 from sync_orchestrator.adapters.side_by_side import side_by_side
 from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Get, Listing, Part
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.names import NoName, alike, canonical_name, spellings, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.truth import NoTruth, condition
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.truth import NoTruth, condition
 
 
 class RestSource:

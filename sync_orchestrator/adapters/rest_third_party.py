@@ -19,9 +19,9 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Sender
 from sync_orchestrator.adapters.writes import Writes
 from sync_orchestrator.config import Get, Target
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Found, Item, Traits
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.templates import names_in
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from jmespath.parser import ParsedResult
 from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.names import NoName, alike, canonical_name, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.truth import NoTruth, condition
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.truth import NoTruth, condition
 
 _NO_NAMES: Mapping[str, Any] = {}
 

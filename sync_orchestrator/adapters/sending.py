@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sync_orchestrator import templates
 from sync_orchestrator.adapters.answers import About, Answer
 from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import READING
-from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.templates import TemplateFailed
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.answers import shown
 from sync_orchestrator.config.sources import SqlSystem
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import CallFailed, ConfigError, Failure
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 T = TypeVar("T")
 

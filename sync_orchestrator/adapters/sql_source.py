@@ -37,10 +37,10 @@ from sync_orchestrator.adapters.rows import Rows, asked_for, missing_fields, onc
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.names import alike, composed, name_or_none, spellings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.texts.storable_text import text_problem
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from yarl import URL
 from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.adapters.unpacking import CODINGS, ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config.routes import HOP_BY_HOP_HEADERS, normalize_header_name
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 RawHeaders = list[tuple[bytes, bytes]]
 """Headers as they are on the wire: names and values are bytes."""

@@ -15,9 +15,9 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 from standardwebhooks import Webhook
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.config import OutcomeReceiver
-from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
 
 _AT_ONCE = 8

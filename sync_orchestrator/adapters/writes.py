@@ -20,9 +20,9 @@ from sync_orchestrator.adapters.sending import Send, Sender, Written, not_ours
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import IN_CONDITIONS, LinkedCall
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.truth import NoTruth, condition, truth
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.truth import NoTruth, condition, truth
 
 _between_calls = CrashPoint("writes.between_calls")
 

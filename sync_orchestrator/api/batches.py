@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.api import json_items
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.turns import Turn
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import InvalidEvent
+from sync_orchestrator.errors import InvalidEvent
 
 BINARY = "ce-specversion"
 """The header that says that an event is in binary mode."""

@@ -17,12 +17,12 @@ from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Config, Entity
-from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.names import NoName, canonical_name, composed
 from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.core.versions import Action
+from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.expressions.selectors import compiled
 
 _ACTIONS: dict[str, Action] = {"created": "create", "updated": "update", "deleted": "delete"}
 _LONGEST = {"id": 200, "source": 100, "type": 100, "subject": 400, "group": 200}

@@ -14,6 +14,7 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 from starlette.responses import Response
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.upstream import Passed, Upstream
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.known import Known
@@ -21,11 +22,10 @@ from sync_orchestrator.api.new_path import NewPath, NotSent
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.rollout import Rollout
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
 
 _MOST_SHADOWS = 16
 

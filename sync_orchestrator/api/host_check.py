@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sync_orchestrator.api.problems import problem
-from sync_orchestrator.hosts import AllowedHosts, InvalidHost, read_host
+from sync_orchestrator.texts.host_names import AllowedHosts, InvalidHost, read_host
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 """Paths that need no key."""

@@ -30,9 +30,9 @@ from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.access import Caller
-from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event
 from sync_orchestrator.core.trace import trace_of
+from sync_orchestrator.errors import InvalidEvent
 
 _MAX_LISTED_ERRORS = 100
 _SMALL_BYTES = 16_384

@@ -14,18 +14,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import exact_json, records
+from sync_orchestrator.core import records
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.causes import error_class
-from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as statements
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator.errors import NotFound
+from sync_orchestrator.texts.storable_text import text_problem
 
 _RECORD = ("entity", "key", "group_key", "revision", "deleted", "out_of_step", "parked", "error", "attempts",
            "external_id", "applied_revision", "applied_group", "applied_at", "changed_at")

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
-from sync_orchestrator import templates
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.answers import Answer, found, picks
 from sync_orchestrator.adapters.http import Http, Prepared, may_pass_soon
 from sync_orchestrator.api.asked import Asked
@@ -25,12 +25,13 @@ from sync_orchestrator.api.database import Database, trouble
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
-from sync_orchestrator.core import exact_json, records
-from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
-from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator.core import records
 from sync_orchestrator.core.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.names import composed
-from sync_orchestrator.templates import TemplateFailed
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.expressions import templates
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.templates import TemplateFailed
 
 _log = logging.getLogger("sync_orchestrator.api")
 

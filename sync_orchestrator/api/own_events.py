@@ -17,12 +17,12 @@ from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.intake import OwnEvents
-from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.ledger import ChangeEvent
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.names import NoName, canonical_name
-from sync_orchestrator.core.truth import NoTruth, condition
+from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.truth import NoTruth, condition
 
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _FIELDS = {"subject": "key", "type": "entity", "source": "entity"}

@@ -23,9 +23,9 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import rollout
-from sync_orchestrator.core.errors import InvalidEvent, NotFound, NotYet
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import rollout as statements
+from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 
 _MOST_BYTES = 1_048_576
 _SHOWN_CHANGES = 100

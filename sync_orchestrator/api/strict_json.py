@@ -6,9 +6,9 @@ import json
 from decimal import Decimal
 from typing import Any
 
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import InvalidEvent
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator import exact_json
+from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.texts.storable_text import text_problem
 
 _MOST_DEPTH = 100
 _MAX_VALUES = 1_000_000

@@ -12,8 +12,8 @@ import dagster as dg
 
 from sync_orchestrator.assets.options import ALL_ENTITIES
 from sync_orchestrator.assets.partitions import groups_of, is_group_of_any
-from sync_orchestrator.core.nearest import unknown_name
 from sync_orchestrator.resources.system import System
+from sync_orchestrator.texts.nearest_names import unknown_name
 
 T = TypeVar("T")
 

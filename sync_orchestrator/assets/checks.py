@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, by_group, named_groups
 from sync_orchestrator.assets.canceling import cancelable
 from sync_orchestrator.assets.entity import mirror_key
@@ -36,7 +37,6 @@ from sync_orchestrator.assets.preview import check_output, evaluation, partition
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core import exact_json
 from sync_orchestrator.core.dead_records import DeadRecord
 from sync_orchestrator.core.pauses import pauses_of
 from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate

@@ -24,8 +24,8 @@ from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.plan_tables import counts_table, notes, samples_table
 from sync_orchestrator.resources.system import System
 

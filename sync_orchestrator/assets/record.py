@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import all_defaults, op_with, with_choices
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import SyncError
 from sync_orchestrator.core.records import show
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.system import System
 
 MAX_ROWS = 200

@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.brokers.queues import Taken
 from sync_orchestrator.config import Consumer
-from sync_orchestrator.core.errors import BrokerDown, ConfigError
+from sync_orchestrator.errors import BrokerDown, ConfigError
 
 _HEARTBEAT = 20.0
 _CONNECT_SECONDS = 10.0

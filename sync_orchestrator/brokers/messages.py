@@ -18,8 +18,8 @@ from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config, Consumer
-from sync_orchestrator.core.errors import InvalidEvent
 from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.errors import InvalidEvent
 
 _BATCH = "application/cloudevents-batch+json"
 _PREFIXES = ("cloudevents:", "cloudevents_")

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.webhook import WebhookReceiver
 from sync_orchestrator.config import Config, OutcomeReceiver
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import BrokerDown, ConfigError
 from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
+from sync_orchestrator.errors import BrokerDown, ConfigError
 
 
 def receivers(config: Config) -> dict[str, Receiver]:

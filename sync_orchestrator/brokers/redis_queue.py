@@ -20,7 +20,7 @@ import redis
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.brokers.queues import Taken
 from sync_orchestrator.config import Consumer
-from sync_orchestrator.core.errors import BrokerDown
+from sync_orchestrator.errors import BrokerDown
 
 HELD_SECONDS = 15
 """So long a list belongs to a process that is not heard of."""

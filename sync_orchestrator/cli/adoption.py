@@ -14,8 +14,8 @@ import typer
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, JsonLines
 from sync_orchestrator.cli.validation import show_validations, validation_as_json
-from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import as_json, complain, say, steps, table
 
 if TYPE_CHECKING:

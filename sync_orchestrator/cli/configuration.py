@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import as_json, complain, say, show_endings, show_step, steps, table
 
 if TYPE_CHECKING:

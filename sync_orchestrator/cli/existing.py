@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import say
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sync_orchestrator.cli.existing import (
     say_who_pushes,
 )
 from sync_orchestrator.cli.options import Group, Json
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import as_json, say, table
 
 if TYPE_CHECKING:

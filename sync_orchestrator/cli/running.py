@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import say
 
 commands = typer.Typer()

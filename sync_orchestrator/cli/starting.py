@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import say
 
 commands = typer.Typer()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sync_orchestrator.cli.existing import existing_context
-from sync_orchestrator.core.errors import NotFound
+from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import complain, say
 
 if TYPE_CHECKING:

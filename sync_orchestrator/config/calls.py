@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sync_orchestrator.config.types import Body, Expression, Model, Name, Pattern, Seconds, Template
-from sync_orchestrator.core.truth import fields_named_by
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.expressions.templates import names_in
+from sync_orchestrator.expressions.truth import fields_named_by
 
 _SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
 

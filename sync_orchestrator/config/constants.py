@@ -11,7 +11,7 @@ from typing import Any
 
 from sync_orchestrator.config.entities import Entity
 from sync_orchestrator.config.targets import Target
-from sync_orchestrator.templates import constants_added, names_in, takes_fields_of
+from sync_orchestrator.expressions.templates import constants_added, names_in, takes_fields_of
 
 _TECHNICAL = ("_", "@", "$")
 """What names of types and the like begin with, such as ``__class__``, ``@type`` and ``$type``."""

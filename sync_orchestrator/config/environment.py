@@ -1,6 +1,6 @@
 """``${NAME}`` and ``${NAME:-default}`` in ``sync.yaml``: how secrets come in without standing in the file.
 
-Not here: how a template takes the value (``templates.py``, the filter ``environment``).
+Not here: how a template takes the value (``expressions/templates.py``, the filter ``environment``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Self
 
-from sync_orchestrator.core.masking import MIN_SECRET_LENGTH, register_variables
+from sync_orchestrator.texts.masking import MIN_SECRET_LENGTH, register_variables
 
 Place = tuple[str | int, ...]
 """Where something stands in the document: names and numbers, from the outside."""

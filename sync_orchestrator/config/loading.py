@@ -17,8 +17,8 @@ from sync_orchestrator.config.complaints import Complaint, complaint, complaints
 from sync_orchestrator.config.document import Config
 from sync_orchestrator.config.environment import Place, filled_in, unset, without_values
 from sync_orchestrator.config.lines import scalars, written_twice
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.masking import mask_log_records
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.texts.masking import mask_log_records
 
 Further = Callable[[Config], Iterable[tuple[Place, str]]]
 """What else is looked at in a configuration that is in order by itself: places, and what has to be mended there."""

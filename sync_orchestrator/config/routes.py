@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.calls import Request, check_names
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds, Template
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.expressions.templates import names_in
 
 _PART = re.compile(r"\{(\w+)\}")
 _OF_EVERY_CALL = {"query", "headers", "body"}

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_address, check_names
 from sync_orchestrator.config.intake import Notifying
 from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds, Template
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.expressions.templates import names_in
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CALLS = ("read", "read_many", "keys", "count", "groups", "changes")

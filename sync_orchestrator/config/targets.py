@@ -29,8 +29,8 @@ from sync_orchestrator.config.calls import (
     check_remake,
 )
 from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
-from sync_orchestrator.core.value_times import check_readable_format, zone_of
-from sync_orchestrator.templates import names_in, place_of
+from sync_orchestrator.expressions.templates import names_in, place_of
+from sync_orchestrator.expressions.times import check_readable_format, zone_of
 
 Outcomes = list[Outcome]
 

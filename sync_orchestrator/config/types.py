@@ -12,9 +12,9 @@ from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sync_orchestrator.config.environment import as_template
-from sync_orchestrator.core.expressions import check_calls
-from sync_orchestrator.hosts import check_allowed_host
-from sync_orchestrator.templates import names_in
+from sync_orchestrator.expressions.selectors import check_calls
+from sync_orchestrator.expressions.templates import names_in
+from sync_orchestrator.texts.host_names import check_allowed_host
 
 _FEWEST_BYTES = 16
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

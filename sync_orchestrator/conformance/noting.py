@@ -10,7 +10,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.errors import CallFailed
 
 P = TypeVar("P")
 

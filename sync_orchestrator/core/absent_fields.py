@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.ports import Json, PartRead, SourceSystem, Ungrouped
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as statements
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator.texts.storable_text import text_problem
 
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
 """Expressions whose operands may be absent on purpose, such as ``shop.price || shop.old_price``."""

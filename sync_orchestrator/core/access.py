@@ -14,9 +14,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import access as statements
+from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
+from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -18,10 +18,10 @@ from sync_orchestrator.core.alert_messages import message
 from sync_orchestrator.core.alert_receivers import Receiver, receivers
 from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.masking import mask, mask_all
 from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import alerts as statements
-from sync_orchestrator.core.storable_text import storable_json, storable_text
+from sync_orchestrator.texts.masking import mask, mask_all
+from sync_orchestrator.texts.storable_text import storable_json, storable_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

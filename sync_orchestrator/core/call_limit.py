@@ -23,9 +23,9 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from sync_orchestrator.core.ending import ending
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.errors import CallFailed, Failure
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sync_orchestrator.core.errors import CallFailed
+from sync_orchestrator.errors import CallFailed
 
 MAX_OPEN_CAUSES = 20
 """Open alerts of one kind and entity; further causes share one alert, ``OTHER_REFUSALS``."""

@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from sync_orchestrator.core.causes import cause_of_error
-from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -26,7 +26,6 @@ from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.ending import ended_in_order, ending
-from sync_orchestrator.core.errors import CallFailed
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
 from sync_orchestrator.core.ports import Item
@@ -38,6 +37,7 @@ from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import paused_entities
 from sync_orchestrator.core.suspension import suspension_of
 from sync_orchestrator.core.wait import listening
+from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import ThirdPartySystem

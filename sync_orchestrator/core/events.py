@@ -25,8 +25,6 @@ from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ending import ended_in_order
-from sync_orchestrator.core.errors import CallFailed, Failure
-from sync_orchestrator.core.expressions import compiled
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.names import name_or_none
 from sync_orchestrator.core.ports import PartRead
@@ -38,6 +36,8 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
+from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.expressions.selectors import compiled
 
 _taken = CrashPoint("events.taken")
 _read = CrashPoint("events.read")

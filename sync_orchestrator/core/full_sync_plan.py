@@ -20,7 +20,6 @@ from sync_orchestrator.core.archive import in_order, stamp_of
 from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.deletions import reserve
-from sync_orchestrator.core.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_lease import busy_text
@@ -32,8 +31,9 @@ from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import plan as statements
-from sync_orchestrator.core.storable_text import text_problem
 from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
+from sync_orchestrator.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
+from sync_orchestrator.texts.storable_text import text_problem
 
 COUNTS = {
     "create": "made at the third party",

@@ -18,10 +18,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.errors import GroupBusy
 from sync_orchestrator.core.session_settings import application_name
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.errors import GroupBusy
 
 GROUP_LEASE_SECONDS = 10.0
 """A full sync that was not heard of for this long is gone, and another one takes over its business group."""

@@ -19,8 +19,8 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.storable import sort_out
-from sync_orchestrator.core.storable_text import text_problem
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
+from sync_orchestrator.texts.storable_text import text_problem
 
 EXAMPLES = 10
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from sync_orchestrator.core.unicode_forms import normalized
+from sync_orchestrator.texts.unicode_forms import normalized
 
 _NEVER_GIVEN_AGAIN = re.compile(
     r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"  # UUID

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.private_files import make_private_home, write_private_file
 from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.private_files import make_private_home, write_private_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

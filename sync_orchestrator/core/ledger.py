@@ -18,8 +18,6 @@ from psycopg.types.json import Jsonb
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.errors import NotFound
-from sync_orchestrator.core.exact_json import decimal_fragment
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.sql import dumped, in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
@@ -28,6 +26,8 @@ from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.states import ACTIVE, FINISHED
 from sync_orchestrator.core.versions import Action
+from sync_orchestrator.errors import NotFound
+from sync_orchestrator.exact_json import decimal_fragment
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

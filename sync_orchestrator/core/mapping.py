@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import MappingFailed
-from sync_orchestrator.core.exact_json import plain
-from sync_orchestrator.core.expressions import compiled
+from sync_orchestrator import exact_json
 from sync_orchestrator.core.normalize import normalizers
+from sync_orchestrator.errors import MappingFailed
+from sync_orchestrator.exact_json import plain
+from sync_orchestrator.expressions.selectors import compiled
 
 if TYPE_CHECKING:
     from sync_orchestrator.config.targets import Codec

@@ -10,9 +10,9 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.exact_json import EXACT, numeral
-from sync_orchestrator.core.unicode_forms import normalized
+from sync_orchestrator.errors import SyncError
+from sync_orchestrator.exact_json import EXACT, numeral
+from sync_orchestrator.texts.unicode_forms import normalized
 
 _EXACT_WHOLE = 2**53
 """From here on a float may stand for another whole number than the one that was meant."""

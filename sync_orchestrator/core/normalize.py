@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.core.expressions import compiled
-from sync_orchestrator.core.value_functions import FUNCTIONS
-from sync_orchestrator.core.value_times import ValueFailed
+from sync_orchestrator.expressions.functions import FUNCTIONS
+from sync_orchestrator.expressions.selectors import compiled
+from sync_orchestrator.expressions.times import ValueFailed
 
 if TYPE_CHECKING:
     from sync_orchestrator.config.targets import Codec, Normalization

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sync_orchestrator.core.errors import CannotPlan
 from sync_orchestrator.core.full_sync_plan import COUNTS, GroupPlan
+from sync_orchestrator.errors import CannotPlan
 
 
 @dataclass(frozen=True)

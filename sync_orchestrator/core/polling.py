@@ -17,7 +17,6 @@ from sqlalchemy import Connection
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.archive import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.errors import CallFailed, Failure
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
@@ -26,6 +25,7 @@ from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import polling as statements
 from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Stamp
+from sync_orchestrator.errors import CallFailed, Failure
 
 _EXAMPLES = 10
 

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.core.holders import Deadline, Hold, is_over
 from sync_orchestrator.core.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.left_behind import found_at, made_late
@@ -30,6 +29,7 @@ from sync_orchestrator.core.sql import as_bytes, one_by_one, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.statements.holders import VALID_SECONDS
 from sync_orchestrator.core.trace import following
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
 
 T = TypeVar("T")
 Place = tuple[str, str]

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
-from sync_orchestrator.core.errors import CallFailed, Failure, NotFound
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.sql import in_transaction, run
@@ -23,6 +22,7 @@ from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as validation_statements
 from sync_orchestrator.core.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
+from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.errors import Failure
+from sync_orchestrator.errors import Failure
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Retry

@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.dead_records import describe_dead_of_entity
-from sync_orchestrator.core.errors import NotFound, NotYet
 from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import rollout as statements
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator.errors import NotFound, NotYet
+from sync_orchestrator.texts.storable_text import text_problem
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Config, Route

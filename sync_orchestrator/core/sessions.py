@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from sync_orchestrator.core.errors import ConfigError
 from sync_orchestrator.core.session_settings import add_settings
+from sync_orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -18,7 +18,6 @@ from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.call_limit import is_unanswered
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.errors import Failure
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
@@ -28,6 +27,7 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.suspension import note_stray_ids
+from sync_orchestrator.errors import Failure
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import ThirdPartySystem

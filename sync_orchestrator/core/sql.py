@@ -14,7 +14,8 @@ import psycopg.errors
 from psycopg.types.json import Jsonb, set_json_loads
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from sync_orchestrator.core import exact_json, sessions
+from sync_orchestrator import exact_json
+from sync_orchestrator.core import sessions
 from sync_orchestrator.core.columns import Columns
 from sync_orchestrator.core.session_settings import settle
 

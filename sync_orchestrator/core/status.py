@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core import outcomes
 from sync_orchestrator.core.call_limit import FORGOTTEN_AFTER_SECONDS
 from sync_orchestrator.core.dead_records import summarize_dead_records
-from sync_orchestrator.core.errors import NotFound
 from sync_orchestrator.core.sql import json, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -17,6 +16,7 @@ from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import rejected as rejected_statements
 from sync_orchestrator.core.statements import source_check as source_check_statements
+from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from sync_orchestrator.core.exact_json import ONLY_JSON, decimal_fragment, plain
 from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.storable_text import text_problem
+from sync_orchestrator.exact_json import ONLY_JSON, decimal_fragment, plain
+from sync_orchestrator.texts.storable_text import text_problem
 
 
 def sort_out(reads: Iterable[PartRead]) -> tuple[list[PartRead], list[PartRead]]:

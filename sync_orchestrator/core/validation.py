@@ -30,11 +30,9 @@ from sync_orchestrator.core.dead_records import (
     list_dead_records,
 )
 from sync_orchestrator.core.ending import ended_in_order
-from sync_orchestrator.core.errors import CallFailed, MappingFailed
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
-from sync_orchestrator.core.masking import mask_all
 from sync_orchestrator.core.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.sql import in_transaction, json, run
@@ -43,8 +41,10 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
-from sync_orchestrator.core.storable_text import storable_json
 from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
+from sync_orchestrator.errors import CallFailed, MappingFailed
+from sync_orchestrator.texts.masking import mask_all
+from sync_orchestrator.texts.storable_text import storable_json
 
 if TYPE_CHECKING:
     from sync_orchestrator.config.entities import Repair

@@ -23,12 +23,12 @@ import psutil
 import psycopg
 from sqlalchemy.engine import URL
 
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.private_files import make_private_home, require_own_folder
 from sync_orchestrator.core.sessions import with_settings
 from sync_orchestrator.database.embedded_access import DatabaseAccess
 from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.private_files import make_private_home, require_own_folder
 
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
 _READY_SECONDS = 120.0

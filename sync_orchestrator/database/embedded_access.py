@@ -13,14 +13,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.private_files import (
-    OPEN_BITS,
-    make_private_folder,
-    require_own_folder,
-    write_private_file,
-)
 from sync_orchestrator.database.server_user import ServerUser
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.private_files import OPEN_BITS, make_private_folder, require_own_folder, write_private_file
 
 SOCKET_NAME = ".s.PGSQL.5432"
 MAX_SOCKET_BYTES = 103

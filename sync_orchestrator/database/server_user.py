@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.core.private_files import OPEN_BITS, SERVER_USER, has_other_purposes, make_private_folder
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.private_files import OPEN_BITS, SERVER_USER, has_other_purposes, make_private_folder
 
 _LOCK_SECONDS = 60.0
 

@@ -16,8 +16,8 @@ import yaml
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.private_files import make_private_folder, write_private_file
 from sync_orchestrator.core.runs import Watched, forget, watched
+from sync_orchestrator.private_files import make_private_folder, write_private_file
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
 """Holds the URL of Dagster's storage (``postgresql+psycopg2://…``), so that no password is written to a file."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.starter import Answers
 from sync_orchestrator.starting import database, samples
 from sync_orchestrator.starting.calls import Names, propose_columns, propose_part, propose_third_party, writable_fields

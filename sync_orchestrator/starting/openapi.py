@@ -12,7 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import yaml
 
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 
 MAX_DOCUMENT_BYTES = 32_000_000
 _TIMEOUT_SECONDS = 20

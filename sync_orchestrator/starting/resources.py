@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.starting.columns import plain_name
 from sync_orchestrator.starting.openapi import Document, Operation, Schema
 

@@ -14,7 +14,7 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.starting.columns import Column, ColumnKind
 
 MAX_ROWS_READ = 500

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.ui.serve import serve
 
 

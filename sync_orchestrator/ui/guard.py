@@ -22,7 +22,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sync_orchestrator.hosts import (
+from sync_orchestrator.texts.host_names import (
     AllowedHosts,
     Host,
     InvalidHost,

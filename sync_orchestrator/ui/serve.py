@@ -21,8 +21,8 @@ from starlette.types import Scope
 
 from sync_orchestrator import config as configuration
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.errors import ConfigError
-from sync_orchestrator.hosts import AllowedHosts, Origin
+from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.texts.host_names import AllowedHosts, Origin
 from sync_orchestrator.ui.guard import UiGuard
 
 LIVE_DATA_POLL_MILLISECONDS = 2000

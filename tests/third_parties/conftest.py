@@ -27,11 +27,11 @@ from sqlalchemy.engine import URL, make_url
 
 from sync_orchestrator import app
 from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.errors import GroupBusy
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
 from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.errors import GroupBusy
 from sync_orchestrator.performing import perform
 
 GROUPS = ("berlin", "new york", "são paulo", "o'hare & söhne")

@@ -18,7 +18,7 @@ from sync_orchestrator import app
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.cli import app as command
 from sync_orchestrator.conformance import assert_conforms
-from sync_orchestrator.core.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure
 
 
 def test_the_check_finds_nothing_wrong(company: Company) -> None:

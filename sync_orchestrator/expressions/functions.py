@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, ROUND_HALF_UP, Decimal
 from typing import Any
 
-from sync_orchestrator.core import exact_json, value_times
-from sync_orchestrator.core.exact_json import EXACT, decimal_of, is_absurd, plain, simplest
-from sync_orchestrator.core.unicode_forms import normalized
-from sync_orchestrator.core.value_times import ValueFailed
+from sync_orchestrator import exact_json
+from sync_orchestrator.exact_json import EXACT, decimal_of, is_absurd, plain, simplest
+from sync_orchestrator.expressions import times as value_times
+from sync_orchestrator.expressions.times import ValueFailed
+from sync_orchestrator.texts.unicode_forms import normalized
 
 MAX_TEXT_LENGTH = 50_000_000
 """Characters of the longest text that a function makes: a short text can stand for a long one, by ``replace``."""

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from sync_orchestrator.core.errors import ConfigError
+from sync_orchestrator.errors import ConfigError
 
 OPEN_BITS = stat.S_IRWXG | stat.S_IRWXO
 """The rights of everybody but the owner."""

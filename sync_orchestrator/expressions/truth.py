@@ -9,8 +9,8 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 from jmespath.visitor import TreeInterpreter
 
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.expressions import OPTIONS, compiled
+from sync_orchestrator.errors import SyncError
+from sync_orchestrator.expressions.selectors import OPTIONS, compiled
 
 _WORDS = {
     "true": True, "t": True, "yes": True, "y": True, "on": True, "1": True,

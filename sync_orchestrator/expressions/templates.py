@@ -4,7 +4,7 @@ In a path every filled-in value is percent-encoded by itself; ``| tilde``, ``| o
 body every text is a template, and one that is a single ``{{ expression }}`` gives the value itself, not its text.
 An object or a list stands inside a text by ``| tojson`` only. A field of an object goes before a method of its name.
 ``payload | plus(_rev=revision)`` is an object with one more field, or without it where that is null; ``| uuid`` makes
-a UUID of a text, the same each time. The functions of ``core/value_functions.py`` are filters, too.
+a UUID of a text, the same each time. The functions of ``expressions/functions.py`` are filters, too.
 ``'NAME' | environment`` is a value of the environment, put in as it is: loading writes that for ``${NAME}``, so that a
 secret is neither read as a template nor shown with one.
 Not here: where templates stand (``config/``) and what names they know (each call says so).
@@ -26,10 +26,10 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.filters import do_urlencode
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import SyncError
-from sync_orchestrator.core.value_functions import FUNCTIONS, REPLACE_NULL, UNKNOWN, ValueFunction
-from sync_orchestrator.core.value_times import ValueFailed
+from sync_orchestrator import exact_json
+from sync_orchestrator.errors import SyncError
+from sync_orchestrator.expressions.functions import FUNCTIONS, REPLACE_NULL, UNKNOWN, ValueFunction
+from sync_orchestrator.expressions.times import ValueFailed
 
 _ALONE = re.compile(r"\s*\{\{-?(.*?)-?\}\}\s*", re.DOTALL)
 _NAME = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")

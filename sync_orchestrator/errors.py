@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sync_orchestrator.core.masking import longest_secret, mask
-from sync_orchestrator.core.storable_text import storable_text
+from sync_orchestrator.texts.masking import longest_secret, mask
+from sync_orchestrator.texts.storable_text import storable_text
 
 MAX_DETAIL_LENGTH = 2000
 """Characters of the text of a failed call that are kept."""

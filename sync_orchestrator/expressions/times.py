@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.errors import SyncError
+from sync_orchestrator import exact_json
+from sync_orchestrator.errors import SyncError
 
 MAX_TIME_LENGTH = 100
 """Characters of the longest text that is read as a time."""

@@ -19,9 +19,9 @@ from jmespath.exceptions import JMESPathError
 from jmespath.functions import REVERSE_TYPES_MAP, TYPES_MAP, Functions, signature
 from jmespath.parser import ParsedResult
 
-from sync_orchestrator.core import exact_json
-from sync_orchestrator.core.value_functions import FUNCTIONS, UNKNOWN, ValueFunction
-from sync_orchestrator.core.value_times import ValueFailed
+from sync_orchestrator import exact_json
+from sync_orchestrator.expressions.functions import FUNCTIONS, UNKNOWN, ValueFunction
+from sync_orchestrator.expressions.times import ValueFailed
 
 # JMESPath's own tables of what is a number: they decide which functions take a decimal.
 TYPES_MAP["Decimal"] = "number"
