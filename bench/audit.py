@@ -30,8 +30,8 @@ from bench.third_party import record
 from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.validation import validate
 from sync_orchestrator.performing import perform_each
 

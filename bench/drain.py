@@ -23,9 +23,9 @@ from bench.table import Line, show
 from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.performing import perform
 
 CONNECTIONS = 32

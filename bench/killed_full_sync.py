@@ -25,7 +25,7 @@ from sqlalchemy import Engine
 from bench.drain import settings, stats, third_party
 from bench.serving import database
 from bench.table import Line, show
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.db.session import connect, run
 
 _TABLES = ("events", "event_ids", "event_history", "records", "parts", "push_attempts", "groups", "full_sync_keys")
 _TAKE_OVER_SECONDS = 15.0

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.core.sql import connect
+from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 

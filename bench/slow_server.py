@@ -30,9 +30,9 @@ from bench.third_party import Connection, Faults, Filled, Store, serve
 from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.ledger import record
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.performing import perform
 
 TIMEOUT_SECONDS = 2.0

@@ -32,7 +32,7 @@ from demo.truth import Truth, compare
 from sync_orchestrator.app import open_context
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.status import status
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.database import embedded

@@ -104,8 +104,8 @@ def database_url() -> str:
 
 def open_database(url: str | None = None) -> Engine:
     """An engine on a database of the present shape. Raises ConfigError for one behind a pooler in transaction mode."""
-    from sync_orchestrator.core.sessions import require_own_sessions
-    from sync_orchestrator.core.sql import connect
+    from sync_orchestrator.core.db.connections import require_own_sessions
+    from sync_orchestrator.core.db.session import connect
     from sync_orchestrator.database.migrate import migrate
 
     engine = connect(url or database_url())
@@ -134,8 +134,8 @@ def check_database() -> str | None:
     """
     from sqlalchemy.exc import DBAPIError
 
-    from sync_orchestrator.core.sessions import require_own_sessions
-    from sync_orchestrator.core.sql import connect
+    from sync_orchestrator.core.db.connections import require_own_sessions
+    from sync_orchestrator.core.db.session import connect
 
     if not os.environ.get("SYNC_DATABASE_URL"):
         return None
@@ -186,9 +186,9 @@ def assemble(
     ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/installation.py``).
     """
     from sync_orchestrator.core.context import Context
+    from sync_orchestrator.core.db.session import run
     from sync_orchestrator.core.installation import InstallationWatch
     from sync_orchestrator.core.remap import remap
-    from sync_orchestrator.core.sql import run
 
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}

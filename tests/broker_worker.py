@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from sync_orchestrator.brokers import consume, kombu_queue, redis_queue  # noqa: F401  (loaded before the forks)
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.sql import connect
+from sync_orchestrator.core.db.session import connect
 
 
 def consumer(url: str, config: Config, down: Path, complaints: int) -> None:

@@ -20,11 +20,11 @@ from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger import ChangeEvent, Conservation, conservation, record
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.validation import GroupValidation, validate
 
 collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first

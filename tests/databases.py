@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.database.migrate import migrate
 
 _numbers = itertools.count(1)

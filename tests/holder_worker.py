@@ -19,10 +19,10 @@ from sqlalchemy import Engine
 from stop_worker import StoppingThirdParty
 
 from sync_orchestrator.app import assemble
+from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.sql import connect
 
 SETTINGS: dict[str, Any] = {"limits": {"lease": 60}, "system": {"timeout": 5, "landing": 20}}
 KEYS = ("a", "b", "c")

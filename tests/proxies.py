@@ -17,7 +17,7 @@ from starlette.responses import Response
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 
 SECRET = "kanarienvogel-4711"
 

@@ -17,9 +17,9 @@ from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 
 from sync_orchestrator.app import assemble
+from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.sql import connect
 
 AT_SEND = "at-send"
 SETTINGS: dict[str, Any] = {"limits": {"lease": 2}, "system": {"timeout": 0.5, "landing": 0.5}}

@@ -23,8 +23,8 @@ from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded, conservation, record_each, record_on
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.status import heartbeat
 
 

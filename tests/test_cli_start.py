@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from conftest import World
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.database import migrate
 
 ROOT = Path(__file__).parent.parent

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.archive import merge
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.events import _Batch
 from sync_orchestrator.core.full_sync import fill
 from sync_orchestrator.core.group_lease import leased
@@ -29,7 +30,6 @@ from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.push import Claim, Pushed, claim
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.settle import Settled, settle
-from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.versions import Change, Stamp, Verdict

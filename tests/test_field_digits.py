@@ -39,9 +39,9 @@ from sync_orchestrator.config import Part
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
 from sync_orchestrator.config.targets import Codec
+from sync_orchestrator.core.db.session import json as jsonb
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.mapping import Mapping, canonical, digest
-from sync_orchestrator.core.sql import json as jsonb
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.storable import problem
 from sync_orchestrator.errors import InvalidEvent, MappingFailed
 from sync_orchestrator.expressions import templates

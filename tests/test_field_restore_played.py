@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from sync_orchestrator import app as composition
 from sync_orchestrator.cli import app
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.db.session import connect, run
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 SECTION = DOCUMENT.read_text(encoding="utf-8").split("# After a restore\n", 1)[1].split("\n# ", 1)[0]

@@ -18,8 +18,8 @@ from sqlalchemy import Engine, event
 from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  # noqa: F401  (fixtures)
 
 from sync_orchestrator.core import runs
+from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.runs import Watched, beating, look
-from sync_orchestrator.core.sql import connect
 from sync_orchestrator.resources import instance as instance_module
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes

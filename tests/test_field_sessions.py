@@ -33,9 +33,10 @@ from sync_orchestrator.api.database import trouble
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
-from sync_orchestrator.core import session_settings, sessions, wait
+from sync_orchestrator.core import wait
+from sync_orchestrator.core.db import connections, session_settings
+from sync_orchestrator.core.db.session import connect, in_transaction, one_by_one, run
 from sync_orchestrator.core.ledger import ChangeEvent, Recorded
-from sync_orchestrator.core.sql import connect, in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import push
 from sync_orchestrator.core.wait import is_due, listening, wait_for_work
 from sync_orchestrator.database.embedded import pgurl_for_dagster
@@ -131,8 +132,8 @@ async def test_case_r08_events_pass_through_a_database_with_another_datestyle(od
 
 def test_what_the_url_says_is_kept(database_url: str) -> None:
     url = with_options(database_url, "-c work_mem=5MB -c jit=on") + "&connect_timeout=3&application_name=mine"
-    known = sessions.with_settings(url)
-    assert sessions.with_settings(known) == known
+    known = connections.with_settings(url)
+    assert connections.with_settings(known) == known
     assert (known.query["connect_timeout"], known.query["application_name"]) == ("3", "mine")
     engine = connect(url)
     with engine.connect() as connection:
@@ -143,14 +144,14 @@ def test_what_the_url_says_is_kept(database_url: str) -> None:
 
 
 def test_several_hosts_mean_the_one_that_can_write() -> None:
-    known = sessions.with_settings("postgresql+psycopg://u@/d?host=a:5432&host=b:5433")
+    known = connections.with_settings("postgresql+psycopg://u@/d?host=a:5432&host=b:5433")
     assert known.query["target_session_attrs"] == "read-write"
-    assert sessions.arguments(known)["host"] == "a,b"
-    assert "target_session_attrs" not in sessions.with_settings("postgresql+psycopg://u@a/d").query
+    assert connections.arguments(known)["host"] == "a,b"
+    assert "target_session_attrs" not in connections.with_settings("postgresql+psycopg://u@a/d").query
 
 
 def test_a_machine_without_power_is_noticed_at_both_ends() -> None:
-    known = sessions.with_settings("postgresql+psycopg://u@a/d").query
+    known = connections.with_settings("postgresql+psycopg://u@a/d").query
     kept = {name: int(str(known[f"keepalives_{name}"])) for name in ("idle", "interval", "count")}
     assert kept["idle"] + kept["interval"] * kept["count"] <= 15
     assert int(str(known["tcp_user_timeout"])) + 1000 * kept["idle"] <= 15_000
@@ -179,7 +180,7 @@ def test_a_transaction_left_open_by_a_process_that_hangs_is_ended(database_url: 
 
 
 def test_a_streamed_result_may_take_its_time(engine: Engine) -> None:
-    from sync_orchestrator.core.sql import streamed
+    from sync_orchestrator.core.db.session import streamed
 
     with engine.begin() as connection:
         assert list(streamed(connection, "SELECT 1")) == [[(1,)]]
@@ -306,7 +307,7 @@ def test_case_r22_the_engine_writes_again_without_being_told(
 ) -> None:
     """Also where the server (before 14) does not report that its sessions are read-only."""
     if not reported:
-        monkeypatch.setattr(sessions, "reports_read_only", lambda driver: False)
+        monkeypatch.setattr(connections, "reports_read_only", lambda driver: False)
     set_read_only(operator, on=True)
     end_sessions(operator)
     for _ in range(2):

@@ -30,6 +30,7 @@ from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.absent_fields import mapped_fields
 from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.db.session import run as run_sql
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.full_sync_plan import plan_group, ungrouped_notes
@@ -37,7 +38,6 @@ from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.polling import Polled, poll_due
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
 from sync_orchestrator.core.source_check import check_sources
-from sync_orchestrator.core.sql import run as run_sql
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.expressions.selectors import compiled
 

@@ -24,11 +24,11 @@ from sync_orchestrator.config import Alerts, Config
 from sync_orchestrator.core import breaker
 from sync_orchestrator.core import drain as draining
 from sync_orchestrator.core.breaker import shared_rate
+from sync_orchestrator.core.db.connections import arguments
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.sessions import arguments
 from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.wait import CHANNEL, wait_for_work
 from sync_orchestrator.errors import CallFailed, Failure

@@ -13,13 +13,13 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import redrive
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.core.push import claim, push
 from sync_orchestrator.core.settle import settle
-from sync_orchestrator.core.sql import in_transaction
 from sync_orchestrator.errors import CallFailed, Failure
 
 

@@ -14,12 +14,12 @@ from test_invariants import replay
 
 from sync_orchestrator.adapters import answers
 from sync_orchestrator.core import events, identity, versions
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
 from sync_orchestrator.core.push import claim, push
 from sync_orchestrator.core.settle import settle
-from sync_orchestrator.core.sql import in_transaction
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp

@@ -25,7 +25,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 
 from sync_orchestrator.api.paths import segments, spelt
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 
 Serve = Callable[..., Awaitable[httpx.AsyncClient]]
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import World
 
 from sync_orchestrator.core import wait
-from sync_orchestrator.core.sql import one_by_one, run
+from sync_orchestrator.core.db.session import one_by_one, run
 from sync_orchestrator.core.statements import alerts, archive, dead_records, full_sync, ledger, push
 
 KEYS = [f"k{number}" for number in range(500)]

@@ -13,8 +13,9 @@ from conftest import World
 from sqlalchemy import Engine, make_url
 
 from sync_orchestrator import app as composition
-from sync_orchestrator.core import records, sessions
-from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.core import records
+from sync_orchestrator.core.db import connections
+from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.status import status
 from sync_orchestrator.database import reading, running_server
 
@@ -31,9 +32,9 @@ URLS = [
 def test_an_ordinary_url_means_what_it_means_to_the_engine(url: str) -> None:
     login = reading.login_of(url)
     assert login is not None
-    sessions.add_settings(login)
+    connections.add_settings(login)
     engine_url = make_url(url).set(drivername="postgresql+psycopg")
-    assert _as_text(login) == _as_text(sessions.arguments(sessions.with_settings(engine_url)))
+    assert _as_text(login) == _as_text(connections.arguments(connections.with_settings(engine_url)))
 
 
 def _as_text(parameters: dict[str, Any]) -> dict[str, str]:

@@ -17,8 +17,8 @@ from test_dagster_runs import dagster as dagster
 from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.config import Retention
 from sync_orchestrator.core import alerts, retention
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.retention import forget
-from sync_orchestrator.core.sql import run
 
 __all__ = ["dagster", "instance", "storage", "storage_url", "synced"]
 

@@ -12,8 +12,8 @@ from conftest import World
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.slices import Row, Slices, pairs
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import validation as statements
 
 ROWS = st.lists(st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]),

@@ -16,10 +16,10 @@ from fakes import answer
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger import discard, redrive
 from sync_orchestrator.core.records import refresh
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.states import FINISHED, MOVES, State
 
 Move = tuple[State, State]

@@ -27,8 +27,8 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.breaker import HoldOff, SharedHoldOff, gate
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.sql import connect, run
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.errors import Failure
 

@@ -24,7 +24,7 @@ from fakes import two_part_config
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator import process_tree
-from sync_orchestrator.core.sql import connect, run
+from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.process_tree import MARK, ProgramEnded, Tree, members

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core import sessions
+from sync_orchestrator.core.db import connections
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("sync_orchestrator.api")
 
 _UNREACHABLE = "The database does not answer; try again later."
 _BY_STATE = {
-    sessions.READ_ONLY: "The database is read-only; try again later.",
+    connections.READ_ONLY: "The database is read-only; try again later.",
     "57": "The database is starting, shutting down or overloaded; try again later.",
     "53": "The database has no room left (disk, memory or connections); try again later.",
     "28": "The database refuses the service's login; try again later.",
@@ -57,11 +57,11 @@ class Database:
         try:
             yield
         except (DataError, psycopg.DataError) as error:
-            _log.error("the database cannot store an event: sqlstate %s", sessions.sqlstate(error))
+            _log.error("the database cannot store an event: sqlstate %s", connections.sqlstate(error))
             raise Refused(422, "An event cannot be stored; nothing was recorded.") from None
         except (SQLAlchemyError, psycopg.Error, TimeoutError) as error:
             said = trouble(error)
-            _log.warning("%s (%s, sqlstate %s)", said, type(error).__name__, sessions.sqlstate(error))
+            _log.warning("%s (%s, sqlstate %s)", said, type(error).__name__, connections.sqlstate(error))
             raise Refused(503, said) from None
 
 
@@ -69,7 +69,7 @@ def trouble(error: Exception) -> str:
     """What is wrong with the database, in a constant sentence."""
     if isinstance(error, PoolTimeout):
         return "The service's database connections are all in use; try again later."
-    state = sessions.sqlstate(error)
+    state = connections.sqlstate(error)
     if state is None or state.startswith("08"):
         return _UNREACHABLE
     return _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or "The database failed; try again later."

@@ -22,9 +22,9 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine
 from tenacity import AsyncRetrying
 
-from sync_orchestrator.core import session_settings, sessions
+from sync_orchestrator.core.db import connections, session_settings
+from sync_orchestrator.core.db.session import AGAIN
 from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event, record_on
-from sync_orchestrator.core.sql import AGAIN
 
 _MAX_EVENTS = 2000
 """The most events of a commit. A request of more has one to itself, and there is one of those at a time: each keeps a
@@ -160,7 +160,7 @@ class GroupCommit:
         try:
             return await self._record_in_session(batches)
         except PsycopgError as error:
-            if not sessions.lost_session(error) or isinstance(error, _NotConnected):
+            if not connections.lost_session(error) or isinstance(error, _NotConnected):
                 raise
         await self.aclose()  # those that are idle were opened before, on the same server
         return await self._record_in_session(batches)
@@ -173,11 +173,11 @@ class GroupCommit:
             good = True
             return recorded
         except PsycopgError as error:
-            good = not sessions.lost_session(error)
+            good = not connections.lost_session(error)
             raise
         finally:
             is_idle = connection.info.transaction_status is TransactionStatus.IDLE if not connection.closed else False
-            if good and is_idle and not sessions.reports_read_only(connection):
+            if good and is_idle and not connections.reports_read_only(connection):
                 self._idle.append(connection)
             else:
                 await connection.close()

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core import sessions
+from sync_orchestrator.core.db import connections
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.probe import try_to_record
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import metrics as statements
 from sync_orchestrator.core.status import seconds_since_heartbeat
@@ -87,8 +87,8 @@ class Health:
         engine = self._database.engine
         if not is_current(engine):
             return False, None
-        if not self._has_own_sessions and sessions.seems_pooled(engine) and sessions.shares_sessions(engine):
-            raise Refused(503, sessions.POOLER)
+        if not self._has_own_sessions and connections.seems_pooled(engine) and connections.shares_sessions(engine):
+            raise Refused(503, connections.POOLER)
         self._has_own_sessions = True
         try_to_record(engine, "api")
         return True, seconds_since_heartbeat(engine, "sensor")

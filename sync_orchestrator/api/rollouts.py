@@ -23,7 +23,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import rollout
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 

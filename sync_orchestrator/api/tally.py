@@ -15,7 +15,7 @@ from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import rollout
-from sync_orchestrator.core.sql import in_transaction
+from sync_orchestrator.core.db.session import in_transaction
 
 _EVERY = 1.0
 

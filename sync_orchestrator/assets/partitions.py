@@ -5,8 +5,8 @@ from __future__ import annotations
 import dagster as dg
 
 from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync import known_groups
-from sync_orchestrator.core.sql import run
 
 business_group = dg.DynamicPartitionsDefinition(name="business_group")
 

@@ -64,7 +64,7 @@ def adopt_command(
 
 
 def _suspended(context: Context) -> list[EntityContext]:
-    from sync_orchestrator.core.sql import run
+    from sync_orchestrator.core.db.session import run
 
     with context.engine.begin() as connection:
         names = {row.name for row in run(connection, statements.SUSPENDED_ONES)}

@@ -77,7 +77,7 @@ def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it
 
 
 def _query(statement: str, **parameters: Any) -> Sequence[Any]:
-    from sync_orchestrator.core.sql import run
+    from sync_orchestrator.core.db.session import run
 
     with existing_database_to_read().begin() as connection:
         return run(connection, statement, **parameters)

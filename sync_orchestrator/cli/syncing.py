@@ -35,8 +35,8 @@ _MOST_SAMPLES_SHOWN = 60
 @commands.command()
 def drain() -> None:
     """Work off what is due, once, without Dagster."""
+    from sync_orchestrator.core.db.session import run
     from sync_orchestrator.core.drain import drain as run_drain
-    from sync_orchestrator.core.sql import run
     from sync_orchestrator.performing import perform
 
     context = existing_context()
@@ -238,7 +238,7 @@ def _so_far(report: DrainReport) -> str:
 
 def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) -> int:
     """Events that failed: of the one group that is synced, or of the entity."""
-    from sync_orchestrator.core.sql import run
+    from sync_orchestrator.core.db.session import run
 
     group = groups[0] if groups is not None and len(groups) == 1 else None
     with context.engine.begin() as connection:

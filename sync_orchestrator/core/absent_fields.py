@@ -15,8 +15,8 @@ from typing import Any
 import jmespath
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ports import Json, PartRead, SourceSystem, Ungrouped
-from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.texts.storable_text import text_problem
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
 from sync_orchestrator.errors import CallFailed

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.sql import json, one_by_one, run
+from sync_orchestrator.core.db.session import json, one_by_one, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.status import end_heartbeat, heartbeat
 
 ALIVE_SECONDS = 10.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.statements import validation as statements
 
 COLUMNS = ("entity", "group", "key", "kind", "status", "field", "ours", "theirs", "id_there", "found_at",

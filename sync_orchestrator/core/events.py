@@ -24,13 +24,13 @@ from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.names import name_or_none
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.settle import Settled, finish_reached
-from sync_orchestrator.core.sql import in_transaction, one_by_one, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.archive import in_order, stamp_of
 from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.db.session import as_bytes, run
 from sync_orchestrator.core.deletions import reserve
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
@@ -29,7 +30,6 @@ from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.places import differences_of_place
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
-from sync_orchestrator.core.sql import as_bytes, run
 from sync_orchestrator.core.statements import plan as statements
 from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
 from sync_orchestrator.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed

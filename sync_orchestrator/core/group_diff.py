@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.db.session import run, streamed
 from sync_orchestrator.core.slices import Row, Slices, pairs
-from sync_orchestrator.core.sql import run, streamed
 from sync_orchestrator.core.statements import validation as statements
 
 

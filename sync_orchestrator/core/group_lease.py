@@ -18,8 +18,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.session_settings import application_name
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session_settings import application_name
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.errors import GroupBusy
 

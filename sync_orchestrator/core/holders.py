@@ -16,8 +16,8 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.session_settings import application_name
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session_settings import application_name
 from sync_orchestrator.core.statements import holders as statements
 
 BEAT_SECONDS = 2.0

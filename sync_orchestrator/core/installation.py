@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.suspension import suspend
 from sync_orchestrator.errors import ConfigError

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.sql import in_transaction, json, run
+from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.statements import logins as statements
 
 

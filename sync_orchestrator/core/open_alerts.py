@@ -13,8 +13,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.pauses import Pause, pauses_of
-from sync_orchestrator.core.sql import run
 from sync_orchestrator.core.statements import open_alerts as statements
 
 _OF_A_THIRD_PARTY = ("breaker_open", "adoption_needed")

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.sql import json, run
+from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.statements import open_alerts as statements
 
 

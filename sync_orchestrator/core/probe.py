@@ -6,8 +6,8 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
-from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.status import HEARTBEAT
 
 WAIT_SECONDS = 4

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
-from sync_orchestrator.core.sql import in_transaction, run
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.errors import MappingFailed
 

@@ -13,7 +13,7 @@ import psycopg.errors
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from sync_orchestrator.core.sql import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import retention as statements
 
 if TYPE_CHECKING:

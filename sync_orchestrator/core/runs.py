@@ -15,7 +15,7 @@ import psycopg
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.status import end_heartbeat, heartbeat
 
 BEAT_SECONDS = 5.0

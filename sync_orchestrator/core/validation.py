@@ -22,6 +22,7 @@ from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.dead_records import (
     DeadRecord,
     DeadSelection,
@@ -35,7 +36,6 @@ from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.sql import in_transaction, json, run
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements

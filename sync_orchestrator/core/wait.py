@@ -12,8 +12,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.core import sessions
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db import connections
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.statements.holders import GONE, is_free
 
 CHANNEL = "sync_work"
@@ -42,7 +42,7 @@ _RECONNECT_SECONDS = 1.0
 
 def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
     connection: psycopg.Connection[tuple[object, ...]] = psycopg.connect(
-        **sessions.arguments(engine.url), autocommit=True)
+        **connections.arguments(engine.url), autocommit=True)
     connection.execute(f"LISTEN {CHANNEL}")
     return connection
 

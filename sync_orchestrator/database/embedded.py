@@ -23,7 +23,7 @@ import psutil
 import psycopg
 from sqlalchemy.engine import URL
 
-from sync_orchestrator.core.sessions import with_settings
+from sync_orchestrator.core.db.connections import with_settings
 from sync_orchestrator.database.embedded_access import DatabaseAccess
 from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.sql import run
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.statements.ledger import ENSURE_PARTITIONS
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from sync_orchestrator.core.session_settings import add_settings
-from sync_orchestrator.core.sql import prepare
+from sync_orchestrator.core.db.session import prepare
+from sync_orchestrator.core.db.session_settings import add_settings
 from sync_orchestrator.database.migrate import is_newest
 
 if TYPE_CHECKING:

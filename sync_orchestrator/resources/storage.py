@@ -13,7 +13,7 @@ from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import pg_url_from_config
 from sqlalchemy import Engine, create_engine
 
-from sync_orchestrator.core import sessions
+from sync_orchestrator.core.db import connections
 
 _KEPT = 2
 _MORE = 50
@@ -28,11 +28,11 @@ def engine_of(url: str) -> Engine:
 
 def _engine(url: str, *, statement_timeout: int | None = None, **pool: int) -> Engine:
     """An engine on psycopg 2; ``statement_timeout`` in milliseconds."""
-    known = sessions.with_settings(url)
+    known = connections.with_settings(url)
     if statement_timeout is not None:
         options = f"{known.query['options']} -c statement_timeout={statement_timeout}"
         known = known.update_query_dict({"options": options})
-    return sessions.watch(create_engine(known, isolation_level="AUTOCOMMIT", pool_pre_ping=True, **pool))
+    return connections.watch(create_engine(known, isolation_level="AUTOCOMMIT", pool_pre_ping=True, **pool))
 
 
 class KeptConnections(DagsterPostgresStorage):

@@ -44,9 +44,9 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from sqlalchemy import Engine
 
+from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.dead_records import DeadSelection, redrive_dead_records
 from sync_orchestrator.core.ledger import conservation, redrive
-from sync_orchestrator.core.sql import run
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
 DEADLINE_SECONDS = 15.0

@@ -15,9 +15,9 @@ from psycopg.types.json import Jsonb, set_json_loads
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core import sessions
-from sync_orchestrator.core.columns import Columns
-from sync_orchestrator.core.session_settings import settle
+from sync_orchestrator.core.db import connections
+from sync_orchestrator.core.db.array_dumper import Columns
+from sync_orchestrator.core.db.session_settings import settle
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
@@ -35,10 +35,10 @@ def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
     from sqlalchemy import create_engine, event
 
-    engine = create_engine(sessions.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
+    engine = create_engine(connections.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
                            hide_parameters=True, use_native_hstore=False)
     event.listen(engine, "connect", lambda driver, _: prepare(driver))
-    return sessions.watch(engine)
+    return connections.watch(engine)
 
 
 def prepare(driver: Any) -> None:
@@ -67,7 +67,7 @@ def streamed(connection: Connection, statement: str, **params: Any) -> Iterator[
     """Some thousand rows at a time of a statement whose rows need not fit into memory; bytea as bytes."""
     driver: Any = connection.connection.driver_connection
     run(connection, "SET LOCAL cursor_tuple_fraction = 1")  # all of them are wanted, not the first ones soon
-    sessions.allow_idle(connection)  # the reader may take its time with each of them
+    connections.allow_idle(connection)  # the reader may take its time with each of them
     with driver.cursor(name="streamed") as cursor:
         cursor.execute(statement, params, binary=True)
         while rows := cursor.fetchmany(_STREAMED):
@@ -102,7 +102,7 @@ def _in_session(engine: Engine, work: Callable[[Connection], T]) -> T:
         try:
             return work(connection)
         except (DBAPIError, psycopg.Error) as error:
-            if sessions.lost_session(error):
+            if connections.lost_session(error):
                 connection.invalidate()
                 raise _SessionLost from error
             raise
@@ -132,7 +132,7 @@ def _loaded(text: str | bytes) -> Any:
 
 def lost_to_another(error: BaseException) -> bool:
     """Whether a transaction failed only because of another, so that it is worth doing again."""
-    return isinstance(sessions.original(error), _CONCURRENCY)
+    return isinstance(connections.original(error), _CONCURRENCY)
 
 
 AGAIN: Any = {

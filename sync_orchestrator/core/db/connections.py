@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from sync_orchestrator.core.session_settings import add_settings
+from sync_orchestrator.core.db.session_settings import add_settings
 from sync_orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
