@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sync_orchestrator.config import Config, Entity
     from sync_orchestrator.core.call_limit import CallLimit
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.mapping import Mapping
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+    from sync_orchestrator.core.values.mapping import Mapping
 
 MARK_FILE = "database-mark.json"
 """In ``SYNC_HOME``: how far the database was, outside of it."""
@@ -220,7 +220,7 @@ def checked_sources(
 def mapping_of(entity: Entity) -> Mapping:
     """An entity's mapping, which compares what the third party gets."""
     from sync_orchestrator.adapters.codecs import Codecs
-    from sync_orchestrator.core.mapping import Mapping
+    from sync_orchestrator.core.values.mapping import Mapping
 
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
     return Mapping(entity.mapping, entity.third_party.fields,

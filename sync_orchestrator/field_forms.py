@@ -20,9 +20,9 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.config import Entity
 from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
-from sync_orchestrator.core.mapping import Mapping, digest
-from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Json
+from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import MappingFailed
 
 _MIN_CUT_LENGTH = 16

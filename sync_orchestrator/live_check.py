@@ -15,12 +15,12 @@ from typing import Any, Literal, TypeVar
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty
 from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.values import as_time
 from sync_orchestrator.config import Config, Entity, Listing
 from sync_orchestrator.conformance.samples import unknown_key_like
 from sync_orchestrator.conformance.third_party import with_changes
-from sync_orchestrator.core.mapping import Mapping, digest
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead, SourceSystem, ThirdParty
+from sync_orchestrator.core.values.mapping import Mapping, digest
+from sync_orchestrator.core.values.source_versions import as_time
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, SyncError
 from sync_orchestrator.field_forms import FieldDifference, find_differences, find_form_differences
 from sync_orchestrator.hints import hint_for

@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Get, Write
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.mapping import Mapping, digest
+from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.errors import MappingFailed
 
 TYPED = {"__class__": "Decimal", "value": "{{ value }}"}

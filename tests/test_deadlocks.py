@@ -26,12 +26,12 @@ from sync_orchestrator.core.events import _Batch
 from sync_orchestrator.core.full_sync import fill
 from sync_orchestrator.core.group_lease import leased
 from sync_orchestrator.core.group_push import complete as complete_group
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.push import Claim, Pushed, claim
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.versions import Change, Stamp, Verdict
 from sync_orchestrator.errors import CallFailed
 

@@ -27,8 +27,8 @@ from demo.sources import ROLES
 from demo.sources import create_app as create_source
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config, load
-from sync_orchestrator.core.mapping import Mapping
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.errors import CallFailed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,11 +27,9 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.file_source import FileSource
 from sync_orchestrator.adapters.http import Http, _sent
-from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
-from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.api.lookups import ExactJson
 from sync_orchestrator.api.strict_json import parse as parse_event
 from sync_orchestrator.config import Http as HttpSettings
@@ -41,8 +39,10 @@ from sync_orchestrator.config.sources import FilesSystem, SqlSystem
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.db.session import json as jsonb
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.mapping import Mapping, canonical, digest
-from sync_orchestrator.core.storable import problem
+from sync_orchestrator.core.values.mapping import Mapping, canonical, digest
+from sync_orchestrator.core.values.plain_json import as_json
+from sync_orchestrator.core.values.source_versions import version_of
+from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import InvalidEvent, MappingFailed
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled

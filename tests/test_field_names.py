@@ -38,8 +38,8 @@ from sync_orchestrator.config.sources import FilesSystem, SqlSystem
 from sync_orchestrator.core import records
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.events import group_text
-from sync_orchestrator.core.names import NoName, alike, canonical_name, spellings
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings
 from sync_orchestrator.errors import Failure, InvalidEvent
 from sync_orchestrator.exact_json import parse
 

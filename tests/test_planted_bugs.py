@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from test_invariants import replay
 
 from sync_orchestrator.adapters import answers
-from sync_orchestrator.core import events, identity, versions
+from sync_orchestrator.core import events, versions
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
@@ -22,6 +22,7 @@ from sync_orchestrator.core.push import claim, push
 from sync_orchestrator.core.settle import settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
 
 

@@ -24,11 +24,11 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.throttling import wait_asked
-from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Get, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates
 

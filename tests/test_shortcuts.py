@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sync_orchestrator.adapters.answers import Answer, strict_json
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.core.db.session import json, run
-from sync_orchestrator.core.mapping import canonical, digest
+from sync_orchestrator.core.values.mapping import canonical, digest
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled
 

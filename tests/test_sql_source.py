@@ -28,7 +28,7 @@ from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import SqlSystem
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.errors import ConfigError, Failure
 
 Make = Callable[..., SqlSource]

@@ -30,9 +30,9 @@ from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.causes import cause_of_error
-from sync_orchestrator.core.identity import other_key
-from sync_orchestrator.core.names import canonical_name
-from sync_orchestrator.core.normalize import normalizers
+from sync_orchestrator.core.values.identity import other_key
+from sync_orchestrator.core.values.names import canonical_name
+from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.functions import FUNCTIONS
 from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled

@@ -10,7 +10,7 @@ from conftest import World
 
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import refresh
-from sync_orchestrator.core.storable import problem
+from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import CallFailed
 
 UNUSABLE = [{"name": "a\x00b"}, {"name": "\ud800"}, {"na\x00me": 1}, {"deep": [{"x": ["\udfff"]}]}]

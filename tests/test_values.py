@@ -35,7 +35,7 @@ from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.config.types import Expression, Template
 from sync_orchestrator.conformance import conformance
 from sync_orchestrator.core.absent_fields import mapped_fields
-from sync_orchestrator.core.mapping import Mapping, digest
+from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.errors import MappingFailed
 from sync_orchestrator.expressions import templates, times
 from sync_orchestrator.expressions.functions import FUNCTIONS

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.versions import (
     TOMBSTONE_HASH,
     Action,

@@ -1,7 +1,7 @@
 """Mapped fields in the third party's shape, and back: numbers as texts or cents, typed objects, language maps.
 
 Pure: no calls. A value that would not come back as it was is refused before anything is sent: written all the same, it
-would differ for ever. Not here: which fields are mapped (``core/mapping.py``), the body around them
+would differ for ever. Not here: which fields are mapped (``core/values/mapping.py``), the body around them
 (``expressions/templates.py``).
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.errors import MappingFailed
 from sync_orchestrator.exact_json import decimal_of, number, numeral, simplest
 from sync_orchestrator.expressions import templates

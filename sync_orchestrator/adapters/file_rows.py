@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Files
+from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import CallFailed, Failure
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}

@@ -23,9 +23,9 @@ from sync_orchestrator.adapters.http import Room
 from sync_orchestrator.adapters.rows import asked_for
 from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.holders import is_over
-from sync_orchestrator.core.mapping import canonical
-from sync_orchestrator.core.names import composed, spellings
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
+from sync_orchestrator.core.values.mapping import canonical
+from sync_orchestrator.core.values.names import composed, spellings
 from sync_orchestrator.errors import CallFailed, Failure
 
 T = TypeVar("T")

@@ -13,10 +13,10 @@ from sync_orchestrator.adapters.answers import Answer
 from sync_orchestrator.adapters.codecs import Codecs
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Target
-from sync_orchestrator.core.identity import other_key
-from sync_orchestrator.core.mapping import Mapping
-from sync_orchestrator.core.names import NoName, canonical_name
 from sync_orchestrator.core.ports import Found, Item, Json
+from sync_orchestrator.core.values.identity import other_key
+from sync_orchestrator.core.values.mapping import Mapping
+from sync_orchestrator.core.values.names import NoName, canonical_name
 from sync_orchestrator.errors import CallFailed
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition

@@ -16,7 +16,7 @@ from sync_orchestrator.adapters.http import Http, Values
 from sync_orchestrator.adapters.paging import record_in
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
-from sync_orchestrator.core.mapping import digest
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled
 

@@ -10,10 +10,10 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.paging import get_all, get_count, get_list, pages
 from sync_orchestrator.adapters.rows import asked_for, once_each
 from sync_orchestrator.adapters.side_by_side import side_by_side
-from sync_orchestrator.adapters.values import as_time, version_of
 from sync_orchestrator.config import Get, Listing, Part
-from sync_orchestrator.core.names import NoName, alike, canonical_name, spellings, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings, spelt_otherwise
+from sync_orchestrator.core.values.source_versions import as_time, version_of
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition

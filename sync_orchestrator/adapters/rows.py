@@ -12,10 +12,10 @@ from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
 from sync_orchestrator.adapters.answers import shown
-from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.names import NoName, alike, canonical_name, spelt_otherwise
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spelt_otherwise
+from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition

@@ -15,8 +15,8 @@ from sync_orchestrator.adapters.records import Records
 from sync_orchestrator.adapters.references import References
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import READING
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed

@@ -32,13 +32,13 @@ from sqlalchemy import (
 from sqlalchemy.types import NullType
 
 from sync_orchestrator.adapters.base import Source
-from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.adapters.rows import Rows, asked_for, missing_fields, once_each, unusable
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
-from sync_orchestrator.core.names import alike, composed, name_or_none, spellings
 from sync_orchestrator.core.ports import PartRead, Ungrouped
+from sync_orchestrator.core.values.names import alike, composed, name_or_none, spellings
+from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.texts.storable_text import text_problem
 

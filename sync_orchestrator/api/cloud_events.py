@@ -15,11 +15,11 @@ from typing import Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.adapters.values import version_of
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.ledger import ChangeEvent
-from sync_orchestrator.core.names import NoName, canonical_name, composed
 from sync_orchestrator.core.trace import trace_of
+from sync_orchestrator.core.values.names import NoName, canonical_name, composed
+from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.core.versions import Action
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.expressions.selectors import compiled

@@ -22,8 +22,8 @@ from sync_orchestrator.api.new_path import NewPath, NotSent
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
-from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.rollout import Rollout
+from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled
 

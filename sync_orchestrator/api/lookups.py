@@ -23,8 +23,8 @@ from sync_orchestrator.core import records
 from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.causes import error_class
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import NotFound
 from sync_orchestrator.texts.storable_text import text_problem
 

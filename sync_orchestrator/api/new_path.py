@@ -26,8 +26,8 @@ from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
 from sync_orchestrator.core import records
-from sync_orchestrator.core.mapping import Mapping as PayloadMapping
-from sync_orchestrator.core.names import composed
+from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
+from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled

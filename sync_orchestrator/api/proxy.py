@@ -22,7 +22,7 @@ from sync_orchestrator.api.paths import Paths, segments, spelt
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.mapping import Mapping
+from sync_orchestrator.core.values.mapping import Mapping
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 _PREFIX = "/proxy"

@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.config.sources import FilesSystem, Source, SqlSystem
 from sync_orchestrator.config.targets import ThirdPartySystem
-from sync_orchestrator.core.mapping_columns import Path, columns_of, paths_of
+from sync_orchestrator.core.values.mapping_columns import Path, columns_of, paths_of
 
 _KINDS = {"rest": "api", "sql": "sql", "files": "file", "class": "python"}
 _DOCS = ("`docs/operations.md`: what to do about drift, dead records and alerts. "

@@ -20,7 +20,6 @@ from types import FrameType
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 
-from sync_orchestrator.adapters.plain_values import as_json
 from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.brokers.queues import Queue, Taken, open_queue
 from sync_orchestrator.config import Config
@@ -31,6 +30,7 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
 from sync_orchestrator.core.probe import try_to_record
 from sync_orchestrator.core.rejected import Rejected
+from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import BrokerDown, InvalidEvent, NotFound, SyncError
 
 _log = logging.getLogger("sync_orchestrator.consume")

@@ -28,7 +28,7 @@ def events_list(
     json: Json = False,
 ) -> None:
     """List events that are not finished, newest first."""
-    from sync_orchestrator.core.names import composed
+    from sync_orchestrator.core.values.names import composed
 
     rows = [dict(row._mapping) for row in _query(
         ledger_statements.LIST, state=state, entity=entity, key=key and composed(key), most=most)]

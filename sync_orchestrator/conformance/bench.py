@@ -19,10 +19,10 @@ from sync_orchestrator.app import mapping_of
 from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
-from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.normalize import normalizers
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
 from sync_orchestrator.core.push import Claim, push_payload
+from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.field_forms import judge_field
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from sync_orchestrator.config import Entity
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import Json
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.errors import ConfigError
 
 _FREE_TEXT = re.compile(r"name|title|label|text|descr|note|comment", re.IGNORECASE)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from sync_orchestrator.config import Part
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
 from sync_orchestrator.conformance.samples import unknown_key_like
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead, SourceSystem
+from sync_orchestrator.core.values.mapping import digest
 
 _READ = 20
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core.call_limit import CallLimit
 from sync_orchestrator.core.holders import Holder
 from sync_orchestrator.core.installation import InstallationWatch
-from sync_orchestrator.core.mapping import Mapping as PayloadMapping
-from sync_orchestrator.core.places import digest_of_found
 from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
+from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
+from sync_orchestrator.core.values.places import digest_of_found
 from sync_orchestrator.core.versions import Rules
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class EntityContext:
         return self.sources[self.settings.owner]
 
     def digest_of_found(self, found: Found, group: str | None) -> bytes:
-        """The digest of a record that the third party shows, as one of a business group (``core/places.py``)."""
+        """The digest of a record that the third party shows, as one of a business group (``core/values/places.py``)."""
         return digest_of_found(self.mapping, self.third_party.traits, found, group)
 
 

@@ -25,12 +25,12 @@ from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_lease import busy_text
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
-from sync_orchestrator.core.identity import other_key
-from sync_orchestrator.core.mapping import digest
-from sync_orchestrator.core.places import differences_of_place
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.statements import plan as statements
+from sync_orchestrator.core.values.identity import other_key
+from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.places import differences_of_place
 from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
 from sync_orchestrator.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
 from sync_orchestrator.texts.storable_text import text_problem

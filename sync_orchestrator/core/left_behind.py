@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sync_orchestrator.core.identity import may_be_given_again, other_key
 from sync_orchestrator.core.ports import Item, ThirdParty
+from sync_orchestrator.core.values.identity import may_be_given_again, other_key
 
 
 def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequence[str]]) -> list[Item]:

@@ -19,11 +19,11 @@ from sync_orchestrator.core.archive import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import polling as statements
-from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Stamp
 from sync_orchestrator.errors import CallFailed, Failure
 

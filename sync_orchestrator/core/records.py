@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import merge, stamp_of, ticket
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.names import composed
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as statements
@@ -20,7 +19,8 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as validation_statements
-from sync_orchestrator.core.storable import sort_out
+from sync_orchestrator.core.values.names import composed
+from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine, Row
 
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.mapping import Mapping
+    from sync_orchestrator.core.values.mapping import Mapping
 
 Biography = dict[str, Any]
 

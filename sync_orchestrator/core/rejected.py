@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core import alerts
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.ledger import ChangeEvent, record_in, require_reason
-from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.statements import rejected as statements
-from sync_orchestrator.core.storable import problem
+from sync_orchestrator.core.values.mapping import canonical
+from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import InvalidEvent, NotFound
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.group_fill import report_ungrouped
 from sync_orchestrator.core.group_reads import GroupReads
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
-from sync_orchestrator.core.mapping import digest
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import source_check as statements
+from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.versions import TOMBSTONE_HASH
 from sync_orchestrator.errors import CallFailed
 

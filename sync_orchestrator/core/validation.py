@@ -32,9 +32,7 @@ from sync_orchestrator.core.dead_records import (
 )
 from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.group_diff import diff
-from sync_orchestrator.core.identity import other_key
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
-from sync_orchestrator.core.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
@@ -42,6 +40,8 @@ from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
 from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
+from sync_orchestrator.core.values.identity import other_key
+from sync_orchestrator.core.values.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.errors import CallFailed, MappingFailed
 from sync_orchestrator.texts.masking import mask_all
 from sync_orchestrator.texts.storable_text import storable_json

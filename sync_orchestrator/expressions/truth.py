@@ -17,7 +17,7 @@ _WORDS = {
     "false": False, "f": False, "no": False, "n": False, "off": False, "0": False, "": False,
 }
 _BITS = {"AA==": False, "AQ==": True}
-"""One byte 0 or 1, such as a BIT(1), in base64, which ``adapters/plain_values.py`` writes bytes in."""
+"""One byte 0 or 1, such as a BIT(1), in base64, which ``core/values/plain_json.py`` writes bytes in."""
 _JOINING = frozenset({"not_expression", "and_expression", "or_expression", "filter_projection"})
 _GOING_DOWN = frozenset({"subexpression", "index_expression", "pipe", "projection", "filter_projection",
                          "value_projection"})

@@ -11,7 +11,7 @@ import orjson
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core.normalize import normalizers
+from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import MappingFailed
 from sync_orchestrator.exact_json import plain
 from sync_orchestrator.expressions.selectors import compiled

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from sync_orchestrator.core.mapping import canonical
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.exact_json import ONLY_JSON, decimal_fragment, plain
 from sync_orchestrator.texts.storable_text import text_problem
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping as NamedValues
 from typing import Any
 
-from sync_orchestrator.core.mapping import Mapping, digest
 from sync_orchestrator.core.ports import Found, Traits
+from sync_orchestrator.core.values.mapping import Mapping, digest
 
 GROUP_FIELD = "(business group)"
 """The name under which a sample shows the business group; no mapped field can be confused with it."""

@@ -1,6 +1,6 @@
 """Values of databases and of typed files as JSON can hold them.
 
-Not here: versions (``values.py``), what our own database can hold (``core/storable.py``).
+Not here: versions (``values.py``), what our own database can hold (``core/values/storable.py``).
 """
 
 from __future__ import annotations
