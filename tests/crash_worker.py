@@ -22,12 +22,12 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from sync_orchestrator.app import assemble
-from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.core.repair import repair
 from sync_orchestrator.core.source_check import check_sources

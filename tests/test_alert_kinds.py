@@ -26,9 +26,10 @@ from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.brokers.consume import Consumption, understand
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core import alerts, outcomes, rejected, rollout
-from sync_orchestrator.core.alert_messages import ACTIONS
+from sync_orchestrator.core import rejected, rollout
 from sync_orchestrator.core.maintenance import look_after, watch
+from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 from sync_orchestrator.core.polling import poll_due
 from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.status import heartbeat, pause

@@ -11,7 +11,7 @@ from test_cli import Command, command  # noqa: F401
 from test_field_dead import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
 from test_full_sync import fill
 
-from sync_orchestrator.core.alert_messages import ACTIONS
+from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 
 
 def rows_of(result: Result) -> list[dict[str, object]]:

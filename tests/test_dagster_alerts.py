@@ -13,7 +13,7 @@ from test_dagster_plan_and_repair import failure, output
 from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, instance, storage, storage_url, synced
 
 from sync_orchestrator.assets.alerts import ALERTS_CHECK
-from sync_orchestrator.core import alerts
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.open_alerts import open_alerts
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import alerts as sensor_module

@@ -46,9 +46,9 @@ from sync_orchestrator.cli import app
 from sync_orchestrator.command_reference import write_reference
 from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core.access import make_key
-from sync_orchestrator.core.alert_messages import ACTIONS
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 from sync_orchestrator.core.states import State
 from sync_orchestrator.errors import ConfigError, InvalidEvent
 from sync_orchestrator.expressions import templates
@@ -763,7 +763,7 @@ BAD_FENCES = [
     ("json", "{", "not JSON"),
     ("json", json.dumps(EVENT | {"type": "nothing.deleted"}), "answers 422"),
     ("python", "1 / 0", "ZeroDivisionError"),
-    ("python", "from sync_orchestrator.core.alerts import frobnicate", "ImportError"),
+    ("python", "from sync_orchestrator.core.notifications.alerts import frobnicate", "ImportError"),
 ]
 
 

@@ -18,8 +18,8 @@ from test_cli import command as command
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.ledger import discard
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.source_check import (
     Lost,
     SourceCheck,

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.brokers.receivers import receivers
-from sync_orchestrator.core import outcomes
-from sync_orchestrator.core.outcomes import send_due
+from sync_orchestrator.core.notifications import outcomes
+from sync_orchestrator.core.notifications.outcomes import send_due
 from sync_orchestrator.definitions import build
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

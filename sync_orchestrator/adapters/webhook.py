@@ -1,6 +1,6 @@
 """A webhook that is told of outcomes: CloudEvents by POST, signed as Standard Webhooks 1.0 has it.
 
-Not here: which outcomes (``core/outcomes.py``).
+Not here: which outcomes (``core/notifications/outcomes.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.certificates import trusted_certificates
 from sync_orchestrator.config import OutcomeReceiver
-from sync_orchestrator.core.outcomes import DELIVERY_SECONDS, Delivery, Outcome
+from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome
 
 _AT_ONCE = 8
 _MOST_REST = 3600.0

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.status import seconds_since_heartbeat
 
 LOOK_SECONDS = 30.0

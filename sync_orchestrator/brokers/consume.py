@@ -23,11 +23,12 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.brokers.queues import Queue, Taken, open_queue
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import alerts, rejected
+from sync_orchestrator.core import rejected
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.probe import try_to_record
 from sync_orchestrator.core.rejected import Rejected
 from sync_orchestrator.core.values.plain_json import as_json

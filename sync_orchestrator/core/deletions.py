@@ -12,9 +12,9 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import deletions as statements
 from sync_orchestrator.core.versions import Change
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts, deletions, outcomes
+from sync_orchestrator.core import deletions
 from sync_orchestrator.core.absent_fields import CheckedSource, lacking, refuse_vanished
 from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.causes import cause_of
@@ -26,6 +26,7 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.ending import ended_in_order
+from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.settle import Settled, finish_reached

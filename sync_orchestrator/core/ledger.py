@@ -16,9 +16,9 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import dumped, in_transaction, run
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as dead_records_statements
 from sync_orchestrator.core.statements import ledger as statements

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.call_limit import is_unanswered
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.push import Pushed
 from sync_orchestrator.core.push_plan import Step
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure

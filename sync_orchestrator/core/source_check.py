@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.group_fill import report_ungrouped
 from sync_orchestrator.core.group_reads import GroupReads
 from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import source_check as statements
 from sync_orchestrator.core.values.mapping import digest

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import alerts, outcomes
 from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, is_same_account
 from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.compare import Suspect
@@ -33,6 +32,7 @@ from sync_orchestrator.core.dead_records import (
 from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
+from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements

@@ -1,11 +1,11 @@
-"""The sensor that sends outcomes. Not here: what is sent (``core/outcomes.py``), to whom (``brokers/receivers.py``)."""
+"""The sensor that sends outcomes. Not here: what is sent (``core/notifications/outcomes.py``), to whom (``brokers/receivers.py``)."""
 
 from __future__ import annotations
 
 import dagster as dg
 
 from sync_orchestrator.brokers.receivers import receivers
-from sync_orchestrator.core.outcomes import send_due
+from sync_orchestrator.core.notifications.outcomes import send_due
 from sync_orchestrator.resources.system import System
 
 

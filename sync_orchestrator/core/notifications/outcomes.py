@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sync_orchestrator.core import alerts
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import outcomes as statements
 from sync_orchestrator.core.statements import push as push_statements
 
