@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from sync_orchestrator.adapters.http import Http
     from sync_orchestrator.config import Config, Entity
-    from sync_orchestrator.core.call_limit import CallLimit
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
+    from sync_orchestrator.core.systems.call_limit import CallLimit
     from sync_orchestrator.core.values.mapping import Mapping
 
 MARK_FILE = "database-mark.json"
@@ -155,9 +155,9 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """
     from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
-    from sync_orchestrator.core.breaker import SharedHoldOff, shared_rate
-    from sync_orchestrator.core.call_limit import SharedCallLimit
-    from sync_orchestrator.core.logins import SharedLogins
+    from sync_orchestrator.core.systems.breaker import SharedHoldOff, shared_rate
+    from sync_orchestrator.core.systems.call_limit import SharedCallLimit
+    from sync_orchestrator.core.systems.login_sessions import SharedLogins
 
     config = config or load_config()
     engine = engine or open_database()
@@ -183,12 +183,12 @@ def assemble(
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database.
 
-    ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/installation.py``).
+    ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/systems/installation.py``).
     """
     from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.db.session import run
-    from sync_orchestrator.core.installation import InstallationWatch
     from sync_orchestrator.core.remap import remap
+    from sync_orchestrator.core.systems.installation import InstallationWatch
 
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
                                      third_parties[name]) for name in config.entities}

@@ -22,7 +22,7 @@ from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.logins import Given, LoginStore, ProcessLogins, SharedLogins
+from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins, SharedLogins
 from sync_orchestrator.errors import Failure
 
 READ = Get(path="/things")

@@ -21,11 +21,11 @@ from sync_orchestrator import app
 from sync_orchestrator.adapters.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.breaker import HoldOff
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
+from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.validation import validate
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 

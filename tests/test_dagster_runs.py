@@ -28,12 +28,12 @@ from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group
 from sync_orchestrator.assets.source_checks import SOURCE_CHECK
 from sync_orchestrator.core import drains
-from sync_orchestrator.core.breaker import shared_rate
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.status import heartbeat, pause
 from sync_orchestrator.core.sync_progress import group_left_over
+from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system

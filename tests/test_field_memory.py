@@ -30,12 +30,12 @@ from sync_orchestrator.config import Get, OutcomeReceiver, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
-from sync_orchestrator.core.breaker import HoldOff, SharedHoldOff
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications.outcomes import Outcome
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import pause, status
+from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 
 READ = Get(path="/things")
@@ -57,7 +57,7 @@ class Clock:
                 self.slept += seconds
 
         monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.breaker", "tenacity"):
+        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.systems.breaker", "tenacity"):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
 
     def now(self) -> float:

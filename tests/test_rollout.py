@@ -26,9 +26,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import rollout
-from sync_orchestrator.core.breaker import SharedHoldOff
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.rollout import Change, Rollout, place
+from sync_orchestrator.core.systems.breaker import SharedHoldOff
 from sync_orchestrator.errors import NotFound, NotYet
 
 VALUES = [f"merchant-{number}" for number in range(200)]

@@ -14,8 +14,8 @@ from http_server import Server
 from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.breaker import SharedHoldOff
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems.breaker import SharedHoldOff
 from sync_orchestrator.errors import CallFailed
 
 

@@ -26,10 +26,10 @@ from sync_orchestrator.config import Config, Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
-from sync_orchestrator.core.breaker import HoldOff, SharedHoldOff, gate
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff, gate
 from sync_orchestrator.errors import Failure
 
 READ = Get(path="/things")
@@ -162,7 +162,7 @@ class Slept:
                 self.offset += seconds
 
         monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.breaker", "tenacity"):
+        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.systems.breaker", "tenacity"):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
 
     def now(self) -> float:

@@ -2,7 +2,7 @@
 
 A login is made outside of the call that needs it: what goes wrong with it says nothing of that call, which was not
 sent. Fixed headers are no matter of this module (``headers`` in the settings), and neither is where logins are kept
-(``core/logins.py``).
+(``core/systems/login_sessions.py``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sync_orchestrator.adapters.throttling import seconds_until
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Basic, Bearer, Login
-from sync_orchestrator.core.logins import Given, LoginStore, ProcessLogins, Session
+from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins, Session
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed

@@ -21,9 +21,9 @@ from sync_orchestrator.adapters.classes import where
 from sync_orchestrator.adapters.client import Writing, writing
 from sync_orchestrator.adapters.http import Room
 from sync_orchestrator.adapters.rows import asked_for
-from sync_orchestrator.core.breaker import HoldOff
-from sync_orchestrator.core.holders import is_over
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
+from sync_orchestrator.core.systems.breaker import HoldOff
+from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.core.values.names import composed, spellings
 from sync_orchestrator.errors import CallFailed, Failure

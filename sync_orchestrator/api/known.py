@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core import breaker, rollout
+from sync_orchestrator.core import rollout
 from sync_orchestrator.core.rollout import Rollout
+from sync_orchestrator.core.systems import breaker
 
 _GOOD_FOR = 0.5
 _PATIENCE = 1.0

@@ -26,10 +26,10 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
 from sync_orchestrator.core.group_fill import FillReport
 from sync_orchestrator.core.group_push import StepReport
-from sync_orchestrator.core.pauses import why_push_waits
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.status import group_totals
 from sync_orchestrator.core.sync_progress import SyncProgress, group_left_over, left_over, reported
+from sync_orchestrator.core.systems.pauses import why_push_waits
 from sync_orchestrator.errors import CallFailed, Failure, GroupBusy, SyncError
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL
 from sync_orchestrator.resources.system import System

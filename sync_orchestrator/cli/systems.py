@@ -15,7 +15,7 @@ from sync_orchestrator.terminal import complain, say
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context
-    from sync_orchestrator.core.suspension import Suspension
+    from sync_orchestrator.core.systems.suspension import Suspension
 
 System = Annotated[str, typer.Argument(help="An entity or a third party.")]
 
@@ -36,7 +36,7 @@ def resume(
     reason: Annotated[str | None, typer.Option(help="Why nothing has to be adopted; it is logged.")] = None,
 ) -> None:
     """Let pushes go on. A suspended third party has to be adopted first."""
-    from sync_orchestrator.core.suspension import suspension_of
+    from sync_orchestrator.core.systems.suspension import suspension_of
 
     context = existing_context()
     system = context.entities[name].system_name if name in context.entities else name
@@ -53,7 +53,7 @@ def resume(
 
 def _end_suspension(context: Context, system: str, suspension: Suspension | None, reason: str | None) -> None:
     """Lets pushes go on with the ids that the archive has."""
-    from sync_orchestrator.core.suspension import lift
+    from sync_orchestrator.core.systems.suspension import lift
 
     if suspension is None:
         raise NotFound(f"pushes to '{system}' are not suspended")

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.accounts import ask_account
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.group_push import StepReport, push_group
-from sync_orchestrator.core.installation import is_about_database
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.suspension import lift, suspend, suspension_of
+from sync_orchestrator.core.systems.accounts import ask_account
+from sync_orchestrator.core.systems.installation import is_about_database
+from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.call_limit import CallLimit
-from sync_orchestrator.core.holders import Holder
-from sync_orchestrator.core.installation import InstallationWatch
 from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
+from sync_orchestrator.core.systems.call_limit import CallLimit
+from sync_orchestrator.core.systems.claim_holders import Holder
+from sync_orchestrator.core.systems.installation import InstallationWatch
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.places import digest_of_found
 from sync_orchestrator.core.versions import Rules

@@ -20,14 +20,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core import events
-from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
-from sync_orchestrator.core.breaker import Gate, gate
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.ending import ended_in_order, ending
-from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.left_behind import take_back
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
@@ -35,7 +32,10 @@ from sync_orchestrator.core.settle import Settled, settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import paused_entities
-from sync_orchestrator.core.suspension import suspension_of
+from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
+from sync_orchestrator.core.systems.breaker import Gate, gate
+from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
+from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.core.wait import listening
 from sync_orchestrator.errors import CallFailed
 

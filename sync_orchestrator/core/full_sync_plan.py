@@ -17,7 +17,6 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive import in_order, stamp_of
-from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
 from sync_orchestrator.core.deletions import reserve
@@ -28,6 +27,7 @@ from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push_plan import Situation, Step, plan
 from sync_orchestrator.core.statements import plan as statements
+from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.places import differences_of_place

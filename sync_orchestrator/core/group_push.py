@@ -20,7 +20,7 @@ from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.suspension import suspension_of
+from sync_orchestrator.core.systems.suspension import suspension_of
 
 _NOT_NOW = 0.1
 

@@ -14,7 +14,7 @@ from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements
-from sync_orchestrator.core.suspension import end_old_strays
+from sync_orchestrator.core.systems.suspension import end_old_strays
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Alerts, Entity

@@ -14,8 +14,8 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.pauses import Pause, pauses_of
 from sync_orchestrator.core.statements import open_alerts as statements
+from sync_orchestrator.core.systems.pauses import Pause, pauses_of
 
 _OF_A_THIRD_PARTY = ("breaker_open", "adoption_needed")
 _OF_A_PAUSE = ("breaker_open",)

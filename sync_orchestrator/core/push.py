@@ -19,12 +19,12 @@ from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import as_bytes, one_by_one, run
-from sync_orchestrator.core.holders import Deadline, Hold, is_over
 from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
 from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan, search_wait
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.statements.holders import VALID_SECONDS
+from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, is_over
 from sync_orchestrator.core.trace import following
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.values.mapping import Mapping

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.breaker import is_open
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -25,6 +24,7 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import repair as statements
 from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.systems.breaker import is_open
 from sync_orchestrator.core.validation import GroupValidation, validate
 
 _before_commit = CrashPoint("repair.before_commit")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.call_limit import is_unanswered
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import json, one_by_one, run
@@ -26,7 +25,8 @@ from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.suspension import note_stray_ids
+from sync_orchestrator.core.systems.call_limit import is_unanswered
+from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.errors import Failure
 
 if TYPE_CHECKING:

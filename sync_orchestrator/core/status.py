@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.call_limit import FORGOTTEN_AFTER_SECONDS
 from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.dead_records import summarize_dead_records
 from sync_orchestrator.core.notifications import outcomes
@@ -16,6 +15,7 @@ from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import rejected as rejected_statements
 from sync_orchestrator.core.statements import source_check as source_check_statements
+from sync_orchestrator.core.systems.call_limit import FORGOTTEN_AFTER_SECONDS
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:

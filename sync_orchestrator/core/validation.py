@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.accounts import ASK_AGAIN_SECONDS, is_same_account
-from sync_orchestrator.core.breaker import closed_reason
 from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -31,7 +29,6 @@ from sync_orchestrator.core.dead_records import (
 )
 from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.group_diff import diff
-from sync_orchestrator.core.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -39,7 +36,10 @@ from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as statements
-from sync_orchestrator.core.suspension import NotedStray, note_stray_ids
+from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, is_same_account
+from sync_orchestrator.core.systems.breaker import closed_reason
+from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
+from sync_orchestrator.core.systems.suspension import NotedStray, note_stray_ids
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.errors import CallFailed, MappingFailed

@@ -16,7 +16,7 @@ import yaml
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.runs import Watched, forget, watched
+from sync_orchestrator.core.systems.run_heartbeats import Watched, forget, watched
 from sync_orchestrator.private_files import make_private_folder, write_private_file
 
 DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"

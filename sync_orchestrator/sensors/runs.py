@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from sync_orchestrator.core.runs import Watched
+from sync_orchestrator.core.systems.run_heartbeats import Watched
 from sync_orchestrator.resources.instance import end_dead_runs
 from sync_orchestrator.resources.system import System
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.statements import adoption as statements
-from sync_orchestrator.core.suspension import suspend
+from sync_orchestrator.core.systems.suspension import suspend
 from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:
