@@ -25,7 +25,7 @@ from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain import DrainReport, drain
-from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
 from sync_orchestrator.performing import perform
 
 CONNECTIONS = 32

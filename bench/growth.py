@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from bench.drain import change
 from bench.table import Line, show
 from sync_orchestrator.core.db.session import connect, one_by_one, run
-from sync_orchestrator.core.ledger import record
+from sync_orchestrator.core.ledger.recording import record
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.status import status
 from sync_orchestrator.database import embedded

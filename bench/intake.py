@@ -26,7 +26,7 @@ from bench.serving import database, free_port, served
 from bench.table import Line, show
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 
 CONNECTIONS = 64
 BATCH = 1000

@@ -32,7 +32,7 @@ from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.ledger import record
+from sync_orchestrator.core.ledger.recording import record
 from sync_orchestrator.performing import perform
 
 TIMEOUT_SECONDS = 2.0

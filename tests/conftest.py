@@ -24,7 +24,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
-from sync_orchestrator.core.ledger import ChangeEvent, Conservation, conservation, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, Conservation, conservation, record
 from sync_orchestrator.core.validation import GroupValidation, validate
 
 collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first

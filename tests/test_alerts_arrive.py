@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS

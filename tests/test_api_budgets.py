@@ -35,7 +35,7 @@ from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.access import make_key
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded, conservation, record_on
+from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_on
 from sync_orchestrator.errors import InvalidEvent
 
 MIB = 1024 * 1024

@@ -38,7 +38,7 @@ from sync_orchestrator.config import Config, Consumer
 from sync_orchestrator.config.brokers import BROKERS
 from sync_orchestrator.core import rejected
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger import ChangeEvent, conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
 from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger import conservation
+from sync_orchestrator.core.ledger.recording import conservation
 from sync_orchestrator.core.notifications import alerts, outcomes
 
 # test_consume.py, test_field_restore.py and test_linked_calls.py have those

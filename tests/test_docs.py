@@ -48,8 +48,8 @@ from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.ledger.states import State
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.states import State
 from sync_orchestrator.errors import ConfigError, InvalidEvent
 from sync_orchestrator.expressions import templates
 

@@ -15,7 +15,6 @@ from sync_orchestrator.adapters.answers import Answer, failure_of
 from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.checks import metadata_of, summary
 from sync_orchestrator.config import Outcome
-from sync_orchestrator.core import ledger
 from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
 from sync_orchestrator.core.dead_records import (
     DeadRecord,
@@ -24,6 +23,7 @@ from sync_orchestrator.core.dead_records import (
     list_dead_records,
     redrive_dead_records,
 )
+from sync_orchestrator.core.ledger import recording
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import push_again, refresh
 from sync_orchestrator.core.rollout import describe_dead_of_entity
@@ -454,7 +454,7 @@ def test_events_redrive_leaves_a_discarded_record_alone(world: World) -> None:
     dead_by_full_sync(world, "k001")
     discard(world, keys=["k001"])
     unreadable_change(world, "k001")
-    assert ledger.redrive(world.engine) == 1
+    assert recording.redrive(world.engine) == 1
     assert world.row("k001").parked == "discarded"
 
 
@@ -592,9 +592,9 @@ def dead_seqs(world: World) -> list[int]:
 def test_a_dead_record_is_discarded_with_the_last_of_its_dead_events(world: World) -> None:
     dead_by_events(world, "a")
     first, last = dead_seqs(world)
-    ledger.discard(world.engine, [first], "not wanted there")
+    recording.discard(world.engine, [first], "not wanted there")
     assert (world.row("a").parked, world.validate().dead) == ("dead", 1)
-    ledger.discard(world.engine, [last], "not wanted there")
+    recording.discard(world.engine, [last], "not wanted there")
     assert (world.row("a").parked, world.row("a").error) == ("discarded", "not wanted there")
     assert (world.validate().verdict, world.validate().discarded, open_alerts(world)) == ("in_step", 1, [])
 
@@ -604,7 +604,7 @@ def test_the_event_of_an_older_state_takes_no_newer_dead_record_with_it(world: W
     refuse(world, "a")
     world.put("a", name="newer", tell=False)
     world.full_sync()
-    ledger.discard(world.engine, dead_seqs(world), "not wanted there")
+    recording.discard(world.engine, dead_seqs(world), "not wanted there")
     result = world.validate()
     assert (world.row("a").parked, result.verdict, result.dead) == ("dead", "drift", 1)
     assert result.dead_records[0].brought_by == "full sync"
@@ -614,7 +614,7 @@ def test_parked_at_is_set_and_cleared_with_parked(world: World) -> None:
     dead_by_events(world, "a")
     died = world.row("a").parked_at
     assert died is not None
-    ledger.redrive(world.engine, dead_seqs(world))
+    recording.redrive(world.engine, dead_seqs(world))
     assert (world.row("a").parked, world.row("a").parked_at) == (None, None)
     refuse(world, "a")
     world.later(100)

@@ -36,7 +36,7 @@ from sync_orchestrator.cli import app
 from sync_orchestrator.core import wait
 from sync_orchestrator.core.db import connections, session_settings
 from sync_orchestrator.core.db.session import connect, in_transaction, one_by_one, run
-from sync_orchestrator.core.ledger import ChangeEvent, Recorded
+from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
 from sync_orchestrator.core.statements import push
 from sync_orchestrator.core.wait import is_due, listening, wait_for_work
 from sync_orchestrator.database.embedded import pgurl_for_dagster

@@ -34,7 +34,7 @@ from sync_orchestrator.core.db.session import run as run_sql
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.full_sync_plan import plan_group, ungrouped_notes
-from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.polling import Polled, poll_due
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
 from sync_orchestrator.core.source_check import check_sources

@@ -17,7 +17,7 @@ from test_field_absence import alerts, check, plan, synced
 from sync_orchestrator.api.own_events import change_event_of
 from sync_orchestrator.config import Config
 from sync_orchestrator.core import records
-from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.polling import poll_due
 
 DAY = 5_000_000
@@ -322,7 +322,7 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
 ) -> None:
     from fakes import answer
 
-    from sync_orchestrator.core.ledger import discard
+    from sync_orchestrator.core.ledger.recording import discard
 
     synced(world, 6)
     world.put("k001", name="silent", tell=False)

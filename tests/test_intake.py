@@ -24,7 +24,7 @@ from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.ledger import ChangeEvent, conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
 from sync_orchestrator.errors import InvalidEvent
 
 

@@ -24,7 +24,7 @@ from sync_orchestrator.config import Alerts, Config
 from sync_orchestrator.core import drain as draining
 from sync_orchestrator.core.db.connections import arguments
 from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.ledger import ChangeEvent, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.status import pause

@@ -16,7 +16,7 @@ from fakes import FakeThirdParty, answer, lost_answer
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
-from sync_orchestrator.core.ledger import redrive
+from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.core.push import claim, push
 from sync_orchestrator.core.settle import settle

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import InvalidEvent
 

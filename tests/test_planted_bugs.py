@@ -17,7 +17,7 @@ from sync_orchestrator.core import events, versions
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.push import claim, push
 from sync_orchestrator.core.settle import settle
 from sync_orchestrator.core.statements import ledger as ledger_statements

@@ -18,7 +18,7 @@ from test_cli import command as command
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ledger import discard
+from sync_orchestrator.core.ledger.recording import discard
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.source_check import (
     Lost,

@@ -1,4 +1,4 @@
-"""The moves of change events, as the database sees them, against the table in ``core/states.py``.
+"""The moves of change events, as the database sees them, against the table in ``core/ledger/states.py``.
 
 A scene for each move of the table: the move happens in it, and no other than the table's. Not here: what else comes of
 the scenes (``test_drain.py`` and its neighbours).
@@ -18,9 +18,9 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.events import work_off
-from sync_orchestrator.core.ledger import discard, redrive
+from sync_orchestrator.core.ledger.recording import discard, redrive
+from sync_orchestrator.core.ledger.states import FINISHED, MOVES, State
 from sync_orchestrator.core.records import refresh
-from sync_orchestrator.core.states import FINISHED, MOVES, State
 
 Move = tuple[State, State]
 Scene = Callable[[World], None]

@@ -16,7 +16,7 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.config import Config, Entity
-from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.core.values.names import NoName, canonical_name, composed
 from sync_orchestrator.core.values.source_versions import version_of

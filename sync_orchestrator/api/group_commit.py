@@ -24,7 +24,7 @@ from tenacity import AsyncRetrying
 
 from sync_orchestrator.core.db import connections, session_settings
 from sync_orchestrator.core.db.session import AGAIN
-from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event, record_on
+from sync_orchestrator.core.ledger.recording import ChangeEvent, PreparedEvent, Recorded, prepare_event, record_on
 
 _MAX_EVENTS = 2000
 """The most events of a commit. A request of more has one to itself, and there is one of those at a time: each keeps a

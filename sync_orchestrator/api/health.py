@@ -24,7 +24,7 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.probe import try_to_record
+from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import metrics as statements
 from sync_orchestrator.core.status import seconds_since_heartbeat

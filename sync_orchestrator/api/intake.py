@@ -30,7 +30,7 @@ from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.access import Caller
-from sync_orchestrator.core.ledger import ChangeEvent, PreparedEvent, Recorded, prepare_event
+from sync_orchestrator.core.ledger.recording import ChangeEvent, PreparedEvent, Recorded, prepare_event
 from sync_orchestrator.core.trace import trace_of
 from sync_orchestrator.errors import InvalidEvent
 

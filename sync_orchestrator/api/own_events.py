@@ -16,7 +16,7 @@ from jmespath.exceptions import JMESPathError
 from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.intake import OwnEvents
-from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.names import NoName, canonical_name
 from sync_orchestrator.core.values.source_versions import as_time, version_of

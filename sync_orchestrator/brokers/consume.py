@@ -27,9 +27,9 @@ from sync_orchestrator.core import rejected
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.probe import try_to_record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.probe import try_to_record
 from sync_orchestrator.core.rejected import Rejected
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import BrokerDown, InvalidEvent, NotFound, SyncError

@@ -17,7 +17,7 @@ from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config, Consumer
-from sync_orchestrator.core.ledger import ChangeEvent
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import InvalidEvent
 

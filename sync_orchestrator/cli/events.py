@@ -1,6 +1,6 @@
 """``events``: change events in the ledger.
 
-Not here: what becomes of them (``core/ledger.py``).
+Not here: what becomes of them (``core/ledger/recording.py``).
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def events_redrive(
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
         raise NotFound("name events by number, or say --all")
-    from sync_orchestrator.core import ledger
+    from sync_orchestrator.core.ledger import recording
 
     engine = existing_database()
-    count = ledger.redrive(engine, seqs or None, entity)
+    count = recording.redrive(engine, seqs or None, entity)
     say(f"{count} events re-driven")
     if count:
         say_who_pushes(engine, "they are due")
@@ -71,9 +71,9 @@ def events_redrive(
 @commands.command("discard")
 def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End dead events for good."""
-    from sync_orchestrator.core import ledger
+    from sync_orchestrator.core.ledger import recording
 
-    say(f"{ledger.discard(existing_database(), seqs or [], reason)} events discarded")
+    say(f"{recording.discard(existing_database(), seqs or [], reason)} events discarded")
 
 
 def _query(statement: str, **parameters: Any) -> Sequence[Any]:

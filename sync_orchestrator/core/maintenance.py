@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core import rejected, rollout
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger import Conservation, check_conservation
+from sync_orchestrator.core.ledger.recording import Conservation, check_conservation
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import alerts as alert_statements

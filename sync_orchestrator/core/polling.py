@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.archive import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import archive as archive_statements

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import in_transaction, json, run
-from sync_orchestrator.core.ledger import ChangeEvent, record_in, require_reason
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in, require_reason
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import rejected as statements
 from sync_orchestrator.core.values.mapping import canonical

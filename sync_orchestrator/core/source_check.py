@@ -22,7 +22,7 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.group_fill import report_ungrouped
 from sync_orchestrator.core.group_reads import GroupReads
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import source_check as statements

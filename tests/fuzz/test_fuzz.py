@@ -46,7 +46,7 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.dead_records import DeadSelection, redrive_dead_records
-from sync_orchestrator.core.ledger import conservation, redrive
+from sync_orchestrator.core.ledger.recording import conservation, redrive
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
 DEADLINE_SECONDS = 15.0

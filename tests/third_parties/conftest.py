@@ -29,7 +29,7 @@ from sync_orchestrator import app
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
-from sync_orchestrator.core.ledger import ChangeEvent, conservation, record
+from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.errors import GroupBusy
 from sync_orchestrator.performing import perform

@@ -7,7 +7,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ledger import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.status import HEARTBEAT
 
 WAIT_SECONDS = 4

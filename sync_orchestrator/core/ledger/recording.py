@@ -18,12 +18,12 @@ from psycopg.types.json import Jsonb
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import dumped, in_transaction, run
+from sync_orchestrator.core.ledger.states import ACTIVE, FINISHED
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as dead_records_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.states import ACTIVE, FINISHED
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.versions import Action
 from sync_orchestrator.errors import NotFound
