@@ -207,7 +207,7 @@ def checked_sources(
     engine: Engine, name: str, config: Config, sources: dict[str, SourceSystem]
 ) -> dict[str, SourceSystem]:
     """The source systems of an entity; parts that lost a field that the mapping reads cannot be used (rule 33)."""
-    from sync_orchestrator.core.absent_fields import CheckedSource, mapped_fields
+    from sync_orchestrator.core.archive.absent_fields import CheckedSource, mapped_fields
 
     entity = config.entities[name]
     fields = mapped_fields(entity.mapping)

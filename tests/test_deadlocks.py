@@ -20,7 +20,7 @@ from fakes import lost_answer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from sync_orchestrator.core.archive import merge
+from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.events import _Batch
 from sync_orchestrator.core.full_sync import fill

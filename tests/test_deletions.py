@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from test_full_sync import fill
 from test_full_sync_plan import planned
 
-from sync_orchestrator.core.deletions import alive_groups
+from sync_orchestrator.core.archive.deletion_caps import alive_groups
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.versions import Change, Stamp
 from sync_orchestrator.errors import DeletionsHeld

@@ -28,7 +28,7 @@ from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.absent_fields import mapped_fields
+from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run as run_sql
 from sync_orchestrator.core.drain import drain

@@ -34,7 +34,7 @@ from sync_orchestrator.config.constants import uncompared_constants
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.config.types import Expression, Template
 from sync_orchestrator.conformance import conformance
-from sync_orchestrator.core.absent_fields import mapped_fields
+from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.errors import MappingFailed
 from sync_orchestrator.expressions import templates, times

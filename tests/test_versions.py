@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import merge, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.versions import (

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
 from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
-from sync_orchestrator.core.absent_fields import mapped_fields
+from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.call_limit import CallLimit

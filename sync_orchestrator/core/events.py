@@ -18,9 +18,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import deletions
-from sync_orchestrator.core.absent_fields import CheckedSource, lacking, refuse_vanished
-from sync_orchestrator.core.archive import Merged, merge, stamp_of, ticket
+from sync_orchestrator.core.archive import deletion_caps
+from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
+from sync_orchestrator.core.archive.merge import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
@@ -238,11 +238,11 @@ class _Batch:
         inferred = [change for change in changes if change.stamp.inferred]
         if not inferred:
             return changes
-        held = deletions.held_back(connection, self._entity, inferred)
+        held = deletion_caps.held_back(connection, self._entity, inferred)
         for change in held:
             if change.seq is not None:
                 event = self._events[change.seq]
-                fates.failed.append((event.seq, "waiting", event.attempts, _MAX_PAUSE_SECONDS, deletions.HELD,
+                fates.failed.append((event.seq, "waiting", event.attempts, _MAX_PAUSE_SECONDS, deletion_caps.HELD,
                                      "deletions", False))
         return [change for change in changes if change not in held]
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import in_order, stamp_of
+from sync_orchestrator.core.archive.deletion_caps import reserve
+from sync_orchestrator.core.archive.merge import in_order, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
-from sync_orchestrator.core.deletions import reserve
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_lease import busy_text

@@ -17,11 +17,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive import BACKFILL, merge, without_held
+from sync_orchestrator.core.archive.deletion_caps import Reason, alive_groups, reserve
+from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
-from sync_orchestrator.core.deletions import Reason, alive_groups, reserve
 from sync_orchestrator.core.group_lease import GroupLease
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
 from sync_orchestrator.core.notifications import alerts

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive import ticket_and_clock
+from sync_orchestrator.core.archive.merge import ticket_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.events import change_of_read

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive import clock, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.archive import merge, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.statements import alerts as alert_statements
