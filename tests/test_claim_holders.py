@@ -22,7 +22,7 @@ from sqlalchemy import Engine
 from test_stopped_processes import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.push import claim
+from sync_orchestrator.core.push.attempt import claim
 from sync_orchestrator.core.statements.holders import GONE_SECONDS, VALID_SECONDS
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
 

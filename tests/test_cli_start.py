@@ -20,7 +20,7 @@ from sync_orchestrator.database import migrate
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = {"sync_orchestrator.config", "sync_orchestrator.adapters", "sync_orchestrator.api", "jinja2", "yaml"}
 CLIENTS = {"httpx", "aiohttp", "kombu", "redis", "apprise", "uvloop", "starlette"}
-REST = {"alembic", "pandas", "numpy", "dagster", "opentelemetry", "sync_orchestrator.core.push",
+REST = {"alembic", "pandas", "numpy", "dagster", "opentelemetry", "sync_orchestrator.core.push.attempt",
         "sync_orchestrator.conformance", "sync_orchestrator.live_check", "sync_orchestrator.starter"}
 DATABASE = {"sqlalchemy", "psycopg", "psutil", "sync_orchestrator.app"}
 RUN = """

@@ -24,11 +24,11 @@ from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.events import _Batch
 from sync_orchestrator.core.full_sync import fill
-from sync_orchestrator.core.group_lease import leased
 from sync_orchestrator.core.group_push import complete as complete_group
-from sync_orchestrator.core.push import Claim, Pushed, claim
-from sync_orchestrator.core.push_plan import Step
-from sync_orchestrator.core.settle import Settled, settle
+from sync_orchestrator.core.groups.lease import leased
+from sync_orchestrator.core.push.attempt import Claim, Pushed, claim
+from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.values.mapping import digest

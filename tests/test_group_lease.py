@@ -17,8 +17,8 @@ import pytest
 from conftest import World
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core import group_lease
-from sync_orchestrator.core.group_lease import GROUP_LEASE_SECONDS, leased
+from sync_orchestrator.core.groups import lease as group_lease
+from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, leased
 from sync_orchestrator.errors import GroupBusy
 
 TAKE = ("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until, lease_holder, lease_taken_at) VALUES "

@@ -18,8 +18,8 @@ from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.ports import Found
-from sync_orchestrator.core.push import claim, push
-from sync_orchestrator.core.settle import settle
+from sync_orchestrator.core.push.attempt import claim, push
+from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.errors import CallFailed, Failure
 
 

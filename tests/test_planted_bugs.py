@@ -18,8 +18,8 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.events import work_off
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
-from sync_orchestrator.core.push import claim, push
-from sync_orchestrator.core.settle import settle
+from sync_orchestrator.core.push.attempt import claim, push
+from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.values import identity

@@ -14,7 +14,7 @@ from conftest import World
 from fakes import FakeThirdParty, lost_answer
 
 from sync_orchestrator.core.ports import Traits
-from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
 
 NOW, BEFORE, REFUSED = b"now", b"before", b"refused"
 IN_FLIGHT, LANDED = 5.0, -0.1

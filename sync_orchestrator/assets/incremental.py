@@ -21,8 +21,8 @@ from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
+from sync_orchestrator.core.push.settlement import MAX_KEYS
 from sync_orchestrator.core.retention import forget
-from sync_orchestrator.core.settle import MAX_KEYS
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.resources.system import System
 

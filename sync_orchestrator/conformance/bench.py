@@ -20,7 +20,7 @@ from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
-from sync_orchestrator.core.push import Claim, push_payload
+from sync_orchestrator.core.push.attempt import Claim, push_payload
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure

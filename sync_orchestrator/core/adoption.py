@@ -22,7 +22,7 @@ from sync_orchestrator.core.drain import drain
 from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.group_push import StepReport, push_group
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.settle import Settled, finish_reached
+from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.statements import push as push_statements

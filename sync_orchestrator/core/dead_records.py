@@ -177,7 +177,7 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
 
 
 def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
-    from sync_orchestrator.core.settle import Settled, finish_reached  # brings all of a push
+    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     records, unarchived = _locked(connection, selection, _ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})

@@ -25,10 +25,10 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drains import Presence, at_work
 from sync_orchestrator.core.ending import ended_in_order, ending
-from sync_orchestrator.core.left_behind import take_back
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
-from sync_orchestrator.core.settle import Settled, settle
+from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
+from sync_orchestrator.core.push.settlement import Settled, settle
+from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.status import paused_entities

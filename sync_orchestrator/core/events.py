@@ -28,8 +28,8 @@ from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.ending import ended_in_order
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.retry import after_failure
-from sync_orchestrator.core.settle import Settled, finish_reached
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements

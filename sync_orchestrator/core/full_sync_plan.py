@@ -22,10 +22,10 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
 from sync_orchestrator.core.full_sync import known_groups
 from sync_orchestrator.core.group_fill import Progress
-from sync_orchestrator.core.group_lease import busy_text
 from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
+from sync_orchestrator.core.groups.lease import busy_text
 from sync_orchestrator.core.ports import Found, Item, PartRead
-from sync_orchestrator.core.push_plan import Situation, Step, plan
+from sync_orchestrator.core.push.decision import Situation, Step, plan
 from sync_orchestrator.core.statements import plan as statements
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.values.identity import other_key

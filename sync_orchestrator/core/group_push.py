@@ -16,7 +16,7 @@ from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain import DrainReport, drain
 from sync_orchestrator.core.group_fill import Progress
-from sync_orchestrator.core.group_lease import GroupLease
+from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements

@@ -240,7 +240,7 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
 
-    from sync_orchestrator.core.settle import Settled, finish_reached  # brings all of a push
+    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:
         rows = run(connection, statements.REDRIVE, seqs=None if seqs is None else list(seqs), entity=entity)

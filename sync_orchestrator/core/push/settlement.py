@@ -18,8 +18,8 @@ from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import json, one_by_one, run
 from sync_orchestrator.core.notifications import alerts, outcomes
-from sync_orchestrator.core.push import Pushed
-from sync_orchestrator.core.push_plan import Step
+from sync_orchestrator.core.push.attempt import Pushed
+from sync_orchestrator.core.push.decision import Step
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements

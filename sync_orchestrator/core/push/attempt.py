@@ -19,9 +19,9 @@ from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import as_bytes, one_by_one, run
-from sync_orchestrator.core.left_behind import found_at, made_late
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
-from sync_orchestrator.core.push_plan import Situation, Step, after_lookup, plan, search_wait
+from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan, search_wait
+from sync_orchestrator.core.push.stray_copies import found_at, made_late
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.statements.holders import VALID_SECONDS
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, is_over
