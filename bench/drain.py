@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
 from sync_orchestrator.performing import perform
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from conftest import World
 from fakes import FakeThirdParty, lost_answer
 
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead

@@ -21,7 +21,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
-from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ports import Item

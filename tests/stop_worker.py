@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.app import assemble
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
 
 AT_SEND = "at-send"

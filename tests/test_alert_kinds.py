@@ -26,11 +26,12 @@ from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.brokers.consume import Consumption, understand
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core import rejected, rollout
+from sync_orchestrator.core import rollout
+from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.maintenance import look_after, watch
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.polling import poll_due
 from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.status import heartbeat, pause
 from sync_orchestrator.core.systems.suspension import note_stray_ids
@@ -174,9 +175,9 @@ def consumer(url: str) -> dict[str, Any]:
 def a_message_is_no_event(make: Make) -> World:
     world = make(**consumer("redis://127.0.0.1:1"))
     found = understand(Message(b"hello"), "orders", world.config)
-    assert isinstance(found, rejected.Rejected)
+    assert isinstance(found, rejected_messages.Rejected)
     with world.engine.begin() as connection:
-        rejected.keep(connection, [found], 1000)
+        rejected_messages.keep(connection, [found], 1000)
     return world
 
 

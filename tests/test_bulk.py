@@ -26,7 +26,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.performing import perform

@@ -36,8 +36,8 @@ from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config, Consumer
 from sync_orchestrator.config.brokers import BROKERS
-from sync_orchestrator.core import rejected
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
 from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
 
@@ -79,7 +79,7 @@ def duplicates(engine: Engine) -> int:
 
 def open_rejected(engine: Engine) -> list[dict[str, Any]]:
     with engine.begin() as connection:
-        return rejected.listed(connection, None, 100)
+        return rejected_messages.listed(connection, None, 100)
 
 
 def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
@@ -276,7 +276,7 @@ def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Eng
     number = open_rejected(engine)[0]["id"]
     assert retry_rejected(engine, config, [number]) == (0, 1)
     with engine.begin() as connection:
-        found = rejected.show(connection, number)
+        found = rejected_messages.show(connection, number)
     assert (len(found["body"]), found["size"], found["is_cut"]) == (1000, 5000, True)
     assert "only 1000 of its 5000 bytes were kept" in found["reason"]
 
@@ -315,15 +315,15 @@ def test_discard_keeps_the_reason(broker: Broker, engine: Engine) -> None:
     with consuming(engine, config_for(broker)):
         eventually(lambda: open_rejected(engine), "the rejection")
     number = open_rejected(engine)[0]["id"]
-    assert rejected.discard(engine, [number], "sent by mistake") == 1
+    assert rejected_messages.discard(engine, [number], "sent by mistake") == 1
     with engine.begin() as connection:
-        found = rejected.show(connection, number)
-        rejected.forget_old(connection)
-        assert rejected.show(connection, number)["ending"] == "discarded"
+        found = rejected_messages.show(connection, number)
+        rejected_messages.forget_old(connection)
+        assert rejected_messages.show(connection, number)["ending"] == "discarded"
     assert (found["ending_reason"], found["body"]) == ("sent by mistake", "\x00\\xff")
     assert alerts_of(engine, "rejected") == []
     with pytest.raises(NotFound, match="none of these"):
-        rejected.discard(engine, [number], "again")
+        rejected_messages.discard(engine, [number], "again")
 
 
 # Down ---------------------------------------------------------------------------------------------------------------
@@ -480,7 +480,7 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
     found = [consuming_module.understand(Message(body, None, {"shop": "eu"}), "orders", config)
              for body in (b"not json", packed({"specversion": "0.3"}))]
     with engine.begin() as connection:
-        rejected.keep(connection, [each for each in found if isinstance(each, rejected.Rejected)], 1000)
+        rejected_messages.keep(connection, [each for each in found if isinstance(each, rejected_messages.Rejected)], 1000)
     cli = CliRunner()
 
     def ran(*arguments: str) -> tuple[int, str]:

@@ -27,9 +27,9 @@ from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group
 from sync_orchestrator.assets.source_checks import SOURCE_CHECK
-from sync_orchestrator.core import drains
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain import presence
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.status import heartbeat, pause
 from sync_orchestrator.core.sync_progress import group_left_over
@@ -296,7 +296,7 @@ def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> No
     """A drain that was killed is gone, whatever its run's status says."""
     dagster.world.put("k1")
     heartbeat(dagster.world.engine, "drain")
-    dagster.world.later(drains.ALIVE_SECONDS + 1)
+    dagster.world.later(presence.ALIVE_SECONDS + 1)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 

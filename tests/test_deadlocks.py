@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.events import _Batch
+from sync_orchestrator.core.drain.event_batch import _Batch
 from sync_orchestrator.core.full_sync import fill
 from sync_orchestrator.core.group_push import complete as complete_group
 from sync_orchestrator.core.groups.lease import leased

@@ -9,7 +9,7 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ending import ending
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import World
 
-from sync_orchestrator.core import drain
+from sync_orchestrator.core.drain import drain
 
 
 def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from test_full_sync import fill
 from test_validation import id_of
 
 from sync_orchestrator.assets.checks import summary
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.validation import GroupValidation, _Validation, groups_due, validate
 
 

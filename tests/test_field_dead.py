@@ -418,7 +418,7 @@ def test_records_that_a_full_sync_brought_are_redriven(world: World) -> None:
 
 
 def test_a_redrive_wakes_the_drain_and_ends_the_alert_at_once(world: World) -> None:
-    from sync_orchestrator.core.wait import DUE
+    from sync_orchestrator.core.drain.wakeup import DUE
 
     dead_by_events(world, "a")
     due_now = {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}

@@ -42,7 +42,7 @@ def gift_is_whole(store: Store, external_id: str) -> bool:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
     """How pushes ended."""
-    import sync_orchestrator.core.drain as drain_module
+    import sync_orchestrator.core.drain.drain as drain_module
     ended: list[Pushed] = []
     settle = drain_module.settle
 

@@ -29,6 +29,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import adoption
 from sync_orchestrator.core.adoption import Adoption, Listed, Standing, adopt, link
 from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.drain.wakeup import is_due
 from sync_orchestrator.core.full_sync_plan import plan_group
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.statements import adoption as adoption_statements
@@ -36,7 +37,6 @@ from sync_orchestrator.core.status import status
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.installation import Installation, InstallationWatch, find_restore, read_installation
 from sync_orchestrator.core.systems.suspension import lift, note_stray_ids, suspension_of
-from sync_orchestrator.core.wait import is_due
 from sync_orchestrator.errors import CannotPlan
 
 Make = Callable[..., World]

@@ -33,12 +33,12 @@ from sync_orchestrator.api.database import trouble
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
-from sync_orchestrator.core import wait
 from sync_orchestrator.core.db import connections, session_settings
 from sync_orchestrator.core.db.session import connect, in_transaction, one_by_one, run
+from sync_orchestrator.core.drain import wakeup
+from sync_orchestrator.core.drain.wakeup import is_due, listening, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
 from sync_orchestrator.core.statements import push
-from sync_orchestrator.core.wait import is_due, listening, wait_for_work
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.resources import storage
@@ -99,7 +99,7 @@ def with_options(url: str, options: str) -> str:
 
 async def test_case_r08_every_kind_of_session_has_our_settings(odd: Engine, odd_url: str) -> None:
     assert settings_of(odd) == EXPECTED
-    with wait._listen(odd) as listener:
+    with wakeup._listen(odd) as listener:
         assert shown(lambda statement: listener.execute(statement).fetchone()[0]) == EXPECTED  # type: ignore[index]
     async with aclosing(GroupCommit(odd)) as commit:
         connection = await commit._connected()
@@ -218,7 +218,7 @@ def test_listening_works_with_options_in_the_url(database_url: str) -> None:
 async def test_a_listener_whose_session_ended_listens_again(
     engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "_RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(wakeup, "_RECONNECT_SECONDS", 0.05)
     woken = asyncio.Event()
     async with listening(engine, woken.set):
         for _ in range(2):
@@ -236,7 +236,7 @@ async def notified(engine: Engine, woken: asyncio.Event) -> None:
 
 def notify(engine: Engine) -> None:
     with engine.begin() as connection:
-        run(connection, f"NOTIFY {wait.CHANNEL}")
+        run(connection, f"NOTIFY {wakeup.CHANNEL}")
 
 
 def test_waiting_for_work_outlives_its_session(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +246,7 @@ def test_waiting_for_work_outlives_its_session(engine: Engine, monkeypatch: pyte
         looks.append(end_sessions(engine))
         return len(looks) == 3
 
-    monkeypatch.setattr(wait, "is_due", looked)
+    monkeypatch.setattr(wakeup, "is_due", looked)
     assert wait_for_work(engine, SYSTEMS, 10)
 
 

@@ -13,7 +13,7 @@ from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
 from sync_orchestrator.core.push.settlement import Settled, settle

@@ -14,7 +14,7 @@ from conftest import World
 from fakes import FakeThirdParty
 from test_full_sync import fill
 
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.status import pause
 
 THIRD_PARTIES = {

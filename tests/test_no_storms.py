@@ -21,16 +21,16 @@ from test_full_sync import fill
 
 from sync_orchestrator.app import assemble
 from sync_orchestrator.config import Alerts, Config
-from sync_orchestrator.core import drain as draining
 from sync_orchestrator.core.db.connections import arguments
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain import drain as draining
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.systems import breaker
 from sync_orchestrator.core.systems.breaker import shared_rate
-from sync_orchestrator.core.wait import CHANNEL, wait_for_work
 from sync_orchestrator.errors import CallFailed, Failure
 
 HOUR = 3600.0

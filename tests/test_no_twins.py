@@ -14,8 +14,8 @@ from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.core.push.attempt import claim, push

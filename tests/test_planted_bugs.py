@@ -13,10 +13,11 @@ from sqlalchemy import Engine
 from test_invariants import replay
 
 from sync_orchestrator.adapters import answers
-from sync_orchestrator.core import events, versions
+from sync_orchestrator.core import versions
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain import event_batch
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.push.attempt import claim, push
 from sync_orchestrator.core.push.settlement import settle
@@ -171,7 +172,7 @@ def believe_that_absent_is_deleted(patch: pytest.MonkeyPatch) -> None:
         gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH)
         return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
 
-    patch.setattr(events._Batch, "_absent", believed)
+    patch.setattr(event_batch._Batch, "_absent", believed)
 
 
 def trust_an_id(patch: pytest.MonkeyPatch) -> None:

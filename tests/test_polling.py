@@ -15,7 +15,7 @@ import pytest
 from conftest import World
 from fakes import FakeSource
 
-from sync_orchestrator.core.polling import Polled, poll_due
+from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.errors import CallFailed
 
 NUMBER: dict[str, Any] = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}}

@@ -14,7 +14,7 @@ from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.ports import TOO_OLD, Found
 from sync_orchestrator.core.push import attempt as pushing

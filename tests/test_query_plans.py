@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from conftest import World
 
-from sync_orchestrator.core import wait
 from sync_orchestrator.core.db.session import one_by_one, run
+from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.statements import alerts, archive, dead_records, full_sync, ledger, push
 
 KEYS = [f"k{number}" for number in range(500)]
@@ -40,7 +40,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "claim of a group": (push.CLAIM_OF_GROUP, {
         "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD}),
     "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
-    "work for the sensor": (wait.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
+    "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "dead records of a group": (dead_records.OF_GROUP, {"entity": "item", "group": "G0"}),
     "list of dead records of a group": (dead_records.LIST, {
         "entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50}),

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.recording import discard, redrive
 from sync_orchestrator.core.ledger.states import FINISHED, MOVES, State
 from sync_orchestrator.core.records import refresh

@@ -21,8 +21,8 @@ from conftest import World
 from crash_worker import TableThirdParty
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.drain import drain
-from sync_orchestrator.core.events import work_off
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.drain.event_batch import work_off
 
 WRITES = ["create", "update", "delete"]
 

@@ -2,7 +2,7 @@
 
 It reports touched business groups as observations of the archive and of the mirror: a newer materialization would take
 away the status of their checks and the figures of the last full sync, and what a drain pushed is only acknowledged, not
-validated. The observations and the log name the first changed records. Not here: what a drain does (``core/drain.py``).
+validated. The observations and the log name the first changed records. Not here: what a drain does (``core/drain/drain.py``).
 """
 
 import time
@@ -19,7 +19,7 @@ from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.assets.totals import observe_totals
-from sync_orchestrator.core.drain import DrainReport, drain
+from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.maintenance import look_after
 from sync_orchestrator.core.push.settlement import MAX_KEYS
 from sync_orchestrator.core.retention import forget

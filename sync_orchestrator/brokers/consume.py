@@ -23,14 +23,14 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.brokers.queues import Queue, Taken, open_queue
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import rejected
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.connections import sqlstate
 from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.intake.rejected_messages import Rejected
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.rejected import Rejected
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import BrokerDown, InvalidEvent, NotFound, SyncError
 
@@ -88,7 +88,7 @@ def understand(message: Message, name: str, config: Config) -> Understood:
     try:
         return events_of(message, config.consumers[name], config)
     except InvalidEvent as error:
-        reason = rejected.reason_of(error)
+        reason = rejected_messages.reason_of(error)
     except Exception as error:  # whatever a message may hold, it stops nothing
         _log.exception("a message of %s failed as none should", name)
         reason = f"{type(error).__name__} when it was read"
@@ -106,7 +106,7 @@ def retry_rejected(
         message = Message(found.body, found.content_type, found.headers)
         return events_of(message, config.consumers[found.consumer], config)
 
-    return rejected.retry(engine, again, ids, name)
+    return rejected_messages.retry(engine, again, ids, name)
 
 
 class Consumption:
@@ -261,7 +261,7 @@ class Consumption:
                 events += found
         record_in(connection, events)
         if unread:
-            rejected.keep(connection, unread, self._config.limits.event_bytes)
+            rejected_messages.keep(connection, unread, self._config.limits.event_bytes)
         _before_commit()
 
 

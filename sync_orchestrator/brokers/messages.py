@@ -3,7 +3,7 @@
 CloudEvents come structured (JSON, alone or in a batch) or in binary mode, as the AMQP binding has it: the attributes
 are application properties that begin with ``cloudEvents:`` or ``cloudEvents_``, the body is the data.
 Not here: what an event means (``api/cloud_events.py``, ``api/own_events.py``), what becomes of a message that cannot be
-read (``core/rejected.py``).
+read (``core/intake/rejected_messages.py``).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def groups_of(context: Context, entity: EntityContext) -> list[str]:
 
 def say_who_pushes(engine: Engine, what: str) -> None:
     """Says whether ``what`` is pushed by something that runs now, or by which command it will be."""
-    from sync_orchestrator.core.workers import is_worked_off
+    from sync_orchestrator.core.drain.workers import is_worked_off
 
     if is_worked_off(engine):
         say(f"{what}: a drain that runs pushes them")

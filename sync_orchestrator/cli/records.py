@@ -68,7 +68,7 @@ def records_refresh(entity: str, key: str) -> None:
 def records_push(entity: str, key: str) -> None:
     """Push a record once more, whatever was acknowledged or refused. Exit status: 0 acknowledged, 1 not yet."""
     from sync_orchestrator.core import records
-    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.core.drain.drain import drain as run_drain
     from sync_orchestrator.performing import perform
 
     context = existing_context()

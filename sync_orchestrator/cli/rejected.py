@@ -1,6 +1,6 @@
 """``rejected``: messages of brokers that cannot be read.
 
-Not here: where they are kept (``core/rejected.py``), how one is read (``brokers/``).
+Not here: where they are kept (``core/intake/rejected_messages.py``), how one is read (``brokers/``).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def rejected_list(
     consumer: Consumer = None, most: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
 ) -> None:
     """List messages that cannot be read, newest first."""
-    from sync_orchestrator.core import rejected
+    from sync_orchestrator.core.intake import rejected_messages
 
     with existing_database_to_read().begin() as connection:
-        rows = rejected.listed(connection, consumer, most)
+        rows = rejected_messages.listed(connection, consumer, most)
     if json:
         as_json(rows)
         return
@@ -41,10 +41,10 @@ def rejected_list(
 @commands.command("show")
 def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     """Show one message with its reason, headers and body, as JSON."""
-    from sync_orchestrator.core import rejected
+    from sync_orchestrator.core.intake import rejected_messages
 
     with existing_database_to_read().begin() as connection:
-        as_json(rejected.show(connection, number), indent=2)
+        as_json(rejected_messages.show(connection, number), indent=2)
 
 
 @commands.command("retry")
@@ -67,6 +67,6 @@ def rejected_retry(
 @commands.command("discard")
 def rejected_discard(ids: Ids, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End messages for good."""
-    from sync_orchestrator.core import rejected
+    from sync_orchestrator.core.intake import rejected_messages
 
-    say(f"{rejected.discard(existing_database(), ids or [], reason)} messages discarded")
+    say(f"{rejected_messages.discard(existing_database(), ids or [], reason)} messages discarded")

@@ -1,6 +1,6 @@
 """The commands that bring the third party in step: ``drain``, ``plan``, ``full-sync``.
 
-Not here: how that is done (``core/drain.py``, ``core/full_sync.py``), what a plan is as a file (``core/plan_file.py``).
+Not here: how that is done (``core/drain/drain.py``, ``core/full_sync.py``), what a plan is as a file (``core/plan_file.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, tab
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.drain import DrainReport
+    from sync_orchestrator.core.drain.drain import DrainReport
     from sync_orchestrator.core.full_sync_plan import GroupPlan
     from sync_orchestrator.core.sync_progress import SyncProgress
 
@@ -36,7 +36,7 @@ _MOST_SAMPLES_SHOWN = 60
 def drain() -> None:
     """Work off what is due, once, without Dagster."""
     from sync_orchestrator.core.db.session import run
-    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.core.drain.drain import drain as run_drain
     from sync_orchestrator.performing import perform
 
     context = existing_context()
@@ -176,7 +176,7 @@ async def _sync_groups(
 ) -> list[str]:
     import asyncio
 
-    from sync_orchestrator.core.drain import drain as run_drain
+    from sync_orchestrator.core.drain.drain import drain as run_drain
     from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups
     from sync_orchestrator.core.sync_progress import SyncProgress, reported
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.archive.merge import ticket_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.events import change_of_read
+from sync_orchestrator.core.drain.event_batch import change_of_read
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.values.storable import sort_out

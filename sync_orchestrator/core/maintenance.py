@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import rejected, rollout
+from sync_orchestrator.core import rollout
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.recording import Conservation, check_conservation
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import adoption as adoption_statements
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def look_after(connection: Connection) -> Conservation:
     """The daily round: makes partitions, forgets what ended long ago, counts everything; harmless to repeat."""
     run(connection, statements.ENSURE_PARTITIONS)
-    rejected.forget_old(connection)
+    rejected_messages.forget_old(connection)
     rollout.forget_old(connection)
     return check_conservation(connection)
 

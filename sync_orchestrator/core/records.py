@@ -135,7 +135,7 @@ def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str
 
 def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[str, PartRead | None],
           before: dict[str, Row[Any]], number: int) -> None:
-    from sync_orchestrator.core.events import change_of_read  # brings all of a push
+    from sync_orchestrator.core.drain.event_batch import change_of_read  # brings all of a push
 
     run(connection, statements.LOCK, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.group_fill import Progress
 from sync_orchestrator.core.group_push import StepReport, push_group
 from sync_orchestrator.core.source_check import SourceCheck, check_sources

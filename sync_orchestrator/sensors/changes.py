@@ -9,13 +9,13 @@ import dagster as dg
 
 from sync_orchestrator.assets.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
-from sync_orchestrator.core.drains import AtWork, at_work
+from sync_orchestrator.core.drain.presence import AtWork, at_work
+from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
 from sync_orchestrator.core.full_sync import discover_groups
 from sync_orchestrator.core.ledger.recording import conservation
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.status import heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
-from sync_orchestrator.core.wait import is_due, wait_for_work
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance import never_started
 from sync_orchestrator.resources.system import System

@@ -1,10 +1,10 @@
-"""The sensor that asks sources for their changes. Not here: the asking (``core/polling.py``)."""
+"""The sensor that asks sources for their changes. Not here: the asking (``core/intake/polling.py``)."""
 
 from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.core.polling import Polled, poll_due
+from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.resources.system import System
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sync_orchestrator.app import open_context
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 
 
 async def work(end: Path) -> None:

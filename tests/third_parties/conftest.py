@@ -26,7 +26,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
 
 from sync_orchestrator import app
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync import full_sync
 from sync_orchestrator.core.group_push import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import events
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.drains import Presence, at_work
+from sync_orchestrator.core.drain import event_batch
+from sync_orchestrator.core.drain.presence import Presence, at_work
+from sync_orchestrator.core.drain.wakeup import listening
 from sync_orchestrator.core.ending import ended_in_order, ending
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
@@ -36,7 +37,6 @@ from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, ASK_INTER
 from sync_orchestrator.core.systems.breaker import Gate, gate
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.systems.suspension import suspension_of
-from sync_orchestrator.core.wait import listening
 from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _RELEASE_EVERY = 1.0
 class DrainReport:
     """What a drain did; ``seconds`` from start to end, ``slowest`` the longest from received to finished."""
 
-    events: int = 0
+    event_batch: int = 0
     calls: int = 0
     seconds: float = 0.0
     settled: Settled = field(default_factory=Settled)
@@ -234,7 +234,7 @@ class _Drain:
                 released = time.monotonic()
                 await asyncio.to_thread(in_transaction, self._context.engine,
                                         lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
-            count, settled = await events.work_off(
+            count, settled = await event_batch.work_off(
                 self._context, limits.batch, self._tokens, entities=[entity], alone=self._taking[entity])
             self.report.events += count
             self.report.settled.add(settled)

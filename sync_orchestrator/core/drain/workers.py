@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.drains import at_work
+from sync_orchestrator.core.drain.presence import at_work
 from sync_orchestrator.core.status import seconds_since_heartbeat
 
 SENSOR_ALIVE_SECONDS = 90.0
