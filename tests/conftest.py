@@ -22,8 +22,8 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Conservation, conservation, record
 from sync_orchestrator.core.validation import GroupValidation, validate
 

@@ -25,7 +25,7 @@ from sync_orchestrator.app import assemble
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item, Traits

@@ -21,7 +21,7 @@ from stop_worker import StoppingThirdParty
 from sync_orchestrator.app import assemble
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ports import PartRead
 
 SETTINGS: dict[str, Any] = {"limits": {"lease": 60}, "system": {"timeout": 5, "landing": 20}}

@@ -19,7 +19,7 @@ from conftest import World
 from fakes import FakeThirdParty, lost_answer
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.validation import GroupValidation, validate

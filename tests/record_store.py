@@ -22,8 +22,8 @@ from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.performing import perform

@@ -22,7 +22,7 @@ from sync_orchestrator.adapters.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.build import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
 from sync_orchestrator.core.systems.breaker import HoldOff

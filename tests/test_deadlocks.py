@@ -23,8 +23,8 @@ from sqlalchemy.exc import DBAPIError
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.event_batch import _Batch
-from sync_orchestrator.core.full_sync import fill
-from sync_orchestrator.core.group_push import complete as complete_group
+from sync_orchestrator.core.full_sync.full_sync import fill
+from sync_orchestrator.core.full_sync.push_group import complete as complete_group
 from sync_orchestrator.core.groups.lease import leased
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim
 from sync_orchestrator.core.push.decision import Step

@@ -14,7 +14,7 @@ from conftest import World
 from sync_orchestrator.core.drain import drain as draining
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
-from sync_orchestrator.core.full_sync import fill, full_sync
+from sync_orchestrator.core.full_sync.full_sync import fill, full_sync
 from sync_orchestrator.core.push.attempt import Claim
 
 CROWD = 300

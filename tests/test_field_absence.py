@@ -17,7 +17,7 @@ from fakes import FakeSource
 from test_full_sync import fill
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.full_sync_plan import GroupPlan, plan_group, ungrouped_notes
+from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead, Ungrouped

@@ -30,7 +30,7 @@ from sync_orchestrator.core import adoption
 from sync_orchestrator.core.adoption import Adoption, Listed, Standing, adopt, link
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.wakeup import is_due
-from sync_orchestrator.core.full_sync_plan import plan_group
+from sync_orchestrator.core.full_sync.plan import plan_group
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.status import status

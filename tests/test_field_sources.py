@@ -32,8 +32,8 @@ from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run as run_sql
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.full_sync_plan import plan_group, ungrouped_notes
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.plan import plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped

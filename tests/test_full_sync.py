@@ -10,8 +10,8 @@ from conftest import World
 from fakes import answer
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.records import refresh
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, Failure

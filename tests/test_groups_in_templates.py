@@ -22,7 +22,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.conformance import conformance
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
-from sync_orchestrator.core.full_sync_plan import plan_group
+from sync_orchestrator.core.full_sync.plan import plan_group
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.repair import repair
 from sync_orchestrator.core.values.places import GROUP_FIELD, ID_FIELD

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from sync_orchestrator.core.read_ahead import read_ahead
+from sync_orchestrator.core.full_sync.prefetch import read_ahead
 
 
 class Numbers:

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from sync_orchestrator import app as composition
 from sync_orchestrator.cli import app
-from sync_orchestrator.core import sync_progress
-from sync_orchestrator.core.full_sync import full_sync
+from sync_orchestrator.core.full_sync import progress as sync_progress
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.progress import SyncProgress, left_over, reported
 from sync_orchestrator.core.status import pause
-from sync_orchestrator.core.sync_progress import SyncProgress, left_over, reported
 from sync_orchestrator.errors import CallFailed, Failure
 
 Command = Callable[..., Result]

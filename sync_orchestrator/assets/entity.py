@@ -1,6 +1,6 @@
 """An entity's two assets, the archive and the mirror, filled by one step that takes group after group through both.
 
-Thin: what a full sync does is in ``core/full_sync.py``. Not here: incremental work (``incremental.py``), checks
+Thin: what a full sync does is in ``core/full_sync/full_sync.py``. Not here: incremental work (``incremental.py``), checks
 (``checks.py``).
 """
 
@@ -23,12 +23,12 @@ from sync_orchestrator.config import Entity
 from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
-from sync_orchestrator.core.group_fill import FillReport
-from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.full_sync.fill import FillReport
+from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
+from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.status import group_totals
-from sync_orchestrator.core.sync_progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.core.systems.pauses import why_push_waits
 from sync_orchestrator.errors import CallFailed, Failure, GroupBusy, SyncError
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL

@@ -1,6 +1,6 @@
 """The job that shows what full syncs would do, as tables in its run's metadata; it writes nothing anywhere.
 
-Thin: a plan is made by ``core/full_sync_plan.py``.
+Thin: a plan is made by ``core/full_sync/plan.py``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,9 +24,9 @@ from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.full_sync_plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
+from sync_orchestrator.core.full_sync.plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
+from sync_orchestrator.core.full_sync.plan_tables import counts_table, notes, samples_table
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.plan_tables import counts_table, notes, samples_table
 from sync_orchestrator.resources.system import System
 
 _MOST_SAMPLES = 200

@@ -24,8 +24,8 @@ from sync_orchestrator.assets.options import (
 from sync_orchestrator.assets.preview import report
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
+from sync_orchestrator.core.full_sync.plan_tables import Table
 from sync_orchestrator.core.repair import Repaired, groups_to_repair, repair
-from sync_orchestrator.plan_tables import Table
 from sync_orchestrator.resources.system import System
 
 _WORST_FIRST = {"drift": 0, "not_validated": 1, "in_step": 2}

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.plan_tables import Table
+from sync_orchestrator.core.full_sync.plan_tables import Table
 
 
 def shown_table(table: Table) -> dg.TableMetadataValue:

@@ -1,6 +1,6 @@
 """The commands that bring the third party in step: ``drain``, ``plan``, ``full-sync``.
 
-Not here: how that is done (``core/drain/drain.py``, ``core/full_sync.py``), what a plan is as a file (``core/plan_file.py``).
+Not here: how that is done (``core/drain/drain.py``, ``core/full_sync/full_sync.py``), what a plan is as a file (``core/full_sync/plan_file.py``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, tab
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.drain.drain import DrainReport
-    from sync_orchestrator.core.full_sync_plan import GroupPlan
-    from sync_orchestrator.core.sync_progress import SyncProgress
+    from sync_orchestrator.core.full_sync.plan import GroupPlan
+    from sync_orchestrator.core.full_sync.progress import SyncProgress
 
 commands = typer.Typer()
 
@@ -62,8 +62,8 @@ def plan(
     Exit status: 0 it can be done as it stands, 1 something in it needs a person, 2 something cannot be read.
     """
     from sync_orchestrator import app as composition
-    from sync_orchestrator import plan_tables
-    from sync_orchestrator.core.plan_file import Plan, save
+    from sync_orchestrator.core.full_sync import plan_tables
+    from sync_orchestrator.core.full_sync.plan_file import Plan, save
     from sync_orchestrator.performing import perform
 
     context = composition.open_context(only_look=True)
@@ -90,7 +90,7 @@ async def _plan_groups(
     context: Context, entity: EntityContext, groups: Sequence[str] | None, allow_deletions: int | None, bar: Steps
 ) -> tuple[list[GroupPlan], list[str], list[str]]:
     """The plans, why others could not be made, and what no plan shows; all groups by default."""
-    from sync_orchestrator.core.full_sync_plan import groups_to_plan, plan_group, ungrouped_notes
+    from sync_orchestrator.core.full_sync.plan import groups_to_plan, plan_group, ungrouped_notes
 
     todo = await groups_to_plan(context, entity) if groups is None else groups
     bar.of(len(todo))
@@ -146,7 +146,7 @@ def _as_planned(
 ) -> tuple[list[str], int | None]:
     """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core.plan_file import differences, load
+    from sync_orchestrator.core.full_sync.plan_file import differences, load
     from sync_orchestrator.performing import perform
 
     planned = load(path, entity)
@@ -177,8 +177,8 @@ async def _sync_groups(
     import asyncio
 
     from sync_orchestrator.core.drain.drain import drain as run_drain
-    from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups
-    from sync_orchestrator.core.sync_progress import SyncProgress, reported
+    from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups
+    from sync_orchestrator.core.full_sync.progress import SyncProgress, reported
 
     groups = await discover_groups(context, entity) if chosen is None else chosen
     bar.of(len(groups))
@@ -206,7 +206,7 @@ async def _sync_group(
     context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str],
     progress: SyncProgress,
 ) -> None:
-    from sync_orchestrator.core.full_sync import full_sync
+    from sync_orchestrator.core.full_sync.full_sync import full_sync
 
     reports = progress.of_group(name)
 
@@ -247,8 +247,8 @@ def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) 
 
 def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:
     """What of the groups, all by default, is not in sync, why, and the next command."""
-    from sync_orchestrator.core.full_sync import known_groups
-    from sync_orchestrator.core.sync_progress import left_over
+    from sync_orchestrator.core.full_sync.full_sync import known_groups
+    from sync_orchestrator.core.full_sync.progress import left_over
 
     failed = _failed_events(context, entity, groups)
     with context.engine.begin() as connection:

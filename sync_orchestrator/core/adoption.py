@@ -19,8 +19,8 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
-from sync_orchestrator.core.group_push import StepReport, push_group
+from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.source_check import SourceCheck, check_sources

@@ -17,8 +17,8 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.group_fill import Progress
-from sync_orchestrator.core.group_push import StepReport, push_group
+from sync_orchestrator.core.full_sync.fill import Progress
+from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements

@@ -20,8 +20,8 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.group_fill import report_ungrouped
-from sync_orchestrator.core.group_reads import GroupReads
+from sync_orchestrator.core.full_sync.fill import report_ungrouped
+from sync_orchestrator.core.full_sync.source_listing import GroupReads
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead

@@ -27,8 +27,8 @@ from sqlalchemy.engine import URL, make_url
 
 from sync_orchestrator import app
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync import full_sync
-from sync_orchestrator.core.group_push import StepReport
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
 from sync_orchestrator.core.validation import GroupValidation, validate
 from sync_orchestrator.errors import GroupBusy

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.status import call_limit_text, systems_of
 from sync_orchestrator.core.systems.pauses import why_push_waits

@@ -20,9 +20,9 @@ from sync_orchestrator.core.archive.deletion_caps import reserve
 from sync_orchestrator.core.archive.merge import in_order, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
-from sync_orchestrator.core.full_sync import known_groups
-from sync_orchestrator.core.group_fill import Progress
-from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
+from sync_orchestrator.core.full_sync.fill import Progress
+from sync_orchestrator.core.full_sync.full_sync import known_groups
+from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
 from sync_orchestrator.core.groups.lease import busy_text
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push.decision import Situation, Step, plan

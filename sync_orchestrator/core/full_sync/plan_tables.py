@@ -1,6 +1,6 @@
 """A plan as tables of plain rows, for the command line and for Dagster alike.
 
-Not here: what is in a plan (``core/full_sync_plan.py``).
+Not here: what is in a plan (``core/full_sync/plan.py``).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sync_orchestrator.core.full_sync_plan import COUNTS, GroupPlan
+from sync_orchestrator.core.full_sync.plan import COUNTS, GroupPlan
 
 ALWAYS = ("create", "update", "delete", "unchanged")
 

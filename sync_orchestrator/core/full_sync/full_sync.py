@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.group_fill import Fill, FillReport, Progress
-from sync_orchestrator.core.group_push import PushBeside, StepReport, complete, push_group
+from sync_orchestrator.core.full_sync.fill import Fill, FillReport, Progress
+from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete, push_group
 from sync_orchestrator.core.groups.lease import GroupLease, leased
 from sync_orchestrator.core.statements import full_sync as statements
 

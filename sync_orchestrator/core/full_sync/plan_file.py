@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sync_orchestrator.core.full_sync_plan import COUNTS, GroupPlan
+from sync_orchestrator.core.full_sync.plan import COUNTS, GroupPlan
 from sync_orchestrator.errors import CannotPlan
 
 

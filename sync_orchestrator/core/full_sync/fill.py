@@ -22,11 +22,11 @@ from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
-from sync_orchestrator.core.group_reads import EXAMPLES, GroupReads
+from sync_orchestrator.core.full_sync.prefetch import read_ahead
+from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.read_ahead import read_ahead
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.versions import Change, Verdict
 from sync_orchestrator.errors import CallFailed, DeletionsHeld

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.group_fill import Progress
+from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
