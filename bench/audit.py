@@ -31,7 +31,7 @@ from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.validation import validate
+from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.performing import perform_each
 

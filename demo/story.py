@@ -34,7 +34,7 @@ from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.status import status
-from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.performing import perform

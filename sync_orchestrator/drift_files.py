@@ -1,6 +1,6 @@
 """Drift to take away: the whole list as CSV or Parquet, and a plot of it over time as SVG.
 
-Not here: what is read from the database (``core/drift.py``).
+Not here: what is read from the database (``core/validation/drift_log.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core.drift import COLUMNS, KINDS, OverTime
+from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, OverTime
 from sync_orchestrator.errors import ConfigError
 
 _AT_ONCE = 10_000

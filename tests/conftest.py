@@ -25,7 +25,7 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Conservation, conservation, record
-from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first
 

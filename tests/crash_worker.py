@@ -30,8 +30,8 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.core.repair import repair
-from sync_orchestrator.core.source_check import check_sources
-from sync_orchestrator.core.validation import validate
+from sync_orchestrator.core.validation.source_check import check_sources
+from sync_orchestrator.core.validation.validate import validate
 
 TOLD = "CREATE TABLE IF NOT EXISTS told (n bigint GENERATED ALWAYS AS IDENTITY, event jsonb)"
 TABLE = "CREATE TABLE IF NOT EXISTS third_party (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item jsonb)"

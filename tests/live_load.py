@@ -22,7 +22,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead
-from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 SETTINGS: dict[str, Any] = {
     "system": {"timeout": 2, "landing": 0.3, "search_lag": 0.2, "concurrency": 16},

@@ -32,9 +32,9 @@ from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.maintenance import look_after, watch
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.source_check import check_sources
 from sync_orchestrator.core.status import heartbeat, pause
 from sync_orchestrator.core.systems.suspension import note_stray_ids
+from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes

@@ -16,7 +16,7 @@ from test_validation import id_of
 
 from sync_orchestrator.assets.checks import summary
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.validation import GroupValidation, _Validation, groups_due, validate
+from sync_orchestrator.core.validation.validate import GroupValidation, _Validation, groups_due, validate
 
 
 def alter(world: World, key: str, **fields: Any) -> None:

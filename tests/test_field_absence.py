@@ -21,7 +21,7 @@ from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group, ungroup
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld
 
 

@@ -28,7 +28,7 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.records import push_again, refresh
 from sync_orchestrator.core.rollout import describe_dead_of_entity
 from sync_orchestrator.core.status import pause, status
-from sync_orchestrator.core.validation import groups_due
+from sync_orchestrator.core.validation.validate import groups_due
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 MakeWorld = Callable[..., World]
@@ -240,17 +240,17 @@ def test_a_group_with_dead_records_waits_for_its_turn_and_is_not_compared_in_ful
 
 
 def test_a_validation_done_again_after_a_deadlock_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sync_orchestrator.core import validation
+    from sync_orchestrator.core.validation import validate
 
     dead_by_full_sync(world, "k001")
     world.validate()
-    once = validation.in_transaction
+    once = validate.in_transaction
 
     def twice(engine: Any, work: Any) -> Any:
         once(engine, work)
         return once(engine, work)
 
-    monkeypatch.setattr(validation, "in_transaction", twice)
+    monkeypatch.setattr(validate, "in_transaction", twice)
     for full in (False, True):
         result = world.validate(full=full)
         assert (result.reason, result.ambiguous, result.dead) == ("1 record is dead", 0, 1)

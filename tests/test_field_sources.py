@@ -37,7 +37,7 @@ from sync_orchestrator.core.full_sync.plan import plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
-from sync_orchestrator.core.source_check import check_sources
+from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.expressions.selectors import compiled
 

@@ -29,7 +29,7 @@ from sync_orchestrator.core import records
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications.outcomes import send_due
-from sync_orchestrator.core.source_check import check_sources
+from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, InvalidEvent
 from sync_orchestrator.performing import perform
 from sync_orchestrator.texts.masking import mask, mask_all, mask_log_records

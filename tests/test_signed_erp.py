@@ -21,7 +21,7 @@ from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.validation import validate
+from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.performing import perform
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.slices import Row, Slices, pairs
 from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
 ROWS = st.lists(st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]),
                           st.sampled_from([b"x", b"y"])), max_size=30)

@@ -20,7 +20,7 @@ from test_full_sync import fill
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import discard
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.source_check import (
+from sync_orchestrator.core.validation.source_check import (
     Lost,
     SourceCheck,
     _Check,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from conftest import World
 from test_full_sync import fill
 
-from sync_orchestrator.core.validation import groups_due
+from sync_orchestrator.core.validation.validate import groups_due
 
 
 def kinds(world: World, **options: object) -> set[tuple[str, str]]:

@@ -4,7 +4,7 @@ The partitioned check stands as the declaration and works when it is launched by
 evaluates it for every group that is due, in one run. A group that could not be validated gets a warning that says so:
 an earlier green would claim what nobody knows, and a failure would claim drift. A run in which no group could be
 validated fails. Groups in sync are reported first and those with drift last, since the UI shows the last evaluation as
-that of the asset. Not here: the validation (``core/validation.py``), what is preview (``preview.py``).
+that of the asset. Not here: the validation (``core/validation/validate.py``), what is preview (``preview.py``).
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
-from sync_orchestrator.core.validation import GroupValidation, groups_due, groups_with_drift, validate
+from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"

@@ -3,7 +3,7 @@
 The partitioned check stands as the declaration and works when it is launched by itself; the job's op evaluates it for
 every group that is due, in one run. A group that could not be checked gets a warning that says so, and a run in which
 no group could be checked fails. Behind a full sync the check has nothing to do: the full sync evaluates it from what it
-has listed. Not here: the check (``core/source_check.py``).
+has listed. Not here: the check (``core/validation/source_check.py``).
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ from sync_orchestrator.assets.preview import (
 from sync_orchestrator.assets.totals import Verdicts
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
+from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
 from sync_orchestrator.resources.system import System
 
 LONGEST_TICK = 3600.0

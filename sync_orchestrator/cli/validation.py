@@ -1,6 +1,6 @@
 """The commands that prove it: ``verify`` the third party or the archive, ``drift`` and ``repair`` for what was found.
 
-Not here: how that is done (``core/validation.py``, ``core/source_check.py``, ``core/repair.py``).
+Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``, ``core/repair.py``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.repair import Repaired
-    from sync_orchestrator.core.source_check import SourceCheck
-    from sync_orchestrator.core.validation import GroupValidation
+    from sync_orchestrator.core.validation.source_check import SourceCheck
+    from sync_orchestrator.core.validation.validate import GroupValidation
 
 Result = TypeVar("Result", "SourceCheck", "GroupValidation")
 
@@ -70,7 +70,7 @@ def verify(
 def _verify_sources(
     context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, json: bool
 ) -> int:
-    from sync_orchestrator.core.source_check import check_sources
+    from sync_orchestrator.core.validation.source_check import check_sources
 
     with steps("check the sources") as bar:
         results = _each_group(context, entities, group, bar, lambda entity, name: check_sources(
@@ -96,7 +96,7 @@ def _validate(
     context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
     bar: Steps,
 ) -> list[GroupValidation]:
-    from sync_orchestrator.core.validation import validate
+    from sync_orchestrator.core.validation.validate import validate
 
     return _each_group(context, entities, group, bar, lambda entity, name: validate(
         context, entity, name, full=full, repair=repair))
@@ -135,7 +135,7 @@ def drift(
 ) -> None:
     """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
     from sync_orchestrator import drift_files
-    from sync_orchestrator.core.drift import Chosen, listed, over_time
+    from sync_orchestrator.core.validation.drift_log import Chosen, listed, over_time
 
     context = existing_context()
     if entity is not None:

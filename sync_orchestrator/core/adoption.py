@@ -23,16 +23,16 @@ from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
-from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.systems.accounts import ask_account
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
+from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core.validation import GroupValidation
+    from sync_orchestrator.core.validation.validate import GroupValidation
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -430,7 +430,7 @@ def _there(row: Any) -> Listed | None:
 
 async def _prove(context: Context, entity: EntityContext, result: Adoption, progress: Progress) -> None:
     """Pushes what is out of sync, makes up for lost notifications, and validates each group in full."""
-    from sync_orchestrator.core.validation import validate  # imports pandas, which only this needs
+    from sync_orchestrator.core.validation.validate import validate  # imports pandas, which only this needs
 
     loop = asyncio.get_running_loop()
     for listing in result.groups:

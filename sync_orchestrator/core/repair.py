@@ -19,13 +19,13 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
-from sync_orchestrator.core.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import repair as statements
 from sync_orchestrator.core.statements import validation as validation_statements
 from sync_orchestrator.core.systems.breaker import is_open
-from sync_orchestrator.core.validation import GroupValidation, validate
+from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 _before_commit = CrashPoint("repair.before_commit")
 

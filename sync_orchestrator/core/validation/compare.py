@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from sync_orchestrator.core.slices import Row
+from sync_orchestrator.core.validation.spill import Row
 from sync_orchestrator.core.values.places import digest_elsewhere
 
 Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]

@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.compare import Suspect, foreign, misplaced, suspects
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run, streamed
-from sync_orchestrator.core.slices import Row, Slices, pairs
 from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.validation.compare import Suspect, foreign, misplaced, suspects
+from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.compare import Suspect
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
@@ -28,7 +27,6 @@ from sync_orchestrator.core.dead_records import (
     list_dead_records,
 )
 from sync_orchestrator.core.ending import ended_in_order
-from sync_orchestrator.core.group_diff import diff
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.statements import archive as archive_statements
@@ -40,6 +38,8 @@ from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, is_same_a
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.systems.suspension import NotedStray, note_stray_ids
+from sync_orchestrator.core.validation.compare import Suspect
+from sync_orchestrator.core.validation.diff import diff
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.places import differences_of_place, digest_elsewhere, is_elsewhere, what_differs
 from sync_orchestrator.errors import CallFailed, MappingFailed
