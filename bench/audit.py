@@ -31,9 +31,9 @@ from sync_orchestrator.adapters.wire import Transport
 from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.runtime import perform_each
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.performing import perform_each
 
 GROUPS = 100
 AT_ONCE = 4

@@ -26,7 +26,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
-from sync_orchestrator.performing import perform
+from sync_orchestrator.core.runtime import perform
 
 CONNECTIONS = 32
 _SINGLE = {"update": {"method": "PUT", "path": "/items/{{ key }}"}}

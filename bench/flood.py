@@ -23,8 +23,8 @@ import yaml
 from bench.intake import CONFIG, document
 from bench.serving import database, free_port, served
 from bench.table import Line, show
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.service.api_keys import make_key
 
 FLOODING, CALLING = 6, 4
 BATCH = 10_000

@@ -29,7 +29,7 @@ from sync_orchestrator.app import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, full_sync
-from sync_orchestrator.performing import perform_each
+from sync_orchestrator.core.runtime import perform_each
 
 GROUPS = 100
 _PAGE = 1000

@@ -23,8 +23,8 @@ from bench.drain import change
 from bench.table import Line, show
 from sync_orchestrator.core.db.session import connect, one_by_one, run
 from sync_orchestrator.core.ledger.recording import record
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.statements import ledger as statements
-from sync_orchestrator.core.status import status
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 

@@ -24,9 +24,9 @@ import yaml
 
 from bench.serving import database, free_port, served
 from bench.table import Line, show
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.service.api_keys import make_key
 
 CONNECTIONS = 64
 BATCH = 1000

@@ -33,7 +33,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ledger.recording import record
-from sync_orchestrator.performing import perform
+from sync_orchestrator.core.runtime import perform
 
 TIMEOUT_SECONDS = 2.0
 BATCH = 25

@@ -24,8 +24,8 @@ from sqlalchemy import Engine
 from bench.drain import change, settings, third_party
 from bench.serving import free_port
 from bench.table import Line, show
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.db.session import connect, run
+from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.processes import System, start_all
 
 RATE = 200

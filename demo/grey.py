@@ -1,6 +1,6 @@
 """Reads of two hundred shops through the proxy, which move from the catalogue to the ERP in grey steps.
 
-Not here: the story around it (``story.py``), what a rollout is (``core/rollout.py`` of the package).
+Not here: the story around it (``story.py``), what a rollout is (``core/service/rollout.py`` of the package).
 """
 
 from __future__ import annotations

@@ -30,14 +30,14 @@ from demo.processes import Systems, running
 from demo.traffic import Traffic
 from demo.truth import Truth, compare
 from sync_orchestrator.app import open_context
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.status import status
+from sync_orchestrator.core.operations.status import status
+from sync_orchestrator.core.runtime import perform
+from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.performing import perform
 from sync_orchestrator.private_files import make_private_home
 from sync_orchestrator.processes import start_all
 

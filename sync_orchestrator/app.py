@@ -187,7 +187,7 @@ def assemble(
     """
     from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.db.session import run
-    from sync_orchestrator.core.remap import remap
+    from sync_orchestrator.core.operations.remap import remap
     from sync_orchestrator.core.systems.installation import InstallationWatch
 
     entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
@@ -232,7 +232,7 @@ def entity_context(
 ) -> EntityContext:
     """One entity's rules and systems."""
     from sync_orchestrator.core.context import EntityContext
-    from sync_orchestrator.core.versions import Rules
+    from sync_orchestrator.core.version_guard import Rules
 
     entity = config.entities[name]
     return EntityContext(

@@ -11,8 +11,8 @@ from starlette.applications import Starlette
 
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.service.api_keys import make_key
 
 ONE, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
 DROP = object()

@@ -19,14 +19,13 @@ import dagster as dg
 from dagster._utils import start_termination_thread
 from dagster._utils.interrupts import capture_interrupts
 
-from sync_orchestrator import performing
 from sync_orchestrator.app import load_config
-from sync_orchestrator.core import ending
+from sync_orchestrator.core import runtime, shutdown
 from sync_orchestrator.definitions import build
 
 GRACE_SECONDS = 50.0  # a loaded machine cuts nothing off that the test is about to let go
 
-performing.GRACE_SECONDS = ending.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[attr-defined]
+runtime.GRACE_SECONDS = shutdown.GRACE_SECONDS = GRACE_SECONDS  # type: ignore[attr-defined]
 
 
 def execute(order: dict[str, Any], terminated: Any) -> None:

@@ -28,8 +28,8 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.operations.repair import repair
 from sync_orchestrator.core.ports import Found, Item, Traits
-from sync_orchestrator.core.repair import repair
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.core.validation.validate import validate
 

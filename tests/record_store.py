@@ -25,8 +25,8 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
-from sync_orchestrator.performing import perform
 
 Answers = Callable[["Store", dict[str, Any]], Response]
 

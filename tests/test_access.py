@@ -26,9 +26,9 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.types import webhook_key
-from sync_orchestrator.core.access import Caller, find, keys, make_key, revoke
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.recording import conservation
+from sync_orchestrator.core.service.api_keys import Caller, find, keys, make_key, revoke
 from sync_orchestrator.errors import NotFound
 
 SECRETS = [f"whsec_{base64.b64encode(bytes([n]) * 24).decode()}" for n in range(3)]

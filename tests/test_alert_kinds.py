@@ -26,13 +26,13 @@ from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.brokers.consume import Consumption, understand
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core import rollout
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.intake.polling import poll_due
-from sync_orchestrator.core.maintenance import look_after, watch
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
-from sync_orchestrator.core.status import heartbeat, pause
+from sync_orchestrator.core.operations.maintenance import look_after, watch
+from sync_orchestrator.core.operations.status import heartbeat, pause
+from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld

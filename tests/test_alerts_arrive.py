@@ -23,11 +23,11 @@ from typer.testing import CliRunner
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 from sync_orchestrator.core.notifications.alert_receivers import receivers
-from sync_orchestrator.core.status import status as read_status
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.status import status as read_status
 
 TITLE = "item: changes that could not be mirrored"
 RETRY = 30.0

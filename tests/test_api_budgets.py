@@ -34,8 +34,8 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_on
+from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.errors import InvalidEvent
 
 MIB = 1024 * 1024

@@ -25,7 +25,7 @@ from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_each, record_on
-from sync_orchestrator.core.status import heartbeat
+from sync_orchestrator.core.operations.status import heartbeat
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.performing import perform
 
 MAPPED = ("code", "name")
 BULK: dict[str, Any] = {

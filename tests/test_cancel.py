@@ -38,8 +38,8 @@ from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
-from sync_orchestrator.performing import perform
 from sync_orchestrator.resources.instance import DATABASE_VARIABLE
 
 __all__ = ["instance", "storage", "storage_url"]

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from sync_orchestrator import app as composition
 from sync_orchestrator import processes
 from sync_orchestrator.cli import app
-from sync_orchestrator.core.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
 from sync_orchestrator.terminal import clean
 
 Command = Callable[..., Result]

@@ -14,7 +14,7 @@ from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, inst
 
 from sync_orchestrator.assets.alerts import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.open_alerts import open_alerts
+from sync_orchestrator.core.operations.open_alerts import open_alerts
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import alerts as sensor_module
 from sync_orchestrator.sensors import changes

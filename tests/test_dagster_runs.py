@@ -32,7 +32,7 @@ from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.progress import group_left_over
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.status import heartbeat, pause
+from sync_orchestrator.core.operations.status import heartbeat, pause
 from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build

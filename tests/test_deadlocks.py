@@ -32,7 +32,7 @@ from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.versions import Change, Stamp, Verdict
+from sync_orchestrator.core.version_guard import Change, Stamp, Verdict
 from sync_orchestrator.errors import CallFailed
 
 PID = "SELECT pg_backend_pid()"

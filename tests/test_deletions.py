@@ -20,7 +20,7 @@ from test_full_sync_plan import planned
 
 from sync_orchestrator.core.archive.deletion_caps import alive_groups
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.versions import Change, Stamp
+from sync_orchestrator.core.version_guard import Change, Stamp
 from sync_orchestrator.errors import DeletionsHeld
 
 

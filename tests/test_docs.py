@@ -45,11 +45,11 @@ from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
 from sync_orchestrator.command_reference import write_reference
 from sync_orchestrator.config.sources import RestSystem
-from sync_orchestrator.core.access import make_key
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.states import State
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
+from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.errors import ConfigError, InvalidEvent
 from sync_orchestrator.expressions import templates
 

@@ -10,7 +10,7 @@ from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.ending import ending
+from sync_orchestrator.core.shutdown import ending
 
 
 def test_changes_come_in_and_the_third_party_is_in_step(world: World) -> None:

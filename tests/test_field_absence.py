@@ -19,7 +19,7 @@ from test_full_sync import fill
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import poll_due
-from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld

@@ -15,19 +15,19 @@ from sync_orchestrator.adapters.answers import Answer, failure_of
 from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.checks import metadata_of, summary
 from sync_orchestrator.config import Outcome
-from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
-from sync_orchestrator.core.dead_records import (
+from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
+from sync_orchestrator.core.ledger import recording
+from sync_orchestrator.core.operations.dead_records import (
     DeadRecord,
     DeadSelection,
     discard_dead_records,
     list_dead_records,
     redrive_dead_records,
 )
-from sync_orchestrator.core.ledger import recording
+from sync_orchestrator.core.operations.records import push_again, refresh
+from sync_orchestrator.core.operations.status import pause, status
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.records import push_again, refresh
-from sync_orchestrator.core.rollout import describe_dead_of_entity
-from sync_orchestrator.core.status import pause, status
+from sync_orchestrator.core.service.rollout import describe_dead_of_entity
 from sync_orchestrator.core.validation.validate import groups_due
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 

@@ -32,9 +32,9 @@ from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications.outcomes import Outcome
+from sync_orchestrator.core.operations.status import pause, status
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.status import pause, status
 from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 

@@ -35,8 +35,8 @@ from sync_orchestrator.api.own_events import change_event_of
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
-from sync_orchestrator.core import records
 from sync_orchestrator.core.drain.event_batch import group_text
+from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings

@@ -16,7 +16,7 @@ from test_field_absence import alerts
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config, Retry
-from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.errors import CallFailed, Failure
 
 REFUSED_CONNECTION = CallFailed(Failure.TRANSIENT, "no connection", about_system=True)

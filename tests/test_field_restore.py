@@ -26,14 +26,14 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core import adoption
-from sync_orchestrator.core.adoption import Adoption, Listed, Standing, adopt, link
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.wakeup import is_due
 from sync_orchestrator.core.full_sync.plan import plan_group
-from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.operations import adoption
+from sync_orchestrator.core.operations.adoption import Adoption, Listed, Standing, adopt, link
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.statements import adoption as adoption_statements
-from sync_orchestrator.core.status import status
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.installation import Installation, InstallationWatch, find_restore, read_installation
 from sync_orchestrator.core.systems.suspension import lift, note_stray_ids, suspension_of

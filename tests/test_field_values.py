@@ -18,7 +18,7 @@ from sync_orchestrator.adapters.http import Http
 from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.remap import remap
+from sync_orchestrator.core.operations.remap import remap
 from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.core.values.normalization import normalizers
 

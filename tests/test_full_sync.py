@@ -13,7 +13,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import redrive
-from sync_orchestrator.core.records import refresh
+from sync_orchestrator.core.operations.records import refresh
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, Failure
 
 

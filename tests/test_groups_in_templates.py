@@ -23,11 +23,11 @@ from sync_orchestrator.conformance import conformance
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.full_sync.plan import plan_group
+from sync_orchestrator.core.operations.repair import repair
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.repair import repair
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.values.places import GROUP_FIELD, ID_FIELD
 from sync_orchestrator.errors import Failure
-from sync_orchestrator.performing import perform
 
 SHOWN = {**CARRIERS["body"], "group": "store"}
 HIDDEN = CARRIERS["body"]

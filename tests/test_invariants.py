@@ -31,10 +31,10 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.adoption import adopt
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.recording import conservation, redrive
+from sync_orchestrator.core.operations.adoption import adopt
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, CannotPlan, DeletionsHeld, GroupBusy

@@ -25,13 +25,13 @@ from sync_orchestrator.app import assemble
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.environment import filled_in
-from sync_orchestrator.core import records
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications.outcomes import send_due
+from sync_orchestrator.core.operations import records
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, InvalidEvent
-from sync_orchestrator.performing import perform
 from sync_orchestrator.texts.masking import mask, mask_all, mask_log_records
 
 CANARY = "c4n4ry"

@@ -15,7 +15,7 @@ from fakes import FakeThirdParty
 from test_full_sync import fill
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.status import pause
+from sync_orchestrator.core.operations.status import pause
 
 THIRD_PARTIES = {
     "a field": lambda: FakeThirdParty(),

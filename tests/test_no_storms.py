@@ -26,9 +26,9 @@ from sync_orchestrator.core.drain import drain as draining
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.status import pause
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.status import pause
 from sync_orchestrator.core.systems import breaker
 from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.errors import CallFailed, Failure

@@ -16,8 +16,8 @@ from fakes import FakeSource, answer, two_part_config
 from sqlalchemy import Engine
 
 from sync_orchestrator.config import Alerts
-from sync_orchestrator.core.maintenance import watch
-from sync_orchestrator.core.records import step_epoch
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.records import step_epoch
 
 TIMED = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}}
 HOUR = 3600.0

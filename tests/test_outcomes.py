@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write
-from sync_orchestrator.core.maintenance import watch
+from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.retry import Decision, after_failure
 from sync_orchestrator.errors import CallFailed, Failure
 

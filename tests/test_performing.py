@@ -1,4 +1,4 @@
-"""Work of the core is interrupted in order, whichever handler takes the signal (``performing.py``)."""
+"""Work of the core is interrupted in order, whichever handler takes the signal (``core/runtime.py``)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pytest
 
-from sync_orchestrator.core import ending as ending_module
+from sync_orchestrator.core import shutdown as ending_module
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.ending import NOT_BEGUN, ended_in_order, ending
+from sync_orchestrator.core.runtime import perform, perform_each
+from sync_orchestrator.core.shutdown import NOT_BEGUN, ended_in_order, ending
 from sync_orchestrator.errors import CallFailed
-from sync_orchestrator.performing import perform, perform_each
 
 
 class Connections:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from test_invariants import replay
 
 from sync_orchestrator.adapters import answers
-from sync_orchestrator.core import versions
+from sync_orchestrator.core import version_guard
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.drain import drain
@@ -24,7 +24,7 @@ from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.values import identity
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 
 
 def late_worker_overwrites(world: World) -> None:
@@ -145,7 +145,7 @@ def test_an_older_change_that_comes_late_changes_nothing(world: World) -> None:
 
 
 def test_a_missing_version_guard_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "guard", lambda present, offered, **_: versions.Guard.NEWER)
+    monkeypatch.setattr(version_guard, "guard", lambda present, offered, **_: version_guard.Guard.NEWER)
     with pytest.raises(AssertionError):
         older_change_comes_late(world)
 
@@ -180,15 +180,15 @@ def trust_an_id(patch: pytest.MonkeyPatch) -> None:
 
 
 def let_the_hash_decide_ties(patch: pytest.MonkeyPatch) -> None:
-    real = versions.guard
+    real = version_guard.guard
 
-    def by_hash(present: Stamp | None, offered: Stamp, **more: Any) -> versions.Guard:
+    def by_hash(present: Stamp | None, offered: Stamp, **more: Any) -> version_guard.Guard:
         verdict = real(present, offered, **more)
-        if present is None or present.version != offered.version or verdict is versions.Guard.SAME:
+        if present is None or present.version != offered.version or verdict is version_guard.Guard.SAME:
             return verdict
-        return versions.Guard.NEWER if offered.content_hash > present.content_hash else versions.Guard.OLDER
+        return version_guard.Guard.NEWER if offered.content_hash > present.content_hash else version_guard.Guard.OLDER
 
-    patch.setattr(versions, "guard", by_hash)
+    patch.setattr(version_guard, "guard", by_hash)
 
 
 def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:

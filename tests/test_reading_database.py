@@ -13,10 +13,10 @@ from conftest import World
 from sqlalchemy import Engine, make_url
 
 from sync_orchestrator import app as composition
-from sync_orchestrator.core import records
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import json, run
-from sync_orchestrator.core.status import status
+from sync_orchestrator.core.operations import records
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.database import reading, running_server
 
 URLS = [

@@ -11,8 +11,8 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
+from sync_orchestrator.core.operations.records import refresh, show, step_epoch
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.records import refresh, show, step_epoch
 from sync_orchestrator.errors import CallFailed, NotFound
 
 

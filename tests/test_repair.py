@@ -16,8 +16,8 @@ from test_drift import alter, synced
 from test_full_sync import fill
 from test_validation import id_of
 
-from sync_orchestrator.core.records import push_again
-from sync_orchestrator.core.repair import Repaired, repair
+from sync_orchestrator.core.operations.records import push_again
+from sync_orchestrator.core.operations.repair import Repaired, repair
 from sync_orchestrator.errors import NotFound
 
 ASK = {"validation": {"confirm_after": 0, "repair": "ask"}, "source_check": {"confirm_after": 0, "repair": "ask"}}

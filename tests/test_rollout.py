@@ -25,9 +25,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import rollout
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.rollout import Change, Rollout, place
+from sync_orchestrator.core.service import rollout
+from sync_orchestrator.core.service.rollout import Change, Rollout, place
 from sync_orchestrator.core.systems.breaker import SharedHoldOff
 from sync_orchestrator.errors import NotFound, NotYet
 

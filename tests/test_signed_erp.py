@@ -21,9 +21,9 @@ from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.performing import perform
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "signed_erp"

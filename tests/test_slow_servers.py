@@ -20,9 +20,9 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.operations.status import call_limit_text, pause, status
 from sync_orchestrator.core.ports import Found, Traits
 from sync_orchestrator.core.push.decision import Situation, Step, plan
-from sync_orchestrator.core.status import call_limit_text, pause, status
 from sync_orchestrator.core.systems.call_limit import CallLimit, Limit, SharedCallLimit, eased, lowered, raised
 from sync_orchestrator.errors import CallFailed, Failure
 

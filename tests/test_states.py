@@ -20,7 +20,7 @@ from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger.recording import discard, redrive
 from sync_orchestrator.core.ledger.states import FINISHED, MOVES, State
-from sync_orchestrator.core.records import refresh
+from sync_orchestrator.core.operations.records import refresh
 
 Move = tuple[State, State]
 Scene = Callable[[World], None]

@@ -17,7 +17,7 @@ from sync_orchestrator.cli import app
 from sync_orchestrator.core.full_sync import progress as sync_progress
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, left_over, reported
-from sync_orchestrator.core.status import pause
+from sync_orchestrator.core.operations.status import pause
 from sync_orchestrator.errors import CallFailed, Failure
 
 Command = Callable[..., Result]

@@ -29,7 +29,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.config.targets import Codec
-from sync_orchestrator.core.causes import cause_of_error
+from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.names import canonical_name
 from sync_orchestrator.core.values.normalization import normalizers
@@ -47,13 +47,13 @@ TIME_LIMIT_SECONDS = 2.0
 WHERE = ("adapters", "api", "brokers", "core", "terminal.py")
 """Whose patterns may meet text of others; those elsewhere meet the configuration and an operator's own words."""
 
-MADE_OF_PARTS = {"core/causes.py:_error_text", "core/causes.py:_normalized", "adapters/records.py:fits",
+MADE_OF_PARTS = {"core/failure_causes.py:_error_text", "core/failure_causes.py:_normalized", "adapters/records.py:fits",
                  "adapters/records.py:_id_in_header", "adapters/file_source.py:_groups_by_name",
                  "texts/masking.py:_secret"}
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""
 
-SIZES = {"core/causes.py": 2000, "adapters/throttling.py": 1000, "adapters/sql_database.py": 2000}
+SIZES = {"core/failure_causes.py": 2000, "adapters/throttling.py": 1000, "adapters/sql_database.py": 2000}
 """Characters that the patterns of a module are given at most, where the text is cut before; 4,000 elsewhere."""
 
 PACKAGE = Path(sync_orchestrator.__path__[0])

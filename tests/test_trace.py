@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sync_orchestrator.core import trace
+from sync_orchestrator.core import tracing
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ports import Item
 
@@ -37,18 +37,18 @@ READ: list[tuple[str, Any, str | None]] = [
 
 @pytest.mark.parametrize(("value", "expected"), [row[1:] for row in READ], ids=[row[0] for row in READ])
 def test_what_can_be_followed(value: Any, expected: str | None) -> None:
-    assert trace.trace_of(value) == expected
+    assert tracing.trace_of(value) == expected
 
 
 def test_a_step_is_a_child_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "_telemetry", None)
-    with trace.following(None, "push"):
-        assert trace.header() == {}
-    with trace.following(PARENT, "push"):
-        child = trace.header()["traceparent"]
-        assert (child[:36], child[52:], trace.trace_of(child)) == (PARENT[:36], PARENT[52:], child)
+    monkeypatch.setattr(tracing, "_telemetry", None)
+    with tracing.following(None, "push"):
+        assert tracing.header() == {}
+    with tracing.following(PARENT, "push"):
+        child = tracing.header()["traceparent"]
+        assert (child[:36], child[52:], tracing.trace_of(child)) == (PARENT[:36], PARENT[52:], child)
         assert child != PARENT
-    assert trace.header() == {}
+    assert tracing.header() == {}
 
 
 def test_a_step_is_a_span_of_opentelemetry_where_that_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +56,8 @@ def test_a_step_is_a_span_of_opentelemetry_where_that_is_set_up(monkeypatch: pyt
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
-    with trace.following(PARENT, "push item", key="k1"):
-        child = trace.header()["traceparent"]
+    with tracing.following(PARENT, "push item", key="k1"):
+        child = tracing.header()["traceparent"]
     [span] = spans.get_finished_spans()
     assert span.context is not None
     assert span.parent is not None
@@ -71,7 +71,7 @@ def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytes
     create = world.erp.create
 
     async def watched(item: Item) -> Any:
-        carried.append(trace.header().get("traceparent", ""))
+        carried.append(tracing.header().get("traceparent", ""))
         return await create(item)
 
     monkeypatch.setattr(world.erp, "create", watched)

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from conftest import World
 
+from sync_orchestrator.core.operations.records import refresh
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.records import refresh
 from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import CallFailed
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.versions import (
+from sync_orchestrator.core.version_guard import (
     TOMBSTONE_HASH,
     Action,
     Change,

@@ -21,8 +21,8 @@ from sync_orchestrator.adapters.references import References
 from sync_orchestrator.adapters.sending import Send, Written, not_ours
 from sync_orchestrator.config import Bulk, Outcome, Target
 from sync_orchestrator.config.calls import ITEM_NAMES
-from sync_orchestrator.core.ending import ending, not_begun
 from sync_orchestrator.core.ports import TOO_OLD, Item
+from sync_orchestrator.core.shutdown import ending, not_begun
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.names import NoName, canonical_name
 from sync_orchestrator.errors import CallFailed, Failure

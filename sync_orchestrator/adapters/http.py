@@ -37,9 +37,9 @@ from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnrea
 from sync_orchestrator.adapters.wire import Received, Wire
 from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core import trace
-from sync_orchestrator.core.ending import ending
+from sync_orchestrator.core import tracing
 from sync_orchestrator.core.ports import TOO_OLD
+from sync_orchestrator.core.shutdown import ending
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
 from sync_orchestrator.core.systems.claim_holders import is_over
@@ -333,7 +333,7 @@ class Http:
         async with self._room.call(latest, write=prepared.request.method != "GET") as end:
             if is_over(deadline):
                 raise CallFailed(Failure.THROTTLED, TOO_OLD)
-            request = self._built(prepared, {**trace.header(), **prepared.headers, **proof})
+            request = self._built(prepared, {**tracing.header(), **prepared.headers, **proof})
             began = time.monotonic()
             received = await self._exchanged(request, prepared.most or self._settings.max_response_bytes)
             if received.status in GATEWAY_STATUSES and "retry-after" not in received.headers:

@@ -1,6 +1,6 @@
 """Who calls, by an API key in the request.
 
-Not here: how keys are made and kept (``core/access.py``), signed requests (``signatures.py``).
+Not here: how keys are made and kept (``core/service/api_keys.py``), signed requests (``signatures.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core.access import Caller, find, is_key_shaped
+from sync_orchestrator.core.service.api_keys import Caller, find, is_key_shaped
 
 K = TypeVar("K")
 V = TypeVar("V")

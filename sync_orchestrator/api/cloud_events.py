@@ -17,10 +17,10 @@ from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.core.ledger.recording import ChangeEvent
-from sync_orchestrator.core.trace import trace_of
+from sync_orchestrator.core.tracing import trace_of
 from sync_orchestrator.core.values.names import NoName, canonical_name, composed
 from sync_orchestrator.core.values.source_versions import version_of
-from sync_orchestrator.core.versions import Action
+from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.expressions.selectors import compiled
 

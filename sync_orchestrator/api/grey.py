@@ -2,7 +2,7 @@
 
 A read that fails or hangs on the new path is answered by legacy, and so is one that is answered there with anything but
 a success. A write goes there again only where nothing can have been done. Not here: who goes which way
-(``core/rollout.py``).
+(``core/service/rollout.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sync_orchestrator.api.new_path import NewPath, NotSent
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.tally import Tally
 from sync_orchestrator.config import Route
-from sync_orchestrator.core.rollout import Rollout
+from sync_orchestrator.core.service.rollout import Rollout
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled

@@ -25,9 +25,9 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.probe import try_to_record
+from sync_orchestrator.core.operations.status import seconds_since_heartbeat
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import metrics as statements
-from sync_orchestrator.core.status import seconds_since_heartbeat
 from sync_orchestrator.database.migrate import is_current
 
 READY_SECONDS = 5.0

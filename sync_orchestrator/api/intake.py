@@ -29,9 +29,9 @@ from sync_orchestrator.api.signatures import Claim, Signatures
 from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.access import Caller
 from sync_orchestrator.core.ledger.recording import ChangeEvent, PreparedEvent, Recorded, prepare_event
-from sync_orchestrator.core.trace import trace_of
+from sync_orchestrator.core.service.api_keys import Caller
+from sync_orchestrator.core.tracing import trace_of
 from sync_orchestrator.errors import InvalidEvent
 
 _MAX_LISTED_ERRORS = 100

@@ -15,8 +15,8 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.core import rollout
-from sync_orchestrator.core.rollout import Rollout
+from sync_orchestrator.core.service import rollout
+from sync_orchestrator.core.service.rollout import Rollout
 from sync_orchestrator.core.systems import breaker
 
 _GOOD_FOR = 0.5

@@ -2,7 +2,7 @@
 
 A key that may record events of a source system may look up its events, and the records of the entities that it is a
 part of: versions and outcomes, no data. The text of an error may hold data or what a third party wrote, so only
-``admin`` reads it; other keys get its class. Not here: what is kept of a record (``core/records.py``).
+``admin`` reads it; other keys get its class. Not here: what is kept of a record (``core/operations/records.py``).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import records
-from sync_orchestrator.core.access import Caller
-from sync_orchestrator.core.causes import error_class
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.failure_causes import error_class
+from sync_orchestrator.core.operations import records
+from sync_orchestrator.core.service.api_keys import Caller
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import NotFound

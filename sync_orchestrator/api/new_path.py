@@ -25,7 +25,7 @@ from sync_orchestrator.api.database import Database, trouble
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
 from sync_orchestrator.config import Route
-from sync_orchestrator.core import records
+from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed

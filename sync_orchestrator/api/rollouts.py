@@ -1,6 +1,6 @@
 """``/v1/rollouts``: the shares of the proxy's routes, shown and changed by those whose key is for everything.
 
-Not here: what a change needs (``core/rollout.py``).
+Not here: what a change needs (``core/service/rollout.py``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import rollout
 from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 

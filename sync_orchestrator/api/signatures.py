@@ -18,7 +18,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.signed_headers import SIGNED_HEADERS
 from sync_orchestrator.config.types import webhook_key
-from sync_orchestrator.core.access import Caller
+from sync_orchestrator.core.service.api_keys import Caller
 
 SIGNATURE = "webhook-signature"
 ID, TIMESTAMP = SIGNED_HEADERS

@@ -1,6 +1,6 @@
 """How the proxy's calls fare, counted here and written to the database in batches, not call by call.
 
-Not here: what the counts lead to (``core/rollout.py``).
+Not here: what the counts lead to (``core/service/rollout.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core import rollout
 from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.service import rollout
 
 _EVERY = 1.0
 

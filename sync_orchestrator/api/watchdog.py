@@ -1,6 +1,6 @@
 """Who tells that nobody tells: where sensors are silent, the API service looks for what is to be told, and sends it.
 
-Not here: what is told (``core/maintenance.py``), the sensor that does it otherwise (``sensors/alerts.py``).
+Not here: what is told (``core/operations/maintenance.py``), the sensor that does it otherwise (``sensors/alerts.py``).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import suppress
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.status import seconds_since_heartbeat
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.status import seconds_since_heartbeat
 
 LOOK_SECONDS = 30.0
 

@@ -14,7 +14,7 @@ from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.notifications.alert_messages import action_for
-from sync_orchestrator.core.open_alerts import OpenAlerts, open_alerts
+from sync_orchestrator.core.operations.open_alerts import OpenAlerts, open_alerts
 from sync_orchestrator.resources.system import System
 
 ALERTS_CHECK = "open_alerts"

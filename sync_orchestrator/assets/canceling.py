@@ -1,6 +1,6 @@
 """What an op does when its run is canceled, whoever cancels it: the UI, or a signal to the run's process.
 
-Dagster's interrupt is an exception that its signal handler raises while an op's code runs. ``performing.py`` ends the
+Dagster's interrupt is an exception that its signal handler raises while an op's code runs. ``core/runtime.py`` ends the
 work in order before it raises it.
 """
 

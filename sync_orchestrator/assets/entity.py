@@ -27,8 +27,8 @@ from sync_orchestrator.core.full_sync.fill import FillReport
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.core.full_sync.push_group import StepReport
+from sync_orchestrator.core.operations.status import group_totals
 from sync_orchestrator.core.retry import after_failure
-from sync_orchestrator.core.status import group_totals
 from sync_orchestrator.core.systems.pauses import why_push_waits
 from sync_orchestrator.errors import CallFailed, Failure, GroupBusy, SyncError
 from sync_orchestrator.resources.instance import FULL_SYNC_POOL

@@ -20,9 +20,9 @@ from sync_orchestrator.assets.preview import AssetEvent, report
 from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.maintenance import look_after
+from sync_orchestrator.core.operations.maintenance import look_after
+from sync_orchestrator.core.operations.retention import forget
 from sync_orchestrator.core.push.settlement import MAX_KEYS
-from sync_orchestrator.core.retention import forget
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.resources.system import System
 

@@ -1,4 +1,4 @@
-"""The jobs that pause and resume pushes. Thin: the pause is in ``core/status.py``."""
+"""The jobs that pause and resume pushes. Thin: the pause is in ``core/operations/status.py``."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from pydantic import Field
 from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import op_with, with_choices
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.status import pause as set_paused
+from sync_orchestrator.core.operations.status import pause as set_paused
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import SyncError

@@ -1,4 +1,4 @@
-"""The job that shows everything known of one record, as tables of its run. Thin: it is read by ``core/records.py``."""
+"""The job that shows everything known of one record, as tables of its run. Thin: it is read by ``core/operations/records.py``."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import all_defaults, op_with, with_choices
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.records import show
+from sync_orchestrator.core.operations.records import show
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.system import System
 

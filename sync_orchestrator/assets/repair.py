@@ -1,6 +1,6 @@
 """The job that repairs what was found in business groups and waits for an operator, and reports the result.
 
-Thin: the repair is in ``core/repair.py``.
+Thin: the repair is in ``core/operations/repair.py``.
 """
 
 from collections.abc import Awaitable, Iterator, Sequence
@@ -25,7 +25,7 @@ from sync_orchestrator.assets.preview import report
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.full_sync.plan_tables import Table
-from sync_orchestrator.core.repair import Repaired, groups_to_repair, repair
+from sync_orchestrator.core.operations.repair import Repaired, groups_to_repair, repair
 from sync_orchestrator.resources.system import System
 
 _WORST_FIRST = {"drift": 0, "not_validated": 1, "in_step": 2}

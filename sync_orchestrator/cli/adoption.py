@@ -1,6 +1,6 @@
 """``adopt``: the way on after a restore or a change of the account.
 
-Not here: how that is done (``core/adoption.py``).
+Not here: how that is done (``core/operations/adoption.py``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import as_json, complain, say, steps, table
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core.adoption import Adoption
     from sync_orchestrator.core.context import Context, EntityContext
+    from sync_orchestrator.core.operations.adoption import Adoption
 
 commands = typer.Typer()
 
@@ -46,8 +46,8 @@ def adopt_command(
 
     Exit status: 0 in sync, 1 differences or entities are left, 2 something could not be adopted or validated.
     """
-    from sync_orchestrator.core.adoption import adopt
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.operations.adoption import adopt
+    from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else _suspended(context)

@@ -1,6 +1,6 @@
 """``keys``: keys of those who may call the API service.
 
-Not here: what a key is and may do (``core/access.py``).
+Not here: what a key is and may do (``core/service/api_keys.py``).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def keys_create(
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core import access
+    from sync_orchestrator.core.service import api_keys
 
     config = composition.load_config()
     with composition.open_database().begin() as connection:
-        key = access.make_key(connection, name, scope, config.sources, None if days is None else days * 86_400)
+        key = api_keys.make_key(connection, name, scope, config.sources, None if days is None else days * 86_400)
     print(key)
 
 
 @commands.command("list")
 def keys_list(json: Json = False) -> None:
     """Show all keys, without their secrets."""
-    from sync_orchestrator.core import access
+    from sync_orchestrator.core.service import api_keys
 
     with existing_database_to_read().begin() as connection:
-        rows = [dict(row._mapping) for row in access.keys(connection)]
+        rows = [dict(row._mapping) for row in api_keys.keys(connection)]
     if json:
         as_json(rows)
         return
@@ -51,8 +51,8 @@ def keys_list(json: Json = False) -> None:
 @commands.command("revoke")
 def keys_revoke(key: Annotated[str, typer.Argument(help="Its id, as `keys list` shows it, or the key.")]) -> None:
     """End a key. Services forget it within seconds."""
-    from sync_orchestrator.core import access
+    from sync_orchestrator.core.service import api_keys
 
     with existing_database().begin() as connection:
-        access.revoke(connection, key)
+        api_keys.revoke(connection, key)
     say("it is good for nothing from now on")

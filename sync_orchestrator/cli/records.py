@@ -1,6 +1,6 @@
 """``records``: single records, and those that are dead.
 
-Not here: what is known of one, and what becomes of it (``core/records.py``, ``core/dead_records.py``).
+Not here: what is known of one, and what becomes of it (``core/operations/records.py``, ``core/operations/dead_records.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sync_orchestrator.errors import NotFound
 from sync_orchestrator.terminal import as_json, say, table
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core.dead_records import DeadRecord, DeadSelection
+    from sync_orchestrator.core.operations.dead_records import DeadRecord, DeadSelection
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys of records, as `records list` shows them.")]
 Cause = Annotated[str | None, typer.Option(help="Only records with this text in their error or cause.")]
@@ -36,7 +36,7 @@ commands = typer.Typer(no_args_is_help=True, help="Single records, and those tha
 @commands.command("show")
 def records_show(entity: str, key: str, json: Json = False) -> None:
     """Show everything known of a record: its parts, events, pushes and drift."""
-    from sync_orchestrator.core import records
+    from sync_orchestrator.core.operations import records
 
     with existing_database_to_read().begin() as connection:
         found = records.show(connection, entity, key)
@@ -56,8 +56,8 @@ def records_show(entity: str, key: str, json: Json = False) -> None:
 @commands.command("refresh")
 def records_refresh(entity: str, key: str) -> None:
     """Reread a record from its sources, whatever version the archive has."""
-    from sync_orchestrator.core import records
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.operations import records
+    from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
     found = perform(context, records.refresh(context, entity_named(context, entity), key))
@@ -67,9 +67,9 @@ def records_refresh(entity: str, key: str) -> None:
 @commands.command("push")
 def records_push(entity: str, key: str) -> None:
     """Push a record once more, whatever was acknowledged or refused. Exit status: 0 acknowledged, 1 not yet."""
-    from sync_orchestrator.core import records
     from sync_orchestrator.core.drain.drain import drain as run_drain
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.operations import records
+    from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
     entity_named(context, entity)
@@ -94,7 +94,7 @@ def records_list(
     group: Group = None, cause: Cause = None, limit: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
 ) -> None:
     """List records that are not pushed any more, with cause and time; the dead ones by default."""
-    from sync_orchestrator.core.dead_records import DEAD_STATES, DeadSelection, list_dead_records
+    from sync_orchestrator.core.operations.dead_records import DEAD_STATES, DeadSelection, list_dead_records
 
     states = (*(DEAD_STATES if dead or not discarded else ()), *(("discarded",) if discarded else ()))
     with existing_database_to_read().begin() as connection:
@@ -124,7 +124,7 @@ def records_redrive(
                                                           "that the third party does not have them.")] = False,
 ) -> None:
     """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
-    from sync_orchestrator.core.dead_records import redrive_dead_records
+    from sync_orchestrator.core.operations.dead_records import redrive_dead_records
 
     selection = _selection(entity, keys, group, cause, every)
     if absent and not keys:
@@ -143,7 +143,7 @@ def records_discard(
     yes: Annotated[bool, typer.Option("--yes", help="Do not prompt.")] = False,
 ) -> None:
     """Give dead records up: they are not pushed until they change, and their dead events end."""
-    from sync_orchestrator.core.dead_records import discard_dead_records, list_dead_records
+    from sync_orchestrator.core.operations.dead_records import discard_dead_records, list_dead_records
 
     selection = _selection(entity, keys, group, cause, every)
     engine = existing_database()
@@ -157,7 +157,7 @@ def records_discard(
 
 def _selection(entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool) -> DeadSelection:
     """Which records are meant; all of them only where that is said."""
-    from sync_orchestrator.core.dead_records import DeadSelection
+    from sync_orchestrator.core.operations.dead_records import DeadSelection
 
     if not (keys or group or cause or every):
         raise NotFound("name records by key, or use --group, --cause or --all")

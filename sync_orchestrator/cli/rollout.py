@@ -1,6 +1,6 @@
 """``rollout``: the shares of the proxy's routes that take the new path.
 
-Not here: who is in, and what a step up needs (``core/rollout.py``).
+Not here: who is in, and what a step up needs (``core/service/rollout.py``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sync_orchestrator.cli.options import Json
 from sync_orchestrator.terminal import as_json, say, table
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
 RouteName = Annotated[str, typer.Argument(metavar="ROUTE", help="A route with a legacy upstream.")]
 Values = Annotated[list[str], typer.Argument(help="Values of the header or the part that the route goes by.")]
@@ -31,7 +31,7 @@ commands = typer.Typer(no_args_is_help=True, help="The shares of the proxy's rou
 def rollout_list(json: Json = False) -> None:
     """Show the share of each route that has a legacy upstream."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
     with existing_database().begin() as connection:
@@ -48,7 +48,7 @@ def rollout_list(json: Json = False) -> None:
 def rollout_show(route: RouteName, json: Json = False) -> None:
     """Show a route's share and lists, and what was counted since its last change."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
     rollout.switched(config, route)
@@ -67,7 +67,7 @@ def rollout_set(
     route: RouteName, percent: Annotated[float, typer.Argument(min=0, max=100)], why: Why, override: Override = False,
 ) -> None:
     """Set the share. A step up needs a clean validation of the route's entity."""
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     _roll(route, lambda now: rollout.Change(percent=percent), why, override=override)
 
@@ -76,7 +76,7 @@ def rollout_set(
 def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option("--off", help="No longer.")] = False
                    ) -> None:
     """Copy reads to the new path and compare its answers; callers get those of legacy."""
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     _roll(route, lambda now: rollout.Change(shadow=not off), why)
 
@@ -85,7 +85,7 @@ def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option
 def rollout_allow(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
                   ) -> None:
     """Have values take the new path whatever the share is."""
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     _roll(route, lambda now: rollout.Change(allow=now.allow - {*values} if remove else now.allow | {*values}), why,
           override=override)
@@ -95,7 +95,7 @@ def rollout_allow(route: RouteName, values: Values, why: Why, remove: Remove = F
 def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
                  ) -> None:
     """Have values never take the new path, allowed or not."""
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     _roll(route, lambda now: rollout.Change(deny=now.deny - {*values} if remove else now.deny | {*values}), why,
           override=override)
@@ -105,7 +105,7 @@ def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = Fa
 def rollout_history(route: RouteName, json: Json = False) -> None:
     """Show who changed a route's share and why, the last first."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     rollout.switched(composition.load_config(), route)
     with existing_database().begin() as connection:
@@ -120,7 +120,7 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
 
 def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: str, *, override: bool = False) -> None:
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core import rollout
+    from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
     try:

@@ -1,6 +1,6 @@
 """``status``: how all of it is.
 
-Not here: what is counted (``core/status.py``).
+Not here: what is counted (``core/operations/status.py``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ commands = typer.Typer()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
     from sync_orchestrator import app as composition
-    from sync_orchestrator.core.status import call_limit_text
-    from sync_orchestrator.core.status import status as read_status
+    from sync_orchestrator.core.operations.status import call_limit_text
+    from sync_orchestrator.core.operations.status import status as read_status
 
     found = read_status(existing_database_to_read())
     if json:

@@ -37,7 +37,7 @@ def drain() -> None:
     """Work off what is due, once, without Dagster."""
     from sync_orchestrator.core.db.session import run
     from sync_orchestrator.core.drain.drain import drain as run_drain
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
     with steps("drain") as bar:
@@ -64,7 +64,7 @@ def plan(
     from sync_orchestrator import app as composition
     from sync_orchestrator.core.full_sync import plan_tables
     from sync_orchestrator.core.full_sync.plan_file import Plan, save
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.runtime import perform
 
     context = composition.open_context(only_look=True)
     chosen = entity_named(context, entity)
@@ -119,7 +119,7 @@ def full_sync_command(
     Exit status: 0 in step, 1 something is left, 3 it would do something else than planned, and nothing was done.
     """
     from sync_orchestrator import app as composition
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.runtime import perform
 
     groups = [group] if group else None
     if plan is not None:
@@ -147,7 +147,7 @@ def _as_planned(
     """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
     from sync_orchestrator import app as composition
     from sync_orchestrator.core.full_sync.plan_file import differences, load
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.runtime import perform
 
     planned = load(path, entity)
     if allow_deletions is not None:

@@ -1,6 +1,6 @@
 """The commands about whole systems: pushes that stop and go on, versions that count anew.
 
-Not here: what that does (``core/status.py``, ``core/records.py``).
+Not here: what that does (``core/operations/status.py``, ``core/operations/records.py``).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _end_suspension(context: Context, system: str, suspension: Suspension | None
 
 
 def _pause(name: str, *, paused: bool) -> None:
-    from sync_orchestrator.core.status import pause as set_paused
+    from sync_orchestrator.core.operations.status import pause as set_paused
 
     context = existing_context()
     if name not in (*context.entities, *context.config.third_parties):
@@ -77,7 +77,7 @@ def _pause(name: str, *, paused: bool) -> None:
 @commands.command()
 def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> None:
     """Start a new count of versions, after a source system was restored from a backup."""
-    from sync_orchestrator.core import records
+    from sync_orchestrator.core.operations import records
 
     context = existing_context()
     if source not in context.config.sources:

@@ -1,6 +1,6 @@
 """The commands that prove it: ``verify`` the third party or the archive, ``drift`` and ``repair`` for what was found.
 
-Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``, ``core/repair.py``).
+Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``, ``core/operations/repair.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sync_orchestrator.terminal import Steps, as_json, say, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.repair import Repaired
+    from sync_orchestrator.core.operations.repair import Repaired
     from sync_orchestrator.core.validation.source_check import SourceCheck
     from sync_orchestrator.core.validation.validate import GroupValidation
 
@@ -107,7 +107,7 @@ def _each_group(
     work: Callable[[EntityContext, str], Awaitable[Result]],
 ) -> list[Result]:
     """What comes of the groups, in their order, a few being worked on at once."""
-    from sync_orchestrator.performing import perform_each
+    from sync_orchestrator.core.runtime import perform_each
 
     todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
     bar.of(len(todo))
@@ -163,8 +163,8 @@ def repair_command(
 
     Exit status: 0 in step, 1 drift is left, 2 something could not be validated.
     """
-    from sync_orchestrator.core.repair import groups_to_repair
-    from sync_orchestrator.performing import perform
+    from sync_orchestrator.core.operations.repair import groups_to_repair
+    from sync_orchestrator.core.runtime import perform
 
     context = existing_context()
     chosen = entity_named(context, entity)
@@ -190,7 +190,7 @@ async def _repair(
     context: Context, entity: EntityContext, groups: Sequence[str], key: str | None, allow_deletions: int | None,
     bar: Steps,
 ) -> list[Repaired]:
-    from sync_orchestrator.core.repair import repair
+    from sync_orchestrator.core.operations.repair import repair
 
     bar.of(len(groups))
     results = []

@@ -1,7 +1,7 @@
 """A route of the proxy: what comes in, the call that goes out, what its answer becomes, and how traffic moves to it.
 
 Not here: what is done with it (``api/proxy.py``), the share of traffic that goes there, which is set at run time
-(``core/rollout.py``).
+(``core/service/rollout.py``).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from sync_orchestrator.conformance.report import Behaviour, Differs, Ending, Rep
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.conformance.source import SOURCE, Shelf
 from sync_orchestrator.conformance.third_party import THIRD_PARTY, with_changes
-from sync_orchestrator.core.causes import cause_of, cause_of_error
+from sync_orchestrator.core.failure_causes import cause_of, cause_of_error
 from sync_orchestrator.core.ports import Json, SourceSystem, ThirdParty
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, MappingFailed, NotFound

@@ -15,7 +15,7 @@ from sync_orchestrator.core.systems.claim_holders import Holder
 from sync_orchestrator.core.systems.installation import InstallationWatch
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.places import digest_of_found
-from sync_orchestrator.core.versions import Rules
+from sync_orchestrator.core.version_guard import Rules
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -19,10 +19,10 @@ from pydantic import PrivateAttr
 
 from sync_orchestrator.app import home, open_context
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.runtime import Item, perform, perform_each
 from sync_orchestrator.core.systems.run_heartbeats import beating
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.performing import Item, perform, perform_each
 
 T = TypeVar("T")
 

@@ -15,9 +15,9 @@ import dagster as dg
 from sync_orchestrator.assets.alerts import read_open_alerts, report_alerts
 from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.incremental import incremental_sync, maintenance
-from sync_orchestrator.core.maintenance import watch
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.open_alerts import OpenAlerts
+from sync_orchestrator.core.operations.maintenance import watch
+from sync_orchestrator.core.operations.open_alerts import OpenAlerts
 from sync_orchestrator.resources.instance import GONE_TAG, under_way
 from sync_orchestrator.resources.system import System
 

@@ -14,7 +14,7 @@ from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
 from sync_orchestrator.core.full_sync.full_sync import discover_groups
 from sync_orchestrator.core.ledger.recording import conservation
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.status import heartbeat
+from sync_orchestrator.core.operations.status import heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance import never_started

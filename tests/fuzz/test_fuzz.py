@@ -45,8 +45,8 @@ from schemathesis.specs.openapi.checks import content_type_conformance, status_c
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.dead_records import DeadSelection, redrive_dead_records
 from sync_orchestrator.core.ledger.recording import conservation, redrive
+from sync_orchestrator.core.operations.dead_records import DeadSelection, redrive_dead_records
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
 DEADLINE_SECONDS = 15.0

@@ -30,9 +30,9 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
+from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.errors import GroupBusy
-from sync_orchestrator.performing import perform
 
 GROUPS = ("berlin", "new york", "são paulo", "o'hare & söhne")
 FIELDS = ("sku", "merchant", "name", "price", "stock", "active", "released")

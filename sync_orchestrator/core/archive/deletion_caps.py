@@ -16,7 +16,7 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.statements import deletions as statements
-from sync_orchestrator.core.versions import Change
+from sync_orchestrator.core.version_guard import Change
 
 Reason = Literal["unlisted", "flagged", "extra", "unmanaged"]
 

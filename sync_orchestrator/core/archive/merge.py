@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core.db.session import json, one_by_one, run
 from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.versions import Change, RecordState, Rules, Stamp, Verdict, decide
+from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Stamp, Verdict, decide
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

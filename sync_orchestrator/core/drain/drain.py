@@ -25,14 +25,14 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.wakeup import listening
-from sync_orchestrator.core.ending import ended_in_order, ending
+from sync_orchestrator.core.operations.status import paused_entities
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
+from sync_orchestrator.core.shutdown import ended_in_order, ending
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.status import paused_entities
 from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import Gate, gate
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS

@@ -21,22 +21,22 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.archive import deletion_caps
 from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
 from sync_orchestrator.core.archive.merge import Merged, merge, stamp_of, ticket
-from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
-from sync_orchestrator.core.ending import ended_in_order
+from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.retry import after_failure
+from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.names import name_or_none
 from sync_orchestrator.core.values.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp, Verdict, seconds_too_far
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.selectors import compiled
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
 
 ALIVE_SECONDS = 10.0
 """A drain that has not been heard of for so long is gone, whatever its run's status says."""

@@ -28,7 +28,7 @@ from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.versions import Change, Verdict
+from sync_orchestrator.core.version_guard import Change, Verdict
 from sync_orchestrator.errors import CallFailed, DeletionsHeld
 from sync_orchestrator.texts.storable_text import text_problem
 

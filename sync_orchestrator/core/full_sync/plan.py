@@ -31,7 +31,7 @@ from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.places import differences_of_place
-from sync_orchestrator.core.versions import Change, RecordState, Verdict, decide
+from sync_orchestrator.core.version_guard import Change, RecordState, Verdict, decide
 from sync_orchestrator.errors import CallFailed, CannotPlan, GroupBusy, MappingFailed
 from sync_orchestrator.texts.storable_text import text_problem
 

@@ -17,12 +17,12 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.full_sync.fill import Progress
+from sync_orchestrator.core.operations.status import call_limit_text, systems_of
 from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.status import call_limit_text, systems_of
 from sync_orchestrator.core.systems.pauses import why_push_waits
 
 REPORT_SECONDS = 5.0

@@ -19,7 +19,7 @@ from sync_orchestrator.core.drain.event_batch import change_of_read
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.values.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
 from sync_orchestrator.texts.storable_text import text_problem
 
 EXAMPLES = 10

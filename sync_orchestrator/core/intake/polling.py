@@ -24,7 +24,7 @@ from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import polling as statements
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Stamp
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
 from sync_orchestrator.errors import CallFailed, Failure
 
 _EXAMPLES = 10

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
-from sync_orchestrator.core.status import HEARTBEAT
+from sync_orchestrator.core.operations.status import HEARTBEAT
 
 WAIT_SECONDS = 4
 """The database ends a probe that takes longer."""

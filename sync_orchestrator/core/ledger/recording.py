@@ -25,7 +25,7 @@ from sync_orchestrator.core.statements import dead_records as dead_records_state
 from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.versions import Action
+from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import NotFound
 from sync_orchestrator.exact_json import decimal_fragment
 
@@ -54,7 +54,7 @@ class ChangeEvent:
     group: str | None = None
     origin: str = "notification"
     trace: str | None = None
-    """W3C trace context (``core/trace.py``), which its push goes on with."""
+    """W3C trace context (``core/tracing.py``), which its push goes on with."""
     ticket: int = 0
     """The number of the read that brought it, drawn before that began; 0 for a notification."""
     content_id: bool = False

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.notifications.alert_messages import message
 from sync_orchestrator.core.notifications.alert_receivers import Receiver, receivers
 from sync_orchestrator.core.statements import alerts as statements

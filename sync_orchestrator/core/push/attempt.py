@@ -25,7 +25,7 @@ from sync_orchestrator.core.push.stray_copies import found_at, made_late
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.statements.holders import VALID_SECONDS
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, is_over
-from sync_orchestrator.core.trace import following
+from sync_orchestrator.core.tracing import following
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.core.values.places import digest_of_found, digest_of_write

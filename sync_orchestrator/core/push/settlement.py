@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.causes import cause_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.decision import Step

@@ -139,7 +139,7 @@ UNION ALL
 SELECT entity, key, 'event', 'dead', error, received_at FROM sync.events WHERE state = 'dead' AND revision IS NULL
 """
 
-# What is dead by its error, the most frequent first; the causes are made of it (``core/causes.py``).
+# What is dead by its error, the most frequent first; the causes are made of it (``core/failure_causes.py``).
 BY_ERROR = f"""
 SELECT entity, state, error, count(*) AS n, min(since) AS since, min(key) AS key,
        (sum(count(*)) OVER (PARTITION BY entity, state))::bigint AS total

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ending import ending
+from sync_orchestrator.core.shutdown import ending
 from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.errors import CallFailed, Failure
 

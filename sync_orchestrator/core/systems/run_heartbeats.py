@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
 
 BEAT_SECONDS = 5.0
 """The time between two heartbeats of a run."""

@@ -27,7 +27,7 @@ from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.statements import source_check as statements
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.versions import TOMBSTONE_HASH
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH
 from sync_orchestrator.errors import CallFailed
 
 if TYPE_CHECKING:

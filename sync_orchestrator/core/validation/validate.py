@@ -19,16 +19,16 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
-from sync_orchestrator.core.dead_records import (
+from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.operations.dead_records import (
     DeadRecord,
     DeadSelection,
     count_dead_of_group,
     count_text,
     list_dead_records,
 )
-from sync_orchestrator.core.ending import ended_in_order
-from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import full_sync as full_sync_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements

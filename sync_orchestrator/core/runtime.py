@@ -2,7 +2,7 @@
 
 It can be interrupted. uvloop swallows what a signal handler raises while its loop runs, so handlers that are installed
 (Dagster's, Python's for Ctrl-C, or none) are held back for that time: what they would raise is raised after the work
-has ended in order (``core/ending.py``).
+has ended in order (``core/shutdown.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.ending import GRACE_SECONDS, ending
+from sync_orchestrator.core.shutdown import GRACE_SECONDS, ending
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import json, run
-from sync_orchestrator.core.dead_records import summarize_dead_records
 from sync_orchestrator.core.notifications import outcomes
+from sync_orchestrator.core.operations.dead_records import summarize_dead_records
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import archive as archive_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements

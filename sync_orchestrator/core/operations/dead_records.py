@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sync_orchestrator.core.causes import cause_of_error
 from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import dead_records as statements
 from sync_orchestrator.core.statements import ledger as ledger_statements

@@ -21,7 +21,7 @@ from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.statements import validation as validation_statements
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.core.values.storable import sort_out
-from sync_orchestrator.core.versions import TOMBSTONE_HASH, Change, Stamp
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 if TYPE_CHECKING:

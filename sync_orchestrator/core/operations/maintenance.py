@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core import rollout
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.recording import Conservation, check_conservation
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import alerts as alert_statements
 from sync_orchestrator.core.statements import ledger as statements

@@ -1,6 +1,6 @@
 """The end of work before it is done: calls under way get a grace, and nothing new begins.
 
-An interrupt (``performing.py``) cancels the work. What must not be cut off, such as a drain with calls at the third
+An interrupt (``core/runtime.py``) cancels the work. What must not be cut off, such as a drain with calls at the third
 party, runs under ``ended_in_order``: its end is requested, and its calls have GRACE_SECONDS to return.
 """
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.operations.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.errors import NotFound, NotYet
 from sync_orchestrator.texts.storable_text import text_problem
