@@ -62,7 +62,7 @@ _RELEASE_EVERY = 1.0
 class DrainReport:
     """What a drain did; ``seconds`` from start to end, ``slowest`` the longest from received to finished."""
 
-    event_batch: int = 0
+    events: int = 0
     calls: int = 0
     seconds: float = 0.0
     settled: Settled = field(default_factory=Settled)
