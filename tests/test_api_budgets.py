@@ -31,12 +31,12 @@ from sync_orchestrator.api import batches, group_commit, intake, json_items, tur
 from sync_orchestrator.api.budget import ByteBudget
 from sync_orchestrator.api.group_commit import GroupCommit
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_on
 from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.strict_json import parse
 
 MIB = 1024 * 1024
 

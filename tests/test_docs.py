@@ -41,7 +41,6 @@ from demo.sources import ROLES
 from sync_orchestrator import app as composition
 from sync_orchestrator import config as configuration
 from sync_orchestrator.api.service import create_app
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.cli import app
 from sync_orchestrator.command_reference import write_reference
 from sync_orchestrator.config.sources import RestSystem
@@ -51,6 +50,7 @@ from sync_orchestrator.core.ledger.states import State
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.errors import ConfigError, InvalidEvent
+from sync_orchestrator.event_formats.strict_json import parse
 from sync_orchestrator.expressions import templates
 
 ROOT = Path(__file__).resolve().parent.parent

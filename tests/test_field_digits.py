@@ -31,7 +31,6 @@ from sync_orchestrator.adapters.rest_third_party import RestThirdParty
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
 from sync_orchestrator.api.lookups import ExactJson
-from sync_orchestrator.api.strict_json import parse as parse_event
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
 from sync_orchestrator.config import Request as Call
@@ -44,6 +43,7 @@ from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import InvalidEvent, MappingFailed
+from sync_orchestrator.event_formats.strict_json import parse as parse_event
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled
 

@@ -30,8 +30,6 @@ from sync_orchestrator.adapters.rest_source import RestSource
 from sync_orchestrator.adapters.rows import asked_for
 from sync_orchestrator.adapters.sql_database import Database
 from sync_orchestrator.adapters.sql_source import SqlSource
-from sync_orchestrator.api.cloud_events import change_event
-from sync_orchestrator.api.own_events import change_event_of
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
@@ -41,6 +39,8 @@ from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings
 from sync_orchestrator.errors import Failure, InvalidEvent
+from sync_orchestrator.event_formats.cloud_events import change_event
+from sync_orchestrator.event_formats.custom_events import change_event_of
 from sync_orchestrator.exact_json import parse
 
 NFC, NFD = "Größe", unicodedata.normalize("NFD", "Größe")

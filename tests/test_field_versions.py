@@ -14,11 +14,11 @@ from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 from test_field_absence import alerts, check, plan, synced
 
-from sync_orchestrator.api.own_events import change_event_of
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.operations import records
+from sync_orchestrator.event_formats.custom_events import change_event_of
 
 DAY = 5_000_000
 """A version that all changes of a day have."""

@@ -20,12 +20,12 @@ from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
 from sync_orchestrator.api import bodies, group_commit, intake
-from sync_orchestrator.api.cloud_events import change_event
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.cloud_events import change_event
+from sync_orchestrator.event_formats.strict_json import parse
 
 
 @pytest.fixture

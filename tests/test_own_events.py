@@ -12,11 +12,11 @@ import yaml
 from fakes import two_part_config
 from pydantic import ValidationError
 
-from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.custom_events import change_event_of, is_wanted
 
 NOON = 1_795_435_200_000_000  # 2026-11-23T12:00:00Z
 PLAIN = {

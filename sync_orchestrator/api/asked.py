@@ -15,9 +15,9 @@ from starlette.datastructures import Headers
 
 from sync_orchestrator.api import bodies
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Route
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.strict_json import parse
 
 _OUR_KEYS = (b"authorization", b"x-api-key")
 _QUERY = re.compile(r"[\x21-\x7e]*")

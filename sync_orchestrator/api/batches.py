@@ -14,9 +14,9 @@ from urllib.parse import unquote
 from sync_orchestrator import exact_json
 from sync_orchestrator.api import json_items
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.api.turns import Turn
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.strict_json import parse
 
 BINARY = "ce-specversion"
 """The header that says that an event is in binary mode."""

@@ -20,10 +20,8 @@ from sync_orchestrator.api import batches, bodies
 from sync_orchestrator.api.access import Access, require, require_any_events
 from sync_orchestrator.api.batches import BINARY, Caps, Document, Form, form_of_cloud_events, form_of_own_events
 from sync_orchestrator.api.budget import ByteBudget
-from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.api.database import SECONDS, Database
 from sync_orchestrator.api.group_commit import GroupCommit
-from sync_orchestrator.api.own_events import change_event_of, is_wanted
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.signatures import Claim, Signatures
 from sync_orchestrator.api.throttle import Throttle
@@ -33,6 +31,8 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, PreparedEvent, 
 from sync_orchestrator.core.service.api_keys import Caller
 from sync_orchestrator.core.tracing import trace_of
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.cloud_events import change_event
+from sync_orchestrator.event_formats.custom_events import change_event_of, is_wanted
 
 _MAX_LISTED_ERRORS = 100
 _SMALL_BYTES = 16_384

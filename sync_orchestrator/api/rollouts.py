@@ -20,12 +20,12 @@ from sync_orchestrator.api.access import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
+from sync_orchestrator.event_formats.strict_json import parse
 
 _MOST_BYTES = 1_048_576
 _SHOWN_CHANGES = 100

@@ -2,7 +2,7 @@
 
 CloudEvents come structured (JSON, alone or in a batch) or in binary mode, as the AMQP binding has it: the attributes
 are application properties that begin with ``cloudEvents:`` or ``cloudEvents_``, the body is the data.
-Not here: what an event means (``api/cloud_events.py``, ``api/own_events.py``), what becomes of a message that cannot be
+Not here: what an event means (``event_formats/cloud_events.py``, ``event_formats/custom_events.py``), what becomes of a message that cannot be
 read (``core/intake/rejected_messages.py``).
 """
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sync_orchestrator.api.cloud_events import change_event
-from sync_orchestrator.api.own_events import change_event_of, is_wanted
-from sync_orchestrator.api.strict_json import parse
 from sync_orchestrator.config import Config, Consumer
 from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.core.values.plain_json import as_json
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.cloud_events import change_event
+from sync_orchestrator.event_formats.custom_events import change_event_of, is_wanted
+from sync_orchestrator.event_formats.strict_json import parse
 
 _BATCH = "application/cloudevents-batch+json"
 _PREFIXES = ("cloudevents:", "cloudevents_")

@@ -1,6 +1,6 @@
 """How a source system notifies us: how it proves who it is, how much it may send, and its own shape of change events.
 
-Not here: how an event is read by it (``api/own_events.py``), where events come from (``brokers.py``).
+Not here: how an event is read by it (``event_formats/custom_events.py``), where events come from (``brokers.py``).
 """
 
 from __future__ import annotations

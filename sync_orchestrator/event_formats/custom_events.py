@@ -13,7 +13,6 @@ from typing import Any
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.api.cloud_events import change_event
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.intake import OwnEvents
 from sync_orchestrator.core.ledger.recording import ChangeEvent
@@ -21,6 +20,7 @@ from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.names import NoName, canonical_name
 from sync_orchestrator.core.values.source_versions import as_time, version_of
 from sync_orchestrator.errors import InvalidEvent
+from sync_orchestrator.event_formats.cloud_events import change_event
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition
 
