@@ -20,7 +20,7 @@ from sync_orchestrator.errors import ConfigError
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from sync_orchestrator.adapters.http import Http
+    from sync_orchestrator.adapters.http.client import Http
     from sync_orchestrator.config import Config, Entity
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.ports import SourceSystem, ThirdParty
@@ -47,7 +47,7 @@ def load_config() -> Config:
     Raises ConfigError with all that is wrong.
     """
     from sync_orchestrator import config as configuration
-    from sync_orchestrator.adapters.classes import wrong_classes
+    from sync_orchestrator.adapters.custom.loading import wrong_classes
 
     path = config_path()
     if (folder := str(path.parent)) not in sys.path:
@@ -154,7 +154,7 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """
-    from sync_orchestrator.adapters.build import build_clients, build_sources, clients_of_routes, third_parties_behind
+    from sync_orchestrator.adapters.factory import build_clients, build_sources, clients_of_routes, third_parties_behind
     from sync_orchestrator.core.systems.breaker import SharedHoldOff, shared_rate
     from sync_orchestrator.core.systems.call_limit import SharedCallLimit
     from sync_orchestrator.core.systems.login_sessions import SharedLogins
@@ -219,7 +219,7 @@ def checked_sources(
 
 def mapping_of(entity: Entity) -> Mapping:
     """An entity's mapping, which compares what the third party gets."""
-    from sync_orchestrator.adapters.codecs import Codecs
+    from sync_orchestrator.adapters.rest.codecs import Codecs
     from sync_orchestrator.core.values.mapping import Mapping
 
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))

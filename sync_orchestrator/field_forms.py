@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.config import Entity
 from sync_orchestrator.config.targets import Codec, CutTo, Normalization, RoundTo
 from sync_orchestrator.core.ports import Found, Json

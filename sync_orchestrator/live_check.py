@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
-from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.containment import ContainedSource, ContainedThirdParty
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Config, Entity, Listing
 from sync_orchestrator.conformance.samples import unknown_key_like
 from sync_orchestrator.conformance.third_party import with_changes

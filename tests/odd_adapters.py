@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from sync_orchestrator.adapters.base import Given, SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.base import Given, SourceAdapter, ThirdPartyAdapter
 from sync_orchestrator.core.ports import Found, Item, PartRead, Traits
 
 Misbehaviour = Callable[[], Any]

@@ -17,8 +17,8 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.drain.drain import DrainReport, drain

@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sync_orchestrator.adapters import auth
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.http import auth
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call

@@ -8,9 +8,9 @@ from typing import Any
 import certifi
 import pytest
 
-from sync_orchestrator.adapters import wire as wire_module
-from sync_orchestrator.adapters.certificates import trusted_certificates
-from sync_orchestrator.adapters.wire import Transport, Wire
+from sync_orchestrator.adapters.http import transport as wire_module
+from sync_orchestrator.adapters.http.certificates import trusted_certificates
+from sync_orchestrator.adapters.http.transport import Transport, Wire
 
 
 async def test_all_clients_share_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:

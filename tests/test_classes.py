@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import app
-from sync_orchestrator.adapters.base import ThirdPartyAdapter
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -104,9 +104,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
                             "folder in PYTHONPATH"),
     ("", "mine:Goood", "mine has no class 'Goood'; did you mean 'Good'?"),
     ("Mine = 7", "mine:Mine", "'Mine' must be a class that begins with "
-                              "sync_orchestrator.adapters.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
+                              "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
     ("class Mine(SourceAdapter): pass", "mine:Mine", "'Mine' must be a class that begins with "
-     "sync_orchestrator.adapters.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
+     "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
     ("import not_there_at_all", "mine:Mine",
      "the import of mine failed: No module named 'not_there_at_all' (mine.py, line 11)"),
     ("{}['x']", "mine:Mine", "the import of mine failed: KeyError: 'x' (mine.py, line 11)"),
@@ -151,7 +151,7 @@ class Mine(Good):
 def test_a_wrong_class_of_a_source_is_told_of_in_the_same_way(told: Told) -> None:
     assert told("", "mine:Good", source={"adapter": "mine:Good"}) == [
         "sync.yaml:4: sources.shop.adapter: 'Good' must be a class that begins with "
-        "sync_orchestrator.adapters.base.SourceAdapter: class Good(SourceAdapter)"]
+        "sync_orchestrator.adapters.custom.base.SourceAdapter: class Good(SourceAdapter)"]
 
 
 @pytest.mark.parametrize(("changes", "said"), [

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.codecs import Codecs
+from sync_orchestrator.adapters.rest.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Get, Write
 from sync_orchestrator.config.targets import Codec

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from test_classes import document as class_document
 from test_conformance import SAMPLE, Catalogue, configuration, failed, skipped
 
-from sync_orchestrator.adapters.base import SourceAdapter
+from sync_orchestrator.adapters.custom.base import SourceAdapter
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.report import Report

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from sync_orchestrator.adapters.filter_check import KEEP, Filters
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get_count
-from sync_orchestrator.adapters.rest_source import RestSource
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.filter_check import KEEP, Filters
+from sync_orchestrator.adapters.rest.paging import get_count
+from sync_orchestrator.adapters.rest.source import RestSource
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Count, FilterCheck, Listing, Part, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.errors import CallFailed, Failure

@@ -22,7 +22,7 @@ from databases import create, drop
 from fakes import answer, two_part_config
 from sqlalchemy import text
 
-from sync_orchestrator.adapters.contained import ContainedSource, Containment
+from sync_orchestrator.adapters.containment import ContainedSource, Containment
 from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.partitions import business_group

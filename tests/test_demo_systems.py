@@ -25,7 +25,7 @@ from demo.erp import create_app as create_erp
 from demo.erp_faults import FaultOrder, Faults
 from demo.sources import ROLES
 from demo.sources import create_app as create_source
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config, load
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.values.mapping import Mapping

@@ -11,7 +11,7 @@ from fakes import FakeThirdParty, answer, lost_answer
 from test_full_sync import fill
 from test_no_storms import watched
 
-from sync_orchestrator.adapters.answers import Answer, failure_of
+from sync_orchestrator.adapters.http.responses import Answer, failure_of
 from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.checks import metadata_of, summary
 from sync_orchestrator.config import Outcome

@@ -24,12 +24,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.adapters.file_source import FileSource
-from sync_orchestrator.adapters.http import Http, _sent
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
-from sync_orchestrator.adapters.sql_database import Database
-from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.adapters.files.source import FileSource
+from sync_orchestrator.adapters.http.client import Http, _sent
+from sync_orchestrator.adapters.rest.codecs import Codecs
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
+from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.api.lookups import ExactJson
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part

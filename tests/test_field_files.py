@@ -15,9 +15,9 @@ from http_server import Server, failure_of
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sync_orchestrator.adapters.file_source import FileSource
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_source import RestSource
+from sync_orchestrator.adapters.files.source import FileSource
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem

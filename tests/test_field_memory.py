@@ -19,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
-from sync_orchestrator.adapters.throttling import LONGEST, LONGEST_BY_HEADER, pause_of, wait_of
-from sync_orchestrator.adapters.upstream import Upstream
-from sync_orchestrator.adapters.webhook import WebhookReceiver
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.passthrough import Upstream
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.http.retry_after import LONGEST, LONGEST_BY_HEADER, pause_of, wait_of
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
+from sync_orchestrator.brokers.webhook import WebhookReceiver
 from sync_orchestrator.cli import status as command
 from sync_orchestrator.config import Get, OutcomeReceiver, Target
 from sync_orchestrator.config import Http as HttpSettings
@@ -57,7 +57,7 @@ class Clock:
                 self.slept += seconds
 
         monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.systems.breaker", "tenacity"):
+        for module in ("sync_orchestrator.adapters.http.client", "sync_orchestrator.core.systems.breaker", "tenacity"):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
 
     def now(self) -> float:

@@ -18,10 +18,10 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.answers import failure_of as meant
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_source import RestSource
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.http.responses import failure_of as meant
+from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Part
 from sync_orchestrator.errors import CallFailed, Failure

@@ -20,10 +20,10 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.adapters.base import Given, ThirdPartyAdapter
-from sync_orchestrator.adapters.guarded import Guard, GuardedThirdParty
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.adapters.custom.base import Given, ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.guard import Guard, GuardedThirdParty
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.db.session import connect, run

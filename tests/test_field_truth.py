@@ -21,15 +21,15 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.answers import Answer, picks
-from sync_orchestrator.adapters.answers import failure_of as meant
-from sync_orchestrator.adapters.file_source import FileSource
-from sync_orchestrator.adapters.guarded import _no_part
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_source import RestSource
-from sync_orchestrator.adapters.rows import Rows
-from sync_orchestrator.adapters.sql_database import Database
-from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.adapters.custom.guard import _no_part
+from sync_orchestrator.adapters.files.source import FileSource
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer, picks
+from sync_orchestrator.adapters.http.responses import failure_of as meant
+from sync_orchestrator.adapters.rest.source import RestSource
+from sync_orchestrator.adapters.row_reader import Rows
+from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Part
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem

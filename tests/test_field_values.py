@@ -13,9 +13,9 @@ from record_store import THEIRS, HttpWorld, Store
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse
 
-from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.codecs import Codecs
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.operations.remap import remap

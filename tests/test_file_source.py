@@ -17,10 +17,10 @@ import pytest
 from http_server import failure_of
 from pydantic import ValidationError
 
-from sync_orchestrator.adapters import file_rows
-from sync_orchestrator.adapters.build import build_sources
-from sync_orchestrator.adapters.contained import ContainedSource
-from sync_orchestrator.adapters.file_source import FileSource
+from sync_orchestrator.adapters.containment import ContainedSource
+from sync_orchestrator.adapters.factory import build_sources
+from sync_orchestrator.adapters.files import rows as file_rows
+from sync_orchestrator.adapters.files.source import FileSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import FilesSystem
 from sync_orchestrator.core.ports import PartRead

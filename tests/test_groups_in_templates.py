@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from record_store import HttpWorld
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty, traits_of
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty, traits_of
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.conformance import conformance

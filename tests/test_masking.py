@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.app import assemble
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.config import Config

@@ -21,11 +21,12 @@ from sqlalchemy import Engine
 from starlette.requests import Request as Incoming
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters import http, wire
-from sync_orchestrator.adapters.build import build_third_parties
-from sync_orchestrator.adapters.http import Http, Outgoing, is_below
-from sync_orchestrator.adapters.response_budget import ResponseBudget
-from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
+from sync_orchestrator.adapters.factory import build_third_parties
+from sync_orchestrator.adapters.http import client as http
+from sync_orchestrator.adapters.http import transport
+from sync_orchestrator.adapters.http.client import Http, Outgoing, is_below
+from sync_orchestrator.adapters.http.response_budget import ResponseBudget
+from sync_orchestrator.adapters.http.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing, Request
 from sync_orchestrator.core.ports import Item
@@ -241,7 +242,7 @@ async def test_anything_raised_while_a_response_is_read_leaves_the_outcome_unkno
         raise error
 
     server.answers({})
-    monkeypatch.setattr(wire, "_headers", fail)
+    monkeypatch.setattr(transport, "_headers", fail)
     client = Http(HttpSettings(base_url=server.url))
     failure = await failure_of(client.send(WRITE, {}, write=True))
     await client.close()

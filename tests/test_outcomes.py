@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sync_orchestrator.adapters.answers import Answer, failure_of, shown
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer, failure_of, shown
+from sync_orchestrator.adapters.rest.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from sync_orchestrator.adapters import paging
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.link_header import next_link
-from sync_orchestrator.adapters.paging import pages
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.link_header import next_link
+from sync_orchestrator.adapters.rest import paging
+from sync_orchestrator.adapters.rest.paging import pages
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Listing
 from sync_orchestrator.errors import Failure

@@ -12,7 +12,7 @@ from field_systems import connected, make_field_world
 from sqlalchemy import Engine
 from test_invariants import replay
 
-from sync_orchestrator.adapters import answers
+from sync_orchestrator.adapters.http import responses
 from sync_orchestrator.core import version_guard
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
@@ -192,11 +192,11 @@ def let_the_hash_decide_ties(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(answers, "_may_have_been_done", lambda status: False)
+    patch.setattr(responses, "_may_have_been_done", lambda status: False)
 
 
 def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(answers, "applies_to", lambda when, document, **_: bool(answers.compiled(when).search(document)))
+    patch.setattr(responses, "applies_to", lambda when, document, **_: bool(responses.compiled(when).search(document)))
 
 
 @pytest.mark.timeout(600)

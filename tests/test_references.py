@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters import references as module
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.references import References
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest import references as module
+from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Outcome, Reference
 from sync_orchestrator.errors import Failure

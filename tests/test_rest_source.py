@@ -18,12 +18,12 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.answers import failure_of as meant
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get
-from sync_orchestrator.adapters.rest_source import RestSource
-from sync_orchestrator.adapters.throttling import wait_asked
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.http.responses import failure_of as meant
+from sync_orchestrator.adapters.http.retry_after import wait_asked
+from sync_orchestrator.adapters.rest.paging import get
+from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.config import Get, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from test_rest_source import AWKWARD
 
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.ports import Found, Item, Traits

@@ -11,7 +11,7 @@ import pytest
 from conftest import World
 from http_server import Server
 
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.statements import push as statements

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.answers import Answer, strict_json
-from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.adapters.http.responses import Answer, strict_json
+from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.values.mapping import canonical, digest
 from sync_orchestrator.expressions import templates

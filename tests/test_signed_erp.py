@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from examples.signed_erp.erp import Erp, application
 from sync_orchestrator import app
-from sync_orchestrator.adapters.build import build_third_parties
+from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
 from sync_orchestrator.conformance.source import SOURCE

@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.lost_batches import LostBatches
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.lost_batches import LostBatches
 from sync_orchestrator.config import Config
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call

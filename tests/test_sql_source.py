@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator.adapters import sql_source
-from sync_orchestrator.adapters.build import build_sources
-from sync_orchestrator.adapters.sql_database import Database
-from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.adapters.factory import build_sources
+from sync_orchestrator.adapters.sql import source as sql_source
+from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config.sources import SqlSystem
 from sync_orchestrator.core.ports import PartRead

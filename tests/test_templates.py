@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get_count, pages
-from sync_orchestrator.adapters.references import References
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.paging import get_count, pages
+from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Count, Get, Listing, Reference, Write
 from sync_orchestrator.errors import CallFailed, Failure

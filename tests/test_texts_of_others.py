@@ -21,10 +21,10 @@ from starlette.requests import Request as Incoming
 from starlette.responses import Response
 
 import sync_orchestrator
-from sync_orchestrator.adapters.answers import Answer, classed, shown
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.link_header import next_link
-from sync_orchestrator.adapters.throttling import pause_after, wait_asked
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.link_header import next_link
+from sync_orchestrator.adapters.http.responses import Answer, classed, shown
+from sync_orchestrator.adapters.http.retry_after import pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Throttle
@@ -47,13 +47,13 @@ TIME_LIMIT_SECONDS = 2.0
 WHERE = ("adapters", "api", "brokers", "core", "terminal.py")
 """Whose patterns may meet text of others; those elsewhere meet the configuration and an operator's own words."""
 
-MADE_OF_PARTS = {"core/failure_causes.py:_error_text", "core/failure_causes.py:_normalized", "adapters/records.py:fits",
-                 "adapters/records.py:_id_in_header", "adapters/file_source.py:_groups_by_name",
+MADE_OF_PARTS = {"core/failure_causes.py:_error_text", "core/failure_causes.py:_normalized", "adapters/rest/records.py:fits",
+                 "adapters/rest/records.py:_id_in_header", "adapters/files/source.py:_groups_by_name",
                  "texts/masking.py:_secret"}
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""
 
-SIZES = {"core/failure_causes.py": 2000, "adapters/throttling.py": 1000, "adapters/sql_database.py": 2000}
+SIZES = {"core/failure_causes.py": 2000, "adapters/http/retry_after.py": 1000, "adapters/sql/database.py": 2000}
 """Characters that the patterns of a module are given at most, where the text is cut before; 4,000 elsewhere."""
 
 PACKAGE = Path(sync_orchestrator.__path__[0])

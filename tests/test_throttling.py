@@ -18,10 +18,10 @@ from sqlalchemy import Engine, text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.build import build_third_parties
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.throttling import LONGEST, pause_after, wait_asked
+from sync_orchestrator.adapters.factory import build_third_parties
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, wait_asked
 from sync_orchestrator.config import Config, Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
@@ -162,7 +162,7 @@ class Slept:
                 self.offset += seconds
 
         monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http", "sync_orchestrator.core.systems.breaker", "tenacity"):
+        for module in ("sync_orchestrator.adapters.http.client", "sync_orchestrator.core.systems.breaker", "tenacity"):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
 
     def now(self) -> float:

@@ -6,7 +6,7 @@ from http_server import Server
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.upstream import Upstream
+from sync_orchestrator.adapters.http.passthrough import Upstream
 
 
 async def test_cookies_of_one_caller_do_not_go_with_the_next(server: Server) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.constants import uncompared_constants

@@ -17,7 +17,7 @@ from record_store import OURS, THEIRS, HttpWorld, Store, adapter, http_world, it
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.adapters.writes import Writes
+from sync_orchestrator.adapters.rest.writes import Writes
 from sync_orchestrator.errors import CallFailed, Failure
 
 POST_ITEMS, PUT_ITEMS, PUT_STOCK = "POST items", "PUT items", "PUT stock"

@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from pydantic import BaseModel, SecretStr
 
-from sync_orchestrator.adapters.base import ThirdPartyAdapter
-from sync_orchestrator.adapters.http import Outgoing
+from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
+from sync_orchestrator.adapters.http.client import Outgoing
 from sync_orchestrator.config.calls import Method
 from sync_orchestrator.core.ports import Found, Item, Json, Traits
 from sync_orchestrator.errors import CallFailed, Failure

@@ -15,7 +15,7 @@ from jmespath.exceptions import JMESPathError
 from starlette.responses import Response
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.upstream import Passed, Upstream
+from sync_orchestrator.adapters.http.passthrough import Passed, Upstream
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.new_path import NewPath, NotSent

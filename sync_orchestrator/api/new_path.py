@@ -18,8 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.answers import Answer, found, picks
-from sync_orchestrator.adapters.http import Http, Prepared, may_pass_soon
+from sync_orchestrator.adapters.http.client import Http, Prepared, may_pass_soon
+from sync_orchestrator.adapters.http.responses import Answer, found, picks
 from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.database import Database, trouble
 from sync_orchestrator.api.known import Known

@@ -1,7 +1,7 @@
 """Those who are told of outcomes through a broker, and the making of all receivers from the configuration.
 
 Every message is a structured CloudEvent in JSON; in Redis it is pushed on a list as it is. Not here: webhooks
-(``adapters/webhook.py``), which outcomes (``core/notifications/outcomes.py``).
+(``brokers/webhook.py``), which outcomes (``core/notifications/outcomes.py``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.webhook import WebhookReceiver
+from sync_orchestrator.brokers.webhook import WebhookReceiver
 from sync_orchestrator.config import Config, OutcomeReceiver
 from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
 from sync_orchestrator.errors import BrokerDown, ConfigError

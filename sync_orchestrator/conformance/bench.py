@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sync_orchestrator.adapters.codecs import Codecs
+from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.app import mapping_of
 from sync_orchestrator.config import Entity, ThirdPartySystem
 from sync_orchestrator.conformance.report import Differs, Skipped

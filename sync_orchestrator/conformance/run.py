@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from sync_orchestrator.adapters.build import build_sources, build_third_parties
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.bench import Bench
 from sync_orchestrator.conformance.causes import Tried, name_causes

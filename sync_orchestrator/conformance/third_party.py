@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from sync_orchestrator.adapters.filter_check import is_refusal
+from sync_orchestrator.adapters.rest.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
 from sync_orchestrator.config.calls import Basic, Bearer, Login
 from sync_orchestrator.config.environment import FromEnvironment

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from sync_orchestrator import app
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.cli import app as command
 from sync_orchestrator.conformance import assert_conforms
 from sync_orchestrator.errors import CallFailed, Failure

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from sync_orchestrator.adapters.base import Adapter, Given, SourceAdapter, ThirdPartyAdapter
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.custom.base import Adapter, Given, SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Config, Part, Target, ThirdPartySystem
 from sync_orchestrator.config.environment import FromEnvironment, Place
 from sync_orchestrator.config.sources import ClassSystem
@@ -120,7 +120,7 @@ def class_of(named: str, base: type[A]) -> type[A]:
         close = difflib.get_close_matches(name, classes, n=1)
         raise ValueError(f"{module_name} has no class '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise ValueError(f"'{name}' must be a class that begins with sync_orchestrator.adapters.base."
+        raise ValueError(f"'{name}' must be a class that begins with sync_orchestrator.adapters.custom.base."
                          f"{base.__name__}: class {name}({base.__name__})")
     return found
 

@@ -18,9 +18,9 @@ from httpx_aiohttp import AiohttpTransport
 from httpx_aiohttp.transport import map_aiohttp_exceptions
 from yarl import URL
 
-from sync_orchestrator.adapters.certificates import trusted_certificates
-from sync_orchestrator.adapters.response_budget import budget_of_loop
-from sync_orchestrator.adapters.unpacking import ACCEPTED, Unpacker
+from sync_orchestrator.adapters.http.certificates import trusted_certificates
+from sync_orchestrator.adapters.http.response_budget import budget_of_loop
+from sync_orchestrator.adapters.http.unpacking import ACCEPTED, Unpacker
 
 
 class Wire:

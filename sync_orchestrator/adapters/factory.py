@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from sync_orchestrator.adapters.answers import shown
-from sync_orchestrator.adapters.base import Adapter
-from sync_orchestrator.adapters.classes import made_source, made_third_party, secrets_in
-from sync_orchestrator.adapters.contained import ContainedSource, ContainedThirdParty, Containment, Mask
-from sync_orchestrator.adapters.file_source import FileSource
-from sync_orchestrator.adapters.guarded import Guard, GuardedSource, GuardedThirdParty
-from sync_orchestrator.adapters.http import Http, Room
-from sync_orchestrator.adapters.rest_source import RestSource
-from sync_orchestrator.adapters.rest_third_party import RestThirdParty
-from sync_orchestrator.adapters.sql_database import Database
-from sync_orchestrator.adapters.sql_source import SqlSource
+from sync_orchestrator.adapters.containment import ContainedSource, ContainedThirdParty, Containment, Mask
+from sync_orchestrator.adapters.custom.base import Adapter
+from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource, GuardedThirdParty
+from sync_orchestrator.adapters.custom.loading import made_source, made_third_party, secrets_in
+from sync_orchestrator.adapters.files.source import FileSource
+from sync_orchestrator.adapters.http.client import Http, Room
+from sync_orchestrator.adapters.http.responses import shown
+from sync_orchestrator.adapters.rest.source import RestSource
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty
+from sync_orchestrator.adapters.sql.database import Database
+from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
 from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
 from sync_orchestrator.core.archive.absent_fields import mapped_fields

@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.http import Http, Prepared, Sign
+from sync_orchestrator.adapters.http.client import Http, Prepared, Sign
+from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Method
 from sync_orchestrator.errors import CallFailed

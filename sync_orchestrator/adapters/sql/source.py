@@ -31,9 +31,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NullType
 
-from sync_orchestrator.adapters.base import Source
-from sync_orchestrator.adapters.rows import Rows, asked_for, missing_fields, once_each, unusable
-from sync_orchestrator.adapters.sql_database import Database
+from sync_orchestrator.adapters.custom.base import Source
+from sync_orchestrator.adapters.row_reader import Rows, asked_for, missing_fields, once_each, unusable
+from sync_orchestrator.adapters.sql.database import Database
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Sql
 from sync_orchestrator.core.ports import PartRead, Ungrouped

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.http import Http, Values
-from sync_orchestrator.adapters.paging import record_in
+from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.rest.paging import record_in
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
 from sync_orchestrator.core.values.mapping import digest

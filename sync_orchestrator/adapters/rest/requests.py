@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sync_orchestrator.adapters.answers import About, Answer
-from sync_orchestrator.adapters.http import Http, Values
-from sync_orchestrator.adapters.records import Records
-from sync_orchestrator.adapters.references import References
+from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.responses import About, Answer
+from sync_orchestrator.adapters.rest.records import Records
+from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import READING
 from sync_orchestrator.core.ports import Item

@@ -9,15 +9,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sync_orchestrator.adapters.bulk import in_bulk
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.lost_batches import LostBatches
-from sync_orchestrator.adapters.paging import get
-from sync_orchestrator.adapters.reads import Reads
-from sync_orchestrator.adapters.records import Records
-from sync_orchestrator.adapters.references import References
-from sync_orchestrator.adapters.sending import Sender
-from sync_orchestrator.adapters.writes import Writes
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.bulk import in_bulk
+from sync_orchestrator.adapters.rest.lost_batches import LostBatches
+from sync_orchestrator.adapters.rest.paging import get
+from sync_orchestrator.adapters.rest.reads import Reads
+from sync_orchestrator.adapters.rest.records import Records
+from sync_orchestrator.adapters.rest.references import References
+from sync_orchestrator.adapters.rest.requests import Sender
+from sync_orchestrator.adapters.rest.writes import Writes
 from sync_orchestrator.config import Get, Target
 from sync_orchestrator.core.ports import Found, Item, Traits
 from sync_orchestrator.errors import CallFailed, Failure

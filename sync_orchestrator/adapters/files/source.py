@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sync_orchestrator.adapters.base import Source
-from sync_orchestrator.adapters.file_rows import kind_of, require_inside, rows_of
-from sync_orchestrator.adapters.rows import Rows, missing_fields, once_each, unusable
+from sync_orchestrator.adapters.custom.base import Source
+from sync_orchestrator.adapters.files.rows import kind_of, require_inside, rows_of
+from sync_orchestrator.adapters.row_reader import Rows, missing_fields, once_each, unusable
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem
 from sync_orchestrator.core.ports import PartRead, Ungrouped

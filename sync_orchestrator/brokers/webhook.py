@@ -16,7 +16,7 @@ import httpx
 from standardwebhooks import Webhook
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.certificates import trusted_certificates
+from sync_orchestrator.adapters.http.certificates import trusted_certificates
 from sync_orchestrator.config import OutcomeReceiver
 from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome
 

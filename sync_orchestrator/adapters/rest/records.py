@@ -9,9 +9,9 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.codecs import Codecs
-from sync_orchestrator.adapters.http import Http
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.config import Target
 from sync_orchestrator.core.ports import Found, Item, Json
 from sync_orchestrator.core.values.identity import other_key

@@ -15,8 +15,8 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from sync_orchestrator.adapters.certificates import trusted_certificates
-from sync_orchestrator.adapters.unpacking import CODINGS, ResponseTooLarge, ResponseUnreadable, Unpacker
+from sync_orchestrator.adapters.http.certificates import trusted_certificates
+from sync_orchestrator.adapters.http.unpacking import CODINGS, ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config.routes import HOP_BY_HOP_HEADERS, normalize_header_name
 from sync_orchestrator.errors import CallFailed, Failure
 

@@ -30,7 +30,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModu
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.answers import shown
+from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.config.sources import SqlSystem
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 

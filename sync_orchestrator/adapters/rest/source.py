@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sync_orchestrator.adapters.filter_check import Filters
-from sync_orchestrator.adapters.http import Http
-from sync_orchestrator.adapters.paging import get_all, get_count, get_list, pages
-from sync_orchestrator.adapters.rows import asked_for, once_each
-from sync_orchestrator.adapters.side_by_side import side_by_side
+from sync_orchestrator.adapters.concurrency import side_by_side
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.rest.filter_check import Filters
+from sync_orchestrator.adapters.rest.paging import get_all, get_count, get_list, pages
+from sync_orchestrator.adapters.row_reader import asked_for, once_each
 from sync_orchestrator.config import Get, Listing, Part
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings, spelt_otherwise

@@ -14,9 +14,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.http import Http, Values
-from sync_orchestrator.adapters.link_header import next_link
+from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.link_header import next_link
+from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
 from sync_orchestrator.errors import CallFailed
 from sync_orchestrator.expressions.selectors import compiled

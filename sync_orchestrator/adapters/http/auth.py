@@ -20,8 +20,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sync_orchestrator.adapters.answers import Answer, found
-from sync_orchestrator.adapters.throttling import seconds_until
+from sync_orchestrator.adapters.http.responses import Answer, found
+from sync_orchestrator.adapters.http.retry_after import seconds_until
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Basic, Bearer, Login
@@ -31,7 +31,7 @@ from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed
 
 if TYPE_CHECKING:
-    from sync_orchestrator.adapters.http import Http
+    from sync_orchestrator.adapters.http.client import Http
 
 _REMEMBERED = 10.0
 _EARLIER, _EARLIER_SHARE = 60.0, 0.1

@@ -11,7 +11,7 @@ from typing import Any
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
 
-from sync_orchestrator.adapters.answers import shown
+from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spelt_otherwise

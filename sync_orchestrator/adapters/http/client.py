@@ -30,11 +30,11 @@ from tenacity import (
 )
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.answers import About, Answer, failure_of, picks, rule_for, shown
-from sync_orchestrator.adapters.auth import Proof, auth_of
-from sync_orchestrator.adapters.throttling import Asked, pause_of, wait_of
-from sync_orchestrator.adapters.unpacking import ResponseTooLarge, ResponseUnreadable
-from sync_orchestrator.adapters.wire import Received, Wire
+from sync_orchestrator.adapters.http.auth import Proof, auth_of
+from sync_orchestrator.adapters.http.responses import About, Answer, failure_of, picks, rule_for, shown
+from sync_orchestrator.adapters.http.retry_after import Asked, pause_of, wait_of
+from sync_orchestrator.adapters.http.transport import Received, Wire
+from sync_orchestrator.adapters.http.unpacking import ResponseTooLarge, ResponseUnreadable
 from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import tracing

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from sync_orchestrator.adapters.client import Client
-from sync_orchestrator.adapters.http import Http, Outgoing
-from sync_orchestrator.adapters.rows import Rows
-from sync_orchestrator.adapters.side_by_side import side_by_side
+from sync_orchestrator.adapters.concurrency import side_by_side
+from sync_orchestrator.adapters.custom.http_client import Client
+from sync_orchestrator.adapters.http.client import Http, Outgoing
+from sync_orchestrator.adapters.row_reader import Rows
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits, Ungrouped
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure

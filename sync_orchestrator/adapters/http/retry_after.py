@@ -14,7 +14,7 @@ from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from sync_orchestrator.adapters.answers import Answer, found
+from sync_orchestrator.adapters.http.responses import Answer, found
 from sync_orchestrator.config.calls import Throttle
 
 LONGEST = 3600.0

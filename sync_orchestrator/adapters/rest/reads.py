@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_orchestrator.adapters.answers import Answer
-from sync_orchestrator.adapters.filter_check import Filters
-from sync_orchestrator.adapters.http import Http, Values
-from sync_orchestrator.adapters.paging import get, get_count, pages, record_in
-from sync_orchestrator.adapters.records import Records
-from sync_orchestrator.adapters.references import References
-from sync_orchestrator.adapters.side_by_side import side_by_side
+from sync_orchestrator.adapters.concurrency import side_by_side
+from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.responses import Answer
+from sync_orchestrator.adapters.rest.filter_check import Filters
+from sync_orchestrator.adapters.rest.paging import get, get_count, pages, record_in
+from sync_orchestrator.adapters.rest.records import Records
+from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Get, Target
 from sync_orchestrator.core.ports import Found, Item, Json
 from sync_orchestrator.errors import CallFailed

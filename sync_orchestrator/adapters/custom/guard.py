@@ -15,12 +15,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from sync_orchestrator.adapters.answers import shown
-from sync_orchestrator.adapters.base import Adapter, SourceAdapter, ThirdPartyAdapter
-from sync_orchestrator.adapters.classes import where
-from sync_orchestrator.adapters.client import Writing, writing
-from sync_orchestrator.adapters.http import Room
-from sync_orchestrator.adapters.rows import asked_for
+from sync_orchestrator.adapters.custom.base import Adapter, SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.http_client import Writing, writing
+from sync_orchestrator.adapters.custom.loading import where
+from sync_orchestrator.adapters.http.client import Room
+from sync_orchestrator.adapters.http.responses import shown
+from sync_orchestrator.adapters.row_reader import asked_for
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.claim_holders import is_over

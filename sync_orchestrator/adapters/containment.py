@@ -16,7 +16,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, TypeVar
 
-from sync_orchestrator.adapters.classes import where
+from sync_orchestrator.adapters.custom.loading import where
 from sync_orchestrator.core.ports import Found, Item, PartRead, SourceSystem, ThirdParty, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure, SyncError
 from sync_orchestrator.texts.masking import mask
