@@ -21,7 +21,7 @@ from fakes import two_part_config
 from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
-from sync_orchestrator.api import access
+from sync_orchestrator.api import auth
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
@@ -157,7 +157,7 @@ async def test_revoked_key_is_forgotten_by_a_running_service(
     assert (await anybody.get("/v1/events/none", headers={"X-API-Key": key})).status_code == 404
     with engine.begin() as connection:
         revoke(connection, key)
-    now[0] += access._REMEMBERED_SECONDS
+    now[0] += auth._REMEMBERED_SECONDS
     assert (await anybody.get("/v1/events/none", headers={"X-API-Key": key})).status_code == 401
 
 
@@ -166,7 +166,7 @@ class Lookups:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.keys: list[str] = []
-        monkeypatch.setattr(access, "find", self._find)
+        monkeypatch.setattr(auth, "find", self._find)
 
     def _find(self, connection: Any, key: str) -> Caller | None:
         self.keys.append(key)
@@ -196,9 +196,9 @@ async def test_keys_are_kept_by_their_hashes_and_refused_ones_in_a_small_table(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, limit in (("_MAX_REFUSED", 3), ("_UNKNOWN_BURST", 1000)):
-        monkeypatch.setattr(access, name, limit)
+        monkeypatch.setattr(auth, name, limit)
     lookups = Lookups(monkeypatch)
-    made = access.Access(Database(engine))
+    made = auth.Access(Database(engine))
     key = key_for(engine)
     assert (await made.caller_by({"x-api-key": key}, "")).name == "a test"
     for number in range(20):
@@ -222,10 +222,10 @@ async def test_too_many_unknown_keys_of_an_address_are_refused_without_the_datab
     good, new = key_for(engine), key_for(engine)
     assert await shown(anybody, good) == 404
     statuses = [await shown(anybody, unknown(number)) for number in range(300)]
-    assert (statuses.count(401), statuses.count(429)) == (access._UNKNOWN_BURST, 300 - access._UNKNOWN_BURST)
-    assert len(lookups.keys) == 1 + access._UNKNOWN_BURST
+    assert (statuses.count(401), statuses.count(429)) == (auth._UNKNOWN_BURST, 300 - auth._UNKNOWN_BURST)
+    assert len(lookups.keys) == 1 + auth._UNKNOWN_BURST
     assert await shown(anybody, unknown(0)) == 401  # a refusal that is remembered
-    now[0] += access._REMEMBERED_SECONDS
+    now[0] += auth._REMEMBERED_SECONDS
     await asyncio.gather(*(shown(anybody, unknown(number)) for number in range(1000, 1100)))
     assert await shown(anybody, good) == 404  # one that was good lately is looked up all the same
     answer = await anybody.get("/v1/events/none", headers={"X-API-Key": new})
@@ -235,10 +235,10 @@ async def test_too_many_unknown_keys_of_an_address_are_refused_without_the_datab
 
 
 def test_addresses_of_one_host_are_counted_together() -> None:
-    networks = {access._network(address) for address in (
+    networks = {auth._network(address) for address in (
         "2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
     assert networks == {"2001:db8::/64"}
-    assert [access._network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
+    assert [auth._network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
 
 
 async def test_callers_that_come_at_once_share_a_look_at_their_key(

@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from test_access import SECRETS, signature
 
-from sync_orchestrator.api import batches, group_commit, intake, json_items, turns
-from sync_orchestrator.api.budget import ByteBudget
-from sync_orchestrator.api.group_commit import GroupCommit
+from sync_orchestrator.api.body_budget import ByteBudget
+from sync_orchestrator.api.intake import batches, group_commit, json_items, routes, turns
+from sync_orchestrator.api.intake.group_commit import GroupCommit
+from sync_orchestrator.api.intake.turns import Turns
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_on
 from sync_orchestrator.core.service.api_keys import make_key
@@ -227,7 +227,7 @@ def _signed_scope(length: int) -> dict[str, Any]:
 
 async def test_bodies_of_unproven_senders_have_one_budget(engine: Engine) -> None:
     """Half-sent bodies fill it; what comes then is refused at once, and keys are no part of it."""
-    limits = {"unproven_bytes": 2 * intake._UNPROVEN_REQUEST_BYTES + 1000, "request_bytes": 2000}
+    limits = {"unproven_bytes": 2 * routes._UNPROVEN_REQUEST_BYTES + 1000, "request_bytes": 2000}
     app = service(engine, two_part_config(shop={"webhook_secrets": SECRETS[:1]}, limits=limits))
     sent: list[Any] = []
     gone, waiting = asyncio.Event(), asyncio.Semaphore(0)

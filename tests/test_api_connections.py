@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from sync_orchestrator.api import connections, serve
 from sync_orchestrator.api.connections import GuardedProtocol
-from sync_orchestrator.api.repeats import Repeats, summarise_repeats
+from sync_orchestrator.api.log_limits import Repeats, summarise_repeats
 
 SOON = 0.3
 

@@ -18,10 +18,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from psycopg import DataError
 from sqlalchemy import Engine
 
-from sync_orchestrator.api import group_commit
-from sync_orchestrator.api.group_commit import GroupCommit
+from sync_orchestrator.api.intake import group_commit
+from sync_orchestrator.api.intake.group_commit import GroupCommit
+from sync_orchestrator.api.intake.throttle import Throttle
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.throttle import Throttle
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_each, record_on

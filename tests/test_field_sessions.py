@@ -28,9 +28,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from test_query_plans import EVENTS, HOT, RECORDS
 from typer.testing import CliRunner
 
-from sync_orchestrator.api import group_commit
 from sync_orchestrator.api.database import trouble
-from sync_orchestrator.api.group_commit import GroupCommit
+from sync_orchestrator.api.intake import group_commit
+from sync_orchestrator.api.intake.group_commit import GroupCommit
 from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
 from sync_orchestrator.core.db import connections, session_settings

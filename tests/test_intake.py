@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 from starlette.types import Message, Receive, Scope, Send
 
-from sync_orchestrator.api import bodies, group_commit, intake
+from sync_orchestrator.api import bodies
+from sync_orchestrator.api.intake import group_commit, routes
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
@@ -386,7 +387,7 @@ async def test_database_that_hangs_is_503(
     client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event may be recorded all the same; sent again, it is one event."""
-    monkeypatch.setattr(intake, "SECONDS", 0.2)
+    monkeypatch.setattr(routes, "SECONDS", 0.2)
     async with client_of(service(engine, two_part_config()), key_for(engine)) as hasty:
         with engine.begin() as connection:
             connection.exec_driver_sql("LOCK TABLE sync.event_ids")

@@ -23,8 +23,8 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from sync_orchestrator.api.paths import segments, spelt
 from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.api.proxy.paths import segments, spelt
 from sync_orchestrator.core.db.session import run
 
 Serve = Callable[..., Awaitable[httpx.AsyncClient]]

@@ -7,7 +7,7 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from sync_orchestrator.api.budget import Reservation
+from sync_orchestrator.api.body_budget import Reservation
 from sync_orchestrator.api.problems import Refused
 
 _SECONDS = 30.0

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config

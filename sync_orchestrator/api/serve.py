@@ -17,7 +17,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from sync_orchestrator.api.connections import MAX_CONNECTIONS, GuardedProtocol
-from sync_orchestrator.api.repeats import summarise_repeats
+from sync_orchestrator.api.log_limits import summarise_repeats
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.app import load_config, open_context
 

@@ -12,16 +12,16 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from sync_orchestrator.api import problems
-from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
-from sync_orchestrator.api.descriptions import Descriptions
 from sync_orchestrator.api.health import Health
 from sync_orchestrator.api.host_check import HostCheck
-from sync_orchestrator.api.intake import Intake
-from sync_orchestrator.api.known import Known
+from sync_orchestrator.api.intake.routes import Intake
 from sync_orchestrator.api.lookups import Lookups
-from sync_orchestrator.api.proxy import Proxy
-from sync_orchestrator.api.rollouts import Rollouts
+from sync_orchestrator.api.openapi import Descriptions
+from sync_orchestrator.api.proxy.rollouts import Rollouts
+from sync_orchestrator.api.proxy.routes import Proxy
+from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.api.watchdog import Watchdog
 from sync_orchestrator.core.context import Context
 

@@ -12,14 +12,14 @@ from starlette.responses import Response
 from starlette.routing import Route as Served
 
 from sync_orchestrator.api import bodies
-from sync_orchestrator.api.access import Access
-from sync_orchestrator.api.asked import Asked
+from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
-from sync_orchestrator.api.grey import Grey
-from sync_orchestrator.api.known import Known
-from sync_orchestrator.api.new_path import NewPath
-from sync_orchestrator.api.paths import Paths, segments, spelt
-from sync_orchestrator.api.tally import Tally
+from sync_orchestrator.api.proxy.canary import Grey
+from sync_orchestrator.api.proxy.counters import Tally
+from sync_orchestrator.api.proxy.paths import Paths, segments, spelt
+from sync_orchestrator.api.proxy.request import Asked
+from sync_orchestrator.api.proxy.shared_state import Known
+from sync_orchestrator.api.proxy.third_party_path import NewPath
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.values.mapping import Mapping

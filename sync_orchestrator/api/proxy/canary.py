@@ -16,11 +16,11 @@ from starlette.responses import Response
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.passthrough import Passed, Upstream
-from sync_orchestrator.api.asked import Asked
-from sync_orchestrator.api.known import Known
-from sync_orchestrator.api.new_path import NewPath, NotSent
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.tally import Tally
+from sync_orchestrator.api.proxy.counters import Tally
+from sync_orchestrator.api.proxy.request import Asked
+from sync_orchestrator.api.proxy.shared_state import Known
+from sync_orchestrator.api.proxy.third_party_path import NewPath, NotSent
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.service.rollout import Rollout
 from sync_orchestrator.core.values.mapping import canonical

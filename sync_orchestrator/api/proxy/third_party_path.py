@@ -20,10 +20,10 @@ from starlette.responses import Response
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.client import Http, Prepared, may_pass_soon
 from sync_orchestrator.adapters.http.responses import Answer, found, picks
-from sync_orchestrator.api.asked import Asked
 from sync_orchestrator.api.database import Database, trouble
-from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused, problem
+from sync_orchestrator.api.proxy.request import Asked
+from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.config import Route
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping

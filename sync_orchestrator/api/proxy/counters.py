@@ -11,8 +11,8 @@ from collections import Counter
 from functools import partial
 
 from sync_orchestrator.api.database import Database
-from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.service import rollout

@@ -16,10 +16,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sync_orchestrator.api import bodies
-from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
-from sync_orchestrator.api.known import Known
 from sync_orchestrator.api.problems import Refused
+from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.service import rollout

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.api import json_items
+from sync_orchestrator.api.intake import json_items
+from sync_orchestrator.api.intake.turns import Turn
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.turns import Turn
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.event_formats.strict_json import parse
 

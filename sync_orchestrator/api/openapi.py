@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sync_orchestrator.api.access import Access
+from sync_orchestrator.api.auth import Access
 
 _FOLDER = Path(__file__).parent
 

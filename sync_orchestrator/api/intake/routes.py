@@ -16,16 +16,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sync_orchestrator.api import batches, bodies
-from sync_orchestrator.api.access import Access, require, require_any_events
-from sync_orchestrator.api.batches import BINARY, Caps, Document, Form, form_of_cloud_events, form_of_own_events
-from sync_orchestrator.api.budget import ByteBudget
+from sync_orchestrator.api import bodies
+from sync_orchestrator.api.auth import Access, require, require_any_events
+from sync_orchestrator.api.body_budget import ByteBudget
 from sync_orchestrator.api.database import SECONDS, Database
-from sync_orchestrator.api.group_commit import GroupCommit
+from sync_orchestrator.api.intake import batches
+from sync_orchestrator.api.intake.batches import BINARY, Caps, Document, Form, form_of_cloud_events, form_of_own_events
+from sync_orchestrator.api.intake.group_commit import GroupCommit
+from sync_orchestrator.api.intake.signatures import Claim, Signatures
+from sync_orchestrator.api.intake.throttle import Throttle
+from sync_orchestrator.api.intake.turns import Turns
 from sync_orchestrator.api.problems import Refused
-from sync_orchestrator.api.signatures import Claim, Signatures
-from sync_orchestrator.api.throttle import Throttle
-from sync_orchestrator.api.turns import Turns
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import ChangeEvent, PreparedEvent, Recorded, prepare_event
 from sync_orchestrator.core.service.api_keys import Caller
