@@ -21,7 +21,7 @@ import uvloop
 from bench.serving import OTHER_SERVER, database, free_port, served, version_of
 from bench.table import Line, show
 from sync_orchestrator.adapters.http.transport import Transport
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain

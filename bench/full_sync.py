@@ -25,7 +25,7 @@ from bench.memory import peak_megabytes
 from bench.serving import database
 from bench.table import Line, show
 from bench.third_party import record
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, full_sync

@@ -28,7 +28,7 @@ from bench.serving import database, free_port, served
 from bench.table import Line, show
 from bench.third_party import Connection, Faults, Filled, Store, serve
 from sync_orchestrator.adapters.http.transport import Transport
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import drain

@@ -26,7 +26,7 @@ from bench.serving import free_port
 from bench.table import Line, show
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.service.api_keys import make_key
-from sync_orchestrator.processes import System, start_all
+from sync_orchestrator.supervisor.system import System, start_all
 
 RATE = 200
 _PATIENCE = 90.0

@@ -1,7 +1,7 @@
 """The demo's four systems as processes: started on free ports, ended together.
 
 ``python -m demo.processes`` runs them until Ctrl-C. They end also when whoever started them is killed. Not here: how
-programs are held together and waited for (``process_tree.py`` and ``processes.py`` of the package), what a system does
+programs are held together and waited for (``supervisor/process_tree.py`` and ``supervisor/system.py`` of the package), what a system does
 (``sources.py``, ``erp.py``).
 """
 
@@ -21,8 +21,8 @@ from types import FrameType
 
 from demo import access
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.process_tree import Tree
-from sync_orchestrator.processes import wait_ready
+from sync_orchestrator.supervisor.process_tree import Tree
+from sync_orchestrator.supervisor.system import wait_ready
 
 _START_SECONDS = 60.0
 

@@ -29,7 +29,7 @@ from demo.grey import Grey
 from demo.processes import Systems, running
 from demo.traffic import Traffic
 from demo.truth import Truth, compare
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.operations.status import status
@@ -39,7 +39,7 @@ from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.private_files import make_private_home
-from sync_orchestrator.processes import start_all
+from sync_orchestrator.supervisor.system import start_all
 
 _OUTAGE = 15.0
 _DAMAGE = {"lose": 24, "alter": 24, "revive": 12, "seed": 7}

@@ -19,7 +19,7 @@ from demo import access
 from demo.processes import Systems, running
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.private_files import make_private_home
-from sync_orchestrator.processes import up
+from sync_orchestrator.supervisor.system import up
 
 
 def main(port: int = 3000, api_port: int = 8700) -> int:

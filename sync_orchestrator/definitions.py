@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.app import load_config
 from sync_orchestrator.assets.alerts import alerts_check, report_alerts
 from sync_orchestrator.assets.checks import mirror_check, validate_jobs
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
@@ -15,6 +14,7 @@ from sync_orchestrator.assets.plan import plan_job
 from sync_orchestrator.assets.record import record_job
 from sync_orchestrator.assets.repair import repair_job
 from sync_orchestrator.assets.source_checks import archive_check, check_sources_job
+from sync_orchestrator.composition import load_config
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs

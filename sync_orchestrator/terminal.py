@@ -22,8 +22,8 @@ from sync_orchestrator.errors import SyncError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from sync_orchestrator.conformance.live_check import Step
     from sync_orchestrator.conformance.report import Ending
-    from sync_orchestrator.live_check import Step
 
 _WIDE = 400
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")

@@ -19,7 +19,7 @@ import dagster as dg
 from dagster._utils import start_termination_thread
 from dagster._utils.interrupts import capture_interrupts
 
-from sync_orchestrator.app import load_config
+from sync_orchestrator.composition import load_config
 from sync_orchestrator.core import runtime, shutdown
 from sync_orchestrator.definitions import build
 

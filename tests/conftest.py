@@ -16,7 +16,7 @@ from fakes import FakeSource, FakeThirdParty, two_part_config
 from http_server import Server
 from sqlalchemy import Engine, event
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint

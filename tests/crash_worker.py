@@ -21,7 +21,7 @@ from fakes import FakeSource, two_part_config
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import drain

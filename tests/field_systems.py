@@ -23,7 +23,7 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.http import client as http_module
 from sync_orchestrator.adapters.http.transport import Received
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.ports import PartRead
 
 Reply = tuple[int, Any]

@@ -18,7 +18,7 @@ from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 from stop_worker import StoppingThirdParty
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sync_orchestrator.api.service import create_app
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 

@@ -16,7 +16,7 @@ from crash_worker import TableThirdParty
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item

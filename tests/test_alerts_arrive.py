@@ -623,8 +623,8 @@ def test_what_nobody_was_told_of_yet_is_unsent(world: World) -> None:
 def test_status_of_the_command_line_says_why_alerts_do_not_arrive(
     world: World, absent: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sync_orchestrator.app.open_database", lambda: world.engine)
-    monkeypatch.setattr("sync_orchestrator.app.require_database", lambda: None)
+    monkeypatch.setattr("sync_orchestrator.composition.open_database", lambda: world.engine)
+    monkeypatch.setattr("sync_orchestrator.composition.require_database", lambda: None)
     tell(world)
     send(world, absent.url)
     told = CliRunner().invoke(app, ["status"]).output

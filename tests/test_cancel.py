@@ -30,9 +30,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from test_dagster_runs import instance, storage, storage_url
 
-from sync_orchestrator.app import open_context
 from sync_orchestrator.assets.checks import CHECK
 from sync_orchestrator.assets.source_checks import SOURCE_CHECK
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run

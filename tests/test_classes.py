@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator import app
+from sync_orchestrator import composition
 from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
@@ -92,7 +92,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
         (tmp_path / "mine.py").write_text(GOOD + module)
         (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document(adapter, **changes), sort_keys=False))
         with pytest.raises(ConfigError) as caught:
-            app.load_config()
+            composition.load_config()
         return str(caught.value).splitlines()
 
     yield tell
@@ -408,7 +408,7 @@ async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
 
 def test_a_change_goes_through_a_class(engine: Engine) -> None:
     config = Config.model_validate(document())
-    context = app.open_context(engine, config)
+    context = composition.open_context(engine, config)
     Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(5))
     asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
     assert sorted(record["code"] for record in Shelf.kept["things"].values()) == [f"k{number}" for number in range(5)]
@@ -422,7 +422,7 @@ def test_a_change_goes_through_a_class(engine: Engine) -> None:
 
 def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
     """Errors of every call are an outage: the breaker opens, and no attempt is lost."""
-    context = app.open_context(engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}})))
+    context = composition.open_context(engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}})))
     Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(3))
     Shelf.instead["create"] = raising(KeyError("id"))
     asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))

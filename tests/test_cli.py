@@ -21,10 +21,10 @@ from fakes import answer, two_part_config
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
 
-from sync_orchestrator import app as composition
-from sync_orchestrator import processes
+from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
+from sync_orchestrator.supervisor import system as processes
 from sync_orchestrator.terminal import clean
 
 Command = Callable[..., Result]

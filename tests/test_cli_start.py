@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 CONFIGURATION = {"sync_orchestrator.config", "sync_orchestrator.adapters", "sync_orchestrator.api", "jinja2", "yaml"}
 CLIENTS = {"httpx", "aiohttp", "kombu", "redis", "apprise", "uvloop", "starlette"}
 REST = {"alembic", "pandas", "numpy", "dagster", "opentelemetry", "sync_orchestrator.core.push.attempt",
-        "sync_orchestrator.conformance", "sync_orchestrator.live_check", "sync_orchestrator.starter"}
-DATABASE = {"sqlalchemy", "psycopg", "psutil", "sync_orchestrator.app"}
+        "sync_orchestrator.conformance", "sync_orchestrator.conformance.live_check", "sync_orchestrator.starter"}
+DATABASE = {"sqlalchemy", "psycopg", "psutil", "sync_orchestrator.composition"}
 RUN = """
 import atexit, json, os, sys
 atexit.register(lambda: open(os.environ["LOADED"], "w").write(json.dumps(sorted(sys.modules))))

@@ -29,7 +29,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner
 
-from sync_orchestrator import app as composition
+from sync_orchestrator import composition
 from sync_orchestrator.brokers import consume as consuming_module
 from sync_orchestrator.brokers.consume import Consumption, consume, retry_rejected
 from sync_orchestrator.brokers.messages import Message, events_of

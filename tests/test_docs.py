@@ -38,7 +38,7 @@ from typer.testing import CliRunner
 
 from demo.data import stones
 from demo.sources import ROLES
-from sync_orchestrator import app as composition
+from sync_orchestrator import composition
 from sync_orchestrator import config as configuration
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.cli import app

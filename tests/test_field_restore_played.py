@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
-from sync_orchestrator import app as composition
+from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.core.db.session import connect, run
 

@@ -31,8 +31,8 @@ from typer.testing import CliRunner
 from sync_orchestrator.api.database import trouble
 from sync_orchestrator.api.intake import group_commit
 from sync_orchestrator.api.intake.group_commit import GroupCommit
-from sync_orchestrator.app import open_database
 from sync_orchestrator.cli import app
+from sync_orchestrator.composition import open_database
 from sync_orchestrator.core.db import connections, session_settings
 from sync_orchestrator.core.db.session import connect, in_transaction, one_by_one, run
 from sync_orchestrator.core.drain import wakeup

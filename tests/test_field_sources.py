@@ -21,13 +21,13 @@ from sqlalchemy.engine import make_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator import live_check
 from sync_orchestrator.adapters.containment import ContainedSource, ContainedThirdParty, Containment
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.sql.database import Database
 from sync_orchestrator.adapters.sql.source import SqlSource
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.config import Config
+from sync_orchestrator.conformance import live_check
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run as run_sql

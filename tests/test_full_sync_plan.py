@@ -16,7 +16,7 @@ from test_cli import Command
 from test_cli import command as command
 from test_full_sync import fill
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
 from sync_orchestrator.core.ports import Traits
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld, GroupBusy

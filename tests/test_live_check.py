@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config, ThirdPartySystem
 from sync_orchestrator.conformance import conformance
+from sync_orchestrator.conformance.field_forms import find_differences
+from sync_orchestrator.conformance.hints import hint_for
+from sync_orchestrator.conformance.live_check import check
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.field_forms import find_differences
-from sync_orchestrator.hints import hint_for
-from sync_orchestrator.live_check import check
 from sync_orchestrator.starter import Answers, start_of
 
 Try = Callable[..., dict[str, Any]]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sync_orchestrator import process_tree
-from sync_orchestrator.process_tree import ProgramEnded, Tree
+from sync_orchestrator.supervisor import process_tree
+from sync_orchestrator.supervisor.process_tree import ProgramEnded, Tree
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
-from sync_orchestrator.app import assemble
 from sync_orchestrator.brokers.receivers import receivers
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.environment import filled_in
 from sync_orchestrator.core.context import Context

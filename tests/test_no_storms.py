@@ -19,7 +19,7 @@ from fakes import FakeSource, FakeThirdParty, answer, lost_answer, two_part_conf
 from sqlalchemy import Engine
 from test_full_sync import fill
 
-from sync_orchestrator.app import assemble
+from sync_orchestrator.composition import assemble
 from sync_orchestrator.config import Alerts, Config
 from sync_orchestrator.core.db.connections import arguments
 from sync_orchestrator.core.drain import drain as draining

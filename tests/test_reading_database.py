@@ -12,7 +12,7 @@ import pytest
 from conftest import World
 from sqlalchemy import Engine, make_url
 
-from sync_orchestrator import app as composition
+from sync_orchestrator import composition
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.operations import records

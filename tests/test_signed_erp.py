@@ -13,7 +13,7 @@ from http_server import Server
 from sqlalchemy import Engine
 
 from examples.signed_erp.erp import Erp, application
-from sync_orchestrator import app
+from sync_orchestrator import composition
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
@@ -45,7 +45,7 @@ def erp(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Erp]:
 
 @pytest.fixture
 def config(erp: Erp) -> Config:
-    return app.load_config()
+    return composition.load_config()
 
 
 async def test_it_conforms(config: Config, erp: Erp) -> None:
@@ -68,7 +68,7 @@ async def test_the_conformance_test_tells_when_the_erp_forgets_its_requests(conf
 
 
 def test_it_is_kept_in_step(config: Config, erp: Erp, engine: Engine) -> None:
-    context = app.open_context(engine, config)
+    context = composition.open_context(engine, config)
     article = context.entities["article"]
     perform(context, full_sync(context, article, "north", patience=0.3))
     assert sorted(each.findtext("code") for each in erp.articles.values()) == ["a-1", "a-2", "a-3", "a-5", "a-6", "a-7"]
@@ -83,7 +83,7 @@ async def test_a_wrong_secret_is_a_matter_of_login_and_stays_secret(
     config: Config, erp: Erp, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ERP_SECRET", "wrong-" + SECRET)
-    adapter = build_third_parties(app.load_config(), {})["article"]
+    adapter = build_third_parties(composition.load_config(), {})["article"]
     with pytest.raises(CallFailed, match="denied: wrong signature") as caught:
         await adapter.count("north")
     assert caught.value.kind is Failure.AUTH

@@ -12,7 +12,7 @@ from conftest import World
 from fakes import answer
 from typer.testing import CliRunner
 
-from sync_orchestrator import app as composition
+from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.core.full_sync import progress as sync_progress
 from sync_orchestrator.core.full_sync.full_sync import full_sync

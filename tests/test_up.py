@@ -23,12 +23,12 @@ import yaml
 from fakes import two_part_config
 from sqlalchemy.engine import make_url
 
-from sync_orchestrator import process_tree
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.process_tree import MARK, ProgramEnded, Tree, members
-from sync_orchestrator.processes import start_all
+from sync_orchestrator.supervisor import process_tree
+from sync_orchestrator.supervisor.process_tree import MARK, ProgramEnded, Tree, members
+from sync_orchestrator.supervisor.system import start_all
 
 PATIENCE = 60.0
 

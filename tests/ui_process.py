@@ -17,8 +17,8 @@ from fakes import two_part_config
 from test_up import free_ports
 
 from sync_orchestrator.database import embedded
-from sync_orchestrator.process_tree import Tree
-from sync_orchestrator.processes import wait_ready
+from sync_orchestrator.supervisor.process_tree import Tree
+from sync_orchestrator.supervisor.system import wait_ready
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0
@@ -51,7 +51,7 @@ class UiProcess:
             **kept, "SYNC_HOME": str(folder), "SYNC_CONFIG": str(config), "SYNC_DATABASE_URL": database_url,
             "DAGSTER_HOME": str(folder / "dagster"), "SYNC_UI_URL": self.url, "PYTHONUNBUFFERED": "1",
             "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(database_url)}
-        subprocess.run([sys.executable, "-m", "sync_orchestrator.processes"], env=environment, check=True, cwd=ROOT,
+        subprocess.run([sys.executable, "-m", "sync_orchestrator.supervisor.system"], env=environment, check=True, cwd=ROOT,
                        stdout=subprocess.DEVNULL)
         workspace = str(ROOT / "workspace.yaml")
         command = ([sys.executable, "-m", "sync_orchestrator.ui", "--workspace", workspace, "--port", str(self.port)]

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from sync_orchestrator.api.connections import MAX_CONNECTIONS, GuardedProtocol
 from sync_orchestrator.api.log_limits import summarise_repeats
 from sync_orchestrator.api.service import create_app
-from sync_orchestrator.app import load_config, open_context
+from sync_orchestrator.composition import load_config, open_context
 
 _OTHER_FILES = 256
 """Files of the process that are no connections of callers."""

@@ -1,6 +1,6 @@
 """The commands about ``sync.yaml``: to check it, try it out, and its schema.
 
-Not here: what a setting means (``config/``), what is tried (``live_check.py``, ``conformance/``).
+Not here: what a setting means (``config/``), what is tried (``conformance/live_check.py``, ``conformance/``).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def check(
     """Check the configuration, and with --live all that it says of the systems. Exit status: 1 something failed."""
     import asyncio
 
-    from sync_orchestrator import app as composition
-    from sync_orchestrator import live_check, overview
+    from sync_orchestrator import composition, overview
+    from sync_orchestrator.conformance import live_check
 
     path = composition.config_path()
     config = composition.load_config()
@@ -80,7 +80,7 @@ def conformance_command(
     """
     import asyncio
 
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.conformance import conformance as try_out
     from sync_orchestrator.conformance.report import Report
     from sync_orchestrator.conformance.run import samples_in, trials

@@ -17,7 +17,7 @@ def db_url() -> None:
     """Print the database's URL, for psql and the like; starts the embedded server if need be."""
     from sqlalchemy.engine import make_url
 
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
 
     typer.echo(make_url(composition.database_url()).set(drivername="postgresql").render_as_string(hide_password=False))
 
@@ -25,7 +25,7 @@ def db_url() -> None:
 @commands.command("stop")
 def db_stop() -> None:
     """Stop the embedded server."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.database import embedded
 
     stopped = embedded.stop(composition.home() / "postgres")

@@ -1,6 +1,6 @@
 """What commands work on, which must exist: the database, the configured systems, an entity, its business groups.
 
-Not here: how a database is made or opened (``app.py``).
+Not here: how a database is made or opened (``composition.py``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def existing_database() -> Engine:
     """The database; raises ConfigError where there is none, instead of making one."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
 
     composition.require_database()
     return composition.open_database()
@@ -26,7 +26,7 @@ def existing_database() -> Engine:
 
 def existing_database_to_read() -> Engine:
     """The same for functions that only read; it does without SQLAlchemy where it can."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
 
     composition.require_database()
     return composition.open_database_to_read()
@@ -34,7 +34,7 @@ def existing_database_to_read() -> Engine:
 
 def existing_context() -> Context:
     """All that is configured, on the database that is there."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
 
     composition.require_database()
     return composition.open_context()

@@ -23,7 +23,7 @@ def keys_create(
     days: Annotated[float | None, typer.Option(min=0.01, help="How long it is good for; for ever by default.")] = None,
 ) -> None:
     """Make a key and print it, this once: only its hash is kept."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.service import api_keys
 
     config = composition.load_config()

@@ -53,7 +53,7 @@ def rejected_retry(
     consumer: Consumer = None,
 ) -> None:
     """Put messages through again, after the configuration was mended. Exit status: 1 some still cannot be read."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.brokers.consume import retry_rejected
 
     if not ids and not every:

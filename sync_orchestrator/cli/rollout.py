@@ -30,7 +30,7 @@ commands = typer.Typer(no_args_is_help=True, help="The shares of the proxy's rou
 @commands.command("list")
 def rollout_list(json: Json = False) -> None:
     """Show the share of each route that has a legacy upstream."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
@@ -47,7 +47,7 @@ def rollout_list(json: Json = False) -> None:
 @commands.command("show")
 def rollout_show(route: RouteName, json: Json = False) -> None:
     """Show a route's share and lists, and what was counted since its last change."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()
@@ -104,7 +104,7 @@ def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = Fa
 @commands.command("history")
 def rollout_history(route: RouteName, json: Json = False) -> None:
     """Show who changed a route's share and why, the last first."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
     rollout.switched(composition.load_config(), route)
@@ -119,7 +119,7 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
 
 
 def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: str, *, override: bool = False) -> None:
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.service import rollout
 
     config = composition.load_config()

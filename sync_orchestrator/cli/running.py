@@ -1,6 +1,6 @@
 """The commands that run the system: all of it, its consumers, its API service, and the demo.
 
-Not here: the programs themselves (``processes.py``, ``brokers/``, ``api/``).
+Not here: the programs themselves (``supervisor/system.py``, ``brokers/``, ``api/``).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def up(
     api_port: Annotated[int, typer.Option(help="Of POST /v1/events.")] = 8700,
 ) -> None:
     """Start everything on loopback: database, API service, Dagster's UI and daemon. Ctrl-C ends it all."""
-    from sync_orchestrator import processes
+    from sync_orchestrator.supervisor import system
 
-    raise typer.Exit(processes.up(port, api_port, say))
+    raise typer.Exit(system.up(port, api_port, say))
 
 
 @commands.command()
@@ -34,7 +34,7 @@ def consume(
     name: Annotated[str | None, typer.Argument(help="One of the consumers; all of them by default.")] = None,
 ) -> None:
     """Record the messages of brokers as change events, until SIGINT or SIGTERM; what is recorded is acknowledged."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.brokers.consume import consume as run_consumers
 
     config = composition.load_config()
@@ -60,9 +60,9 @@ def api(
 @commands.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def demo(context: typer.Context) -> None:
     """Play the demo: three internal systems, a third party that misbehaves, and the proof at the end."""
-    from sync_orchestrator import processes
+    from sync_orchestrator.supervisor import system
 
-    project = processes.workspace().parent
+    project = system.workspace().parent
     if not (project / "demo" / "story.py").exists():
         raise NotFound("the demo is not here: run this in a clone of the project")
     os.chdir(project)

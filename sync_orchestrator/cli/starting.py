@@ -51,8 +51,7 @@ def init(
 
     What cannot be known is a line with a TODO, which `check` explains.
     """
-    from sync_orchestrator import app as composition
-    from sync_orchestrator import starter
+    from sync_orchestrator import composition, starter
     from sync_orchestrator.starting.gathering import Given, gather_answers
 
     path = composition.config_path()

@@ -19,7 +19,7 @@ commands = typer.Typer()
 @commands.command()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.operations.status import call_limit_text
     from sync_orchestrator.core.operations.status import status as read_status
 

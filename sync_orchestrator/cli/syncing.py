@@ -61,7 +61,7 @@ def plan(
 
     Exit status: 0 it can be done as it stands, 1 something in it needs a person, 2 something cannot be read.
     """
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.full_sync import plan_tables
     from sync_orchestrator.core.full_sync.plan_file import Plan, save
     from sync_orchestrator.core.runtime import perform
@@ -118,7 +118,7 @@ def full_sync_command(
 
     Exit status: 0 in step, 1 something is left, 3 it would do something else than planned, and nothing was done.
     """
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.runtime import perform
 
     groups = [group] if group else None
@@ -145,7 +145,7 @@ def _as_planned(
     entity: str, group: str | None, allow_deletions: int | None, path: Path
 ) -> tuple[list[str], int | None]:
     """The groups of a plan and its cap, if a full sync would do now what it says; otherwise ends the command."""
-    from sync_orchestrator import app as composition
+    from sync_orchestrator import composition
     from sync_orchestrator.core.full_sync.plan_file import differences, load
     from sync_orchestrator.core.runtime import perform
 

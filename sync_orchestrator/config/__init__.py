@@ -1,6 +1,6 @@
 """The models of ``sync.yaml`` and its loading. What a setting means stands here, and nowhere a default twice.
 
-Not here: what is done with the settings (``app.py`` puts the system together from them).
+Not here: what is done with the settings (``composition.py`` puts the system together from them).
 """
 
 from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver

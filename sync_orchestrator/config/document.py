@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
 from sync_orchestrator.config.entities import Entity, Retry
-from sync_orchestrator.config.places import line_mark
+from sync_orchestrator.config.place_marks import line_mark
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Source
 from sync_orchestrator.config.targets import ThirdPartySystem

@@ -13,10 +13,10 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from sync_orchestrator.config.complaints import Complaint, complaint, complaints, dotted
 from sync_orchestrator.config.document import Config
 from sync_orchestrator.config.environment import Place, filled_in, unset, without_values
-from sync_orchestrator.config.lines import scalars, written_twice
+from sync_orchestrator.config.issues import Complaint, complaint, complaints, dotted
+from sync_orchestrator.config.positions import scalars, written_twice
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.texts.masking import mask_log_records
 

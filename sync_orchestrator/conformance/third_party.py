@@ -16,12 +16,12 @@ from sync_orchestrator.adapters.rest.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
 from sync_orchestrator.config.calls import Basic, Bearer, Login
 from sync_orchestrator.config.environment import FromEnvironment
-from sync_orchestrator.conformance.bench import Bench, fields_of, refusal
+from sync_orchestrator.conformance.field_forms import judge_field
+from sync_orchestrator.conformance.fixture import Bench, fields_of, refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.values.identity import may_be_given_again
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.field_forms import judge_field
 
 MANY = 7
 SMALL_PAGE = 3

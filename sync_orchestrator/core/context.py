@@ -1,6 +1,6 @@
 """What the work of the core is done with: the database, the configuration, and each entity's rules and systems.
 
-Built in one place, ``app.py``.
+Built in one place, ``composition.py``.
 """
 
 from __future__ import annotations

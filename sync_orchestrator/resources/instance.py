@@ -1,6 +1,6 @@
 """Dagster's own instance: its configuration in our database, and its clean start after everything was killed.
 
-Not here: the definitions; the processes that use the instance (``processes.py``).
+Not here: the definitions; the processes that use the instance (``supervisor/system.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The system as a Dagster resource: assets, checks, ops and sensors work through it.
 
-Not here: how it is put together (``app.py``).
+Not here: how it is put together (``composition.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar
 import dagster as dg
 from pydantic import PrivateAttr
 
-from sync_orchestrator.app import home, open_context
+from sync_orchestrator.composition import home, open_context
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.runtime import Item, perform, perform_each
 from sync_orchestrator.core.systems.run_heartbeats import beating

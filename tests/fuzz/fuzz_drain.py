@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from sync_orchestrator.app import open_context
+from sync_orchestrator.composition import open_context
 from sync_orchestrator.core.drain.drain import drain
 
 

@@ -25,7 +25,7 @@ from small_systems import Backoffice
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL, make_url
 
-from sync_orchestrator import app
+from sync_orchestrator import composition
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
@@ -61,9 +61,9 @@ class Company:
         self.engine = engine
         self.third_party = third_party
         self.backoffice = backoffice
-        config = app.load_config()
+        config = composition.load_config()
         ((self.system_name, system),) = config.third_parties.items()
-        self.context = app.open_context(engine, config.model_copy(
+        self.context = composition.open_context(engine, config.model_copy(
             update={"third_parties": {self.system_name: system.model_copy(update=changes)}}))
         self.entity = self.context.entities["product"]
         self._ticks = itertools.count(1)

@@ -14,7 +14,7 @@ from small_systems import Backoffice
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from sync_orchestrator import app
+from sync_orchestrator import composition
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.cli import app as command
 from sync_orchestrator.conformance import assert_conforms
@@ -32,7 +32,7 @@ def test_the_check_finds_nothing_wrong(company: Company) -> None:
 
 
 async def test_it_conforms(third_party: ThirdPartyServer, backoffice: Backoffice) -> None:
-    report = await assert_conforms(app.load_config(), "product", other_group=GROUPS[1], odd_keys=True)
+    report = await assert_conforms(composition.load_config(), "product", other_group=GROUPS[1], odd_keys=True)
     skipped = {ending.behaviour for ending in report.endings if ending.outcome == "skipped"}
     assert skipped == third_party.skipped_behaviours
     assert third_party.records() == []

@@ -16,8 +16,8 @@ from installing import PLACE
 from sqlalchemy.engine import URL
 
 from sync_orchestrator.adapters.http.client import Prepared
-from sync_orchestrator.process_tree import Tree
-from sync_orchestrator.processes import wait_ready
+from sync_orchestrator.supervisor.process_tree import Tree
+from sync_orchestrator.supervisor.system import wait_ready
 
 Record = dict[str, Any]
 

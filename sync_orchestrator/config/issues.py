@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sync_orchestrator.config.environment import Place
-from sync_orchestrator.config.lines import child, line_of
-from sync_orchestrator.config.places import LINE_MARK
+from sync_orchestrator.config.place_marks import LINE_MARK
+from sync_orchestrator.config.positions import child, line_of
 
 _POINTED = re.compile(r"'?([a-z_]\w*(?:\.\w+|\[\d+\])*)'?(:?) ?", re.IGNORECASE)
 _MOST_NAMED = 12

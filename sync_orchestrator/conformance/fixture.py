@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.app import mapping_of
+from sync_orchestrator.composition import mapping_of
 from sync_orchestrator.config import Entity, ThirdPartySystem
+from sync_orchestrator.conformance.field_forms import judge_field
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
@@ -24,7 +25,6 @@ from sync_orchestrator.core.push.attempt import Claim, push_payload
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
-from sync_orchestrator.field_forms import judge_field
 
 T = TypeVar("T")
 Rebuilt = Callable[..., ThirdParty]

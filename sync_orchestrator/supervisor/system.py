@@ -1,7 +1,7 @@
 """The running system: database, API service, Dagster's webserver and daemon; started together, ended together.
 
-``python -m sync_orchestrator.processes`` prepares Dagster's instance, in a process of its own because Dagster is
-large. Not here: how a tree of programs is held together (``process_tree.py``), what any program does.
+``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster is
+large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from types import FrameType
 
 import psutil
 
-from sync_orchestrator import app
+from sync_orchestrator import composition
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError, SyncError
 from sync_orchestrator.private_files import close_tree, make_private_home, write_private_file
-from sync_orchestrator.process_tree import Program, ProgramEnded, Tree, last_lines
+from sync_orchestrator.supervisor.process_tree import Program, ProgramEnded, Tree, last_lines
 
 Tell = Callable[[str], None]
 
@@ -107,10 +107,10 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
 
     Raises ConfigError for a wrong configuration, ProgramEnded or SyncError where something does not start.
     """
-    config = app.load_config()
+    config = composition.load_config()
     spaces = workspace()
     _check_free(port, api_port)
-    home = app.home()
+    home = composition.home()
     make_private_home(home)
     _check_alone(home)
     _close_files(home)
@@ -133,7 +133,7 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
 
 def _close_files(home: Path) -> None:
     """Takes the rights of others away from files of earlier versions: logs hold data of errors."""
-    for name in ("dagster", "logs", "up.pid", app.MARK_FILE):
+    for name in ("dagster", "logs", "up.pid", composition.MARK_FILE):
         close_tree((home / name).resolve())
 
 
@@ -149,14 +149,14 @@ def workspace() -> Path:
 
 
 def _start_database(system: System, told: Tell) -> None:
-    url = app.database_url()
+    url = composition.database_url()
     if system.owned_database is not None:
         pid = int((system.owned_database / "postmaster.pid").read_text().split()[0])
         system.postgres = psutil.Process(pid)
-    app.open_database(url).dispose()
+    composition.open_database(url).dispose()
     told("database ready")
     system.environment = {
-        **os.environ, "SYNC_HOME": str(system.home), "SYNC_CONFIG": str(app.config_path()), "SYNC_DATABASE_URL": url,
+        **os.environ, "SYNC_HOME": str(system.home), "SYNC_CONFIG": str(composition.config_path()), "SYNC_DATABASE_URL": url,
         "DAGSTER_HOME": str(system.home / "dagster"), "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(url),
         "PYTHONUNBUFFERED": "1", "SYNC_UI_URL": system.ui_url,
     }
