@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.alerts import alerts_check, report_alerts
-from sync_orchestrator.assets.checks import mirror_check, validate_jobs
+from sync_orchestrator.assets.alert_checks import alerts_check, report_alerts
+from sync_orchestrator.assets.archive_checks import archive_check, check_sources_job
 from sync_orchestrator.assets.entity import archive_key, entity_assets, mirror_key
-from sync_orchestrator.assets.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.jobs.pause import pause_jobs
+from sync_orchestrator.assets.jobs.plan import plan_job
+from sync_orchestrator.assets.jobs.repair import repair_job
+from sync_orchestrator.assets.jobs.show_record import record_job
 from sync_orchestrator.assets.lineage import external_assets
-from sync_orchestrator.assets.pausing import pause_jobs
-from sync_orchestrator.assets.plan import plan_job
-from sync_orchestrator.assets.record import record_job
-from sync_orchestrator.assets.repair import repair_job
-from sync_orchestrator.assets.source_checks import archive_check, check_sources_job
+from sync_orchestrator.assets.mirror_checks import mirror_check, validate_jobs
 from sync_orchestrator.composition import load_config
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System

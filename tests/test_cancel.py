@@ -30,8 +30,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from test_dagster_runs import instance, storage, storage_url
 
-from sync_orchestrator.assets.checks import CHECK
-from sync_orchestrator.assets.source_checks import SOURCE_CHECK
+from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
+from sync_orchestrator.assets.mirror_checks import CHECK
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.context import Context
@@ -40,7 +40,7 @@ from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import validate
-from sync_orchestrator.resources.instance import DATABASE_VARIABLE
+from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE
 
 __all__ = ["instance", "storage", "storage_url"]
 

@@ -12,7 +12,7 @@ from fakes import answer
 from test_dagster_plan_and_repair import failure, output
 from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, instance, storage, storage_url, synced
 
-from sync_orchestrator.assets.alerts import ALERTS_CHECK
+from sync_orchestrator.assets.alert_checks import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.open_alerts import open_alerts
 from sync_orchestrator.resources.system import System

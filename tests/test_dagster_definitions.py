@@ -20,7 +20,7 @@ from demo.up import home_of_demo
 from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
 from sync_orchestrator.core.values.mapping_columns import paths_of
 from sync_orchestrator.definitions import build
-from sync_orchestrator.resources.instance import DATABASE_VARIABLE, write_instance
+from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
 from sync_orchestrator.sensors.changes import unless_needed
 from sync_orchestrator.sensors.schedules import cron

@@ -11,9 +11,9 @@ from fakes import answer
 from test_dagster_runs import Dagster, failure_of, instance, plotted, storage, storage_url, synced
 from test_dagster_runs import dagster as dagster
 
+from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key
 from sync_orchestrator.assets.partitions import business_group
-from sync_orchestrator.assets.source_checks import SOURCE_CHECK
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import changes
 

@@ -23,10 +23,10 @@ from fakes import answer, two_part_config
 from sqlalchemy import text
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
-from sync_orchestrator.assets.checks import CHECK
+from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
+from sync_orchestrator.assets.mirror_checks import CHECK
 from sync_orchestrator.assets.partitions import business_group
-from sync_orchestrator.assets.source_checks import SOURCE_CHECK
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
@@ -37,7 +37,7 @@ from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system
-from sync_orchestrator.resources.instance import DATABASE_VARIABLE, make_tables, reap, write_instance
+from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, reap, write_instance
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
 

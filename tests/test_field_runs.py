@@ -20,8 +20,8 @@ from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.systems import run_heartbeats
 from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
-from sync_orchestrator.resources import instance as instance_module
 from sync_orchestrator.resources import system
+from sync_orchestrator.resources.instance import config as instance_module
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors import runs as sensor_module
 from sync_orchestrator.sensors.alerts import failed_runs

@@ -41,8 +41,8 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
 from sync_orchestrator.core.statements import push
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.resources import storage
-from sync_orchestrator.resources.instance import DATABASE_VARIABLE, make_tables, write_instance
+from sync_orchestrator.resources.instance import storage
+from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, write_instance
 
 SHOWN = ("jit", "plan_cache_mode", "datestyle", "intervalstyle", "timezone", "extra_float_digits", "client_encoding",
          "default_transaction_isolation", "idle_in_transaction_session_timeout")

@@ -14,12 +14,12 @@ from fakes import answer
 from test_dagster_runs import Dagster, instance, storage, storage_url, synced
 from test_dagster_runs import dagster as dagster
 
-from sync_orchestrator.assets.retention import forget_runs
 from sync_orchestrator.config import Retention
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations import retention
 from sync_orchestrator.core.operations.retention import forget
+from sync_orchestrator.resources.instance.run_retention import forget_runs
 
 __all__ = ["dagster", "instance", "storage", "storage_url", "synced"]
 

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets.canceling import cancelable
+from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.assets.lineage import archive_key, archive_metadata, mirror_key, mirror_metadata, source_key
 from sync_orchestrator.assets.options import ALLOW_DELETIONS
 from sync_orchestrator.assets.partitions import business_group, groups_of, is_group_of_any
-from sync_orchestrator.assets.preview import evaluation, report, reported_output
 from sync_orchestrator.assets.totals import observe_totals, totals
 from sync_orchestrator.config import Entity
 from sync_orchestrator.config.targets import ThirdPartySystem
@@ -31,7 +30,8 @@ from sync_orchestrator.core.operations.status import group_totals
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.systems.pauses import why_push_waits
 from sync_orchestrator.errors import CallFailed, Failure, GroupBusy, SyncError
-from sync_orchestrator.resources.instance import FULL_SYNC_POOL
+from sync_orchestrator.resources.instance.config import FULL_SYNC_POOL
+from sync_orchestrator.resources.instance.dagster_internals import evaluation, report, reported_output
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.texts.nearest_names import unknown_name
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, cast
 import dagster as dg
 from pydantic import create_model
 
-from sync_orchestrator.assets.canceling import cancelable
+from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from sync_orchestrator.assets.lineage import mirror_key
-from sync_orchestrator.assets.preview import Execution, report
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.operations.status import entity_totals
 from sync_orchestrator.core.validation.source_check import SourceCheck
 from sync_orchestrator.core.validation.validate import GroupValidation
+from sync_orchestrator.resources.instance.dagster_internals import Execution, report
 from sync_orchestrator.resources.system import System
 
 Row = Mapping[str, Any]

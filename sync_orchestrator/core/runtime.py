@@ -154,7 +154,7 @@ def perform_each(
 
     Work goes on only while the next result is requested. An interrupt ends all of it, as in ``perform``: also one that
     comes between two results. Who takes the results must not install signal handlers in between, as Dagster does
-    around each event that an op yields (``assets/canceling.py``).
+    around each event that an op yields (``assets/cancellation.py``).
     """
     left = iter(items)
     ended: asyncio.Queue[tuple[Item, T | Exception]] = asyncio.Queue()

@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from sync_orchestrator.assets.alerts import read_open_alerts, report_alerts
+from sync_orchestrator.assets.alert_checks import read_open_alerts, report_alerts
 from sync_orchestrator.assets.entity import mirror_key
-from sync_orchestrator.assets.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts
-from sync_orchestrator.resources.instance import GONE_TAG, under_way
+from sync_orchestrator.resources.instance.config import GONE_TAG, under_way
 from sync_orchestrator.resources.system import System
 
 WATCH_SECONDS = 60.0

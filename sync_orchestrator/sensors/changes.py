@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from sync_orchestrator.assets.incremental import incremental_sync
+from sync_orchestrator.assets.jobs.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
 from sync_orchestrator.core.drain.presence import AtWork, at_work
 from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
@@ -17,7 +17,7 @@ from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.status import heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.errors import SyncError
-from sync_orchestrator.resources.instance import never_started
+from sync_orchestrator.resources.instance.config import never_started
 from sync_orchestrator.resources.system import System
 
 LONG_POLL_SECONDS = 4.0

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from sync_orchestrator.core.systems.run_heartbeats import Watched
-from sync_orchestrator.resources.instance import end_dead_runs
+from sync_orchestrator.resources.instance.config import end_dead_runs
 from sync_orchestrator.resources.system import System
 
 

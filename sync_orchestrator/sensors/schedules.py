@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.checks import due_groups, waits_for_third_party
-from sync_orchestrator.assets.incremental import maintenance
-from sync_orchestrator.assets.source_checks import LONGEST_TICK
-from sync_orchestrator.assets.source_checks import due_groups as groups_to_check
+from sync_orchestrator.assets.archive_checks import LONGEST_TICK
+from sync_orchestrator.assets.archive_checks import due_groups as groups_to_check
+from sync_orchestrator.assets.jobs.incremental import maintenance
+from sync_orchestrator.assets.mirror_checks import due_groups, waits_for_third_party
 from sync_orchestrator.config import Config
-from sync_orchestrator.resources.instance import under_way
+from sync_orchestrator.resources.instance.config import under_way
 from sync_orchestrator.resources.system import System
 
 

@@ -259,7 +259,7 @@ def main() -> None:
     """Prepares Dagster's instance: its configuration, its tables, and an end for runs whose processes are gone."""
     import dagster as dg
 
-    from sync_orchestrator.resources.instance import make_tables, reap, write_instance
+    from sync_orchestrator.resources.instance.config import make_tables, reap, write_instance
 
     home = Path(os.environ["DAGSTER_HOME"])
     write_instance(home)

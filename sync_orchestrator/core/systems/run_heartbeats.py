@@ -1,6 +1,6 @@
 """Heartbeats of runs: a run is alive while its process says so, whatever its status is.
 
-Not here: the runs themselves, and what is done about a dead one (``resources/instance.py``).
+Not here: the runs themselves, and what is done about a dead one (``resources/instance/config.py``).
 """
 
 from __future__ import annotations

@@ -13,9 +13,16 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, by_group, named_groups
-from sync_orchestrator.assets.canceling import cancelable
+from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.assets.entity import SOURCE_CHECK, archive_key
+from sync_orchestrator.assets.jobs.by_group import (
+    IN_ONE_RUN,
+    Context,
+    asked_entities,
+    asked_groups,
+    by_group,
+    named_groups,
+)
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -29,16 +36,16 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
-from sync_orchestrator.assets.preview import (
+from sync_orchestrator.assets.totals import Verdicts
+from sync_orchestrator.config import Config
+from sync_orchestrator.config.entities import Repair
+from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
+from sync_orchestrator.resources.instance.dagster_internals import (
     check_output,
     evaluation,
     is_materialized_here,
     partitioned_check,
 )
-from sync_orchestrator.assets.totals import Verdicts
-from sync_orchestrator.config import Config
-from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources, checks_by_itself, groups_due
 from sync_orchestrator.resources.system import System
 
 LONGEST_TICK = 3600.0

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets import checks, source_checks
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
+from sync_orchestrator.assets import archive_checks, mirror_checks
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     ALLOW_DELETIONS,
@@ -21,11 +21,11 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
-from sync_orchestrator.assets.preview import report
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.full_sync.plan_tables import Table
 from sync_orchestrator.core.operations.repair import Repaired, groups_to_repair, repair
+from sync_orchestrator.resources.instance.dagster_internals import report
 from sync_orchestrator.resources.system import System
 
 _WORST_FIRST = {"drift": 0, "not_validated": 1, "in_step": 2}
@@ -55,8 +55,8 @@ def repair_groups(
             validation = result.validation
             if validation is not None:
                 if validation.verdict != "not_validated":
-                    report(context, [checks.drift_observation(name, validation)])
-                yield checks.group_evaluation(context, name, validation)
+                    report(context, [mirror_checks.drift_observation(name, validation)])
+                yield mirror_checks.group_evaluation(context, name, validation)
     yield dg.Output(None, metadata=_metadata(context, entities, config, results))
 
 
@@ -85,9 +85,9 @@ def summary(result: Repaired) -> str:
     if result.held:
         parts.append(result.held)
     if result.sources is not None:
-        parts.append(f"sources: {source_checks.summary(result.sources)}")
+        parts.append(f"sources: {archive_checks.summary(result.sources)}")
     if result.validation is not None:
-        parts.append(checks.summary(result.validation))
+        parts.append(mirror_checks.summary(result.validation))
     return "; ".join(parts)
 
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN
-from sync_orchestrator.assets.canceling import cancelable, ended_by_sigterm
+from sync_orchestrator.assets.cancellation import cancelable, ended_by_sigterm
 from sync_orchestrator.assets.entity import archive_key, mirror_key
-from sync_orchestrator.assets.preview import AssetEvent, report
-from sync_orchestrator.assets.retention import forget_runs
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.operations.maintenance import look_after
 from sync_orchestrator.core.operations.retention import forget
 from sync_orchestrator.core.push.settlement import MAX_KEYS
 from sync_orchestrator.core.systems.pauses import pauses_of
+from sync_orchestrator.resources.instance.dagster_internals import AssetEvent, report
+from sync_orchestrator.resources.instance.run_retention import forget_runs
 from sync_orchestrator.resources.system import System
 
 TELL_SECONDS = 5.0

@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.notifications.alert_messages import action_for
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts, open_alerts

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, asked_entities, unknown_groups
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, unknown_groups
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     ALLOW_DELETIONS,

@@ -32,11 +32,11 @@ _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "fa
 _SETTINGS: dict[str, Any] = {
     # Each tick of a sensor opens the storage anew: looking each time whether its tables are there costs more than it.
     "storage": {"custom": {
-        "module": "sync_orchestrator.resources.storage", "class": "KeptConnections",
+        "module": "sync_orchestrator.resources.instance.storage", "class": "KeptConnections",
         "config": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False},
     }},
     "run_coordinator": {
-        "module": "sync_orchestrator.resources.coordinator", "class": "DrainsAtOnce",
+        "module": "sync_orchestrator.resources.instance.run_coordinator", "class": "DrainsAtOnce",
         "config": {"dequeue_interval_seconds": 5},
     },
     # Full syncs are held to a few runs at once, and leave room for what must never wait for them.

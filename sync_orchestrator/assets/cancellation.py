@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import dagster as dg
 
-from sync_orchestrator.assets.preview import Execution, report_evaluation
+from sync_orchestrator.resources.instance.dagster_internals import Execution, report_evaluation
 
 C = TypeVar("C", bound=Execution)
 P = ParamSpec("P")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets.by_group import IN_ONE_RUN
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import op_with, with_choices
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.operations.status import pause as set_paused

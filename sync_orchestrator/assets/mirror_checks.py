@@ -16,9 +16,16 @@ import dagster as dg
 from pydantic import Field
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.assets.by_group import IN_ONE_RUN, Context, asked_entities, asked_groups, by_group, named_groups
-from sync_orchestrator.assets.canceling import cancelable
+from sync_orchestrator.assets.cancellation import cancelable
 from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.jobs.by_group import (
+    IN_ONE_RUN,
+    Context,
+    asked_entities,
+    asked_groups,
+    by_group,
+    named_groups,
+)
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -33,13 +40,13 @@ from sync_orchestrator.assets.options import (
     with_choices,
 )
 from sync_orchestrator.assets.partitions import groups_of
-from sync_orchestrator.assets.preview import check_output, evaluation, partitioned_check, report
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.operations.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
+from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"

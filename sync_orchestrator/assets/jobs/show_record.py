@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.assets.by_group import IN_ONE_RUN
+from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import all_defaults, op_with, with_choices
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
