@@ -78,7 +78,7 @@ requirements: .venv/dev  ## compile the pinned requirement files anew, with the 
 		printf '%s\n' "$$@" | $(COMPILE) --no-annotate - -o bench/peers/requirements/$$name.txt || exit 1; done
 
 reference: .venv/run  ## write docs/commands.md anew from the commands
-	$(BIN)/python -m sync_orchestrator.command_reference > docs/commands.md
+	$(BIN)/python -m sync_orchestrator.cli.reference > docs/commands.md
 
 clean:  ## remove the environment and all local data
 	rm -rf .venv .sync .third-parties .peers

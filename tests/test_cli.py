@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
+from sync_orchestrator.cli.terminal import clean
 from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
 from sync_orchestrator.supervisor import system as processes
-from sync_orchestrator.terminal import clean
 
 Command = Callable[..., Result]
 

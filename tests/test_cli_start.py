@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CONFIGURATION = {"sync_orchestrator.config", "sync_orchestrator.adapters", "sync_orchestrator.api", "jinja2", "yaml"}
 CLIENTS = {"httpx", "aiohttp", "kombu", "redis", "apprise", "uvloop", "starlette"}
 REST = {"alembic", "pandas", "numpy", "dagster", "opentelemetry", "sync_orchestrator.core.push.attempt",
-        "sync_orchestrator.conformance", "sync_orchestrator.conformance.live_check", "sync_orchestrator.starter"}
+        "sync_orchestrator.conformance", "sync_orchestrator.conformance.live_check", "sync_orchestrator.cli.starter.document"}
 DATABASE = {"sqlalchemy", "psycopg", "psutil", "sync_orchestrator.composition"}
 RUN = """
 import atexit, json, os, sys

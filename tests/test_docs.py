@@ -42,7 +42,7 @@ from sync_orchestrator import composition
 from sync_orchestrator import config as configuration
 from sync_orchestrator.api.service import create_app
 from sync_orchestrator.cli import app
-from sync_orchestrator.command_reference import write_reference
+from sync_orchestrator.cli.reference import write_reference
 from sync_orchestrator.config.sources import RestSystem
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run

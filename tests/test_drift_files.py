@@ -13,9 +13,9 @@ from conftest import World
 from test_cli import Command, command
 from test_drift import alter, synced
 
+from sync_orchestrator.cli.drift_export import plot, write
 from sync_orchestrator.core.validation import drift_log as found_drift
 from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, Chosen, OverTime, listed, over_time
-from sync_orchestrator.drift_files import plot, write
 from sync_orchestrator.errors import ConfigError
 
 __all__ = ["command"]

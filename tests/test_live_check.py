@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
+from sync_orchestrator.cli.starter.document import Answers, start_of
 from sync_orchestrator.config import Config, ThirdPartySystem
 from sync_orchestrator.conformance import conformance
 from sync_orchestrator.conformance.field_forms import find_differences
@@ -25,7 +26,6 @@ from sync_orchestrator.conformance.live_check import check
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.errors import CallFailed, Failure
-from sync_orchestrator.starter import Answers, start_of
 
 Try = Callable[..., dict[str, Any]]
 

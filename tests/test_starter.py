@@ -15,10 +15,10 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
+from sync_orchestrator.cli.starter.document import Answers, start_of
 from sync_orchestrator.config import read
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starter import Answers, start_of
 
 ANSWERS = Answers("product", "https://backoffice.example.com", "https://partner.example.com")
 NEEDED = ("--entity", "product", "--source-url", ANSWERS.source_url, "--third-party-url", ANSWERS.third_party_url)

@@ -20,11 +20,11 @@ from starlette.responses import Response
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
+from sync_orchestrator.cli.starter.document import marked_lines
+from sync_orchestrator.cli.starter.openapi import Document, read_document
 from sync_orchestrator.config import read
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starter import marked_lines
-from sync_orchestrator.starting.openapi import Document, read_document
 
 DOCUMENTS = Path(__file__).parent / "openapi"
 PARTNER = "https://partner.example.com"

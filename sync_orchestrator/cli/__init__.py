@@ -1,6 +1,6 @@
 """The command line: one function a command, each a few lines over the core; a file a subject, a file a subcommand.
 
-Here: which commands there are, in the order that ``--help`` shows. Not here: how things are shown (``terminal.py``),
+Here: which commands there are, in the order that ``--help`` shows. Not here: how things are shown (``cli/terminal.py``),
 what is done (``core/``, ``supervisor/system.py``).
 """
 
@@ -11,25 +11,25 @@ import typer
 from sync_orchestrator.cli import (
     adoption,
     configuration,
-    db,
+    database,
     events,
+    init,
     keys,
     records,
     rejected,
     rollout,
     running,
-    starting,
     status,
     syncing,
     systems,
     validation,
 )
-from sync_orchestrator.terminal import OneLineErrors
+from sync_orchestrator.cli.terminal import OneLineErrors
 
 app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Keeps a third party's copy of your business data in step, and proves it.")
-for subject in (running, starting, configuration, status, syncing, validation, systems, adoption):
+for subject in (running, init, configuration, status, syncing, validation, systems, adoption):
     app.add_typer(subject.commands)
 for name, subcommand in (("events", events), ("records", records), ("rejected", rejected), ("rollout", rollout),
-                         ("keys", keys), ("db", db)):
+                         ("keys", keys), ("db", database)):
     app.add_typer(subcommand.commands, name=name)

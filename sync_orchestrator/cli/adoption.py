@@ -13,10 +13,10 @@ import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, JsonLines
+from sync_orchestrator.cli.terminal import as_json, complain, say, steps, table
 from sync_orchestrator.cli.validation import show_validations, validation_as_json
 from sync_orchestrator.core.statements import adoption as statements
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import as_json, complain, say, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sync_orchestrator.cli.options import Json
+from sync_orchestrator.cli.terminal import as_json, complain, say, show_endings, show_step, steps, table
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import as_json, complain, say, show_endings, show_step, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.conformance.report import Ending
@@ -30,7 +30,8 @@ def check(
     """Check the configuration, and with --live all that it says of the systems. Exit status: 1 something failed."""
     import asyncio
 
-    from sync_orchestrator import composition, overview
+    from sync_orchestrator import composition
+    from sync_orchestrator.cli import overview
     from sync_orchestrator.conformance import live_check
 
     path = composition.config_path()

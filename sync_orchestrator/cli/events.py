@@ -12,9 +12,9 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
+from sync_orchestrator.cli.terminal import as_json, say, table
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import as_json, say, table
 
 Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
 

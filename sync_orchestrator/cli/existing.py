@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sync_orchestrator.cli.terminal import say
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import say
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

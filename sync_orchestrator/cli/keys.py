@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, say, table
 
 commands = typer.Typer(no_args_is_help=True, help="Keys of those who may call the API service.")
 

@@ -18,8 +18,8 @@ from sync_orchestrator.cli.existing import (
     say_who_pushes,
 )
 from sync_orchestrator.cli.options import Group, Json
+from sync_orchestrator.cli.terminal import as_json, say, table
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import as_json, say, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.operations.dead_records import DeadRecord, DeadSelection

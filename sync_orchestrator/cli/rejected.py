@@ -11,8 +11,8 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
+from sync_orchestrator.cli.terminal import as_json, say, table
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import as_json, say, table
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Numbers of messages, as `rejected list` shows them.")]
 Consumer = Annotated[str | None, typer.Option(help="Only those of this consumer.")]

@@ -13,7 +13,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_database
 from sync_orchestrator.cli.options import Json
-from sync_orchestrator.terminal import as_json, say, table
+from sync_orchestrator.cli.terminal import as_json, say, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.service import rollout

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
+from sync_orchestrator.cli.terminal import say
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import say
 
 commands = typer.Typer()
 

@@ -16,10 +16,10 @@ import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
+from sync_orchestrator.cli.terminal import Steps, as_json, complain, say, steps, table
 from sync_orchestrator.core.statements import adoption as adoption_statements
 from sync_orchestrator.core.statements import ledger as ledger_statements
 from sync_orchestrator.errors import CannotPlan, SyncError
-from sync_orchestrator.terminal import Steps, as_json, complain, say, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sync_orchestrator.cli.existing import existing_context
+from sync_orchestrator.cli.terminal import complain, say
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import complain, say
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context

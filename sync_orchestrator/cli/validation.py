@@ -17,7 +17,7 @@ import typer
 
 from sync_orchestrator.cli.existing import entity_named, existing_context, groups_of, say_who_pushes
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
-from sync_orchestrator.terminal import Steps, as_json, say, steps, table
+from sync_orchestrator.cli.terminal import Steps, as_json, say, steps, table
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
@@ -134,7 +134,7 @@ def drift(
     plot: Annotated[Path | None, typer.Option(help="Draw what was found over time in this file, .svg.")] = None,
 ) -> None:
     """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
-    from sync_orchestrator import drift_files
+    from sync_orchestrator.cli import drift_export
     from sync_orchestrator.core.validation.drift_log import Chosen, listed, over_time
 
     context = existing_context()
@@ -142,9 +142,9 @@ def drift(
         entity_named(context, entity)
     chosen = Chosen(entity, group, since if since is None or since.tzinfo else since.replace(tzinfo=UTC), open_only)
     if to is not None:
-        say(f"{to}: {drift_files.write(to, listed(context.engine, chosen))} rows")
+        say(f"{to}: {drift_export.write(to, listed(context.engine, chosen))} rows")
     if plot is not None:
-        drift_files.plot(plot, over_time(context.engine, chosen))
+        drift_export.plot(plot, over_time(context.engine, chosen))
         say(f"{plot}: drawn")
     if to is None and plot is None:
         newest = deque(listed(context.engine, chosen), maxlen=_MOST_DRIFT_SHOWN)

@@ -1,6 +1,6 @@
 """One cause, one row: which behaviours failed for the same reason, and which one names it. Pure.
 
-Not here: how behaviours are run (``run.py``), how rows are shown (``terminal.py``).
+Not here: how behaviours are run (``run.py``), how rows are shown (``cli/terminal.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a behaviour ends: passed, failed or skipped, each with what a person needs to know.
 
-Not here: how it is shown (``terminal.py``).
+Not here: how it is shown (``cli/terminal.py``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What validation has found, read back: the whole list, a row a differing field, and how much of it when.
 
-Not here: finding it (``validation.py``), what a person sees of it (``drift_files.py``).
+Not here: finding it (``validation.py``), what a person sees of it (``cli/drift_export.py``).
 """
 
 from __future__ import annotations

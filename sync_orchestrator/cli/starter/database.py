@@ -13,8 +13,8 @@ from sqlalchemy import Engine, Inspector, create_engine, inspect, types
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
 
+from sync_orchestrator.cli.starter.columns import Column, ColumnKind
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starting.columns import Column, ColumnKind
 
 _KINDS: tuple[tuple[type[Any], ColumnKind], ...] = (
     (types.DateTime, "time"), (types.Boolean, "bool"), (types.Numeric, "number"), (types.Integer, "number"),

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from sync_orchestrator.cli.terminal import say
 from sync_orchestrator.errors import NotFound
-from sync_orchestrator.terminal import say
 
 commands = typer.Typer()
 
@@ -51,11 +51,12 @@ def init(
 
     What cannot be known is a line with a TODO, which `check` explains.
     """
-    from sync_orchestrator import composition, starter
-    from sync_orchestrator.starting.gathering import Given, gather_answers
+    from sync_orchestrator import composition
+    from sync_orchestrator.cli.starter import document
+    from sync_orchestrator.cli.starter.gathering import Given, gather_answers
 
     path = composition.config_path()
-    starter.check_free(path, force=force)
+    document.check_free(path, force=force)
     answers = gather_answers(
         Given(
             entity=entity, source_url=source_url, third_party_url=third_party_url, key=key, version=version,
@@ -64,10 +65,10 @@ def init(
             third_party_items=third_party_items, groups_path=groups_path, ids=ids, source_table=source_table,
             source_files=source_files, source_document=source_from, third_party_document=third_party_from),
         partial(_ask, yes=yes), say)
-    text = starter.start_of(answers)
-    starter.write(text, path)
-    say(f"{path} is written, with {starter.SCHEMA} beside it for your editor. Read it through, then:")
-    if marked := starter.marked_lines(text):
+    text = document.start_of(answers)
+    document.write(text, path)
+    say(f"{path} is written, with {document.SCHEMA} beside it for your editor. Read it through, then:")
+    if marked := document.marked_lines(text):
         say(f"  fill in {len(marked)} marked lines ({', '.join(map(str, marked))}); `check` explains each")
     for command, what in (
             ("check", "says what is wrong with it"), ("check --live", "tries it out, and writes nothing"),

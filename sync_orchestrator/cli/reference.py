@@ -1,4 +1,4 @@
-"""Writes the reference of all commands from the commands themselves: ``python -m sync_orchestrator.command_reference``.
+"""Writes the reference of all commands from the commands themselves: ``python -m sync_orchestrator.cli.reference``.
 
 A test holds ``docs/commands.md`` to what this gives.
 """

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from sync_orchestrator.cli.starter.columns import plain_name
+from sync_orchestrator.cli.starter.openapi import Document, Operation, Schema
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starting.columns import plain_name
-from sync_orchestrator.starting.openapi import Document, Operation, Schema
 
 PARAMETER = re.compile(r"\{([^{}]+)\}")
 _MAX_DEPTH = 3

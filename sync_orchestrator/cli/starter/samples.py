@@ -14,8 +14,8 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
+from sync_orchestrator.cli.starter.columns import Column, ColumnKind
 from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starting.columns import Column, ColumnKind
 
 MAX_ROWS_READ = 500
 _SAMPLE_BYTES = 1_000_000

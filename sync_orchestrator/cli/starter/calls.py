@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sync_orchestrator.starting.columns import GROUP_NAMES, KEY_NAMES, Column, ColumnKind, group_forms, plain_name
-from sync_orchestrator.starting.lines import TODO, Value, guessed, todo
-from sync_orchestrator.starting.openapi import Document, Operation, Schema
-from sync_orchestrator.starting.resources import PARAMETER, Place, Resource, joined, list_place, record_place
+from sync_orchestrator.cli.starter.columns import GROUP_NAMES, KEY_NAMES, Column, ColumnKind, group_forms, plain_name
+from sync_orchestrator.cli.starter.lines import TODO, Value, guessed, todo
+from sync_orchestrator.cli.starter.openapi import Document, Operation, Schema
+from sync_orchestrator.cli.starter.resources import PARAMETER, Place, Resource, joined, list_place, record_place
 
 _PAGES = ("page", "pagenumber", "pageno", "pageindex", "currentpage", "p")
 _OFFSETS = ("offset", "skip", "start", "startindex", "from")

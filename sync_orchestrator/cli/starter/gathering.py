@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from sync_orchestrator.errors import ConfigError
-from sync_orchestrator.starter import Answers
-from sync_orchestrator.starting import database, samples
-from sync_orchestrator.starting.calls import Names, propose_columns, propose_part, propose_third_party, writable_fields
-from sync_orchestrator.starting.columns import (
+from sync_orchestrator.cli.starter import database, samples
+from sync_orchestrator.cli.starter.calls import (
+    Names,
+    propose_columns,
+    propose_part,
+    propose_third_party,
+    writable_fields,
+)
+from sync_orchestrator.cli.starter.columns import (
     Column,
     Guesses,
     copied_columns,
@@ -20,9 +24,11 @@ from sync_orchestrator.starting.columns import (
     plain_name,
     version_kind_of,
 )
-from sync_orchestrator.starting.lines import TODO
-from sync_orchestrator.starting.openapi import Document, read_document
-from sync_orchestrator.starting.resources import Resource, find_resource, joined
+from sync_orchestrator.cli.starter.document import Answers
+from sync_orchestrator.cli.starter.lines import TODO
+from sync_orchestrator.cli.starter.openapi import Document, read_document
+from sync_orchestrator.cli.starter.resources import Resource, find_resource, joined
+from sync_orchestrator.errors import ConfigError
 
 Say = Callable[[str], None]
 

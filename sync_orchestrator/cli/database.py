@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sync_orchestrator.terminal import say
+from sync_orchestrator.cli.terminal import say
 
 commands = typer.Typer(no_args_is_help=True, help="The embedded database.")
 
