@@ -183,7 +183,8 @@ def assemble(
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database.
 
-    ``mark_file`` is kept outside of the database, so that a restore of it is noticed (``core/systems/installation.py``).
+    ``mark_file`` is kept outside of the database, so that a restore of it is noticed
+    (``core/systems/installation.py``).
     """
     from sync_orchestrator.core.context import Context
     from sync_orchestrator.core.db.session import run

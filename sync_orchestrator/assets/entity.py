@@ -1,7 +1,7 @@
 """An entity's two assets, the archive and the mirror, filled by one step that takes group after group through both.
 
-Thin: what a full sync does is in ``core/full_sync/full_sync.py``. Not here: incremental work (``incremental.py``), checks
-(``checks.py``).
+Thin: what a full sync does is in ``core/full_sync/full_sync.py``. Not here: incremental work (``incremental.py``),
+checks (``checks.py``).
 """
 
 import asyncio

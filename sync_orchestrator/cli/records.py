@@ -1,6 +1,7 @@
 """``records``: single records, and those that are dead.
 
-Not here: what is known of one, and what becomes of it (``core/operations/records.py``, ``core/operations/dead_records.py``).
+Not here: what is known of one, and what becomes of it (``core/operations/records.py``,
+``core/operations/dead_records.py``).
 """
 
 from __future__ import annotations

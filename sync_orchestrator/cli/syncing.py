@@ -1,6 +1,7 @@
 """The commands that bring the third party in step: ``drain``, ``plan``, ``full-sync``.
 
-Not here: how that is done (``core/drain/drain.py``, ``core/full_sync/full_sync.py``), what a plan is as a file (``core/full_sync/plan_file.py``).
+Not here: how that is done (``core/drain/drain.py``, ``core/full_sync/full_sync.py``), what a plan is as a file
+(``core/full_sync/plan_file.py``).
 """
 
 from __future__ import annotations

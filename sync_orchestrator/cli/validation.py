@@ -1,6 +1,7 @@
 """The commands that prove it: ``verify`` the third party or the archive, ``drift`` and ``repair`` for what was found.
 
-Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``, ``core/operations/repair.py``).
+Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``,
+``core/operations/repair.py``).
 """
 
 from __future__ import annotations

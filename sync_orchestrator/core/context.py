@@ -57,7 +57,7 @@ class Context:
     config: Config
     entities: dict[str, EntityContext]
     clients: Mapping[str, Any] = field(default_factory=dict)
-    """By third party, the HTTP client (``adapters/http/client.py``) of the proxy's routes, which the core has no use for."""
+    """By third party, the HTTP client (``adapters/http/client.py``) of the proxy's routes. The core does not use it."""
     installation: InstallationWatch | None = None
     """Notices that the database was restored."""
     accounts_asked: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""The sensor that sends outcomes. Not here: what is sent (``core/notifications/outcomes.py``), to whom (``brokers/receivers.py``)."""
+"""The sensor that sends outcomes.
+
+Not here: what is sent (``core/notifications/outcomes.py``), to whom (``brokers/receivers.py``).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The running system: database, API service, Dagster's webserver and daemon; started together, ended together.
 
-``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster is
-large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
+``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster
+is large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def workspace() -> Path:
 
     Raises ConfigError where there is none.
     """
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+    for folder in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (folder / "workspace.yaml").exists():
             return folder / "workspace.yaml"
     raise ConfigError("there is no workspace.yaml here: run this in the project's folder")

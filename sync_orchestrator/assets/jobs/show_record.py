@@ -1,4 +1,7 @@
-"""The job that shows everything known of one record, as tables of its run. Thin: it is read by ``core/operations/records.py``."""
+"""The job that shows everything known of one record, as tables of its run.
+
+Thin: it is read by ``core/operations/records.py``.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -79,7 +79,7 @@ def start_of(answers: Answers) -> str:
         comment_start_string="<#", comment_end_string="#>", trim_blocks=True, keep_trailing_newline=True,
         undefined=StrictUndefined, autoescape=False)
     environment.filters["tojson"] = quoted
-    template = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    template = Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
     text: str = environment.from_string(template).render(values)
     try:
         configuration.read(text, "sync.yaml")

@@ -3,8 +3,8 @@
 Additive increase, multiplicative decrease. A call without an answer (a timeout, a reset, a gateway's 502 to 504) lowers
 the limit; answers raise it again, for as long as their latency is well below the timeout. The number of calls is
 lowered first, then the size of batches, and where nothing is answered calls pause. A limit is never raised
-so far that the latency to be expected comes near the timeout. Not here: who sends calls (``adapters/http/client.py``), what
-comes of their records (``settle.py``).
+so far that the latency to be expected comes near the timeout. Not here: who sends calls
+(``adapters/http/client.py``), what comes of their records (``settle.py``).
 """
 
 from __future__ import annotations
