@@ -22,9 +22,9 @@ from sqlalchemy.engine import make_url
 from bench.drain import change
 from bench.table import Line, show
 from sync_orchestrator.core.db.session import connect, one_by_one, run
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import record
 from sync_orchestrator.core.operations.status import status
-from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.database import embedded
 from sync_orchestrator.database.migrate import migrate
 
@@ -80,7 +80,7 @@ def claim(engine: Engine, versions: Iterator[int]) -> None:
     """A thousand events, given back."""
     with engine.connect() as connection:
         one_by_one(connection)
-        rows = run(connection, statements.TAKE, entities=["product"], most=1000)
+        rows = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=["product"], most=1000)
         assert len(rows) == 1000
         connection.rollback()
 

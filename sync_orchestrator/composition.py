@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.database import running_server
 from sync_orchestrator.errors import ConfigError
 
@@ -197,7 +197,7 @@ def assemble(
     context = Context(engine, config, entities, clients or {}, installation, call_limits=call_limits or {})
     with engine.begin() as connection:
         for name in sorted({*config.sources, *config.third_parties}):
-            run(connection, statements.REGISTER_SYSTEM, name=name)
+            run(connection, systems_queries.REGISTER_SYSTEM, name=name)
     if not only_look:
         installation.look()
         remap(context)

@@ -21,12 +21,12 @@ from crash_worker import TableThirdParty
 from sqlalchemy import Engine
 from test_stopped_processes import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
 
+from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.push.attempt import claim
-from sync_orchestrator.core.statements.holders import GONE_SECONDS, VALID_SECONDS
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
 
-GONE = GONE_SECONDS + 1
+GONE = HOLDER_GONE_SECONDS + 1
 LANDED = 60.0  # no call of a process that is gone can take effect any more
 
 
@@ -79,9 +79,9 @@ def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> No
     with shared.context.holder.beating():
         claims = _claimed(shared)
         assert claims
-        shared.later(VALID_SECONDS - 1)
+        shared.later(HOLDER_VALID_SECONDS - 1)
         shared.context.holder.beat()
-        shared.later(VALID_SECONDS - 1)
+        shared.later(HOLDER_VALID_SECONDS - 1)
         assert not _claimed(shared)
         assert not is_over(claims[0].deadline)
 
@@ -94,8 +94,8 @@ def test_the_intent_of_a_call_that_may_be_under_way_counts_from_when_it_was_give
         shared.later(GONE)
         (second,) = _claimed(shared)
         assert second.unsettled_for is not None
-        given_up = VALID_SECONDS + 5 - GONE  # the last call began that late, and has its timeout
-        assert 5 + max(0.0, given_up) - 1 < second.unsettled_for <= 5 + VALID_SECONDS + 5
+        given_up = HOLDER_VALID_SECONDS + 5 - GONE  # the last call began that late, and has its timeout
+        assert 5 + max(0.0, given_up) - 1 < second.unsettled_for <= 5 + HOLDER_VALID_SECONDS + 5
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -170,7 +170,7 @@ def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -
         assert first is not None
         holder.beat()
         assert holder.hold is first
-        world.later(VALID_SECONDS + 1)
+        world.later(HOLDER_VALID_SECONDS + 1)
         holder.beat()
         assert holder.hold is not None
         assert holder.hold.id > first.id

@@ -26,11 +26,11 @@ from sync_orchestrator.core.drain.event_batch import _Batch
 from sync_orchestrator.core.full_sync.full_sync import fill
 from sync_orchestrator.core.full_sync.push_group import complete as complete_group
 from sync_orchestrator.core.groups.lease import leased
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim
 from sync_orchestrator.core.push.decision import Step
 from sync_orchestrator.core.push.settlement import Settled, settle
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import Change, Stamp, Verdict
 from sync_orchestrator.errors import CallFailed
@@ -234,7 +234,7 @@ def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_o
                "token": [each.token for each in claims]}
 
     def give_back(connection: Connection) -> None:
-        run(connection, statements.UNCLAIM, **columns)
+        run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **columns)
 
     works = [give_back, merging(world, KEYS, 2)]
     meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
@@ -285,7 +285,7 @@ def test_an_event_that_is_judged_while_its_last_group_is_completed_is_not_left_b
     world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
 
     def judged(connection: Connection) -> None:
-        events = run(connection, ledger_statements.TAKE, entities=["item"], most=9)
+        events = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=["item"], most=9)
         _Batch(world.context, world.entity, events, token=1).merge_told(connection, Settled())
 
     complete(world, threads, "A", meanwhile=judged)

@@ -34,7 +34,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications.outcomes import Outcome
 from sync_orchestrator.core.operations.status import pause, status
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 
@@ -140,7 +140,7 @@ async def test_rule_27_calls_under_way_contradict_nothing(clock: Clock) -> None:
 
 async def test_rule_27_a_refusal_confirms_for_all_runs(engine: Engine) -> None:
     with engine.begin() as connection:
-        run(connection, statements.REGISTER_SYSTEM, name="erp")
+        run(connection, systems_queries.REGISTER_SYSTEM, name="erp")
     one, other = SharedHoldOff(engine, "erp"), SharedHoldOff(engine, "erp")
     await one.refused()
     await other.left()

@@ -33,7 +33,7 @@ from sync_orchestrator.core.operations import adoption
 from sync_orchestrator.core.operations.adoption import Adoption, Listed, Standing, adopt, link
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.status import status
-from sync_orchestrator.core.statements import adoption as adoption_statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.installation import Installation, InstallationWatch, find_restore, read_installation
 from sync_orchestrator.core.systems.suspension import lift, note_stray_ids, suspension_of
@@ -596,7 +596,7 @@ def test_an_ordinary_role_reads_the_installation(engine: Engine) -> None:
 
 
 def test_what_a_server_does_not_say_is_left_out(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adoption_statements, "SYSTEM_IDENTIFIER", "SELECT system_identifier FROM no_such_function()")
+    monkeypatch.setattr(systems_queries, "SELECT_SYSTEM_IDENTIFIER", "SELECT system_identifier FROM no_such_function()")
     with engine.begin() as connection:
         found = read_installation(connection)
         assert found is not None

@@ -38,7 +38,7 @@ from sync_orchestrator.core.db.session import connect, in_transaction, one_by_on
 from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.drain.wakeup import is_due, listening, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
-from sync_orchestrator.core.statements import push
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.resources.instance import storage
@@ -617,4 +617,4 @@ def test_a_month_made_in_another_time_zone_does_not_keep_a_start_from_working(en
 def test_the_statements_of_pushing_know_no_locale(odd: Engine) -> None:
     """A statement that compares times as text would fail here."""
     with odd.begin() as connection:
-        assert run(connection, push.REGISTER_SYSTEM, name="erp") == ()
+        assert run(connection, systems_queries.REGISTER_SYSTEM, name="erp") == ()

@@ -35,7 +35,7 @@ from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.recording import conservation, redrive
 from sync_orchestrator.core.operations.adoption import adopt
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, CannotPlan, DeletionsHeld, GroupBusy
 
@@ -113,7 +113,7 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         world.query("TRUNCATE " + ", ".join(f"sync.{table}" for table in TABLES))
         for name in ("erp", "shop", "stock"):
-            world.query(push_statements.REGISTER_SYSTEM, name=name)
+            world.query(systems_queries.REGISTER_SYSTEM, name=name)
         world.erp.on_create = lambda external_id: self.created_at.__setitem__(external_id, self.steps)
         world.erp.on_delete = self._note_delete
         self.backups = [world.erp.backup()]

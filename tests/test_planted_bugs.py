@@ -18,11 +18,11 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.attempt import claim, push
 from sync_orchestrator.core.push.settlement import settle
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
 from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 
@@ -111,9 +111,9 @@ def test_a_commit_that_comes_late_is_not_passed_over(world: World) -> None:
 
 
 def test_an_unfenced_settle_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    unfenced = push_statements.ACKNOWLEDGE.replace("AND r.lease_token = v.token", "")
-    assert unfenced != push_statements.ACKNOWLEDGE
-    monkeypatch.setattr(push_statements, "ACKNOWLEDGE", unfenced)
+    unfenced = push_queries.ACKNOWLEDGE_PUSHES.replace("AND r.lease_token = v.token", "")
+    assert unfenced != push_queries.ACKNOWLEDGE_PUSHES
+    monkeypatch.setattr(push_queries, "ACKNOWLEDGE_PUSHES", unfenced)
     with pytest.raises(AssertionError):
         late_settle_changes_nothing(world)
 
@@ -123,10 +123,10 @@ def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.Mo
     world.query("CREATE FUNCTION sync.move() RETURNS trigger LANGUAGE plpgsql AS "
                 "$$ BEGIN INSERT INTO sync.cursor VALUES (NEW.seq); RETURN NEW; END $$")
     world.query("CREATE TRIGGER move AFTER UPDATE ON sync.events FOR EACH ROW EXECUTE FUNCTION sync.move()")
-    cursored = ledger_statements.TAKE.replace(
+    cursored = ledger_queries.SELECT_DUE_EVENTS.replace(
         "WHERE revision IS NULL", "WHERE seq > (SELECT coalesce(max(seq), 0) FROM sync.cursor) AND revision IS NULL")
-    assert cursored != ledger_statements.TAKE
-    monkeypatch.setattr(ledger_statements, "TAKE", cursored)
+    assert cursored != ledger_queries.SELECT_DUE_EVENTS
+    monkeypatch.setattr(ledger_queries, "SELECT_DUE_EVENTS", cursored)
     with pytest.raises(AssertionError):
         late_commit_is_seen(world)
 

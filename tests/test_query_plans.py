@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from conftest import World
 
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.db.session import one_by_one, run
 from sync_orchestrator.core.drain import wakeup
-from sync_orchestrator.core.statements import alerts, archive, dead_records, full_sync, ledger, push
+from sync_orchestrator.core.full_sync import queries as full_sync_queries
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.operations.queries import dead_records as dead_records_queries
+from sync_orchestrator.core.push import queries as push_queries
 
 KEYS = [f"k{number}" for number in range(500)]
 RECORDS = """
@@ -29,38 +34,38 @@ FROM generate_series(1, 50000) n
 """
 HELD = {"holder": 1, "gives_up": 16}
 HOT: dict[str, tuple[str, dict[str, Any]]] = {
-    "taking events": (ledger.TAKE, {"entities": ["item"], "most": 100}),
-    "next event": (ledger.NEXT_DUE, {"entities": ["item"]}),
-    "oldest due": (ledger.OLDEST_DUE, {}),
-    "expired leases": (ledger.RELEASE_EXPIRED, {}),
-    "claim of records": (push.CLAIM, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD}),
-    "next record": (push.NEXT_DUE, {"entities": ["item"]}),
-    "claim in turn": (push.CLAIM_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD,
+    "taking events": (ledger_queries.SELECT_DUE_EVENTS, {"entities": ["item"], "most": 100}),
+    "next event": (ledger_queries.SECONDS_UNTIL_NEXT_EVENT, {"entities": ["item"]}),
+    "oldest due": (ledger_queries.SELECT_OLDEST_DUE, {}),
+    "expired leases": (ledger_queries.RELEASE_EXPIRED_EVENTS, {}),
+    "claim of records": (push_queries.CLAIM_DUE_RECORDS, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD}),
+    "next record": (push_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
+    "claim in turn": (push_queries.CLAIM_DUE_RECORDS_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD,
                                            "after_entity": "", "after_group": "", "places": 50}),
-    "claim of a group": (push.CLAIM_OF_GROUP, {
+    "claim of a group": (push_queries.CLAIM_DUE_RECORDS_OF_GROUP, {
         "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD}),
-    "next record of a group": (push.NEXT_DUE_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
-    "dead records of a group": (dead_records.OF_GROUP, {"entity": "item", "group": "G0"}),
-    "list of dead records of a group": (dead_records.LIST, {
+    "dead records of a group": (dead_records_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "list of dead records of a group": (dead_records_queries.LIST_DEAD, {
         "entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50}),
-    "dead records of an entity": (dead_records.OF_ENTITY, {"entity": "item"}),
-    "attempts of a record": (push.ATTEMPTS_OF, {"entity": "item", "key": "k1", "most": 10}),
+    "dead records of an entity": (dead_records_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
+    "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
 }
 
 
 BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
-    "locks of a merge": (archive.LOCK, {"entity": "item", "keys": KEYS}),
-    "stamps of a merge": (archive.STAMPS, {"entity": "item", "keys": KEYS, "lag": 900}),
-    "what a read brings": (archive.NOT_HELD, {
+    "locks of a merge": (archive_queries.LOCK_RECORDS, {"entity": "item", "keys": KEYS}),
+    "stamps of a merge": (archive_queries.SELECT_STAMPS, {"entity": "item", "keys": KEYS, "lag": 900}),
+    "what a read brings": (archive_queries.SELECT_UNLOCKED_KEYS, {
         "entity": "item", "key": KEYS, "part": ["shop"] * 500, "epoch": [0] * 500, "version": [1] * 500,
         "content_hash": [b"x"] * 500}),
-    "waking": (ledger.WAKE, {"entity": "item", "keys": KEYS}),
-    "archived events": (ledger.ARCHIVED, {
+    "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
+    "archived events": (ledger_queries.MARK_ARCHIVED, {
         "held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500}),
-    "finished events": (ledger.REACHED, {"entity": "item", "keys": KEYS}),
-    "locks of a settlement": (push.LOCK, {"entity": ["item"] * 500, "key": KEYS}),
-    "parts of a claim": (push.PARTS, {"entity": ["item"] * 500, "key": KEYS}),
+    "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
+    "locks of a settlement": (push_queries.LOCK_CLAIMED_RECORDS, {"entity": ["item"] * 500, "key": KEYS}),
+    "parts of a claim": (push_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
 }
 """Batches of keys, which are joined with tables that a queue fills and empties."""
 
@@ -114,7 +119,7 @@ def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -
 
 def test_the_round_of_every_minute_reads_no_record_that_is_in_step(full: World) -> None:
     with full.engine.begin() as connection:
-        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {alerts.LONG_REFERRING}", after=60))
+        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60))
     assert "Seq Scan on records" not in plan
 
 
@@ -124,7 +129,7 @@ def test_what_was_not_listed_is_looked_up_by_key(fresh: World) -> None:
                         "VALUES ('item', 'G0', 7, now())")
         run(connection, "INSERT INTO sync.full_sync_keys (sync_id, part, key) "
                         "SELECT 7, 'shop', 'k' || n FROM generate_series(1, 20000) n")
-    plan = plan_of(fresh, full_sync.UNLISTED, {
+    plan = plan_of(fresh, full_sync_queries.SELECT_UNLISTED_KEYS, {
         "entity": "item", "group": "G0", "parts": ["shop", "stock"], "owner": "shop"}, ordered=False)
     assert plan.count("using full_sync_keys_pkey") == plan.count("(sync_id = g.sync_id) AND (part = ") == 2, plan
     assert plan.count("using events_record") == plan.count("(entity = p.entity) AND (key = p.key)") == 1, plan

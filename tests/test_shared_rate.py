@@ -14,14 +14,14 @@ from http_server import Server
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.breaker import SharedHoldOff
 from sync_orchestrator.errors import CallFailed
 
 
 def step(world: World) -> float:
     """Seconds from one call to the next, of a rate of 100 a second."""
-    return float(world.query(statements.RESERVE, name="erp", n=1, step=0.01)[0].step)
+    return float(world.query(systems_queries.RESERVE_CALL, name="erp", n=1, step=0.01)[0].step)
 
 
 def ago(world: World, seconds: float) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
 ROWS = st.lists(st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]),
@@ -66,7 +66,7 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
     assert (result.compared, result.expected) == (99, 100)
 
 
-@pytest.mark.parametrize("name", ["EXPECTED", "COUNTS"])
+@pytest.mark.parametrize("name", ["SELECT_EXPECTED", "COUNT_EXPECTED"])
 def test_one_group_is_read_by_its_indices_however_many_there_are(world: World, name: str) -> None:
     """Also where a group moves away: what belongs to it and what is still there are two indices."""
     with world.engine.begin() as connection:
@@ -77,7 +77,7 @@ def test_one_group_is_read_by_its_indices_however_many_there_are(world: World, n
         """)
         run(connection, "ANALYZE sync.records")
         plan = "\n".join(row[0] for row in run(
-            connection, f"EXPLAIN {getattr(statements, name)}", entity="item", group="G7", lag=5,
+            connection, f"EXPLAIN {getattr(queries, name)}", entity="item", group="G7", lag=5,
             since="2026-01-01T00:00:00Z"))
     assert "records_group" in plan
     assert "records_moving" in plan

@@ -28,7 +28,7 @@ from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff, gate
 from sync_orchestrator.errors import Failure
 
@@ -303,7 +303,7 @@ async def test_the_longest_pause_counts(slept: Slept) -> None:
 def machine(engine: Engine, database_url: str) -> Any:
     """Makes hold-offs that share nothing but the database."""
     with engine.begin() as connection:
-        run(connection, statements.REGISTER_SYSTEM, name="erp")
+        run(connection, systems_queries.REGISTER_SYSTEM, name="erp")
     engines: list[Engine] = []
 
     def make() -> SharedHoldOff:

@@ -24,10 +24,11 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.probe import try_to_record
+from sync_orchestrator.core.operations.queries import dead_records as dead_queries
+from sync_orchestrator.core.operations.queries import metrics as metrics_queries
 from sync_orchestrator.core.operations.status import seconds_since_heartbeat
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import metrics as statements
 from sync_orchestrator.database.migrate import is_current
 
 READY_SECONDS = 5.0
@@ -117,28 +118,28 @@ class _Collected(Collector):
 
 def _figures(connection: Connection) -> Families:
     yield _counter(connection, "sync_events", "Events by what became of them, and what was received.",
-                   statements.FINISHED, ("entity", "source", "what"))
-    yield _gauge(connection, "sync_events_open", "Events that are not finished, by state.", statements.ACTIVE,
+                   metrics_queries.COUNT_FINISHED_EVENTS, ("entity", "source", "what"))
+    yield _gauge(connection, "sync_events_open", "Events that are not finished, by state.", metrics_queries.COUNT_ACTIVE_EVENTS,
                  ("entity", "source", "state"))
     yield _single("sync_oldest_due_seconds", "How long the oldest due work has waited.",
-                  float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds))
+                  float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds))
     yield _counter(connection, "sync_pushes", "Calls that were to write at the third party, by outcome.",
-                   statements.PUSHES, ("entity", "outcome"))
+                   metrics_queries.COUNT_PUSHES, ("entity", "outcome"))
     yield _latencies(connection)
-    yield _gauge(connection, "sync_breaker_open", "1 while no pushes go to the system.", statements.BREAKERS,
+    yield _gauge(connection, "sync_breaker_open", "1 while no pushes go to the system.", metrics_queries.LIST_OPEN_BREAKERS,
                  ("system",))
     yield _gauge(connection, "sync_suspended", "1 while pushes to the system are suspended until it is adopted.",
-                 statements.SUSPENDED, ("system",))
+                 metrics_queries.LIST_SUSPENDED, ("system",))
     yield _gauge(connection, "sync_groups", "Business groups by the verdict of their last validation.",
-                 statements.VERDICTS, ("entity", "verdict"))
+                 metrics_queries.COUNT_VERDICTS, ("entity", "verdict"))
     yield _gauge(connection, "sync_drift", "Differences that validation confirmed and that are not known to be gone.",
-                 statements.DRIFT, ("entity", "kind"))
+                 metrics_queries.COUNT_OPEN_DRIFT, ("entity", "kind"))
     yield _gauge(connection, "sync_dead_records", "Records that are not pushed any more: dead, held (on hold) or "
-                 "discarded; and changes that died before they were archived (event).", statements.DEAD,
+                 "discarded; and changes that died before they were archived (event).", dead_queries.COUNT_DEAD,
                  ("entity", "state"))
-    yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", statements.ALERTS, ("kind",))
+    yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", metrics_queries.COUNT_OPEN_ALERTS, ("kind",))
     yield _gauge(connection, "sync_silent_seconds", "How long ago the sensor and the drain were last heard of.",
-                 statements.HEARTBEATS, ("name",))
+                 metrics_queries.LIST_HEARTBEAT_AGES, ("name",))
 
 
 def _counter(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
@@ -166,12 +167,12 @@ def _latencies(connection: Connection) -> Metric:
         "sync_event_seconds", "From being received to being acknowledged by the third party.", labels=("entity",))
     classes: dict[str, dict[float, int]] = defaultdict(dict)
     sums: dict[str, float] = defaultdict(float)
-    for row in run(connection, statements.LATENCIES):
+    for row in run(connection, metrics_queries.SUM_LATENCIES):
         classes[row.entity][row.most] = row.n
         sums[row.entity] += row.seconds
     for entity, counted in classes.items():
         total, buckets = 0, []
-        for most in (*ledger_statements.LATENCIES, float("inf")):
+        for most in (*ledger_queries.LATENCY_BUCKETS_SECONDS, float("inf")):
             total += counted.get(float(most), 0)
             buckets.append(("+Inf" if most == float("inf") else str(float(most)), float(total)))
         family.add_metric([entity], buckets, sums[entity])

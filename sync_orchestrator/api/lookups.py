@@ -21,9 +21,9 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.failure_causes import error_class
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.service.api_keys import Caller
-from sync_orchestrator.core.statements import ledger as statements
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import NotFound
 from sync_orchestrator.texts.storable_text import text_problem
@@ -52,7 +52,7 @@ class Lookups:
 
         def look() -> list[dict[str, Any]]:
             with self._database.engine.begin() as connection:
-                rows = run(connection, statements.OF_ID, sources=sources, id=ident)
+                rows = run(connection, ledger_queries.SELECT_EVENT_BY_ID, sources=sources, id=ident)
             return [_for(caller, _plain(row._mapping)) for row in rows]
 
         found = await self._database.ask(look)

@@ -13,7 +13,7 @@ import typer
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, say, table
-from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.errors import NotFound
 
 Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
@@ -31,7 +31,7 @@ def events_list(
     from sync_orchestrator.core.values.names import composed
 
     rows = [dict(row._mapping) for row in _query(
-        ledger_statements.LIST, state=state, entity=entity, key=key and composed(key), most=most)]
+        ledger_queries.LIST_EVENTS, state=state, entity=entity, key=key and composed(key), most=most)]
     if json:
         as_json(rows)
         return
@@ -44,7 +44,7 @@ def events_list(
 @commands.command("show")
 def events_show(seq: int) -> None:
     """Show one event, finished or not, as JSON."""
-    rows = _query(ledger_statements.SHOW, seq=seq)
+    rows = _query(ledger_queries.SELECT_EVENT, seq=seq)
     if not rows:
         raise NotFound(f"there is no event {seq}")
     as_json(dict(rows[0]._mapping), indent=2)

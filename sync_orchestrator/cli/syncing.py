@@ -18,8 +18,8 @@ import typer
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
 from sync_orchestrator.cli.terminal import Steps, as_json, complain, say, steps, table
-from sync_orchestrator.core.statements import adoption as adoption_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.errors import CannotPlan, SyncError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def drain() -> None:
     say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
         f"{settled.failed} failed, {settled.dead} dead")
     with context.engine.begin() as connection:
-        for row in run(connection, adoption_statements.SUSPENDED_ONES):
+        for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS):
             say(f"nothing was pushed to {row.name}: {row.suspended_reason}. Run `sync-orchestrator adopt`.")
 
 
@@ -243,7 +243,7 @@ def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) 
 
     group = groups[0] if groups is not None and len(groups) == 1 else None
     with context.engine.begin() as connection:
-        return int(run(connection, ledger_statements.FAILED_OF, entity=entity, group=group)[0].n)
+        return int(run(connection, ledger_queries.COUNT_FAILED_OF_ENTITY, entity=entity, group=group)[0].n)
 
 
 def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:

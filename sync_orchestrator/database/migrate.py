@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements.ledger import ENSURE_PARTITIONS
+from sync_orchestrator.core.ledger.queries import ENSURE_PARTITIONS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

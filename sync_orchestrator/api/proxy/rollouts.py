@@ -22,8 +22,8 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.service import queries as service_queries
 from sync_orchestrator.core.service import rollout
-from sync_orchestrator.core.statements import rollout as statements
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 from sync_orchestrator.event_formats.strict_json import parse
 
@@ -102,7 +102,7 @@ class Rollouts:
             shares.add_metric([each.route], 0.0 if each.halted else each.percent)
         calls = CounterMetricFamily("sync_rollout_calls", "Calls by the way that they took and how they fared.",
                                     labels=("route", "what"))
-        for row in run(connection, statements.TOTALS):
+        for row in run(connection, service_queries.LIST_ROUTE_TOTALS):
             calls.add_metric([row.route, row.what], float(row.n))
         return iter((shares, calls))
 

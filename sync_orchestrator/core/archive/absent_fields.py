@@ -15,9 +15,9 @@ from typing import Any
 import jmespath
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ports import Json, PartRead, SourceSystem, Ungrouped
-from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.texts.storable_text import text_problem
 
 _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression", "expref"})
@@ -100,7 +100,7 @@ def refuse_vanished(
     if not suspects:
         return list(rows)
     had = {row.key: row.fields for row in run(
-        connection, statements.FIELDS_WITH_VALUES, entity=entity, part=part, keys=sorted(suspects),
+        connection, queries.SELECT_FIELDS_WITH_VALUES, entity=entity, part=part, keys=sorted(suspects),
         fields=sorted(fields))}
     return [_refused(row, part, had.get(row.key, ()), fields) if row.key in suspects else row for row in rows]
 

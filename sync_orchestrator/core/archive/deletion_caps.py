@@ -12,10 +12,10 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.statements import deletions as statements
 from sync_orchestrator.core.version_guard import Change
 
 Reason = Literal["unlisted", "flagged", "extra", "unmanaged"]
@@ -44,17 +44,17 @@ def reserve(
     if not n or (allowed is not None and n <= allowed):
         return None
     caps = entity.settings.validation.deletions
-    run(connection, statements.LOCK, entity=entity.name)
-    used = run(connection, statements.USED, entity=entity.name, group=group, window=caps.window)[0]
-    sizes = run(connection, statements.SIZES, entity=entity.name, group=group)[0]
+    run(connection, queries.LOCK_DELETION_CAP, entity=entity.name)
+    used = run(connection, queries.SUM_DELETIONS, entity=entity.name, group=group, window=caps.window)[0]
+    sizes = run(connection, queries.COUNT_LIVE_RECORDS, entity=entity.name, group=group)[0]
     group_cap = caps.cap(sizes.of_group + used.of_group)
     if used.of_group + n > group_cap:
         return _exceeds(n, used.of_group, "the business group", group_cap, caps.window)
     entity_cap = caps.entity_cap(sizes.of_entity + used.of_entity)
     if used.of_entity + n > entity_cap:
         return _exceeds(n, used.of_entity, f"all of {entity.name}", entity_cap, caps.window)
-    run(connection, statements.FORGET, entity=entity.name, window=caps.window)
-    run(connection, statements.COUNT, entity=entity.name, group=group, reason=reason, n=n)
+    run(connection, queries.DELETE_OLD_DELETION_COUNTS, entity=entity.name, window=caps.window)
+    run(connection, queries.ADD_DELETION, entity=entity.name, group=group, reason=reason, n=n)
     return None
 
 
@@ -84,7 +84,7 @@ def alive_groups(
     """The business groups of those of some parts, by key and part, that are archived and not deleted."""
     if not changes:
         return {}
-    rows = run(connection, statements.ALIVE, entity=entity.name, key=[change.key for change in changes],
+    rows = run(connection, queries.SELECT_LIVE_KEYS, entity=entity.name, key=[change.key for change in changes],
                part=[change.part for change in changes])
     return {(row.key, row.part): row.group_key for row in rows}
 

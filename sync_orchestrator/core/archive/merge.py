@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import json, one_by_one, run
-from sync_orchestrator.core.statements import archive as statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Stamp, Verdict, decide
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ class Merged:
 
 def ticket(connection: Connection) -> int:
     """A number for a read that begins now: later reads get larger ones, on every machine."""
-    return int(run(connection, statements.TICKET)[0][0])
+    return int(run(connection, queries.NEXT_READ_SEQUENCE)[0][0])
 
 
 def ticket_and_clock(connection: Connection) -> tuple[int, float]:
     """Both at once."""
-    row = run(connection, statements.TICKET_AND_CLOCK)[0]
+    row = run(connection, queries.NEXT_READ_SEQUENCE_AND_CLOCK)[0]
     return int(row.number), float(row.now)
 
 
 def clock(connection: Connection) -> float:
     """The database's clock, in seconds since 1970."""
-    return float(run(connection, statements.CLOCK)[0][0])
+    return float(run(connection, queries.SELECT_CLOCK)[0][0])
 
 
 def without_held(connection: Connection, entity: str, changes: Sequence[Change]) -> list[Change]:
@@ -60,7 +60,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
         return []
     one_by_one(connection)
     rows = run(
-        connection, statements.NOT_HELD, entity=entity,
+        connection, queries.SELECT_UNLOCKED_KEYS, entity=entity,
         key=[change.key for change in changes], part=[change.part for change in changes],
         epoch=[change.stamp.epoch for change in changes], version=[change.stamp.version for change in changes],
         content_hash=[change.stamp.content_hash for change in changes])
@@ -88,9 +88,9 @@ def merge(
     _write_parts(connection, entity, batch.touched.values())
     _write_records(connection, entity, batch, lane)
     if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
-        run(connection, statements.DROP_SHELLS, entity=entity, keys=shells)
+        run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
-        run(connection, ledger_statements.WAKE, entity=entity, keys=sorted(batch.arrived))
+        run(connection, ledger_queries.WAKE_WAITING_EVENTS, entity=entity, keys=sorted(batch.arrived))
     return [Merged(*end, _lacks(batch.states[end[0].key], rules)) for end in batch.ends] + again
 
 
@@ -159,9 +159,9 @@ def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
 def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
     """The records that are here, held until the transaction ends."""
     present = {row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
-               for row in run(connection, statements.LOCK, entity=entity, keys=keys)}
+               for row in run(connection, queries.LOCK_RECORDS, entity=entity, keys=keys)}
     if present:
-        for row in run(connection, statements.STAMPS, entity=entity, keys=sorted(present), lag=lag):
+        for row in run(connection, queries.SELECT_STAMPS, entity=entity, keys=sorted(present), lag=lag):
             present[row.key].parts[row.part] = stamp_of(row)
             if row.settled:
                 present[row.key].settled |= {row.part}
@@ -181,7 +181,7 @@ def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> s
     """
     if not batch.absent:
         return set()
-    made = run(connection, statements.INSERT_RECORDS, lane=lane, **_columns(entity, batch, batch.absent))
+    made = run(connection, queries.INSERT_RECORDS, lane=lane, **_columns(entity, batch, batch.absent))
     _new_groups(connection, entity, batch, batch.absent)
     return set(batch.absent) - {row.key for row in made}
 
@@ -191,7 +191,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
     if rows:
         run(
             connection,
-            statements.WRITE_PARTS,
+            queries.WRITE_PARTS,
             entity=entity,
             key=[row.key for row in rows],
             part=[row.part for row in rows],
@@ -208,7 +208,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
 
 def _write_records(connection: Connection, entity: str, batch: _Judged, lane: int) -> None:
     if keys := batch.changed:
-        run(connection, statements.WRITE_RECORDS, lane=lane, **_columns(entity, batch, keys))
+        run(connection, queries.WRITE_RECORDS, lane=lane, **_columns(entity, batch, keys))
         _new_groups(connection, entity, batch, keys)
 
 
@@ -223,4 +223,4 @@ def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]
 def _new_groups(connection: Connection, entity: str, batch: _Judged, keys: Sequence[str]) -> None:
     groups = sorted({group for key in keys if (group := batch.states[key].group)})
     if groups:
-        run(connection, statements.NEW_GROUPS, entity=entity, groups=groups)
+        run(connection, queries.INSERT_NEW_GROUPS, entity=entity, groups=groups)

@@ -25,14 +25,14 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.wakeup import listening
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.operations.status import paused_entities
 from sync_orchestrator.core.ports import Item
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.shutdown import ended_in_order, ending
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as statements
 from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import Gate, gate
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
@@ -135,7 +135,7 @@ class _Drain:
         finally:
             if self._tokens:
                 with self._context.engine.begin() as connection:
-                    run(connection, ledger_statements.RELEASE, tokens=sorted(self._tokens))
+                    run(connection, ledger_queries.RELEASE_EVENTS, tokens=sorted(self._tokens))
             if self._presence is not None:
                 self._presence.end()
         if self._group is None:
@@ -233,7 +233,7 @@ class _Drain:
             if time.monotonic() - released >= _RELEASE_EVERY:
                 released = time.monotonic()
                 await asyncio.to_thread(in_transaction, self._context.engine,
-                                        lambda connection: run(connection, ledger_statements.RELEASE_EXPIRED))
+                                        lambda connection: run(connection, ledger_queries.RELEASE_EXPIRED_EVENTS))
             count, settled = await event_batch.work_off(
                 self._context, limits.batch, self._tokens, entities=[entity], alone=self._taking[entity])
             self.report.events += count
@@ -246,7 +246,7 @@ class _Drain:
 
     def _next_event(self, entity: str) -> float:
         with self._context.engine.begin() as connection:
-            row = run(connection, ledger_statements.NEXT_DUE, entities=[entity])[0]
+            row = run(connection, ledger_queries.SECONDS_UNTIL_NEXT_EVENT, entities=[entity])[0]
         return _LONGEST_WAIT if row.seconds is None else float(row.seconds)
 
 
@@ -380,7 +380,7 @@ class _Pusher:
         group = None if self._group is None else self._group[1]
         claims = self._claims_of(connection, names, group, probe=state.probe)
         if claims and self._drain.ended:  # nobody may be left to give them back
-            run(connection, statements.UNCLAIM, **_columns(claims))
+            run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims))
             return state, [], _LONGEST_WAIT
         if claims:
             return state, claims, 0.0
@@ -456,7 +456,7 @@ class _Pusher:
     async def _give_back(self, claims: Collection[Claim]) -> None:
         if claims:
             await asyncio.to_thread(in_transaction, self._context.engine,
-                                    lambda connection: run(connection, statements.UNCLAIM, **_columns(claims)))
+                                    lambda connection: run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims)))
 
 
 def _columns(claims: Collection[Claim]) -> dict[str, list[Any]]:

@@ -19,20 +19,21 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive import deletion_caps
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
 from sync_orchestrator.core.archive.merge import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.failure_causes import cause_of
+from sync_orchestrator.core.groups import queries as groups_queries
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.shutdown import ended_in_order
-from sync_orchestrator.core.statements import archive as archive_statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
-from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.names import name_or_none
 from sync_orchestrator.core.values.storable import sort_out
@@ -98,7 +99,7 @@ async def work_off(
     def work(connection: Connection) -> tuple[int, list[_Batch], Settled]:
         one_by_one(connection)
         with alone or nullcontext():
-            rows = run(connection, statements.TAKE, entities=names, most=most)
+            rows = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=names, most=most)
         result = Settled()
         if not rows:
             return 0, [], result
@@ -153,11 +154,11 @@ class _Batch:
         fates = self._merge_told(connection, result)
         self._to_read = fates.to_read
         if fates.to_read:
-            run(connection, statements.LEASE, token=self._token, lease=self._context.config.limits.lease,
+            run(connection, ledger_queries.CLAIM_EVENTS, token=self._token, lease=self._context.config.limits.lease,
                 holder=self._holder, seqs=[event.seq for event in fates.to_read])
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
-        run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
+        run(connection, groups_queries.LOCK_JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes = []
         incomplete = self._without_mapped_fields(connection)
@@ -280,7 +281,7 @@ class _Batch:
         return readable and after_failure(self._entity.retry, event.attempts, Failure.TRANSIENT).wait is None
 
     def _covered(self, connection: Connection) -> dict[str, bool]:
-        rows = run(connection, archive_statements.COVERED, entity=self._entity.name)
+        rows = run(connection, archive_queries.SELECT_COVERED_GROUPS, entity=self._entity.name)
         return {row.group_key: row.covered for row in rows}
 
     def _fails(self, event: Any, failure: CallFailed, fates: _Fates, *, awaiting: str | None = None) -> None:
@@ -297,7 +298,7 @@ class _Batch:
     async def _ask(self, events: Sequence[Any]) -> list[_Read]:
         with self._context.engine.begin() as connection:
             number = ticket(connection)
-            self._epochs = {row.name: row.epoch for row in run(connection, full_sync_statements.EPOCHS)}
+            self._epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
         return await asyncio.gather(*(self._ask_one(event, number) for event in events))
 
     async def _ask_one(self, event: Any, number: int) -> _Read:
@@ -322,7 +323,7 @@ class _Batch:
         return _Read(event, parts, problem, number)
 
     def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> list[Any]:
-        run(connection, full_sync_statements.JUDGING, entity=self._entity.name)
+        run(connection, groups_queries.LOCK_JUDGING, entity=self._entity.name)
         fates = _Fates()
         changes: list[Change] = []
         self._archived_stamps = self._stamps_of(connection, [read.event.key for read in reads if _is_absent(read)])
@@ -340,7 +341,7 @@ class _Batch:
 
     def _stamps_of(self, connection: Connection, keys: Sequence[str]) -> dict[tuple[str, str], Stamp]:
         """What is archived of some records, by key and part."""
-        rows = run(connection, archive_statements.STAMPS, entity=self._entity.name, keys=sorted(set(keys)),
+        rows = run(connection, archive_queries.SELECT_STAMPS, entity=self._entity.name, keys=sorted(set(keys)),
                    lag=self._entity.rules.lag) if keys else ()
         return {(row.key, row.part): stamp_of(row) for row in rows}
 
@@ -348,7 +349,7 @@ class _Batch:
         """A thin event is a request to look: once its source was read, the same notification is a new one (rule 31)."""
         looked = [read.event.seq for read in reads if read.event.thin and read.failure is None]
         if looked:
-            run(connection, statements.FORGET_IDS, seqs=looked)
+            run(connection, ledger_queries.DELETE_EVENT_IDS, seqs=looked)
 
     def _read_changes(self, read: _Read, fates: _Fates) -> list[Change]:
         event = read.event
@@ -436,18 +437,18 @@ class _Batch:
         name = self._entity.name
         if fates.archived:
             reached = run(
-                connection, statements.ARCHIVED, held=held, token=self._token, lease=self._context.config.limits.lease,
+                connection, ledger_queries.MARK_ARCHIVED, held=held, token=self._token, lease=self._context.config.limits.lease,
                 holder=self._holder, seq=[seq for seq, _ in fates.archived],
                 revision=[revision for _, revision in fates.archived])
             if reached:
                 finish_reached(connection, name, sorted(row.key for row in reached), result)
         if fates.superseded:
-            rows = run(connection, statements.SUPERSEDED, held=held,
+            rows = run(connection, ledger_queries.FINISH_SUPERSEDED, held=held,
                        seq=[seq for seq, _ in fates.superseded], reason=[reason for _, reason in fates.superseded])
             result.superseded += sum(row.n for row in rows)
         if fates.failed:
             columns = list(zip(*fates.failed, strict=True))
-            rows = run(connection, statements.FAILED, held=held,
+            rows = run(connection, ledger_queries.MARK_FAILED, held=held,
                        **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
                                   map(list, columns), strict=True)))
             result.failed += len(fates.failed)

@@ -13,8 +13,8 @@ from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db import connections
+from sync_orchestrator.core.db.fragments import HOLDER_IS_GONE, claim_is_free
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements.holders import GONE, is_free
 
 CHANNEL = "sync_work"
 
@@ -24,13 +24,13 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s) AND entity = ANY(%(entities)s))
     OR EXISTS (SELECT FROM sync.events
                WHERE state = 'leased' AND lease_until < sync.clock() - make_interval(secs => %(age)s))
-    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL AND lease_holder = ANY({GONE})
+    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL AND lease_holder = ANY({HOLDER_IS_GONE})
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s))
     OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
                LEFT JOIN sync.entities n ON n.name = r.entity
                WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
                  AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
-                 AND {is_free('r.')}
+                 AND {claim_is_free('r.')}
                  AND NOT s.paused AND s.suspended_at IS NULL AND NOT coalesce(n.paused, false)
                  AND coalesce(s.probe_at, '-infinity') <= sync.clock()
                  AND coalesce(s.not_before, '-infinity') <= sync.clock()) AS due

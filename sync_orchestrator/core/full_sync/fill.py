@@ -22,12 +22,13 @@ from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
+from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.prefetch import read_ahead
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
+from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.version_guard import Change, Verdict
 from sync_orchestrator.errors import CallFailed, DeletionsHeld
 from sync_orchestrator.texts.storable_text import text_problem
@@ -117,7 +118,7 @@ class Fill:
             self.report.listed = row.sync_listed  # type: ignore[attr-defined]
             self.report.resumed = True
             return str(row.sync_cursor)  # type: ignore[attr-defined]
-        self._sync_id = self._lease.fenced(connection, statements.BEGIN).sync_id  # type: ignore[attr-defined]
+        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id  # type: ignore[attr-defined]
         return None
 
     def _merge_page(self, connection: Connection, *, page: _Page) -> None:
@@ -130,7 +131,7 @@ class Fill:
         self._merge(connection, self._without_flagged(connection, changes))
         resumable = position is not None and text_problem(position) is None and not self._flagged
         done = self._lease.fenced(
-            connection, statements.PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
+            connection, queries.NOTE_PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
             n=self._listed(connection, owner, rows), lease=self._lease.seconds)
         self.report.listed = done.sync_listed  # type: ignore[attr-defined]
         _before_page_commit()
@@ -150,7 +151,7 @@ class Fill:
     def _listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
         """Remembers what a source listed; returns how many keys of it were new."""
         keys = [row.key for row in rows if text_problem(row.key) is None]
-        return len(run(connection, statements.LISTED, sync_id=self._sync_id, part=part, keys=keys))
+        return len(run(connection, queries.INSERT_LISTED_KEYS, sync_id=self._sync_id, part=part, keys=keys))
 
     def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
         news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
@@ -192,11 +193,11 @@ class Fill:
 
     def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
-        self._lease.fenced(connection, statements.PHASE, phase="delete", lease=self._lease.seconds)
+        self._lease.fenced(connection, groups_queries.SET_PHASE, phase="delete", lease=self._lease.seconds)
         one_by_one(connection)
-        rows = run(connection, statements.UNLISTED, entity=self._entity.name, group=self._lease.group,
+        rows = run(connection, queries.SELECT_UNLISTED_KEYS, entity=self._entity.name, group=self._lease.group,
                    owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
-        size = run(connection, statements.GROUP_SIZE, entity=self._entity.name, group=self._lease.group)[0][0]
+        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._lease.group)[0][0]
         owner = self._entity.rules.owner
         flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
         found = [row for row in rows if row.part == owner or row.key not in flagged]
@@ -205,7 +206,7 @@ class Fill:
     def _deletions_done(self, connection: Connection) -> None:
         self.report.unusable = self._reads.unusable
         self.report.behind = len(self._behind)
-        run(connection, statements.FORGET_LISTED, sync_id=self._sync_id)
+        run(connection, queries.DELETE_LISTED_KEYS, sync_id=self._sync_id)
         place = f"{self._entity.name} {self._lease.group}"
         alerts.resolve(connection, "delete_cap", place)
         if self._behind:
@@ -223,7 +224,7 @@ class Fill:
         if not self._reads.needs_count(part):
             return
         with self._context.engine.begin() as connection:
-            listed = run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n
+            listed = run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n
         if held := await self._reads.incomplete(part, listed, unlisted):
             self._hold(held, [])
 
@@ -244,7 +245,7 @@ class Fill:
             self._hold(held, [change.key for change in gone[:EXAMPLES]])
 
         def work(connection: Connection) -> None:
-            self._lease.fenced(connection, statements.RENEW, lease=self._lease.seconds)
+            self._lease.fenced(connection, groups_queries.RENEW_GROUP_LEASE, lease=self._lease.seconds)
             for some, reason in _reasons(gone, flagged):
                 why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
                 if why is not None:
@@ -266,7 +267,7 @@ class Fill:
 
     async def _listed_of(self, part: str) -> int:
         def count(connection: Connection) -> int:
-            return int(run(connection, statements.COUNT_LISTED, sync_id=self._sync_id, part=part)[0].n)
+            return int(run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n)
 
         return await asyncio.to_thread(in_transaction, self._context.engine, count)
 

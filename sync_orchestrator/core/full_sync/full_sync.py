@@ -16,8 +16,8 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.full_sync.fill import Fill, FillReport, Progress
 from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete, push_group
+from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease, leased
-from sync_orchestrator.core.statements import full_sync as statements
 
 GROUPS_AT_ONCE = 6
 """So many business groups one process takes through a full sync at once."""
@@ -33,7 +33,7 @@ async def discover_groups(context: Context, entity: EntityContext) -> list[str]:
 
     def work(connection: Connection) -> list[str]:
         if told:
-            run(connection, statements.ADD_GROUPS, entity=entity.name, groups=sorted(set(told)))
+            run(connection, groups_queries.ADD_GROUPS, entity=entity.name, groups=sorted(set(told)))
         return known_groups(connection, entity.name)
 
     return await asyncio.to_thread(in_transaction, context.engine, work)
@@ -41,7 +41,7 @@ async def discover_groups(context: Context, entity: EntityContext) -> list[str]:
 
 def known_groups(connection: Connection, entity: str) -> list[str]:
     """The business groups of an entity that have been seen so far, sorted."""
-    return [row.group_key for row in run(connection, statements.GROUPS, entity=entity)]
+    return [row.group_key for row in run(connection, groups_queries.LIST_GROUPS, entity=entity)]
 
 
 async def fill(

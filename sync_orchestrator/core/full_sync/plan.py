@@ -20,13 +20,13 @@ from sync_orchestrator.core.archive.deletion_caps import reserve
 from sync_orchestrator.core.archive.merge import in_order, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
+from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.full_sync.full_sync import known_groups
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
 from sync_orchestrator.core.groups.lease import busy_text
 from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.push.decision import Situation, Step, plan
-from sync_orchestrator.core.statements import plan as statements
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.values.identity import other_key
 from sync_orchestrator.core.values.mapping import digest
@@ -183,7 +183,7 @@ class _Plan:
         with self._engine.begin() as connection:
             if (closed := closed_reason(connection, self._entity.system_name)) is not None:
                 raise CannotPlan(f"{closed}: see `sync-orchestrator status`")
-            row = run(connection, statements.BUSY, entity=self._entity.name, group=self._group)[0]
+            row = run(connection, queries.PLAN_BUSY_LEASE, entity=self._entity.name, group=self._group)[0]
             if row.busy:
                 raise GroupBusy(busy_text(connection, self._entity.name, self._group))
             self._since = row.now
@@ -231,10 +231,10 @@ class _Plan:
                 and change.part not in record.deleted_parts and change.part not in record.announced_parts)
 
     def _load(self, connection: Connection, keys: list[str]) -> None:
-        for row in run(connection, statements.RECORDS, entity=self._entity.name, keys=keys, group=self._group):
+        for row in run(connection, queries.PLAN_RECORDS, entity=self._entity.name, keys=keys, group=self._group):
             state = RecordState(row.revision, row.group_key, row.deleted, row.ready)
             self._records[row.key] = _Record(state, row)
-        for part in run(connection, statements.PARTS, entity=self._entity.name, keys=sorted(self._records),
+        for part in run(connection, queries.PLAN_PARTS, entity=self._entity.name, keys=sorted(self._records),
                         since=self._since, lag=self._entity.rules.lag):
             record = self._records[part.key]
             record.state.parts[part.part] = stamp_of(part)
@@ -339,7 +339,7 @@ class _Plan:
     def _foreign(self, there: dict[str | None, list[Found]]) -> None:
         unknown = sorted(key for key in there if key is not None and key not in self._records)
         with self._engine.begin() as connection:
-            known = {row.key for row in run(connection, statements.KNOWN_KEYS, entity=self._entity.name, keys=unknown)}
+            known = {row.key for row in run(connection, queries.PLAN_KNOWN_KEYS, entity=self._entity.name, keys=unknown)}
         for key in sorted({*unknown, *([None] if None in there else [])} - known, key=str):
             for found in there[key]:
                 self._counts["foreign"] += 1

@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.failure_causes import cause_of_error
+from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.operations.status import call_limit_text, systems_of
-from sync_orchestrator.core.statements import full_sync as statements
 from sync_orchestrator.core.systems.pauses import why_push_waits
 
 REPORT_SECONDS = 5.0
@@ -125,7 +125,7 @@ def group_left_over(connection: Connection, entity: EntityContext, group: str) -
     Changes that came after the group's completion and did not fail are on their way, and not left over.
     """
     figures = Figures()
-    for row in run(connection, statements.OUTSTANDING_OF_COMPLETED, entity=entity.name, groups=[group]):
+    for row in run(connection, queries.COUNT_OUTSTANDING_OF_COMPLETED, entity=entity.name, groups=[group]):
         figures.waiting, figures.failing = row.waiting, row.failing
     if not (figures.waiting or figures.failing):
         return None
@@ -140,10 +140,10 @@ def group_left_over(connection: Connection, entity: EntityContext, group: str) -
 def outstanding(connection: Connection, entity: str, groups: Collection[str]) -> dict[str, Figures]:
     """What of some business groups is not in sync now: waiting, failing, and why."""
     found = {name: Figures() for name in groups}
-    for row in run(connection, statements.OUTSTANDING_OF, entity=entity, groups=list(groups)):
+    for row in run(connection, queries.COUNT_OUTSTANDING_OF_GROUPS, entity=entity, groups=list(groups)):
         found[row.group_key].waiting += row.waiting
         found[row.group_key].failing += row.failing
-    for row in run(connection, statements.ERRORS_OF, entity=entity, groups=list(groups), most=_MAX_ERRORS):
+    for row in run(connection, queries.LIST_ERRORS_OF_GROUPS, entity=entity, groups=list(groups), most=_MAX_ERRORS):
         found[row.group_key].causes[cause_of_error(row.error, row.key)] += 1
     return found
 

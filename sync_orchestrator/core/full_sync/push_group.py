@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
+from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
+from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease
-from sync_orchestrator.core.statements import full_sync as statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.systems.suspension import suspension_of
 
 _NOT_NOW = 0.1
@@ -109,7 +111,7 @@ async def push_group(context: Context, report: StepReport, ends: float, progress
 async def _look(context: Context, report: StepReport) -> float | None:
     """What is left, and in how many seconds the next of it is due; None where none is open."""
     left = (await asyncio.to_thread(in_transaction, context.engine, lambda connection: run(
-        connection, statements.OUTSTANDING, entity=report.entity, group=report.group)))[0]
+        connection, queries.COUNT_OUTSTANDING, entity=report.entity, group=report.group)))[0]
     report.open, report.parked = left.open, left.parked
     return left.next if left.open else None
 
@@ -134,14 +136,14 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
 
     Returns how many records and how many events without one are tried again.
     """
-    run(connection, statements.COMPLETING, entity=lease.entity)
-    lease.fenced(connection, statements.COMPLETE)
-    tried = run(connection, push_statements.UNPARK_GROUP, entity=lease.entity, group=lease.group)
+    run(connection, groups_queries.LOCK_COMPLETING, entity=lease.entity)
+    lease.fenced(connection, queries.COMPLETE_GROUP)
+    tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
     if tried:
-        run(connection, statements.REDRIVE_ARCHIVED, entity=lease.entity, keys=sorted(row.key for row in tried))
-    covered = run(connection, statements.ALL_COVERED, entity=lease.entity)[0].covered
-    redriven = run(connection, ledger_statements.COMPENSATE, entity=lease.entity, group=lease.group,
+        run(connection, ledger_queries.REDRIVE_ARCHIVED_EVENTS, entity=lease.entity, keys=sorted(row.key for row in tried))
+    covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
+    redriven = run(connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group,
                    all_covered=covered)
     if tried or redriven:
-        run(connection, ledger_statements.NOTIFY)
+        run(connection, notify.NOTIFY_WORK)
     return len(tried), len(redriven)

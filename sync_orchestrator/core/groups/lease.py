@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.db.session_settings import application_name
-from sync_orchestrator.core.statements import full_sync as statements
+from sync_orchestrator.core.groups import queries
 from sync_orchestrator.errors import GroupBusy
 
 GROUP_LEASE_SECONDS = 10.0
@@ -58,12 +58,12 @@ class GroupLease:
     async def phase(self, phase: str) -> None:
         """Notes what is done now, and renews the lease. Raises GroupBusy."""
         await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
-            connection, statements.PHASE, phase=phase, lease=self.seconds))
+            connection, queries.SET_PHASE, phase=phase, lease=self.seconds))
 
     def renew(self) -> None:
         """Holds the group for another lease. Raises GroupBusy."""
         in_transaction(self._context.engine, lambda connection: self.fenced(
-            connection, statements.RENEW, lease=self.seconds))
+            connection, queries.RENEW_GROUP_LEASE, lease=self.seconds))
 
 
 def lease_seconds(context: Context) -> float:
@@ -73,7 +73,7 @@ def lease_seconds(context: Context) -> float:
 
 def busy_text(connection: Connection, entity: str, group: str) -> str:
     """Who holds a business group, for how long by now, and until when unless the holder renews it."""
-    rows = run(connection, statements.LEASE, entity=entity, group=group)
+    rows = run(connection, queries.SELECT_GROUP_LEASE, entity=entity, group=group)
     if not rows or rows[0].until is None or rows[0].left <= 0:
         return f"no full sync of {entity} {group} is under way any more: run it again"
     row = rows[0]
@@ -115,7 +115,7 @@ async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[Grou
 
 def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
     in_transaction(context.engine, lambda connection: run(
-        connection, statements.LET_GO, entity=lease.entity, group=lease.group, token=lease.token, error=error))
+        connection, queries.RELEASE_GROUP_LEASE, entity=lease.entity, group=lease.group, token=lease.token, error=error))
 
 
 async def _take(context: Context, entity: str, group: str) -> GroupLease:
@@ -123,11 +123,11 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
     seconds = lease_seconds(context)
 
     def take(connection: Connection) -> tuple[GroupLease | None, object, float, str]:
-        run(connection, statements.ADD_GROUPS, entity=entity, groups=[group])
-        rows = run(connection, statements.TAKE, entity=entity, group=group, lease=seconds, holder=holder)
+        run(connection, queries.ADD_GROUPS, entity=entity, groups=[group])
+        rows = run(connection, queries.LEASE_GROUP, entity=entity, group=group, lease=seconds, holder=holder)
         if rows:
             return GroupLease(context, entity, group, rows[0]), None, 0.0, ""
-        row = run(connection, statements.LEASE, entity=entity, group=group)[0]
+        row = run(connection, queries.SELECT_GROUP_LEASE, entity=entity, group=group)[0]
         return None, row.until, float(row.left or 0.0), busy_text(connection, entity, group)
 
     first: object = None

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.merge import clock, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.intake import queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.statements import archive as archive_statements
-from sync_orchestrator.core.statements import polling as statements
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
@@ -73,7 +73,7 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     settings = entity.settings.parts[part]
     is_time = settings.version.kind == "time"
     begin = await asyncio.to_thread(in_transaction, context.engine, lambda connection: run(
-        connection, statements.BEGIN, entity=entity.name, part=part, is_time=is_time)[0])
+        connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=is_time)[0])
     if due_only and begin.ago is not None and begin.ago < settings.poll_every:
         return None
     polled = Polled(entity.name, part)
@@ -100,10 +100,10 @@ def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequen
     """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
     keys = [row.key for row in rows]
     stamps = {row.key: stamp_of(row) for row in run(
-        connection, archive_statements.STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag) if row.part == part}
+        connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag) if row.part == part}
     offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get(row.key), row)]
     active = {(row.key, bytes(row.content_hash)) for row in run(
-        connection, statements.ACTIVE, entity=entity.name, part=part, keys=[event.key for event in offered])}
+        connection, queries.SELECT_ACTIVE_EVENT_STAMPS, entity=entity.name, part=part, keys=[event.key for event in offered])}
     news = [event for event in offered if (event.key, event.content_hash()) not in active]
     return record_in(connection, news).accepted
 
@@ -125,7 +125,7 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
 def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:
     """A version in the future does not hide what changes until then."""
     present = int(clock(connection) * 1e6)
-    run(connection, statements.ASKED, entity=polled.entity, part=polled.part,
+    run(connection, queries.NOTE_POLLED, entity=polled.entity, part=polled.part,
         newest=min(newest, present) if is_time else newest)
     place = f"{polled.entity} {polled.part}"
     alerts.resolve(connection, "not_asked", place)
@@ -138,7 +138,7 @@ def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newe
 
 def _tell_of_failure(connection: Connection, context: Context, entity: EntityContext, part: str,
                      failure: CallFailed) -> None:
-    begin = run(connection, statements.BEGIN, entity=entity.name, part=part, is_time=True)[0]
+    begin = run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=True)[0]
     if begin.ago is None or begin.ago > context.config.alerts.overdue_after:
         since = "yet" if begin.ago is None else f"for {begin.ago / 60:.0f} minutes"
         alerts.tell(connection, "not_asked", f"{entity.name} {part}",

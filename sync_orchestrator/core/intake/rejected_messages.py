@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.intake import queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in, require_reason
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.statements import rejected as statements
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.core.values.storable import problem
 from sync_orchestrator.errors import InvalidEvent, NotFound
@@ -50,7 +50,7 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
         headers = dict(each.headers) if problem(each.headers) is None else {"unreadable": ascii(dict(each.headers))}
         content_type = None if each.content_type is None else _text(each.content_type)
         told = canonical([content_type, headers]).encode("utf-8", "surrogatepass")
-        run(connection, statements.KEEP, consumer=each.consumer, reason=_text(each.reason)[:_LONGEST_REASON],
+        run(connection, queries.INSERT_REJECTED, consumer=each.consumer, reason=_text(each.reason)[:_LONGEST_REASON],
             digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(), content_type=content_type,
             headers=json(headers), body=each.body[:most_bytes], size=len(each.body))
     by_consumer: dict[str, list[str]] = {}
@@ -58,19 +58,19 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
         by_consumer.setdefault(each.consumer, []).append(_text(each.reason))
     for consumer, reasons in sorted(by_consumer.items()):
         alerts.decide_alone(connection, "rejected", consumer)
-        count = run(connection, statements.OPEN_OF, consumer=consumer)[0].n
+        count = run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n
         alerts.tell(connection, "rejected", consumer, f"{consumer}: {count} messages cannot be read",
                     examples=list(dict.fromkeys(reasons))[:3])
 
 
 def listed(connection: Connection, consumer: str | None, most: int) -> list[dict[str, Any]]:
     """Those that are open, newest first."""
-    return [dict(row._mapping) for row in run(connection, statements.LIST, consumer=consumer, most=most)]
+    return [dict(row._mapping) for row in run(connection, queries.LIST_REJECTED, consumer=consumer, most=most)]
 
 
 def show(connection: Connection, number: int) -> dict[str, Any]:
     """All that is known of one. Raises NotFound."""
-    rows = run(connection, statements.SHOW, id=number)
+    rows = run(connection, queries.SELECT_REJECTED, id=number)
     if not rows:
         raise NotFound(f"there is no rejected message {number}")
     return {**rows[0]._mapping, "body": bytes(rows[0].body).decode("utf-8", "backslashreplace")}
@@ -82,13 +82,13 @@ def retry(
 ) -> tuple[int, int]:
     """Puts messages (None: all, or all of a consumer) through again; returns how many went and how many did not."""
     with engine.begin() as connection:
-        rows = run(connection, statements.OPEN_IDS, ids=None if ids is None else list(ids), consumer=consumer)
+        rows = run(connection, queries.LIST_OPEN_REJECTED_IDS, ids=None if ids is None else list(ids), consumer=consumer)
     ends = [in_transaction(engine, partial(_again, understand=understand, number=row.id)) for row in rows]
     return sum(ends), len(ends) - sum(ends)
 
 
 def _again(connection: Connection, understand: Callable[[Rejected], Sequence[ChangeEvent]], number: int) -> bool:
-    rows = run(connection, statements.TAKE, id=number)
+    rows = run(connection, queries.CLAIM_REJECTED, id=number)
     if not rows:
         return True  # somebody else was quicker
     row = rows[0]
@@ -97,7 +97,7 @@ def _again(connection: Connection, understand: Callable[[Rejected], Sequence[Cha
             raise InvalidEvent(f"only {len(row.body)} of its {row.size} bytes were kept: send it anew, then discard it")
         events = understand(Rejected(row.consumer, row.reason, bytes(row.body), row.content_type, row.headers))
     except InvalidEvent as error:
-        run(connection, statements.STILL, id=number, reason=_text(reason_of(error))[:_LONGEST_REASON])
+        run(connection, queries.NOTE_STILL_REJECTED, id=number, reason=_text(reason_of(error))[:_LONGEST_REASON])
         return False
     record_in(connection, events)
     _end(connection, [number], "retried", None)
@@ -115,14 +115,14 @@ def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
 
 def forget_old(connection: Connection) -> None:
     """Deletes those that ended long ago."""
-    run(connection, statements.FORGET, days=KEPT_DAYS)
+    run(connection, queries.DELETE_OLD_REJECTED, days=KEPT_DAYS)
 
 
 def _end(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
-    rows = run(connection, statements.END, ids=list(ids), ending=ending, reason=reason)
+    rows = run(connection, queries.END_REJECTED, ids=list(ids), ending=ending, reason=reason)
     for consumer in sorted({row.consumer for row in rows}):
         alerts.decide_alone(connection, "rejected", consumer)
-        if not run(connection, statements.OPEN_OF, consumer=consumer)[0].n:
+        if not run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n:
             alerts.resolve(connection, "rejected", consumer)
     return len(rows)
 

@@ -17,13 +17,14 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import dumped, in_transaction, run
+from sync_orchestrator.core.ledger import queries
 from sync_orchestrator.core.ledger.states import ACTIVE, FINISHED
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import dead_records as dead_records_statements
-from sync_orchestrator.core.statements import ledger as statements
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.operations.queries import dead_records as dead_records_queries
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import NotFound
@@ -124,8 +125,8 @@ def prepare_event(event: ChangeEvent) -> PreparedEvent:
 async def record_on(connection: AsyncConnection[Any], batches: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
     """The same on a connection that commits each statement: one round trip to the database, and no thread."""
     if made := _content_ids(batches):
-        await connection.execute(statements.FORGET_CONTENT_IDS, made)
-    cursor = await connection.execute(statements.RECORD, {"events": _offered(batches)}, prepare=True)
+        await connection.execute(queries.DELETE_CONTENT_IDS, made)
+    cursor = await connection.execute(queries.RECORD_EVENTS, {"events": _offered(batches)}, prepare=True)
     row = await cursor.fetchone()
     assert row is not None
     _after_commit()
@@ -149,9 +150,9 @@ def _new(connection: Connection, batches: Sequence[Sequence[ChangeEvent]]) -> Se
     if not any(batches):
         return []
     if made := _content_ids(batches):
-        run(connection, statements.FORGET_CONTENT_IDS, **made)
+        run(connection, queries.DELETE_CONTENT_IDS, **made)
     offered = _offered([[prepare_event(event) for event in events] for events in batches])
-    new: Sequence[int] = run(connection, statements.RECORD, events=offered)[0].accepted
+    new: Sequence[int] = run(connection, queries.RECORD_EVENTS, events=offered)[0].accepted
     return new
 
 
@@ -224,7 +225,7 @@ class Conservation:
 def conservation(connection: Connection, entity: str | None = None) -> Conservation:
     """Counts all events by state; history that was dropped stays counted."""
     counts: dict[str, int] = {}
-    for row in run(connection, statements.CONSERVATION):
+    for row in run(connection, queries.COUNT_CONSERVATION):
         if entity is None or row.entity == entity:
             counts[row.what] = counts.get(row.what, 0) + row.n
     return Conservation(
@@ -243,18 +244,18 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
     from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:
-        rows = run(connection, statements.REDRIVE, seqs=None if seqs is None else list(seqs), entity=entity)
+        rows = run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)
         by_entity: dict[str, list[Any]] = {}
         for row in rows:
             by_entity.setdefault(row.entity, []).append(row)
         for name, events in sorted(by_entity.items()):
             keys = [event.key for event in events]
-            run(connection, push_statements.UNPARK, entity=name,
+            run(connection, push_queries.RELEASE_FROM_HOLD, entity=name,
                 keys=[event.key for event in events if event.revision is not None])
-            run(connection, alert_statements.FORGET_RECORDS, entity=name, keys=keys)
+            run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
             finish_reached(connection, name, keys, Settled())
-        run(connection, alert_statements.RESOLVE_DEAD)
-        run(connection, statements.NOTIFY)
+        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+        run(connection, notify.NOTIFY_WORK)
         return len(rows)
 
     return in_transaction(engine, work)
@@ -270,13 +271,13 @@ def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
 
     def work(connection: Connection) -> int:
         archived: dict[str, list[str]] = {}
-        for row in run(connection, statements.DEAD_ARCHIVED, seqs=list(seqs)):
+        for row in run(connection, queries.SELECT_DEAD_RECORDS_OF_EVENTS, seqs=list(seqs)):
             archived.setdefault(row.entity, []).append(row.key)
-        rows = run(connection, statements.DISCARD, seqs=list(seqs), reason=reason)
+        rows = run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason)
         for name, keys in sorted(archived.items()):
-            run(connection, dead_records_statements.DISCARD_WITH_EVENTS, entity=name, keys=sorted(set(keys)),
+            run(connection, dead_records_queries.DISCARD_RECORDS_WITH_EVENTS, entity=name, keys=sorted(set(keys)),
                 reason=reason)
-        run(connection, alert_statements.RESOLVE_DEAD)
+        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
         return sum(row.n for row in rows)
 
     count = in_transaction(engine, work)

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
+from sync_orchestrator.core.notifications import queries
 from sync_orchestrator.core.notifications.alert_messages import message
 from sync_orchestrator.core.notifications.alert_receivers import Receiver, receivers
-from sync_orchestrator.core.statements import alerts as statements
 from sync_orchestrator.texts.masking import mask, mask_all
 from sync_orchestrator.texts.storable_text import storable_json, storable_text
 
@@ -42,7 +42,7 @@ _MOST_MESSAGES = 10
 def tell(connection: Connection, kind: str, cause: str, title: str, *, entity: str | None = None,
          examples: Sequence[Any] = ()) -> None:
     """Writes an alert of something that is not about single records, or what is new of an open one."""
-    run(connection, statements.RAISE, kind=kind, cause=_cut(cause), title=_cut(mask(title)), entity=entity,
+    run(connection, queries.RAISE_ALERT, kind=kind, cause=_cut(cause), title=_cut(mask(title)), entity=entity,
         examples=json(storable_json(mask_all(list(examples)))))
 
 
@@ -55,10 +55,10 @@ def tell_of_records(connection: Connection, kind: str, cause: str, title: str, e
     if keys:
         cause = _cut(cause)
         others = _cut(f"{entity}: {OTHER_REFUSALS}")
-        known = run(connection, statements.OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
+        known = run(connection, queries.LIST_OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
         if known.n >= MAX_OPEN_CAUSES and not known.is_open:
             cause = others
-        run(connection, statements.RAISE_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(mask(title)),
+        run(connection, queries.RAISE_ALERTS_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(mask(title)),
             entity=entity, keys=sorted(set(keys)))
 
 
@@ -73,12 +73,12 @@ def decide_alone(connection: Connection, kind: str, about: str) -> None:
         kind: The kind of the alerts.
         about: What they have in common, such as an entity or a consumer.
     """
-    run(connection, statements.DECIDE_ALONE, about=f"{kind} {about}")
+    run(connection, queries.LOCK_ALERT_DECISION, about=f"{kind} {about}")
 
 
 def resolve(connection: Connection, kind: str, cause: str | None = None) -> None:
     """The cause is over; whoever was told of it is told so."""
-    run(connection, statements.RESOLVE, kind=kind, cause=None if cause is None else _cut(cause))
+    run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _cut(cause))
 
 
 def _cut(text: str) -> str:
@@ -99,7 +99,7 @@ def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
     """
     known, written = receivers(settings.urls), _Written(log)
     with engine.begin() as connection:
-        run(connection, statements.FORGET_ERRORS, receivers=[receiver.digest for receiver in known])
+        run(connection, queries.CLEAR_SEND_ERRORS, receivers=[receiver.digest for receiver in known])
     return sum(_send_to(engine, receiver, settings, written) for receiver in known)
 
 
@@ -137,16 +137,16 @@ def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Wri
 def _take(connection: Connection, receiver: Receiver, settings: Alerts) -> Sequence[Any]:
     """The next message for a receiver: due alerts of one kind and entity, which are this sender's for a minute."""
     run(connection, "SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
-    return run(connection, statements.TAKE, receiver=receiver.digest, group_wait=settings.group_wait,
+    return run(connection, queries.CLAIM_DUE_ALERTS, receiver=receiver.digest, group_wait=settings.group_wait,
                repeat_after=settings.repeat_after)
 
 
 def _note(connection: Connection, receiver: Receiver, alerts: Sequence[Any], error: str | None) -> None:
     ids = [alert.id for alert in alerts]
     if error is not None:
-        run(connection, statements.NOT_SENT, receiver=receiver.digest, ids=ids, error=error)
+        run(connection, queries.NOTE_SEND_ERROR, receiver=receiver.digest, ids=ids, error=error)
     elif alerts[0].resolved_at is not None:
-        run(connection, statements.SENT_OVER, receiver=receiver.digest, ids=ids)
+        run(connection, queries.MARK_ALERT_END_SENT, receiver=receiver.digest, ids=ids)
     else:
-        run(connection, statements.SENT, receiver=receiver.digest, ids=ids,
+        run(connection, queries.MARK_ALERT_SENT, receiver=receiver.digest, ids=ids,
             told_as=[alert.updated_at for alert in alerts])

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, json, run
-from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.statements import outcomes as statements
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.notifications import alerts, queries
+from sync_orchestrator.core.push import queries as push_queries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -88,21 +87,21 @@ def note(connection: Connection, entity: EntityContext, kind: str, told: Sequenc
         return
     keys = [key for key, _ in told]
     # Of one record the later transaction has the larger number.
-    run(connection, push_statements.LOCK, entity=[entity.name] * len(keys), key=keys)
-    run(connection, statements.NOTE, receivers=list(receivers), kind=kind, entity=entity.name, keys=keys,
+    run(connection, push_queries.LOCK_CLAIMED_RECORDS, entity=[entity.name] * len(keys), key=keys)
+    run(connection, queries.INSERT_OUTCOMES, receivers=list(receivers), kind=kind, entity=entity.name, keys=keys,
         data=[json({"third_party": entity.system_name, **data}) for _, data in told])
 
 
 def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
     """Sends what is due to each receiver, for a while; returns how many outcomes were taken."""
     with engine.begin() as connection:
-        run(connection, statements.FORGET, receivers=list(receivers))
+        run(connection, queries.DELETE_OLD_OUTCOMES, receivers=list(receivers))
     return sum(_send_to(engine, name, receiver, settings) for name, receiver in receivers.items())
 
 
 def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
     """By receiver: how many outcomes wait for it, and why it does not take them."""
-    return {row.receiver: {"unsent": row.n, "error": row.error} for row in run(connection, statements.UNSENT)}
+    return {row.receiver: {"unsent": row.n, "error": row.error} for row in run(connection, queries.COUNT_UNSENT_OUTCOMES)}
 
 
 def _send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
@@ -128,26 +127,26 @@ def _send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) ->
 
 
 def _take(connection: Connection, name: str) -> tuple[int, list[Outcome]]:
-    if not run(connection, statements.IS_DUE, receiver=name)[0].due:
+    if not run(connection, queries.HAS_DUE_OUTCOMES, receiver=name)[0].due:
         return 0, []
-    leased = run(connection, statements.LEASE, receiver=name, lease=_LEASE)
+    leased = run(connection, queries.LEASE_RECEIVER, receiver=name, lease=_LEASE)
     if not leased:
         return 0, []
-    rows = run(connection, statements.TAKE, receiver=name, most=_BATCH)
+    rows = run(connection, queries.CLAIM_DUE_OUTCOMES, receiver=name, most=_BATCH)
     return leased[0].lease_token, [
         Outcome(row.id, str(row.event_id), row.kind, row.entity, row.key, row.data, row.at) for row in rows]
 
 
 def _note_delivery(connection: Connection, name: str, token: int, delivery: Delivery, settings: Alerts) -> None:
     if delivery.taken:
-        run(connection, statements.SENT, ids=delivery.taken)
+        run(connection, queries.MARK_OUTCOME_SENT, ids=delivery.taken)
     if delivery.refused:
-        run(connection, statements.REFUSED, ids=list(delivery.refused), errors=list(delivery.refused.values()))
+        run(connection, queries.MARK_OUTCOME_REFUSED, ids=list(delivery.refused), errors=list(delivery.refused.values()))
     if delivery.down is None:
-        run(connection, statements.RELEASE, receiver=name, token=token)
+        run(connection, queries.RELEASE_RECEIVER, receiver=name, token=token)
     else:
-        run(connection, statements.REST, receiver=name, token=token, error=delivery.down, at_least=delivery.rest)
-    tried = run(connection, statements.OLDEST_TRIED, receiver=name)[0]
+        run(connection, queries.RELEASE_OUTCOMES, receiver=name, token=token, error=delivery.down, at_least=delivery.rest)
+    tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=name)[0]
     if tried.seconds is None:
         alerts.resolve(connection, "not_told", name)
     elif tried.seconds > settings.overdue_after:

@@ -21,10 +21,11 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
+from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
-from sync_orchestrator.core.statements import adoption as statements
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.accounts import ask_account
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
@@ -228,15 +229,15 @@ class _Adoption:
 
         Raises _Overtaken where it is another one by now, or another adoption is under way.
         """
-        current = run(connection, statements.SUSPENSION_LOCKED, name=self._entity.system_name)[0]
+        current = run(connection, systems_queries.LOCK_SUSPENSION, name=self._entity.system_name)[0]
         if current.suspended_at != self._since:
             raise _Overtaken("pushes were suspended again" if current.suspended_at else "another adoption has ended")
-        rows = run(connection, statements.GROUPS, entity=self._entity.name, since=self._since)
+        rows = run(connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since)
         if any(row.group_key in self._due and not row.listed for row in rows):
             raise _Overtaken("another adoption of the same entity is under way")
 
     def _begin(self, connection: Connection) -> None:
-        row = run(connection, statements.SUSPENSION, name=self._entity.system_name)[0]
+        row = run(connection, systems_queries.SELECT_SUSPENSION, name=self._entity.system_name)[0]
         self._since, self._reason = row.suspended_at, row.suspended_reason
 
     # Listing ----------------------------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ class _Adoption:
 
     def _seconds_under_way(self, connection: Connection) -> float:
         landing = self._entity.system.landing_seconds
-        known = float(run(connection, statements.UNDER_WAY, entity=self._entity.name, landing=landing)[0].seconds)
+        known = float(run(connection, adoption_queries.COUNT_CALLS_IN_FLIGHT, entity=self._entity.name, landing=landing)[0].seconds)
         if not is_about_database(self._reason):
             return known
         suspension = suspension_of(connection, self._entity.system_name)  # calls that the database forgot
@@ -262,7 +263,7 @@ class _Adoption:
     async def _list_groups(self, chosen: Sequence[str] | None) -> list[str]:
         """Lists the chosen groups, or all; returns those that are still to be listed."""
         known = await self._db(lambda connection: run(
-            connection, statements.GROUPS, entity=self._entity.name, since=self._since))
+            connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since))
         due = {row.group_key: bool(row.listed) for row in known
                if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())}
         self._due = set(due)
@@ -300,7 +301,7 @@ class _Adoption:
         async for page in self._entity.third_party.pages(result.group):
             await self._keep(page, result.group)
             result.listed += len(page)
-        await self._db(lambda connection: run(connection, statements.GROUP_LISTED, **known))
+        await self._db(lambda connection: run(connection, adoption_queries.MARK_GROUP_LISTED, **known))
 
     async def _keep(self, page: Sequence[Found], group: str) -> None:
         """Keeps records of the third party, each in the group that it names."""
@@ -312,7 +313,7 @@ class _Adoption:
         }
         if page:
             await self._db(lambda connection: run(
-                connection, statements.ADD_TO_LISTING, entity=self._entity.name, **columns))
+                connection, adoption_queries.ADD_TO_LISTING, entity=self._entity.name, **columns))
 
     async def _read_missing(self) -> None:
         """Reads records that no listing shows under the ids that they had: no search will find them before a create.
@@ -329,7 +330,7 @@ class _Adoption:
 
         after = ""
         while rows := await self._db(lambda connection, after=after: run(  # type: ignore[misc]
-                connection, statements.MISSING_WITH_ID, entity=self._entity.name, after=after, limit=BATCH_SIZE)):
+                connection, adoption_queries.COUNT_MISSING_WITH_ID, entity=self._entity.name, after=after, limit=BATCH_SIZE)):
             found = await asyncio.gather(*(one(row) for row in rows))
             for row, record in zip(rows, found, strict=True):
                 if record is not None and record.key == row.key:
@@ -338,7 +339,7 @@ class _Adoption:
 
     def _too_many_missing(self, connection: Connection) -> str | None:
         self._hold(connection)
-        row = run(connection, statements.MISSING, entity=self._entity.name)[0]
+        row = run(connection, adoption_queries.COUNT_MISSING, entity=self._entity.name)[0]
         cap = self._entity.settings.validation.deletions.cap(row.acknowledged)
         if self._recreate_missing or row.missing <= cap:
             return None
@@ -356,7 +357,7 @@ class _Adoption:
         outcomes: Counter[str] = Counter()
         while after is not None:
             after, linked = await self._db(lambda connection, after=after: self._link_batch(  # type: ignore[misc]
-                connection, statements.STANDING, after=after, limit=BATCH_SIZE))
+                connection, adoption_queries.SELECT_RECORDS_BESIDE_LISTING, after=after, limit=BATCH_SIZE))
             outcomes.update(linked)
             _linked()
         self.result.linked = dict(sorted(outcomes.items()))
@@ -371,7 +372,7 @@ class _Adoption:
             return None, Counter()
         wanted = self._wanted(connection, rows)
         links = [link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=traits.can_lookup) for row in rows]
-        run(connection, statements.LINK, entity=self._entity.name, keys=[row.key for row in rows],
+        run(connection, adoption_queries.LINK_RECORDS, entity=self._entity.name, keys=[row.key for row in rows],
             external_id=[each.external_id for each in links], digest=[each.digest for each in links],
             applied_group=[each.group for each in links], revision=[each.revision for each in links],
             look_up=[each.look_up for each in links])
@@ -383,7 +384,7 @@ class _Adoption:
         """By key the digest of what would be sent now, for records that the third party shows."""
         chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
         parts: dict[str, dict[str, Any]] = {}
-        for part in run(connection, push_statements.PARTS, entity=[self._entity.name] * len(chosen),
+        for part in run(connection, push_queries.SELECT_PARTS, entity=[self._entity.name] * len(chosen),
                         key=[row.key for row in chosen]):
             parts.setdefault(part.key, {})[part.part] = part.data
         wanted = {}
@@ -398,26 +399,26 @@ class _Adoption:
     def _finish(self, connection: Connection, began: Any) -> None:
         """Links what the archive received while it was linked, and lets pushes go on where nothing else is due."""
         name, system = self._entity.name, self._entity.system_name
-        self._link_batch(connection, statements.STANDING_CHANGED, since=began)
+        self._link_batch(connection, adoption_queries.SELECT_CHANGED_BESIDE_LISTING, since=began)
         self._report(connection)
-        run(connection, statements.ADOPTED, entity=name)
+        run(connection, adoption_queries.MARK_ADOPTED, entity=name)
         _forget_listing(connection, entity=name, group=None)
         self.result.still_to_adopt = [row.name for row in run(
-            connection, statements.NOT_ADOPTED, entities=self._needed, since=self._since)]
+            connection, adoption_queries.SELECT_NOT_ADOPTED, entities=self._needed, since=self._since)]
         if not self.result.still_to_adopt:
             self.result.lifted = lift(connection, system, account=self._account)
         _before_commit()
 
     def _report(self, connection: Connection) -> None:
-        unmanaged = run(connection, statements.UNMANAGED, entity=self._entity.name)[0]
+        unmanaged = run(connection, adoption_queries.LIST_UNMANAGED, entity=self._entity.name)[0]
         self.result.unmanaged, self.result.unmanaged_examples = unmanaged.n, list(unmanaged.examples)
         self.result.duplicates = {row.key: list(row.external_ids) for row in run(
-            connection, statements.DUPLICATES, entity=self._entity.name)}
+            connection, adoption_queries.LIST_DUPLICATES, entity=self._entity.name)}
 
 
 def _forget_listing(connection: Connection, entity: str, group: str | None) -> None:
-    run(connection, statements.NOT_LISTED, entity=entity, group=group)
-    run(connection, statements.FORGET_LISTING, entity=entity, group=group)
+    run(connection, adoption_queries.SELECT_NOT_LISTED, entity=entity, group=group)
+    run(connection, adoption_queries.DELETE_LISTING, entity=entity, group=group)
 
 
 def _standing(row: Any, wanted: bytes | None) -> Standing:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.failure_causes import cause_of_error
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import dead_records as statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.operations.queries import dead_records as dead_records_queries
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -96,14 +97,14 @@ class DeadCounts:
 
 def count_dead_of_group(connection: Connection, entity: str, group: str) -> DeadCounts:
     """Counts the dead records of one business group."""
-    row = run(connection, statements.OF_GROUP, entity=entity, group=group)[0]
+    row = run(connection, dead_records_queries.COUNT_DEAD_OF_GROUP, entity=entity, group=group)[0]
     return DeadCounts(dead=row.dead, on_hold=row.on_hold, discarded=row.discarded, records=row.records,
                       without_group=row.without_group)
 
 
 def describe_dead_of_entity(connection: Connection, entity: str) -> str | None:
     """Says how many records of an entity are dead now, in any group or none; None where none is."""
-    row = run(connection, statements.OF_ENTITY, entity=entity)[0]
+    row = run(connection, dead_records_queries.COUNT_DEAD_OF_ENTITY, entity=entity)[0]
     if not row.dead:
         return None
     without = f", {row.without_group} of them without a known business group" if row.without_group else ""
@@ -119,7 +120,7 @@ def list_dead_records(
     connection: Connection, selection: DeadSelection, limit: int, states: Sequence[State] = DEAD_STATES
 ) -> list[DeadRecord]:
     """Lists dead records, those that died first first."""
-    rows = run(connection, statements.LIST, **_parameters(selection, states), limit=limit)
+    rows = run(connection, dead_records_queries.LIST_DEAD, **_parameters(selection, states), limit=limit)
     return [DeadRecord.from_row(row) for row in rows]
 
 
@@ -158,7 +159,7 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
     """
     causes: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     totals: dict[tuple[str, str], int] = {}
-    for row in run(connection, statements.BY_ERROR, limit=_MAX_ERRORS):
+    for row in run(connection, dead_records_queries.COUNT_DEAD_BY_ERROR, limit=_MAX_ERRORS):
         place = row.entity, row.state
         totals[place] = row.total
         cause = row.error or "" if row.state == "discarded" else cause_of_error(row.error, row.key)
@@ -184,20 +185,20 @@ def _redrive(connection: Connection, entity: str, selection: DeadSelection, conf
     if not keys:
         return 0
     if confirmed_absent:
-        run(connection, statements.CONFIRM_ABSENT, entity=entity, keys=records)
-    run(connection, push_statements.UNPARK, entity=entity, keys=records)
-    run(connection, ledger_statements.REDRIVE, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
+        run(connection, dead_records_queries.CONFIRM_ABSENT, entity=entity, keys=records)
+    run(connection, push_queries.RELEASE_FROM_HOLD, entity=entity, keys=records)
+    run(connection, ledger_queries.REDRIVE_EVENTS, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
     _end_alerts(connection, entity, keys)
     finish_reached(connection, entity, keys, Settled())
-    run(connection, ledger_statements.NOTIFY)
+    run(connection, notify.NOTIFY_WORK)
     return len(keys)
 
 
 def _discard(connection: Connection, entity: str, selection: DeadSelection, reason: str) -> int:
     records, unarchived = _locked(connection, selection, DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
-    run(connection, statements.DISCARD, entity=entity, keys=records, reason=reason)
-    run(connection, ledger_statements.DISCARD, seqs=_seqs(connection, entity, records, unarchived), reason=reason)
+    run(connection, dead_records_queries.DISCARD_RECORDS, entity=entity, keys=records, reason=reason)
+    run(connection, ledger_queries.DISCARD_EVENTS, seqs=_seqs(connection, entity, records, unarchived), reason=reason)
     _end_alerts(connection, entity, keys)
     return len(keys)
 
@@ -207,18 +208,18 @@ def _locked(
 ) -> tuple[list[str], dict[int, str]]:
     """Keys of selected records, and selected changes that died before they were archived, held until the end."""
     parameters = _parameters(selection, states)
-    records = [row.key for row in run(connection, statements.LOCK_RECORDS, **parameters)]
-    return records, {row.seq: row.key for row in run(connection, statements.LOCK_EVENTS, **parameters)}
+    records = [row.key for row in run(connection, dead_records_queries.LOCK_DEAD_RECORDS, **parameters)]
+    return records, {row.seq: row.key for row in run(connection, dead_records_queries.LOCK_DEAD_EVENTS, **parameters)}
 
 
 def _seqs(connection: Connection, entity: str, records: list[str], unarchived: dict[int, str]) -> list[int]:
-    archived = run(connection, statements.ARCHIVED_EVENTS, entity=entity, keys=records)
+    archived = run(connection, dead_records_queries.SELECT_ARCHIVED_EVENTS, entity=entity, keys=records)
     return sorted({*(row.seq for row in archived), *unarchived})
 
 
 def _end_alerts(connection: Connection, entity: str, keys: Sequence[str]) -> None:
-    run(connection, statements.FORGET_ALERTS, entity=entity, keys=list(keys))
-    run(connection, alert_statements.RESOLVE_DEAD)
+    run(connection, dead_records_queries.RESOLVE_ALERTS_OF_RECORDS, entity=entity, keys=list(keys))
+    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
 
 
 def _parameters(selection: DeadSelection, states: Sequence[State]) -> dict[str, Any]:

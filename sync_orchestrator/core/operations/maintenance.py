@@ -9,12 +9,12 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import Conservation, check_conservation
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.service import rollout
-from sync_orchestrator.core.statements import adoption as adoption_statements
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import ledger as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.suspension import end_old_strays
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def look_after(connection: Connection) -> Conservation:
     """The daily round: makes partitions, forgets what ended long ago, counts everything; harmless to repeat."""
-    run(connection, statements.ENSURE_PARTITIONS)
+    run(connection, ledger_queries.ENSURE_PARTITIONS)
     rejected_messages.forget_old(connection)
     rollout.forget_old(connection)
     return check_conservation(connection)
@@ -31,7 +31,7 @@ def look_after(connection: Connection) -> Conservation:
 
 def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
-    suspended = {row.name for row in run(connection, adoption_statements.SUSPENDED_ONES)}
+    suspended = {row.name for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS)}
     tell_of_overdue(connection, settings.overdue_after, sorted(
         name for name, entity in (entities or {}).items() if entity.third_party.system in suspended))
     tell_of_silence(connection, settings.silent_after)
@@ -39,7 +39,7 @@ def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entit
         tell_of_not_validated(connection, name, entity.third_party.system,
                               2 * entity.validation.every + settings.silent_after)
     tell_of_long_waiting(connection, settings.waiting_after)
-    run(connection, alert_statements.RESOLVE_DEAD)
+    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
     end_old_strays(connection)
 
 
@@ -49,9 +49,9 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
     Records of entities in ``suspended`` wait for an adoption, which has an alert of its own.
     """
     if suspended:
-        rows = run(connection, adoption_statements.OLDEST_DUE_OF_OTHERS, suspended=list(suspended))
+        rows = run(connection, ledger_queries.SELECT_OLDEST_DUE_OF_UNSUSPENDED, suspended=list(suspended))
     else:
-        rows = run(connection, statements.OLDEST_DUE)
+        rows = run(connection, ledger_queries.SELECT_OLDEST_DUE)
     seconds = float(rows[0].seconds)
     if seconds <= after:
         alerts.resolve(connection, "overdue", "work")
@@ -61,7 +61,7 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
 
 def tell_of_silence(connection: Connection, after: float) -> None:
     """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
-    seconds = run(connection, alert_statements.SECONDS_SILENT)[0].seconds
+    seconds = run(connection, notifications_queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
     if seconds is None or seconds <= after:
         alerts.resolve(connection, "silent", "sensor")
     else:
@@ -71,7 +71,7 @@ def tell_of_silence(connection: Connection, after: float) -> None:
 
 def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
     """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in step."""
-    late = run(connection, alert_statements.NOT_VALIDATED, entity=entity, system=system, after=after)[0]
+    late = run(connection, notifications_queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
     if not late.n:
         alerts.resolve(connection, "not_validated", entity)
     else:
@@ -81,9 +81,9 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
 
 def tell_of_long_waiting(connection: Connection, after: float) -> None:
     """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
-    for row in run(connection, alert_statements.LONG_WAITING, after=after):
+    for row in run(connection, notifications_queries.LIST_LONG_WAITING, after=after):
         alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for its record",
                                f"{row.entity}: changes wait for records that never came", row.entity, row.keys)
-    for row in run(connection, alert_statements.LONG_REFERRING, after=after):
+    for row in run(connection, notifications_queries.COUNT_LONG_REFERRING, after=after):
         alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for what it refers to",
                                f"{row.entity}: records refer to something that never came", row.entity, row.keys)

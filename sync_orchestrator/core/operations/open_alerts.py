@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements import open_alerts as statements
+from sync_orchestrator.core.operations.queries import alerts as alerts_queries
 from sync_orchestrator.core.systems.pauses import Pause, pauses_of
 
 _OF_A_THIRD_PARTY = ("breaker_open", "adoption_needed")
@@ -68,7 +68,7 @@ def open_alerts(connection: Connection, systems: Mapping[str, str]) -> OpenAlert
         systems: Third parties by the entities that are mirrored to them.
     """
     found = [OpenAlert(row.kind, row.cause, row.entity, row.title, row.n, row.created_at)
-             for row in run(connection, statements.OPEN)]
+             for row in run(connection, alerts_queries.LIST_OPEN_ALERTS)]
     return OpenAlerts({entity: [alert for alert in found if _concerns(alert, entity, systems)] for entity in systems},
                       pauses_of(connection, systems), len(found))
 

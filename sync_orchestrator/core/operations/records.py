@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.ports import PartRead, SourceSystem
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import archive as statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.validation import queries as validation_queries
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
@@ -46,11 +47,11 @@ class Archived:
 
 def archived(connection: Connection, entity: str, key: str, mapping: Mapping) -> Archived | None:
     """A record's newest state, mapped; None where it is not known, or not all of it. Raises MappingFailed."""
-    rows = run(connection, statements.SHOW, entity=entity, key=key)
+    rows = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
     if not rows or not (rows[0].ready or rows[0].deleted):
         return None
     [row] = rows
-    parts = {part.part: part.data for part in run(connection, push_statements.PARTS, entity=[entity], key=[key])}
+    parts = {part.part: part.data for part in run(connection, push_queries.SELECT_PARTS, entity=[entity], key=[key])}
     payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
     return Archived(payload, row.group_key, row.revision, row.applied_at)
 
@@ -61,17 +62,17 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
     Raises NotFound where neither archive nor ledger has it.
     """
     key = composed(key)
-    records = run(connection, statements.SHOW, entity=entity, key=key)
-    events = run(connection, ledger_statements.OF_RECORD, entity=entity, key=key)
+    records = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
+    events = run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
     if not records and not events:
         raise NotFound(f"nothing is known of {entity} '{key}'")
     return {
         "record": dict(records[0]._mapping) if records else None,
-        "parts": [dict(row._mapping) for row in run(connection, statements.PARTS_OF, entity=entity, key=key)],
+        "parts": [dict(row._mapping) for row in run(connection, archive_queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)],
         "events": [dict(row._mapping) for row in events],
-        "pushes": [dict(row._mapping) for row in run(connection, push_statements.ATTEMPTS_OF, entity=entity, key=key)],
+        "pushes": [dict(row._mapping) for row in run(connection, push_queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)],
         "drift": [dict(row._mapping) for row in run(
-            connection, validation_statements.DRIFT_OF, entity=entity, group=None, key=key, most=100)],
+            connection, validation_queries.LIST_DRIFT_OF_RECORD, entity=entity, group=None, key=key, most=100)],
     }
 
 
@@ -100,9 +101,9 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
     Raises NotFound where there is nothing to push, or a push is under way.
     """
     key = composed(key)
-    rows = run(connection, push_statements.PUSH_AGAIN, entity=entity, key=key)
+    rows = run(connection, push_queries.PUSH_AGAIN, entity=entity, key=key)
     if not rows:
-        known = run(connection, statements.SHOW, entity=entity, key=key)
+        known = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
         why = "is not archived" if not known else "lacks a required part" if not known[0].ready else (
             "is being pushed now")
         raise NotFound(f"{entity} '{key}' {why}")
@@ -129,7 +130,7 @@ def _told(part: str, reads: dict[str, PartRead | None]) -> str:
 
 
 def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Row[Any]]:
-    return {row.part: row for row in run(connection, statements.STAMPS, entity=entity.name, keys=[key],
+    return {row.part: row for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=[key],
                                         lag=entity.rules.lag)}
 
 
@@ -137,10 +138,10 @@ def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[s
           before: dict[str, Row[Any]], number: int) -> None:
     from sync_orchestrator.core.drain.event_batch import change_of_read  # brings all of a push
 
-    run(connection, statements.LOCK, entity=entity.name, keys=[key])
+    run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
     unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}
-    epochs = {row.name: row.epoch for row in run(connection, full_sync_statements.EPOCHS)}
+    epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
     changes: list[Change] = []
     for part, found in reads.items():
         epoch = epochs.get(part, 0)
@@ -149,7 +150,7 @@ def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[s
         elif part in now and part in unmoved:
             gone = Stamp(epoch, now[part].version, number, TOMBSTONE_HASH, inferred=True)
             changes.append(Change(key, part, "delete", gone, None))
-    run(connection, statements.FORGET_STAMP, entity=entity.name, key=key, parts=sorted(unmoved))
+    run(connection, archive_queries.RESET_STAMP, entity=entity.name, key=key, parts=sorted(unmoved))
     merge(connection, entity.name, changes, entity.rules)
     _try_again(connection, entity.name, key, sorted(reads))
 
@@ -159,14 +160,14 @@ def _stamp(row: Row[Any] | None) -> Stamp | None:
 
 
 def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:
-    run(connection, push_statements.UNPARK, entity=entity, keys=[key])
-    run(connection, ledger_statements.REREAD, entity=entity, key=key, parts=parts)
-    failed = [row.seq for row in run(connection, ledger_statements.OF_RECORD, entity=entity, key=key)
+    run(connection, push_queries.RELEASE_FROM_HOLD, entity=entity, keys=[key])
+    run(connection, ledger_queries.FINISH_REREAD, entity=entity, key=key, parts=parts)
+    failed = [row.seq for row in run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
               if row.state in ("waiting", "dead")]
-    run(connection, ledger_statements.REDRIVE, seqs=failed, entity=entity)
-    run(connection, alert_statements.FORGET_RECORDS, entity=entity, keys=[key])
-    run(connection, alert_statements.RESOLVE_DEAD)
-    run(connection, ledger_statements.NOTIFY)
+    run(connection, ledger_queries.REDRIVE_EVENTS, seqs=failed, entity=entity)
+    run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=[key])
+    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+    run(connection, notify.NOTIFY_WORK)
 
 
 def step_epoch(engine: Engine, source: str) -> int:
@@ -175,7 +176,7 @@ def step_epoch(engine: Engine, source: str) -> int:
     Raises NotFound for an unknown source system.
     """
     with engine.begin() as connection:
-        rows = run(connection, full_sync_statements.STEP_EPOCH, name=source)
+        rows = run(connection, systems_queries.STEP_EPOCH, name=source)
     if not rows:
         raise NotFound(f"there is no source system '{source}'")
     return int(rows[0].epoch)

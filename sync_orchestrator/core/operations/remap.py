@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.statements import archive as statements
 from sync_orchestrator.errors import MappingFailed
 
 _LOCK = 7_261_002
@@ -39,11 +39,11 @@ def _remap_entity(connection: Connection, entity: EntityContext) -> int:
     changed = 0
     if before is not None and before != entity.mapping.fingerprint:
         after = ""
-        while rows := run(connection, statements.DIGESTS, entity=entity.name, after=after, most=_PAGE):
+        while rows := run(connection, archive_queries.SELECT_DIGESTS, entity=entity.name, after=after, most=_PAGE):
             after = rows[-1].key
             keys = _changed_keys(connection, entity, rows)
             changed += len(keys)
-            run(connection, statements.STEP_REVISION, entity=entity.name, keys=keys)
+            run(connection, archive_queries.STEP_REVISION, entity=entity.name, keys=keys)
         run(connection, _TRY_REFUSED_AGAIN, name=entity.name)
     run(connection, _REMEMBER, name=entity.name, fingerprint=entity.mapping.fingerprint)
     return changed
@@ -51,7 +51,7 @@ def _remap_entity(connection: Connection, entity: EntityContext) -> int:
 
 def _changed_keys(connection: Connection, entity: EntityContext, rows: Any) -> list[str]:
     parts: dict[str, dict[str, Any]] = defaultdict(dict)
-    for part in run(connection, statements.PARTS_DATA, entity=entity.name, keys=[row.key for row in rows]):
+    for part in run(connection, archive_queries.SELECT_PARTS_DATA, entity=entity.name, keys=[row.key for row in rows]):
         parts[part.key][part.part] = part.data
     return [row.key for row in rows if _digest(entity, row, parts[row.key]) != bytes(row.applied_digest)]
 

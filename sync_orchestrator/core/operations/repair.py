@@ -15,15 +15,15 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import repair as statements
-from sync_orchestrator.core.statements import validation as validation_statements
+from sync_orchestrator.core.groups import queries as groups_queries
+from sync_orchestrator.core.operations.queries import repair as repair_queries
 from sync_orchestrator.core.systems.breaker import is_open
+from sync_orchestrator.core.validation import queries as validation_queries
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
@@ -50,7 +50,7 @@ class Repaired:
 
 def groups_to_repair(connection: Connection, entity: str, key: str | None = None) -> list[str]:
     """The business groups in which something was found and waits for a person, sorted."""
-    return [row.group_key for row in run(connection, statements.GROUPS, entity=entity, key=key)]
+    return [row.group_key for row in run(connection, repair_queries.LIST_GROUPS_TO_REPAIR, entity=entity, key=key)]
 
 
 async def repair(
@@ -87,26 +87,26 @@ class _Repair:
     def send(self, connection: Connection) -> bool:
         """Puts drift on its way; says whether notifications were lost, too."""
         known = {"entity": self._entity.name, "group": self._group, "key": self._key}
-        lost = bool(run(connection, statements.LOST, **known)[0].lost)
+        lost = bool(run(connection, repair_queries.LIST_OPEN_LOST_CHANGES, **known)[0].lost)
         if is_open(connection, self._entity.system_name):
             return lost
-        chosen = self._within_cap(connection, run(connection, statements.FOUND, **known))
+        chosen = self._within_cap(connection, run(connection, repair_queries.LIST_FOUND_DRIFT, **known))
         rows = run(
-            connection, validation_statements.REPAIR, entity=self._entity.name,
+            connection, validation_queries.MARK_DUE_FOR_REPAIR, entity=self._entity.name,
             keys=[row.key for row in chosen], revisions=[row.revision for row in chosen],
             theirs=[row.theirs for row in chosen],
             external_ids=[None if row.theirs is None else row.external_id for row in chosen],
             places=[None if row.theirs is None else self._group for row in chosen])
         sent = {row.key for row in rows}
-        run(connection, statements.UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
+        run(connection, repair_queries.MARK_UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
         self.result.sent, self.result.overtaken = len(sent), len(chosen) - len(sent)
-        run(connection, ledger_statements.NOTIFY)
+        run(connection, notify.NOTIFY_WORK)
         _before_commit()
         return lost
 
     def _within_cap(self, connection: Connection, found: Sequence[Any]) -> list[Any]:
         extra = sum(1 for row in found if row.kind == "extra")
-        size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
+        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._group)[0][0]
         cap = max(self._entity.settings.validation.deletions.cap(size), self._allowed or 0)
         if self._key is not None or extra <= cap:
             return list(found)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.statements import retention as statements
+from sync_orchestrator.core.operations.queries import retention as retention_queries
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Retention
@@ -29,12 +29,12 @@ def forget(engine: Engine, settings: Retention) -> Mapping[str, int]:
     return {
         "history_partitions": _drop(engine, "event_history", settings.history_days),
         "attempts_partitions": _drop(engine, "push_attempts", settings.history_days),
-        "history": _delete(engine, statements.HISTORY, settings.history_days),
-        "attempts": _delete(engine, statements.ATTEMPTS, settings.history_days),
-        "event_ids": _delete(engine, statements.EVENT_IDS, settings.event_ids_days),
-        "validations": _delete(engine, statements.VALIDATIONS, settings.findings_days),
-        "drift": _delete(engine, statements.DRIFT, settings.findings_days),
-        "alerts": _delete(engine, statements.ALERTS, settings.findings_days),
+        "history": _delete(engine, retention_queries.DELETE_HISTORY, settings.history_days),
+        "attempts": _delete(engine, retention_queries.DELETE_ATTEMPTS, settings.history_days),
+        "event_ids": _delete(engine, retention_queries.DELETE_EVENT_IDS, settings.event_ids_days),
+        "validations": _delete(engine, retention_queries.DELETE_VALIDATIONS, settings.findings_days),
+        "drift": _delete(engine, retention_queries.DELETE_DRIFT, settings.findings_days),
+        "alerts": _delete(engine, retention_queries.DELETE_ALERTS, settings.findings_days),
     }
 
 
@@ -43,7 +43,7 @@ def _drop(engine: Engine, parent: str, days: int | None) -> int:
     if days is None:
         return 0
     with engine.begin() as connection:
-        names = [row.name for row in run(connection, statements.OLD_PARTITIONS, parent=parent, days=days)]
+        names = [row.name for row in run(connection, retention_queries.LIST_OLD_PARTITIONS, parent=parent, days=days)]
     return sum(_dropped(engine, name) for name in names)
 
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sync_orchestrator.core.archive import queries as archive_queries
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.intake import queries as intake_queries
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import outcomes
+from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.operations.dead_records import summarize_dead_records
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import archive as archive_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.statements import rejected as rejected_statements
-from sync_orchestrator.core.statements import source_check as source_check_statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.call_limit import FORGOTTEN_AFTER_SECONDS
+from sync_orchestrator.core.validation import queries as validation_queries
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(a
 FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' GROUP BY 1
 """
 _SYSTEMS = f"""
-SELECT name, epoch, paused, open_since, {push_statements.RATE_SHARE} AS rate_share,
+SELECT name, epoch, paused, open_since, {systems_queries.RATE_SHARE} AS rate_share,
        greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
        CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because,
        account, suspended_at, suspended_reason, calls_at_once, calls_max, batch_share, calls_reason, calls_lost_at,
@@ -90,7 +91,7 @@ def pause(engine: Engine, name: str, entities: set[str], *, paused: bool) -> Non
             run(connection, _PAUSE_ENTITY, name=name, paused=paused)
         elif not run(connection, _PAUSE_SYSTEM, name=name, paused=paused):
             raise NotFound(f"neither an entity nor a third party is called '{name}'")
-        run(connection, ledger_statements.NOTIFY)
+        run(connection, notify.NOTIFY_WORK)
 
 
 def status(engine: Engine) -> dict[str, Any]:
@@ -99,12 +100,12 @@ def status(engine: Engine) -> dict[str, Any]:
         run(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         events: dict[str, int] = dict.fromkeys(
             ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0)
-        for row in run(connection, ledger_statements.CONSERVATION):
+        for row in run(connection, ledger_queries.COUNT_CONSERVATION):
             events[row.what] += row.n
         states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
         records = dict.fromkeys(
             ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held", "discarded"), 0)
-        for row in run(connection, archive_statements.COUNTS):
+        for row in run(connection, archive_queries.COUNT_RECORDS):
             for what in records:
                 records[what] += getattr(row, what)
         groups = run(connection, _GROUPS)
@@ -115,13 +116,13 @@ def status(engine: Engine) -> dict[str, Any]:
             "dead": summarize_dead_records(connection),
             "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
             "systems": systems_of(connection),
-            "oldest_due_seconds": float(run(connection, ledger_statements.OLDEST_DUE)[0].seconds),
+            "oldest_due_seconds": float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
             "lost_notifications": [
                 {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
-                for row in run(connection, source_check_statements.TALLIES, days=_DAYS_OF_LOST)],
+                for row in run(connection, validation_queries.SUM_LOST_CHANGES, days=_DAYS_OF_LOST)],
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
             "alerts": _alerts(connection),
-            "rejected": {row.consumer: row.n for row in run(connection, rejected_statements.OPEN)},
+            "rejected": {row.consumer: row.n for row in run(connection, intake_queries.COUNT_OPEN_REJECTED)},
             "outcomes": outcomes.unsent(connection),
         }
 
@@ -133,7 +134,7 @@ def entity_totals(connection: Connection, entity: str) -> dict[str, int]:
         ``in_sync``, ``pending`` (records to push, changes to archive), ``dead``, ``on_hold``, ``drift`` and
         ``unmanaged`` (found and not known to be gone), and ``open_alerts`` (of the entity, and of no entity).
     """
-    row = run(connection, archive_statements.TOTALS, entity=entity)[0]
+    row = run(connection, archive_queries.SUM_ENTITY_TOTALS, entity=entity)[0]
     return {
         "in_sync": row.in_sync, "pending": row.pending_records + row.pending_events,
         "dead": row.dead_records + row.dead_events, "on_hold": row.on_hold, "drift": row.drift,
@@ -151,7 +152,7 @@ class GroupTotals:
 
 def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals:
     """The totals of one business group."""
-    row = run(connection, archive_statements.GROUP_TOTALS, entity=entity, group=group)[0]
+    row = run(connection, archive_queries.SUM_GROUP_TOTALS, entity=entity, group=group)[0]
     return GroupTotals(row.records, row.in_sync, row.validated_at)
 
 
@@ -189,13 +190,13 @@ def call_limit_text(name: str, limit: dict[str, Any]) -> str:
 
 def _alerts(connection: Connection) -> dict[str, Any]:
     """Those that are open, how many of them somebody has not heard of yet, and why."""
-    errors = run(connection, alert_statements.SEND_ERROR)
+    errors = run(connection, notifications_queries.SELECT_SEND_ERROR)
     return {
         "open": [
             {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
              "since": row.created_at.isoformat(), "sent": row.sent}
-            for row in run(connection, alert_statements.OPEN, most=50)
+            for row in run(connection, notifications_queries.COUNT_OPEN_ALERTS, most=50)
         ],
-        "unsent": run(connection, alert_statements.UNSENT)[0].n,
+        "unsent": run(connection, notifications_queries.COUNT_UNSENT_ALERTS)[0].n,
         "send_error": errors[0].error if errors else None,
     }

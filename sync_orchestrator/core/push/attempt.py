@@ -18,12 +18,12 @@ from sqlalchemy import Connection
 from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import as_bytes, one_by_one, run
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
+from sync_orchestrator.core.push import queries
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan, search_wait
 from sync_orchestrator.core.push.stray_copies import found_at, made_late
-from sync_orchestrator.core.statements import push as statements
-from sync_orchestrator.core.statements.holders import VALID_SECONDS
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, is_over
 from sync_orchestrator.core.tracing import following
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
@@ -147,11 +147,11 @@ def claim(
     terms = _terms(lease, landing, hold, timeout)
     one_by_one(connection, in_order=True)
     if probe:
-        rows = run(connection, statements.CLAIM_ONE, entities=list(entities), group=group, **terms)
+        rows = run(connection, queries.CLAIM_ONE_RECORD, entities=list(entities), group=group, **terms)
     elif group is None:
-        rows = run(connection, statements.CLAIM, entities=list(entities), most=most, **terms)
+        rows = run(connection, queries.CLAIM_DUE_RECORDS, entities=list(entities), most=most, **terms)
     else:
-        rows = run(connection, statements.CLAIM_OF_GROUP, entity=entities[0], group=group, most=most, **terms)
+        rows = run(connection, queries.CLAIM_DUE_RECORDS_OF_GROUP, entity=entities[0], group=group, most=most, **terms)
     return _claims(connection, rows, deadline)
 
 
@@ -168,7 +168,7 @@ def claim_in_turn(
     rows: Sequence[Any] = ()
     for entity, group in dict.fromkeys((after, FIRST_PLACE)):
         rows = rows or run(
-            connection, statements.CLAIM_IN_TURN, entities=list(entities), most=most, after_entity=entity,
+            connection, queries.CLAIM_DUE_RECORDS_IN_TURN, entities=list(entities), most=most, after_entity=entity,
             after_group=group, places=_PLACES_IN_TURN, **_terms(lease, landing, hold, timeout))
     if not rows:
         return [], FIRST_PLACE
@@ -178,14 +178,14 @@ def claim_in_turn(
 
 def _terms(lease: float, landing: float, hold: Hold | None, timeout: float) -> dict[str, Any]:
     return {"lease": lease, "landing": landing, "holder": None if hold is None else hold.id,
-            "gives_up": VALID_SECONDS + timeout}
+            "gives_up": HOLDER_VALID_SECONDS + timeout}
 
 
 def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> list[Claim]:
     if not rows:
         return []
     parts: dict[tuple[str, str], dict[str, Any]] = {}
-    for part in run(connection, statements.PARTS, entity=[r.entity for r in rows], key=[r.key for r in rows]):
+    for part in run(connection, queries.SELECT_PARTS, entity=[r.entity for r in rows], key=[r.key for r in rows]):
         parts.setdefault((part.entity, part.key), {})[part.part] = part.data
     return [
         Claim(
@@ -202,9 +202,9 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
 def next_due(connection: Connection, entities: Sequence[str], group: str | None = None) -> float | None:
     """Seconds until the next record is due for a push; None where none is."""
     if group is None:
-        rows = run(connection, statements.NEXT_DUE, entities=list(entities))
+        rows = run(connection, queries.SECONDS_UNTIL_NEXT_PUSH, entities=list(entities))
     else:
-        rows = run(connection, statements.NEXT_DUE_OF_GROUP, entity=entities[0], group=group)
+        rows = run(connection, queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, entity=entities[0], group=group)
     return None if rows[0].seconds is None else float(rows[0].seconds)
 
 

@@ -17,14 +17,14 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import json, one_by_one, run
 from sync_orchestrator.core.failure_causes import cause_of
+from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.push import queries
 from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.decision import Step
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
-from sync_orchestrator.core.statements import alerts as alert_statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.call_limit import is_unanswered
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.errors import Failure
@@ -89,7 +89,7 @@ def settle(
     result = Settled()
     state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
-    run(connection, statements.LOCK, entity=[end.claim.entity for end in ordered],
+    run(connection, queries.LOCK_CLAIMED_RECORDS, entity=[end.claim.entity for end in ordered],
         key=[end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
@@ -118,12 +118,12 @@ def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> N
 
 def _retry_refused(connection: Connection, name: str, entities: dict[str, EntityContext], since: datetime) -> None:
     """Tries refused records once more when what was under way beside them has been acknowledged (rule 26)."""
-    rows = run(connection, statements.RETRY_REFUSED, entities=_entities_of(name, entities), since=since)
+    rows = run(connection, queries.RETRY_REFUSED, entities=_entities_of(name, entities), since=since)
     keys: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         keys[row.entity].append(row.key)
     for entity, some in sorted(keys.items()):
-        run(connection, full_sync_statements.REDRIVE_ARCHIVED, entity=entity, keys=sorted(some))
+        run(connection, ledger_queries.REDRIVE_ARCHIVED_EVENTS, entity=entity, keys=sorted(some))
 
 
 def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
@@ -132,10 +132,10 @@ def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
 
 def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
     """The system as it is, locked where this settlement may open or close its breaker, or suspend it."""
-    state = run(connection, statements.SYSTEM, name=name)[0]
+    state = run(connection, systems_queries.SELECT_SYSTEM, name=name)[0]
     if state.open_since is None and all(end.failure is None and end.not_ours is None for end in pushed):
         return state
-    return run(connection, statements.SYSTEM_LOCKED, name=name)[0]
+    return run(connection, systems_queries.LOCK_SYSTEM, name=name)[0]
 
 
 def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tuple[str, str]], datetime | None]:
@@ -143,7 +143,7 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tu
     if not good:
         return set(), None
     rows = run(
-        connection, statements.ACKNOWLEDGE, **_claims(good),
+        connection, queries.ACKNOWLEDGE_PUSHES, **_claims(good),
         revision=[end.claim.revision for end in good],
         digest=[end.digest for end in good],
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
@@ -191,7 +191,7 @@ def _tell_of_mirrored(
 
 def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:
     """Finishes the events of these records that applied has reached."""
-    for row in run(connection, ledger_statements.REACHED, entity=entity, keys=list(keys)):
+    for row in run(connection, ledger_queries.FINISH_REACHED, entity=entity, keys=list(keys)):
         setattr(result, row.what, getattr(result, row.what) + row.n)
         result.slowest = max(result.slowest, row.slowest)
 
@@ -199,11 +199,11 @@ def finish_reached(connection: Connection, entity: str, keys: Sequence[str], res
 def _breaker_heard_success(connection: Connection, name: str, state: Any, good: Sequence[Pushed]) -> None:
     if not any(end.called for end in good):
         return
-    run(connection, statements.CLEAR_FAILURES, system=name)
+    run(connection, systems_queries.CLEAR_BREAKER_FAILURES, system=name)
     if state.succeeded_ago is None or state.succeeded_ago > _SUCCESS_NOTED_SECONDS:
-        run(connection, statements.SUCCEEDED, name=name)
+        run(connection, systems_queries.NOTE_SUCCESS, name=name)
     if state.open_since is not None:
-        run(connection, statements.CLOSE, name=name)
+        run(connection, systems_queries.CLOSE_BREAKER, name=name)
         alerts.resolve(connection, "breaker_open", name)
 
 
@@ -222,7 +222,7 @@ def _failures(
     if now_open or was_open:
         decisions = [_spared(end, decision) for end, decision in zip(bad, decisions, strict=True)]
     rows = run(
-        connection, statements.FAIL, **_claims(bad), landing=system.landing_seconds,
+        connection, queries.FAIL_PUSHES, **_claims(bad), landing=system.landing_seconds,
         revision=[end.claim.revision for end in bad],
         attempts=[decision.attempts for decision in decisions],
         wait=[float(decision.wait or 0.0) for decision in decisions],
@@ -275,14 +275,14 @@ def _breaker_open(
         return False
     if state.open_since is not None:
         wait = min(system.breaker.probe_cap, (state.probe_wait or system.breaker.probe_after) * 2)
-        run(connection, statements.OPEN, name=name, wait=wait)
+        run(connection, systems_queries.OPEN_BREAKER, name=name, wait=wait)
         return True
     rows = run(
-        connection, statements.ADD_FAILURES, system=name,
+        connection, systems_queries.ADD_BREAKER_FAILURES, system=name,
         entity=[end.claim.entity for end in counting], key=[end.claim.key for end in counting],
         attempts=[end.claim.attempts for end in counting],
     )
-    failures = run(connection, statements.COUNT_FAILURES, system=name)[0]
+    failures = run(connection, systems_queries.COUNT_BREAKER_FAILURES, system=name)[0]
     failing = int(failures.records)
     times = {(row.entity, row.key): row.times for row in rows}
     last = [end for end, decision in zip(bad, decisions, strict=True)
@@ -295,7 +295,7 @@ def _breaker_open(
                  and any(end.failure is not None and is_unanswered(end.failure) for end in counting))
     if failing < system.breaker.failures and not unproven and not is_silent:
         return False
-    run(connection, statements.OPEN, name=name, wait=system.breaker.probe_after)
+    run(connection, systems_queries.OPEN_BREAKER, name=name, wait=system.breaker.probe_after)
     alerts.tell(
         connection, "breaker_open", name, f"{name} does not answer as it should: pushes to it wait",
         examples=[str(counting[-1].failure)],
@@ -320,9 +320,9 @@ def _is_proven_well(end: Pushed, times: int, state: Any) -> bool:
 
 
 def _give_back(connection: Connection, name: str) -> None:
-    run(connection, alert_statements.WITHDRAW, system=name)
-    run(connection, statements.GIVE_BACK_EVENTS, system=name)
-    run(connection, statements.GIVE_BACK_RECORDS, system=name)
+    run(connection, notifications_queries.WITHDRAW_ALERT, system=name)
+    run(connection, queries.RELEASE_EVENTS_OF_SYSTEM, system=name)
+    run(connection, queries.RELEASE_RECORDS_OF_SYSTEM, system=name)
 
 
 def _others_under_way(
@@ -331,7 +331,7 @@ def _others_under_way(
     """Whether a conflict with another record may pass by itself, since others are under way."""
     refused = [end for end in bad if _names_another(end)]
     return bool(refused) and bool(run(
-        connection, statements.OTHERS_UNDER_WAY, entities=_entities_of(name, entities),
+        connection, queries.COUNT_OTHERS_IN_FLIGHT, entities=_entities_of(name, entities),
         entity=[end.claim.entity for end in refused], key=[end.claim.key for end in refused])[0].found)
 
 
@@ -385,13 +385,13 @@ def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) 
     asked = [(end.failure.retry_after, end.failure.detail) for end in bad if end.failure and end.failure.retry_after]
     if asked:
         seconds, reason = max(asked)
-        run(connection, statements.NOT_BEFORE, name=name, seconds=min(_MOST_RETRY_AFTER, seconds), reason=reason)
+        run(connection, systems_queries.HOLD_OFF_UNTIL, name=name, seconds=min(_MOST_RETRY_AFTER, seconds), reason=reason)
 
 
 def _events_follow(connection: Connection, fates: Sequence[tuple[Pushed, Decision]]) -> None:
     if fates:
         run(
-            connection, ledger_statements.PUSH_FAILED,
+            connection, ledger_queries.NOTE_PUSH_FAILED,
             entity=[end.claim.entity for end, _ in fates], key=[end.claim.key for end, _ in fates],
             state=["dead" if decision.wait is None else "waiting" for _, decision in fates],
             attempts=[decision.attempts for _, decision in fates], wait=[decision.wait for _, decision in fates],
@@ -426,9 +426,9 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
         return
     made = {(end.claim.entity, end.claim.key): end for end in late if end.created}
     records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
-    run(connection, statements.MARK_UNKNOWN, **records, landing=system.landing_seconds)
+    run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, landing=system.landing_seconds)
     rows = run(
-        connection, statements.REMEMBER_LATE, **records,
+        connection, queries.REMEMBER_LATE_CREATE, **records,
         group=[end.claim.group for end in late], external_id=[end.external_id if end.created else None for end in late],
     )
     for row in rows:
@@ -441,7 +441,7 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
 def _attempts(connection: Connection, called: Sequence[Pushed]) -> None:
     if called:
         run(
-            connection, statements.ATTEMPTS,
+            connection, queries.INSERT_ATTEMPTS,
             entity=[end.claim.entity for end in called], key=[end.claim.key for end in called],
             revision=[end.claim.revision for end in called], step=[str(end.step) for end in called],
             outcome=[_outcome(end) for end in called],

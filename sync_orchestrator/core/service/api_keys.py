@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements import access as statements
+from sync_orchestrator.core.service import queries
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: 
         raise NotFound("a key needs a name: whose is it?")
     ident = secrets.token_hex(6)
     key = f"sync_{ident}_{secrets.token_urlsafe(32)}"
-    run(connection, statements.MAKE, id=ident, name=name, secret=_hash(key), scopes=sorted(set(scopes)),
+    run(connection, queries.INSERT_API_KEY, id=ident, name=name, secret=_hash(key), scopes=sorted(set(scopes)),
         lifetime=lifetime)
     return key
 
@@ -74,16 +74,16 @@ def find(connection: Connection, key: str) -> Caller | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    for row in run(connection, statements.FIND, id=match[1]):
+    for row in run(connection, queries.FIND_API_KEY, id=match[1]):
         if hmac.compare_digest(bytes(row.secret), _hash(key)):
-            run(connection, statements.USED, id=row.id)
+            run(connection, queries.NOTE_API_KEY_USED, id=row.id)
             return Caller(row.name, frozenset(row.scopes))
     return None
 
 
 def keys(connection: Connection) -> Sequence[Row[tuple[object, ...]]]:
     """All keys that were made, without their secrets: id, name, scopes, created_at, expires_at, revoked_at, used_at."""
-    return run(connection, statements.ALL)
+    return run(connection, queries.LIST_API_KEYS)
 
 
 def revoke(connection: Connection, ident: str) -> None:
@@ -92,7 +92,7 @@ def revoke(connection: Connection, ident: str) -> None:
     Raises NotFound.
     """
     match = _KEY.fullmatch(ident)
-    if not run(connection, statements.REVOKE, id=match[1] if match else ident):
+    if not run(connection, queries.REVOKE_API_KEY, id=match[1] if match else ident):
         raise NotFound("there is no such key; `sync-orchestrator keys list` shows them")
 
 

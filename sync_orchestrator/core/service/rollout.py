@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.dead_records import describe_dead_of_entity
-from sync_orchestrator.core.statements import rollout as statements
+from sync_orchestrator.core.service import queries
 from sync_orchestrator.errors import NotFound, NotYet
 from sync_orchestrator.texts.storable_text import text_problem
 
@@ -88,25 +88,25 @@ class Change:
 
 def rollouts(connection: Connection) -> dict[str, Rollout]:
     """All that were ever changed, by route."""
-    return {row.route: _rollout(row) for row in run(connection, statements.ALL)}
+    return {row.route: _rollout(row) for row in run(connection, queries.LIST_ROLLOUTS)}
 
 
 def current(connection: Connection, config: Config, name: str) -> Rollout:
     """A route's, so that nobody else changes it before this transaction ends. Raises NotFound."""
     switched(config, name)
-    run(connection, statements.ENSURE, route=name)
-    return _rollout(run(connection, statements.LOCK, route=name)[0])
+    run(connection, queries.ENSURE_ROLLOUT, route=name)
+    return _rollout(run(connection, queries.LOCK_ROLLOUT, route=name)[0])
 
 
 def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> dict[str, int]:
     """What was counted under the present version: calls of the new path, those that failed, compared, different."""
-    return dict(run(connection, statements.FARED, route=rollout.route, version=rollout.version,
+    return dict(run(connection, queries.SUM_RECENT_ROUTE_CALLS, route=rollout.route, version=rollout.version,
                     window=within)[0]._mapping)
 
 
 def history(connection: Connection, route: str) -> Sequence[Row[Any]]:
     """Who changed it and why, the last first."""
-    return run(connection, statements.HISTORY, route=route, most=_MOST_CHANGES)
+    return run(connection, queries.LIST_ROLLOUT_CHANGES, route=route, most=_MOST_CHANGES)
 
 
 def switched(config: Config, name: str) -> Route:
@@ -146,20 +146,20 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
         if what in _COUNTED:
             rated[route, version][what] += n
     keys = sorted(rated)
-    run(connection, statements.TOTAL, route=[key[0] for key in sorted(totals)],
+    run(connection, queries.SUM_ROUTE_TOTALS, route=[key[0] for key in sorted(totals)],
         what=[key[1] for key in sorted(totals)], n=[totals[key] for key in sorted(totals)])
-    run(connection, statements.COUNT, piece=_PIECE_SECONDS, route=[key[0] for key in keys],
+    run(connection, queries.COUNT_ROUTE_CALL, piece=_PIECE_SECONDS, route=[key[0] for key in keys],
         version=[key[1] for key in keys], **{what: [rated[key][what] for key in keys] for what in _COUNTED})
     return [name for name in sorted({key[0] for key in keys}) if _fell_back(connection, config, name)]
 
 
 def forget_old(connection: Connection) -> None:
-    run(connection, statements.FORGET)
+    run(connection, queries.DELETE_OLD_ROUTE_COUNTS)
 
 
 def _fell_back(connection: Connection, config: Config, name: str) -> bool:
     route = config.routes.get(name)
-    rows = run(connection, statements.LOCK, route=name)
+    rows = run(connection, queries.LOCK_ROLLOUT, route=name)
     if route is None or route.rollout is None or not rows:
         return False
     before = _rollout(rows[0])
@@ -199,7 +199,7 @@ def _against(connection: Connection, config: Config, route: Route) -> str | None
     if route.entity is None:
         return None
     every = config.entities[route.entity].validation.every
-    found = run(connection, statements.VALIDATED, entity=route.entity, longest=every * _LATE_AFTER_ROUNDS)[0]
+    found = run(connection, queries.LIST_UNVALIDATED_ENTITIES, entity=route.entity, longest=every * _LATE_AFTER_ROUNDS)[0]
     if not found.groups:
         return f"no business group of {route.entity} was ever validated"
     if found.unclean:
@@ -225,7 +225,7 @@ def _check(wanted: Change, who: str, why: str) -> None:
 
 def _write(connection: Connection, after: Rollout, who: str, why: str, overrode: str | None) -> Rollout:
     return _rollout(run(
-        connection, statements.CHANGE, route=after.route, percent=after.percent, shadow=after.shadow,
+        connection, queries.CHANGE_ROLLOUT_SHARE, route=after.route, percent=after.percent, shadow=after.shadow,
         allow=sorted(after.allow), deny=sorted(after.deny), halted=after.halted, who=who, why=why,
         overrode=overrode)[0])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.core.systems import queries
 from sync_orchestrator.core.systems.suspension import suspend
 from sync_orchestrator.errors import CallFailed
 
@@ -56,11 +56,11 @@ async def is_same_account(context: Context, system: str, *, at_most_every: float
 
 
 def _compare(connection: Connection, system: str, account: str) -> bool:
-    if run(connection, statements.SUSPENSION, name=system)[0].account == account:
+    if run(connection, queries.SELECT_SUSPENSION, name=system)[0].account == account:
         return True
-    row = run(connection, statements.SUSPENSION_LOCKED, name=system)[0]
+    row = run(connection, queries.LOCK_SUSPENSION, name=system)[0]
     if row.account is None:
-        run(connection, statements.LEARN_ACCOUNT, name=system, account=account)
+        run(connection, queries.STORE_ACCOUNT, name=system, account=account)
         return True
     if row.account == account:
         return True

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import ThirdPartySystem
@@ -40,7 +40,7 @@ class Gate:
 
 def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
     """Asks whether pushes may go out; a probe is given to one asker only, so the caller must commit."""
-    state = run(connection, statements.SYSTEM, name=name)[0]
+    state = run(connection, queries.SELECT_SYSTEM, name=name)[0]
     if state.suspended_at is not None:
         return Gate(wait=5.0, paused=bool(state.paused), suspended=True)
     if state.paused:
@@ -51,12 +51,12 @@ def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
         return Gate()
     if state.probe_in > 0:
         return Gate(wait=state.probe_in, open=True)
-    state = run(connection, statements.SYSTEM_LOCKED, name=name)[0]
+    state = run(connection, queries.LOCK_SYSTEM, name=name)[0]
     if state.open_since is None:
         return Gate()
     if state.probe_in > 0:  # another asker was given it
         return Gate(wait=state.probe_in, open=True)
-    run(connection, statements.OPEN, name=name, wait=state.probe_wait or system.breaker.probe_after)
+    run(connection, queries.OPEN_BREAKER, name=name, wait=state.probe_wait or system.breaker.probe_after)
     return Gate(probe=True, open=True)
 
 
@@ -67,7 +67,7 @@ def is_open(connection: Connection, name: str) -> bool:
 
 def closed_reason(connection: Connection, name: str) -> str | None:
     """Why nothing may be sent to a third party now, or None."""
-    state = run(connection, statements.SYSTEM, name=name)[0]
+    state = run(connection, queries.SELECT_SYSTEM, name=name)[0]
     if state.suspended_at is not None:
         return f"pushes to {name} are suspended ({state.suspended_reason}): run `sync-orchestrator adopt`"
     if state.open_since is not None or state.paused:
@@ -77,7 +77,7 @@ def closed_reason(connection: Connection, name: str) -> str | None:
 
 def open_ones(connection: Connection) -> frozenset[str]:
     """The third parties whose breakers are open."""
-    return frozenset(row.name for row in run(connection, statements.OPEN_ONES))
+    return frozenset(row.name for row in run(connection, queries.LIST_OPEN_BREAKERS))
 
 
 class HoldOff:
@@ -162,17 +162,17 @@ class SharedHoldOff(HoldOff):
 
     def _told(self) -> tuple[float, str, float | None]:
         with self._engine.begin() as connection:
-            for row in run(connection, statements.HELD_OFF, name=self._name):
+            for row in run(connection, queries.SECONDS_HELD_OFF, name=self._name):
                 return float(row.seconds or 0.0), row.reason or "", row.refused_ago
         return 0.0, "", None
 
     def _tell(self, seconds: float, reason: str) -> None:
         with self._engine.begin() as connection:
-            run(connection, statements.NOT_BEFORE, name=self._name, seconds=seconds, reason=reason)
+            run(connection, queries.HOLD_OFF_UNTIL, name=self._name, seconds=seconds, reason=reason)
 
     def _tell_refused(self) -> None:
         with self._engine.begin() as connection:
-            run(connection, statements.REFUSED, name=self._name)
+            run(connection, queries.LOWER_RATE_SHARE, name=self._name)
 
 
 def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitable[None]]:
@@ -188,7 +188,7 @@ def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitabl
 
     def reserve() -> tuple[float, float]:
         with engine.begin() as connection:
-            row = run(connection, statements.RESERVE, name=name, n=chunk, step=step)[0]
+            row = run(connection, queries.RESERVE_CALL, name=name, n=chunk, step=step)[0]
             return float(row.wait), float(row.step)
 
     async def before_call() -> None:

@@ -24,7 +24,7 @@ import psycopg
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.shutdown import ending
-from sync_orchestrator.core.statements import push as statements
+from sync_orchestrator.core.systems import queries
 from sync_orchestrator.errors import CallFailed, Failure
 
 if TYPE_CHECKING:
@@ -340,16 +340,16 @@ class SharedCallLimit(CallLimit):
 
     def _read(self) -> Any:
         with self._engine.begin() as connection:
-            rows = run(connection, statements.CALL_LIMIT, name=self._name)
+            rows = run(connection, queries.SELECT_CALL_LIMIT, name=self._name)
         return rows[0] if rows else None
 
     def _write(self, limit: Limit, within: float, lowers: bool) -> Any:
         """Writes what was observed, unless another process has written since the observation began."""
         with self._engine.begin() as connection:
-            rows = run(connection, statements.SET_CALL_LIMIT, name=self._name, calls=limit.calls, most=self._most,
+            rows = run(connection, queries.SET_CALL_LIMIT, name=self._name, calls=limit.calls, most=self._most,
                        batch=limit.batch, reason=limit.reason,
                        within=within, lowers=lowers)
-            rows = rows or run(connection, statements.CALL_LIMIT, name=self._name)
+            rows = rows or run(connection, queries.SELECT_CALL_LIMIT, name=self._name)
         return rows[0] if rows else None
 
 

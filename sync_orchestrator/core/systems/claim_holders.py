@@ -16,9 +16,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.db import fragments
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.db.session_settings import application_name
-from sync_orchestrator.core.statements import holders as statements
+from sync_orchestrator.core.systems import queries
 
 BEAT_SECONDS = 2.0
 """The time between two heartbeats of a holder."""
@@ -106,18 +107,18 @@ class Holder:
             self._ended.set()
             hold, self.hold = self.hold, None
         if hold is not None and not self._leaves_claims:
-            in_transaction(self._engine, lambda connection: run(connection, statements.END, id=hold.id))
+            in_transaction(self._engine, lambda connection: run(connection, queries.DELETE_CLAIM_HOLDER, id=hold.id))
 
     def _begin(self) -> Hold:
         began = time.monotonic()
         name = f"{application_name()} on {socket.gethostname()}"
 
         def begin(connection: Connection) -> int:
-            run(connection, statements.FORGET,
-                seconds=statements.GONE_SECONDS + _FORGET_AFTER_LEASES * self._lease_seconds)
-            return int(run(connection, statements.BEGIN, name=name)[0].id)
+            run(connection, queries.DELETE_GONE_CLAIM_HOLDERS,
+                seconds=fragments.HOLDER_GONE_SECONDS + _FORGET_AFTER_LEASES * self._lease_seconds)
+            return int(run(connection, queries.INSERT_CLAIM_HOLDER, name=name)[0].id)
 
-        return Hold(in_transaction(self._engine, begin), began + statements.VALID_SECONDS)
+        return Hold(in_transaction(self._engine, begin), began + fragments.HOLDER_VALID_SECONDS)
 
     def _keep(self, ended: threading.Event) -> None:
         """Beats from a thread of its own, so that a busy event loop loses nothing."""
@@ -132,13 +133,13 @@ class Holder:
         hold, began = self.hold, time.monotonic()
         if hold is None:
             return
-        if in_transaction(self._engine, lambda connection: run(connection, statements.BEAT, id=hold.id)):
-            hold.valid_until = began + statements.VALID_SECONDS
+        if in_transaction(self._engine, lambda connection: run(connection, queries.RENEW_CLAIM_HOLDER, id=hold.id)):
+            hold.valid_until = began + fragments.HOLDER_VALID_SECONDS
             return
         if self.hold is not hold:  # it ended meanwhile
             return
         _log.warning("this process was not heard of for more than %g s: others take over what it had claimed",
-                     statements.VALID_SECONDS)
+                     fragments.HOLDER_VALID_SECONDS)
         new = self._begin()
         with self._lock:
             if self.hold is hold:

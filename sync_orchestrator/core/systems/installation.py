@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.statements import adoption as statements
+from sync_orchestrator.core.systems import queries
 from sync_orchestrator.core.systems.suspension import suspend
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.private_files import make_private_home, write_private_file
@@ -103,21 +103,21 @@ class InstallationWatch:
         present = read_installation(connection, self._refused)
         if present is None:
             return None, 0, None
-        rows = run(connection, statements.INSTALLATION)
+        rows = run(connection, queries.SELECT_INSTALLATION)
         noticed = None
         if not rows:
             _remember(connection, present)
         elif self._judge(connection, rows[0], present) is not None:
-            row = run(connection, statements.INSTALLATION_LOCKED)[0]  # another process may have noticed it meanwhile
+            row = run(connection, queries.LOCK_INSTALLATION)[0]  # another process may have noticed it meanwhile
             noticed = self._judge(connection, row, present)
             if noticed is not None:
                 self._restored(connection, present, row, noticed)
-        ticket = int(run(connection, statements.LAST_TICKET)[0].value)
-        return _lineage(present, run(connection, statements.INSTALLATION)[0].since), ticket, noticed
+        ticket = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
+        return _lineage(present, run(connection, queries.SELECT_INSTALLATION)[0].since), ticket, noticed
 
     def _judge(self, connection: Connection, row: object, present: Installation) -> str | None:
         stored = _from_row(row)
-        ticket = int(run(connection, statements.LAST_TICKET)[0].value)
+        ticket = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
         return find_restore(stored, present, ticket, self._mark(stored, row))
 
     def _mark(self, stored: Installation, row: object) -> int | None:
@@ -128,8 +128,8 @@ class InstallationWatch:
     def _restored(self, connection: Connection, present: Installation, row: object, reason: str) -> None:
         for name in self._systems:
             suspend(connection, name, reason)
-        run(connection, statements.START_LISTINGS_ANEW)
-        run(connection, statements.ADVANCE_TICKET, mark=self._mark(_from_row(row), row) or 0)
+        run(connection, queries.RESTART_LISTINGS)
+        run(connection, queries.ADVANCE_READ_SEQUENCE, mark=self._mark(_from_row(row), row) or 0)
         _remember(connection, present)
 
 
@@ -138,12 +138,12 @@ def read_installation(connection: Connection, refused: set[str] | None = None) -
 
     ``refused`` keeps the statements that the server does not answer, so that its log is not filled with errors.
     """
-    here = run(connection, statements.HERE)[0]
+    here = run(connection, queries.SELECT_WAL_POSITION)[0]
     if here.in_recovery:
         return None
     refused = set() if refused is None else refused
-    return Installation(str(_read(connection, statements.SYSTEM_IDENTIFIER, refused) or ""),
-                        int(_read(connection, statements.TIMELINE, refused) or 0), int(here.database_oid))
+    return Installation(str(_read(connection, queries.SELECT_SYSTEM_IDENTIFIER, refused) or ""),
+                        int(_read(connection, queries.SELECT_TIMELINE, refused) or 0), int(here.database_oid))
 
 
 def _read(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
@@ -163,7 +163,7 @@ def _read(connection: Connection, statement: str, refused: set[str]) -> str | in
 
 
 def _remember(connection: Connection, present: Installation) -> None:
-    run(connection, statements.REMEMBER_INSTALLATION, system_identifier=present.system_identifier,
+    run(connection, queries.STORE_INSTALLATION, system_identifier=present.system_identifier,
         timeline=present.timeline, database_oid=present.database_oid)
 
 

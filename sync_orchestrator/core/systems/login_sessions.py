@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import in_transaction, json, run
-from sync_orchestrator.core.statements import logins as statements
+from sync_orchestrator.core.systems import queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class SharedLogins:
 
     def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
         def work(connection: Connection) -> Taken:
-            run(connection, statements.ENSURE, system=self._system)
-            row = run(connection, statements.PRESENT, system=self._system)[0]
+            run(connection, queries.ENSURE_LOGIN_SESSION, system=self._system)
+            row = run(connection, queries.SELECT_LOGIN_SESSION, system=self._system)[0]
             session = None
             if row.token is not None and bytes(row.mark) == mark:
                 session = _session(row.number, Given(row.token, row.refresh, row.picked, row.renew_in))
@@ -119,17 +119,17 @@ class SharedLogins:
                 return Taken(session)
             if row.taken:
                 return Taken()
-            return Taken(session, run(connection, statements.LEASE, system=self._system, seconds=seconds)[0][0])
+            return Taken(session, run(connection, queries.LEASE_LOGIN_SESSION, system=self._system, seconds=seconds)[0][0])
 
         return in_transaction(self._engine, work)
 
     def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
-        kept = self._run(statements.KEEP, lease=lease, mark=mark, token=given.token, refresh=given.refresh,
+        kept = self._run(queries.STORE_LOGIN_SESSION, lease=lease, mark=mark, token=given.token, refresh=given.refresh,
                          picked=json(dict(given.values)), renew_in=given.renew_in)
         return _session(lease, given) if kept else None
 
     def release(self, lease: int) -> None:
-        self._run(statements.RELEASE, lease=lease)
+        self._run(queries.RELEASE_LOGIN_SESSION, lease=lease)
 
     def _run(self, statement: str, **params: Any) -> Any:
         return in_transaction(

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import json, run
-from sync_orchestrator.core.statements import open_alerts as statements
+from sync_orchestrator.core.systems import queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def pauses_of(connection: Connection, systems: Mapping[str, str]) -> dict[str, P
         connection: A connection within a transaction.
         systems: Third parties by the entities that are mirrored to them.
     """
-    rows = run(connection, statements.PAUSES, systems=json(dict(systems)))
+    rows = run(connection, queries.LIST_PAUSES, systems=json(dict(systems)))
     return {row.name: _pause_of(row) for row in rows}
 
 

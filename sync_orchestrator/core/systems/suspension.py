@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.statements import adoption as statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
+from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -46,7 +46,7 @@ class Suspension:
 
 def suspension_of(connection: Connection, system: str) -> Suspension | None:
     """The suspension of a third party, or None while pushes may go out."""
-    rows = run(connection, statements.SUSPENSION, name=system)
+    rows = run(connection, queries.SELECT_SUSPENSION, name=system)
     if not rows or rows[0].suspended_at is None:
         return None
     return Suspension(rows[0].suspended_reason or "", float(rows[0].suspended_for))
@@ -57,7 +57,7 @@ def suspend(connection: Connection, system: str, reason: str, *, examples: Seque
 
     A suspension that is replaced by another one begins again: what was adopted before no longer counts.
     """
-    run(connection, statements.SUSPEND, name=system, reason=reason)
+    run(connection, queries.SUSPEND_SYSTEM, name=system, reason=reason)
     alerts.tell(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
 
 
@@ -71,8 +71,8 @@ def lift(connection: Connection, system: str, *, account: str | None = None, rea
         alerts.tell(connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}")
     _forget_strays(connection, system)
     alerts.resolve(connection, ALERT, system)
-    lifted = bool(run(connection, statements.LIFT, name=system, account=account))
-    run(connection, ledger_statements.NOTIFY)
+    lifted = bool(run(connection, queries.LIFT_SUSPENSION, name=system, account=account))
+    run(connection, notify.NOTIFY_WORK)
     return lifted
 
 
@@ -87,32 +87,32 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
         for name in sorted({stray[0] for stray in strays}):
             alerts.decide_alone(connection, STRAY_ALERT, name)
         entity, key, external_id, shown_key = (list(column) for column in zip(*strays, strict=True))
-        run(connection, statements.NOTE_STRAYS, system=system, entity=entity, key=key, external_id=external_id,
+        run(connection, queries.INSERT_STRAY_IDS, system=system, entity=entity, key=key, external_id=external_id,
             shown_key=shown_key)
     if suspension_of(connection, system) is not None:
         return True
     if not strays:
         return False
-    count = int(run(connection, statements.COUNT_STRAYS, system=system, window=STRAY_WINDOW_SECONDS)[0].n)
+    count = int(run(connection, queries.COUNT_STRAY_IDS, system=system, window=STRAY_WINDOW_SECONDS)[0].n)
     if count <= MAX_SINGLE_STRAYS:
         _report_single(connection, strays)
         return False
-    known = run(connection, statements.STRAYS, system=system, limit=_MAX_EXAMPLES)
+    known = run(connection, queries.LIST_STRAY_IDS, system=system, limit=_MAX_EXAMPLES)
     suspend(connection, system,
             f"{count} ids that it gave us show other keys, as after a restore of its data or with another account",
             examples=[f"{row.entity} {row.key}: id {row.external_id} is {row.shown_key}" for row in known])
-    for entity_name in sorted({row.entity for row in run(connection, statements.ENTITIES_WITH_STRAYS)}):
+    for entity_name in sorted({row.entity for row in run(connection, queries.LIST_ENTITIES_WITH_STRAY_IDS)}):
         alerts.resolve(connection, STRAY_ALERT, entity_name)
     return True
 
 
 def end_old_strays(connection: Connection) -> None:
     """Forgets stray ids after a day, and ends the alerts of entities that have none left."""
-    for row in run(connection, statements.OPEN_STRAY_ALERTS):
+    for row in run(connection, queries.LIST_OPEN_STRAY_ALERTS):
         alerts.decide_alone(connection, STRAY_ALERT, row.entity)
-    run(connection, statements.FORGET_OLD_STRAYS, age=STRAYS_KEPT_SECONDS)
-    still = {row.entity for row in run(connection, statements.ENTITIES_WITH_STRAYS)}
-    for row in run(connection, statements.OPEN_STRAY_ALERTS):
+    run(connection, queries.DELETE_OLD_STRAY_IDS, age=STRAYS_KEPT_SECONDS)
+    still = {row.entity for row in run(connection, queries.LIST_ENTITIES_WITH_STRAY_IDS)}
+    for row in run(connection, queries.LIST_OPEN_STRAY_ALERTS):
         if row.entity not in still:
             alerts.resolve(connection, STRAY_ALERT, row.entity)
 
@@ -127,7 +127,7 @@ def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None
 
 
 def _forget_strays(connection: Connection, system: str) -> None:
-    entities = {row.entity for row in run(connection, statements.STRAYS, system=system, limit=None)}
-    run(connection, statements.FORGET_STRAYS, system=system, entity=None)
+    entities = {row.entity for row in run(connection, queries.LIST_STRAY_IDS, system=system, limit=None)}
+    run(connection, queries.DELETE_STRAY_IDS, system=system, entity=None)
     for entity in sorted(entities):
         alerts.resolve(connection, STRAY_ALERT, entity)

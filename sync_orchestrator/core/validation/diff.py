@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run, streamed
-from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.compare import Suspect, foreign, misplaced, suspects
 from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
@@ -52,7 +52,7 @@ def _against(context: Context, entity: EntityContext, group: str, since: datetim
     try:
         with engine.begin() as connection:
             found = GroupDiff(theirs.size)
-            for rows in streamed(connection, statements.EXPECTED, **known):
+            for rows in streamed(connection, queries.SELECT_EXPECTED, **known):
                 ours.add(rows)
                 found.ambiguous += sum(1 for row in rows if row[2] is None)
             found.expected = ours.size - found.ambiguous
@@ -73,9 +73,9 @@ def _unlike(ours: Slices, theirs: Slices) -> Iterator[tuple[list[Row], Collectio
 
 def _suspects(connection: Connection, entity: EntityContext, known: dict[str, Any], there: list[Row],
               keys: Collection[str], counts: GroupDiff) -> list[Suspect]:
-    rows = run(connection, statements.OURS, **known, keys=sorted(keys))
+    rows = run(connection, queries.SELECT_OURS, **known, keys=sorted(keys))
     found, unknown = suspects(rows, there)
-    elsewhere = run(connection, statements.ELSEWHERE, **{**known, "keys": sorted(unknown)})
+    elsewhere = run(connection, queries.SELECT_ELSEWHERE, **{**known, "keys": sorted(unknown)})
     alive = {row.key for row in elsewhere if not row.deleted}
     counts.of_other_groups += sum(1 for key, _, _ in there if key in alive)
     traits = entity.third_party.traits

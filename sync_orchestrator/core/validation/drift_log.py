@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.statements import validation as statements
+from sync_orchestrator.core.validation import queries
 
 COLUMNS = ("entity", "group", "key", "kind", "status", "field", "ours", "theirs", "id_there", "found_at",
            "last_seen_at", "repaired_at")
@@ -50,7 +50,7 @@ def listed(engine: Engine, chosen: Chosen) -> Iterator[dict[str, Any]]:
     after = 0
     while True:
         with engine.begin() as connection:
-            rows = run(connection, statements.DRIFT_LIST, after=after, most=_AT_ONCE, **chosen.params())
+            rows = run(connection, queries.LIST_DRIFT, after=after, most=_AT_ONCE, **chosen.params())
         for row in rows:
             told = {"entity": row.entity, "group": row.group_key, "key": row.key, "kind": row.kind,
                     "status": row.status, "id_there": row.external_id, "found_at": row.found_at,
@@ -65,12 +65,12 @@ def listed(engine: Engine, chosen: Chosen) -> Iterator[dict[str, Any]]:
 def over_time(engine: Engine, chosen: Chosen) -> OverTime:
     """What was found when, in buckets of at most a week, as few as fit a plot."""
     with engine.begin() as connection:
-        [span] = run(connection, statements.DRIFT_SPAN, **chosen.params())
+        [span] = run(connection, queries.SELECT_DRIFT_SPAN, **chosen.params())
         if span.first is None:
             return OverTime(_BUCKETS[0], [])
         whole = span.last - span.first
         width = next((each for each in _BUCKETS if whole / each < _MOST_BUCKETS), _BUCKETS[-1])
-        rows = run(connection, statements.DRIFT_OVER_TIME, width=width, **chosen.params())
+        rows = run(connection, queries.COUNT_DRIFT_OVER_TIME, width=width, **chosen.params())
     counts: dict[datetime, dict[str, int]] = {}
     for row in rows:
         counts.setdefault(row.at, {})[row.kind] = row.n

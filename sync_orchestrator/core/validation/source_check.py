@@ -25,7 +25,7 @@ from sync_orchestrator.core.full_sync.source_listing import GroupReads
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.statements import source_check as statements
+from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH
 from sync_orchestrator.errors import CallFailed
@@ -86,7 +86,7 @@ def checks_by_itself(entity: EntityContext) -> bool:
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
     """Business groups whose sources are due to be checked, the longest unseen first; ``every`` in seconds."""
-    return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
+    return [row.group_key for row in run(connection, queries.LIST_GROUPS_DUE_FOR_SOURCE_CHECK, entity=entity, every=every, most=most)]
 
 
 async def check_sources(
@@ -152,7 +152,7 @@ class _Check:
         return self.result
 
     def _begin(self, connection: Connection) -> bool:
-        row = run(connection, statements.GROUP, entity=self._entity.name, group=self._group)[0]
+        row = run(connection, queries.SELECT_SOURCE_CHECK_GROUP, entity=self._entity.name, group=self._group)[0]
         self._since = row.now
         self._checked_to = row.contents_checked_to
         self._reads.begin(connection)
@@ -234,7 +234,7 @@ class _Check:
     def _archived(self, connection: Connection) -> dict[Place, Any]:
         keys = sorted({key for _, key in self._rows})
         return {(row.part, row.key): row for row in run(
-            connection, statements.ARCHIVED, entity=self._entity.name, group=self._group, keys=keys,
+            connection, queries.SELECT_ARCHIVED_PARTS, entity=self._entity.name, group=self._group, keys=keys,
             since=self._since)}
 
     def _compared(self, part: str, key: str, row: PartRead, archived: dict[Place, Any]) -> Lost | None:
@@ -256,7 +256,7 @@ class _Check:
                 and (row.part == self._owner or row.key in self._keys[self._owner]))
 
     def _not_on_the_way(self, connection: Connection, found: set[Lost]) -> set[Lost]:
-        rows = run(connection, statements.ON_THE_WAY, entity=self._entity.name,
+        rows = run(connection, queries.SELECT_KEYS_WITH_ACTIVE_EVENTS, entity=self._entity.name,
                    keys=sorted({lost.key for lost in found}))
         under_way = {(row.source, row.key) for row in rows}
         self._on_the_way = {lost for lost in found if (lost.part, lost.key) in under_way}
@@ -310,15 +310,15 @@ class _Check:
     def _conclude(self, connection: Connection) -> None:
         found = self.result.lost
         known = {"entity": self._entity.name, "group": self._group}
-        new = run(connection, statements.NOTE, **known, **_columns(found))
-        run(connection, statements.OVER, **known, **_columns([*found, *self._on_the_way]))
-        run(connection, statements.TALLY, entity=self._entity.name, source=[row.part for row in new])
+        new = run(connection, queries.INSERT_LOST_CHANGES, **known, **_columns(found))
+        run(connection, queries.DELETE_LOST_CHANGES, **known, **_columns([*found, *self._on_the_way]))
+        run(connection, queries.ADD_LOST_CHANGES, entity=self._entity.name, source=[row.part for row in new])
         self.result.new = len(new)
         if self._repair == "auto":
             self.result.repaired = record_in(connection, self._events()).accepted
         self._tell(connection, new)
-        run(connection, statements.CHECKED, **known, again=self.result.repaired > 0, checked_to=self._checked_to)
-        still = run(connection, statements.OPEN, **known)[0].n
+        run(connection, queries.INSERT_SOURCE_CHECK, **known, again=self.result.repaired > 0, checked_to=self._checked_to)
+        still = run(connection, queries.COUNT_OPEN_LOST_CHANGES, **known)[0].n
         if found or still:
             earlier = f"{still} found earlier are not known to be made up for yet" if not found else None
             self.result.verdict, self.result.reason = "lost", self._held or earlier
@@ -359,7 +359,7 @@ class _Check:
                 connection, "source_behind", f"{name} {part}: older",
                 f"{name}: '{part}' shows records at an older version than the archive",
                 name, [key for key in keys if (part, key) in older])
-        still = {row.part for row in run(connection, statements.OPEN_PARTS, entity=name)}
+        still = {row.part for row in run(connection, queries.LIST_PARTS_WITH_LOST_CHANGES, entity=name)}
         for part in sorted(self._entity.sources.keys() - still):
             alerts.resolve(connection, "lost_notifications", f"{name} {part}")
             alerts.resolve(connection, "source_behind", f"{name} {part}: older")

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.operations.dead_records import (
     DeadRecord,
@@ -28,16 +31,13 @@ from sync_orchestrator.core.operations.dead_records import (
     list_dead_records,
 )
 from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.shutdown import ended_in_order
-from sync_orchestrator.core.statements import archive as archive_statements
-from sync_orchestrator.core.statements import full_sync as full_sync_statements
-from sync_orchestrator.core.statements import ledger as ledger_statements
-from sync_orchestrator.core.statements import push as push_statements
-from sync_orchestrator.core.statements import validation as statements
 from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.systems.suspension import NotedStray, note_stray_ids
+from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.compare import Suspect
 from sync_orchestrator.core.validation.diff import diff
 from sync_orchestrator.core.values.identity import other_key
@@ -99,7 +99,7 @@ class GroupValidation:
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
     """Business groups whose validation is due, the longest unseen first; ``every`` in seconds."""
-    return [row.group_key for row in run(connection, statements.GROUPS_DUE, entity=entity, every=every, most=most)]
+    return [row.group_key for row in run(connection, queries.LIST_GROUPS_DUE_FOR_VALIDATION, entity=entity, every=every, most=most)]
 
 
 def groups_with_drift(connection: Connection, entity: str) -> dict[str, bool]:
@@ -108,7 +108,7 @@ def groups_with_drift(connection: Connection, entity: str) -> dict[str, bool]:
     Unmanaged records are left where they are, so such a group stays here until a full comparison finds them gone.
     """
     return {row.group_key: row.only_unmanaged
-            for row in run(connection, statements.GROUPS_WITH_DRIFT, entity=entity)}
+            for row in run(connection, queries.LIST_GROUPS_WITH_DRIFT, entity=entity)}
 
 
 async def validate(
@@ -160,8 +160,8 @@ class _Validation:
         return await asyncio.to_thread(in_transaction, self._context.engine, work)
 
     def _begin(self, connection: Connection) -> tuple[datetime, str | None]:
-        since = run(connection, statements.NOW)[0].now
-        rows = run(connection, statements.GROUP, entity=self._entity.name, group=self._group,
+        since = run(connection, queries.SELECT_NOW)[0].now
+        rows = run(connection, queries.SELECT_GROUP, entity=self._entity.name, group=self._group,
                    audit_every=self._settings.audit_every)
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
@@ -178,8 +178,8 @@ class _Validation:
         counted = await self._entity.third_party.count(self._group)
 
         def look(connection: Connection) -> bool:
-            ours = run(connection, statements.COUNTS, **self._ours(since))[0]
-            known = run(connection, statements.KNOWN_FOREIGN, entity=self._entity.name, group=self._group)[0][0]
+            ours = run(connection, queries.COUNT_EXPECTED, **self._ours(since))[0]
+            known = run(connection, queries.SELECT_KNOWN_UNMANAGED, entity=self._entity.name, group=self._group)[0][0]
             self.result.expected, self.result.counted = ours.settled, counted
             self._ambiguous, self._count_said, self.result.unmanaged = ours.ambiguous, counted, known
             low = ours.settled + known
@@ -270,7 +270,7 @@ class _Validation:
         """Those that nobody changed, pushed or sent to repair since they were listed."""
         known = [suspect for suspect, _ in confirmed if suspect.revision]
         rows = run(
-            connection, statements.STILL, entity=self._entity.name, keys=[suspect.key for suspect in known],
+            connection, queries.SELECT_UNCHANGED, entity=self._entity.name, keys=[suspect.key for suspect in known],
             revisions=[suspect.revision for suspect in known], applied_at=[suspect.applied_at for suspect in known],
         )
         still = {row.key for row in rows}
@@ -287,7 +287,7 @@ class _Validation:
             self._not_validated(connection, closed_reason(connection, self._entity.system_name) or "")
             return False
         before = {_thing(row.key, row.kind, row.external_id): row
-                  for row in run(connection, statements.OPEN_DRIFT, entity=self._entity.name, group=self._group)}
+                  for row in run(connection, queries.SELECT_OPEN_DRIFT, entity=self._entity.name, group=self._group)}
         confirmed = self._untouched(connection, confirmed)  # after ``before``: a repair that it shows is seen here, too
         samples = self._samples(connection, confirmed)
         ids = _ids(confirmed, before)
@@ -297,7 +297,7 @@ class _Validation:
             for (suspect, there), external_id, sample, status in zip(confirmed, ids, samples, statuses, strict=True)
         ]
         self._note(connection, confirmed)
-        run(connection, statements.DRIFT_GONE, **self._ours(since))
+        run(connection, queries.MARK_DRIFT_REPAIRED, **self._ours(since))
         self._send_to_repair(connection, confirmed)
         _before_repair_commit()
         self._tell(connection, before)
@@ -309,7 +309,7 @@ class _Validation:
         extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
         cap = 0
         if extra:
-            size = run(connection, full_sync_statements.GROUP_SIZE, entity=self._entity.name, group=self._group)[0][0]
+            size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._group)[0][0]
             cap = self._settings.deletions.cap(size)
         self._tell_of_cap(connection, "extra", extra, cap)
         return [
@@ -357,7 +357,7 @@ class _Validation:
     def _note(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         if confirmed:
             run(
-                connection, statements.NOTE_DRIFT, entity=self._entity.name, group=self._group,
+                connection, queries.INSERT_DRIFT, entity=self._entity.name, group=self._group,
                 key=[drift.key for drift in self.result.drift], kind=[drift.kind for drift in self.result.drift],
                 revision=[suspect.revision for suspect, _ in confirmed],
                 ours=[suspect.ours for suspect, _ in confirmed],
@@ -375,14 +375,14 @@ class _Validation:
         if chosen:
             chosen.sort(key=lambda pair: pair[0].key)
             rows = run(
-                connection, statements.REPAIR, entity=self._entity.name,
+                connection, queries.MARK_DUE_FOR_REPAIR, entity=self._entity.name,
                 keys=[suspect.key for suspect, _ in chosen], revisions=[suspect.revision for suspect, _ in chosen],
                 theirs=[self._theirs(suspect, there) for suspect, there in chosen],
                 external_ids=[None if there is None else there.external_id for _, there in chosen],
                 places=[None if there is None else self._place(there) for _, there in chosen],
             )
             self.result.repaired = len(rows)
-            run(connection, ledger_statements.NOTIFY)
+            run(connection, notify.NOTIFY_WORK)
 
     def _tell(self, connection: Connection, before: dict[Any, Any]) -> None:
         self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
@@ -417,7 +417,7 @@ class _Validation:
     ) -> list[list[dict[str, Any]]]:
         keys = [suspect.key for suspect, _ in confirmed]
         parts: dict[str, dict[str, Any]] = {}
-        for row in run(connection, archive_statements.PARTS_DATA, entity=self._entity.name, keys=keys):
+        for row in run(connection, archive_queries.SELECT_PARTS_DATA, entity=self._entity.name, keys=keys):
             parts.setdefault(row.key, {})[row.part] = row.data
         return [self._sample(suspect, there, parts.get(suspect.key, {})) for suspect, there in confirmed]
 
@@ -462,7 +462,7 @@ class _Validation:
         known = {"entity": self._entity.name, "key": suspect.key}
         grouped = self._entity.third_party.traits.grouped_address
         ours = await self._db(lambda connection: run(
-            connection, statements.OURS_BY_NOW, **known, group=self._group, grouped=grouped,
+            connection, queries.SELECT_OURS_BY_NOW, **known, group=self._group, grouped=grouped,
             external_id=suspect.external_id)[0].ours)
         if ours:
             return
@@ -474,7 +474,7 @@ class _Validation:
             await self._entity.third_party.delete(item)
         finally:  # one whose answer is lost can still land
             await self._db(lambda connection: run(
-                connection, push_statements.MARK_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
+                connection, push_queries.MARK_OUTCOME_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
                 external_id=[None], landing=self._entity.system.landing_seconds))
 
     async def _end(self, *, reason: str | None = None) -> GroupValidation:
@@ -494,7 +494,7 @@ class _Validation:
 
     def _write_end(self, connection: Connection, *, audited: bool) -> None:
         result = self.result
-        open_drift = run(connection, statements.STILL_WRONG, entity=result.entity, group=result.group)[0][0]
+        open_drift = run(connection, queries.COUNT_OPEN_DRIFT, entity=result.entity, group=result.group)[0][0]
         if result.verdict == "in_step" and open_drift:
             result.verdict = "drift"
             result.reason = "1 difference found earlier is not known to be repaired yet" if open_drift == 1 else (
@@ -504,12 +504,12 @@ class _Validation:
         to_compare = result.verdict == "drift"
         self._count_dead(connection)
         run(
-            connection, statements.NOTE_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
+            connection, queries.INSERT_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
             reason=result.reason, expected=result.expected, counted=result.counted, ambiguous=result.ambiguous,
             compared=result.compared, drift=len(result.drift),
         )
         if result.verdict != "not_validated":
-            run(connection, statements.VALIDATED, entity=result.entity, group=result.group, audited=audited,
+            run(connection, queries.MARK_GROUP_VALIDATED, entity=result.entity, group=result.group, audited=audited,
                 drift=to_compare, every=self._settings.every)
 
     def _reason_of_count(self) -> str | None:

@@ -1,13 +1,7 @@
-"""The statements that touch the archive: records and their parts.
+"""The queries of ``core/archive/``. Parameters are bound; batches come as arrays."""
 
-Set-wise writes go in key order, so that two drains with the same keys wait for each other and do not deadlock.
-"""
 
-from sync_orchestrator.core.statements.holders import is_free
-
-# The keys of an entity, to join with. OFFSET 0 hides from the planner that the entity is one and the same: where its
-# statistics lag behind a table that grows it would read all records of the entity rather than look up these.
-OF_KEYS = "(SELECT %(entity)s::text AS entity, key FROM unnest(%(keys)s::text[]) AS key OFFSET 0)"
+from sync_orchestrator.core.db.fragments import OF_KEYS, claim_is_free, is_announced
 
 # A row for every key that is not here; one of which nothing came goes again.
 INSERT_RECORDS = """
@@ -17,27 +11,27 @@ SELECT %(entity)s, v.*, %(lane)s FROM unnest(
 ON CONFLICT DO NOTHING RETURNING key
 """
 
-LOCK = f"""
+LOCK_RECORDS = f"""
 SELECT key, group_key, revision, deleted, ready, applied_revision, parked
 FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) ORDER BY key FOR UPDATE OF r
 """
 
 # The version guard's side of the parts; their data stays where it is.
-STAMPS = f"""
+SELECT_STAMPS = f"""
 SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted,
        changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
 
 # Which of some fields of a part have a value that is not null.
-FIELDS_WITH_VALUES = f"""
+SELECT_FIELDS_WITH_VALUES = f"""
 SELECT key, array(SELECT field FROM unnest(%(fields)s::text[]) field WHERE jsonb_typeof(data -> field) <> 'null')
     AS fields
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key) WHERE part = %(part)s AND NOT deleted
 """
 
 # Which of what was read is not here already, told by an earlier read; by its place from 1.
-NOT_HELD = """
+SELECT_UNLOCKED_KEYS = """
 SELECT o.place FROM (
     SELECT %(entity)s::text AS entity, o.* FROM unnest(
         %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(content_hash)s::bytea[])
@@ -47,7 +41,7 @@ LEFT JOIN sync.parts p ON p.entity = o.entity AND p.key = o.key AND p.part = o.p
 WHERE p.key IS NULL ORDER BY o.place
 """
 
-DROP_SHELLS = f"""
+DELETE_EMPTY_RECORDS = f"""
 DELETE FROM sync.records r USING {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key AND r.revision = 0
 """
 
@@ -68,30 +62,30 @@ UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
     attempts = 0, parked = NULL, parked_at = NULL, error = NULL, refusal_retried = false,
-    due_at = CASE WHEN {is_free('r.')} THEN sync.clock() ELSE r.due_at END
+    due_at = CASE WHEN {claim_is_free('r.')} THEN sync.clock() ELSE r.due_at END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
       AS v (key, group_key, revision, deleted, ready) OFFSET 0) v
 WHERE r.entity = v.entity AND r.key = v.key
 """
 
-NEW_GROUPS = """
+INSERT_NEW_GROUPS = """
 INSERT INTO sync.groups (entity, group_key)
 SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g ON CONFLICT DO NOTHING
 """
 
-TICKET = "SELECT nextval('sync.ticket')"
+NEXT_READ_SEQUENCE = "SELECT nextval('sync.ticket')"
 
-CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
+SELECT_CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
 
-TICKET_AND_CLOCK = "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
+NEXT_READ_SEQUENCE_AND_CLOCK = "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
 
 # Which of these groups have had their first full sync; an event of unknown group is covered once all have.
-COVERED = """
+SELECT_COVERED_GROUPS = """
 SELECT group_key, first_completed_at IS NOT NULL AS covered FROM sync.groups WHERE entity = %(entity)s
 """
 
-COUNTS = """
+COUNT_RECORDS = """
 SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
        count(*) FILTER (WHERE deleted) AS tombstones,
        count(*) FILTER (WHERE NOT ready) AS incomplete,
@@ -104,7 +98,7 @@ FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 
 # The totals of one entity, as its series in the UI.
-TOTALS = """
+SUM_ENTITY_TOTALS = """
 SELECT r.*, e.*, d.*, a.*
 FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
              count(*) FILTER (WHERE out_of_step AND parked IS NULL) AS pending_records,
@@ -121,7 +115,7 @@ FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) A
 """
 
 # What a business group holds, and when it was last validated.
-GROUP_TOTALS = """
+SUM_GROUP_TOTALS = """
 SELECT count(*) FILTER (WHERE NOT deleted) AS records,
        count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
        (SELECT max(v.at) FROM sync.validations v
@@ -129,30 +123,63 @@ SELECT count(*) FILTER (WHERE NOT deleted) AS records,
 FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND revision > 0
 """
 
-SHOW = "SELECT * FROM sync.records WHERE entity = %(entity)s AND key = %(key)s"
+SELECT_RECORD = "SELECT * FROM sync.records WHERE entity = %(entity)s AND key = %(key)s"
 
-PARTS_OF = """
+LIST_PARTS_OF_RECORD = """
 SELECT part, epoch, version, ticket, deleted, data FROM sync.parts
 WHERE entity = %(entity)s AND key = %(key)s ORDER BY part
 """
 
 # An operator's refresh: what the source says now holds, whatever version stood here.
-FORGET_STAMP = """
+RESET_STAMP = """
 UPDATE sync.parts SET epoch = -1 WHERE entity = %(entity)s AND key = %(key)s AND part = ANY(%(parts)s)
 """
 
 # A changed mapping: records whose payload would be another are out of step again.
-DIGESTS = """
+SELECT_DIGESTS = """
 SELECT r.key, r.group_key, r.applied_digest FROM sync.records r
 WHERE r.entity = %(entity)s AND r.key > %(after)s AND r.applied_digest IS NOT NULL AND NOT r.deleted
   AND NOT r.out_of_step
 ORDER BY r.key LIMIT %(most)s
 """
 
-PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)"
+SELECT_PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)"
 
 STEP_REVISION = f"""
 UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
     parked_at = NULL, refusal_retried = false, due_at = sync.clock(), error = NULL
 FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
+"""
+
+# One transaction of an entity at a time counts, so that two together cannot exceed the cap.
+LOCK_DELETION_CAP = "SELECT pg_advisory_xact_lock(hashtextextended(%(entity)s, 7261005))"
+
+SUM_DELETIONS = """
+SELECT coalesce(sum(n), 0)::bigint AS of_entity,
+       coalesce(sum(n) FILTER (WHERE group_key = %(group)s), 0)::bigint AS of_group
+FROM sync.inferred_deletions
+WHERE entity = %(entity)s AND at > sync.clock() - make_interval(secs => %(window)s)
+"""
+
+COUNT_LIVE_RECORDS = """
+SELECT count(*) AS of_entity, count(*) FILTER (WHERE group_key = %(group)s) AS of_group
+FROM sync.records WHERE entity = %(entity)s AND NOT deleted AND revision > 0
+"""
+
+ADD_DELETION = """
+INSERT INTO sync.inferred_deletions (entity, group_key, reason, n) VALUES (%(entity)s, %(group)s, %(reason)s, %(n)s)
+"""
+
+# Which of some parts are here, so that a deletion of them would take something away that no delete event announces.
+SELECT_LIVE_KEYS = f"""
+SELECT p.key, p.part, coalesce(r.group_key, '') AS group_key
+FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(%(key)s::text[], %(part)s::text[]) AS v (key, part) OFFSET 0) v
+JOIN sync.parts p ON p.entity = v.entity AND p.key = v.key AND p.part = v.part AND NOT p.deleted
+  AND NOT {is_announced('p')}
+JOIN sync.records r ON r.entity = v.entity AND r.key = v.key AND NOT r.deleted
+"""
+
+DELETE_OLD_DELETION_COUNTS = """
+DELETE FROM sync.inferred_deletions
+WHERE entity = %(entity)s AND at < sync.clock() - make_interval(secs => %(window)s)
 """

@@ -1,109 +1,11 @@
 """The statements of suspensions, of noticing a restore or another account, and of adoptions."""
 
-# Suspension ---------------------------------------------------------------------------------------------------------
 
-# A suspension for a new reason begins again: what was adopted before counts no more.
-SUSPEND = """
-UPDATE sync.systems SET suspended_at = sync.clock(), suspended_reason = %(reason)s
-WHERE name = %(name)s RETURNING name
-"""
-
-SUSPENSION = """
-SELECT suspended_at, suspended_reason, account,
-       EXTRACT(epoch FROM sync.clock() - suspended_at)::float8 AS suspended_for
-FROM sync.systems WHERE name = %(name)s
-"""
-
-SUSPENSION_LOCKED = SUSPENSION + " FOR UPDATE"
-
-SUSPENDED_ONES = "SELECT name, suspended_reason FROM sync.systems WHERE suspended_at IS NOT NULL ORDER BY name"
-
-# ``account`` NULL: the next drain learns whose ids the records have.
-LIFT = """
-UPDATE sync.systems SET suspended_at = NULL, suspended_reason = NULL, account = %(account)s
-WHERE name = %(name)s AND suspended_at IS NOT NULL RETURNING name
-"""
-
-LEARN_ACCOUNT = "UPDATE sync.systems SET account = %(account)s WHERE name = %(name)s"
-
-NOTE_STRAYS = """
-INSERT INTO sync.stray_ids (system, entity, key, external_id, shown_key)
-SELECT %(system)s, * FROM unnest(
-    %(entity)s::text[], %(key)s::text[], %(external_id)s::text[], %(shown_key)s::text[]) AS v ORDER BY 1, 2, 3
-ON CONFLICT (system, entity, key, external_id) DO UPDATE SET shown_key = excluded.shown_key, at = sync.clock()
-"""
-
-COUNT_STRAYS = """
-SELECT count(DISTINCT (entity, key)) AS n FROM sync.stray_ids
-WHERE system = %(system)s AND at > sync.clock() - make_interval(secs => %(window)s)
-"""
-
-STRAYS = """
-SELECT entity, key, external_id, shown_key FROM sync.stray_ids WHERE system = %(system)s
-ORDER BY at DESC, entity, key LIMIT %(limit)s
-"""
-
-FORGET_STRAYS = """
-DELETE FROM sync.stray_ids WHERE system = %(system)s AND (%(entity)s::text IS NULL OR entity = %(entity)s::text)
-"""
-
-FORGET_OLD_STRAYS = "DELETE FROM sync.stray_ids WHERE at < sync.clock() - make_interval(secs => %(age)s)"
-
-ENTITIES_WITH_STRAYS = "SELECT DISTINCT entity FROM sync.stray_ids"
-
-OPEN_STRAY_ALERTS = "SELECT DISTINCT entity FROM sync.alerts WHERE kind = 'id_reused' AND resolved_at IS NULL"
-
-# As ``ledger.OLDEST_DUE``, without records that wait for an adoption.
-OLDEST_DUE_OF_OTHERS = """
-SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
-    (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting', 'leased')
-        AND due_at <> 'infinity'),
-    (SELECT min(due_at) FROM sync.records
-     WHERE out_of_step AND parked IS NULL AND entity <> ALL(%(suspended)s::text[]))))), 0)::float8 AS seconds
-"""
-
-# Installation -------------------------------------------------------------------------------------------------------
-
-INSTALLATION = """
-SELECT system_identifier, timeline, database_oid, EXTRACT(epoch FROM seen_at)::text AS since
-FROM sync.installation
-"""
-
-INSTALLATION_LOCKED = INSTALLATION + " FOR UPDATE"
-
-REMEMBER_INSTALLATION = """
-INSERT INTO sync.installation (system_identifier, timeline, database_oid, seen_at)
-VALUES (%(system_identifier)s, %(timeline)s, %(database_oid)s, clock_timestamp())
-ON CONFLICT (only_one) DO UPDATE
-SET system_identifier = excluded.system_identifier, timeline = excluded.timeline,
-    database_oid = excluded.database_oid, seen_at = excluded.seen_at
-"""
-
-# Nothing of this needs a privilege of its own; some servers refuse it all the same. The timeline is that of the WAL, as
-# the control file follows with the next checkpoint only.
-SYSTEM_IDENTIFIER = "SELECT system_identifier::text AS value FROM pg_control_system()"
-TIMELINE = "SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint AS value"
-HERE = """
-SELECT oid::bigint AS database_oid, pg_is_in_recovery() AS in_recovery FROM pg_database
-WHERE datname = current_database()
-"""
-
-LAST_TICKET = "SELECT last_value AS value FROM sync.ticket"
-
-# Processes that worked on the lost part of the history may still hold leases: none of their numbers is given again.
-ADVANCE_TICKET = """
-SELECT setval('sync.ticket', greatest((SELECT last_value FROM sync.ticket), %(mark)s) + 1000000)
-"""
-
-# Full syncs that were under way when the backup was made start from the beginning.
-START_LISTINGS_ANEW = """
-UPDATE sync.groups SET sync_id = NULL, sync_phase = NULL, sync_cursor = NULL WHERE sync_id IS NOT NULL
-"""
 
 # Adoption -----------------------------------------------------------------------------------------------------------
 
 # Seconds until no call that has begun can take effect any more.
-UNDER_WAY = """
+COUNT_CALLS_IN_FLIGHT = """
 SELECT coalesce(EXTRACT(epoch FROM max(greatest(
     CASE WHEN lease_token IS NOT NULL THEN lease_until + make_interval(secs => %(landing)s) END,
     unsettled_until)) - sync.clock()), 0)::float8 AS seconds
@@ -113,7 +15,7 @@ WHERE entity = %(entity)s AND (lease_token IS NOT NULL OR unsettled_until IS NOT
 
 # Groups with the time since when they are listed for this adoption, if they are. ``managed``: the group has had a full
 # sync, or records of it were pushed.
-GROUPS = """
+LIST_GROUPS_TO_ADOPT = """
 SELECT g.group_key, coalesce(g.adoption_listed_at >= %(since)s, false) AS listed,
        g.first_completed_at IS NOT NULL OR EXISTS (
            SELECT FROM sync.records r WHERE r.entity = g.entity AND r.group_key = g.group_key AND r.revision > 0
@@ -121,7 +23,7 @@ SELECT g.group_key, coalesce(g.adoption_listed_at >= %(since)s, false) AS listed
 FROM sync.groups g WHERE g.entity = %(entity)s ORDER BY g.group_key
 """
 
-FORGET_LISTING = """
+DELETE_LISTING = """
 DELETE FROM sync.adoption_listing
 WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
 """
@@ -133,19 +35,19 @@ SELECT DISTINCT ON (2, 3) %(entity)s, * FROM unnest(
 ON CONFLICT (entity, group_key, external_id) DO UPDATE SET key = excluded.key, digest = excluded.digest
 """
 
-GROUP_LISTED = """
+MARK_GROUP_LISTED = """
 UPDATE sync.groups SET adoption_listed_at = sync.clock() WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
 # Before the listing is deleted: nothing is concluded from what is not there any more.
-NOT_LISTED = """
+SELECT_NOT_LISTED = """
 UPDATE sync.groups SET adoption_listed_at = NULL
 WHERE entity = %(entity)s AND adoption_listed_at IS NOT NULL
   AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
 """
 
 # Acknowledged records that no listing shows, those that are acknowledged in all, and some of the former.
-MISSING = """
+COUNT_MISSING = """
 SELECT count(*) AS acknowledged, count(*) FILTER (WHERE missing) AS missing,
        coalesce((array_agg(key ORDER BY key) FILTER (WHERE missing))[1:10], '{}') AS examples
 FROM (SELECT r.key, NOT EXISTS (SELECT FROM sync.adoption_listing l
@@ -155,7 +57,7 @@ FROM (SELECT r.key, NOT EXISTS (SELECT FROM sync.adoption_listing l
 """
 
 # Records that no listing shows, with the id that they had.
-MISSING_WITH_ID = """
+COUNT_MISSING_WITH_ID = """
 SELECT r.key, coalesce(r.applied_group, r.group_key) AS group_key, r.external_id FROM sync.records r
 WHERE r.entity = %(entity)s AND r.key > %(after)s AND r.external_id IS NOT NULL
   AND NOT EXISTS (SELECT FROM sync.adoption_listing l WHERE l.entity = r.entity AND l.key = r.key)
@@ -164,7 +66,7 @@ ORDER BY r.key LIMIT %(limit)s
 
 # Records with what the third party shows under their key: of several the one whose id we had, else one in the record's
 # own group, else the one with the lowest id.
-_STANDING = """
+_RECORDS_BESIDE_LISTING = """
 SELECT r.key, r.group_key, r.revision, r.deleted, r.ready, r.applied_revision, r.parked,
        l.external_id AS there_id, l.group_key AS there_group, l.digest AS there_digest
 FROM sync.records r
@@ -175,11 +77,13 @@ LEFT JOIN LATERAL (
              coalesce(l.group_key = r.group_key, false) DESC, length(l.external_id), l.external_id LIMIT 1) l ON true
 WHERE r.entity = %(entity)s AND r.revision > 0
 """
-STANDING = f"{_STANDING} AND r.key > %(after)s ORDER BY r.key LIMIT %(limit)s FOR UPDATE OF r"
-STANDING_CHANGED = f"{_STANDING} AND r.changed_at >= %(since)s ORDER BY r.key FOR UPDATE OF r"
+
+SELECT_RECORDS_BESIDE_LISTING = f"{_RECORDS_BESIDE_LISTING} AND r.key > %(after)s ORDER BY r.key LIMIT %(limit)s FOR UPDATE OF r"
+
+SELECT_CHANGED_BESIDE_LISTING = f"{_RECORDS_BESIDE_LISTING} AND r.changed_at >= %(since)s ORDER BY r.key FOR UPDATE OF r"
 
 # The record is now what the third party shows. Nothing that older calls left behind counts any more.
-LINK = """
+LINK_RECORDS = """
 UPDATE sync.records r
 SET external_id = v.external_id, applied_digest = v.digest, applied_group = v.applied_group,
     applied_revision = v.revision, applied_at = sync.clock(),
@@ -196,14 +100,14 @@ WHERE r.entity = %(entity)s AND r.key = v.key
 """
 
 # Several records of the third party with one key of ours.
-DUPLICATES = """
+LIST_DUPLICATES = """
 SELECT l.key, array_agg(l.external_id ORDER BY length(l.external_id), l.external_id) AS external_ids
 FROM sync.adoption_listing l JOIN sync.records r ON r.entity = l.entity AND r.key = l.key AND r.revision > 0
 WHERE l.entity = %(entity)s GROUP BY l.key HAVING count(*) > 1 ORDER BY l.key
 """
 
 # Records of the third party that no record of ours stands for.
-UNMANAGED = """
+LIST_UNMANAGED = """
 SELECT count(*) AS n, coalesce((array_agg(coalesce(l.key, l.external_id) ORDER BY l.key, l.external_id))[1:10], '{}')
        AS examples
 FROM sync.adoption_listing l
@@ -211,17 +115,13 @@ WHERE l.entity = %(entity)s AND NOT EXISTS (
     SELECT FROM sync.records r WHERE r.entity = l.entity AND r.key = l.key AND r.revision > 0)
 """
 
-LISTED_BY_GROUP = """
-SELECT group_key, count(*) AS n FROM sync.adoption_listing WHERE entity = %(entity)s GROUP BY group_key
-"""
-
-ADOPTED = """
+MARK_ADOPTED = """
 INSERT INTO sync.entities (name, adopted_at) VALUES (%(entity)s, sync.clock())
 ON CONFLICT (name) DO UPDATE SET adopted_at = excluded.adopted_at
 """
 
 # Which of these entities are not adopted since the suspension began.
-NOT_ADOPTED = """
+SELECT_NOT_ADOPTED = """
 SELECT e.name FROM unnest(%(entities)s::text[]) AS e (name)
 LEFT JOIN sync.entities n ON n.name = e.name
 WHERE n.adopted_at IS NULL OR n.adopted_at < %(since)s ORDER BY e.name

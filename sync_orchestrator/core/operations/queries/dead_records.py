@@ -1,5 +1,7 @@
 """The statements of dead records: refused, out of attempts, on hold or discarded; and of changes that died before."""
 
+
+
 # A record belongs to the group where it should be, and to the one where the third party has it still. A cause is
 # looked for in the error, and among the alerts that name the record.
 _CAUSE = """
@@ -10,7 +12,7 @@ _CAUSE = """
                                       WHERE a.kind IN ('dead', 'held') AND a.resolved_at IS NULL
                                         AND a.cause ILIKE %(cause)s::text))))"""
 
-_RECORDS = f"""
+_DEAD_RECORDS = f"""
 sync.records r
 WHERE r.out_of_step AND r.parked IS NOT NULL AND r.parked = ANY(%(states)s::text[])
   AND (%(entity)s::text IS NULL OR r.entity = %(entity)s::text)
@@ -20,7 +22,7 @@ WHERE r.out_of_step AND r.parked IS NOT NULL AND r.parked = ANY(%(states)s::text
   AND {_CAUSE.format(row="r")}"""
 
 # Changes that died before the archive had them: nothing of the record shows that they are missing.
-_EVENTS = f"""
+_DEAD_EVENTS = f"""
 sync.events e LEFT JOIN sync.records r ON r.entity = e.entity AND r.key = e.key
 WHERE e.state = 'dead' AND e.revision IS NULL AND 'dead' = ANY(%(states)s::text[])
   AND (%(entity)s::text IS NULL OR e.entity = %(entity)s::text)
@@ -29,28 +31,28 @@ WHERE e.state = 'dead' AND e.revision IS NULL AND 'dead' = ANY(%(states)s::text[
        OR r.applied_group = %(group)s::text)
   AND {_CAUSE.format(row="e")}"""
 
-LIST = f"""
+LIST_DEAD = f"""
 SELECT found.*, coalesce(found.event, (
     SELECT max(e.seq) FROM sync.events e
     WHERE e.entity = found.entity AND e.key = found.key AND e.revision IS NOT NULL AND found.kind = 'record')) AS seq
 FROM (
     SELECT r.entity, r.key, coalesce(r.group_key, r.applied_group) AS group_key, 'record' AS kind, r.parked AS state,
            r.error, r.parked_at AS since, r.attempts, NULL::bigint AS event
-    FROM {_RECORDS}
+    FROM {_DEAD_RECORDS}
     UNION ALL
     SELECT e.entity, e.key, coalesce(e.group_key, r.group_key, r.applied_group), 'event', 'dead', e.error,
            e.received_at, e.attempts, e.seq
-    FROM {_EVENTS}
+    FROM {_DEAD_EVENTS}
     ORDER BY since, entity, key LIMIT %(limit)s) found
 ORDER BY since, entity, key
 """
 
 # In key order, as set-wise writes lock them.
-LOCK_RECORDS = f"SELECT r.key FROM {_RECORDS} ORDER BY r.entity, r.key FOR UPDATE OF r"
+LOCK_DEAD_RECORDS = f"SELECT r.key FROM {_DEAD_RECORDS} ORDER BY r.entity, r.key FOR UPDATE OF r"
 
-LOCK_EVENTS = f"SELECT e.seq, e.key FROM {_EVENTS} ORDER BY e.seq FOR UPDATE OF e"
+LOCK_DEAD_EVENTS = f"SELECT e.seq, e.key FROM {_DEAD_EVENTS} ORDER BY e.seq FOR UPDATE OF e"
 
-ARCHIVED_EVENTS = """
+SELECT_ARCHIVED_EVENTS = """
 SELECT seq FROM sync.events
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND state = 'dead' AND revision IS NOT NULL ORDER BY seq FOR UPDATE
 """
@@ -63,7 +65,7 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND parked = 'held' AND extern
 """
 
 # Out of the push until a new revision arrives. A full sync tries nothing again that has spent no attempts.
-DISCARD = """
+DISCARD_RECORDS = """
 UPDATE sync.records
 SET parked = 'discarded', parked_at = sync.clock(), error = %(reason)s, attempts = 0, waiting_since = NULL
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step AND parked IN ('dead', 'held')
@@ -71,15 +73,15 @@ RETURNING key
 """
 
 # The last dead event of these records was discarded: so are they.
-DISCARD_WITH_EVENTS = f"""
-{DISCARD.rpartition("RETURNING")[0].rstrip()}
+DISCARD_RECORDS_WITH_EVENTS = f"""
+{DISCARD_RECORDS.rpartition("RETURNING")[0].rstrip()}
   AND NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = records.entity AND e.key = records.key
                   AND e.state = 'dead')
 RETURNING key
 """
 
 # Alerts no longer name those of these keys of which nothing is dead any more.
-FORGET_ALERTS = """
+RESOLVE_ALERTS_OF_RECORDS = """
 DELETE FROM sync.alert_records t
 WHERE t.entity = %(entity)s AND t.key = ANY(%(keys)s) AND t.kind IN ('dead', 'held')
   AND NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = t.entity AND e.key = t.key AND e.state = 'dead')
@@ -88,7 +90,7 @@ WHERE t.entity = %(entity)s AND t.key = ANY(%(keys)s) AND t.kind IN ('dead', 'he
 """
 
 # Dead changes of an entity, with all groups that they may be of.
-_DEAD_EVENTS = """
+_EVENTS_DEAD_BEFORE_ARCHIVE = """
 SELECT e.key, ARRAY[e.group_key, r.group_key, r.applied_group] AS groups
 FROM sync.events e LEFT JOIN sync.records r ON r.entity = e.entity AND r.key = e.key
 WHERE e.state = 'dead' AND e.revision IS NULL AND e.entity = %(entity)s
@@ -105,8 +107,8 @@ WHERE NOT EXISTS (SELECT FROM sync.groups g WHERE g.entity = %(entity)s AND g.gr
 """
 
 # A key counts once, however many of its changes died.
-OF_GROUP = f"""
-WITH dead_events AS ({_DEAD_EVENTS}), parked AS (
+COUNT_DEAD_OF_GROUP = f"""
+WITH dead_events AS ({_EVENTS_DEAD_BEFORE_ARCHIVE}), parked AS (
     SELECT key, parked AS state FROM sync.records
     WHERE entity = %(entity)s AND group_key = %(group)s AND out_of_step AND parked IS NOT NULL
     UNION ALL
@@ -122,8 +124,8 @@ SELECT (SELECT count(*) FROM (SELECT key FROM parked WHERE state <> 'discarded'
        (SELECT count(*) FROM ({_WITHOUT_GROUP}) keys) AS without_group
 """
 
-OF_ENTITY = f"""
-WITH dead_events AS ({_DEAD_EVENTS}), keys AS (
+COUNT_DEAD_OF_ENTITY = f"""
+WITH dead_events AS ({_EVENTS_DEAD_BEFORE_ARCHIVE}), keys AS (
     SELECT key FROM sync.records
     WHERE entity = %(entity)s AND out_of_step AND parked IS NOT NULL AND parked <> 'discarded'
     UNION SELECT key FROM dead_events
@@ -132,7 +134,7 @@ SELECT (SELECT count(*) FROM keys) AS dead, (SELECT min(key) FROM keys) AS examp
        (SELECT count(*) FROM ({_WITHOUT_GROUP}) keys) AS without_group
 """
 
-_EVERYWHERE = """
+_DEAD_EVERYWHERE = """
 SELECT entity, key, 'record' AS kind, parked AS state, error, parked_at AS since FROM sync.records
 WHERE out_of_step AND parked IS NOT NULL
 UNION ALL
@@ -140,14 +142,14 @@ SELECT entity, key, 'event', 'dead', error, received_at FROM sync.events WHERE s
 """
 
 # What is dead by its error, the most frequent first; the causes are made of it (``core/failure_causes.py``).
-BY_ERROR = f"""
+COUNT_DEAD_BY_ERROR = f"""
 SELECT entity, state, error, count(*) AS n, min(since) AS since, min(key) AS key,
        (sum(count(*)) OVER (PARTITION BY entity, state))::bigint AS total
-FROM ({_EVERYWHERE}) found
+FROM ({_DEAD_EVERYWHERE}) found
 GROUP BY entity, state, error ORDER BY count(*) DESC, entity, state, error LIMIT %(limit)s
 """
 
-COUNTS = f"""
+COUNT_DEAD = f"""
 SELECT entity, CASE WHEN kind = 'event' THEN kind ELSE state END AS state, count(*) AS n
-FROM ({_EVERYWHERE}) found GROUP BY 1, 2
+FROM ({_DEAD_EVERYWHERE}) found GROUP BY 1, 2
 """

@@ -1,10 +1,7 @@
-"""The statements that touch the ledger: events, their history, ids and tallies.
+"""The queries of ``core/ledger/``. Parameters are bound; batches come as arrays."""
 
-They carry out the transitions of ``states.py`` and no others.
-"""
 
-from sync_orchestrator.core.statements.archive import OF_KEYS
-from sync_orchestrator.core.statements.holders import GONE, GONE_SECONDS, ends_at
+from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_IS_GONE, OF_KEYS, claim_ends_at
 
 # Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
 ENSURE_PARTITIONS = """
@@ -29,19 +26,19 @@ BEGIN
 END $$
 """
 
-_TALLY = """
+_ADD_TALLIES = """
     INSERT INTO sync.tallies (entity, source, what, slot, n)
     SELECT entity, source, what, pg_backend_pid() %% 16, count(*) FROM {rows} GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     ON CONFLICT (entity, source, what, slot) DO UPDATE SET n = sync.tallies.n + excluded.n
 """
 
 # The upper ends of the classes of latency, in seconds.
-LATENCIES = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
+LATENCY_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
-_LATENCY = f"""
+_ADD_LATENCIES = f"""
     INSERT INTO sync.latencies (entity, most, slot, n, seconds)
-    SELECT entity, ('{{{",".join(map(str, LATENCIES))},Infinity}}'::float8[])[
-               1 + width_bucket(seconds, '{{{",".join(map(str, LATENCIES))}}}'::float8[])],
+    SELECT entity, ('{{{",".join(map(str, LATENCY_BUCKETS_SECONDS))},Infinity}}'::float8[])[
+               1 + width_bucket(seconds, '{{{",".join(map(str, LATENCY_BUCKETS_SECONDS))}}}'::float8[])],
            pg_backend_pid() %% 16, count(*), sum(seconds)
     FROM (SELECT entity, greatest(EXTRACT(epoch FROM sync.clock() - received_at)::float8, 0) AS seconds
           FROM gone WHERE what = 'done') done
@@ -52,7 +49,7 @@ _LATENCY = f"""
 
 # One statement records one request or many: new ids only; the same id with other content is kept and flagged. It tells
 # which are new, by their place from 1.
-RECORD = f"""
+RECORD_EVENTS = f"""
 WITH offered AS (
     SELECT *, decode(hash, 'hex') AS content_hash, min(hash) OVER same <> max(hash) OVER same AS differing
     FROM ROWS FROM (jsonb_to_recordset(%(events)s) AS (
@@ -81,13 +78,13 @@ WITH offered AS (
 ), counts AS (
     SELECT o.entity, o.source, CASE WHEN c.ord IS NULL THEN 'duplicate' ELSE 'received' END AS what
     FROM offered o LEFT JOIN chosen c USING (ord)
-), tallied AS ({_TALLY.format(rows="counts")})
+), tallied AS ({_ADD_TALLIES.format(rows="counts")})
 SELECT ARRAY(SELECT ord FROM chosen)::bigint[] AS accepted, (SELECT pg_notify('sync_work', '') FROM chosen LIMIT 1)
 """
 
 # An id made of an event's content ends with what it stands for (rule 31): a repetition is a duplicate only while the
 # same event is the last one of its record that is active.
-FORGET_CONTENT_IDS = """
+DELETE_CONTENT_IDS = """
 DELETE FROM sync.event_ids i
 USING (SELECT DISTINCT source, event_id FROM unnest(%(sources)s::text[], %(ids)s::text[]) AS o (source, event_id)) o
 WHERE i.source = o.source AND i.event_id = o.event_id
@@ -99,16 +96,13 @@ WHERE i.source = o.source AND i.event_id = o.event_id
 """
 
 # The ids of events whose source was read: the same notification is a new request to look (rule 31).
-FORGET_IDS = """
+DELETE_EVENT_IDS = """
 DELETE FROM sync.event_ids i USING sync.events e
 WHERE e.seq = ANY(%(seqs)s) AND i.source = e.source AND i.event_id = e.event_id AND i.content_hash = e.content_hash
 """
 
-# Work is announced once per commit; a listener that misses it finds the work at its next look.
-NOTIFY = "SELECT pg_notify('sync_work', '')"
-
 # Due events that no drain holds and that are not archived yet, oldest due first: this transaction's until it ends.
-TAKE = """
+SELECT_DUE_EVENTS = """
 SELECT seq, source, entity, key, group_key, action, epoch, version, thin, data, content_hash, attempts, absent_at,
        ask_source, awaiting, origin, ticket, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
 FROM sync.events
@@ -118,7 +112,7 @@ FOR UPDATE SKIP LOCKED
 """
 
 # Those that their source is asked for are held while no transaction is open.
-LEASE = """
+CLAIM_EVENTS = """
 UPDATE sync.events
 SET state = 'leased', lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s),
     lease_holder = %(holder)s
@@ -127,28 +121,28 @@ WHERE seq = ANY(%(seqs)s)
 
 # A drain that died or stopped leaves leases behind. Once their time is over, or their holder is gone, the events are
 # everybody's again: those that were being read. Archived ones go with their records, which are claimed anew.
-RELEASE_EXPIRED = f"""
+RELEASE_EXPIRED_EVENTS = f"""
 UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL, lease_holder = NULL
 WHERE seq IN (SELECT seq FROM (SELECT seq FROM sync.events WHERE state = 'leased' AND lease_until < sync.clock()
                                FOR UPDATE SKIP LOCKED) expired
               UNION
               SELECT seq FROM (SELECT seq FROM sync.events WHERE state = 'leased' AND revision IS NULL
-                                 AND lease_holder = ANY({GONE})
+                                 AND lease_holder = ANY({HOLDER_IS_GONE})
                                FOR UPDATE SKIP LOCKED) of_those_gone)
 """
 
 # A drain that ends well gives back what it holds.
-RELEASE = """
+RELEASE_EVENTS = """
 UPDATE sync.events SET state = 'pending', lease_token = NULL, lease_until = NULL, lease_holder = NULL
 WHERE state = 'leased' AND lease_token = ANY(%(tokens)s)
 """
 
 # An event may be settled by the transaction that took it, which has no token, or by the holder of its lease.
-_OURS = "(%(held)s::bigint IS NULL OR e.lease_token = %(held)s::bigint)"
+_IS_CLAIMED_BY_US = "(%(held)s::bigint IS NULL OR e.lease_token = %(held)s::bigint)"
 
 # Archived: the event's fate is its record's from here on, so it takes the revision and the record's present state.
 # Returns the keys of records that the third party has already, or that were discarded.
-ARCHIVED = f"""
+MARK_ARCHIVED = f"""
 WITH archived AS (
     UPDATE sync.events e
     SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
@@ -157,14 +151,14 @@ WITH archived AS (
         lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s),
         lease_holder = %(holder)s
     FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
-    WHERE e.seq = v.seq AND {_OURS} AND r.entity = e.entity AND r.key = e.key
+    WHERE e.seq = v.seq AND {_IS_CLAIMED_BY_US} AND r.entity = e.entity AND r.key = e.key
     RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step OR r.parked = 'discarded' AS reached
 )
 SELECT DISTINCT key FROM archived WHERE reached
 """
 
 # Failed before it was archived: due again later, or dead (due at infinity).
-FAILED = f"""
+MARK_FAILED = f"""
 UPDATE sync.events e
 SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiting,
     absent_at = CASE WHEN v.absent THEN coalesce(e.absent_at, sync.clock()) ELSE e.absent_at END,
@@ -173,36 +167,36 @@ SET state = v.state, attempts = v.attempts, error = v.error, awaiting = v.awaiti
 FROM unnest(%(seq)s::bigint[], %(state)s::text[], %(attempts)s::int[], %(wait)s::float8[], %(error)s::text[],
             %(awaiting)s::text[], %(absent)s::boolean[])
      AS v (seq, state, attempts, wait, error, awaiting, absent)
-WHERE e.seq = v.seq AND {_OURS}
+WHERE e.seq = v.seq AND {_IS_CLAIMED_BY_US}
 RETURNING e.seq
 """
 
-_TO_HISTORY = f"""
+_MOVE_TO_HISTORY = f"""
 ), kept AS (
     INSERT INTO sync.event_history (seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
         data, origin, trace, conflicting, received_at, attempts, revision, error, state, reason)
     SELECT seq, source, event_id, entity, key, group_key, action, epoch, version, thin,
         data, origin, trace, conflicting, received_at, attempts, revision, error, what, reason
     FROM gone
-), timed AS ({_LATENCY}), tallied AS ({_TALLY.format(rows="gone")})
+), timed AS ({_ADD_LATENCIES}), tallied AS ({_ADD_TALLIES.format(rows="gone")})
 SELECT what, count(*) AS n, max(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS slowest,
        sum(EXTRACT(epoch FROM sync.clock() - received_at))::float8 AS seconds
 FROM gone GROUP BY what
 """
 
 # A newer version is archived already (or the source confirmed that there is no such record).
-SUPERSEDED = f"""
+FINISH_SUPERSEDED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     USING unnest(%(seq)s::bigint[], %(reason)s::text[]) AS v (seq, reason)
-    WHERE e.seq = v.seq AND {_OURS}
+    WHERE e.seq = v.seq AND {_IS_CLAIMED_BY_US}
     RETURNING e.*, 'superseded' AS what, v.reason
-{_TO_HISTORY}"""
+{_MOVE_TO_HISTORY}"""
 
 # Applied has reached them: archived events are done; those that waited or died before that are superseded
 # once their part is newer than they are, or was read at their version after they came. Those of a discarded record
 # share its fate and its reason.
-REACHED = f"""
+FINISH_REACHED = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     USING {OF_KEYS} k, sync.records r
@@ -220,11 +214,11 @@ WITH gone AS (
              WHEN r.unsettled_until IS NULL AND e.revision <= r.applied_revision THEN 'done'
              ELSE 'discarded' END AS what,
         CASE WHEN r.unsettled_until IS NOT NULL OR e.revision > r.applied_revision THEN r.error END AS reason
-{_TO_HISTORY}"""
+{_MOVE_TO_HISTORY}"""
 
 # The events of records whose push failed share the records' fate; those that are dead already stay so, until applied
 # passes them or a person sees to it.
-PUSH_FAILED = """
+NOTE_PUSH_FAILED = """
 UPDATE sync.events e
 SET state = v.state, attempts = v.attempts, error = v.error,
     lease_token = NULL, lease_until = NULL, lease_holder = NULL,
@@ -235,7 +229,7 @@ WHERE e.entity = v.entity AND e.key = v.key AND e.revision IS NOT NULL AND e.sta
 """
 
 # The record has arrived: what waited for it is due at once.
-WAKE = f"""
+WAKE_WAITING_EVENTS = f"""
 UPDATE sync.events e SET state = 'pending', due_at = sync.clock(), awaiting = NULL, attempts = 0
 FROM {OF_KEYS} k
 WHERE e.entity = k.entity AND e.key = k.key AND e.revision IS NULL AND e.state IN ('waiting', 'dead')
@@ -243,7 +237,7 @@ WHERE e.entity = k.entity AND e.key = k.key AND e.revision IS NULL AND e.state I
 """
 
 # Rule 16: after a group's full sync everything that failed meanwhile is tried again, missing records from the source.
-COMPENSATE = """
+RETRY_FAILED_OF_GROUP = """
 UPDATE sync.events e
 SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, ask_source = true
 WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead') AND e.awaiting IS DISTINCT FROM 'clock'
@@ -256,7 +250,7 @@ RETURNING e.seq
 
 # A person's re-drive: events back to pending; a fresh set of attempts. Archived ones whose record lacks a part go on
 # waiting for it: nobody could claim them.
-REDRIVE = """
+REDRIVE_EVENTS = """
 UPDATE sync.events
 SET state = 'pending', due_at = sync.clock(), attempts = 0, awaiting = NULL, absent_at = NULL,
     lease_token = NULL, lease_until = NULL, lease_holder = NULL
@@ -268,45 +262,45 @@ RETURNING seq, entity, key, revision
 """
 
 # An operator had the record reread: what waited for a clock, its source or a cap has its answer from the source.
-REREAD = f"""
+FINISH_REREAD = f"""
 WITH gone AS (
     DELETE FROM sync.events e
     WHERE e.entity = %(entity)s AND e.key = %(key)s AND e.source = ANY(%(parts)s) AND e.state = 'waiting'
       AND e.awaiting IN ('clock', 'source', 'deletions')
     RETURNING e.*, 'superseded' AS what, 'the record was reread from its source' AS reason
-{_TO_HISTORY}"""
+{_MOVE_TO_HISTORY}"""
 
 # Those among them that brought what their records hold now.
-DEAD_ARCHIVED = """
+SELECT_DEAD_RECORDS_OF_EVENTS = """
 SELECT e.entity, e.key FROM sync.events e
 JOIN sync.records r ON r.entity = e.entity AND r.key = e.key AND r.revision = e.revision
 WHERE e.seq = ANY(%(seqs)s) AND e.state = 'dead'
 """
 
-DISCARD = f"""
+DISCARD_EVENTS = f"""
 WITH gone AS (
     DELETE FROM sync.events e WHERE seq = ANY(%(seqs)s) AND state = 'dead'
     RETURNING e.*, 'discarded' AS what, %(reason)s::text AS reason
-{_TO_HISTORY}"""
+{_MOVE_TO_HISTORY}"""
 
 # One snapshot of everything that must add up.
-CONSERVATION = """
+COUNT_CONSERVATION = """
 WITH active AS (SELECT entity, state, count(*) AS n FROM sync.events GROUP BY entity, state),
      told AS (SELECT entity, what, sum(n)::bigint AS n FROM sync.tallies GROUP BY entity, what)
 SELECT entity, state AS what, n FROM active UNION ALL SELECT entity, what, n FROM told
 """
 
 # Seconds until the next event is due (negative: overdue); null where none is.
-NEXT_DUE = f"""
+SECONDS_UNTIL_NEXT_EVENT = f"""
 SELECT EXTRACT(epoch FROM least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
         AND entity = ANY(%(entities)s) AND due_at <> 'infinity'),
     (SELECT min(lease_until) FROM sync.events WHERE state = 'leased'),
-    (SELECT min({ends_at('events.', GONE_SECONDS)}) FROM sync.events WHERE state = 'leased' AND revision IS NULL))
+    (SELECT min({claim_ends_at('events.', HOLDER_GONE_SECONDS)}) FROM sync.events WHERE state = 'leased' AND revision IS NULL))
     - sync.clock())::float8 AS seconds
 """
 
-OLDEST_DUE = """
+SELECT_OLDEST_DUE = """
 SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
         AND due_at <> 'infinity'),
@@ -315,7 +309,7 @@ SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
 """
 
 # What failed and is not finished, of an entity or of one of its business groups.
-FAILED_OF = """
+COUNT_FAILED_OF_ENTITY = """
 SELECT count(*) AS n FROM sync.events e
 WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead')
   AND (%(group)s::text IS NULL OR e.group_key = %(group)s::text
@@ -323,7 +317,7 @@ WHERE e.entity = %(entity)s AND e.state IN ('waiting', 'dead')
                   WHERE r.entity = e.entity AND r.key = e.key AND r.group_key = %(group)s::text))
 """
 
-LIST = """
+LIST_EVENTS = """
 SELECT seq, source, event_id, entity, key, group_key, action, version, state, attempts,
        nullif(due_at, 'infinity') AS due_at, received_at, revision, error, awaiting
 FROM sync.events
@@ -334,7 +328,7 @@ ORDER BY seq DESC LIMIT %(most)s
 """
 
 # Everything known of one event, active or finished.
-SHOW = """
+SELECT_EVENT = """
 SELECT seq, source, event_id, entity, key, group_key, action, version, thin, data, origin, conflicting, received_at,
        state, attempts, revision, error, awaiting, nullif(due_at, 'infinity') AS due_at,
        NULL::timestamptz AS finished_at, NULL::text AS reason
@@ -345,7 +339,7 @@ SELECT seq, source, event_id, entity, key, group_key, action, version, thin, dat
 FROM sync.event_history WHERE seq = %(seq)s
 """
 
-OF_RECORD = """
+LIST_EVENTS_OF_RECORD = """
 SELECT seq, source, event_id, action, version, state, attempts, revision, error, received_at, finished_at, reason
 FROM (SELECT seq, source, event_id, entity, key, action, version, state, attempts, revision, error, received_at,
              NULL::timestamptz AS finished_at, NULL::text AS reason FROM sync.events
@@ -356,7 +350,7 @@ WHERE entity = %(entity)s AND key = %(key)s ORDER BY seq
 """
 
 # What became of the events of an id, of any of these sources.
-OF_ID = """
+SELECT_EVENT_BY_ID = """
 SELECT source, event_id AS id, entity, key, action, version, state, attempts, revision, error, conflicting, received_at,
        nullif(due_at, 'infinity') AS due_at, NULL::timestamptz AS finished_at, NULL::text AS reason, seq
 FROM sync.events WHERE source = ANY(%(sources)s) AND event_id = %(id)s
@@ -365,4 +359,19 @@ SELECT source, event_id, entity, key, action, version, state, attempts, revision
        NULL, finished_at, reason, seq
 FROM sync.event_history WHERE source = ANY(%(sources)s) AND event_id = %(id)s
 ORDER BY seq
+"""
+
+# The events behind records that are tried again.
+REDRIVE_ARCHIVED_EVENTS = """
+UPDATE sync.events SET state = 'pending', attempts = 0, due_at = sync.clock()
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision IS NOT NULL AND state IN ('waiting', 'dead')
+"""
+
+# As ``ledger.OLDEST_DUE``, without records that wait for an adoption.
+SELECT_OLDEST_DUE_OF_UNSUSPENDED = """
+SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
+    (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting', 'leased')
+        AND due_at <> 'infinity'),
+    (SELECT min(due_at) FROM sync.records
+     WHERE out_of_step AND parked IS NULL AND entity <> ALL(%(suspended)s::text[]))))), 0)::float8 AS seconds
 """

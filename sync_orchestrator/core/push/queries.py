@@ -1,30 +1,31 @@
-"""The statements of pushing: claims, settlements, the breaker, the shared rate."""
+"""The queries of ``core/push/``. Parameters are bound; batches come as arrays."""
 
-from sync_orchestrator.core.statements.holders import GONE_SECONDS, ends_at, is_free
+
+from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, claim_ends_at, claim_is_free
 
 # Out-of-step records that are due and that nobody pushes, live changes first.
-_DUE = f"""
+_DUE_RECORDS = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
-      AND {is_free()}
+      AND {claim_is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 )"""
 
 # The same of one business group, where a record that leaves it is pushed, too.
-_DUE_OF_GROUP = f"""
+_DUE_RECORDS_OF_GROUP = f"""
 staying AS (
     SELECT entity, key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s AND group_key = %(group)s
-      AND {is_free()}
+      AND {claim_is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), leaving AS (
     SELECT entity, key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s
       AND applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key
-      AND {is_free()}
+      AND {claim_is_free()}
     ORDER BY lane, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), due AS (SELECT entity, key, 0 AS turn FROM staying UNION ALL SELECT entity, key, 0 FROM leaving)"""
@@ -34,6 +35,7 @@ staying AS (
 _PLACE = """
     SELECT entity, group_key FROM sync.records
     WHERE out_of_step AND parked IS NULL AND group_key IS NOT NULL AND entity = ANY(%(entities)s)"""
+
 _OF_PLACE = """
         SELECT * FROM (
             SELECT entity, key FROM sync.records
@@ -41,7 +43,8 @@ _OF_PLACE = """
               AND group_key = p.group_key AND lane = {lane} AND {free}
             ORDER BY due_at LIMIT (SELECT greatest(1, %(most)s / (2 * count(*))) FROM places)
             FOR UPDATE SKIP LOCKED) of_lane_{lane}"""
-_DUE_IN_TURN = f"""
+
+_DUE_RECORDS_IN_TURN = f"""
 RECURSIVE places AS (
     SELECT first.*, 1 AS turn FROM ({_PLACE} AND (entity, group_key) > (%(after_entity)s, %(after_group)s)
     ORDER BY entity, group_key LIMIT 1) first
@@ -52,17 +55,17 @@ RECURSIVE places AS (
 ), due AS (
     SELECT chosen.*, p.turn
     FROM places p,
-         LATERAL ({_OF_PLACE.format(lane=0, free=is_free())}
-         UNION ALL {_OF_PLACE.format(lane=1, free=is_free())}) chosen
+         LATERAL ({_OF_PLACE.format(lane=0, free=claim_is_free())}
+         UNION ALL {_OF_PLACE.format(lane=1, free=claim_is_free())}) chosen
 )"""
 
 # While the breaker is open one record is pushed for real, due or not, rather one that has not failed.
-_ONE = f"""
+_ONE_RECORD = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
     WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
       AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
-      AND {is_free()}
+      AND {claim_is_free()}
     ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
              random() LIMIT 1
     FOR UPDATE SKIP LOCKED
@@ -70,8 +73,9 @@ due AS (
 
 # The claim is the announced intent: it is committed before the call, with the place that it goes to. A lease that ran
 # out, or whose holder is gone, means a call of unknown outcome, which can land for a while after it was given up.
-_GIVEN_UP_AT = f"greatest(sync.clock(), {ends_at('r.', '%(gives_up)s')})"
-_CLAIMED = f"""
+_GIVEN_UP_AT = f"greatest(sync.clock(), {claim_ends_at('r.', '%(gives_up)s')})"
+
+_CLAIM_CHOSEN = f"""
 UPDATE sync.records r
 SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
     lease_holder = %(holder)s, intent_at = sync.clock(),
@@ -95,24 +99,27 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
           EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
 """
 
-CLAIM = f"WITH {_DUE} {_CLAIMED}"
-CLAIM_OF_GROUP = f"WITH {_DUE_OF_GROUP} {_CLAIMED}"
-CLAIM_IN_TURN = f"WITH {_DUE_IN_TURN} {_CLAIMED}"
-CLAIM_ONE = f"WITH {_ONE} {_CLAIMED}"
+CLAIM_DUE_RECORDS = f"WITH {_DUE_RECORDS} {_CLAIM_CHOSEN}"
 
-PARTS = """
+CLAIM_DUE_RECORDS_OF_GROUP = f"WITH {_DUE_RECORDS_OF_GROUP} {_CLAIM_CHOSEN}"
+
+CLAIM_DUE_RECORDS_IN_TURN = f"WITH {_DUE_RECORDS_IN_TURN} {_CLAIM_CHOSEN}"
+
+CLAIM_ONE_RECORD = f"WITH {_ONE_RECORD} {_CLAIM_CHOSEN}"
+
+SELECT_PARTS = """
 SELECT p.entity, p.key, p.part, p.data FROM sync.parts p
 JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS k (entity, key) ON p.entity = k.entity AND p.key = k.key
 """
 
 # An update with a join takes its rows in whatever order the plan has; a settlement locks them in key order before that.
-LOCK = """
+LOCK_CLAIMED_RECORDS = """
 SELECT FROM sync.records r JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key) USING (entity, key)
 ORDER BY r.entity, r.key FOR UPDATE OF r
 """
 
 # Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record unsettled.
-ACKNOWLEDGE = """
+ACKNOWLEDGE_PUSHES = """
 UPDATE sync.records r
 SET applied_revision = v.revision,
     prior_digest = CASE WHEN r.applied_digest IS DISTINCT FROM v.digest THEN r.applied_digest
@@ -139,7 +146,7 @@ RETURNING r.entity, r.key, r.changed_at
 
 # Not acknowledged: due again later, or parked. What may have landed leaves the record unsettled. A revision that
 # came meanwhile owes nothing to this failure. Cleared: what was acknowledged is not there any more.
-FAIL = """
+FAIL_PUSHES = """
 UPDATE sync.records r
 SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
@@ -169,7 +176,7 @@ RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same
 """
 
 # A call that came too late: somebody else holds the record, and it may have overwritten what they wrote.
-MARK_UNKNOWN = """
+MARK_OUTCOME_UNKNOWN = """
 UPDATE sync.records r
 SET unsettled_until = greatest(coalesce(r.unsettled_until, '-infinity'),
                                sync.clock() + make_interval(secs => %(landing)s)),
@@ -180,7 +187,7 @@ WHERE r.entity = v.entity AND r.key = v.key
 
 # Where it went, and what it made: this is the record where nobody has made another and nobody is about to, and in any
 # case it is not forgotten.
-REMEMBER_LATE = """
+REMEMBER_LATE_CREATE = """
 UPDATE sync.records r
 SET external_id = CASE WHEN r.lease_token IS NULL AND r.group_key IS NOT DISTINCT FROM v.group_key
                        THEN coalesce(r.external_id, v.external_id) ELSE r.external_id END,
@@ -195,7 +202,7 @@ RETURNING r.entity, r.key, r.external_id, r.lease_token
 """
 
 # Claimed but never sent.
-UNCLAIM = """
+RELEASE_EXPIRED_CLAIMS = """
 WITH mine AS (
     SELECT r.entity, r.key FROM sync.records r
     JOIN unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[]) AS v (entity, key, token)
@@ -206,7 +213,7 @@ UPDATE sync.records r SET lease_token = NULL, lease_until = NULL, lease_holder =
 FROM mine WHERE r.entity = mine.entity AND r.key = mine.key
 """
 
-ATTEMPTS = """
+INSERT_ATTEMPTS = """
 WITH kept AS (
     INSERT INTO sync.push_attempts (entity, key, revision, step, outcome, status, detail)
     SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[], %(revision)s::bigint[], %(step)s::text[],
@@ -218,29 +225,32 @@ SELECT entity, outcome, pg_backend_pid() %% 16, count(*) FROM kept GROUP BY 1, 2
 ON CONFLICT (entity, outcome, slot) DO UPDATE SET n = sync.push_tallies.n + excluded.n
 """
 
-ATTEMPTS_OF = """
+LIST_ATTEMPTS_OF_RECORD = """
 SELECT at, revision, step, outcome, status, detail FROM sync.push_attempts
 WHERE entity = %(entity)s AND key = %(key)s ORDER BY at
 """
 
 # Seconds until the next record is due for a push; null where none is.
 _FREE_AT = ("CASE WHEN lease_until IS NULL THEN due_at "
-            f"ELSE greatest(due_at, {ends_at('records.', GONE_SECONDS)}) END")
-_SECONDS = f"EXTRACT(epoch FROM min({_FREE_AT}) - sync.clock())::float8"
-NEXT_DUE = f"""
-SELECT {_SECONDS} AS seconds FROM sync.records WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+            f"ELSE greatest(due_at, {claim_ends_at('records.', HOLDER_GONE_SECONDS)}) END")
+
+_SECONDS_UNTIL_FREE = f"EXTRACT(epoch FROM min({_FREE_AT}) - sync.clock())::float8"
+
+SECONDS_UNTIL_NEXT_PUSH = f"""
+SELECT {_SECONDS_UNTIL_FREE} AS seconds FROM sync.records WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
 """
-NEXT_DUE_OF_GROUP = f"""
+
+SECONDS_UNTIL_NEXT_PUSH_OF_GROUP = f"""
 SELECT least(
-    (SELECT {_SECONDS} FROM sync.records
+    (SELECT {_SECONDS_UNTIL_FREE} FROM sync.records
      WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND group_key = %(group)s),
-    (SELECT {_SECONDS} FROM sync.records
+    (SELECT {_SECONDS_UNTIL_FREE} FROM sync.records
      WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND applied_group = %(group)s
        AND applied_group IS DISTINCT FROM group_key)) AS seconds
 """
 
 # An operator has it tried again. The error of a discarded record is the reason of the discard.
-UNPARK = """
+RELEASE_FROM_HOLD = """
 UPDATE sync.records
 SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
     refusal_retried = false, error = CASE WHEN parked = 'discarded' THEN NULL ELSE error END
@@ -251,23 +261,23 @@ WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
 PUSH_AGAIN = f"""
 UPDATE sync.records
 SET applied_revision = 0, unsettled_until = coalesce(unsettled_until, sync.clock()), lane = 0
-WHERE entity = %(entity)s AND key = %(key)s AND ready AND {is_free()}
+WHERE entity = %(entity)s AND key = %(key)s AND ready AND {claim_is_free()}
 RETURNING group_key, applied_group
 """
 
 # What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come.
-UNPARK_GROUP = f"""
+RELEASE_GROUP_FROM_HOLD = f"""
 UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
     refusal_retried = false
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
   AND out_of_step AND (parked = 'dead' OR parked IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))
-  AND {is_free()}
+  AND {claim_is_free()}
 RETURNING key
 """
 
 # Whether other records of a third party were under way when one was refused, on which the refusal may depend (rule 26).
-OTHERS_UNDER_WAY = """
+COUNT_OTHERS_IN_FLIGHT = """
 SELECT EXISTS (SELECT FROM sync.records
                WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
                  AND (entity, key) NOT IN (SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[]))) AS found
@@ -290,111 +300,8 @@ FROM chosen WHERE r.entity = chosen.entity AND r.key = chosen.key
 RETURNING r.entity, r.key
 """
 
-# Breaker and rate -------------------------------------------------------------------------------------------------
-
-REGISTER_SYSTEM = "INSERT INTO sync.systems (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
-
-SYSTEM = """
-SELECT name, paused, open_since, probe_wait, suspended_at, suspended_reason,
-       EXTRACT(epoch FROM probe_at - sync.clock())::float8 AS probe_in,
-       EXTRACT(epoch FROM not_before - sync.clock())::float8 AS blocked_for,
-       EXTRACT(epoch FROM sync.clock() - succeeded_at)::float8 AS succeeded_ago
-FROM sync.systems WHERE name = %(name)s
-"""
-
-SYSTEM_LOCKED = SYSTEM + " FOR UPDATE"
-
-OPEN_ONES = "SELECT name FROM sync.systems WHERE open_since IS NOT NULL"
-
-OPEN = """
-UPDATE sync.systems
-SET open_since = coalesce(open_since, sync.clock()), probe_wait = %(wait)s,
-    probe_at = sync.clock() + make_interval(secs => %(wait)s)
-WHERE name = %(name)s
-"""
-
-CLOSE = "UPDATE sync.systems SET open_since = NULL, probe_at = NULL, probe_wait = NULL WHERE name = %(name)s"
-
-NOT_BEFORE = """
-UPDATE sync.systems SET not_before = greatest(coalesce(not_before, '-infinity'),
-                                              sync.clock() + make_interval(secs => %(seconds)s)),
-    not_before_reason = CASE
-        WHEN not_before > sync.clock() + make_interval(secs => %(seconds)s - 1) THEN not_before_reason
-        ELSE left(%(reason)s, 400) END
-WHERE name = %(name)s
-"""
-
-# Read before calls, so without a lock.
-HELD_OFF = """
-SELECT greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS seconds, not_before_reason AS reason,
-       EXTRACT(epoch FROM clock_timestamp() - rate_share_at)::float8 AS refused_ago
-FROM sync.systems WHERE name = %(name)s
-"""
-
-# Reserves room for n calls at the configured rate; says how long to wait before the first of them.
-# After a refusal the rate grows back by a fiftieth of itself a second.
-_SINCE = "EXTRACT(epoch FROM clock_timestamp() - coalesce(rate_share_at, clock_timestamp()))"
-RATE_SHARE = f"least(1, rate_share + 0.02 * least({_SINCE}, 100))::float8"
-"""The part of the configured rate that is used now."""
-
-# Room for so many calls: the wait before the first of them, and the time from one to the next.
-RESERVE = f"""
-UPDATE sync.systems s
-SET next_call = greatest(coalesce(next_call, clock_timestamp()), clock_timestamp() - make_interval(secs => now.step))
-                + make_interval(secs => %(n)s * now.step)
-FROM (SELECT name, %(step)s / {RATE_SHARE} AS step FROM sync.systems WHERE name = %(name)s) now
-WHERE s.name = now.name
-RETURNING EXTRACT(epoch FROM next_call - make_interval(secs => %(n)s * now.step) - clock_timestamp())::float8 AS wait,
-          now.step
-"""
-
-# A call was refused for coming too fast; many at once are one refusal.
-REFUSED = f"""
-UPDATE sync.systems SET rate_share = greatest(0.05, 0.7 * {RATE_SHARE}), rate_share_at = clock_timestamp()
-WHERE name = %(name)s AND (rate_share_at IS NULL OR rate_share_at < clock_timestamp() - interval '1 second')
-"""
-
-# Read before calls, so without a lock.
-CALL_LIMIT = """
-SELECT calls_at_once, batch_share, calls_reason,
-       EXTRACT(epoch FROM clock_timestamp() - calls_lost_at)::float8 AS lost_ago
-FROM sync.systems WHERE name = %(name)s
-"""
-
-# What one process observed for so many seconds, unless another has changed the limit since: calls that were under way
-# at once are one loss, and the limit grows by one step a window whatever the number of processes.
-SET_CALL_LIMIT = """
-UPDATE sync.systems
-SET calls_at_once = %(calls)s, calls_max = %(most)s, batch_share = %(batch)s, calls_reason = left(%(reason)s, 400),
-    calls_lost_at = CASE WHEN %(lowers)s THEN clock_timestamp() ELSE calls_lost_at END,
-    calls_grown_at = CASE WHEN %(lowers)s THEN calls_grown_at ELSE clock_timestamp() END
-WHERE name = %(name)s
-  AND coalesce(CASE WHEN %(lowers)s THEN calls_lost_at ELSE greatest(calls_lost_at, calls_grown_at) END, '-infinity')
-      < clock_timestamp() - make_interval(secs => %(within)s)
-RETURNING calls_at_once, batch_share, calls_reason,
-          EXTRACT(epoch FROM clock_timestamp() - calls_lost_at)::float8 AS lost_ago
-"""
-
-# Tells how often a record has failed since the third party last did what it was asked.
-ADD_FAILURES = """
-INSERT INTO sync.breaker_failures (system, entity, key, attempts_before)
-SELECT %(system)s, * FROM unnest(%(entity)s::text[], %(key)s::text[], %(attempts)s::int[])
-ON CONFLICT (system, entity, key) DO UPDATE SET times = breaker_failures.times + 1
-RETURNING entity, key, times
-"""
-
-SUCCEEDED = "UPDATE sync.systems SET succeeded_at = sync.clock() WHERE name = %(name)s"
-
-# The records that failed since the last success, and how long ago the first of these failures was.
-COUNT_FAILURES = """
-SELECT count(*) AS records, coalesce(EXTRACT(epoch FROM sync.clock() - min(at)), 0)::float8 AS seconds
-FROM sync.breaker_failures WHERE system = %(system)s
-"""
-
-CLEAR_FAILURES = "DELETE FROM sync.breaker_failures WHERE system = %(system)s"
-
 # The breaker opened: the failures that led to it cost nothing.
-GIVE_BACK_RECORDS = """
+RELEASE_RECORDS_OF_SYSTEM = """
 UPDATE sync.records r
 SET attempts = b.attempts_before, due_at = sync.clock(), rejected_digest = NULL,
     parked = CASE WHEN r.parked = 'held' THEN r.parked END,
@@ -403,7 +310,7 @@ FROM sync.breaker_failures b
 WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.parked IS DISTINCT FROM 'discarded'
 """
 
-GIVE_BACK_EVENTS = """
+RELEASE_EVENTS_OF_SYSTEM = """
 UPDATE sync.events e
 SET state = 'pending', attempts = b.attempts_before, due_at = sync.clock()
 FROM sync.breaker_failures b
