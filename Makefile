@@ -60,6 +60,7 @@ bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of id
 
 check: .venv/dev  ## style, types, architecture, definitions, known vulnerabilities of the pinned packages
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	SYNC_CONFIG=demo/sync.yaml VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs

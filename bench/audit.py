@@ -42,21 +42,42 @@ PAGE = 1000
 
 def config(port: int) -> Config:
     """One entity, kept at the third party of that port, which lists a thousand records a page."""
-    return Config.model_validate({
-        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
-        "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}"}},
-        "entities": {"product": {
-            "owner": "shop",
-            "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
-                               "list": {"path": "/"}}},
-            "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
-            "third_party": {
-                "system": "erp", "ids": "ours", "key_field": "code", "group": "store",
-                "update": {"method": "PUT", "path": "/items/{{ key }}"}, "delete": {"path": "/items/{{ key }}"},
-                "read": {"path": "/items/{{ key }}"},
-                "list": {"path": "/items", "params": {"store": "{{ group }}", "after": "{{ after }}",
-                                                      "limit": "{{ limit }}"}, "paging": "after", "size": PAGE},
-                "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "count"}}}}})
+    return Config.model_validate(
+        {
+            "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
+            "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}"}},
+            "entities": {
+                "product": {
+                    "owner": "shop",
+                    "parts": {
+                        "shop": {
+                            "key": "sku",
+                            "group": "store",
+                            "version": {"path": "v", "kind": "number"},
+                            "list": {"path": "/"},
+                        }
+                    },
+                    "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
+                    "third_party": {
+                        "system": "erp",
+                        "ids": "ours",
+                        "key_field": "code",
+                        "group": "store",
+                        "update": {"method": "PUT", "path": "/items/{{ key }}"},
+                        "delete": {"path": "/items/{{ key }}"},
+                        "read": {"path": "/items/{{ key }}"},
+                        "list": {
+                            "path": "/items",
+                            "params": {"store": "{{ group }}", "after": "{{ after }}", "limit": "{{ limit }}"},
+                            "paging": "after",
+                            "size": PAGE,
+                        },
+                        "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "count"},
+                    },
+                }
+            },
+        }
+    )
 
 
 def fill(url: str, records: int) -> None:
@@ -65,8 +86,12 @@ def fill(url: str, records: int) -> None:
     ago = "2020-01-01T00:00:00Z"
     with engine.begin() as connection:
         run(connection, "TRUNCATE sync.records, sync.groups, sync.validations, sync.drift CASCADE")
-        run(connection, "INSERT INTO sync.groups (entity, group_key, first_completed_at) "
-                        "SELECT 'product', 'store ' || n, now() FROM generate_series(0, %(last)s) n", last=GROUPS - 1)
+        run(
+            connection,
+            "INSERT INTO sync.groups (entity, group_key, first_completed_at) "
+            "SELECT 'product', 'store ' || n, now() FROM generate_series(0, %(last)s) n",
+            last=GROUPS - 1,
+        )
         driver: Any = connection.connection.driver_connection
         with driver.cursor().copy(
             "COPY sync.records (entity, key, group_key, revision, ready, changed_at, applied_revision, applied_digest,"
@@ -74,8 +99,22 @@ def fill(url: str, records: int) -> None:
         ) as rows:
             for number in range(records):
                 made = record(number, GROUPS)
-                rows.write_row(("product", made["code"], made["store"], 1, True, ago, 1, digest(made), made["store"],
-                                ago, ago, made["code"]))
+                rows.write_row(
+                    (
+                        "product",
+                        made["code"],
+                        made["store"],
+                        1,
+                        True,
+                        ago,
+                        1,
+                        digest(made),
+                        made["store"],
+                        ago,
+                        ago,
+                        made["code"],
+                    )
+                )
     _rest(engine)
     engine.dispose()
 
@@ -104,11 +143,15 @@ async def bare(port: int) -> float:
     """Seconds to page everything out and parse it, as many groups at once as the audit takes."""
     left = iter(range(GROUPS))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=Transport()) as client:
+
         async def page_out() -> None:
             for group in left:
                 after = ""
-                while page := orjson.loads((await client.get("/items", params={
-                        "store": f"store {group}", "after": after, "limit": PAGE})).content):
+                while page := orjson.loads(
+                    (
+                        await client.get("/items", params={"store": f"store {group}", "after": after, "limit": PAGE})
+                    ).content
+                ):
                     after = page[-1]["code"]
 
         began = time.monotonic()
@@ -136,8 +179,9 @@ def look(url: str, port: int, how: str) -> dict[str, Any]:
 
 def looked(url: str, port: int, how: str) -> dict[str, Any]:
     """The same in a process of its own."""
-    ended = subprocess.run([sys.executable, "-m", "bench.audit", "--look", url, str(port), how], check=True,
-                           stdout=subprocess.PIPE)
+    ended = subprocess.run(
+        [sys.executable, "-m", "bench.audit", "--look", url, str(port), how], check=True, stdout=subprocess.PIPE
+    )
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
 
@@ -146,24 +190,51 @@ def lines(url: str, records: int) -> Iterator[Line]:
     """Each line as soon as it is measured."""
     port = free_port()
     fill(url, records)
-    with served(["-m", "bench.third_party", str(port), "--records", str(records), "--groups", str(GROUPS)], port, {},
-                "/stats"):
+    with served(
+        ["-m", "bench.third_party", str(port), "--records", str(records), "--groups", str(GROUPS)], port, {}, "/stats"
+    ):
         alone = uvloop.run(bare(port))
         paged, audit = looked(url, port, "page"), looked(url, port, "audit")
         what = f"audit of {records:,} records in {GROUPS} groups"
-        yield Line(what, records / audit["seconds"], "/s", f"bare loop: {records / alone:,.0f} /s",
-                   audit["seconds"] / alone, "1.30", audit["seconds"] <= 1.3 * alone,
-                   note="The bare loop makes no records of what it parses. Making them as the adapter does takes 4 to "
-                        "5 us each; a digest, a row of the archive and the comparison 6 us more, on one core.")
-        yield Line("the same beside our own paging alone", records / audit["seconds"], "/s",
-                   f"paging: {records / paged['seconds']:,.0f} /s", audit["seconds"] / paged["seconds"])
-        yield Line("its memory", audit["megabytes"], "MB", f"paging: {paged['megabytes']:.0f} MB", None, "300 MB",
-                   audit["megabytes"] < 300)
+        yield Line(
+            what,
+            records / audit["seconds"],
+            "/s",
+            f"bare loop: {records / alone:,.0f} /s",
+            audit["seconds"] / alone,
+            "1.30",
+            audit["seconds"] <= 1.3 * alone,
+            note="The bare loop makes no records of what it parses. Making them as the adapter does takes 4 to "
+            "5 us each; a digest, a row of the archive and the comparison 6 us more, on one core.",
+        )
+        yield Line(
+            "the same beside our own paging alone",
+            records / audit["seconds"],
+            "/s",
+            f"paging: {records / paged['seconds']:,.0f} /s",
+            audit["seconds"] / paged["seconds"],
+        )
+        yield Line(
+            "its memory",
+            audit["megabytes"],
+            "MB",
+            f"paging: {paged['megabytes']:.0f} MB",
+            None,
+            "300 MB",
+            audit["megabytes"] < 300,
+        )
         before = stats(port)["calls"]
         counted = looked(url, port, "count")
         calls = stats(port)["calls"] - before
-        yield Line("all in step, counts only: calls", calls, "", f"{counted['seconds']:.2f} s; a few prove the filter",
-                   calls / GROUPS, "1 a group", calls <= GROUPS + AT_ONCE)
+        yield Line(
+            "all in step, counts only: calls",
+            calls,
+            "",
+            f"{counted['seconds']:.2f} s; a few prove the filter",
+            calls / GROUPS,
+            "1 a group",
+            calls <= GROUPS + AT_ONCE,
+        )
     yield from _peers(url, records)
 
 
@@ -178,8 +249,12 @@ def _peers(url: str, records: int) -> Iterator[Line]:
             yield Line(f"peer {name}", 0, "/s", f"failed: {type(error).__name__}")
             continue
         assert told["differences"] == 0
-        yield Line(f"peer {name}, both sides in one database", records / told["seconds"], "/s",
-                   f"{how}; {told['megabytes']:.0f} MB")
+        yield Line(
+            f"peer {name}, both sides in one database",
+            records / told["seconds"],
+            "/s",
+            f"{how}; {told['megabytes']:.0f} MB",
+        )
 
 
 def main() -> None:

@@ -26,10 +26,21 @@ def main() -> None:
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as in an installation
         bare = cpu_seconds(("-c", LIBRARIES), environment, calls)
         measured = {words: cpu_seconds(("-m", "sync_orchestrator", *words), environment, calls) for words in COMMANDS}
-    show("commands", [
-        Line(f"CPU of `{' '.join(words)}`", seconds * 1000, "ms", f"its libraries alone: {bare * 1000:,.0f} ms",
-             seconds / bare, f"{TO_REACH_SECONDS * 1000:,.0f} ms", seconds <= TO_REACH_SECONDS)
-        for words, seconds in measured.items()])
+    show(
+        "commands",
+        [
+            Line(
+                f"CPU of `{' '.join(words)}`",
+                seconds * 1000,
+                "ms",
+                f"its libraries alone: {bare * 1000:,.0f} ms",
+                seconds / bare,
+                f"{TO_REACH_SECONDS * 1000:,.0f} ms",
+                seconds <= TO_REACH_SECONDS,
+            )
+            for words, seconds in measured.items()
+        ],
+    )
 
 
 def cpu_seconds(words: tuple[str, ...], environment: dict[str, str], calls: int) -> float:

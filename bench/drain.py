@@ -30,26 +30,55 @@ from sync_orchestrator.core.runtime import perform
 
 CONNECTIONS = 32
 _SINGLE = {"update": {"method": "PUT", "path": "/items/{{ key }}"}}
-BULK = {"bulk_update": {
-    "request": {"path": "/bulk", "body": {"items": "{{ items }}"}}, "item": "{{ payload }}", "size": 500,
-    "results": "results", "match": "key", "result_key": "code", "status": "status"}}
+BULK = {
+    "bulk_update": {
+        "request": {"path": "/bulk", "body": {"items": "{{ items }}"}},
+        "item": "{{ payload }}",
+        "size": 500,
+        "results": "results",
+        "match": "key",
+        "result_key": "code",
+        "status": "status",
+    }
+}
 
 
 def settings(port: int, *, bulk: bool = False, rate: float | None = None) -> dict[str, Any]:
     """What stands in ``sync.yaml``: one entity of one part, mirrored at the third party of that port."""
     return {
         "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
-        "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}", "concurrency": CONNECTIONS,
-                                  **({"rate": rate} if rate else {})}},
-        "entities": {"product": {
-            "owner": "shop",
-            "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
-                               "list": {"path": "/"}}},
-            "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
-            "third_party": {
-                "system": "erp", "ids": "ours", "key_field": "code", "group": "store",
-                **(BULK if bulk else _SINGLE), "delete": {"path": "/items/{{ key }}"},
-                "read": {"path": "/items/{{ key }}"}, "list": {"path": "/items"}}}}}
+        "third_parties": {
+            "erp": {
+                "base_url": f"http://127.0.0.1:{port}",
+                "concurrency": CONNECTIONS,
+                **({"rate": rate} if rate else {}),
+            }
+        },
+        "entities": {
+            "product": {
+                "owner": "shop",
+                "parts": {
+                    "shop": {
+                        "key": "sku",
+                        "group": "store",
+                        "version": {"path": "v", "kind": "number"},
+                        "list": {"path": "/"},
+                    }
+                },
+                "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
+                "third_party": {
+                    "system": "erp",
+                    "ids": "ours",
+                    "key_field": "code",
+                    "group": "store",
+                    **(BULK if bulk else _SINGLE),
+                    "delete": {"path": "/items/{{ key }}"},
+                    "read": {"path": "/items/{{ key }}"},
+                    "list": {"path": "/items"},
+                },
+            }
+        },
+    }
 
 
 def config(port: int, *, bulk: bool = False, rate: float | None = None) -> Config:
@@ -58,27 +87,46 @@ def config(port: int, *, bulk: bool = False, rate: float | None = None) -> Confi
 
 
 def change(number: int, version: int = 1) -> ChangeEvent:
-    data = {"sku": f"k{number}", "name": "a lamp that stands on a table", "price": 12.5 + version,
-            "store": f"store {number % 100}", "v": version}
-    return ChangeEvent("shop", f"{version}-{number}", "product", f"k{number}",
-                       "create" if version == 1 else "update", version, data,
-                       f"store {number % 100}")
+    data = {
+        "sku": f"k{number}",
+        "name": "a lamp that stands on a table",
+        "price": 12.5 + version,
+        "store": f"store {number % 100}",
+        "v": version,
+    }
+    return ChangeEvent(
+        "shop",
+        f"{version}-{number}",
+        "product",
+        f"k{number}",
+        "create" if version == 1 else "update",
+        version,
+        data,
+        f"store {number % 100}",
+    )
 
 
 def payload(number: int) -> dict[str, Any]:
     """What the mapping makes of a change."""
-    return {"code": f"k{number}", "name": "a lamp that stands on a table", "price": 13.5,
-            "store": f"store {number % 100}"}
+    return {
+        "code": f"k{number}",
+        "name": "a lamp that stands on a table",
+        "price": 13.5,
+        "store": f"store {number % 100}",
+    }
 
 
 async def bare(port: int, number: int, *, bulk: int = 0, rate: float | None = None) -> float:
     """Records a second of a loop that only sends them, over as many connections, in calls of ``bulk`` records each."""
-    requests = ([("POST", "/bulk", {"items": [payload(at + one) for one in range(bulk)]})
-                 for at in range(0, number, bulk)] if bulk else
-                [("PUT", f"/items/k{at}", payload(at)) for at in range(number)])
+    requests = (
+        [("POST", "/bulk", {"items": [payload(at + one) for one in range(bulk)]}) for at in range(0, number, bulk)]
+        if bulk
+        else [("PUT", f"/items/k{at}", payload(at)) for at in range(number)]
+    )
     left = iter(requests)
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=Transport(limits=limits)) as client:
+
         async def send() -> None:
             for method, path, body in left:
                 answer = await client.request(method, path, json=body)
@@ -98,7 +146,7 @@ def drained(url: str, config: Config, changes: list[ChangeEvent]) -> DrainReport
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         run(connection, "VACUUM ANALYZE")
     for at in range(0, len(changes), 1000):
-        record(engine, changes[at:at + 1000])
+        record(engine, changes[at : at + 1000])
 
     context = open_context(engine, config)
     report = perform(context, drain(context, linger=0, most_seconds=600))
@@ -128,36 +176,71 @@ def lines(url: str, scale: float) -> Iterator[Line]:
         number = int(60_000 * scale)
         alone = uvloop.run(bare(port, number, bulk=500))
         rate = number / drained(url, config(port, bulk=True), [change(at) for at in range(number)]).seconds
-        yield Line("drain, bulk upsert of 500", rate, "/s", f"bare loop: {alone:,.0f} /s", rate / alone, "10,000 /s",
-                   rate >= 10_000,
-                   note="An event is merged, claimed, settled and kept as history: about 115 us of Python and 145 us "
-                        "of Postgres, on two cores which the drain, the database and the third party share: so 7,000 "
-                        "a second would be the end here; the calls cost next to nothing. The peers are ahead because "
-                        "they write nothing down for a record: their figures leave out what filled their queue.")
+        yield Line(
+            "drain, bulk upsert of 500",
+            rate,
+            "/s",
+            f"bare loop: {alone:,.0f} /s",
+            rate / alone,
+            "10,000 /s",
+            rate >= 10_000,
+            note="An event is merged, claimed, settled and kept as history: about 115 us of Python and 145 us "
+            "of Postgres, on two cores which the drain, the database and the third party share: so 7,000 "
+            "a second would be the end here; the calls cost next to nothing. The peers are ahead because "
+            "they write nothing down for a record: their figures leave out what filled their queue.",
+        )
         number = int(15_000 * scale)
         alone = uvloop.run(bare(port, number))
         rate = number / drained(url, config(port), [change(at) for at in range(number)]).seconds
-        yield Line("drain, single records, no latency", rate, "/s", f"bare loop: {alone:,.0f} /s", rate / alone, "0.70",
-                   rate / alone >= 0.7)
+        yield Line(
+            "drain, single records, no latency",
+            rate,
+            "/s",
+            f"bare loop: {alone:,.0f} /s",
+            rate / alone,
+            "0.70",
+            rate / alone >= 0.7,
+        )
     with third_party("--latency", "0.02") as port:
         number = int(15_000 * scale)
         alone = uvloop.run(bare(port, number))
         rate = number / drained(url, config(port), [change(at) for at in range(number)]).seconds
-        yield Line("drain, single records, 20 ms, 32 connections", rate, "/s", f"bare loop: {alone:,.0f} /s",
-                   rate / alone, "0.90", rate / alone >= 0.9)
+        yield Line(
+            "drain, single records, 20 ms, 32 connections",
+            rate,
+            "/s",
+            f"bare loop: {alone:,.0f} /s",
+            rate / alone,
+            "0.90",
+            rate / alone >= 0.9,
+        )
     with third_party("--latency", "0.05", "--limit", "500") as port:
         number = int(10_000 * scale)
         report = drained(url, config(port, rate=500), [change(at) for at in range(number)])
         told = stats(port)
         used, refused = number / report.seconds / 500, told["refused"] / max(1, told["calls"] + told["refused"])
-        yield Line("drain against 500 calls a second and 50 ms", number / report.seconds, "/s",
-                   f"answers 429: {refused:.2%}", used, "0.98", used >= 0.98 and refused < 0.001)
+        yield Line(
+            "drain against 500 calls a second and 50 ms",
+            number / report.seconds,
+            "/s",
+            f"answers 429: {refused:.2%}",
+            used,
+            "0.98",
+            used >= 0.98 and refused < 0.001,
+        )
     with third_party("--latency", "0.05") as port:
         number = int(2_000 * scale)
         report = drained(url, config(port), [change(0, version) for version in range(1, number + 1)])
         calls = stats(port)["calls"]
-        yield Line("changes of one hot record, 50 ms", number / report.seconds, "/s", f"calls: {calls}", calls / number,
-                   "0.10", calls / number <= 0.1)
+        yield Line(
+            "changes of one hot record, 50 ms",
+            number / report.seconds,
+            "/s",
+            f"calls: {calls}",
+            calls / number,
+            "0.10",
+            calls / number <= 0.1,
+        )
 
 
 def both_servers(url: str, scale: float) -> Iterator[Line]:
@@ -167,8 +250,15 @@ def both_servers(url: str, scale: float) -> Iterator[Line]:
     with third_party() as port, database(embedded_server=True) as own:
         beside = number / drained(own, config(port), changes).seconds
         rate = number / drained(url, config(port), changes).seconds
-        yield Line(f"drain, single records, on Postgres {version_of(url)}", rate, "/s",
-                   f"embedded {version_of(own)}: {beside:,.0f} /s", rate / beside, "0.70", rate / beside >= 0.7)
+        yield Line(
+            f"drain, single records, on Postgres {version_of(url)}",
+            rate,
+            "/s",
+            f"embedded {version_of(own)}: {beside:,.0f} /s",
+            rate / beside,
+            "0.70",
+            rate / beside >= 0.7,
+        )
 
 
 def main() -> None:

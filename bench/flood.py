@@ -69,7 +69,11 @@ def config() -> dict[str, Any]:
     made = json.loads(json.dumps(CONFIG))
     made["sources"]["lab"] = {"base_url": "http://127.0.0.1:1"}
     made["entities"]["product"]["parts"]["lab"] = {
-        "key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}, "required": False}
+        "key": "sku",
+        "version": {"path": "v", "kind": "number"},
+        "list": {"path": "/"},
+        "required": False,
+    }
     return made
 
 
@@ -90,10 +94,20 @@ async def measured(port: int, keys: dict[str, str], seconds: float, name: str, *
                 await asyncio.sleep(0.005)
 
         calls = [asyncio.create_task(call(number)) for number in range(CALLING)]
-        floods = [await asyncio.create_subprocess_exec(
-            sys.executable, "-c", FLOOD, str(port), keys["lab"], str(number), str(seconds), str(BATCH),
-            stdout=asyncio.subprocess.PIPE)
-            for number in range(FLOODING if flooded else 0)]
+        floods = [
+            await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-c",
+                FLOOD,
+                str(port),
+                keys["lab"],
+                str(number),
+                str(seconds),
+                str(BATCH),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            for number in range(FLOODING if flooded else 0)
+        ]
         if flooded:
             for each in floods:
                 said, _ = await each.communicate()
@@ -123,11 +137,21 @@ def main() -> None:
             beside = asyncio.run(measured(port, keys, seconds, "beside", flooded=True))
     said = f"alone: p50 {1000 * alone.p50:,.1f} ms, p95 {1000 * alone.p95:,.1f} ms"
     flood = f"{FLOODING} clients, {beside.batches} batches of {BATCH:,}, {beside.refused} refused"
-    show("flood", [
-        Line("single events beside a flood, p50", 1000 * beside.p50, "ms", said, beside.p50 / alone.p50),
-        Line("the same, p95", 1000 * beside.p95, "ms", flood, beside.p95 / alone.p95, "2.0",
-             beside.p95 / alone.p95 <= 2),
-    ])
+    show(
+        "flood",
+        [
+            Line("single events beside a flood, p50", 1000 * beside.p50, "ms", said, beside.p50 / alone.p50),
+            Line(
+                "the same, p95",
+                1000 * beside.p95,
+                "ms",
+                flood,
+                beside.p95 / alone.p95,
+                "2.0",
+                beside.p95 / alone.p95 <= 2,
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -38,18 +38,36 @@ _TABLES = ("events", "event_ids", "event_history", "records", "parts", "push_att
 
 def config(port: int, shop: str) -> Config:
     """One entity of one part, from a table to the third party of that port."""
-    return Config.model_validate({
-        "sources": {"shop": {"kind": "sql", "url": shop, "connections": GROUPS_AT_ONCE}},
-        "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}", "concurrency": CONNECTIONS}},
-        "entities": {"product": {
-            "owner": "shop",
-            "parts": {"shop": {"key": "code", "group": "store", "version": {"path": "v", "kind": "number"},
-                               "sql": {"table": "products"}}},
-            "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
-            "third_party": {
-                "system": "erp", "ids": "ours", "key_field": "code", "group": "store", **BULK,
-                "delete": {"path": "/items/{{ key }}"}, "read": {"path": "/items/{{ key }}"},
-                "list": {"path": "/items"}}}}})
+    return Config.model_validate(
+        {
+            "sources": {"shop": {"kind": "sql", "url": shop, "connections": GROUPS_AT_ONCE}},
+            "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}", "concurrency": CONNECTIONS}},
+            "entities": {
+                "product": {
+                    "owner": "shop",
+                    "parts": {
+                        "shop": {
+                            "key": "code",
+                            "group": "store",
+                            "version": {"path": "v", "kind": "number"},
+                            "sql": {"table": "products"},
+                        }
+                    },
+                    "mapping": {"code": "key", "name": "shop.name", "price": "shop.price", "store": "group"},
+                    "third_party": {
+                        "system": "erp",
+                        "ids": "ours",
+                        "key_field": "code",
+                        "group": "store",
+                        **BULK,
+                        "delete": {"path": "/items/{{ key }}"},
+                        "read": {"path": "/items/{{ key }}"},
+                        "list": {"path": "/items"},
+                    },
+                }
+            },
+        }
+    )
 
 
 def fill(url: str, records: int) -> str:
@@ -96,8 +114,9 @@ def bare_reading(shop: str) -> float:
         for group in range(GROUPS):
             after = ""
             while page := connection.execute(
-                    "SELECT * FROM products WHERE store = %s AND code > %s ORDER BY code LIMIT %s",
-                    (f"store {group}", after, _PAGE)).fetchall():
+                "SELECT * FROM products WHERE store = %s AND code > %s ORDER BY code LIMIT %s",
+                (f"store {group}", after, _PAGE),
+            ).fetchall():
                 rows += len(page)
                 after = page[-1]["code"]
     return rows / (time.monotonic() - began)
@@ -113,8 +132,9 @@ def sync(url: str, shop: str, port: int) -> dict[str, Any]:
     entity = context.entities["product"]
     began = time.monotonic()
     told = {"listed": 0, "mirrored": 0}
-    for _, came in perform_each(context, range(GROUPS), lambda n: full_sync(context, entity, f"store {n}"),
-                                GROUPS_AT_ONCE):
+    for _, came in perform_each(
+        context, range(GROUPS), lambda n: full_sync(context, entity, f"store {n}"), GROUPS_AT_ONCE
+    ):
         if isinstance(came, Exception):
             raise came
         filled, stepped = came
@@ -125,8 +145,9 @@ def sync(url: str, shop: str, port: int) -> dict[str, Any]:
 
 def synced(url: str, shop: str, port: int) -> dict[str, Any]:
     """The same in a process of its own."""
-    ended = subprocess.run([sys.executable, "-m", "bench.full_sync", "--sync", url, shop, str(port)], check=True,
-                           stdout=subprocess.PIPE)
+    ended = subprocess.run(
+        [sys.executable, "-m", "bench.full_sync", "--sync", url, shop, str(port)], check=True, stdout=subprocess.PIPE
+    )
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
 
@@ -149,22 +170,37 @@ def lines(url: str, records: int) -> Iterator[Line]:
         assert first["listed"] == first["mirrored"] == records == stats(port)["writes"] - before, first
         slower, what = min((reading, "reading"), (pushing, "pushing"))
         rate = records / first["seconds"]
-        yield Line(f"full sync of {records:,} records", rate, "/s", f"bare {what}: {slower:,.0f} /s", rate / slower,
-                   "0.70", rate / slower >= 0.7,
-                   note="Each record is archived, claimed, mapped and acknowledged by itself: about 115 us of Python "
-                        "and 100 us of Postgres on two cores; to read a row, or to send one of 500, costs 2 us.")
+        yield Line(
+            f"full sync of {records:,} records",
+            rate,
+            "/s",
+            f"bare {what}: {slower:,.0f} /s",
+            rate / slower,
+            "0.70",
+            rate / slower >= 0.7,
+            note="Each record is archived, claimed, mapped and acknowledged by itself: about 115 us of Python "
+            "and 100 us of Postgres on two cores; to read a row, or to send one of 500, costs 2 us.",
+        )
         ratio = first["megabytes"] / small["megabytes"]
-        yield Line("its memory", first["megabytes"], "MB", f"{few:,}: {small['megabytes']:.0f} MB", ratio, "1.20",
-                   ratio <= 1.2,
-                   note="It holds a few pages of six groups at once, however long these are. The 100 groups are of one "
-                        "page each with 100,000 records, and of more, one read ahead, with more; then it stays.")
+        yield Line(
+            "its memory",
+            first["megabytes"],
+            "MB",
+            f"{few:,}: {small['megabytes']:.0f} MB",
+            ratio,
+            "1.20",
+            ratio <= 1.2,
+            note="It holds a few pages of six groups at once, however long these are. The 100 groups are of one "
+            "page each with 100,000 records, and of more, one read ahead, with more; then it stays.",
+        )
         rest(url)
         before = stats(port)["writes"]
         again = synced(url, shop, port)
         assert (again["listed"], again["mirrored"], stats(port)["writes"]) == (records, 0, before), again
         ratio = first["seconds"] / again["seconds"]
-        yield Line("the same again, nothing changed", records / again["seconds"], "/s", "no push", ratio, "5.00",
-                   ratio >= 5)
+        yield Line(
+            "the same again, nothing changed", records / again["seconds"], "/s", "no push", ratio, "5.00", ratio >= 5
+        )
 
 
 def main() -> None:

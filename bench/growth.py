@@ -93,15 +93,25 @@ def look(engine: Engine, versions: Iterator[int]) -> None:
 def lines(few: tuple[Engine, int], many: tuple[Engine, int]) -> Iterator[Line]:
     """Each line as soon as it is measured."""
     versions = count(2)
-    for name, work, times in (("insert of 1,000 events", insert, ROUNDS), ("claim of 1,000 events", claim, ROUNDS),
-                              ("status", look, ROUNDS)):
+    for name, work, times in (
+        ("insert of 1,000 events", insert, ROUNDS),
+        ("claim of 1,000 events", claim, ROUNDS),
+        ("status", look, ROUNDS),
+    ):
         took: dict[int, list[float]] = {few[1]: [], many[1]: []}
         for _ in range(times):
             for engine, events in (few, many):
                 took[events].append(_seconds(partial(work, engine, versions)))
         one, other = (statistics.median(took[events]) for events in (few[1], many[1]))
-        yield Line(f"{name} at {many[1]:,} finished events", other * 1000, "ms",
-                   f"at {few[1]:,}: {one * 1000:.1f} ms", other / one, "1.30", other <= 1.3 * one)
+        yield Line(
+            f"{name} at {many[1]:,} finished events",
+            other * 1000,
+            "ms",
+            f"at {few[1]:,}: {one * 1000:.1f} ms",
+            other / one,
+            "1.30",
+            other <= 1.3 * one,
+        )
 
 
 def _seconds(work: Callable[[], None]) -> float:

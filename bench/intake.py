@@ -34,14 +34,29 @@ BATCH = 1000
 CONFIG = {
     "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
     "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
-    "entities": {"product": {
-        "owner": "shop",
-        "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
-                           "list": {"path": "/"}}},
-        "mapping": {"code": "key"},
-        "third_party": {"system": "erp", "key_field": "code", "create": {"path": "/"},
-                        "update": {"path": "/{{ id }}"}, "delete": {"path": "/{{ id }}"},
-                        "read": {"path": "/{{ id }}"}, "list": {"path": "/"}}}},
+    "entities": {
+        "product": {
+            "owner": "shop",
+            "parts": {
+                "shop": {
+                    "key": "sku",
+                    "group": "store",
+                    "version": {"path": "v", "kind": "number"},
+                    "list": {"path": "/"},
+                }
+            },
+            "mapping": {"code": "key"},
+            "third_party": {
+                "system": "erp",
+                "key_field": "code",
+                "create": {"path": "/"},
+                "update": {"path": "/{{ id }}"},
+                "delete": {"path": "/{{ id }}"},
+                "read": {"path": "/{{ id }}"},
+                "list": {"path": "/"},
+            },
+        }
+    },
 }
 
 BARE = """
@@ -72,17 +87,31 @@ end
 
 
 def document(number: int) -> dict[str, Any]:
-    return {"specversion": "1.0", "id": f"b{os.getpid()}-{number}", "source": "shop", "type": "product.updated",
-            "subject": f"k{number % 100_000}", "version": number,
-            "data": {"sku": f"k{number % 100_000}", "name": "a lamp that stands on a table", "price": 12.5,
-                     "store": "north", "v": number}}
+    return {
+        "specversion": "1.0",
+        "id": f"b{os.getpid()}-{number}",
+        "source": "shop",
+        "type": "product.updated",
+        "subject": f"k{number % 100_000}",
+        "version": number,
+        "data": {
+            "sku": f"k{number % 100_000}",
+            "name": "a lamp that stands on a table",
+            "price": 12.5,
+            "store": "north",
+            "v": number,
+        },
+    }
 
 
 def wrk(port: int, script: Path, seconds: int) -> float:
     """Requests a second that were answered by 2xx."""
     said = subprocess.run(
         ["wrk", "-t", "2", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", str(script), f"http://127.0.0.1:{port}"],
-        capture_output=True, text=True, check=True).stdout
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     if match := re.search(r"Non-2xx or 3xx responses: (\d+)", said):
         raise SystemExit(f"{match[1]} requests were refused:\n{said}")
     rate = re.search(r"Requests/sec:\s*([\d.]+)", said)
@@ -96,6 +125,7 @@ async def batches(port: int, key: str, number: int) -> float:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/cloudevents-batch+json"}
     limit = asyncio.Semaphore(8)
     async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+
         async def post(body: bytes) -> None:
             async with limit:
                 answer = await client.post(f"http://127.0.0.1:{port}/v1/events", content=body, headers=headers)
@@ -121,8 +151,20 @@ def copied(url: str, number: int) -> float:
         with driver.cursor() as cursor:
             with cursor.copy(f"COPY bench_events ({', '.join(columns)}) FROM STDIN") as copy:
                 for row in rows:
-                    copy.write_row(("shop", row["id"], "product", row["subject"], "north", "update", row["version"],
-                                    False, json.dumps(row["data"]), b"0" * 32))
+                    copy.write_row(
+                        (
+                            "shop",
+                            row["id"],
+                            "product",
+                            row["subject"],
+                            "north",
+                            "update",
+                            row["version"],
+                            False,
+                            json.dumps(row["data"]),
+                            b"0" * 32,
+                        )
+                    )
             with cursor.copy("COPY bench_ids (source, event_id, content_hash) FROM STDIN") as copy:
                 for row in rows:
                     copy.write_row(("shop", row["id"], b"0" * 32))
@@ -136,8 +178,13 @@ def copied(url: str, number: int) -> float:
 def recorded(url: str, number: int) -> float:
     """Events a second into the ledger, without HTTP, from one thread."""
     engine = connect(url)
-    made = [[ChangeEvent("shop", f"r{at}-{one}", "product", f"k{one}", "update", one, document(one)["data"], "north")
-             for one in range(BATCH)] for at in range(number)]
+    made = [
+        [
+            ChangeEvent("shop", f"r{at}-{one}", "product", f"k{one}", "update", one, document(one)["data"], "north")
+            for one in range(BATCH)
+        ]
+        for at in range(number)
+    ]
     began = time.monotonic()
     for events in made:
         record(engine, events)
@@ -169,18 +216,52 @@ def main() -> None:
             single = wrk(port, script, seconds)
             many = asyncio.run(batches(port, key, number))
         other = free_port()
-        with served(["-m", "uvicorn", "--app-dir", str(folder), "bare:app", "--port", str(other), "--log-level",
-                     "warning", "--no-access-log"], other, {}, "/"):
+        with served(
+            [
+                "-m",
+                "uvicorn",
+                "--app-dir",
+                str(folder),
+                "bare:app",
+                "--port",
+                str(other),
+                "--log-level",
+                "warning",
+                "--no-access-log",
+            ],
+            other,
+            {},
+            "/",
+        ):
             bare = wrk(other, script, seconds)
         plain, ledger = copied(url, number), recorded(url, number)
-    show("intake", [
-        Line("single events, key checked, committed", single, "/s", f"a bare route: {bare:,.0f} /s", single / bare,
-             "0.50", single / bare >= 0.5),
-        Line("batches of 1,000, committed", many, "/s", "", None, "30,000 /s", many >= 30_000),
-        Line("the same", many, "/s", f"COPY of the same rows: {plain:,.0f} /s", many / plain, "0.33",
-             many / plain >= 1 / 3),
-        Line("the ledger alone, one thread", ledger, "/s", f"COPY of the same rows: {plain:,.0f} /s", ledger / plain),
-    ])
+    show(
+        "intake",
+        [
+            Line(
+                "single events, key checked, committed",
+                single,
+                "/s",
+                f"a bare route: {bare:,.0f} /s",
+                single / bare,
+                "0.50",
+                single / bare >= 0.5,
+            ),
+            Line("batches of 1,000, committed", many, "/s", "", None, "30,000 /s", many >= 30_000),
+            Line(
+                "the same",
+                many,
+                "/s",
+                f"COPY of the same rows: {plain:,.0f} /s",
+                many / plain,
+                "0.33",
+                many / plain >= 1 / 3,
+            ),
+            Line(
+                "the ledger alone, one thread", ledger, "/s", f"COPY of the same rows: {plain:,.0f} /s", ledger / plain
+            ),
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,11 @@ def write_folder(folder: Path, port: int, records: int) -> None:
     config = settings(port)
     config["sources"] = {"shop": {"kind": "files", "folder": str(folder)}}
     config["entities"]["product"]["parts"]["shop"] = {
-        "key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, "files": {"glob": "*.csv"}}
+        "key": "sku",
+        "group": "store",
+        "version": {"path": "v", "kind": "number"},
+        "files": {"glob": "*.csv"},
+    }
     (folder / "sync.yaml").write_text(yaml.safe_dump(config))
 
 
@@ -46,10 +50,17 @@ def write_folder(folder: Path, port: int, records: int) -> None:
 def full_sync(folder: Path, url: str) -> Iterator[subprocess.Popen[str]]:
     """The command as a process of its own, which is killed at the end of the block if it is still there."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "sync_orchestrator", "full-sync", "product", "--group", "one"], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, "SYNC_CONFIG": str(folder / "sync.yaml"), "SYNC_HOME": str(folder),
-             "SYNC_DATABASE_URL": url})
+        [sys.executable, "-m", "sync_orchestrator", "full-sync", "product", "--group", "one"],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={
+            **os.environ,
+            "SYNC_CONFIG": str(folder / "sync.yaml"),
+            "SYNC_HOME": str(folder),
+            "SYNC_DATABASE_URL": url,
+        },
+    )
     try:
         yield process
     finally:
@@ -103,13 +114,19 @@ def lines(url: str, records: int) -> Iterator[Line]:
     """Each line as soon as it is measured."""
     for number, wanted in ((signal.SIGTERM, _TAKE_OVER_SECONDS), (signal.SIGKILL, _TAKE_OVER_SECONDS)):
         taken, ended, whole = take_over(url, number, records)
-        yield Line(f"killed full sync ({number.name}): taken over after", taken * 1000, "ms",
-                   f"all {records:,} records in sync: {ended:.1f} s" if whole else "not in sync", taken,
-                   f"{wanted:g} s", whole and taken <= wanted,
-                   note="From the signal until another process holds the business group, the start of that process "
-                        "(about two seconds) included. The calls that a SIGKILL interrupts have an unknown outcome: "
-                        "their records are claimed when their holder is gone, and looked up until timeout and landing "
-                        "are over; the others do not wait.")
+        yield Line(
+            f"killed full sync ({number.name}): taken over after",
+            taken * 1000,
+            "ms",
+            f"all {records:,} records in sync: {ended:.1f} s" if whole else "not in sync",
+            taken,
+            f"{wanted:g} s",
+            whole and taken <= wanted,
+            note="From the signal until another process holds the business group, the start of that process "
+            "(about two seconds) included. The calls that a SIGKILL interrupts have an unknown outcome: "
+            "their records are claimed when their holder is gone, and looked up until timeout and landing "
+            "are over; the others do not wait.",
+        )
 
 
 def main() -> None:

@@ -34,8 +34,15 @@ def draw(path: Path, lines: Sequence[Any]) -> None:
         most = max(1.0, *(math.log10(max(1.0, line.value)) for line in shown), 1.0)
         for line in shown:
             colour = _PLAIN if line.reached is None else _REACHED if line.reached else _MISSED
-            rows.append({"y": y, "what": line.what[:70], "said": f"{line.value:,.0f} {line.unit}", "colour": colour,
-                         "long": (_WIDTH - _LEFT - 120) * math.log10(max(1.0, line.value)) / most})
+            rows.append(
+                {
+                    "y": y,
+                    "what": line.what[:70],
+                    "said": f"{line.value:,.0f} {line.unit}",
+                    "colour": colour,
+                    "long": (_WIDTH - _LEFT - 120) * math.log10(max(1.0, line.value)) / most,
+                }
+            )
             y += _ROW
         y += _ROW // 2
     path.write_text(_SVG.render(rows=rows, width=_WIDTH, height=y + 10, left=_LEFT), encoding="utf-8")

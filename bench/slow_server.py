@@ -80,8 +80,18 @@ class SlowConnection(Connection):
 def slow_server(call: float, per_record: float, workers: int) -> Iterator[int]:
     """The server in a process of its own; its port."""
     port = free_port()
-    words = ["-m", "bench.slow_server", "--serve", str(port), "--call", str(call), "--record", str(per_record),
-             "--workers", str(workers)]
+    words = [
+        "-m",
+        "bench.slow_server",
+        "--serve",
+        str(port),
+        "--call",
+        str(call),
+        "--record",
+        str(per_record),
+        "--workers",
+        str(workers),
+    ]
     with served(words, port, {}, "/stats"):
         yield port
 
@@ -99,8 +109,10 @@ async def fixed(port: int, calls: int, batch: int, seconds: float) -> float:
     """Records a second that are acknowledged in time to a loop with a fixed number of calls and a fixed batch."""
     limits = httpx.Limits(max_connections=calls, max_keepalive_connections=calls)
     done, ends = 0, time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=Transport(limits=limits),
-                                 timeout=TIMEOUT_SECONDS) as client:
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{port}", transport=Transport(limits=limits), timeout=TIMEOUT_SECONDS
+    ) as client:
+
         async def send(number: int) -> None:
             nonlocal done
             while time.monotonic() < ends:
@@ -120,8 +132,9 @@ async def all_fixed(call: float, per_record: float, workers: int, seconds: float
     """What each fixed setting reaches, at a server of its own: side by side, since the servers mostly wait."""
     with ExitStack() as servers:
         ports = [servers.enter_context(slow_server(call, per_record, workers)) for _ in _FIXED]
-        rates = await asyncio.gather(*(fixed(port, calls, batch, seconds)
-                                       for port, (calls, batch) in zip(ports, _FIXED, strict=True)))
+        rates = await asyncio.gather(
+            *(fixed(port, calls, batch, seconds) for port, (calls, batch) in zip(ports, _FIXED, strict=True))
+        )
         return dict(zip(_FIXED, rates, strict=True))
 
 
@@ -145,10 +158,11 @@ def drained(url: str, port: int, number: int, seconds: float) -> tuple[float, in
 def lines(url: str, seconds: float) -> Iterator[Line]:
     """Each line as soon as it is measured."""
     for what, call, per_record, workers in (
-            ("each call takes 0.6 s, one at a time", 0.6, 0.0, 1),
-            ("each call takes 1.2 s, one at a time", 1.2, 0.0, 1),
-            ("each record takes 20 ms, four calls at a time", 0.0, 0.02, 4),
-            ("each call takes 0.2 s and each record 10 ms, two calls at a time", 0.2, 0.01, 2)):
+        ("each call takes 0.6 s, one at a time", 0.6, 0.0, 1),
+        ("each call takes 1.2 s, one at a time", 1.2, 0.0, 1),
+        ("each record takes 20 ms, four calls at a time", 0.0, 0.02, 4),
+        ("each call takes 0.2 s and each record 10 ms, two calls at a time", 0.2, 0.01, 2),
+    ):
         reached = uvloop.run(all_fixed(call, per_record, workers, seconds / 3))
         best, worst = max(reached, key=lambda pair: reached[pair]), reached[32, BATCH]
         with slow_server(call, per_record, workers) as port:
@@ -157,10 +171,16 @@ def lines(url: str, seconds: float) -> Iterator[Line]:
         ratio = rate / reached[best]
         acknowledged = max(1, rate * seconds)
         yield Line(
-            what, rate, "records/s",
+            what,
+            rate,
+            "records/s",
             f"best fixed, {best[0]} calls of {best[1]}: {reached[best]:.0f} /s; 32 of {BATCH}: {worst:.0f} /s; "
             f"attempts a record: {tried / acknowledged:.2f}; at the end {limit['calls_at_once']:.0f} calls of "
-            f"{max(1, round(BATCH * limit['batch_share']))}", ratio, "0.80", ratio >= 0.8)
+            f"{max(1, round(BATCH * limit['batch_share']))}",
+            ratio,
+            "0.80",
+            ratio >= 0.8,
+        )
 
 
 def main() -> None:

@@ -54,13 +54,22 @@ class Running:
         """A change of a record of its own."""
         self._next += 1
         made = change(self._next)
-        return json.dumps({
-            "specversion": "1.0", "id": made.event_id, "source": "shop", "type": "product.created",
-            "subject": made.key, "version": 1, "data": made.data}).encode()
+        return json.dumps(
+            {
+                "specversion": "1.0",
+                "id": made.event_id,
+                "source": "shop",
+                "type": "product.created",
+                "subject": made.key,
+                "version": 1,
+                "data": made.data,
+            }
+        ).encode()
 
     async def send(self, number: int, rate: float) -> None:
         """So many changes, each at its time whatever became of the others."""
         async with httpx.AsyncClient(base_url=self.system.api_url, headers=self._headers, timeout=30) as client:
+
             async def one() -> None:
                 (await client.post("/v1/events", content=self.event())).raise_for_status()
 
@@ -84,7 +93,8 @@ class Running:
         """No drain is there, and no run goes on."""
         return not self.one(
             "SELECT (SELECT count(*) FROM sync.heartbeats WHERE name LIKE 'drain%%') + (SELECT count(*) FROM "
-            "public.runs WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING', 'STARTED')) AS n").n
+            "public.runs WHERE status IN ('QUEUED', 'NOT_STARTED', 'STARTING', 'STARTED')) AS n"
+        ).n
 
     def runs(self) -> int:
         return int(self.one("SELECT count(*) AS n FROM public.runs").n)
@@ -127,19 +137,33 @@ def lines(running: Running, seconds: float, idle: float) -> Iterator[Line]:
         until(running.at_rest, "the end of the drain")
         firsts.append(_first(running))
     others = ", ".join(f"{first * 1000:,.0f} ms" for first in firsts[:-1])
-    yield Line("first change after a quiet time", max(firsts) * 1000, "ms", f"also: {others}" if others else "", None,
-               "4,000 ms", max(firsts) <= 4)
+    yield Line(
+        "first change after a quiet time",
+        max(firsts) * 1000,
+        "ms",
+        f"also: {others}" if others else "",
+        None,
+        "4,000 ms",
+        max(firsts) <= 4,
+    )
     if not idle:
         return
     until(running.at_rest, "the end of the drain")
     runs, cpu, began = running.runs(), running.cpu(), time.monotonic()
     time.sleep(idle)
     share = (running.cpu() - cpu) / (time.monotonic() - began)
-    yield Line(f"idle for {idle:.0f} s: share of one core", share * 100, "%", f"runs: {running.runs() - runs}", None,
-               "5 %", share < 0.05 and running.runs() == runs,
-               note="Half of it is the code server, which evaluates a tick of a sensor every two to three seconds and "
-                    "makes Dagster's instance anew for each; the rest is the daemon's loops, the webserver and "
-                    "Postgres. Fewer ticks would notice work later.")
+    yield Line(
+        f"idle for {idle:.0f} s: share of one core",
+        share * 100,
+        "%",
+        f"runs: {running.runs() - runs}",
+        None,
+        "5 %",
+        share < 0.05 and running.runs() == runs,
+        note="Half of it is the code server, which evaluates a tick of a sensor every two to three seconds and "
+        "makes Dagster's instance anew for each; the rest is the daemon's loops, the webserver and "
+        "Postgres. Fewer ticks would notice work later.",
+    )
 
 
 def _first(running: Running) -> float:
@@ -161,8 +185,16 @@ def main() -> None:
         system = start_all(free_port(), free_port(), told=lambda line: None)
         try:
             engine = connect(system.environment["SYNC_DATABASE_URL"])
-            show("steady", list(lines(Running(system, engine), 15 if words.quick else 60,
-                                      0 if words.quick else 3600 if words.long else 60)))
+            show(
+                "steady",
+                list(
+                    lines(
+                        Running(system, engine),
+                        15 if words.quick else 60,
+                        0 if words.quick else 3600 if words.long else 60,
+                    )
+                ),
+            )
             engine.dispose()
         finally:
             system.stop()

@@ -10,8 +10,12 @@ from bench.table import RESULTS, Line, printed
 
 def main() -> None:
     titles = sys.argv[1:] or sorted(path.stem for path in RESULTS.glob("*.json"))
-    found = [Line(**line) for title in titles if (RESULTS / f"{title}.json").exists()
-             for line in json.loads((RESULTS / f"{title}.json").read_text())["lines"]]
+    found = [
+        Line(**line)
+        for title in titles
+        if (RESULTS / f"{title}.json").exists()
+        for line in json.loads((RESULTS / f"{title}.json").read_text())["lines"]
+    ]
     printed("all of it", found)
     wanted = [line for line in found if line.reached is not None]
     print(f"{sum(1 for line in wanted if line.reached)} of {len(wanted)} figures reached")

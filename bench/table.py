@@ -43,8 +43,14 @@ def printed(title: str, lines: list[Line]) -> None:
     for line in lines:
         verdict = "" if line.reached is None else "yes" if line.reached else "no"
         what = f"{line.what} ({notes.index(line.note) + 1})" if line.note else line.what
-        table.add_row(what, f"{line.value:,.0f} {line.unit}", line.compared,
-                      "" if line.ratio is None else f"{line.ratio:.2f}", line.wanted, verdict)
+        table.add_row(
+            what,
+            f"{line.value:,.0f} {line.unit}",
+            line.compared,
+            "" if line.ratio is None else f"{line.ratio:.2f}",
+            line.wanted,
+            verdict,
+        )
     console = Console(width=140)
     console.print(table)
     for number, note in enumerate(notes, 1):
@@ -55,7 +61,16 @@ def show(title: str, lines: list[Line]) -> None:
     """The same, and writes ``results/<title>.json`` and ``.svg``."""
     printed(title, lines)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{title}.json").write_text(json.dumps({
-        "at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": psutil.cpu_count(),
-        "python": platform.python_version(), "lines": [asdict(line) for line in lines]}, indent=2) + "\n")
+    (RESULTS / f"{title}.json").write_text(
+        json.dumps(
+            {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "cores": psutil.cpu_count(),
+                "python": platform.python_version(),
+                "lines": [asdict(line) for line in lines],
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     draw(RESULTS / f"{title}.svg", lines)

@@ -30,8 +30,12 @@ def code(number: int) -> str:
 
 def record(number: int, groups: int) -> dict[str, Any]:
     """A record that is there from the start."""
-    return {"code": code(number), "name": "a lamp that stands on a table", "price": 13.5 + number % 1000,
-            "store": f"store {number % groups}"}
+    return {
+        "code": code(number),
+        "name": "a lamp that stands on a table",
+        "price": 13.5 + number % 1000,
+        "store": f"store {number % groups}",
+    }
 
 
 class Filled:
@@ -51,7 +55,7 @@ class Filled:
     def page(self, group: str, after: str, limit: int) -> bytes:
         """The records of a group that follow a code, as a JSON list."""
         start = bisect_right(self._codes.get(group, []), after)
-        return b"[" + b",".join(self._lines.get(group, [])[start:start + limit]) + b"]"
+        return b"[" + b",".join(self._lines.get(group, [])[start : start + limit]) + b"]"
 
 
 class Store:
@@ -82,8 +86,13 @@ class Store:
         """Status and body for one call."""
         path = url.partition(b"?")[0]
         if path == b"/stats":
-            return 200, {"calls": self.calls, "refused": self.refused, "records": len(self.records),
-                         "writes": self.writes, "created": self.created}
+            return 200, {
+                "calls": self.calls,
+                "refused": self.refused,
+                "records": len(self.records),
+                "writes": self.writes,
+                "created": self.created,
+            }
         self.calls += 1
         if path == b"/items" and method == b"POST":  # a create: each call makes one more of it
             item = orjson.loads(body)
@@ -165,8 +174,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         body = said if isinstance(said, bytes) else orjson.dumps(said)
-        whole = (f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-                 .encode() + body)
+        whole = (
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
         if self._latency:
             self._loop.call_later(self._latency, self._send, whole)
         else:

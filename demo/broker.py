@@ -31,8 +31,14 @@ class Broker:
 
     def publish(self, events: Sequence[dict[str, Any]]) -> None:
         for event in events:
-            self._producer.publish(json.dumps(event), exchange="", routing_key=self.queue, delivery_mode=2,
-                                   content_type="application/cloudevents+json", content_encoding="utf-8")
+            self._producer.publish(
+                json.dumps(event),
+                exchange="",
+                routing_key=self.queue,
+                delivery_mode=2,
+                content_type="application/cloudevents+json",
+                content_encoding="utf-8",
+            )
 
     def configuration(self, configured: Path, path: Path) -> Path:
         """Writes the demo's configuration with a consumer of the queue beside it."""

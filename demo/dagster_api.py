@@ -46,9 +46,15 @@ class Dagster:
 
     def launch_backfill(self, assets: list[list[str]], partitions: list[str]) -> str:
         """Launches a backfill and returns its id. Raises RuntimeError where Dagster refuses."""
-        answer = self._ask(_LAUNCH, params={
-            "assetSelection": [{"path": path} for path in assets], "partitionNames": partitions,
-            "tags": [], "fromFailure": False})["launchPartitionBackfill"]
+        answer = self._ask(
+            _LAUNCH,
+            params={
+                "assetSelection": [{"path": path} for path in assets],
+                "partitionNames": partitions,
+                "tags": [],
+                "fromFailure": False,
+            },
+        )["launchPartitionBackfill"]
         if "backfillId" not in answer:
             raise RuntimeError(f"the backfill was not launched: {answer}")
         return str(answer["backfillId"])

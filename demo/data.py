@@ -48,9 +48,18 @@ def _by_collection() -> dict[str, list[Stone]]:
 def _stone(row: dict[str, Any]) -> Stone:
     cut, color, carat = str(row["cut"]), str(row["color"]), float(row["carat"])
     return {
-        "sku": f"D-{int(row['rownames']):06}", "collection": f"{cut}-{color}".lower().replace(" ", "-"),
-        "name": f"{carat:.2f} ct {cut} {color}", "cut": cut, "color": color, "clarity": str(row["clarity"]),
-        "carat": carat, "depth": float(row["depth"]), "table": float(row["table"]),
-        "x": float(row["x"]), "y": float(row["y"]), "z": float(row["z"]),
-        "price": int(row["price"]), "currency": "USD",
+        "sku": f"D-{int(row['rownames']):06}",
+        "collection": f"{cut}-{color}".lower().replace(" ", "-"),
+        "name": f"{carat:.2f} ct {cut} {color}",
+        "cut": cut,
+        "color": color,
+        "clarity": str(row["clarity"]),
+        "carat": carat,
+        "depth": float(row["depth"]),
+        "table": float(row["table"]),
+        "x": float(row["x"]),
+        "y": float(row["y"]),
+        "z": float(row["z"]),
+        "price": int(row["price"]),
+        "currency": "USD",
     }

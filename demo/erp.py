@@ -61,20 +61,25 @@ def create_app(key: str) -> Starlette:
     control = Control(erp)
     return Starlette(
         routes=[
-            Route("/api/v2/items", erp.list_items), Route("/api/v2/items", erp.create, methods=["POST"]),
-            Route("/api/v2/items/{ref}", erp.read), Route("/api/v2/items/{ref}", erp.update, methods=["PUT"]),
+            Route("/api/v2/items", erp.list_items),
+            Route("/api/v2/items", erp.create, methods=["POST"]),
+            Route("/api/v2/items/{ref}", erp.read),
+            Route("/api/v2/items/{ref}", erp.update, methods=["PUT"]),
             Route("/api/v2/items/{ref}", erp.delete, methods=["DELETE"]),
             Route("/api/v2/warehouses/{warehouse}/count", erp.count),
             Route("/healthz", control.healthz),
-            Route("/_control/faults", control.faults), Route("/_control/faults", control.set_faults, methods=["POST"]),
+            Route("/_control/faults", control.faults),
+            Route("/_control/faults", control.set_faults, methods=["POST"]),
             Route("/_control/damage", control.damage, methods=["POST"]),
             Route("/_control/by_hand", control.by_hand, methods=["POST"]),
-            Route("/_control/dump", control.dump), Route("/_control/stats", control.stats),
+            Route("/_control/dump", control.dump),
+            Route("/_control/stats", control.stats),
             Route("/_control/reset", control.reset, methods=["POST"]),
             Route("/_control/restore", control.restore, methods=["POST"]),
         ],
         middleware=[
-            Middleware(access.RequiresHeader, "X-Api-Key", key, "/api/"), Middleware(Misbehaving, erp.faults),
+            Middleware(access.RequiresHeader, "X-Api-Key", key, "/api/"),
+            Middleware(Misbehaving, erp.faults),
         ],
         exception_handlers={ValidationError: _unprocessable, NoSuchRecord: _not_found, TooFew: _too_few},
     )
@@ -151,10 +156,15 @@ class Control:
 
     async def stats(self, request: Request) -> Response:
         erp = self._erp
-        return JSONResponse({
-            "calls": erp.faults.calls, "applied": erp.applied, "faults": erp.faults.struck,
-            "records": len(erp.store.records), "twins": erp.store.twins(),
-        })
+        return JSONResponse(
+            {
+                "calls": erp.faults.calls,
+                "applied": erp.applied,
+                "faults": erp.faults.struck,
+                "records": len(erp.store.records),
+                "twins": erp.store.twins(),
+            }
+        )
 
     async def reset(self, request: Request) -> Response:
         """An empty ERP without faults."""
@@ -189,8 +199,14 @@ async def _too_few(request: Request, error: Exception) -> Response:
 
 
 def main() -> None:
-    uvicorn.run(create_app(access.erp_key()), host="127.0.0.1", port=access.port("erp"), http=CuttableProtocol,
-                log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(access.erp_key()),
+        host="127.0.0.1",
+        port=access.port("erp"),
+        http=CuttableProtocol,
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":

@@ -89,8 +89,14 @@ class Store:
         """Makes records that no source system has."""
         known = sum(code.startswith(BY_HAND) for code in self._of_code)
         return [
-            self.create({"itemCode": f"{BY_HAND}{serial:04}", "warehouse": warehouse, "title": "display piece",
-                         "unitPrice": 100 * serial})
+            self.create(
+                {
+                    "itemCode": f"{BY_HAND}{serial:04}",
+                    "warehouse": warehouse,
+                    "title": "display piece",
+                    "unitPrice": 100 * serial,
+                }
+            )
             for serial in range(known + 1, known + 1 + number)
         ]
 
@@ -100,8 +106,11 @@ class Store:
         Raises TooFew.
         """
         choice = random.Random(order.seed)
-        mirrored = sorted((record["itemCode"], ref) for ref, record in self.records.items()
-                          if not record["itemCode"].startswith(BY_HAND))
+        mirrored = sorted(
+            (record["itemCode"], ref)
+            for ref, record in self.records.items()
+            if not record["itemCode"].startswith(BY_HAND)
+        )
         gone = sorted(code for code in self._deleted if not self._of_code.get(code))
         if order.lose + order.alter > len(mirrored) or order.revive > len(gone):
             raise TooFew(f"there are {len(mirrored)} records to lose or alter, and {len(gone)} to bring back")

@@ -47,15 +47,17 @@ class Grey:
         self._read(f"{percent} %")
 
     def _set(self, percent: int, why: str) -> httpx.Response:
-        return self._client.put(f"{self._url}/v1/rollouts/stone", headers=self._headers,
-                                json={"percent": percent, "why": why})
+        return self._client.put(
+            f"{self._url}/v1/rollouts/stone", headers=self._headers, json={"percent": percent, "why": why}
+        )
 
     def _read(self, share: str) -> None:
         here = [stone["sku"] for stone in stones()][:_SHOPS]
         new, before = 0, len(self.wrong)
         for number, sku in enumerate(here):
-            answer = self._client.get(f"{self._url}/proxy/stones/{sku}",
-                                      headers={**self._headers, "X-Shop": f"shop-{number}"})
+            answer = self._client.get(
+                f"{self._url}/proxy/stones/{sku}", headers={**self._headers, "X-Shop": f"shop-{number}"}
+            )
             if answer.status_code not in (200, 404):
                 self.wrong.append(f"at {share}, {sku} was answered with {answer.status_code}")
             elif answer.status_code == 200 and answer.json()["sku"] != sku:

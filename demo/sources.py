@@ -52,8 +52,14 @@ class Role:
 
 ROLES = {
     "catalogue": Role("stones", "sku", ("collection", "name", "cut", "color", "clarity"), timedelta(), many="stones"),
-    "lab": Role("reports", "stone", ("carat", "depth", "table", "x", "y", "z"), timedelta(minutes=-47),
-                many="reports", one="report"),
+    "lab": Role(
+        "reports",
+        "stone",
+        ("carat", "depth", "table", "x", "y", "z"),
+        timedelta(minutes=-47),
+        many="reports",
+        one="report",
+    ),
     "pricing": Role("prices", "sku", ("price", "currency"), timedelta(minutes=13)),
 }
 
@@ -161,8 +167,12 @@ class System:
 
     def _event(self, action: str, key: str, at: str, data: Row | None = None) -> Row:
         event = {
-            "specversion": "1.0", "id": f"{self._started}-{next(self._ids)}", "source": self.name,
-            "type": f"stone.{action}", "subject": key, "time": at,
+            "specversion": "1.0",
+            "id": f"{self._started}-{next(self._ids)}",
+            "source": self.name,
+            "type": f"stone.{action}",
+            "subject": key,
+            "time": at,
         }
         return event if data is None else {**event, "data": data}
 
@@ -231,9 +241,13 @@ def create_app(role_name: str, token: str, data: Iterable[Stone]) -> Starlette:
     owner_only = [Route("/v1/count", count), Route("/v1/collections", collections)]
     return Starlette(
         routes=[
-            Route(f"/v1/{role.noun}", listing), Route(f"/v1/{role.noun}/{{key}}", one), Route("/v1/lookup", lookup),
-            *(owner_only if role.grouped else []), Route("/healthz", healthz),
-            Route("/_control/changes", changes, methods=["POST"]), Route("/_control/dump", dump),
+            Route(f"/v1/{role.noun}", listing),
+            Route(f"/v1/{role.noun}/{{key}}", one),
+            Route("/v1/lookup", lookup),
+            *(owner_only if role.grouped else []),
+            Route("/healthz", healthz),
+            Route("/_control/changes", changes, methods=["POST"]),
+            Route("/_control/dump", dump),
             Route("/_control/reset", reset, methods=["POST"]),
             Route("/_control/restore", restore, methods=["POST"]),
         ],
@@ -245,8 +259,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=ROLES)
     role_name = parser.parse_args().role
-    uvicorn.run(create_app(role_name, access.source_token(), stones()), host="127.0.0.1",
-                port=access.port(role_name), log_level="warning", access_log=False)
+    uvicorn.run(
+        create_app(role_name, access.source_token(), stones()),
+        host="127.0.0.1",
+        port=access.port(role_name),
+        log_level="warning",
+        access_log=False,
+    )
 
 
 if __name__ == "__main__":

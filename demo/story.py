@@ -69,15 +69,16 @@ class Report:
             f"{len(self.truth.wrong)} records out of step: {list(self.truth.wrong.items())[:5]}": self.truth.wrong,
             f"{self.truth.twins} twins": self.truth.twins,
             f"events do not add up: {self.events}": not self.events.get("balanced"),
-            "events left unfinished": sum(self.events.get(state, 0)
-                                          for state in ("pending", "leased", "waiting", "dead")),
+            "events left unfinished": sum(
+                self.events.get(state, 0) for state in ("pending", "leased", "waiting", "dead")
+            ),
             f"{self.false_alarms} false alarms before anything was damaged": self.false_alarms,
-            f"drift found is not what was injected: {sorted(self.injected ^ self.found)[:5]}":
-                self.injected != self.found,
+            f"drift found is not what was injected: {sorted(self.injected ^ self.found)[:5]}": self.injected
+            != self.found,
             f"drift not repaired: {sorted(self.found - self.repaired)[:5]}": self.found - self.repaired,
             f"the last validation is not clean: {self.unclean[:3]}": self.unclean,
-            f"records made by hand were touched: {self.truth.by_hand} of {self.by_hand}":
-                self.truth.by_hand != self.by_hand,
+            f"records made by hand were touched: {self.truth.by_hand} of {self.by_hand}": self.truth.by_hand
+            != self.by_hand,
             f"traffic did not move as it should: {self.grey[:3]}": self.grey,
             "fewer than 10,000 records were mirrored": self.truth.in_step < 10_000,
         }
@@ -87,8 +88,9 @@ class Report:
 class Story:
     """The chapters, in order."""
 
-    def __init__(self, systems: Systems, client: httpx.Client, dagster: Dagster, context: Context,
-                 traffic: Traffic, grey: Grey) -> None:
+    def __init__(
+        self, systems: Systems, client: httpx.Client, dagster: Dagster, context: Context, traffic: Traffic, grey: Grey
+    ) -> None:
         self._systems = systems
         self._client = client
         self._dagster = dagster
@@ -112,8 +114,10 @@ class Story:
         for warehouse in self._groups()[:3]:
             self.report.by_hand += len(self._control("erp", "by_hand", {"warehouse": warehouse, "count": 2}))
         self._control("erp", "faults", {"errors": 0.03, "lost": 0.02})
-        console.print(f"  the ERP: 20 ms, 3 % 5xx, 2 % of answers lost after the work, 429 above 800 calls a second, "
-                      f"{self.report.by_hand} records made by hand")
+        console.print(
+            f"  the ERP: 20 ms, 3 % 5xx, 2 % of answers lost after the work, 429 above 800 calls a second, "
+            f"{self.report.by_hand} records made by hand"
+        )
         self._traffic.start()
 
     def _full_sync(self) -> None:
@@ -131,8 +135,10 @@ class Story:
                 outage = True
                 self._control("erp", "faults", {"outage": _OUTAGE})
                 console.print(f"  [yellow]the ERP goes down for {_OUTAGE:.0f} s[/yellow]")
-            console.print(f"  {time.monotonic() - began:4.0f} s  {done} of {targeted} partitions, "
-                          f"{records['archived']} records archived, {records['in_step']} in step")
+            console.print(
+                f"  {time.monotonic() - began:4.0f} s  {done} of {targeted} partitions, "
+                f"{records['archived']} records archived, {records['in_step']} in step"
+            )
             if state.startswith(("COMPLETED", "FAILED", "CANCELED")):
                 break
             if time.monotonic() - began > 240:
@@ -175,8 +181,11 @@ class Story:
         _tell_validation(last)
         self.report.unclean = [f"{result.group}: {result.verdict}" for result in last if result.verdict != "in_step"]
         with self._context.engine.begin() as connection:
-            rows = run(connection, "SELECT key, kind, status FROM sync.drift WHERE kind <> 'foreign' "
-                                   "AND found_at >= %(since)s", since=since)
+            rows = run(
+                connection,
+                "SELECT key, kind, status FROM sync.drift WHERE kind <> 'foreign' AND found_at >= %(since)s",
+                since=since,
+            )
         self.report.found = {(row.key, row.kind) for row in rows}
         self.report.repaired = {(row.key, row.kind) for row in rows if row.status == "repaired"}
 
@@ -245,8 +254,10 @@ def _tell_validation(results: list[GroupValidation]) -> None:
     found = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())) or "no difference"
     compared = sum(result.compared or 0 for result in results)
     unasked = sum(result.verdict == "not_validated" for result in results)
-    console.print(f"  {len(results)} groups, {compared:,} records compared: {found}"
-                  + (f"; {unasked} groups could not be validated" if unasked else ""))
+    console.print(
+        f"  {len(results)} groups, {compared:,} records compared: {found}"
+        + (f"; {unasked} groups could not be validated" if unasked else "")
+    )
 
 
 def _chapter(title: str) -> None:
@@ -285,10 +296,11 @@ def main() -> int:
     os.environ.pop("SYNC_DATABASE_URL", None)
     configured = Path(__file__).with_name("sync.yaml")
     os.environ.update(SYNC_HOME=str(home), SYNC_CONFIG=str(configured))
-    console.print("[bold]sync_orchestrator demo[/bold]: three internal systems, one ERP that misbehaves.\n"
-                  "Waits are shortened: retries after 1, 2, 4 s instead of 10, 20, 40 s.")
-    with (running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client,
-          broker() as messages):
+    console.print(
+        "[bold]sync_orchestrator demo[/bold]: three internal systems, one ERP that misbehaves.\n"
+        "Waits are shortened: retries after 1, 2, 4 s instead of 10, 20, 40 s."
+    )
+    with running(home / "logs") as systems, httpx.Client(timeout=60, trust_env=False) as client, broker() as messages:
         os.environ.update(systems.environment)
         if messages is None:
             console.print("No RabbitMQ runs here: all notifications are posted.")
@@ -319,7 +331,8 @@ def _keep(client: httpx.Client, systems: Systems, home: Path) -> None:
     """Keeps what the systems hold, so that ``make up`` shows the same world."""
     for name in systems.ports:
         (home / f"{name}.json").write_text(
-            json.dumps(client.get(f"{systems.url(name)}/_control/dump").json()), encoding="utf-8")
+            json.dumps(client.get(f"{systems.url(name)}/_control/dump").json()), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ _KINDS = {"pricing": 44, "lab": 20, "catalogue": 15, "delete": 8, "recreate": 6,
 class Traffic(threading.Thread):
     """Changes at a steady rate until ``stop``; every notification was accepted when the thread has ended."""
 
-    def __init__(self, systems: Systems, api_url: str, api_key: str, broker: Broker | None = None, seed: int = 5
-                 ) -> None:
+    def __init__(
+        self, systems: Systems, api_url: str, api_key: str, broker: Broker | None = None, seed: int = 5
+    ) -> None:
         super().__init__(name="traffic", daemon=True)
         self._systems = systems
         self._api_url = api_url
@@ -91,8 +92,9 @@ class Traffic(threading.Thread):
             case "pricing":
                 orders["pricing"].append(_update(key, price=choice.randrange(300, 19_000)))
             case "lab":
-                orders["lab"].append(_update(key, depth=round(choice.uniform(55, 70), 1),
-                                             x=round(choice.uniform(3, 9), 2)))
+                orders["lab"].append(
+                    _update(key, depth=round(choice.uniform(55, 70), 1), x=round(choice.uniform(3, 9), 2))
+                )
             case "catalogue":
                 orders["catalogue"].append(_update(key, name=f"Lot {choice.randrange(10_000)}"))
             case "move":

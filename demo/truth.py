@@ -26,8 +26,7 @@ class Truth:
 
 def compare(client: httpx.Client, systems: Systems) -> Truth:
     """Asks all four systems past their APIs."""
-    catalogue, lab, pricing = (
-        _dump(client, systems, name) for name in ("catalogue", "lab", "pricing"))
+    catalogue, lab, pricing = (_dump(client, systems, name) for name in ("catalogue", "lab", "pricing"))
     expected = {key: _item(key, row, lab[key], pricing[key]) for key, row in catalogue.items()}
     truth = Truth(expected=len(expected))
     held: dict[str, list[dict[str, Any]]] = {}
@@ -57,7 +56,12 @@ def _dump(client: httpx.Client, systems: Systems, name: str) -> dict[str, dict[s
 
 def _item(key: str, stone: dict[str, Any], report: dict[str, Any], price: dict[str, Any]) -> dict[str, Any]:
     return {
-        "itemCode": key, "warehouse": stone["collection"], "title": stone["name"],
-        "grade": {name: stone[name] for name in ("cut", "color", "clarity")}, "carat": report["carat"],
-        "dims": [report["x"], report["y"], report["z"]], "unitPrice": price["price"], "currency": price["currency"],
+        "itemCode": key,
+        "warehouse": stone["collection"],
+        "title": stone["name"],
+        "grade": {name: stone[name] for name in ("cut", "color", "clarity")},
+        "carat": report["carat"],
+        "dims": [report["x"], report["y"], report["z"]],
+        "unitPrice": price["price"],
+        "currency": price["currency"],
     }

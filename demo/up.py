@@ -46,8 +46,9 @@ def home_of_demo() -> Path:
 
 def _moved(systems: Systems) -> str:
     """Systems whose usual port was taken, as the environment of other commands must name them."""
-    return " ".join(f"{access.port_variable(name)}={port}" for name, port in systems.ports.items()
-                    if port != access.PORTS[name])
+    return " ".join(
+        f"{access.port_variable(name)}={port}" for name, port in systems.ports.items() if port != access.PORTS[name]
+    )
 
 
 def _restore(systems: Systems, home: Path) -> None:
@@ -56,8 +57,9 @@ def _restore(systems: Systems, home: Path) -> None:
         for name in systems.ports:
             kept = home / f"{name}.json"
             if kept.exists():
-                client.post(f"{systems.url(name)}/_control/restore",
-                            json=json.loads(kept.read_text(encoding="utf-8"))).raise_for_status()
+                client.post(
+                    f"{systems.url(name)}/_control/restore", json=json.loads(kept.read_text(encoding="utf-8"))
+                ).raise_for_status()
 
 
 def _options() -> argparse.Namespace:

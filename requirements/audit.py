@@ -58,9 +58,15 @@ def read_report(text: str) -> tuple[list[Finding], int, int]:
     skipped = [package["skip_reason"] for package in packages if "skip_reason" in package]
     if len(skipped) == len(packages):
         raise Unreachable(skipped[0] if skipped else "it knows no package")
-    found = [Finding(f"{package['name']} {package['version']}", frozenset([each["id"], *each["aliases"]]),
-                     tuple(each["fix_versions"]))
-             for package in packages for each in package.get("vulns", ())]
+    found = [
+        Finding(
+            f"{package['name']} {package['version']}",
+            frozenset([each["id"], *each["aliases"]]),
+            tuple(each["fix_versions"]),
+        )
+        for package in packages
+        for each in package.get("vulns", ())
+    ]
     return found, len(packages) - len(skipped), len(skipped)
 
 
@@ -70,9 +76,30 @@ def ask_service(service: str) -> tuple[list[Finding], int, int]:
         files = [word for file in FILES for word in ("-r", str(file))]
         try:
             ended = subprocess.run(
-                [sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "--progress-spinner", "off",
-                 "--timeout", "10", "-s", service, "-f", "json", "-o", report.name, *files],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SERVICE_SECONDS, check=False)
+                [
+                    sys.executable,
+                    "-m",
+                    "pip_audit",
+                    "--disable-pip",
+                    "--require-hashes",
+                    "--progress-spinner",
+                    "off",
+                    "--timeout",
+                    "10",
+                    "-s",
+                    service,
+                    "-f",
+                    "json",
+                    "-o",
+                    report.name,
+                    *files,
+                ],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_SERVICE_SECONDS,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise Unreachable(f"it took longer than {_SERVICE_SECONDS} s") from None
         text = report.read()
@@ -84,8 +111,11 @@ def ask_service(service: str) -> tuple[list[Finding], int, int]:
 
 def judge(found: list[Finding], accepted: dict[str, str]) -> list[str]:
     """The lines for the findings that are not accepted."""
-    return [f"{each.package}: {', '.join(sorted(each.names))}; fixed in: {', '.join(each.fixed_in) or 'no version yet'}"
-            for each in found if not each.names & accepted.keys()]
+    return [
+        f"{each.package}: {', '.join(sorted(each.names))}; fixed in: {', '.join(each.fixed_in) or 'no version yet'}"
+        for each in found
+        if not each.names & accepted.keys()
+    ]
 
 
 def main() -> int:
@@ -104,11 +134,15 @@ def main() -> int:
         for line in lines:
             print(line, file=sys.stderr)
         if lines:
-            print(f"Fix: raise the versions (make requirements), or accept one with a reason under "
-                  f"[tool.sync-orchestrator.accepted-vulnerabilities] in {HERE.parent / 'pyproject.toml'}",
-                  file=sys.stderr)
-        print(f"pip-audit: {compared} packages compared ({service}), {skipped} unknown there, "
-              f"{len(found) - len(lines)} vulnerabilities accepted, {len(lines)} not accepted")
+            print(
+                f"Fix: raise the versions (make requirements), or accept one with a reason under "
+                f"[tool.sync-orchestrator.accepted-vulnerabilities] in {HERE.parent / 'pyproject.toml'}",
+                file=sys.stderr,
+            )
+        print(
+            f"pip-audit: {compared} packages compared ({service}), {skipped} unknown there, "
+            f"{len(found) - len(lines)} vulnerabilities accepted, {len(lines)} not accepted"
+        )
         return 1 if lines else 0
     print(f"SKIPPED pip-audit: no database of vulnerabilities can be reached ({'; '.join(reasons)})")
     return 0

@@ -74,8 +74,10 @@ def require_database() -> None:
     if os.environ.get("SYNC_DATABASE_URL") or running_server.exists(home() / "postgres"):
         return
     near = sorted(folder for folder in home().glob("*/") if running_server.exists(folder / "postgres"))
-    mend = (" or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
-            or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER")
+    mend = (
+        " or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
+        or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER"
+    )
     raise ConfigError(f"there is no database in {home()}: {mend}; `sync-orchestrator up` makes a new one")
 
 
@@ -163,22 +165,37 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     engine = engine or open_database()
     rates = {
         name: shared_rate(engine, name, system.rate)
-        for name, system in config.third_parties.items() if system.rate is not None
+        for name, system in config.third_parties.items()
+        if system.rate is not None
     }
     hold_offs = {name: SharedHoldOff(engine, name) for name in sorted({*config.sources, *config.third_parties})}
     logins = partial(SharedLogins, engine)
     limits: dict[str, CallLimit] = {
         name: SharedCallLimit(engine, name, system.concurrency, system.timeout)
-        for name, system in config.third_parties.items()}
+        for name, system in config.third_parties.items()
+    }
     clients = build_clients(config, rates, hold_offs, logins, limits)
     return assemble(
-        engine, config, build_sources(config, logins, hold_offs), third_parties_behind(config, clients),
-        clients_of_routes(config, clients), only_look=only_look, mark_file=home() / MARK_FILE, call_limits=limits)
+        engine,
+        config,
+        build_sources(config, logins, hold_offs),
+        third_parties_behind(config, clients),
+        clients_of_routes(config, clients),
+        only_look=only_look,
+        mark_file=home() / MARK_FILE,
+        call_limits=limits,
+    )
 
 
 def assemble(
-    engine: Engine, config: Config, sources: dict[str, dict[str, SourceSystem]], third_parties: dict[str, ThirdParty],
-    clients: dict[str, Http] | None = None, *, only_look: bool = False, mark_file: Path | None = None,
+    engine: Engine,
+    config: Config,
+    sources: dict[str, dict[str, SourceSystem]],
+    third_parties: dict[str, ThirdParty],
+    clients: dict[str, Http] | None = None,
+    *,
+    only_look: bool = False,
+    mark_file: Path | None = None,
     call_limits: dict[str, CallLimit] | None = None,
 ) -> Context:
     """Puts given systems together by entity, and registers them in the database.
@@ -191,8 +208,10 @@ def assemble(
     from sync_orchestrator.core.operations.remap import remap
     from sync_orchestrator.core.systems.installation import InstallationWatch
 
-    entities = {name: entity_context(name, config, checked_sources(engine, name, config, sources[name]),
-                                     third_parties[name]) for name in config.entities}
+    entities = {
+        name: entity_context(name, config, checked_sources(engine, name, config, sources[name]), third_parties[name])
+        for name in config.entities
+    }
     installation = InstallationWatch(engine, list(config.third_parties), mark_file)
     context = Context(engine, config, entities, clients or {}, installation, call_limits=call_limits or {})
     with engine.begin() as connection:
@@ -214,8 +233,10 @@ def checked_sources(
     fields = mapped_fields(entity.mapping)
     return {
         part: cast("SourceSystem", CheckedSource(source, engine, name, part, fields[part]))
-        if part in fields and entity.parts[part].absent_fields == "refuse" else source
-        for part, source in sources.items()}
+        if part in fields and entity.parts[part].absent_fields == "refuse"
+        else source
+        for part, source in sources.items()
+    }
 
 
 def mapping_of(entity: Entity) -> Mapping:
@@ -224,8 +245,7 @@ def mapping_of(entity: Entity) -> Mapping:
     from sync_orchestrator.core.values.mapping import Mapping
 
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
-    return Mapping(entity.mapping, entity.third_party.fields,
-                   as_sent=codecs.as_sent if codecs.change_values else None)
+    return Mapping(entity.mapping, entity.third_party.fields, as_sent=codecs.as_sent if codecs.change_values else None)
 
 
 def entity_context(

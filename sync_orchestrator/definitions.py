@@ -29,24 +29,54 @@ def build(config: Config) -> dg.Definitions:
     """The definitions for a configuration."""
     keys = [key for name in config.entities for key in (archive_key(name), mirror_key(name))]
     full_sync = dg.define_asset_job(
-        "full_sync", selection=dg.AssetSelection.assets(*keys).without_checks(), executor_def=dg.in_process_executor,
+        "full_sync",
+        selection=dg.AssetSelection.assets(*keys).without_checks(),
+        executor_def=dg.in_process_executor,
         description="Fills business groups from the sources and brings the third party in sync: launch a backfill. Its "
-                    "figures move only at the daemon's ticks, every 20 to 30 s; the log of its run is the live "
-                    "progress. A group that is not in sync at the end fails, the others stay materialized.")
-    polled = any(part.changes or config.sources[name].kind == "class"
-                 for entity in config.entities.values() for name, part in entity.parts.items())
+        "figures move only at the daemon's ticks, every 20 to 30 s; the log of its run is the live "
+        "progress. A group that is not in sync at the end fails, the others stay materialized.",
+    )
+    polled = any(
+        part.changes or config.sources[name].kind == "class"
+        for entity in config.entities.values()
+        for name, part in entity.parts.items()
+    )
     return dg.Definitions(
         assets=[
-            *(entity_assets(name, entity, config.third_parties[entity.third_party.system])
-              for name, entity in config.entities.items()),
-            *(spec for name, entity in config.entities.items() for spec in external_assets(name, entity, config))],
-        asset_checks=[check for name, entity in config.entities.items() for check in (
-            archive_check(name, entity.source_check.repair), mirror_check(name, entity.validation.repair),
-            alerts_check(name))],
-        jobs=[full_sync, incremental_sync, maintenance, report_alerts, *validate_jobs(config), *pause_jobs(config),
-              *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job))],
-        sensors=[change_events, business_groups, alert_outbox, dead_runs, failed_runs, recovered_runs,
-                 *([polled_sources] if polled else []), *([outcome_outbox] if config.outcomes else [])],
+            *(
+                entity_assets(name, entity, config.third_parties[entity.third_party.system])
+                for name, entity in config.entities.items()
+            ),
+            *(spec for name, entity in config.entities.items() for spec in external_assets(name, entity, config)),
+        ],
+        asset_checks=[
+            check
+            for name, entity in config.entities.items()
+            for check in (
+                archive_check(name, entity.source_check.repair),
+                mirror_check(name, entity.validation.repair),
+                alerts_check(name),
+            )
+        ],
+        jobs=[
+            full_sync,
+            incremental_sync,
+            maintenance,
+            report_alerts,
+            *validate_jobs(config),
+            *pause_jobs(config),
+            *(job(config) for job in (plan_job, check_sources_job, repair_job, record_job)),
+        ],
+        sensors=[
+            change_events,
+            business_groups,
+            alert_outbox,
+            dead_runs,
+            failed_runs,
+            recovered_runs,
+            *([polled_sources] if polled else []),
+            *([outcome_outbox] if config.outcomes else []),
+        ],
         schedules=schedules(config),
         resources={"system": System()},
         executor=dg.in_process_executor,

@@ -29,8 +29,9 @@ class SyncError(Exception):
     environment."""
 
     def __init__(self, *messages: object) -> None:
-        super().__init__(*(storable_text(mask(message)) if isinstance(message, str) else message
-                           for message in messages))
+        super().__init__(
+            *(storable_text(mask(message)) if isinstance(message, str) else message for message in messages)
+        )
 
     def named(self) -> str:
         """The message; of a failed call, with the system that was called."""
@@ -152,4 +153,4 @@ class CallFailed(SyncError):
 
 def _shortened(text: str) -> str:
     """Cut to a length that all further handling is quick for; a secret at the cut is masked whole."""
-    return storable_text(mask(text[:MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH])
+    return storable_text(mask(text[: MAX_DETAIL_LENGTH + longest_secret()])[:MAX_DETAIL_LENGTH])

@@ -136,8 +136,9 @@ def numeral(value: Decimal) -> str:
 def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
     """Compact JSON. Raises ValueError for a number that is not finite, TypeError for what is no JSON."""
     try:
-        written = orjson.dumps(value, default=decimal_fragment,
-                               option=ONLY_JSON | (orjson.OPT_SORT_KEYS if sort_keys else 0))
+        written = orjson.dumps(
+            value, default=decimal_fragment, option=ONLY_JSON | (orjson.OPT_SORT_KEYS if sort_keys else 0)
+        )
         if b"null" not in written:  # as orjson writes numbers that are not finite, too
             return written
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
@@ -146,7 +147,12 @@ def dumps(value: Any, *, sort_keys: bool = False) -> bytes:
 
 
 def text(
-    value: Any, *, sort_keys: bool = False, ascii_only: bool = False, spaced: bool = False, indent: int | None = None,
+    value: Any,
+    *,
+    sort_keys: bool = False,
+    ascii_only: bool = False,
+    spaced: bool = False,
+    indent: int | None = None,
     default: Callable[[Any], Any] | None = None,
 ) -> str:
     """JSON as a text, compact unless ``spaced`` or indented; ``default`` makes JSON of what is none.
@@ -163,8 +169,15 @@ def text(
 
     comma, colon = ", " if spaced and indent is None else ",", ": " if spaced or indent is not None else ":"
     try:
-        return json.dumps(value, sort_keys=sort_keys, ensure_ascii=ascii_only, indent=indent, allow_nan=False,
-                          separators=(comma, colon), default=other)
+        return json.dumps(
+            value,
+            sort_keys=sort_keys,
+            ensure_ascii=ascii_only,
+            indent=indent,
+            allow_nan=False,
+            separators=(comma, colon),
+            default=other,
+        )
     except _Exact:  # the standard library writes no decimals
         return "".join(_Writer(sort_keys, ascii_only, indent, (comma, colon), default).pieces(value, 0))
 
@@ -196,8 +209,14 @@ def _refuse(name: str) -> NoReturn:
 class _Writer:
     """Writes what ``json.dumps`` writes, and decimals."""
 
-    def __init__(self, sort_keys: bool, ascii_only: bool, indent: int | None, separators: tuple[str, str],
-                 default: Callable[[Any], Any] | None) -> None:
+    def __init__(
+        self,
+        sort_keys: bool,
+        ascii_only: bool,
+        indent: int | None,
+        separators: tuple[str, str],
+        default: Callable[[Any], Any] | None,
+    ) -> None:
         self._sort_keys = sort_keys
         self._string = encode_basestring_ascii if ascii_only else encode_basestring
         self._indent = indent
@@ -221,8 +240,9 @@ class _Writer:
 
     def _object(self, value: dict[Any, Any], depth: int) -> list[str]:
         names = sorted(value) if self._sort_keys else value
-        return self._joined("{", [[self._name(name), self._colon, *self.pieces(value[name], depth + 1)]
-                                  for name in names], "}", depth)
+        return self._joined(
+            "{", [[self._name(name), self._colon, *self.pieces(value[name], depth + 1)] for name in names], "}", depth
+        )
 
     def _name(self, name: Any) -> str:
         [found] = json.loads(json.dumps({name: None}))  # one that is no text is written as the standard library does

@@ -48,8 +48,10 @@ def make_private_home(folder: Path) -> None:
     if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX and not has_other_purposes(folder):
         _close(folder)
     if folder.stat().st_mode & stat.S_IWOTH:
-        raise ConfigError(f"all users can write to {folder}, and could put their files in place of ours: "
-                          f"set SYNC_HOME to a folder of its own, for example {folder / 'sync'}")
+        raise ConfigError(
+            f"all users can write to {folder}, and could put their files in place of ours: "
+            f"set SYNC_HOME to a folder of its own, for example {folder / 'sync'}"
+        )
 
 
 def require_own_folder(folder: Path, uid: int) -> None:
@@ -64,8 +66,10 @@ def require_own_folder(folder: Path, uid: int) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{folder} is not a folder: move it away")
     if found.st_uid != uid:
-        raise ConfigError(f"{folder} belongs to another user (uid {found.st_uid} instead of {uid}): remove it, or set "
-                          "SYNC_HOME to a folder of your own")
+        raise ConfigError(
+            f"{folder} belongs to another user (uid {found.st_uid} instead of {uid}): remove it, or set "
+            "SYNC_HOME to a folder of your own"
+        )
 
 
 def close_tree(folder: Path) -> None:

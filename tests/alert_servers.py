@@ -87,15 +87,22 @@ class MailServer:
         self.attempts = 0
         self.password = password
         self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(self._loop.create_server(
-            self._session, "127.0.0.1", 0, start_serving=False))
+        self._server = self._loop.run_until_complete(
+            self._loop.create_server(self._session, "127.0.0.1", 0, start_serving=False)
+        )
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.place = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def _session(self) -> SMTP:
-        return SMTP(self, loop=self._loop, hostname="127.0.0.1", auth_required=self.password is not None,
-                    auth_require_tls=False, authenticator=self._let_in)
+        return SMTP(
+            self,
+            loop=self._loop,
+            hostname="127.0.0.1",
+            auth_required=self.password is not None,
+            auth_require_tls=False,
+            authenticator=self._let_in,
+        )
 
     def _let_in(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         self.attempts += 1
@@ -119,8 +126,9 @@ class MailServer:
 
     def texts(self) -> dict[str, str]:
         """The last message by type of content."""
-        return {part.get_content_type(): part.get_content() for part in self.heard[-1].walk()
-                if not part.is_multipart()}
+        return {
+            part.get_content_type(): part.get_content() for part in self.heard[-1].walk() if not part.is_multipart()
+        }
 
     def up(self) -> None:
         asyncio.run_coroutine_threadsafe(self._server.start_serving(), self._loop).result(10)

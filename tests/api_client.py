@@ -21,8 +21,14 @@ DROP = object()
 def event(**changes: Any) -> dict[str, Any]:
     """A good event of the shop's part of an item; DROP leaves an attribute out."""
     whole = {
-        "specversion": "1.0", "id": "e1", "source": "shop", "type": "item.updated", "subject": "k1", "version": 7,
-        "data": {"key": "k1", "name": "n", "store": "A", "v": 7}, **changes,
+        "specversion": "1.0",
+        "id": "e1",
+        "source": "shop",
+        "type": "item.updated",
+        "subject": "k1",
+        "version": 7,
+        "data": {"key": "k1", "name": "n", "store": "A", "v": 7},
+        **changes,
     }
     return {name: value for name, value in whole.items() if value is not DROP}
 

@@ -32,8 +32,9 @@ class Broker(ABC):
         self.queue = f"sync-test-{os.getpid()}-{secrets.token_hex(4)}"
 
     @abstractmethod
-    def send(self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None,
-             **properties: Any) -> None:
+    def send(
+        self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None, **properties: Any
+    ) -> None:
         """Puts a message in the queue."""
 
     @abstractmethod
@@ -60,8 +61,9 @@ class Rabbit(Broker):
         self.channel = self._connection.channel()
         self.channel.queue_declare(queue=self.queue, durable=True, auto_delete=False)
 
-    def send(self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None,
-             **properties: Any) -> None:
+    def send(
+        self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None, **properties: Any
+    ) -> None:
         message = self.channel.prepare_message(body, content_type=content_type, headers=headers, properties=properties)
         self.channel.basic_publish(message, exchange="", routing_key=self.queue)
 
@@ -86,16 +88,24 @@ class Redis(Broker):
         super().__init__(url)
         self.client: Any = redis.Redis.from_url(url)
 
-    def send(self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None,
-             **properties: Any) -> None:
+    def send(
+        self, body: bytes, content_type: str | None = None, headers: dict[str, Any] | None = None, **properties: Any
+    ) -> None:
         """Through kombu where there is more than a body."""
         if content_type is None and not headers:
             self.client.lpush(self.queue, body)
             return
         with kombu.Connection(self.url) as connection:
             producer = kombu.Producer(connection.channel())
-            producer.publish(body, routing_key=self.queue, exchange="", content_type=content_type,
-                             content_encoding="binary", headers=headers, **properties)
+            producer.publish(
+                body,
+                routing_key=self.queue,
+                exchange="",
+                content_type=content_type,
+                content_encoding="binary",
+                headers=headers,
+                **properties,
+            )
 
     def left(self) -> int:
         taken = self.client.keys(f"{self.queue}:taken:*")

@@ -18,10 +18,19 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 PATIENCE = 60.0
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--disable-popup-blocking",
-    "--no-proxy-server", "--remote-debugging-port=0")
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--disable-popup-blocking",
+    "--no-proxy-server",
+    "--remote-debugging-port=0",
+)
 
 
 def find_browser() -> str | None:
@@ -34,11 +43,15 @@ class Browser:
 
     def __init__(self, program: str, hosts: tuple[str, ...] = ()) -> None:
         self._profile = Path(tempfile.mkdtemp(prefix="browser-"))
-        rules = ", ".join([*(f"MAP {host} 127.0.0.1" for host in hosts),
-                           "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1", "EXCLUDE localhost"])
+        rules = ", ".join(
+            [*(f"MAP {host} 127.0.0.1" for host in hosts), "MAP * ~NOTFOUND", "EXCLUDE 127.0.0.1", "EXCLUDE localhost"]
+        )
         self._process = subprocess.Popen(
             [program, *_FLAGS, f"--user-data-dir={self._profile}", f"--host-resolver-rules={rules}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+        )
         self._pages: list[Page] = []
         try:
             self._port = self._read_port()
@@ -98,7 +111,8 @@ class Page:
     def __init__(self, url: str) -> None:
         self._stack = contextlib.ExitStack()
         self._socket: ClientConnection = self._stack.enter_context(
-            connect(url, max_size=None, ping_interval=None, proxy=None))
+            connect(url, max_size=None, ping_interval=None, proxy=None)
+        )
         self._number = 0
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Network", "Runtime"):
@@ -133,8 +147,9 @@ class Page:
 
     def evaluate(self, expression: str, *, as_user: bool = False) -> Any:
         """The JSON value of an expression in the page, awaited if it is a promise."""
-        result = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True,
-                           userGesture=as_user)
+        result = self.call(
+            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=as_user
+        )
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 

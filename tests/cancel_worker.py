@@ -32,13 +32,20 @@ def execute(order: dict[str, Any], terminated: Any) -> None:
     """Executes a job, over groups or for checks alone."""
     definition = build(load_config()).resolve_job_def(order["job"])
     if order["checks"]:
-        definition = definition.get_subset(asset_selection=set(), asset_check_selection={
-            dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in order["checks"]})
+        definition = definition.get_subset(
+            asset_selection=set(),
+            asset_check_selection={dg.AssetCheckKey(dg.AssetKey(asset), name) for asset, name in order["checks"]},
+        )
     over = threading.Event()
     with capture_interrupts(), dg.DagsterInstance.from_config(order["dagster_home"]) as instance:
         start_termination_thread(terminated, over)
-        definition.execute_in_process(instance=instance, run_id=order["run_id"], tags=order["tags"],
-                                      run_config=order["config"], raise_on_error=False)
+        definition.execute_in_process(
+            instance=instance,
+            run_id=order["run_id"],
+            tags=order["tags"],
+            run_config=order["config"],
+            raise_on_error=False,
+        )
         over.set()
 
 

@@ -24,7 +24,8 @@ MAPPING = {"code": "key", "name": "shop.name", "count": "stock.count"}
 """No field of it holds the business group."""
 
 TARGET: dict[str, Any] = {
-    "system": "erp", "key_field": "code",
+    "system": "erp",
+    "key_field": "code",
     "create": {"path": "/items"},
     "update": {"method": "PUT", "path": "/items/{{ id }}"},
     "delete": {"path": "/items/{{ id }}"},
@@ -45,10 +46,19 @@ _ITEM = {"id": "{{ id }}", "code": "{{ key }}", "payload": "{{ payload }}", "op"
 
 def in_bulk(**fields: Any) -> dict[str, Any]:
     """The target that writes in calls of many records, each with these fields."""
-    bulk = {"request": {"path": "/bulk"}, "item": {**_ITEM, **fields}, "results": "@", "result_id": "id",
-            "status": "status", "gather": 0.01}
-    return {**{name: TARGET[name] for name in ("system", "key_field", "delete", "read", "lookup", "list")},
-            "bulk_create": bulk, "bulk_update": bulk}
+    bulk = {
+        "request": {"path": "/bulk"},
+        "item": {**_ITEM, **fields},
+        "results": "@",
+        "result_id": "id",
+        "status": "status",
+        "gather": 0.01,
+    }
+    return {
+        **{name: TARGET[name] for name in ("system", "key_field", "delete", "read", "lookup", "list")},
+        "bulk_create": bulk,
+        "bulk_update": bulk,
+    }
 
 
 PLACE = {"method": "PUT", "path": "/placement/{{ id }}", "body": {"store": "{{ group }}"}}
@@ -96,8 +106,11 @@ class Catalog:
         body = json.loads(content) if content else None
         parts = request.path_params["rest"].split("/")
         self.calls[f"{request.method} {parts[0]}"] += 1
-        named = {name: value for name, value in (
-            ("store", request.query_params.get("store")), ("store", request.headers.get("x-store"))) if value}
+        named = {
+            name: value
+            for name, value in (("store", request.query_params.get("store")), ("store", request.headers.get("x-store")))
+            if value
+        }
         if request.method != "GET":
             self.bodies.append(body)
         match request.method, parts:
@@ -124,8 +137,9 @@ class Catalog:
         return JSONResponse({"error": "no such thing"}, 404)
 
     def _found(self, asked: dict[str, str]) -> list[dict[str, Any]]:
-        return [item for item in self.items.values()
-                if all(str(item.get(name)) == text for name, text in asked.items())]
+        return [
+            item for item in self.items.values() if all(str(item.get(name)) == text for name, text in asked.items())
+        ]
 
     def _write(self, item_id: str | None, fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
         if (store_id := fields.pop("store_id", None)) is not None:
@@ -154,5 +168,3 @@ def catalog_world(engine: Engine, server: Server, target: dict[str, Any], **enti
     client = Http(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, tuple(config.entities["item"].mapping))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
-
-

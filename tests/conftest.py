@@ -60,7 +60,8 @@ class World:
     def assembled(self) -> Context:
         """Its systems, put together."""
         return assemble(
-            self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp})
+            self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp}
+        )
 
     def _set_clock(self, connection: Any) -> None:
         if self.dead:
@@ -107,11 +108,22 @@ class World:
         """Moves the database's clock on."""
         self.offset += seconds
 
-    def tell(self, source: str, key: str, action: str, version: int, data: dict[str, Any] | None = None, *,
-             event_id: str | None = None, group: str | None = None) -> None:
+    def tell(
+        self,
+        source: str,
+        key: str,
+        action: str,
+        version: int,
+        data: dict[str, Any] | None = None,
+        *,
+        event_id: str | None = None,
+        group: str | None = None,
+    ) -> None:
         """Records one change event."""
-        record(self.engine, [ChangeEvent(
-            source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)])  # type: ignore[arg-type]
+        record(
+            self.engine,
+            [ChangeEvent(source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)],
+        )  # type: ignore[arg-type]
 
     def put(self, key: str, name: str = "n", count: int = 1, group: str = "A", *, tell: bool = True) -> None:
         """Writes a record in both sources and, unless told otherwise, notifies of it."""
@@ -158,8 +170,12 @@ class World:
     def truth(self) -> dict[str, dict[str, Any]]:
         """What it should hold, from the source systems alone."""
         return {
-            key: {"code": key, "store": row.group, "name": row.data["name"],
-                  "count": self.stock.rows[key].data["count"]}
+            key: {
+                "code": key,
+                "store": row.group,
+                "name": row.data["name"],
+                "count": self.stock.rows[key].data["count"],
+            }
             for key, row in self.shop.rows.items()
         }
 

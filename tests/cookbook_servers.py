@@ -63,12 +63,13 @@ class ThirdParty:
 
     def found(self, query: dict[str, str]) -> list[Fields]:
         wanted = {name: query[name] for name in ("store", "code") if name in query}
-        return [item for item in self.items.values()
-                if all(str(item.get(name)) == text for name, text in wanted.items())]
+        return [
+            item for item in self.items.values() if all(str(item.get(name)) == text for name, text in wanted.items())
+        ]
 
     def listed(self, items: list[Fields], query: dict[str, str]) -> Response:
         offset = int(query.get("offset", "0"))
-        return JSONResponse(items[offset:][:int(query.get("limit", "1000"))])
+        return JSONResponse(items[offset:][: int(query.get("limit", "1000"))])
 
 
 class OurIds(ThirdParty):
@@ -340,8 +341,13 @@ class Stores(ThirdParty):
     def answer(self, method: str, path: list[str], query: Query, body: Any, headers: Headers) -> Response:
         match method, path:
             case "GET", ["stores"]:
-                return JSONResponse([{"id": 100 + number, "code": code} for number, code in enumerate(self.stores)
-                                     if code == query["code"]])
+                return JSONResponse(
+                    [
+                        {"id": 100 + number, "code": code}
+                        for number, code in enumerate(self.stores)
+                        if code == query["code"]
+                    ]
+                )
             case "GET", ["stores", number, "items"]:
                 items = [item for item in self.items.values() if str(item["store_id"]) == number]
                 return self.listed(items, query)
@@ -363,8 +369,13 @@ class Shapes(OurIds):
         assert item["active"] in (0, 1, None)
         assert isinstance(item["price"], int | None)
         name = item["name"] and item["name"]["de"]
-        return {**item, "name": {"de": name, "en": None}, "stock": {"level": item["stock"], "unit": "pcs"},
-                "rating": 4.2, "updated": "today"}
+        return {
+            **item,
+            "name": {"de": name, "en": None},
+            "stock": {"level": item["stock"], "unit": "pcs"},
+            "rating": 4.2,
+            "updated": "today",
+        }
 
 
 class Tilde(OurIds):
@@ -373,8 +384,10 @@ class Tilde(OurIds):
     async def __call__(self, request: Request) -> Response:
         content = await request.body()
         body = json.loads(content) if content else None
-        path = [re.sub("~([0-9A-F]{2})", r"%\1", piece).replace("+", " ")
-                for piece in request.scope["raw_path"].decode().strip("/").split("/")]
+        path = [
+            re.sub("~([0-9A-F]{2})", r"%\1", piece).replace("+", " ")
+            for piece in request.scope["raw_path"].decode().strip("/").split("/")
+        ]
         query = dict(request.query_params)
         if match := re.fullmatch(r"(\w+) eq '(.*)'", query.pop("$filter", ""), re.DOTALL):
             query[match[1]] = match[2].replace("''", "'")
@@ -385,10 +398,19 @@ class Sources:
     """The internal systems of the cookbook: 45 products of two stores, and what a warehouse has of them."""
 
     def __init__(self) -> None:
-        self.products = [{"sku": f"p{n:02}", "store": "AB"[n % 2], "name": f"product {n}", "archived": False,
-                          "updated_at": f"2026-01-01T00:00:{n:02}Z"} for n in range(45)]
-        self.levels = [{"article": product["sku"], "counter": n + 1, "level": n}
-                       for n, product in enumerate(self.products)]
+        self.products = [
+            {
+                "sku": f"p{n:02}",
+                "store": "AB"[n % 2],
+                "name": f"product {n}",
+                "archived": False,
+                "updated_at": f"2026-01-01T00:00:{n:02}Z",
+            }
+            for n in range(45)
+        ]
+        self.levels = [
+            {"article": product["sku"], "counter": n + 1, "level": n} for n, product in enumerate(self.products)
+        ]
 
     async def __call__(self, request: Request) -> Response:
         query, path = dict(request.query_params), request.url.path.strip("/").split("/")
@@ -406,8 +428,13 @@ class Sources:
             case ["products"]:
                 return JSONResponse({"products": [p for p in of_store if p["sku"] > after][:20]})
             case ["warehouse", "levels"]:
-                return JSONResponse([level for level in self.levels if level["article"] > after and (
-                    keys is None or level["article"] in keys.split(","))][:20])
+                return JSONResponse(
+                    [
+                        level
+                        for level in self.levels
+                        if level["article"] > after and (keys is None or level["article"] in keys.split(","))
+                    ][:20]
+                )
             case ["products", key] | ["warehouse", "levels", key]:
                 rows = self.products if path[0] == "products" else self.levels
                 found = [row for row in rows if key in (row.get("sku"), row.get("article"))]
@@ -424,8 +451,9 @@ class OneAddress(ThirdParty):
             assert name is not None
             done = self._done(name[1], body["variables"])
             if done is None and name[1] != "item":
-                return JSONResponse({"data": None, "errors": [{"message": "no such item", "extensions": {
-                    "code": "NOT_FOUND"}}]})
+                return JSONResponse(
+                    {"data": None, "errors": [{"message": "no such item", "extensions": {"code": "NOT_FOUND"}}]}
+                )
             return JSONResponse({"data": {name[1]: done}})
         done = self._done(body["method"], body["params"])
         if done is None:

@@ -48,12 +48,16 @@ class TableThirdParty:
         self._run(TABLE)
 
     async def create(self, item: Item) -> str:
-        return str(self._run("INSERT INTO third_party (item) VALUES (%(item)s) RETURNING id",
-                             item=Jsonb(item.payload))[0].id)
+        return str(
+            self._run("INSERT INTO third_party (item) VALUES (%(item)s) RETURNING id", item=Jsonb(item.payload))[0].id
+        )
 
     async def update(self, item: Item) -> str | None:
-        rows = self._run("UPDATE third_party SET item = %(item)s WHERE id = %(id)s RETURNING id",
-                         item=Jsonb(item.payload), id=int(item.external_id or 0))
+        rows = self._run(
+            "UPDATE third_party SET item = %(item)s WHERE id = %(id)s RETURNING id",
+            item=Jsonb(item.payload),
+            id=int(item.external_id or 0),
+        )
         return item.external_id if rows else None
 
     async def delete(self, item: Item) -> None:
@@ -113,8 +117,9 @@ def notifications(shop: FakeSource, stock: FakeSource) -> list[ChangeEvent]:
     """Creates of the first half, thin where the number is odd, a deletion, and a record whose deletion is not told."""
     events = []
     for number, key in enumerate(KEYS[:6]):
-        events.append(ChangeEvent("shop", f"s{number}", "item", key, "create", 10,
-                                  None if number % 2 else shop.rows[key].data))
+        events.append(
+            ChangeEvent("shop", f"s{number}", "item", key, "create", 10, None if number % 2 else shop.rows[key].data)
+        )
         events.append(ChangeEvent("stock", f"t{number}", "item", key, "create", 10, stock.rows[key].data))
     events.append(ChangeEvent("shop", "gone1", "item", "gone", "create", 5, {"key": "gone", "name": "g", "store": "A"}))
     events.append(ChangeEvent("shop", "gone2", "item", "gone", "delete", 6))
@@ -127,9 +132,11 @@ async def work(engine: Engine, linger: float) -> None:
     """Everything once; ``linger`` in seconds is longer than the leases where another process had some and died."""
     shop, stock = sources()
     config = two_part_config(
-        system={"timeout": 0.2, "landing": 0.2}, limits={"lease": 1},
+        system={"timeout": 0.2, "landing": 0.2},
+        limits={"lease": 1},
         entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}},
-        outcomes={"audit": {"url": "https://audit.test"}})
+        outcomes={"audit": {"url": "https://audit.test"}},
+    )
     third_party = TableThirdParty(engine)
     context = assemble(engine, config, {"item": {"shop": shop, "stock": stock}}, {"item": third_party})
     entity = context.entities["item"]

@@ -95,8 +95,16 @@ class FakeSource:
 class FakeThirdParty:
     """A third party that gives its own ids, does not refuse twins, and fails as it is told."""
 
-    def __init__(self, key_field: str = "code", group_field: str | None = "store", *, own_ids: bool = True,
-                 can_lookup: bool = True, idempotent_create: bool = False, grouped_address: bool = False) -> None:
+    def __init__(
+        self,
+        key_field: str = "code",
+        group_field: str | None = "store",
+        *,
+        own_ids: bool = True,
+        can_lookup: bool = True,
+        idempotent_create: bool = False,
+        grouped_address: bool = False,
+    ) -> None:
         self.traits = Traits(own_ids, can_lookup, idempotent_create, grouped_address)
         self.store: dict[str, dict[str, Any]] = {}
         self.places: dict[str, str | None] = {}
@@ -166,7 +174,8 @@ class FakeThirdParty:
         await self._enter("lookup", key)
         self._leave("lookup", key)
         return [
-            self._found(external_id) for external_id, record in self.store.items()
+            self._found(external_id)
+            for external_id, record in self.store.items()
             if record.get(self.key_field) == key
             and (not self.traits.grouped_address or self.places[external_id] == group)
         ]
@@ -230,8 +239,9 @@ def lost_answer() -> CallFailed:
 def answer(status: int) -> CallFailed:
     """The failure that an answer of this status is classed as."""
     kind = Failure.AUTH if status in (401, 403) else Failure.TRANSIENT if status >= 500 else Failure.PERMANENT
-    return CallFailed(kind, f"answer {status}", status=status, unknown=status >= 500,
-                      about_system=status in (401, 403, 502, 503, 504))
+    return CallFailed(
+        kind, f"answer {status}", status=status, unknown=status >= 500, about_system=status in (401, 403, 502, 503, 504)
+    )
 
 
 def two_part_config(**changes: Any) -> Config:
@@ -245,17 +255,32 @@ def two_part_config(**changes: Any) -> Config:
         "validation": {"confirm_after": 0},
         "source_check": {"confirm_after": 0},
         "third_party": {
-            "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
-            "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"method": "DELETE", "path": "/{{ id }}"},
-            "read": {"path": "/{{ id }}"}, "list": {"path": "/"},
+            "system": "erp",
+            "key_field": "code",
+            "create": {"method": "POST", "path": "/"},
+            "update": {"method": "PUT", "path": "/{{ id }}"},
+            "delete": {"method": "DELETE", "path": "/{{ id }}"},
+            "read": {"path": "/{{ id }}"},
+            "list": {"path": "/"},
         },
         **changes.pop("entity", {}),
     }
-    return Config.model_validate({
-        "sources": {name: {"base_url": "http://127.0.0.1:1", **changes.pop(name, {})} for name in ("shop", "stock")},
-        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1", "timeout": 5, "search_lag": 0,
-                                  "breaker": {"failures": 5}, **changes.pop("system", {})}},
-        "entities": {"item": entity},
-        "alerts": {"group_wait": 0},
-        **changes,
-    })
+    return Config.model_validate(
+        {
+            "sources": {
+                name: {"base_url": "http://127.0.0.1:1", **changes.pop(name, {})} for name in ("shop", "stock")
+            },
+            "third_parties": {
+                "erp": {
+                    "base_url": "http://127.0.0.1:1",
+                    "timeout": 5,
+                    "search_lag": 0,
+                    "breaker": {"failures": 5},
+                    **changes.pop("system", {}),
+                }
+            },
+            "entities": {"item": entity},
+            "alerts": {"group_wait": 0},
+            **changes,
+        }
+    )

@@ -180,8 +180,11 @@ class FieldThirdParty(FakeThirdParty):
 
     def _read(self, path: str, query: Mapping[str, str]) -> Reply:
         if path == "/items":
-            chosen = [self._shown(each) for each, record in sorted(self.store.items())
-                      if all(record.get(name) == value for name, value in query.items())]
+            chosen = [
+                self._shown(each)
+                for each, record in sorted(self.store.items())
+                if all(record.get(name) == value for name, value in query.items())
+            ]
             return 200, {"items": chosen}
         external_id = path.removeprefix("/items/")
         if external_id not in self.store:
@@ -213,28 +216,53 @@ class FieldThirdParty(FakeThirdParty):
 
 def field_config(**changes: Any) -> Any:
     """``two_part_config`` over HTTP as users would write it."""
-    listing = {"path": "/rows", "params": {"store": "{{ group }}", "after": "{{ after }}"}, "items": "rows",
-               "paging": "after"}
+    listing = {
+        "path": "/rows",
+        "params": {"store": "{{ group }}", "after": "{{ after }}"},
+        "items": "rows",
+        "paging": "after",
+    }
     part = {"key": "key", "version": {"path": "v", "kind": "number"}, "read": {"path": "/rows/{{ key }}"}}
     return two_part_config(
-        shop={"base_url": "http://127.0.0.1:1/shop"}, stock={"base_url": "http://127.0.0.1:1/stock"},
-        system={"base_url": "http://127.0.0.1:1/erp", "search_lag": 0, "timeout": 5,
-                "breaker": {"failures": 4, "probe_after": 5},
-                "outcomes": [{"when": "body.done", "means": "ok"},
-                             {"when": "body.refusal", "means": "invalid", "message": "body.refusal"}],
-                **changes.pop("system", {})},
+        shop={"base_url": "http://127.0.0.1:1/shop"},
+        stock={"base_url": "http://127.0.0.1:1/stock"},
+        system={
+            "base_url": "http://127.0.0.1:1/erp",
+            "search_lag": 0,
+            "timeout": 5,
+            "breaker": {"failures": 4, "probe_after": 5},
+            "outcomes": [
+                {"when": "body.done", "means": "ok"},
+                {"when": "body.refusal", "means": "invalid", "message": "body.refusal"},
+            ],
+            **changes.pop("system", {}),
+        },
         entity={
             "parts": {
-                "shop": {**part, "group": "store", "list": listing, "groups": {"path": "/groups", "record": "groups"},
-                         "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"}},
-                "stock": {**part, "list": {**listing, "params": {"after": "{{ after }}"}}}},
+                "shop": {
+                    **part,
+                    "group": "store",
+                    "list": listing,
+                    "groups": {"path": "/groups", "record": "groups"},
+                    "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"},
+                },
+                "stock": {**part, "list": {**listing, "params": {"after": "{{ after }}"}}},
+            },
             "third_party": {
-                "system": "erp", "key_field": "code", "group": "store", "create": {"path": "/items"},
-                "update": {"method": "PUT", "path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
+                "system": "erp",
+                "key_field": "code",
+                "group": "store",
+                "create": {"path": "/items"},
+                "update": {"method": "PUT", "path": "/items/{{ id }}"},
+                "delete": {"path": "/items/{{ id }}"},
                 "read": {"path": "/items/{{ id }}"},
                 "lookup": {"path": "/items", "params": {"code": "{{ key }}"}, "items": "items"},
-                "list": {"path": "/items", "params": {"store": "{{ group }}"}, "items": "items"}},
-            **changes.pop("entity", {})}, **changes)
+                "list": {"path": "/items", "params": {"store": "{{ group }}"}, "items": "items"},
+            },
+            **changes.pop("entity", {}),
+        },
+        **changes,
+    )
 
 
 @dataclass
@@ -269,10 +297,12 @@ def connected(made: Callable[[], FieldWorld]) -> Iterator[Callable[[], FieldWorl
         def __init__(self, base_url: str, headers: Mapping[str, str], **_: Any) -> None:
             self._base_url, self._headers = base_url, headers
 
-        def request(self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str],
-                    **body: Any) -> httpx.Request:
-            return httpx.Request(method, self._base_url + url, params=params, headers={**self._headers, **headers},
-                                 **body)
+        def request(
+            self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str], **body: Any
+        ) -> httpx.Request:
+            return httpx.Request(
+                method, self._base_url + url, params=params, headers={**self._headers, **headers}, **body
+            )
 
         async def answer(self, request: httpx.Request, most: int | None = None) -> Received:
             return await _carried(worlds[-1], request)
@@ -308,5 +338,3 @@ async def _carried(world: FieldWorld, request: httpx.Request) -> Received:
 def make_field_world(engine: Engine, **changes: Any) -> Callable[[], FieldWorld]:
     """Makes worlds on one database."""
     return lambda: FieldWorld(engine, field_config(**changes))
-
-

@@ -13,9 +13,15 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 
 _forks = get_context("forkserver")
-_LOADED = ("pytest", "forked_commands", "sync_orchestrator.cli", "sync_orchestrator.composition",
-           "sync_orchestrator.brokers.consume", "sync_orchestrator.brokers.kombu_queue",
-           "sync_orchestrator.brokers.redis_queue")
+_LOADED = (
+    "pytest",
+    "forked_commands",
+    "sync_orchestrator.cli",
+    "sync_orchestrator.composition",
+    "sync_orchestrator.brokers.consume",
+    "sync_orchestrator.brokers.kombu_queue",
+    "sync_orchestrator.brokers.redis_queue",
+)
 
 
 def start_command(*arguments: str, environment: Mapping[str, str], crash_at: str | None = None) -> BaseProcess:

@@ -59,8 +59,9 @@ async def work(engine: Engine, what: str, number: signal.Signals | None) -> None
     fill(shop, stock)
     writes = number if what != "read" else None
     third_party = StoppingThirdParty(engine, writes is not None, writes or signal.SIGSTOP)
-    context = assemble(engine, two_part_config(**SETTINGS), {"item": {"shop": shop, "stock": stock}},
-                       {"item": third_party})
+    context = assemble(
+        engine, two_part_config(**SETTINGS), {"item": {"shop": shop, "stock": stock}}, {"item": third_party}
+    )
     if what == "full_sync":
         await full_sync(context, context.entities["item"], "A", patience=5)
     elif what == "read":

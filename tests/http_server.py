@@ -27,8 +27,9 @@ class Server:
     def __init__(self) -> None:
         self.handler: Handler = self.nothing
         self.seen: list[tuple[str, str, dict[str, str]]] = []
-        self._uvicorn = uvicorn.Server(uvicorn.Config(
-            self._app, interface="asgi3", log_level="critical", lifespan="off"))
+        self._uvicorn = uvicorn.Server(
+            uvicorn.Config(self._app, interface="asgi3", log_level="critical", lifespan="off")
+        )
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(100)

@@ -26,8 +26,10 @@ from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 SETTINGS: dict[str, Any] = {
     "system": {"timeout": 2, "landing": 0.3, "search_lag": 0.2, "concurrency": 16},
-    "entity": {"retry": {"retries": 20, "first_wait": 0.1, "factor": 1.5, "max_wait": 1},
-               "validation": {"confirm_after": 0.3, "foreign": "delete", "deletions": {"share": 0.2}}},
+    "entity": {
+        "retry": {"retries": 20, "first_wait": 0.1, "factor": 1.5, "max_wait": 1},
+        "validation": {"confirm_after": 0.3, "foreign": "delete", "deletions": {"share": 0.2}},
+    },
 }
 """What takes seconds or minutes in earnest is about ten times shorter."""
 
@@ -75,7 +77,7 @@ class LiveThirdParty(FakeThirdParty):
             seen.update(ids)
             for start in range(0, len(ids), PAGE):
                 await asyncio.sleep(0.002)
-                page = [name for name in ids[start:start + PAGE] if name in self.store and self._group(name) == group]
+                page = [name for name in ids[start : start + PAGE] if name in self.store and self._group(name) == group]
                 yield [self._found(name) for name in page]
 
 
@@ -150,9 +152,11 @@ class Figures:
 
     def __str__(self) -> str:
         kinds = Counter(fault.kind for fault in self.faults.values())
-        return (f"{self.changes} changes, {self.audits} audits, {len(self.faults)} faults ({dict(kinds)}): "
-                f"{dict(self.ended())}, {len(self.false)} false alarms (naive: {self.naive}), "
-                f"{self.suspects} suspects, calls {dict(self.calls)}")
+        return (
+            f"{self.changes} changes, {self.audits} audits, {len(self.faults)} faults ({dict(kinds)}): "
+            f"{dict(self.ended())}, {len(self.false)} false alarms (naive: {self.naive}), "
+            f"{self.suspects} suspects, calls {dict(self.calls)}"
+        )
 
 
 class Experiment:
@@ -177,8 +181,9 @@ class Experiment:
         await self._fill()
         self._erp.calm = False
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(drain(self.world.context, linger=3600, most_seconds=3600,
-                                    asked_to_end=lambda: self._ended))
+            tasks.create_task(
+                drain(self.world.context, linger=3600, most_seconds=3600, asked_to_end=lambda: self._ended)
+            )
             tasks.create_task(self._changes())
             hand = tasks.create_task(self._faults())
             while not hand.done():
@@ -220,13 +225,15 @@ class Experiment:
     def _change(self) -> list[ChangeEvent]:
         group, world, number = self._load.choice(self._groups), self.world, next(self._numbers)
         members = self._members[group]
-        what, = self._load.choices(("update", "stock", "create", "delete", "move"), (50, 25, 10, 10, 5))
+        (what,) = self._load.choices(("update", "stock", "create", "delete", "move"), (50, 25, 10, 10, 5))
         if what == "create" or len(members) < self._size // 2:
             key = f"{group}-new{number:05}"
             world.put(key, count=number, group=group, tell=False)
             members.append(key)
-            return [_event(world.shop.rows[key], "shop", "create", number),
-                    _event(world.stock.rows[key], "stock", "create", number)]
+            return [
+                _event(world.shop.rows[key], "shop", "create", number),
+                _event(world.stock.rows[key], "stock", "create", number),
+            ]
         key = self._load.choice(members)
         if what == "stock":
             return [_event(world.stock.put(key, {"key": key, "count": number, "v": 0}), "stock", "update", number)]
@@ -271,8 +278,11 @@ class Experiment:
                 self._alter(row)
                 self._note(kind, row.key, group, row.at)
             if kind in ("phantom", "swapped"):
-                ghost = ghosts.pop() if ghosts else {
-                    "code": f"stranger{next(self._numbers)}", "store": group, "name": "by hand", "count": 0}
+                ghost = (
+                    ghosts.pop()
+                    if ghosts
+                    else {"code": f"stranger{next(self._numbers)}", "store": group, "name": "by hand", "count": 0}
+                )
                 self._erp.by_hand(ghost, group)
                 self._note(kind, ghost["code"], group, row.at)
 

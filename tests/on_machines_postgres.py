@@ -14,8 +14,17 @@ from pathlib import Path
 import psycopg
 
 USUAL = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
-MODULES = ("test_field_sessions", "test_full_sync", "test_drain", "test_push", "test_validation", "test_query_plans",
-           "test_deadlocks", "test_states", "test_invariants")
+MODULES = (
+    "test_field_sessions",
+    "test_full_sync",
+    "test_drain",
+    "test_push",
+    "test_validation",
+    "test_query_plans",
+    "test_deadlocks",
+    "test_states",
+    "test_invariants",
+)
 
 
 def version_of(url: str) -> str:
@@ -44,7 +53,9 @@ def main(options: list[str]) -> int:
     environment = {"SYNC_TEST_HISTORIES": "5", "SYNC_TEST_STEPS": "30", **os.environ, "SYNC_TEST_DATABASE_URL": url}
     return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(str(folder / f"{name}.py") for name in MODULES)],
-        env=environment, check=False).returncode
+        env=environment,
+        check=False,
+    ).returncode
 
 
 if __name__ == "__main__":

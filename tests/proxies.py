@@ -40,8 +40,10 @@ def proxy_service(engine: Engine, config: Config) -> Starlette:
 def dumped(engine: Engine) -> str:
     """All that the database holds, as one text."""
     with engine.begin() as connection:
-        tables = run(connection, "SELECT format('%%I.%%I', schemaname, tablename) AS name FROM pg_tables "
-                                 "WHERE schemaname = 'sync'")
+        tables = run(
+            connection,
+            "SELECT format('%%I.%%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = 'sync'",
+        )
         return "\n".join(str(row) for table in tables for row in run(connection, f"SELECT * FROM {table.name}"))
 
 

@@ -33,8 +33,11 @@ class RawUpstream:
         try:
             while True:
                 request = await reader.readuntil(b"\r\n\r\n")
-                length = [line.partition(b":")[2] for line in request.lower().split(b"\r\n")
-                          if line.startswith(b"content-length:")]
+                length = [
+                    line.partition(b":")[2]
+                    for line in request.lower().split(b"\r\n")
+                    if line.startswith(b"content-length:")
+                ]
                 self.requests.append(request + await reader.readexactly(int(length[0]) if length else 0))
                 writer.write(self.response)
                 await writer.drain()

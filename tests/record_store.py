@@ -31,7 +31,9 @@ from sync_orchestrator.core.validation.validate import GroupValidation, validate
 Answers = Callable[["Store", dict[str, Any]], Response]
 
 THEIRS: dict[str, Any] = {
-    "system": "erp", "key_field": "code", "group": "store",
+    "system": "erp",
+    "key_field": "code",
+    "group": "store",
     "create": {"path": "/items"},
     "update": {"method": "PUT", "path": "/items/{{ id }}"},
     "delete": {"path": "/items/{{ id }}"},
@@ -50,8 +52,16 @@ class Store:
     stays, marked. ``remembers``: a create with a known Idempotency-Key is answered as the first one.
     """
 
-    def __init__(self, server: Server, *, our_ids: bool = False, unique: bool = False, keeps: bool = False,
-                 remembers: bool = False, put_makes: bool = True) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        our_ids: bool = False,
+        unique: bool = False,
+        keeps: bool = False,
+        remembers: bool = False,
+        put_makes: bool = True,
+    ) -> None:
         self.items: dict[str, dict[str, Any]] = {}
         self.stock: dict[str, Any] = {}
         self.calls: Counter[str] = Counter()
@@ -154,8 +164,9 @@ class Store:
 
     def _list(self, request: Request) -> Response:
         asked = dict(request.query_params)
-        return JSONResponse([item for item in self.items.values()
-                             if all(str(item.get(name)) == text for name, text in asked.items())])
+        return JSONResponse(
+            [item for item in self.items.values() if all(str(item.get(name)) == text for name, text in asked.items())]
+        )
 
 
 def item(key: str = "k1", external_id: str | None = None, **payload: Any) -> Item:

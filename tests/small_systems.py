@@ -37,8 +37,11 @@ class Backoffice:
                 return JSONResponse(sorted({record["shop"] for record in self.products.values()}))
             case ["products"]:
                 shop = request.query_params.get("shop")
-                found = [record for _, record in sorted(self.products.items())
-                         if self.ignores_filters or record["shop"] == shop]
+                found = [
+                    record
+                    for _, record in sorted(self.products.items())
+                    if self.ignores_filters or record["shop"] == shop
+                ]
                 return JSONResponse({"products": _page(request, found)})
             case ["products", sku] if sku in self.products:
                 return JSONResponse(self.products[sku])
@@ -75,11 +78,22 @@ class Partner:
 
     def _found(self, request: Request) -> list[Record]:
         wanted = {name: request.query_params[name] for name in ("shop", "sku") if name in request.query_params}
-        return [item for item in self.items.values()
-                if self.ignores_filters or all(item.get(name) == value for name, value in wanted.items())]
+        return [
+            item
+            for item in self.items.values()
+            if self.ignores_filters or all(item.get(name) == value for name, value in wanted.items())
+        ]
 
 
 def products(count: int = 7) -> list[Record]:
     """Products of two shops."""
-    return [{"sku": f"p{number}", "shop": "berlin" if number % 2 else "paris", "name": f"product {number}",
-             "price": 100 * number, "updated_at": f"2025-11-2{number}T10:00:00Z"} for number in range(count)]
+    return [
+        {
+            "sku": f"p{number}",
+            "shop": "berlin" if number % 2 else "paris",
+            "name": f"product {number}",
+            "price": 100 * number,
+            "updated_at": f"2025-11-2{number}T10:00:00Z",
+        }
+        for number in range(count)
+    ]

@@ -54,8 +54,12 @@ class StoppingThirdParty(TableThirdParty):
 
 async def work(engine: Engine, stops: bool) -> None:
     """Pushes what is due; the drain of one group does nothing beside that, so it stops with no transaction open."""
-    context = assemble(engine, two_part_config(**SETTINGS), {"item": {"shop": FakeSource(), "stock": FakeSource()}},
-                       {"item": StoppingThirdParty(engine, stops)})
+    context = assemble(
+        engine,
+        two_part_config(**SETTINGS),
+        {"item": {"shop": FakeSource(), "stock": FakeSource()}},
+        {"item": StoppingThirdParty(engine, stops)},
+    )
     await drain(context, linger=0, most_seconds=60, group=("item", "A"))
 
 

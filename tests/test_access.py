@@ -41,6 +41,7 @@ def received(engine: Engine) -> int:
 
 # Keys ---------------------------------------------------------------------------------------------------------------
 
+
 def test_a_key_is_known_by_its_hash_alone(engine: Engine) -> None:
     with engine.begin() as connection:
         key = make_key(connection, "the shop", ["events:shop"], ["shop"])
@@ -68,20 +69,31 @@ def test_revoked_and_expired_keys_are_good_for_nothing(engine: Engine) -> None:
             revoke(connection, "0" * 12)
 
 
-@pytest.mark.parametrize(("name", "scopes", "complaint"), [
-    ("x", [], "no scope none"), ("x", ["events:crm"], "no scope events:crm: there is admin, events:\\*, events:shop"),
-    ("x", ["events"], "no scope events"), (" ", ["admin"], "a key needs a name"),
-])
+@pytest.mark.parametrize(
+    ("name", "scopes", "complaint"),
+    [
+        ("x", [], "no scope none"),
+        ("x", ["events:crm"], "no scope events:crm: there is admin, events:\\*, events:shop"),
+        ("x", ["events"], "no scope events"),
+        (" ", ["admin"], "a key needs a name"),
+    ],
+)
 def test_a_key_of_nothing_is_not_made(engine: Engine, name: str, scopes: list[str], complaint: str) -> None:
     with engine.begin() as connection, pytest.raises(NotFound, match=complaint):
         make_key(connection, name, scopes, ["shop"])
 
 
 SCOPES = [
-    (["events:shop"], "events:shop", True), (["events:shop"], "events:stock", False),
-    (["events:*"], "events:stock", True), (["events:*"], "proxy", False), (["events:*"], "metrics", False),
-    (["admin"], "events:stock", True), (["admin"], "proxy", True),
-    (["proxy"], "events:shop", False), (["proxy"], "proxy", True), (["metrics"], "admin", False),
+    (["events:shop"], "events:shop", True),
+    (["events:shop"], "events:stock", False),
+    (["events:*"], "events:stock", True),
+    (["events:*"], "proxy", False),
+    (["events:*"], "metrics", False),
+    (["admin"], "events:stock", True),
+    (["admin"], "proxy", True),
+    (["proxy"], "events:shop", False),
+    (["proxy"], "proxy", True),
+    (["metrics"], "admin", False),
 ]
 
 
@@ -91,6 +103,7 @@ def test_scopes(scopes: list[str], asked: str, may: bool) -> None:
 
 
 # Keys in requests ---------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 async def anybody(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
@@ -235,8 +248,7 @@ async def test_too_many_unknown_keys_of_an_address_are_refused_without_the_datab
 
 
 def test_addresses_of_one_host_are_counted_together() -> None:
-    networks = {auth._network(address) for address in (
-        "2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
+    networks = {auth._network(address) for address in ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1::%eth0")}
     assert networks == {"2001:db8::/64"}
     assert [auth._network(each) for each in ("127.0.0.1", "", "no address")] == ["127.0.0.1", "", ""]
 
@@ -251,6 +263,7 @@ async def test_callers_that_come_at_once_share_a_look_at_their_key(
 
 
 # Signatures ---------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def signing() -> Config:
@@ -274,11 +287,19 @@ BODY = json.dumps(event()).encode()
 GOOD: list[tuple[str, Callable[[], dict[str, str]]]] = [
     ("by the new secret", lambda: signature(BODY)),
     ("by the old one", lambda: signature(BODY, SECRETS[1])),
-    ("several, one of them good", lambda: {
-        **signature(BODY), "webhook-signature": " ".join(
-            signature(BODY, secret)["webhook-signature"] for secret in (SECRETS[2], SECRETS[0]))}),
-    ("one of a version to come", lambda: {
-        **signature(BODY), "webhook-signature": f"v2,xyz {signature(BODY)['webhook-signature']}"}),
+    (
+        "several, one of them good",
+        lambda: {
+            **signature(BODY),
+            "webhook-signature": " ".join(
+                signature(BODY, secret)["webhook-signature"] for secret in (SECRETS[2], SECRETS[0])
+            ),
+        },
+    ),
+    (
+        "one of a version to come",
+        lambda: {**signature(BODY), "webhook-signature": f"v2,xyz {signature(BODY)['webhook-signature']}"},
+    ),
 ]
 
 
@@ -302,14 +323,25 @@ BAD: list[tuple[str, Callable[[], dict[str, Any]]]] = [
     ("no time", lambda: {**signature(BODY), "webhook-timestamp": ""}),
     ("time is a word", lambda: {**signature(BODY), "webhook-timestamp": "now"}),
     ("time is no number", lambda: {**signature(BODY), "webhook-timestamp": "NaN"}),
-    ("time in another spelling", lambda: {
-        **signature(BODY), "webhook-timestamp": "0" + signature(BODY)["webhook-timestamp"]}),
-    ("time with a fraction", lambda: {
-        **signature(BODY), "webhook-timestamp": signature(BODY)["webhook-timestamp"] + ".5"}),
+    (
+        "time in another spelling",
+        lambda: {**signature(BODY), "webhook-timestamp": "0" + signature(BODY)["webhook-timestamp"]},
+    ),
+    (
+        "time with a fraction",
+        lambda: {**signature(BODY), "webhook-timestamp": signature(BODY)["webhook-timestamp"] + ".5"},
+    ),
     ("an id with a blank", lambda: signature(BODY, ident="msg 1")),
     ("an endless id", lambda: signature(BODY, ident="m" * 200)),
-    ("very many", lambda: {**signature(BODY), "webhook-signature": " ".join(
-        [signature(BODY, SECRETS[2])["webhook-signature"]] * 50 + [signature(BODY)["webhook-signature"]])}),
+    (
+        "very many",
+        lambda: {
+            **signature(BODY),
+            "webhook-signature": " ".join(
+                [signature(BODY, SECRETS[2])["webhook-signature"]] * 50 + [signature(BODY)["webhook-signature"]]
+            ),
+        },
+    ),
     ("time is endless", lambda: {**signature(BODY), "webhook-timestamp": "9" * 400}),
     ("no comma", lambda: {**signature(BODY), "webhook-signature": "v1"}),
     ("two commas", lambda: {**signature(BODY), "webhook-signature": "v1,a,b"}),
@@ -354,8 +386,12 @@ async def test_a_packed_body_is_signed_as_it_was_sent(signed: httpx.AsyncClient,
     packed = gzip.compress(BODY)
     at = str(int(time.time()))
     code = hmac.new(webhook_key(SECRETS[0]), f"msg_1.{at}.".encode() + packed, hashlib.sha256).digest()
-    headers = {"webhook-id": "msg_1", "webhook-timestamp": at,
-               "webhook-signature": f"v1,{base64.b64encode(code).decode()}", "Content-Encoding": "gzip"}
+    headers = {
+        "webhook-id": "msg_1",
+        "webhook-timestamp": at,
+        "webhook-signature": f"v1,{base64.b64encode(code).decode()}",
+        "Content-Encoding": "gzip",
+    }
     assert (await send(signed, packed, **headers)).status_code == 202
     assert (await send(signed, BODY, **{**headers, "Content-Encoding": "identity"})).status_code == 401
     assert received(engine) == 1
@@ -382,9 +418,22 @@ async def test_a_signature_of_no_good_shape_is_refused_before_the_body_is_read(
         sent.append(message)
 
     raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers().items()]
-    await app({"type": "http", "method": "POST", "path": "/v1/events", "raw_path": b"/v1/events", "query_string": b"",
-               "headers": [(b"content-type", ONE.encode()), *raw], "http_version": "1.1", "scheme": "http",
-               "server": ("api", 80), "root_path": ""}, receive, take)
+    await app(
+        {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/events",
+            "raw_path": b"/v1/events",
+            "query_string": b"",
+            "headers": [(b"content-type", ONE.encode()), *raw],
+            "http_version": "1.1",
+            "scheme": "http",
+            "server": ("api", 80),
+            "root_path": "",
+        },
+        receive,
+        take,
+    )
     assert sent[0]["status"] == 401
     assert pulled == [] or name in WELL_FORMED
 
@@ -393,21 +442,30 @@ async def test_a_signature_of_no_good_shape_is_refused_before_the_body_is_read(
 
 OWN = {"key": "body.k", "action": "body.op", "version": "body.v", "data": "body.row"}
 OWN_BODY = {"id": "own2", "k": "k1", "op": "updated", "v": 7, "row": {"key": "k1", "store": "A"}}
-EVIL = {"ce-specversion": "1.0", "ce-id": "evil1", "ce-source": "shop", "ce-type": "item.deleted",
-        "ce-subject": "VICTIM", "ce-version": "9"}
+EVIL = {
+    "ce-specversion": "1.0",
+    "ce-id": "evil1",
+    "ce-source": "shop",
+    "ce-type": "item.deleted",
+    "ce-subject": "VICTIM",
+    "ce-version": "9",
+}
 
 
 def events_of(engine: Engine) -> list[tuple[Any, ...]]:
     with engine.begin() as connection:
-        return [tuple(row) for row in run(
-            connection, "SELECT event_id, key, action, conflicting FROM sync.events ORDER BY seq")]
+        return [
+            tuple(row)
+            for row in run(connection, "SELECT event_id, key, action, conflicting FROM sync.events ORDER BY seq")
+        ]
 
 
 @pytest.fixture
 async def own(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     """A service with two sources that sign: ``shop`` has events of its own shape, ``stock`` has not."""
-    config = two_part_config(shop={"webhook_secrets": SECRETS[:1], "events": OWN},
-                             stock={"webhook_secrets": SECRETS[1:2]})
+    config = two_part_config(
+        shop={"webhook_secrets": SECRETS[:1], "events": OWN}, stock={"webhook_secrets": SECRETS[1:2]}
+    )
     async with client_of(service(engine, config), None) as client:
         yield client
 
@@ -418,8 +476,9 @@ async def test_a_signed_request_may_not_be_in_binary_mode(
     own: httpx.AsyncClient, engine: Engine, path: str, secret: str
 ) -> None:
     body = json.dumps(OWN_BODY).encode()
-    answer = await own.post(path, content=body, headers={
-        "Content-Type": "application/json", **signature(body, secret), **EVIL})
+    answer = await own.post(
+        path, content=body, headers={"Content-Type": "application/json", **signature(body, secret), **EVIL}
+    )
     assert answer.status_code in (400, 401)
     assert events_of(engine) == []
 
@@ -430,11 +489,15 @@ async def test_a_signed_body_is_read_by_the_configuration_and_not_by_the_path(
     cloud = json.dumps({**event(source="shop"), **OWN_BODY}).encode()
     stocks = json.dumps({**event(source="stock"), **OWN_BODY}).encode()
     for path, body, secret, status in (
-            ("/v1/events", cloud, SECRETS[0], 401), ("/v1/sources/shop/events", stocks, SECRETS[1], 401),
-            ("/v1/sources/stock/events", stocks, SECRETS[1], 401), ("/v1/events", stocks, SECRETS[1], 202),
-            ("/v1/sources/shop/events", cloud, SECRETS[0], 202)):
-        answer = await own.post(path, content=body, headers={
-            "Content-Type": "application/json", **signature(body, secret)})
+        ("/v1/events", cloud, SECRETS[0], 401),
+        ("/v1/sources/shop/events", stocks, SECRETS[1], 401),
+        ("/v1/sources/stock/events", stocks, SECRETS[1], 401),
+        ("/v1/events", stocks, SECRETS[1], 202),
+        ("/v1/sources/shop/events", cloud, SECRETS[0], 202),
+    ):
+        answer = await own.post(
+            path, content=body, headers={"Content-Type": "application/json", **signature(body, secret)}
+        )
         assert answer.status_code == status, path
     assert len(events_of(engine)) == 2
 
@@ -446,8 +509,11 @@ async def test_a_repeated_signed_request_is_a_duplicate_whatever_came_between(
     first, second = (json.dumps({**OWN_BODY, "row": {"key": "k1", "n": n}}).encode() for n in (1, 2))
 
     async def post(body: bytes, ident: str) -> dict[str, Any]:
-        answer = await own.post("/v1/sources/shop/events", content=body, headers={
-            "Content-Type": "application/json", **signature(body, ident=ident)})
+        answer = await own.post(
+            "/v1/sources/shop/events",
+            content=body,
+            headers={"Content-Type": "application/json", **signature(body, ident=ident)},
+        )
         return dict(answer.json())
 
     assert await post(first, "m1") == {"accepted": 1, "duplicates": 0}

@@ -72,6 +72,7 @@ def minutely(world: World) -> None:
 
 # What brings each about ---------------------------------------------------------------------------------------------
 
+
 def a_change_is_refused(make: Make) -> World:
     world = make()
     world.erp.before = lambda verb, key: answer(422)
@@ -220,14 +221,30 @@ def a_source_tells_nobody(make: Make) -> World:
 
 
 def the_new_path_fails(make: Make) -> World:
-    world = make(routes={"stone": {
-        "third_party": "erp", "path": "/stones", "call": {"path": "/stones"}, "legacy": {"base_url": "http://127.0.0.1:1"},
-        "rollout": {"by_header": "X-Merchant", "least": 5}}})
+    world = make(
+        routes={
+            "stone": {
+                "third_party": "erp",
+                "path": "/stones",
+                "call": {"path": "/stones"},
+                "legacy": {"base_url": "http://127.0.0.1:1"},
+                "rollout": {"by_header": "X-Merchant", "least": 5},
+            }
+        }
+    )
     with world.engine.begin() as connection:
-        made = rollout.change(connection, world.config, "stone", rollout.Change(percent=100.0), who="somebody",
-                              why="because", override=True)
-        assert rollout.count(connection, world.config, {
-            ("stone", made.version, "tried"): 100, ("stone", made.version, "failed"): 100}) == ["stone"]
+        made = rollout.change(
+            connection,
+            world.config,
+            "stone",
+            rollout.Change(percent=100.0),
+            who="somebody",
+            why="because",
+            override=True,
+        )
+        assert rollout.count(
+            connection, world.config, {("stone", made.version, "tried"): 100, ("stone", made.version, "failed"): 100}
+        ) == ["stone"]
     return world
 
 
@@ -317,8 +334,10 @@ def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     assert watchdog.look() == 0
     world.later(HOUR)
     assert watchdog.look() == 2
-    assert sorted(webhook.titles) == ["the sensor has not looked for changes for 63 minutes",
-                                      "work is due for 63 minutes and not done"]
+    assert sorted(webhook.titles) == [
+        "the sensor has not looked for changes for 63 minutes",
+        "work is due for 63 minutes and not done",
+    ]
     heartbeat(world.engine, "sensor")
     minutely(world)
     alerts.send_due(world.engine, world.config.alerts)
@@ -369,7 +388,13 @@ def test_a_group_that_dagster_cannot_name_is_told_of(dagster: Dagster, webhook: 
 
 def test_a_run_that_failed_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
     ended = dagster.run("validate", run_config={"ops": {"validate_groups": {"config": {"groups": ["nothing"]}}}})
-    failed_runs(dg.build_run_status_sensor_context(
-        "failed_runs", ended.get_run_failure_event(), dagster.instance, ended.dagster_run,
-        resources={"system": system.System()}).for_run_failure())
+    failed_runs(
+        dg.build_run_status_sensor_context(
+            "failed_runs",
+            ended.get_run_failure_event(),
+            dagster.instance,
+            ended.dagster_run,
+            resources={"system": system.System()},
+        ).for_run_failure()
+    )
     assert ended.run_id in arrived(dagster.world, webhook, "run_failed")

@@ -35,8 +35,16 @@ RETRY = 30.0
 LONGEST_REST = 900.0
 LEASE = 60.0
 """So long an alert belongs to its sender."""
-CRASHES = ("events.taken", "events.before_merge_commit", "events.merged", "drain.pushes_claimed", "push.before_call",
-           "drain.before_settle", "drain.before_settle_commit", "drain.settled")
+CRASHES = (
+    "events.taken",
+    "events.before_merge_commit",
+    "events.merged",
+    "drain.pushes_claimed",
+    "push.before_call",
+    "drain.before_settle",
+    "drain.before_settle_commit",
+    "drain.settled",
+)
 
 
 @contextmanager
@@ -83,8 +91,13 @@ def send(world: World, *urls: str, **settings: Any) -> int:
     return alerts.send_due(world.engine, Alerts(urls=list(urls), **{"group_wait": 0, **settings}))
 
 
-def tell(world: World, cause: str = "work", title: str = "work is due and not done", kind: str = "overdue",
-         entity: str | None = None) -> None:
+def tell(
+    world: World,
+    cause: str = "work",
+    title: str = "work is due and not done",
+    kind: str = "overdue",
+    entity: str | None = None,
+) -> None:
     with world.engine.begin() as connection:
         alerts.tell(connection, kind, cause, title, entity=entity)
 
@@ -113,6 +126,7 @@ def refuse(world: World, key: str = "a", status: int = 422) -> None:
 
 # What arrives -------------------------------------------------------------------------------------------------------
 
+
 def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
     make_world: Callable[..., World], webhook: Webhook
 ) -> None:
@@ -120,9 +134,14 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
     world.erp.before = lambda verb, key: answer(422)
     for number in range(1000):
         world.put(f"k{number:03}", tell=False)
-    record(world.engine, [
-        ChangeEvent(name, f"{name} {key}", "item", key, "create", row.version, row.data, row.group)
-        for name, source in (("shop", world.shop), ("stock", world.stock)) for key, row in source.rows.items()])
+    record(
+        world.engine,
+        [
+            ChangeEvent(name, f"{name} {key}", "item", key, "create", row.version, row.data, row.group)
+            for name, source in (("shop", world.shop), ("stock", world.stock))
+            for key, row in source.rows.items()
+        ],
+    )
     world.drain()
     assert send(world, webhook.url, ui_url="https://dagster.example.org") == 1
     [message] = webhook.heard
@@ -185,8 +204,12 @@ def test_mail_has_a_line_for_each_thing(world: World, mail: MailServer) -> None:
     refuse(world)
     world.drain()
     send(world, mail.url)
-    assert [line.split(":")[0] for line in mail.texts()["text/plain"].splitlines()] == ["What", "Examples", "Where",
-                                                                                      "Do"]
+    assert [line.split(":")[0] for line in mail.texts()["text/plain"].splitlines()] == [
+        "What",
+        "Examples",
+        "Where",
+        "Do",
+    ]
 
 
 def test_what_others_wrote_is_no_markup_in_a_mail(world: World, mail: MailServer) -> None:
@@ -196,8 +219,14 @@ def test_what_others_wrote_is_no_markup_in_a_mail(world: World, mail: MailServer
 
 
 def test_no_text_keeps_an_alert_from_being_sent(world: World, webhook: Webhook, mail: MailServer) -> None:
-    texts = ["two\nlines", "two\r\nBcc: other@example.org", "tab\tand \x1b[2J", "键 – “x”", "long" * 80,
-             "{b} %s &amp; \\n"]
+    texts = [
+        "two\nlines",
+        "two\r\nBcc: other@example.org",
+        "tab\tand \x1b[2J",
+        "键 – “x”",
+        "long" * 80,
+        "{b} %s &amp; \\n",
+    ]
     for text in texts:
         tell(world, cause=text, title=text)
         assert send(world, webhook.url, mail.url) == 2
@@ -214,9 +243,7 @@ def test_without_an_address_it_is_in_the_log(world: World, caplog: pytest.LogCap
     assert line.startswith(f"ALERT {TITLE}\nWhat: item: answer 422 (1)\n")
 
 
-def test_a_given_log_gets_each_message_once_whoever_takes_it(
-    world: World, webhook: Webhook, absent: Webhook
-) -> None:
+def test_a_given_log_gets_each_message_once_whoever_takes_it(world: World, webhook: Webhook, absent: Webhook) -> None:
     written: list[str] = []
     absent.up()
     tell(world, title="it's 100% full")
@@ -244,6 +271,7 @@ def test_long_causes_and_titles_are_cut_and_still_end(world: World, webhook: Web
 
 
 # When it is over ----------------------------------------------------------------------------------------------------
+
 
 def test_whoever_was_told_is_told_once_when_it_is_over(world: World, webhook: Webhook, mail: MailServer) -> None:
     refuse(world)
@@ -311,6 +339,7 @@ def test_drift_that_repair_does_not_mend_is_told_of(world: World, webhook: Webho
 
 # More of what was told ----------------------------------------------------------------------------------------------
 
+
 def test_what_is_added_later_is_told_after_growing_intervals_with_its_count(
     make_world: Callable[..., World], webhook: Webhook
 ) -> None:
@@ -329,7 +358,8 @@ def test_what_is_added_later_is_told_after_growing_intervals_with_its_count(
     assert send(world, webhook.url) == 0
     assert webhook.titles == [TITLE] + [f"Still: {TITLE}"] * 3
     assert [message["message"].splitlines()[0] for message in webhook.heard] == [
-        f"What: item: answer 422 ({n})" for n in (1, 3, 5, 6)]
+        f"What: item: answer 422 ({n})" for n in (1, 3, 5, 6)
+    ]
 
 
 def test_the_end_of_an_alert_has_its_last_count(world: World, webhook: Webhook) -> None:
@@ -359,6 +389,7 @@ def test_what_goes_on_is_told_in_its_newest_words(world: World, webhook: Webhook
 
 # Many of a kind -----------------------------------------------------------------------------------------------------
 
+
 def test_drift_in_many_groups_is_one_message_and_so_is_its_end(world: World, webhook: Webhook) -> None:
     for number in range(20):
         group = f"item {number:02}"
@@ -368,8 +399,11 @@ def test_drift_in_many_groups_is_one_message_and_so_is_its_end(world: World, web
     [message] = webhook.heard
     assert message["title"] == "item: drift in 20 groups"
     assert message["message"].splitlines() == [
-        *(f"What: item {number:02}: {number + 1} missing" for number in range(10)), "and 11 more",
-        "Where: http://127.0.0.1:3000/assets/item/mirror", f"Do: {ACTIONS['drift']}"]
+        *(f"What: item {number:02}: {number + 1} missing" for number in range(10)),
+        "and 11 more",
+        "Where: http://127.0.0.1:3000/assets/item/mirror",
+        f"Do: {ACTIONS['drift']}",
+    ]
     resolve(world, "drift")
     assert (send(world, webhook.url), send(world, webhook.url)) == (1, 0)
     assert webhook.titles[1] == "Over: item: drift in 20 groups"
@@ -390,6 +424,7 @@ def test_runs_that_failed_are_one_message(world: World, webhook: Webhook) -> Non
 
 
 # Who is down, and who dies ------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", [Webhook, MailServer])
 def test_server_that_is_down_gets_it_once_when_it_is_back(world: World, kind: type[Webhook] | type[MailServer]) -> None:
@@ -505,6 +540,7 @@ def test_slow_sender_that_failed_at_last_leaves_what_another_has_sent(world: Wor
 
 # Several addresses --------------------------------------------------------------------------------------------------
 
+
 def test_every_address_gets_it_once(world: World, webhook: Webhook, mail: MailServer) -> None:
     tell(world)
     assert (send(world, webhook.url, mail.url, mail.url), send(world, webhook.url, mail.url)) == (2, 0)
@@ -596,7 +632,8 @@ def test_that_alerts_cannot_be_sent_is_in_the_log_and_the_status(
         send(world, webhook.url, absent.url)
     error = "alerts.urls[1] (json) did not take the message"
     assert [entry.getMessage() for entry in caplog.records if entry.name == "sync_orchestrator.alerts"] == [
-        f"An alert could not be sent, and will be tried again: {error}."]
+        f"An alert could not be sent, and will be tried again: {error}."
+    ]
     found = alerts_in_status(world)
     assert (len(found["open"]), found["unsent"], found["send_error"]) == (1, 1, error)
     absent.up()
@@ -641,8 +678,11 @@ SECRET = "canary5ecret"
 def said(world: World, caplog: pytest.LogCaptureFixture) -> str:
     """All that our side leaves behind in log and table."""
     lines = [entry.getMessage() + str(entry.exc_text or "") for entry in caplog.records if entry.name != "mail.log"]
-    rows = [str(row) for table in ("alerts", "alert_receivers")
-            for row in world.query(f"SELECT to_jsonb(a)::text FROM sync.{table} a")]
+    rows = [
+        str(row)
+        for table in ("alerts", "alert_receivers")
+        for row in world.query(f"SELECT to_jsonb(a)::text FROM sync.{table} a")
+    ]
     return "\n".join(lines + rows)
 
 
@@ -674,9 +714,7 @@ def test_mail_password_is_used_and_not_told(world: World, caplog: pytest.LogCapt
     assert SECRET not in said(world, caplog)
 
 
-def test_address_that_is_not_known_is_not_told_with_its_secret(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_address_that_is_not_known_is_not_told_with_its_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0

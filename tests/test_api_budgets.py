@@ -48,6 +48,7 @@ def received(engine: Engine) -> int:
 
 # Events of one request ----------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 async def few(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
     """A service that takes ten events of a request."""
@@ -66,7 +67,9 @@ async def test_a_request_has_a_maximum_number_of_events(
 
     answer = await post(11)
     assert (answer.status_code, answer.json()["detail"]) == (
-        413, "A request may have at most 10 events; send smaller batches.")
+        413,
+        "A request may have at most 10 events; send smaller batches.",
+    )
     assert received(engine) == 0
     assert (await post(10)).json()["accepted"] == 10
 
@@ -85,8 +88,11 @@ async def test_errors_are_listed_up_to_a_hundred_and_counted_beyond(
 
 async def test_errors_that_are_all_listed_leave_nothing_to_count(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/events?partial=true", json=[event(), 1])
-    assert answer.json() == {"accepted": 1, "duplicates": 0, "refused": [
-        {"index": 1, "field": None, "reason": "an event must be a JSON object"}]}
+    assert answer.json() == {
+        "accepted": 1,
+        "duplicates": 0,
+        "refused": [{"index": 1, "field": None, "reason": "an event must be a JSON object"}],
+    }
 
 
 async def test_an_event_with_a_huge_array_in_its_data_is_refused_unparsed(
@@ -127,11 +133,16 @@ def test_json_of_too_many_values_is_not_parsed() -> None:
 _json = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text(alphabet='a"\\,[]{}é\n', max_size=6)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-    max_leaves=8)
+    max_leaves=8,
+)
 
 
-@given(items=st.lists(_json, max_size=8), ascii_only=st.booleans(), indent=st.sampled_from([None, 1]),
-       piece=st.integers(1, 9))
+@given(
+    items=st.lists(_json, max_size=8),
+    ascii_only=st.booleans(),
+    indent=st.sampled_from([None, 1]),
+    piece=st.integers(1, 9),
+)
 def test_the_items_of_an_array_are_found_wherever_pieces_are_cut(
     items: list[Any], ascii_only: bool, indent: int | None, piece: int
 ) -> None:
@@ -142,9 +153,25 @@ def test_the_items_of_an_array_are_found_wherever_pieces_are_cut(
     assert [json.loads(body[begin:end]) for begin, end in found] == items
 
 
-@pytest.mark.parametrize("text", [
-    "[1,", "[1", "[", "[1] 2", "[1}", '["a]', "[1]]", "[1,]", "[,1]", "[,]", "[[1]", '[1 2]', '["\\"]', "[1],[2]",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1,",
+        "[1",
+        "[",
+        "[1] 2",
+        "[1}",
+        '["a]',
+        "[1]]",
+        "[1,]",
+        "[,1]",
+        "[,]",
+        "[[1]",
+        "[1 2]",
+        '["\\"]',
+        "[1],[2]",
+    ],
+)
 async def test_a_large_array_that_is_no_json_is_refused(client: httpx.AsyncClient, engine: Engine, text: str) -> None:
     whole = f"[{', '.join(json.dumps(event(id=str(n))) for n in range(200))}, "
     for body in (whole + text[1:], text + " " * 20_000):
@@ -155,6 +182,7 @@ async def test_a_large_array_that_is_no_json_is_refused(client: httpx.AsyncClien
 
 
 # Who may, before a body is read -------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def config() -> Config:
@@ -168,11 +196,18 @@ async def client(engine: Engine, config: Config) -> AsyncIterator[httpx.AsyncCli
         yield found
 
 
-@pytest.mark.parametrize(("path", "scope", "status"), [
-    ("/v1/events", "metrics", 403), ("/v1/events", "proxy", 403), ("/v1/sources/shop/events", "events:stock", 403),
-    ("/v1/sources/shop/events", "metrics", 403), ("/v1/sources/none/events", "events:shop", 403),
-    ("/v1/sources/stock/events", "events:*", 404), ("/v1/sources/none/events", "events:*", 404),
-])
+@pytest.mark.parametrize(
+    ("path", "scope", "status"),
+    [
+        ("/v1/events", "metrics", 403),
+        ("/v1/events", "proxy", 403),
+        ("/v1/sources/shop/events", "events:stock", 403),
+        ("/v1/sources/shop/events", "metrics", 403),
+        ("/v1/sources/none/events", "events:shop", 403),
+        ("/v1/sources/stock/events", "events:*", 404),
+        ("/v1/sources/none/events", "events:*", 404),
+    ],
+)
 async def test_a_key_that_may_not_is_refused_before_the_body_is_read(
     engine: Engine, config: Config, path: str, scope: str, status: int
 ) -> None:
@@ -205,6 +240,7 @@ async def test_an_event_of_another_source_ends_a_large_batch(engine: Engine, con
 
 # Bytes under way ----------------------------------------------------------------------------------------------------
 
+
 def test_a_budget_is_shared_and_given_back() -> None:
     budget = ByteBudget(100, 60)
     with budget.reserve("lab", 50) as first:
@@ -220,9 +256,19 @@ def test_a_budget_is_shared_and_given_back() -> None:
 
 def _signed_scope(length: int) -> dict[str, Any]:
     headers = {"content-type": ONE, "content-length": str(length), **signature(b"{}")}
-    return {"type": "http", "method": "POST", "path": "/v1/events", "raw_path": b"/v1/events", "query_string": b"",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "http_version": "1.1",
-            "scheme": "http", "server": ("api", 80), "root_path": "", "client": ("127.0.0.1", 1)}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("api", 80),
+        "root_path": "",
+        "client": ("127.0.0.1", 1),
+    }
 
 
 async def test_bodies_of_unproven_senders_have_one_budget(engine: Engine) -> None:
@@ -287,6 +333,7 @@ async def test_one_senders_bodies_leave_room_for_others(engine: Engine, monkeypa
 
 
 # Turns and shares ---------------------------------------------------------------------------------------------------
+
 
 async def test_turns_go_from_sender_to_sender(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "_SLICE_SECONDS", 0)
@@ -381,6 +428,7 @@ async def test_sources_that_wait_together_are_taken_in_turns(engine: Engine, mon
 
 # A real process -----------------------------------------------------------------------------------------------------
 
+
 @contextmanager
 def serving(database_url: str, config: Config, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
     """The API service as a process of its own: its port, and the process."""
@@ -388,11 +436,19 @@ def serving(database_url: str, config: Config, folder: Path) -> Iterator[tuple[i
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    environment = {**os.environ, "SYNC_DATABASE_URL": database_url, "SYNC_CONFIG": str(folder / "sync.yaml"),
-                   "SYNC_HOME": str(folder)}
+    environment = {
+        **os.environ,
+        "SYNC_DATABASE_URL": database_url,
+        "SYNC_CONFIG": str(folder / "sync.yaml"),
+        "SYNC_HOME": str(folder),
+    }
     with (folder / "api.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "sync_orchestrator", "api", "--port", str(port)],
-                                   env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
     try:
         ends = time.monotonic() + 60
         while True:
@@ -426,9 +482,17 @@ BOMBS: list[tuple[str, Callable[[], str]]] = [
     ("many small items", lambda: "[" + ",".join(["1"] * 3_900_000) + "]"),
     ("many empty objects", lambda: "[" + ",".join(["{}"] * 2_600_000) + "]"),
     ("one array of arrays", lambda: "[[" + ",".join(["[]"] * 2_600_000) + "]]"),
-    ("large events of empty arrays", lambda: "[" + ",".join(
-        json.dumps(event(id=str(n), data={"x": "A"})).replace('"A"', "[" + ",".join(["[]"] * 80_000) + "]")
-        for n in range(30)) + "]"),
+    (
+        "large events of empty arrays",
+        lambda: (
+            "["
+            + ",".join(
+                json.dumps(event(id=str(n), data={"x": "A"})).replace('"A"', "[" + ",".join(["[]"] * 80_000) + "]")
+                for n in range(30)
+            )
+            + "]"
+        ),
+    ),
 ]
 
 

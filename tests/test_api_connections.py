@@ -30,9 +30,18 @@ class Service:
     def __init__(self, limit: int) -> None:
         self.release = threading.Event()
         routes = [Route("/", self._now), Route("/body", self._body, methods=["POST"]), Route("/large", self._large)]
-        self._server = uvicorn.Server(uvicorn.Config(
-            Starlette(routes=routes), http=GuardedProtocol, ws="none", log_level="critical", access_log=False,
-            limit_concurrency=limit, timeout_keep_alive=30, lifespan="off"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                Starlette(routes=routes),
+                http=GuardedProtocol,
+                ws="none",
+                log_level="critical",
+                access_log=False,
+                limit_concurrency=limit,
+                timeout_keep_alive=30,
+                lifespan="off",
+            )
+        )
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen(1000)
@@ -150,10 +159,17 @@ LARGE: list[tuple[str, bytes]] = [
     ("a path", b"GET /" + b"x" * 200_000),
     ("a whole head", b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n"),
     ("a second head", WHOLE + b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000),
-    ("headers behind a body", b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
-     + b"X: yyyyyyyyyyyyyyyy\r\n" * 10_000),
-    ("one header behind a body", b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
-     + b"X: " + b"y" * 200_000),
+    (
+        "headers behind a body",
+        b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+        + b"X: yyyyyyyyyyyyyyyy\r\n" * 10_000,
+    ),
+    (
+        "one header behind a body",
+        b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n"
+        + b"X: "
+        + b"y" * 200_000,
+    ),
 ]
 
 
@@ -238,6 +254,7 @@ def test_the_service_is_served_behind_these_limits(monkeypatch: pytest.MonkeyPat
 
 # Lines of the log ---------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def logger() -> Iterator[logging.Logger]:
     made = logging.getLogger("test.repeats")
@@ -259,8 +276,10 @@ def test_a_line_that_repeats_is_written_once_a_minute_with_its_number(
     now[0] += 60
     logger.warning("Invalid HTTP request received.")
     assert [record.getMessage() for record in caplog.records] == [
-        "Invalid HTTP request received.", "another line: a",
-        "Invalid HTTP request received. (and 4 times more since this was last logged)"]
+        "Invalid HTTP request received.",
+        "another line: a",
+        "Invalid HTTP request received. (and 4 times more since this was last logged)",
+    ]
 
 
 def test_lines_of_many_kinds_are_limited_in_number(logger: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:

@@ -21,22 +21,43 @@ from schemathesis.specs.openapi.checks import (
 from sqlalchemy import Engine
 
 EXAMPLES = int(os.environ.get("SYNC_TEST_EXAMPLES", "60"))
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
-          response_schema_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
 
 
 @pytest.fixture
 def api(engine: Engine, server: Server) -> Any:
     """The service's own description, with a key for everything; its third party takes whatever comes."""
     server.answers({"good": True})
-    order = {"method": "POST", "path": "/orders/{no}", "third_party": "erp", "allow_writes": True,
-             "call": {"method": "POST", "path": "/orders/{{ no }}", "body": {"order": "{{ body }}"}}}
-    stone = route(query=["lang"], headers=["X-Merchant"], rollout={"by_header": "X-Merchant"},
-                  legacy={"base_url": server.url + "/old"},
-                  call={"path": "/items/{{ sku }}", "params": {"l": "{{ query.lang }}"},
-                        "headers": {"X-M": "{{ headers['x-merchant'] }}"}})
-    config = proxy_config(server, {"stone": stone, "order": order}, api={"allowed_hosts": ["testserver"]},
-                          shop={"events": {"key": "body.k", "action": "body.op", "version": "body.v"}})
+    order = {
+        "method": "POST",
+        "path": "/orders/{no}",
+        "third_party": "erp",
+        "allow_writes": True,
+        "call": {"method": "POST", "path": "/orders/{{ no }}", "body": {"order": "{{ body }}"}},
+    }
+    stone = route(
+        query=["lang"],
+        headers=["X-Merchant"],
+        rollout={"by_header": "X-Merchant"},
+        legacy={"base_url": server.url + "/old"},
+        call={
+            "path": "/items/{{ sku }}",
+            "params": {"l": "{{ query.lang }}"},
+            "headers": {"X-M": "{{ headers['x-merchant'] }}"},
+        },
+    )
+    config = proxy_config(
+        server,
+        {"stone": stone, "order": order},
+        api={"allowed_hosts": ["testserver"]},
+        shop={"events": {"key": "body.k", "action": "body.op", "version": "body.v"}},
+    )
     key = key_for(engine, "admin")
     schema = schemathesis.openapi.from_asgi("/openapi.json", proxy_service(engine, config), headers={"X-API-Key": key})
 
@@ -51,8 +72,20 @@ def api(engine: Engine, server: Server) -> Any:
     return schema
 
 
-OPERATIONS = ["record_events", "record_own_events", "look_up_event", "look_up_record", "list_rollouts",
-              "show_rollout", "change_rollout", "proxy_stone", "proxy_order", "healthz", "readyz", "metrics"]
+OPERATIONS = [
+    "record_events",
+    "record_own_events",
+    "look_up_event",
+    "look_up_record",
+    "list_rollouts",
+    "show_rollout",
+    "change_rollout",
+    "proxy_stone",
+    "proxy_order",
+    "healthz",
+    "readyz",
+    "metrics",
+]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

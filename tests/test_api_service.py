@@ -30,8 +30,15 @@ from sync_orchestrator.core.operations.status import heartbeat
 
 @pytest.fixture
 def config() -> Config:
-    own = {"key": "body.k", "action": "body.op", "actions": {"u": "updated", "d": "deleted"}, "version": "body.v",
-           "data": "body.row", "id": "headers.\"x-id\"", "when": "body.kind == 'item'"}
+    own = {
+        "key": "body.k",
+        "action": "body.op",
+        "actions": {"u": "updated", "d": "deleted"},
+        "version": "body.v",
+        "data": "body.row",
+        "id": 'headers."x-id"',
+        "when": "body.kind == 'item'",
+    }
     return two_part_config(shop={"events": own})
 
 
@@ -48,8 +55,14 @@ def events_of(engine: Engine) -> list[dict[str, Any]]:
 
 # Binary mode --------------------------------------------------------------------------------------------------------
 
-HEADERS = {"ce-specversion": "1.0", "ce-id": "e1", "ce-source": "shop", "ce-type": "item.updated", "ce-subject": "k1",
-           "ce-version": "7"}
+HEADERS = {
+    "ce-specversion": "1.0",
+    "ce-id": "e1",
+    "ce-source": "shop",
+    "ce-type": "item.updated",
+    "ce-subject": "k1",
+    "ce-version": "7",
+}
 
 
 async def test_binary_mode(client: httpx.AsyncClient, engine: Engine) -> None:
@@ -80,8 +93,9 @@ BAD_BINARY = [
 ]
 
 
-@pytest.mark.parametrize(("headers", "body", "status"), [row[1:] for row in BAD_BINARY],
-                         ids=[row[0] for row in BAD_BINARY])
+@pytest.mark.parametrize(
+    ("headers", "body", "status"), [row[1:] for row in BAD_BINARY], ids=[row[0] for row in BAD_BINARY]
+)
 async def test_binary_mode_refused(
     client: httpx.AsyncClient, engine: Engine, headers: dict[str, str], body: bytes, status: int
 ) -> None:
@@ -90,6 +104,7 @@ async def test_binary_mode_refused(
 
 
 # A part of a batch --------------------------------------------------------------------------------------------------
+
 
 async def test_partial_takes_the_good_and_lists_the_others(client: httpx.AsyncClient, engine: Engine) -> None:
     batch = [event(), event(id="e2", subject=DROP), 7, event(id="e3"), event(id="e1")]
@@ -114,10 +129,14 @@ async def test_partial_of_which_nothing_is_good_is_refused(client: httpx.AsyncCl
 
 async def test_an_empty_batch_is_taken(client: httpx.AsyncClient) -> None:
     assert (await client.post("/v1/events?partial=true", json=[])).json() == {
-        "accepted": 0, "duplicates": 0, "refused": []}
+        "accepted": 0,
+        "duplicates": 0,
+        "refused": [],
+    }
 
 
 # Events in a shape of their own -------------------------------------------------------------------------------------
+
 
 def own(**changes: Any) -> dict[str, Any]:
     return {"kind": "item", "op": "u", "k": "k1", "v": 7, "row": {"store": "A"}, **changes}
@@ -128,7 +147,12 @@ async def test_own_shape(client: httpx.AsyncClient, engine: Engine) -> None:
     assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
     [found] = events_of(engine)
     assert [found[name] for name in ("event_id", "key", "action", "version", "group_key")] == [
-        "m1", "k1", "update", 7, "A"]
+        "m1",
+        "k1",
+        "update",
+        7,
+        "A",
+    ]
 
 
 async def test_own_events_that_are_not_wanted_are_passed_over(client: httpx.AsyncClient, engine: Engine) -> None:
@@ -136,10 +160,14 @@ async def test_own_events_that_are_not_wanted_are_passed_over(client: httpx.Asyn
     assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0, "passed_over": 1})
 
 
-@pytest.mark.parametrize(("path", "body", "status"), [
-    ("/v1/sources/shop/events", own(op="x"), 422), ("/v1/sources/stock/events", own(), 404),
-    ("/v1/sources/crm/events", own(), 404),
-])
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/sources/shop/events", own(op="x"), 422),
+        ("/v1/sources/stock/events", own(), 404),
+        ("/v1/sources/crm/events", own(), 404),
+    ],
+)
 async def test_own_events_refused(client: httpx.AsyncClient, path: str, body: Any, status: int) -> None:
     assert (await client.post(path, headers={"X-Id": "m1"}, json=body)).status_code == status
 
@@ -151,6 +179,7 @@ async def test_own_events_need_the_key_of_their_source(engine: Engine, config: C
 
 
 # Group commit -------------------------------------------------------------------------------------------------------
+
 
 def changes(*ids: str) -> list[ChangeEvent]:
     return [ChangeEvent("shop", ident, "item", ident, "update", 7) for ident in ids]
@@ -197,8 +226,10 @@ async def test_one_that_cannot_be_stored_spoils_no_other(engine: Engine, monkeyp
 
     monkeypatch.setattr(group_commit, "record_on", counted)
     async with aclosing(GroupCommit(engine)) as commit:
-        found = await asyncio.gather(*(commit.record(each) for each in (
-            changes("1"), changes("2"), changes("3"), bad, changes("4"))), return_exceptions=True)
+        found = await asyncio.gather(
+            *(commit.record(each) for each in (changes("1"), changes("2"), changes("3"), bad, changes("4"))),
+            return_exceptions=True,
+        )
     assert isinstance(found[3], DataError)
     assert [each for each in found if each == Recorded(1, 0)] == [Recorded(1, 0)] * 4
     assert batches == [5, 1, 1, 1, 1, 1]
@@ -227,8 +258,10 @@ async def test_a_connection_that_was_lost_is_replaced(engine: Engine) -> None:
     async with aclosing(GroupCommit(engine)) as commit:
         await commit.record(changes("a"))
         with engine.begin() as connection:
-            connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                                       "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
         assert await commit.record(changes("b")) == Recorded(1, 0)
 
 
@@ -241,6 +274,7 @@ async def test_a_request_that_went_away_keeps_no_other_waiting(engine: Engine) -
 
 
 # Limits per source --------------------------------------------------------------------------------------------------
+
 
 def test_throttle_gives_a_seconds_worth_and_then_the_rate() -> None:
     now = [0.0]
@@ -280,6 +314,7 @@ async def test_a_source_that_sends_too_much_is_told_when(engine: Engine) -> None
 
 # What became of it --------------------------------------------------------------------------------------------------
 
+
 def asked(world: World, scope: str, *paths: str) -> list[httpx.Response]:
     """What the service answers to who may do this much."""
 
@@ -312,14 +347,20 @@ def test_history_of_a_record(world: World) -> None:
 def test_what_a_key_does_not_cover_is_not_there(world: World) -> None:
     world.put("k1")
     for scope, path in (
-            ("events:shop", "/v1/events/e2"), ("events:shop", "/v1/events/e1?source=stock"),
-            ("events:shop", "/v1/records/item/k2"), ("events:shop", "/v1/records/order/k1"),
-            ("events:shop", "/v1/records/item/%00"), ("events:shop", "/v1/events/%00"),
-            ("metrics", "/v1/records/item/k1"), ("metrics", "/v1/events/e1")):
+        ("events:shop", "/v1/events/e2"),
+        ("events:shop", "/v1/events/e1?source=stock"),
+        ("events:shop", "/v1/records/item/k2"),
+        ("events:shop", "/v1/records/order/k1"),
+        ("events:shop", "/v1/records/item/%00"),
+        ("events:shop", "/v1/events/%00"),
+        ("metrics", "/v1/records/item/k1"),
+        ("metrics", "/v1/events/e1"),
+    ):
         assert [answer.status_code for answer in asked(world, scope, path)] == [404], path
 
 
 # Figures ------------------------------------------------------------------------------------------------------------
+
 
 def test_figures(world: World) -> None:
     world.full_sync()
@@ -330,8 +371,11 @@ def test_figures(world: World) -> None:
     [answer] = asked(world, "metrics", "/metrics")
     assert [each.status_code for each in asked(world, "events:shop", "/metrics")] == [403]
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
-    found = {(sample.name, *sorted(sample.labels.items())): sample.value
-             for family in text_string_to_metric_families(answer.text) for sample in family.samples}
+    found = {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
 
     def of(name: str, **labels: str) -> float:
         return found[(name, *sorted(labels.items()))]
@@ -363,6 +407,7 @@ async def test_not_ready_on_a_database_of_another_shape(client: httpx.AsyncClien
 
 
 # What it says of itself ---------------------------------------------------------------------------------------------
+
 
 async def test_examples_of_the_description_are_what_it_says(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()

@@ -28,8 +28,10 @@ from sync_orchestrator.errors import Failure
 READ = Get(path="/things")
 LOGIN_BODY = {"user": "syncuser", "password": "hunter-2-secret"}
 LOGIN: dict[str, Any] = {"kind": "login", "request": {"method": "POST", "path": "/login", "body": LOGIN_BODY}}
-REFRESH = {"refresh": "body.refresh", "refresh_request": {
-    "method": "POST", "path": "/refresh", "body": {"refresh": "{{ refresh }}"}, "content": "form"}}
+REFRESH = {
+    "refresh": "body.refresh",
+    "refresh_request": {"method": "POST", "path": "/refresh", "body": {"refresh": "{{ refresh }}"}, "content": "form"},
+}
 
 
 class Guard:
@@ -55,8 +57,10 @@ class Guard:
         token, refresh = f"token-{self.numbers}-tok", f"refresh-{self.numbers}-ref"
         self.valid.add(token)
         self.refreshes = {refresh}
-        return JSONResponse({"token": token, "refresh": refresh, "expires_in": self.lifetime,
-                             "shop": {"id": f"shop-{self.numbers}"}}, headers={"X-Token": token})
+        return JSONResponse(
+            {"token": token, "refresh": refresh, "expires_in": self.lifetime, "shop": {"id": f"shop-{self.numbers}"}},
+            headers={"X-Token": token},
+        )
 
     def expire(self) -> None:
         self.valid.clear()
@@ -89,8 +93,9 @@ def guard(server: Server) -> Guard:
 
 
 def client(server: Server, login: dict[str, Any] | None, *, store: LoginStore | None = None, **settings: Any) -> Http:
-    return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": 5, "auth": login, **settings}),
-                logins=store)
+    return Http(
+        HttpSettings.model_validate({"base_url": server.url, "timeout": 5, "auth": login, **settings}), logins=store
+    )
 
 
 async def called(http: Http, times: int = 1) -> list[Any]:
@@ -99,16 +104,24 @@ async def called(http: Http, times: int = 1) -> list[Any]:
 
 # What does not change.
 
-@pytest.mark.parametrize(("settings", "header", "value"), [
-    pytest.param({"auth": {"kind": "basic", "user": "me", "password": "p:ä"}}, "authorization",
-                 "Basic " + base64.b64encode("me:p:ä".encode()).decode(), id="HTTP Basic"),
-    pytest.param({"auth": {"kind": "bearer", "token": "abcd"}}, "authorization", "Bearer abcd", id="static bearer"),
-    pytest.param({"headers": {"X-Api-Key": "k1", "X-Shop": "s"}}, "x-api-key", "k1", id="custom headers"),
-])
-async def test_what_does_not_change(server: Server, guard: Guard, settings: dict[str, Any], header: str,
-                                    value: str) -> None:
-    http = client(server, **{"login": None, **settings}) if "auth" not in settings else client(
-        server, settings["auth"])
+
+@pytest.mark.parametrize(
+    ("settings", "header", "value"),
+    [
+        pytest.param(
+            {"auth": {"kind": "basic", "user": "me", "password": "p:ä"}},
+            "authorization",
+            "Basic " + base64.b64encode("me:p:ä".encode()).decode(),
+            id="HTTP Basic",
+        ),
+        pytest.param({"auth": {"kind": "bearer", "token": "abcd"}}, "authorization", "Bearer abcd", id="static bearer"),
+        pytest.param({"headers": {"X-Api-Key": "k1", "X-Shop": "s"}}, "x-api-key", "k1", id="custom headers"),
+    ],
+)
+async def test_what_does_not_change(
+    server: Server, guard: Guard, settings: dict[str, Any], header: str, value: str
+) -> None:
+    http = client(server, **{"login": None, **settings}) if "auth" not in settings else client(server, settings["auth"])
     failure = await failure_of(http.read(READ, {}))
     assert guard.headers[0][header] == value
     assert (failure.kind, failure.status, len(guard.calls)) == (Failure.AUTH, 401, 1)
@@ -117,16 +130,35 @@ async def test_what_does_not_change(server: Server, guard: Guard, settings: dict
 
 # Logins.
 
-@pytest.mark.parametrize(("changes", "header", "value"), [
-    pytest.param({}, "authorization", "Bearer token-1-tok", id="token from the body"),
-    pytest.param({"token": 'headers."x-token"'}, "authorization", "Bearer token-1-tok", id="token from a header"),
-    pytest.param({"headers": {"X-Auth": "{{ shop }}:{{ token }}"}, "values": {"shop": "body.shop.id"}},
-                 "x-auth", "shop-1:token-1-tok", id="composed token: several values in one header"),
-    pytest.param({"headers": {"Authorization": "Token {{ token }}", "X-Shop": "{{ shop }}"},
-                  "values": {"shop": "body.shop.id"}}, "x-shop", "shop-1", id="composed token: several headers"),
-    pytest.param({"headers": {"Authorization": "Basic {{ (token ~ ':x') | base64 }}", "X-T": "{{ token }}"}},
-                 "authorization", "Basic " + base64.b64encode(b"token-1-tok:x").decode(), id="composed token: encoded"),
-])
+
+@pytest.mark.parametrize(
+    ("changes", "header", "value"),
+    [
+        pytest.param({}, "authorization", "Bearer token-1-tok", id="token from the body"),
+        pytest.param({"token": 'headers."x-token"'}, "authorization", "Bearer token-1-tok", id="token from a header"),
+        pytest.param(
+            {"headers": {"X-Auth": "{{ shop }}:{{ token }}"}, "values": {"shop": "body.shop.id"}},
+            "x-auth",
+            "shop-1:token-1-tok",
+            id="composed token: several values in one header",
+        ),
+        pytest.param(
+            {
+                "headers": {"Authorization": "Token {{ token }}", "X-Shop": "{{ shop }}"},
+                "values": {"shop": "body.shop.id"},
+            },
+            "x-shop",
+            "shop-1",
+            id="composed token: several headers",
+        ),
+        pytest.param(
+            {"headers": {"Authorization": "Basic {{ (token ~ ':x') | base64 }}", "X-T": "{{ token }}"}},
+            "authorization",
+            "Basic " + base64.b64encode(b"token-1-tok:x").decode(),
+            id="composed token: encoded",
+        ),
+    ],
+)
 async def test_login_call(server: Server, guard: Guard, changes: dict[str, Any], header: str, value: str) -> None:
     http = client(server, {**LOGIN, **changes})
     assert await called(http, 2) == [{"ok": True}] * 2
@@ -156,21 +188,32 @@ async def test_concurrent_calls_make_one_login(server: Server, guard: Guard) -> 
 
 # Log in again on expiry.
 
-@pytest.mark.parametrize(("refused", "outcomes"), [
-    pytest.param(lambda: JSONResponse({}, 401), [], id="log in again on expiry: 401"),
-    pytest.param(lambda: JSONResponse({"error": {"code": 100}}), [{"when": "body.error.code == `100`",
-                                                                    "means": "auth"}],
-                 id="log in again on expiry: told inside a 200"),
-    pytest.param(lambda: JSONResponse({"session": "expired"}, 403), [{"when": "body.session == 'expired'",
-                                                                       "means": "auth"}],
-                 id="log in again on expiry: a 403 that a rule names"),
-    pytest.param(lambda: PlainTextResponse("<html>Please log in</html>"),
-                 [{"when": "contains(text, 'Please log in')", "means": "auth"}],
-                 id="log in again on expiry: a login page instead of an answer"),
-])
+
+@pytest.mark.parametrize(
+    ("refused", "outcomes"),
+    [
+        pytest.param(lambda: JSONResponse({}, 401), [], id="log in again on expiry: 401"),
+        pytest.param(
+            lambda: JSONResponse({"error": {"code": 100}}),
+            [{"when": "body.error.code == `100`", "means": "auth"}],
+            id="log in again on expiry: told inside a 200",
+        ),
+        pytest.param(
+            lambda: JSONResponse({"session": "expired"}, 403),
+            [{"when": "body.session == 'expired'", "means": "auth"}],
+            id="log in again on expiry: a 403 that a rule names",
+        ),
+        pytest.param(
+            lambda: PlainTextResponse("<html>Please log in</html>"),
+            [{"when": "contains(text, 'Please log in')", "means": "auth"}],
+            id="log in again on expiry: a login page instead of an answer",
+        ),
+    ],
+)
 @pytest.mark.parametrize("write", [False, True])
-async def test_log_in_again(server: Server, guard: Guard, refused: Callable[[], Response],
-                            outcomes: list[dict[str, str]], write: bool) -> None:
+async def test_log_in_again(
+    server: Server, guard: Guard, refused: Callable[[], Response], outcomes: list[dict[str, str]], write: bool
+) -> None:
     http = client(server, LOGIN, outcomes=outcomes)
     guard.refused = refused
     await called(http)
@@ -208,10 +251,22 @@ async def test_a_matter_of_rights_is_no_expiry(server: Server, guard: Guard) -> 
     await http.close()
 
 
-@pytest.mark.parametrize(("told", "logins"), [
-    (0.001, 2), ("0.001", 2), (3600, 1), ("3600", 1), (None, 1), (0, 1), (-5, 1), ("soon", 1), ({}, 1),
-    ("2001-01-01T00:00:00Z", 1),
-], ids=lambda value: f"expires_in {value!r}")
+@pytest.mark.parametrize(
+    ("told", "logins"),
+    [
+        (0.001, 2),
+        ("0.001", 2),
+        (3600, 1),
+        ("3600", 1),
+        (None, 1),
+        (0, 1),
+        (-5, 1),
+        ("soon", 1),
+        ({}, 1),
+        ("2001-01-01T00:00:00Z", 1),
+    ],
+    ids=lambda value: f"expires_in {value!r}",
+)
 async def test_a_token_is_renewed_before_it_is_refused(server: Server, guard: Guard, told: Any, logins: int) -> None:
     http = client(server, {**LOGIN, "expires_in": "body.expires_in"})
     guard.lifetime = told
@@ -225,8 +280,9 @@ async def test_a_token_is_renewed_before_it_is_refused(server: Server, guard: Gu
 
 
 @pytest.mark.parametrize(("lifetime", "renew_in"), [(3600, 3540), (100, 90), (1, 0.9)])
-async def test_a_token_is_renewed_a_little_earlier(server: Server, guard: Guard, lifetime: float,
-                                                   renew_in: float) -> None:
+async def test_a_token_is_renewed_a_little_earlier(
+    server: Server, guard: Guard, lifetime: float, renew_in: float
+) -> None:
     kept: list[Given] = []
 
     class Store(ProcessLogins):
@@ -243,6 +299,7 @@ async def test_a_token_is_renewed_a_little_earlier(server: Server, guard: Guard,
 
 # Rotating refresh.
 
+
 async def test_rotating_refresh(server: Server, guard: Guard) -> None:
     """Each refresh token is used once; no password is sent while there is one."""
     http = client(server, {**LOGIN, **REFRESH})
@@ -251,7 +308,9 @@ async def test_rotating_refresh(server: Server, guard: Guard) -> None:
         guard.expire()
     assert guard.calls == ["/login", "/things", *["/things", "/refresh", "/things"] * 2]
     assert [body for body in guard.bodies if body.startswith(b"refresh=")] == [
-        b"refresh=refresh-1-ref", b"refresh=refresh-2-ref"]
+        b"refresh=refresh-1-ref",
+        b"refresh=refresh-2-ref",
+    ]
     await http.close()
 
 
@@ -372,6 +431,7 @@ def test_a_login_that_outlived_its_lease_changes_nothing(store: LoginStore) -> N
 
 # Logins that fail.
 
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
 async def test_a_wrong_password_does_not_hammer_the_login(
     server: Server, guard: Guard, status: int, monkeypatch: pytest.MonkeyPatch
@@ -466,17 +526,22 @@ async def test_a_login_that_answers_garbage(server: Server, guard: Guard, answer
     failure = await failure_of(http.read(READ, {}))
     assert failure.kind is Failure.AUTH
     assert failure.detail == (
-        f"the login failed: nothing usable as 'token' at 'body.token' in answer {answer.status_code}: {shape}")
+        f"the login failed: nothing usable as 'token' at 'body.token' in answer {answer.status_code}: {shape}"
+    )
     assert guard.calls == ["/login"]
     await http.close()
 
 
-@pytest.mark.parametrize(("changes", "name"), [
-    ({"values": {"cell": "body.cell"}, "headers": {"A": "{{ token }}{{ cell }}"}}, "values.cell"),
-    ({"refresh": "body.shop"}, "refresh"),
-])
-async def test_a_login_that_answers_garbage_beside_the_token(server: Server, guard: Guard, changes: dict[str, Any],
-                                                             name: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"values": {"cell": "body.cell"}, "headers": {"A": "{{ token }}{{ cell }}"}}, "values.cell"),
+        ({"refresh": "body.shop"}, "refresh"),
+    ],
+)
+async def test_a_login_that_answers_garbage_beside_the_token(
+    server: Server, guard: Guard, changes: dict[str, Any], name: str
+) -> None:
     http = client(server, {**LOGIN, **changes})
     failure = await failure_of(http.read(READ, {}))
     assert failure.kind is Failure.AUTH
@@ -495,8 +560,16 @@ async def test_a_login_that_redirects(server: Server, guard: Guard) -> None:
 
 
 async def test_a_login_that_is_refused_inside_a_200(server: Server, guard: Guard) -> None:
-    http = client(server, {**LOGIN, "request": {**LOGIN["request"], "outcomes": [
-        {"when": "body.error", "means": "auth", "message": "body.error"}]}})
+    http = client(
+        server,
+        {
+            **LOGIN,
+            "request": {
+                **LOGIN["request"],
+                "outcomes": [{"when": "body.error", "means": "auth", "message": "body.error"}],
+            },
+        },
+    )
     guard.login = lambda request, body: JSONResponse({"error": "wrong: hunter-2-secret"})
     failure = await failure_of(http.read(READ, {}))
     assert failure.detail == "the login failed: auth, answer 200: wrong: ***"
@@ -513,8 +586,12 @@ async def test_secrets_are_not_in_errors_logs_or_reprs(
 ) -> None:
     """Neither those of the settings nor those got at run time, however the answer spells them."""
     caplog.set_level(logging.DEBUG)
-    login = {**LOGIN, **REFRESH, "values": {"shop": "body.shop.id"},
-             "headers": {"Authorization": "Basic {{ (shop ~ ':' ~ token) | base64 }}", "X-T": "{{ token }}"}}
+    login = {
+        **LOGIN,
+        **REFRESH,
+        "values": {"shop": "body.shop.id"},
+        "headers": {"Authorization": "Basic {{ (shop ~ ':' ~ token) | base64 }}", "X-T": "{{ token }}"},
+    }
     login["request"] = {**LOGIN["request"], "params": {"secret": "hunter-2-secret"}}
     http = client(server, login, headers={"X-Key": "api-key-9"})
     await called(http)
@@ -530,8 +607,16 @@ async def test_secrets_are_not_in_errors_logs_or_reprs(
     await called(http)
     server.handler = telling
     failures = [await failure_of(http.read(READ, {})), http.garbage("odd", {"came": SECRETS})]
-    told = " ".join([*(f"{failure} {failure!r}" for failure in failures), repr(http), repr(vars(http)["_settings"]),
-                     repr(vars(vars(http)["_auth"])["_session"]), repr(await vars(http)["_auth"].proof()), caplog.text])
+    told = " ".join(
+        [
+            *(f"{failure} {failure!r}" for failure in failures),
+            repr(http),
+            repr(vars(http)["_settings"]),
+            repr(vars(vars(http)["_auth"])["_session"]),
+            repr(await vars(http)["_auth"].proof()),
+            caplog.text,
+        ]
+    )
     assert [secret for secret in SECRETS if secret in told] == []
     composed = base64.b64encode(b"shop-2:token-2-tok").decode()
     assert composed not in told
@@ -551,31 +636,42 @@ async def test_secrets_are_found_however_they_are_spelt(server: Server, guard: G
     await http.close()
 
 
-@pytest.mark.parametrize("settings", [
-    {"kind": "basic", "user": "me", "password": "hunter-2-secret"},
-    {"kind": "bearer", "token": "hunter-2-secret"},
-    {**LOGIN, "headers": {"X-Key": "hunter-2-secret"}},
-], ids=lambda settings: settings["kind"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "basic", "user": "me", "password": "hunter-2-secret"},
+        {"kind": "bearer", "token": "hunter-2-secret"},
+        {**LOGIN, "headers": {"X-Key": "hunter-2-secret"}},
+    ],
+    ids=lambda settings: settings["kind"],
+)
 def test_secrets_are_not_in_the_repr_of_the_settings(settings: dict[str, Any]) -> None:
-    http = HttpSettings.model_validate({
-        "base_url": "http://x", "auth": settings, "headers": {"X-Api-Key": "hunter-2-secret"}})
+    http = HttpSettings.model_validate(
+        {"base_url": "http://x", "auth": settings, "headers": {"X-Api-Key": "hunter-2-secret"}}
+    )
     assert "hunter" not in repr(http) + str(http)
 
 
 # Settings.
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"headers": {"A": "{{ tok }}"}}, "headers: nothing fills in 'tok'"),
-    ({"request": {"path": "/{{ user }}"}}, "request: nothing fills in 'user'"),
-    ({"refresh_request": {"path": "/r"}}, "refresh_request needs 'refresh'"),
-])
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"headers": {"A": "{{ tok }}"}}, "headers: nothing fills in 'tok'"),
+        ({"request": {"path": "/{{ user }}"}}, "request: nothing fills in 'user'"),
+        ({"refresh_request": {"path": "/r"}}, "refresh_request needs 'refresh'"),
+    ],
+)
 def test_a_login_that_cannot_work_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         HttpSettings.model_validate({"base_url": "http://x", "auth": {**LOGIN, **changes}})
 
 
-@pytest.mark.parametrize("settings", [
-    {"auth": {"kind": "bearer", "token": "abc\n"}}, {"headers": {"X-Key": "abc\n"}}, {"headers": {"X-Key": "é"}}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"auth": {"kind": "bearer", "token": "abc\n"}}, {"headers": {"X-Key": "abc\n"}}, {"headers": {"X-Key": "é"}}],
+)
 def test_a_header_that_cannot_be_sent_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         HttpSettings.model_validate({"base_url": "http://x", **settings})
@@ -586,5 +682,3 @@ async def test_a_header_made_of_a_key_that_cannot_be_sent(server: Server) -> Non
     failure = await failure_of(http.send(Call(path="/x", headers={"X-Key": "{{ key }}"}), {"key": "a\nb"}, write=True))
     assert (failure.kind, server.seen) == (Failure.PERMANENT, [])
     await http.close()
-
-

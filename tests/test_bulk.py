@@ -33,12 +33,20 @@ from sync_orchestrator.errors import CallFailed, Failure
 
 MAPPED = ("code", "name")
 BULK: dict[str, Any] = {
-    "request": {"path": "/bulk", "method": "POST", "body": {"items": "{{ items }}"}}, "gather": 0.05, "size": 10,
-    "results": "results", "result_id": "id", "status": "status"}
+    "request": {"path": "/bulk", "method": "POST", "body": {"items": "{{ items }}"}},
+    "gather": 0.05,
+    "size": 10,
+    "results": "results",
+    "result_id": "id",
+    "status": "status",
+}
 TARGET: dict[str, Any] = {
-    "system": "erp", "key_field": "code", "read": {"path": "/items/{{ id }}"},
+    "system": "erp",
+    "key_field": "code",
+    "read": {"path": "/items/{{ id }}"},
     "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
-    "list": {"path": "/items", "params": {"store": "{{ group }}"}}}
+    "list": {"path": "/items", "params": {"store": "{{ group }}"}},
+}
 
 
 class BulkStore:
@@ -98,8 +106,9 @@ async def http(server: Server) -> AsyncIterator[Http]:
 def third_party(http: Http, **changes: Any) -> RestThirdParty:
     """All three verbs are set up alike; ``changes`` are of the bulk."""
     bulk = {**BULK, **changes}
-    return RestThirdParty(http, Target.model_validate(
-        {**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk}), MAPPED)
+    return RestThirdParty(
+        http, Target.model_validate({**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk}), MAPPED
+    )
 
 
 def item(key: str, external_id: str | None = None, group: str | None = "A", **more: Any) -> Item:
@@ -126,7 +135,9 @@ async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http
     results = await asyncio.gather(erp.create(item("c")), erp.update(item("a", "i-a")), erp.delete(item("b", "i-b")))
     assert results == ["i-c", "i-a", None]
     assert [sorted(each["op"] for each in call) for call in store.calls] == [
-        ["create"] * 2, ["create", "delete", "update"]]
+        ["create"] * 2,
+        ["create", "delete", "update"],
+    ]
     assert sorted(store.items) == ["i-a", "i-c"]
 
 
@@ -140,8 +151,11 @@ async def test_two_writes_of_one_record_do_not_go_in_one_call(store: BulkStore, 
 
 
 async def test_verbs_that_are_set_up_differently_do_not_go_together(store: BulkStore, http: Http) -> None:
-    erp = RestThirdParty(http, Target.model_validate({
-        **TARGET, "bulk_create": BULK, "bulk_update": {**BULK, "size": 9}, "bulk_delete": BULK}), MAPPED)
+    erp = RestThirdParty(
+        http,
+        Target.model_validate({**TARGET, "bulk_create": BULK, "bulk_update": {**BULK, "size": 9}, "bulk_delete": BULK}),
+        MAPPED,
+    )
     await created(erp, "a")
     await asyncio.gather(erp.create(item("c")), erp.update(item("a", "i-a")))
     assert sorted(len(call) for call in store.calls) == [1, 1, 1]
@@ -168,8 +182,9 @@ async def test_items_stand_in_a_call_in_their_own_shape(server: Server, store: B
 
 
 async def test_an_item_whose_shape_cannot_be_made_spoils_no_other(store: BulkStore, http: Http) -> None:
-    erp = third_party(http, item={"key": "{{ {'a': 'a', 'c': 'c'}[key] }}", "op": "{{ op }}", "id": None,
-                                  "payload": "{{ payload }}"})
+    erp = third_party(
+        http, item={"key": "{{ {'a': 'a', 'c': 'c'}[key] }}", "op": "{{ op }}", "id": None, "payload": "{{ payload }}"}
+    )
     results = await created(erp, "abc")
     assert (results["a"], results["c"]) == ("i-a", "i-c")
     assert (results["b"].kind, results["b"].unknown) == (Failure.PERMANENT, False)
@@ -202,7 +217,8 @@ async def test_a_call_holds_one_business_group_where_its_address_names_it(
 async def test_what_waited_too_long_is_not_sent_and_says_so(store: BulkStore, http: Http) -> None:
     erp = third_party(http)
     late, _ = await asyncio.gather(
-        failure_of(erp.create(item("a", deadline=time.monotonic() - 1))), erp.create(item("b")))
+        failure_of(erp.create(item("a", deadline=time.monotonic() - 1))), erp.create(item("b"))
+    )
     assert (late.kind, late.unknown) == (Failure.THROTTLED, False)
     assert [[each["key"] for each in call] for call in store.calls] == [["b"]]
 
@@ -223,11 +239,16 @@ async def test_without_a_body_of_its_own_a_list_of_the_payloads_is_sent(http: Ht
 # Results ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("match", "says"), [
-    pytest.param("position", lambda results: results, id="by position"),
-    pytest.param("key", lambda results: results[::-1], id="by key, in another order"),
-    pytest.param("key", lambda results: {each["key"]: each for each in results}, id="by key, as names of an object"),
-])
+@pytest.mark.parametrize(
+    ("match", "says"),
+    [
+        pytest.param("position", lambda results: results, id="by position"),
+        pytest.param("key", lambda results: results[::-1], id="by key, in another order"),
+        pytest.param(
+            "key", lambda results: {each["key"]: each for each in results}, id="by key, as names of an object"
+        ),
+    ],
+)
 async def test_results_find_their_records(
     store: BulkStore, http: Http, match: str, says: Callable[[list[Any]], Any]
 ) -> None:
@@ -243,9 +264,18 @@ async def test_results_are_matched_by_id(store: BulkStore, http: Http) -> None:
     erp = third_party(http)
     await created(erp, "abc")
     store.says = lambda results: JSONResponse({"results": results[::-1]}, 207)
-    by_id = RestThirdParty(http, Target.model_validate({
-        **TARGET, "create": {"path": "/items"}, "delete": {"path": "/items/{{ id }}"},
-        "bulk_update": {**BULK, "match": "id", "result_key": "id"}}), MAPPED)
+    by_id = RestThirdParty(
+        http,
+        Target.model_validate(
+            {
+                **TARGET,
+                "create": {"path": "/items"},
+                "delete": {"path": "/items/{{ id }}"},
+                "bulk_update": {**BULK, "match": "id", "result_key": "id"},
+            }
+        ),
+        MAPPED,
+    )
     store.bad = {"b"}
     answers = await asyncio.gather(*(by_id.update(item(key, f"i-{key}")) for key in "abc"), return_exceptions=True)
     assert (answers[0], answers[2]) == ("i-a", "i-c")
@@ -269,12 +299,21 @@ async def test_an_item_that_is_missing_there_is_told_apart(store: BulkStore, htt
 
 
 async def test_rules_say_what_a_result_means(store: BulkStore, http: Http) -> None:
-    store.says = lambda results: JSONResponse({"results": [
-        {**each, "error": {"code": "rolled_back"}} if each["key"] != "b" else {**each, "error": {"code": "no"}}
-        for each in results]})
-    erp = third_party(http, outcomes=[
-        {"when": "body.error.code == 'rolled_back'", "means": "transient"},
-        {"when": "body.error", "means": "invalid", "message": "body.error.code"}])
+    store.says = lambda results: JSONResponse(
+        {
+            "results": [
+                {**each, "error": {"code": "rolled_back"}} if each["key"] != "b" else {**each, "error": {"code": "no"}}
+                for each in results
+            ]
+        }
+    )
+    erp = third_party(
+        http,
+        outcomes=[
+            {"when": "body.error.code == 'rolled_back'", "means": "transient"},
+            {"when": "body.error", "means": "invalid", "message": "body.error.code"},
+        ],
+    )
     results = await created(erp, "abc")
     assert [results[key].kind for key in "abc"] == [Failure.TRANSIENT, Failure.PERMANENT, Failure.TRANSIENT]
     assert "no" in results["b"].detail
@@ -295,9 +334,7 @@ async def test_what_was_made_without_a_result_is_looked_up(store: BulkStore, htt
 # Calls that fail ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alone(
-    store: BulkStore, http: Http
-) -> None:
+async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alone(store: BulkStore, http: Http) -> None:
     store.atomic, store.bad = True, {"f"}
     results = await created(third_party(http, atomic=True), "abcdefgh")
     assert {key for key, end in results.items() if isinstance(end, CallFailed)} == {"f"}
@@ -308,9 +345,24 @@ async def test_a_call_that_is_all_or_nothing_is_halved_until_the_bad_one_is_alon
 
 async def test_a_call_that_is_too_large_is_halved_though_it_is_answered_by_a_429(store: BulkStore, http: Http) -> None:
     store.most = 3
-    erp = RestThirdParty(http, Target.model_validate({
-        **TARGET, "bulk_update": BULK, "bulk_delete": BULK, "bulk_create": {**BULK, "request": {
-            **BULK["request"], "outcomes": [{"when": "body.error == 'too many'", "means": "too_large"}]}}}), MAPPED)
+    erp = RestThirdParty(
+        http,
+        Target.model_validate(
+            {
+                **TARGET,
+                "bulk_update": BULK,
+                "bulk_delete": BULK,
+                "bulk_create": {
+                    **BULK,
+                    "request": {
+                        **BULK["request"],
+                        "outcomes": [{"when": "body.error == 'too many'", "means": "too_large"}],
+                    },
+                },
+            }
+        ),
+        MAPPED,
+    )
     assert set((await created(erp, "abcdefgh")).values()) == {f"i-{key}" for key in "abcdefgh"}
     assert max(len(call) for call in store.calls[1:]) == 4
     assert len(store.items) == 8
@@ -344,8 +396,13 @@ def world_of(engine: Engine, server: Server, **changes: Any) -> World:
     settings = {**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk, "group": "store"}
     config = two_part_config(entity={"third_party": settings}, system={"concurrency": 4, "base_url": server.url})
     http = Http(config.third_parties["erp"])
-    return World(engine, config, erp=RestThirdParty(  # type: ignore[arg-type]
-        http, config.entities["item"].third_party, tuple(config.entities["item"].mapping)))
+    return World(
+        engine,
+        config,
+        erp=RestThirdParty(  # type: ignore[arg-type]
+            http, config.entities["item"].third_party, tuple(config.entities["item"].mapping)
+        ),
+    )
 
 
 def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_nobody(
@@ -381,13 +438,16 @@ def test_answers_that_are_lost_make_no_twins(engine: Engine, server: Server, sto
 # Configuration --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"bulk_create": {**BULK, "match": "id"}}, "match by position or key"),
-    ({"bulk_create": {**BULK, "result_id": None}, "lookup": None}, "needs 'result_id', or 'lookup'"),
-    ({"bulk_update": {**BULK, "request": {"path": "/{{ group }}/bulk"}}}, "needs by_group: true"),
-    ({"bulk_update": {**BULK, "request": {"path": "/bulk/{{ key }}"}}}, "nothing fills in 'key'"),
-    ({"bulk_update": {**BULK, "item": {"x": "{{ items }}"}}}, "bulk_update.item: nothing fills in 'items'"),
-])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"bulk_create": {**BULK, "match": "id"}}, "match by position or key"),
+        ({"bulk_create": {**BULK, "result_id": None}, "lookup": None}, "needs 'result_id', or 'lookup'"),
+        ({"bulk_update": {**BULK, "request": {"path": "/{{ group }}/bulk"}}}, "needs by_group: true"),
+        ({"bulk_update": {**BULK, "request": {"path": "/bulk/{{ key }}"}}}, "nothing fills in 'key'"),
+        ({"bulk_update": {**BULK, "item": {"x": "{{ items }}"}}}, "bulk_update.item: nothing fills in 'items'"),
+    ],
+)
 def test_what_cannot_work_is_refused_at_load(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Target.model_validate({**TARGET, "bulk_create": BULK, "bulk_update": BULK, "bulk_delete": BULK, **changes})

@@ -62,21 +62,37 @@ def settings(url: str) -> dict[str, Any]:
     return {
         "sources": {"shop": {"base_url": f"{url}/shop", "timeout": 50}},
         "third_parties": {"erp": {"base_url": f"{url}/erp", "timeout": 50, "concurrency": 2, "search_lag": 0}},
-        "entities": {"item": {
-            "owner": "shop",
-            "parts": {"shop": {
-                "key": "code", "version": {"path": "v", "kind": "number"}, "group": "store",
-                "list": {"path": "/items", "params": {"store": "{{ group }}"}}, "read": {"path": "/items/{{ key }}"},
-                "groups": {"path": "/groups"}}},
-            "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-            "validation": {"confirm_after": 0}, "source_check": {"confirm_after": 0},
-            "third_party": {
-                "system": "erp", "key_field": "code", "group": "store", "create": {"path": "/items"},
-                "update": {"method": "PUT", "path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
-                "read": {"path": "/items/{{ id }}"}, "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
-                "list": {"path": "/items", "params": {"store": "{{ group }}"}}},
-        }},
-        "limits": {"linger": 600, "lease": 300}, "alerts": {"group_wait": 0},
+        "entities": {
+            "item": {
+                "owner": "shop",
+                "parts": {
+                    "shop": {
+                        "key": "code",
+                        "version": {"path": "v", "kind": "number"},
+                        "group": "store",
+                        "list": {"path": "/items", "params": {"store": "{{ group }}"}},
+                        "read": {"path": "/items/{{ key }}"},
+                        "groups": {"path": "/groups"},
+                    }
+                },
+                "mapping": {"code": "key", "store": "group", "name": "shop.name"},
+                "validation": {"confirm_after": 0},
+                "source_check": {"confirm_after": 0},
+                "third_party": {
+                    "system": "erp",
+                    "key_field": "code",
+                    "group": "store",
+                    "create": {"path": "/items"},
+                    "update": {"method": "PUT", "path": "/items/{{ id }}"},
+                    "delete": {"path": "/items/{{ id }}"},
+                    "read": {"path": "/items/{{ id }}"},
+                    "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
+                    "list": {"path": "/items", "params": {"store": "{{ group }}"}},
+                },
+            }
+        },
+        "limits": {"linger": 600, "lease": 300},
+        "alerts": {"group_wait": 0},
     }
 
 
@@ -147,14 +163,34 @@ class Runs:
     pid: int = 0
     _left: list[str] = field(default_factory=list)
 
-    def start(self, job: str, *, groups: Sequence[str] = (), checks: Sequence[tuple[Sequence[str], str]] = (),
-              tags: dict[str, str] | None = None, config: dict[str, Any] | None = None) -> None:
+    def start(
+        self,
+        job: str,
+        *,
+        groups: Sequence[str] = (),
+        checks: Sequence[tuple[Sequence[str], str]] = (),
+        tags: dict[str, str] | None = None,
+        config: dict[str, Any] | None = None,
+    ) -> None:
         self.run_id = str(uuid4())
-        ranged = {"dagster/asset_partition_range_start": groups[0],
-                  "dagster/asset_partition_range_end": groups[-1]} if groups else {}
-        self.pid = int(self._order(
-            do="run", job=job, run_id=self.run_id, checks=checks, tags={**ranged, **(tags or {})}, config=config,
-            environment=self.environment, dagster_home=self.instance.root_directory, output=str(self.output)))
+        ranged = (
+            {"dagster/asset_partition_range_start": groups[0], "dagster/asset_partition_range_end": groups[-1]}
+            if groups
+            else {}
+        )
+        self.pid = int(
+            self._order(
+                do="run",
+                job=job,
+                run_id=self.run_id,
+                checks=checks,
+                tags={**ranged, **(tags or {})},
+                config=config,
+                environment=self.environment,
+                dagster_home=self.instance.root_directory,
+                output=str(self.output),
+            )
+        )
 
     def cancel(self, way: Any) -> None:
         """Ends the run; the first half of ``ui`` is what the launcher does, the second what the code server does."""
@@ -186,15 +222,19 @@ class Runs:
 
     def leases(self) -> int:
         """Records, events and groups that somebody holds."""
-        return int(self.query(
-            "SELECT (SELECT count(*) FROM sync.records WHERE lease_until IS NOT NULL)"
-            " + (SELECT count(*) FROM sync.events WHERE state = 'leased')"
-            " + (SELECT count(*) FROM sync.groups WHERE lease_until IS NOT NULL) AS n")[0].n)
+        return int(
+            self.query(
+                "SELECT (SELECT count(*) FROM sync.records WHERE lease_until IS NOT NULL)"
+                " + (SELECT count(*) FROM sync.events WHERE state = 'leased')"
+                " + (SELECT count(*) FROM sync.groups WHERE lease_until IS NOT NULL) AS n"
+            )[0].n
+        )
 
     def holds_only(self, calls: int) -> None:
         """Waits until only the records of calls under way are leased."""
-        eventually(lambda: self.query("SELECT count(*) AS n FROM sync.records WHERE lease_until IS NOT NULL")[0].n
-                   == calls)
+        eventually(
+            lambda: self.query("SELECT count(*) AS n FROM sync.records WHERE lease_until IS NOT NULL")[0].n == calls
+        )
 
     def archive_all(self) -> None:
         """The system in sync, as after a full sync of each group."""
@@ -204,7 +244,8 @@ class Runs:
     def in_sync(self) -> None:
         """Asserts that each record is at the third party once, as its source has it."""
         assert sorted((item["code"], item["store"], item["name"]) for item in self.systems.items.values()) == sorted(
-            (row["code"], row["store"], row["name"]) for row in self.systems.rows.values())
+            (row["code"], row["store"], row["name"]) for row in self.systems.rows.values()
+        )
         assert not self.query("SELECT FROM sync.records WHERE out_of_step")
 
 
@@ -217,8 +258,13 @@ def eventually(check: Callable[[], Any]) -> None:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen([sys.executable, cancel_worker.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True, cwd=Path(__file__).parent) as process:
+    with subprocess.Popen(
+        [sys.executable, cancel_worker.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    ) as process:
         yield process
         assert process.stdin is not None
         process.stdin.close()
@@ -232,12 +278,24 @@ def systems(server: Server) -> Iterator[Systems]:
 
 
 @pytest.fixture
-def runs(engine: Engine, database_url: str, instance: dg.DagsterInstance, systems: Systems, server: Server,
-         worker: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runs:
+def runs(
+    engine: Engine,
+    database_url: str,
+    instance: dg.DagsterInstance,
+    systems: Systems,
+    server: Server,
+    worker: subprocess.Popen[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Runs:
     file = tmp_path / "sync.yaml"
     file.write_text(yaml.safe_dump(settings(server.url)))
-    environment = {"SYNC_CONFIG": str(file), "SYNC_HOME": str(tmp_path), "SYNC_DATABASE_URL": database_url,
-                   DATABASE_VARIABLE: os.environ[DATABASE_VARIABLE]}
+    environment = {
+        "SYNC_CONFIG": str(file),
+        "SYNC_HOME": str(tmp_path),
+        "SYNC_DATABASE_URL": database_url,
+        DATABASE_VARIABLE: os.environ[DATABASE_VARIABLE],
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     instance.add_dynamic_partitions("business_group", GROUPS)
@@ -282,8 +340,13 @@ def test_full_sync(runs: Runs, way: Any) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_drain(runs: Runs, way: Any) -> None:
     """SIGTERM ends the whole system, and a drain that it ends has done what it is for."""
-    record(runs.engine, [ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row)  # type: ignore[arg-type]
-                         for key, row in runs.systems.rows.items()])
+    record(
+        runs.engine,
+        [
+            ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row)  # type: ignore[arg-type]
+            for key, row in runs.systems.rows.items()
+        ],
+    )
     runs.systems.held = writes
     runs.start("incremental_sync")
     reached(runs.systems, 2)
@@ -295,21 +358,26 @@ def test_drain(runs: Runs, way: Any) -> None:
     assert runs.systems.writes() == 2
     assert runs.leases() == 0
     runs.start("incremental_sync")
-    eventually(lambda: runs.systems.writes() == len(KEYS) and not runs.query(
-        "SELECT FROM sync.records WHERE out_of_step"))
+    eventually(
+        lambda: runs.systems.writes() == len(KEYS) and not runs.query("SELECT FROM sync.records WHERE out_of_step")
+    )
     runs.cancel(way)  # while it lingers
     assert runs.ended() is ended
     runs.in_sync()
 
 
 @pytest.mark.parametrize("way", READING_WAYS)
-@pytest.mark.parametrize(("system", "job", "checks"), [
-    ("erp", "validate", []),
-    ("erp", "__ASSET_JOB", [(["item", "mirror"], CHECK)]),
-    ("shop", "check_sources", []),
-    ("shop", "__ASSET_JOB", [(["item", "archive"], SOURCE_CHECK)]),
-    ("shop", "plan", []),
-], ids=["validation", "mirror check", "source check", "archive check", "plan"])
+@pytest.mark.parametrize(
+    ("system", "job", "checks"),
+    [
+        ("erp", "validate", []),
+        ("erp", "__ASSET_JOB", [(["item", "mirror"], CHECK)]),
+        ("shop", "check_sources", []),
+        ("shop", "__ASSET_JOB", [(["item", "archive"], SOURCE_CHECK)]),
+        ("shop", "plan", []),
+    ],
+    ids=["validation", "mirror check", "source check", "archive check", "plan"],
+)
 def test_reading(runs: Runs, way: Any, system: str, job: str, checks: Any) -> None:
     """A read has no outcome to be settled: it is cut off."""
     at_once = 1 if job == "plan" else 2
@@ -335,8 +403,7 @@ def test_repair(runs: Runs, way: Any) -> None:
     runs.archive_all()
     for item in runs.systems.items.values():
         item["name"] = "altered"
-    found = perform(runs.context, validate(
-        runs.context, runs.context.entities["item"], "A", full=True, repair="ask"))
+    found = perform(runs.context, validate(runs.context, runs.context.entities["item"], "A", full=True, repair="ask"))
     assert len(found.drift) == 4
     runs.systems.calls.clear()
     runs.systems.held = writes
@@ -354,15 +421,22 @@ def test_repair(runs: Runs, way: Any) -> None:
     assert {item["name"] for item in runs.systems.items.values() if item["store"] == "A"} == {"n"}
 
 
-@pytest.mark.parametrize(("command", "system"), [
-    (["full-sync", "item"], "shop"), (["verify", "item", "--full"], "erp")], ids=["full sync", "verify"])
+@pytest.mark.parametrize(
+    ("command", "system"),
+    [(["full-sync", "item"], "shop"), (["verify", "item", "--full"], "erp")],
+    ids=["full sync", "verify"],
+)
 def test_command_that_is_interrupted(runs: Runs, command: list[str], system: str) -> None:
     """Ctrl-C."""
     if command[0] == "verify":
         runs.archive_all()
     runs.systems.held = listings_of(system)
-    with subprocess.Popen([sys.executable, "-m", "sync_orchestrator", *command], text=True, stderr=subprocess.PIPE,
-                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sync_orchestrator", *command],
+        text=True,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         reached(runs.systems, 1)
         process.send_signal(signal.SIGINT)
         errors = process.communicate(timeout=WITHIN_SECONDS)[1]

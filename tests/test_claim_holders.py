@@ -40,8 +40,13 @@ def shared(make_world: Callable[..., World], engine: Engine) -> World:
 def worker(database_url: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A worker that has sent itself a signal; it is ended in any case."""
     process = subprocess.Popen(
-        [sys.executable, holder_worker.__file__, database_url, *arguments], env={**os.environ, **environment},
-        text=True, cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [sys.executable, holder_worker.__file__, database_url, *arguments],
+        env={**os.environ, **environment},
+        text=True,
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     with process:
         try:
             state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -58,8 +63,13 @@ def taken_over(world: World) -> bool:
 
 
 def lease_left(world: World) -> float:
-    return float(world.query("SELECT EXTRACT(epoch FROM max(lease_until) - sync.clock()) AS left FROM sync.records "
-                             "WHERE lease_until IS NOT NULL")[0].left or 0)
+    return float(
+        world.query(
+            "SELECT EXTRACT(epoch FROM max(lease_until) - sync.clock()) AS left FROM sync.records "
+            "WHERE lease_until IS NOT NULL"
+        )[0].left
+        or 0
+    )
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -152,8 +162,12 @@ def test_events_that_a_stopped_process_was_reading_are_settled_once(shared: Worl
 
 def archived(world: World) -> bool:
     """The one event is in the archive; it may be pushed and finished as soon as that."""
-    return bool(world.query("SELECT FROM sync.events WHERE revision IS NOT NULL UNION ALL "
-                            "SELECT FROM sync.event_history WHERE revision IS NOT NULL"))
+    return bool(
+        world.query(
+            "SELECT FROM sync.events WHERE revision IS NOT NULL UNION ALL "
+            "SELECT FROM sync.event_history WHERE revision IS NOT NULL"
+        )
+    )
 
 
 def assert_third_party_is_true(world: World) -> None:
@@ -212,8 +226,10 @@ def test_claims_without_a_heartbeat_end_with_their_lease(world: World) -> None:
     assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
 
 
-
-
 def _claimed(world: World) -> list[Any]:
-    return in_transaction(world.engine, lambda connection: claim(
-        connection, ["item"], most=1, lease=60, landing=5, hold=world.context.holder.hold, timeout=5))
+    return in_transaction(
+        world.engine,
+        lambda connection: claim(
+            connection, ["item"], most=1, lease=60, landing=5, hold=world.context.holder.hold, timeout=5
+        ),
+    )

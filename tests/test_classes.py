@@ -55,8 +55,9 @@ def document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, A
     }
     return {
         "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
-        "third_parties": {"erp": {
-            "adapter": adapter, "search_lag": 0, "landing": 0, "timeout": 5, **changes.pop("system", {})}},
+        "third_parties": {
+            "erp": {"adapter": adapter, "search_lag": 0, "landing": 0, "timeout": 5, **changes.pop("system", {})}
+        },
         "entities": {"item": entity},
         "alerts": {"group_wait": 0},
         **changes,
@@ -99,34 +100,76 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize(("module", "adapter", "said"), [
-    ("", "nowhere.erp:Erp", "there is no module 'nowhere'; put it beside the configuration, install it, or name its "
-                            "folder in PYTHONPATH"),
-    ("", "mine:Goood", "mine has no class 'Goood'; did you mean 'Good'?"),
-    ("Mine = 7", "mine:Mine", "'Mine' must be a class that begins with "
-                              "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
-    ("class Mine(SourceAdapter): pass", "mine:Mine", "'Mine' must be a class that begins with "
-     "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)"),
-    ("import not_there_at_all", "mine:Mine",
-     "the import of mine failed: No module named 'not_there_at_all' (mine.py, line 11)"),
-    ("{}['x']", "mine:Mine", "the import of mine failed: KeyError: 'x' (mine.py, line 11)"),
-    ("class Mine(ThirdPartyAdapter):\n    async def create(self, item): return '1'", "mine:Mine",
-     "Mine has no 'delete', 'pages', 'read', 'update', which it must have"),
-    ("class Mine(Good):\n    def __init__(self, url, token): pass", "mine:Mine",
-     "Mine must be made with one argument: def __init__(self, given: Given), and super().__init__(given) in it"),
-    ("class Mine(Good):\n    def read(self, item): return None", "mine:Mine",
-     "Mine.read must be 'async def', and return its result"),
-    ("class Mine(Good):\n    async def pages(self, group): return []", "mine:Mine",
-     "Mine.pages must yield pages: 'async def' with 'yield'"),
-    ("class Mine(Good):\n    traits = {}", "mine:Mine",
-     "Mine.traits must be Traits(...), of sync_orchestrator.core.ports"),
-    ("class Mine(Good):\n    traits = Traits(True, True, False, False)", "mine:Mine",
-     "Mine.traits says that it can be searched by key, and there is no 'lookup'"),
-    ("class Mine(Good):\n    Settings = dict", "mine:Mine",
-     "Mine.Settings must be a pydantic model: class Settings(BaseModel)"),
-])
+@pytest.mark.parametrize(
+    ("module", "adapter", "said"),
+    [
+        (
+            "",
+            "nowhere.erp:Erp",
+            "there is no module 'nowhere'; put it beside the configuration, install it, or name its "
+            "folder in PYTHONPATH",
+        ),
+        ("", "mine:Goood", "mine has no class 'Goood'; did you mean 'Good'?"),
+        (
+            "Mine = 7",
+            "mine:Mine",
+            "'Mine' must be a class that begins with "
+            "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)",
+        ),
+        (
+            "class Mine(SourceAdapter): pass",
+            "mine:Mine",
+            "'Mine' must be a class that begins with "
+            "sync_orchestrator.adapters.custom.base.ThirdPartyAdapter: class Mine(ThirdPartyAdapter)",
+        ),
+        (
+            "import not_there_at_all",
+            "mine:Mine",
+            "the import of mine failed: No module named 'not_there_at_all' (mine.py, line 11)",
+        ),
+        ("{}['x']", "mine:Mine", "the import of mine failed: KeyError: 'x' (mine.py, line 11)"),
+        (
+            "class Mine(ThirdPartyAdapter):\n    async def create(self, item): return '1'",
+            "mine:Mine",
+            "Mine has no 'delete', 'pages', 'read', 'update', which it must have",
+        ),
+        (
+            "class Mine(Good):\n    def __init__(self, url, token): pass",
+            "mine:Mine",
+            "Mine must be made with one argument: def __init__(self, given: Given), and super().__init__(given) in it",
+        ),
+        (
+            "class Mine(Good):\n    def read(self, item): return None",
+            "mine:Mine",
+            "Mine.read must be 'async def', and return its result",
+        ),
+        (
+            "class Mine(Good):\n    async def pages(self, group): return []",
+            "mine:Mine",
+            "Mine.pages must yield pages: 'async def' with 'yield'",
+        ),
+        (
+            "class Mine(Good):\n    traits = {}",
+            "mine:Mine",
+            "Mine.traits must be Traits(...), of sync_orchestrator.core.ports",
+        ),
+        (
+            "class Mine(Good):\n    traits = Traits(True, True, False, False)",
+            "mine:Mine",
+            "Mine.traits says that it can be searched by key, and there is no 'lookup'",
+        ),
+        (
+            "class Mine(Good):\n    Settings = dict",
+            "mine:Mine",
+            "Mine.Settings must be a pydantic model: class Settings(BaseModel)",
+        ),
+    ],
+)
 def test_a_class_that_cannot_be_used_is_told_of_where_it_is_named(
-    told: Told, module: str, adapter: str, said: str,
+    told: Told,
+    module: str,
+    adapter: str,
+    said: str,
 ) -> None:
     assert told(module, adapter) == [f"sync.yaml:7: third_parties.erp.adapter: {said}"]
 
@@ -151,21 +194,33 @@ class Mine(Good):
 def test_a_wrong_class_of_a_source_is_told_of_in_the_same_way(told: Told) -> None:
     assert told("", "mine:Good", source={"adapter": "mine:Good"}) == [
         "sync.yaml:4: sources.shop.adapter: 'Good' must be a class that begins with "
-        "sync_orchestrator.adapters.custom.base.SourceAdapter: class Good(SourceAdapter)"]
+        "sync_orchestrator.adapters.custom.base.SourceAdapter: class Good(SourceAdapter)"
+    ]
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"third_party": {"read": {"path": "/x"}}},
-     "entities.item.third_party.read: the class mine:Good sees to that: leave it out"),
-    ({"system": {"adapter": None}}, "third_parties.erp: 'base_url' is needed, or 'adapter'"),
-    ({"system": {"adapter": None, "base_url": "http://x", "settings": {"a": 1}}},
-     "third_parties.erp.settings: 'settings' are for a class: name it with 'adapter', or leave them out"),
-    ({"system": {"headers": {"A": "b"}}},
-     "third_parties.erp.headers: 'headers' is for calls over HTTP: say 'base_url', too, or leave it out"),
-    ({"source": {"auth": {"kind": "bearer", "token": "t"}}},
-     "sources.shop.auth: 'auth' is for calls over HTTP: say 'base_url', too, or leave it out"),
-    ({"system": {"adapter": "Good"}}, "third_parties.erp.adapter: should match pattern"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"third_party": {"read": {"path": "/x"}}},
+            "entities.item.third_party.read: the class mine:Good sees to that: leave it out",
+        ),
+        ({"system": {"adapter": None}}, "third_parties.erp: 'base_url' is needed, or 'adapter'"),
+        (
+            {"system": {"adapter": None, "base_url": "http://x", "settings": {"a": 1}}},
+            "third_parties.erp.settings: 'settings' are for a class: name it with 'adapter', or leave them out",
+        ),
+        (
+            {"system": {"headers": {"A": "b"}}},
+            "third_parties.erp.headers: 'headers' is for calls over HTTP: say 'base_url', too, or leave it out",
+        ),
+        (
+            {"source": {"auth": {"kind": "bearer", "token": "t"}}},
+            "sources.shop.auth: 'auth' is for calls over HTTP: say 'base_url', too, or leave it out",
+        ),
+        ({"system": {"adapter": "Good"}}, "third_parties.erp.adapter: should match pattern"),
+    ],
+)
 def test_what_does_not_go_with_a_class_is_refused(told: Told, changes: dict[str, Any], said: str) -> None:
     assert said in told("", "mine:Good", **changes)[0]
 
@@ -239,8 +294,9 @@ async def test_our_client_signs_each_attempt_and_hides_secrets(server: Server, m
 
     server.handler = handler
     monkeypatch.setattr(odd_adapters, "OverHttp", OverHttp, raising=False)
-    adapter = third_party(adapter="odd_adapters:OverHttp", system={
-        "base_url": f"{server.url}/v1", "headers": {"X-Token": "hush-hush"}})
+    adapter = third_party(
+        adapter="odd_adapters:OverHttp", system={"base_url": f"{server.url}/v1", "headers": {"X-Token": "hush-hush"}}
+    )
     item = Item("k", "A", {}, external_id="x")
     assert (await adapter.read(item)).fields == {"id": 7}  # type: ignore[union-attr]
     assert [sign for sign, _ in seen] == ["GET /v1/items/x%2Fy?q=%C3%A4%20b 0"] * 3
@@ -308,18 +364,23 @@ CALLS: dict[str, Callable[[ThirdParty], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("method", list(CALLS))
-@pytest.mark.parametrize(("misbehaviour", "said"), [
-    (raising(KeyError("id")), r"Shelf.{} raised KeyError: 'id' \(odd_adapters.py, line \d+\)"),
-    (raising(SystemExit(3)), "Shelf.{} raised SystemExit: 3 "),
-    (raising(asyncio.CancelledError()), "Shelf.{} was cancelled from within"),
-    (raising(TimeoutError()), "Shelf.{} raised TimeoutError"),
-    (raising(CallFailed("gone", "x")), "Shelf.{} raised CallFailed of kind 'gone', which is no Failure"),  # type: ignore[arg-type]
-    (raising(ValueError("no login with pass-word")), r"Shelf.{} raised ValueError: no login with \*\*\*"),
-    (hang, "Shelf.{} has not ended within 0.1 s"),
-    (lambda: 4.5, r"Shelf.{} (gave|returned) float \(4.5\), not"),
-])
+@pytest.mark.parametrize(
+    ("misbehaviour", "said"),
+    [
+        (raising(KeyError("id")), r"Shelf.{} raised KeyError: 'id' \(odd_adapters.py, line \d+\)"),
+        (raising(SystemExit(3)), "Shelf.{} raised SystemExit: 3 "),
+        (raising(asyncio.CancelledError()), "Shelf.{} was cancelled from within"),
+        (raising(TimeoutError()), "Shelf.{} raised TimeoutError"),
+        (raising(CallFailed("gone", "x")), "Shelf.{} raised CallFailed of kind 'gone', which is no Failure"),  # type: ignore[arg-type]
+        (raising(ValueError("no login with pass-word")), r"Shelf.{} raised ValueError: no login with \*\*\*"),
+        (hang, "Shelf.{} has not ended within 0.1 s"),
+        (lambda: 4.5, r"Shelf.{} (gave|returned) float \(4.5\), not"),
+    ],
+)
 async def test_what_no_method_should_do_is_a_classed_failure(
-    method: str, misbehaviour: Callable[[], Any], said: str,
+    method: str,
+    misbehaviour: Callable[[], Any],
+    said: str,
 ) -> None:
     Shelf.kept["things"] = {"s1": dict(PAYLOAD)}
     Shelf.instead[method] = misbehaviour
@@ -331,17 +392,20 @@ async def test_what_no_method_should_do_is_a_classed_failure(
         raise failure
 
 
-@pytest.mark.parametrize(("method", "came", "said"), [
-    ("create", None, "gave NoneType, not a text that names something"),
-    ("create", "", r"gave str \(''\), not a text that names something"),
-    ("read", {"name": "n"}, "not a Found"),
-    ("read", Found("k1", 7, "A", {}), r"gave int \(7\), not a text that names something, as external_id"),  # type: ignore[arg-type]
-    ("read", Found("k1", "7", "A", {"at": {1}}), "gave fields that are no JSON"),
-    ("lookup", None, "gave NoneType, not a list"),
-    ("lookup", [None], "gave NoneType, not a Found"),
-    ("count", True, "not a whole number"),
-    ("delete", False, r"returned bool \(False\), not None; what fails is told by CallFailed"),
-])
+@pytest.mark.parametrize(
+    ("method", "came", "said"),
+    [
+        ("create", None, "gave NoneType, not a text that names something"),
+        ("create", "", r"gave str \(''\), not a text that names something"),
+        ("read", {"name": "n"}, "not a Found"),
+        ("read", Found("k1", 7, "A", {}), r"gave int \(7\), not a text that names something, as external_id"),  # type: ignore[arg-type]
+        ("read", Found("k1", "7", "A", {"at": {1}}), "gave fields that are no JSON"),
+        ("lookup", None, "gave NoneType, not a list"),
+        ("lookup", [None], "gave NoneType, not a Found"),
+        ("count", True, "not a whole number"),
+        ("delete", False, r"returned bool \(False\), not None; what fails is told by CallFailed"),
+    ],
+)
 async def test_a_result_that_means_nothing_is_a_failure(method: str, came: Any, said: str) -> None:
     Shelf.instead[method] = lambda: came
     with pytest.raises(CallFailed, match=said):
@@ -378,12 +442,15 @@ async def test_a_listing_that_never_moves_on_is_ended() -> None:
     assert "gives the same page again and again" in (await failure_of(endless())).detail
 
 
-@pytest.mark.parametrize(("row", "said"), [
-    (None, "gave NoneType, not a PartRead"),
-    (PartRead("", 1, {}), "not a text that names something, as key"),
-    (PartRead("k", 1.5, {}), "as version, not a whole number"),  # type: ignore[arg-type]
-    (PartRead("k", 1, [1]), "as data, not a dict"),  # type: ignore[arg-type]
-])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (None, "gave NoneType, not a PartRead"),
+        (PartRead("", 1, {}), "not a text that names something, as key"),
+        (PartRead("k", 1.5, {}), "as version, not a whole number"),  # type: ignore[arg-type]
+        (PartRead("k", 1, [1]), "as data, not a dict"),  # type: ignore[arg-type]
+    ],
+)
 async def test_what_a_source_gives_is_looked_at_too(row: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Drawer, "part_of", lambda self, row_: row)
     Drawer.rows.append({"key": "k", "store": "A", "v": 1})
@@ -422,14 +489,19 @@ def test_a_change_goes_through_a_class(engine: Engine) -> None:
 
 def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
     """Errors of every call are an outage: the breaker opens, and no attempt is lost."""
-    context = composition.open_context(engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}})))
+    context = composition.open_context(
+        engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}}))
+    )
     Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(3))
     Shelf.instead["create"] = raising(KeyError("id"))
     asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
     assert Shelf.kept["things"] == {}
     with engine.begin() as connection:
-        errors = connection.exec_driver_sql(
-            "SELECT detail FROM sync.push_attempts WHERE outcome = 'unknown'").scalars().all()
+        errors = (
+            connection.exec_driver_sql("SELECT detail FROM sync.push_attempts WHERE outcome = 'unknown'")
+            .scalars()
+            .all()
+        )
     assert all("Shelf.create raised KeyError: 'id' (odd_adapters.py" in error for error in errors)
     assert errors
     Shelf.instead.clear()

@@ -47,8 +47,15 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 def shell(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNC_")}
-    return subprocess.run([sys.executable, "-m", "sync_orchestrator", *words], cwd=folder, env=kept | environment,
-                          capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "sync_orchestrator", *words],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def kill(world: World, key: str = "a") -> list[int]:
@@ -61,14 +68,25 @@ def kill(world: World, key: str = "a") -> list[int]:
 
 # Status -------------------------------------------------------------------------------------------------------------
 
+
 def test_status_for_programs_is_one_object_with_the_promised_keys(world: World, command: Command) -> None:
     world.put("a")
     world.put("b")
     world.drain()
     world.put("c")
     found = json.loads(command("status", "--json").stdout)
-    assert found["events"] == {"received": 6, "pending": 2, "leased": 0, "waiting": 0, "done": 4, "superseded": 0,
-                               "dead": 0, "discarded": 0, "duplicates": 0, "balanced": True}
+    assert found["events"] == {
+        "received": 6,
+        "pending": 2,
+        "leased": 0,
+        "waiting": 0,
+        "done": 4,
+        "superseded": 0,
+        "dead": 0,
+        "discarded": 0,
+        "duplicates": 0,
+        "balanced": True,
+    }
     assert (found["records"]["archived"], found["records"]["in_step"]) == (2, 2)
     assert found["oldest_due_seconds"] > 0
 
@@ -94,6 +112,7 @@ def test_bytes_are_shown_as_hex() -> None:
 
 
 # Events -------------------------------------------------------------------------------------------------------------
+
 
 def test_dead_events_are_listed_shown_and_re_driven(world: World, command: Command) -> None:
     seqs = kill(world)
@@ -132,6 +151,7 @@ def test_nothing_to_list(command: Command) -> None:
 
 # Records ------------------------------------------------------------------------------------------------------------
 
+
 def test_a_record_is_shown_and_reread(world: World, command: Command) -> None:
     world.put("a", name="first")
     world.drain()
@@ -153,6 +173,7 @@ def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Comma
 
 # Full sync and validation -------------------------------------------------------------------------------------------
 
+
 def test_full_sync_does_not_call_in_step_what_it_passed_over(world: World, command: Command) -> None:
     world.put("a", tell=False)
     world.put("b\x00", tell=False)
@@ -168,7 +189,8 @@ def test_full_sync_of_all_groups(world: World, command: Command) -> None:
     assert (result.exit_code, result.stdout) == (0, "all of it is in step\n")
     assert sorted(result.stderr.splitlines()) == [
         "A: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
-        "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again"]
+        "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
+    ]
     assert world.mirrored() == world.truth()
 
 
@@ -193,8 +215,10 @@ def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
     world.erp.before = lambda verb, key: answer(422) if key == "b" else None
     result = command("full-sync", "item")
     assert (result.exit_code, result.stdout) == (
-        1, "not in sync: 0 records are waiting and 1 failing (1: answer 422). Next: `sync-orchestrator records list "
-           "item --dead` lists dead ones, `status` shows the third party\n")
+        1,
+        "not in sync: 0 records are waiting and 1 failing (1: answer 422). Next: `sync-orchestrator records list "
+        "item --dead` lists dead ones, `status` shows the third party\n",
+    )
 
 
 def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World, command: Command) -> None:
@@ -226,8 +250,10 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
     assert (result.exit_code, found["drift"]) == (1, [{"key": "a", "kind": "missing", "status": "found"}])
     nobody = command("verify", "--full").stdout
     assert "missing  marked for repair" in nobody
-    assert ("1 differences are marked for repair, and nothing that pushes them runs: start `sync-orchestrator up`, or "
-            "run `sync-orchestrator drain`") in nobody
+    assert (
+        "1 differences are marked for repair, and nothing that pushes them runs: start `sync-orchestrator up`, or "
+        "run `sync-orchestrator drain`"
+    ) in nobody
     command("drain")
     world.erp.store.pop(world.row("a").external_id)
     heartbeat(world.engine, "sensor")
@@ -246,6 +272,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, comma
 
 # Switches -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", ["item", "erp"])
 def test_pause_and_resume(world: World, command: Command, name: str) -> None:
     world.put("a")
@@ -261,11 +288,21 @@ def test_epoch(command: Command) -> None:
     assert command("epoch", "shop").stdout.startswith("shop is in epoch 1 now")
 
 
-@pytest.mark.parametrize("words", [
-    ("pause", "shop"), ("epoch", "erp"), ("epoch", "nobody"), ("verify", "order"), ("full-sync", "order"),
-    ("records", "show", "item", "nothing"), ("records", "refresh", "order", "a"), ("events", "show", 1),
-    ("events", "redrive"), ("verify", "--repair", "perhaps"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pause", "shop"),
+        ("epoch", "erp"),
+        ("epoch", "nobody"),
+        ("verify", "order"),
+        ("full-sync", "order"),
+        ("records", "show", "item", "nothing"),
+        ("records", "refresh", "order", "a"),
+        ("events", "show", 1),
+        ("events", "redrive"),
+        ("verify", "--repair", "perhaps"),
+    ],
+)
 def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[object, ...]) -> None:
     result = command(*words)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -277,11 +314,18 @@ def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[objec
 
 # Rollouts -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def roll(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Commands of ``rollout`` over a route ``thing`` that goes two ways, and ``plain`` that does not."""
-    both = {"path": "/things/{key}", "third_party": "erp", "call": {"path": "/"}, "entity": "item",
-            "legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {"by_part": "key"}}
+    both = {
+        "path": "/things/{key}",
+        "third_party": "erp",
+        "call": {"path": "/"},
+        "entity": "item",
+        "legacy": {"base_url": "http://127.0.0.1:1"},
+        "rollout": {"by_part": "key"},
+    }
     plain = {"path": "/plain", "third_party": "erp", "call": {"path": "/"}}
     config = two_part_config(routes={"thing": both, "plain": plain})
     monkeypatch.setattr(composition, "load_config", lambda: config)
@@ -301,8 +345,19 @@ def test_a_share_is_set_and_who_did_it_is_shown(roll: Command, world: World) -> 
     assert roll("allow", "thing", "y", "--remove", "--why", "no friend").exit_code == 0
     assert roll("deny", "thing", "z", "--why", "not them").exit_code == 0
     shown = json.loads(roll("show", "thing", "--json").stdout)
-    assert shown == {"route": "thing", "percent": 5, "shadow": True, "allow": ["x"], "deny": ["z"], "halted": False,
-                     "version": 5, "tried": 0, "failed": 0, "compared": 0, "different": 0}
+    assert shown == {
+        "route": "thing",
+        "percent": 5,
+        "shadow": True,
+        "allow": ["x"],
+        "deny": ["z"],
+        "halted": False,
+        "version": 5,
+        "tried": 0,
+        "failed": 0,
+        "compared": 0,
+        "different": 0,
+    }
     changes = json.loads(roll("history", "thing", "--json").stdout)
     assert [change["why"] for change in changes] == ["not them", "no friend", "friends", "look", "go"]
     assert "was ever validated" in changes[-1]["overrode"]
@@ -313,10 +368,18 @@ def test_a_share_is_set_and_who_did_it_is_shown(roll: Command, world: World) -> 
         assert "thing" in roll(*words).output
 
 
-@pytest.mark.parametrize("words", [
-    ("set", "plain", 5, "--why", "x"), ("show", "nothing"), ("history", "plain"), ("set", "thing", 5, "--why", " "),
-    ("set", "thing", 5), ("set", "thing", 101, "--why", "x"), ("allow", "thing", "", "--why", "x"),
-])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("set", "plain", 5, "--why", "x"),
+        ("show", "nothing"),
+        ("history", "plain"),
+        ("set", "thing", 5, "--why", " "),
+        ("set", "thing", 5),
+        ("set", "thing", 101, "--why", "x"),
+        ("allow", "thing", "", "--why", "x"),
+    ],
+)
 def test_rollouts_that_cannot_be(roll: Command, words: tuple[object, ...]) -> None:
     result = roll(*words)
     assert result.exit_code != 0
@@ -339,19 +402,25 @@ def test_check_of_a_good_and_a_bad_configuration(project: Path) -> None:
     assert re.search(r"^item +shop, stock +erp +4 +15 m +1 d +$", said, re.MULTILINE)
     assert re.search(r"^erp +third party +rest +http://127.0.0.1:1 *$", said, re.MULTILINE)
     assert [system["role"] for system in json.loads(shell("check", "--json", folder=project).stdout)["systems"]] == [
-        "source", "source", "third party"]
+        "source",
+        "source",
+        "third party",
+    ]
     (project / "sync.yaml").write_text((project / "sync.yaml").read_text().replace("owner: shop", "owner: nobody"))
     result = shell("check", folder=project)
     assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
     assert "owner 'nobody' is none of the parts" in result.stderr
 
 
-@pytest.mark.parametrize(("url", "said"), [
-    ("postgresql://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
-    ("postgres://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
-    ("canary", "error: SYNC_DATABASE_URL must be"),
-    ("mysql://user:canary@127.0.0.1/none", "error: SYNC_DATABASE_URL must be"),
-])
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+        ("postgres://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+        ("canary", "error: SYNC_DATABASE_URL must be"),
+        ("mysql://user:canary@127.0.0.1/none", "error: SYNC_DATABASE_URL must be"),
+    ],
+)
 def test_database_that_cannot_be_reached_is_a_line_without_the_password(project: Path, url: str, said: str) -> None:
     result = shell("status", folder=project, SYNC_DATABASE_URL=url)
     assert result.returncode == 2
@@ -370,12 +439,23 @@ def test_database_commands(project: Path) -> None:
     assert shell("db", "stop", folder=project).stdout == "it was not running\n"
 
 
-@pytest.mark.parametrize("words", [
-    ("status",), ("events", "list"), ("events", "show", "1"), ("events", "redrive", "--all"),
-    ("records", "show", "item", "a"), ("verify",), ("pause", "item"), ("epoch", "shop"), ("drain",),
-])
-def test_looking_makes_no_database(command: Command, project: Path, monkeypatch: pytest.MonkeyPatch,
-                                   words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("events", "list"),
+        ("events", "show", "1"),
+        ("events", "redrive", "--all"),
+        ("records", "show", "item", "a"),
+        ("verify",),
+        ("pause", "item"),
+        ("epoch", "shop"),
+        ("drain",),
+    ],
+)
+def test_looking_makes_no_database(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(project)
     for name in ("SYNC_HOME", "SYNC_DATABASE_URL"):

@@ -24,7 +24,14 @@ def test_dead_records_are_listed_whatever_brought_them(world: World, command: Co
     assert all(text in said for text in ("k001", "answer 422", "full sync", "dead"))
     [row] = rows_of(command("records", "list", "--json"))
     assert (row["key"], row["group"], row["kind"], row["state"], row["cause"], row["error"], row["brought_by"]) == (
-        "k001", "A", "record", "dead", "answer 422", "answer 422", "full sync")
+        "k001",
+        "A",
+        "record",
+        "dead",
+        "answer 422",
+        "answer 422",
+        "full sync",
+    )
     assert rows_of(command("records", "list", "item", "--group", "B", "--json")) == []
     assert rows_of(command("records", "list", "other", "--json")) == []
     assert command("records", "list", "item", "--cause", "answer 409").stdout == "there are none\n"
@@ -42,10 +49,13 @@ def test_records_are_redriven_only_when_it_is_said_which(world: World, command: 
     assert command("records", "redrive", "item", "k001", "--all").exit_code == 2
     assert command("records", "redrive", "item", "--all", "--absent").exit_code == 2
     assert command("records", "redrive", "item", "k001").stdout.splitlines() == [
-        "1 records redriven", "they are due, and nothing that pushes them runs: start `sync-orchestrator up`, or run "
-        "`sync-orchestrator drain`"]
+        "1 records redriven",
+        "they are due, and nothing that pushes them runs: start `sync-orchestrator up`, or run "
+        "`sync-orchestrator drain`",
+    ]
     assert command("records", "redrive", "item", "--cause", "answer 422", "--group", "A").stdout.startswith(
-        "1 records redriven\n")
+        "1 records redriven\n"
+    )
     assert command("records", "redrive", "item", "--all").stdout == "0 records redriven\n"
     command("drain")
     assert world.mirrored() == world.truth()
@@ -53,7 +63,8 @@ def test_records_are_redriven_only_when_it_is_said_which(world: World, command: 
 
 
 def test_records_are_discarded_with_a_reason_and_many_after_a_prompt(
-    world: World, command: Command  # noqa: F811
+    world: World,
+    command: Command,  # noqa: F811
 ) -> None:
     dead_by_full_sync(world, "k001", "k002", "k003")
     assert command("records", "discard", "item", "k001").exit_code == 2
@@ -63,7 +74,10 @@ def test_records_are_discarded_with_a_reason_and_many_after_a_prompt(
     assert len(rows_of(command("records", "list", "--json"))) == 2
     assert "2 records discarded" in command("records", "discard", "item", "--all", "--reason", "old", "--yes").stdout
     assert {(row["key"], row["error"]) for row in rows_of(command("records", "list", "--discarded", "--json"))} == {
-        ("k001", "a test"), ("k002", "old"), ("k003", "old")}
+        ("k001", "a test"),
+        ("k002", "old"),
+        ("k003", "old"),
+    }
     assert command("records", "discard", "item", "k001", "--reason", "again").exit_code == 2
 
 

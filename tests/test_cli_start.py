@@ -20,8 +20,17 @@ from sync_orchestrator.database import migrate
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = {"sync_orchestrator.config", "sync_orchestrator.adapters", "sync_orchestrator.api", "jinja2", "yaml"}
 CLIENTS = {"httpx", "aiohttp", "kombu", "redis", "apprise", "uvloop", "starlette"}
-REST = {"alembic", "pandas", "numpy", "dagster", "opentelemetry", "sync_orchestrator.core.push.attempt",
-        "sync_orchestrator.conformance", "sync_orchestrator.conformance.live_check", "sync_orchestrator.cli.starter.document"}
+REST = {
+    "alembic",
+    "pandas",
+    "numpy",
+    "dagster",
+    "opentelemetry",
+    "sync_orchestrator.core.push.attempt",
+    "sync_orchestrator.conformance",
+    "sync_orchestrator.conformance.live_check",
+    "sync_orchestrator.cli.starter.document",
+}
 DATABASE = {"sqlalchemy", "psycopg", "psutil", "sync_orchestrator.composition"}
 RUN = """
 import atexit, json, os, sys
@@ -34,8 +43,15 @@ app(prog_name="sync-orchestrator")
 def loaded_by(folder: Path, *words: str, **environment: str) -> set[str]:
     """Runs a command in a process of its own and returns the modules that it had imported at its end."""
     names = folder / "loaded.json"
-    done = subprocess.run([sys.executable, "-c", RUN, *words], cwd=folder, capture_output=True, text=True, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "LOADED": str(names), **environment}, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOADED": str(names), **environment},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return set(json.loads(names.read_text()))
 
@@ -45,11 +61,24 @@ def test_help_imports_neither_database_nor_configuration_nor_adapters(words: tup
     assert loaded_by(tmp_path, *words) & (CONFIGURATION | CLIENTS | REST | DATABASE) == set()
 
 
-@pytest.mark.parametrize("words", [
-    ("status",), ("status", "--json"), ("events", "list"), ("events", "show", "1"), ("records", "show", "item", "a"),
-    ("records", "list"), ("rejected", "list"), ("keys", "list")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("status", "--json"),
+        ("events", "list"),
+        ("events", "show", "1"),
+        ("records", "show", "item", "a"),
+        ("records", "list"),
+        ("rejected", "list"),
+        ("keys", "list"),
+    ],
+)
 def test_commands_that_only_look_import_neither_configuration_nor_clients_nor_migrations(
-    words: tuple[str, ...], world: World, database_url: str, tmp_path: Path,
+    words: tuple[str, ...],
+    world: World,
+    database_url: str,
+    tmp_path: Path,
 ) -> None:
     world.put("a")
     loaded = loaded_by(tmp_path, *words, SYNC_DATABASE_URL=database_url)

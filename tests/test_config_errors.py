@@ -107,20 +107,34 @@ def test_all_that_is_wrong_is_told_at_once_with_line_field_and_mend(complaints: 
     ]
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda item: item.update(owner="nobody"), "entities.item.owner: owner 'nobody' is none of the parts: shop, stock"),
-    (lambda item: item["parts"]["shop"].pop("group"), "entities.item.parts.shop: parts.shop.group is needed"),
-    (lambda item: item["mapping"].pop("code"), "entities.item.mapping: mapping has no 'code'"),
-    (lambda item: item["third_party"].update(fields={"nothing": {}}),
-     "entities.item.third_party.fields.nothing: the mapping has no such field"),
-    (lambda item: item["parts"].update(none=item["parts"]["stock"]),
-     "entities.item.parts.none: there is no source system of that name"),
-    (lambda item: item["third_party"].update(system="nobody"),
-     "entities.item.third_party.system: no third party 'nobody'"),
-    (lambda item: item["parts"]["shop"]["list"].update(path="/{{ gruop }}"),
-     "entities.item.parts.shop.list: nothing fills in 'gruop'"),
-    (lambda item: item["parts"]["shop"].pop("list"), "entities.item.parts.shop: 'list' is needed"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda item: item.update(owner="nobody"),
+            "entities.item.owner: owner 'nobody' is none of the parts: shop, stock",
+        ),
+        (lambda item: item["parts"]["shop"].pop("group"), "entities.item.parts.shop: parts.shop.group is needed"),
+        (lambda item: item["mapping"].pop("code"), "entities.item.mapping: mapping has no 'code'"),
+        (
+            lambda item: item["third_party"].update(fields={"nothing": {}}),
+            "entities.item.third_party.fields.nothing: the mapping has no such field",
+        ),
+        (
+            lambda item: item["parts"].update(none=item["parts"]["stock"]),
+            "entities.item.parts.none: there is no source system of that name",
+        ),
+        (
+            lambda item: item["third_party"].update(system="nobody"),
+            "entities.item.third_party.system: no third party 'nobody'",
+        ),
+        (
+            lambda item: item["parts"]["shop"]["list"].update(path="/{{ gruop }}"),
+            "entities.item.parts.shop.list: nothing fills in 'gruop'",
+        ),
+        (lambda item: item["parts"]["shop"].pop("list"), "entities.item.parts.shop: 'list' is needed"),
+    ],
+)
 def test_what_does_not_fit_is_told_where_it_stands(
     complaints: Complaints, change: Callable[[dict[str, Any]], Any], said: str
 ) -> None:
@@ -138,8 +152,7 @@ def test_sections_that_do_not_fit_each_other_are_all_told(complaints: Complaints
     document["entities"]["item"]["third_party"]["system"] = "nobody"
     document["third_parties"]["erp"]["timeout"] = 3600
     said = complaints(yaml.safe_dump(document))
-    assert [line.split(": ")[1] for line in said] == [
-        "entities.item.third_party.system", "third_parties.erp.timeout"]
+    assert [line.split(": ")[1] for line in said] == ["entities.item.third_party.system", "third_parties.erp.timeout"]
 
 
 def test_what_an_anchor_brings_in_is_told_where_it_was_written(complaints: Complaints) -> None:
@@ -147,12 +160,15 @@ def test_what_an_anchor_brings_in_is_told_where_it_was_written(complaints: Compl
     assert "sync.yaml:1: sources.a.base_url: must be a text; put it in quotes" in complaints(text)
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    ("a: [", "sync.yaml:1: not YAML: "),
-    ("- a", "sync.yaml: expected sources, third_parties and entities at the top."),
-    ("", "sync.yaml: expected sources"),
-    ("{}", "sync.yaml:1: entities: is needed"),
-])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "sync.yaml:1: not YAML: "),
+        ("- a", "sync.yaml: expected sources, third_parties and entities at the top."),
+        ("", "sync.yaml: expected sources"),
+        ("{}", "sync.yaml:1: entities: is needed"),
+    ],
+)
 def test_what_is_no_configuration_at_all(complaints: Complaints, text: str, said: str) -> None:
     assert complaints(text)[0].startswith(said)
 
@@ -167,6 +183,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 
 # Secrets ------------------------------------------------------------------------------------------------------------
 
+
 def test_a_variable_that_is_not_set_is_named_with_line_field_and_mend(
     complaints: Complaints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +195,8 @@ def test_a_variable_that_is_not_set_is_named_with_line_field_and_mend(
     assert lines == [
         "third_parties.erp.base_url: the environment has no ERP_URL; set it, or write ${ERP_URL:-default}",
         "third_parties.erp.concurrency: should be greater than or equal to 1",
-        "third_parties.erp.headers.X-Key: the environment has no ERP_KEY; set it, or write ${ERP_KEY:-default}"]
+        "third_parties.erp.headers.X-Key: the environment has no ERP_KEY; set it, or write ${ERP_KEY:-default}",
+    ]
 
 
 LOGIN = {"kind": "login", "request": {"method": "POST", "path": "/login", "body": {"password": "${CANARY}"}}}
@@ -191,7 +209,9 @@ def test_a_secret_that_looks_like_a_template_is_none(
     document = good()
     document["third_parties"]["erp"].update(auth=LOGIN, headers={"X-Key": "${CANARY}"})
     document["entities"]["item"]["parts"]["shop"]["read"] = {
-        "path": "/{{ key }}", "params": {"token": "Bearer ${CANARY}", "other": "${NONE:-plain}"}}
+        "path": "/{{ key }}",
+        "params": {"token": "Bearer ${CANARY}", "other": "${NONE:-plain}"},
+    }
     config = loaded(document)
     erp = config.third_parties["erp"]
     assert erp.headers == {"X-Key": SECRET}
@@ -224,20 +244,35 @@ def test_a_template_that_fails_names_its_variables_not_their_values(monkeypatch:
         templates.text("{{ 'CANARY' | environment }}", {})
 
 
-@pytest.mark.parametrize("change", [
-    {"sources": {"db": {"kind": "sql", "url": ["${CANARY}"]}}},
-    {"sources": {"db": {"kind": "${CANARY}", "url": "${CANARY}"}}},
-    {"third_parties": {"erp": {"base_url": "${CANARY}"}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "headers": {"X": "${CANARY}\n"}}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "auth": {"kind": "bearer", "token": "${CANARY}"}}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "timeout": "${CANARY}"}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "auth": {
-        "kind": "login", "request": {"path": "/", "body": "${CANARY}{{"}}}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "auth": {
-        "kind": "login", "request": {"path": "/", "params": {"x": "${CANARY} {key}"}}}}}},
-    {"entities": {"item": {"mapping": {"x": "${CANARY}"}}}},
-    {"alerts": {"urls": "${CANARY}"}},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sources": {"db": {"kind": "sql", "url": ["${CANARY}"]}}},
+        {"sources": {"db": {"kind": "${CANARY}", "url": "${CANARY}"}}},
+        {"third_parties": {"erp": {"base_url": "${CANARY}"}}},
+        {"third_parties": {"erp": {"base_url": "http://x", "headers": {"X": "${CANARY}\n"}}}},
+        {"third_parties": {"erp": {"base_url": "http://x", "auth": {"kind": "bearer", "token": "${CANARY}"}}}},
+        {"third_parties": {"erp": {"base_url": "http://x", "timeout": "${CANARY}"}}},
+        {
+            "third_parties": {
+                "erp": {
+                    "base_url": "http://x",
+                    "auth": {"kind": "login", "request": {"path": "/", "body": "${CANARY}{{"}},
+                }
+            }
+        },
+        {
+            "third_parties": {
+                "erp": {
+                    "base_url": "http://x",
+                    "auth": {"kind": "login", "request": {"path": "/", "params": {"x": "${CANARY} {key}"}}},
+                }
+            }
+        },
+        {"entities": {"item": {"mapping": {"x": "${CANARY}"}}}},
+        {"alerts": {"urls": "${CANARY}"}},
+    ],
+)
 def test_no_complaint_shows_a_secret(
     complaints: Complaints, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
@@ -245,14 +280,17 @@ def test_no_complaint_shows_a_secret(
     assert not [line for line in complaints(yaml.safe_dump({**good(), **change})) if "cret" in line]
 
 
-@pytest.mark.parametrize("change", [
-    {"sources": {"db": {"kind": "sql", "url": "canary"}}},
-    {"sources": {"own": {"kind": "class", "adapter": "a:B", "settings": {"password": "canary"}}}},
-    {"alerts": {"urls": ["json://canary"]}},
-    {"consumers": {"orders": {"url": "amqp://u:canary@b", "queue": "q", "options": {"password": "canary"}}}},
-    {"outcomes": {"audit": {"url": "https://u:canary@x", "headers": {"Authorization": "canary"}}}},
-    {"outcomes": {"audit": {"url": "https://x", "secret": "canarycanarycanarycanary"}}},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sources": {"db": {"kind": "sql", "url": "canary"}}},
+        {"sources": {"own": {"kind": "class", "adapter": "a:B", "settings": {"password": "canary"}}}},
+        {"alerts": {"urls": ["json://canary"]}},
+        {"consumers": {"orders": {"url": "amqp://u:canary@b", "queue": "q", "options": {"password": "canary"}}}},
+        {"outcomes": {"audit": {"url": "https://u:canary@x", "headers": {"Authorization": "canary"}}}},
+        {"outcomes": {"audit": {"url": "https://x", "secret": "canarycanarycanarycanary"}}},
+    ],
+)
 def test_no_secret_is_in_what_a_configuration_shows_of_itself(change: dict[str, Any]) -> None:
     document = good()
     for name, section in change.items():
@@ -263,16 +301,31 @@ def test_no_secret_is_in_what_a_configuration_shows_of_itself(change: dict[str, 
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("limits", "system", "said"), [
-    ({"lease": 30}, {"timeout": 20},
-     "is 20 s (line {timeout}), and must be less than half of limits.lease, which is 30 s (line {lease})"),
-    ({"lease": 15}, {},
-     "is 10 s (the default), and must be less than half of limits.lease, which is 15 s (line {lease})"),
-    ({}, {"timeout": 45},
-     "is 45 s (line {timeout}), and must be less than half of limits.lease, which is 60 s (the default)"),
-])
+@pytest.mark.parametrize(
+    ("limits", "system", "said"),
+    [
+        (
+            {"lease": 30},
+            {"timeout": 20},
+            "is 20 s (line {timeout}), and must be less than half of limits.lease, which is 30 s (line {lease})",
+        ),
+        (
+            {"lease": 15},
+            {},
+            "is 10 s (the default), and must be less than half of limits.lease, which is 15 s (line {lease})",
+        ),
+        (
+            {},
+            {"timeout": 45},
+            "is 45 s (line {timeout}), and must be less than half of limits.lease, which is 60 s (the default)",
+        ),
+    ],
+)
 def test_a_timeout_that_does_not_fit_the_lease_names_both_values_and_lines(
-    complaints: Complaints, limits: dict[str, Any], system: dict[str, Any], said: str,
+    complaints: Complaints,
+    limits: dict[str, Any],
+    system: dict[str, Any],
+    said: str,
 ) -> None:
     document = good()
     [name] = document["third_parties"]
@@ -280,8 +333,12 @@ def test_a_timeout_that_does_not_fit_the_lease_names_both_values_and_lines(
     document["third_parties"][name] |= system
     document["limits"] = limits
     text = yaml.safe_dump(document, sort_keys=False)
-    lines = {word: next((number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(
-        f"{word}:")), 0) for word in ("timeout", "lease")}
+    lines = {
+        word: next(
+            (number for number, line in enumerate(text.splitlines(), 1) if line.strip().startswith(f"{word}:")), 0
+        )
+        for word in ("timeout", "lease")
+    }
     [complaint] = complaints(text)
     assert f"third_parties.{name}.timeout: {said.format(**lines)}" in complaint
     assert "Set limits.lease to more than" in complaint

@@ -77,8 +77,11 @@ class Catalogue:
 
     def found(self, asked: dict[str, str]) -> list[dict[str, Any]]:
         ignored = {"store"} if self.ignores_filter else {"code"} if self.ignores_key else set()
-        return [item for item in self.items.values() if all(
-            str(item.get(name)) == text for name, text in asked.items() if name not in ignored)]
+        return [
+            item
+            for item in self.items.values()
+            if all(str(item.get(name)) == text for name, text in asked.items() if name not in ignored)
+        ]
 
 
 def configuration(server: Server, **target: Any) -> Config:
@@ -88,19 +91,37 @@ def configuration(server: Server, **target: Any) -> Config:
 def document(server: Server, **target: Any) -> dict[str, Any]:
     entity = {
         "owner": "shop",
-        "parts": {"shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"},
-                           "list": {"path": "/things", "params": {"store": "{{ group }}"}, "paging": "none"}}},
-        "mapping": {"code": "key", "store": "group", "name": "shop.name", "price": "shop.price",
-                    "stock": "shop.stock", "active": "shop.active"},
+        "parts": {
+            "shop": {
+                "key": "sku",
+                "group": "store",
+                "version": {"path": "v", "kind": "number"},
+                "list": {"path": "/things", "params": {"store": "{{ group }}"}, "paging": "none"},
+            }
+        },
+        "mapping": {
+            "code": "key",
+            "store": "group",
+            "name": "shop.name",
+            "price": "shop.price",
+            "stock": "shop.stock",
+            "active": "shop.active",
+        },
         "third_party": {
-            "system": "catalogue", "key_field": "code", "group": "store", "idempotency": {},
+            "system": "catalogue",
+            "key_field": "code",
+            "group": "store",
+            "idempotency": {},
             "create": {"path": "/items"},
             "update": {"method": "PUT", "path": "/items/{{ id }}"},
             "delete": {"path": "/items/{{ id }}"},
             "read": {"path": "/items/{{ id }}"},
             "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
-            "list": {"path": "/items", "paging": "offset", "params": {
-                "store": "{{ group }}", "offset": "{{ offset }}", "limit": "{{ limit }}"}},
+            "list": {
+                "path": "/items",
+                "paging": "offset",
+                "params": {"store": "{{ group }}", "offset": "{{ offset }}", "limit": "{{ limit }}"},
+            },
             "count": {"path": "/count", "number": "count", "params": {"store": "{{ group }}"}},
             **target,
         },
@@ -118,8 +139,9 @@ def catalogue(server: Server) -> Catalogue:
 
 
 async def tried(server: Server, *, other_group: str | None = "B", **target: Any) -> Report:
-    return await conformance(configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group,
-                             odd_keys=True)
+    return await conformance(
+        configuration(server, **target), "thing", samples=[SAMPLE], other_group=other_group, odd_keys=True
+    )
 
 
 def failed(report: Report) -> set[str]:
@@ -136,7 +158,8 @@ def skipped(report: Report) -> set[str]:
 
 
 async def test_a_well_behaved_server_passes_all_of_it_and_is_left_as_it_was(
-    server: Server, catalogue: Catalogue,
+    server: Server,
+    catalogue: Catalogue,
 ) -> None:
     await catalogue_of_others(catalogue)
     before = dict(catalogue.items)
@@ -174,36 +197,52 @@ def sets(**faults: Any) -> Callable[[Catalogue], None]:
     return plant
 
 
-@pytest.mark.parametrize(("plant", "target", "named"), [
-    (sets(ignores_filter=True), {}, {"groups-are-kept-apart"}),
-    (sets(ignores_filter=True), {"filter_check": {"off": True}}, {"groups-are-kept-apart", "group-can-change"}),
-    (sets(ignores_key=True), {}, {"lookup-finds-by-key"}),
-    (drops("price"), {}, {"create-then-read", "update-then-read", "list-is-complete", "values-decimals"}),
-    (sets(count_is_off=1), {}, {"count-agrees-with-list"}),
-    (sets(repeats_creates=True), {}, {"repeated-create-makes-no-twin", "lost-answer-leads-to-no-twin"}),
-    (sets(truncates=True), {}, {"list-has-more-than-one-page"}),
-    (sets(deletes=False), {}, {"delete-then-gone", "missing-is-told", "clean-up"}),
-    (lambda catalogue: setattr(catalogue, "list", lambda asked: JSONResponse({}, 400)), {},
-     {"list-is-complete", "clean-up"}),
-    (sets(forbidden_status=400), {}, {"wrong-login-is-told"}),
-    (sets(is_open=True), {}, {"wrong-login-is-told"}),
-    (sets(updated=lambda old, new: old), {}, {"update-then-read", "back-to-older-values", "group-can-change"}),
-    (sets(updated=lambda old, new: {**new, **old, "name": new["name"]}), {}, {"group-can-change"}),
-    (stores(lambda body: {"name": (body["name"] or "").strip()}), {}, {"values-outer-spaces", "values-null"}),
-    (stores(lambda body: {"name": (body["name"] or "").strip()}),
-     {"fields": {"name": {"normalize": ["trim", "null_as_empty"]}}}, set()),
-    (stores(lambda body: {"name": body["name"] or None}), {}, {"values-empty-text"}),
-    (stores(lambda body: {"name": body["name"] and body["name"][:255]}), {}, {"values-long-text"}),
-    (stores(lambda body: {"name": body["name"] and body["name"].encode("ascii", "replace").decode()}), {},
-     {"values-unicode"}),
-    (stores(lambda body: {"name": body["name"] and body["name"].replace("<", "&lt;")}), {}, {"values-markup"}),
-    (stores(lambda body: {"price": round(body["price"], 1)}), {}, {"values-decimals"}),
-    (stores(lambda body: {"stock": min(body["stock"], 2**31 - 1)}), {}, {"values-large-integers"}),
-    (stores(lambda body: {"active": int(body["active"])}), {}, {"values-truth"}),
-    (stores(lambda body: {"code": body["code"].replace("+", " ")}), {}, {"key-with-plus"}),
-])
+@pytest.mark.parametrize(
+    ("plant", "target", "named"),
+    [
+        (sets(ignores_filter=True), {}, {"groups-are-kept-apart"}),
+        (sets(ignores_filter=True), {"filter_check": {"off": True}}, {"groups-are-kept-apart", "group-can-change"}),
+        (sets(ignores_key=True), {}, {"lookup-finds-by-key"}),
+        (drops("price"), {}, {"create-then-read", "update-then-read", "list-is-complete", "values-decimals"}),
+        (sets(count_is_off=1), {}, {"count-agrees-with-list"}),
+        (sets(repeats_creates=True), {}, {"repeated-create-makes-no-twin", "lost-answer-leads-to-no-twin"}),
+        (sets(truncates=True), {}, {"list-has-more-than-one-page"}),
+        (sets(deletes=False), {}, {"delete-then-gone", "missing-is-told", "clean-up"}),
+        (
+            lambda catalogue: setattr(catalogue, "list", lambda asked: JSONResponse({}, 400)),
+            {},
+            {"list-is-complete", "clean-up"},
+        ),
+        (sets(forbidden_status=400), {}, {"wrong-login-is-told"}),
+        (sets(is_open=True), {}, {"wrong-login-is-told"}),
+        (sets(updated=lambda old, new: old), {}, {"update-then-read", "back-to-older-values", "group-can-change"}),
+        (sets(updated=lambda old, new: {**new, **old, "name": new["name"]}), {}, {"group-can-change"}),
+        (stores(lambda body: {"name": (body["name"] or "").strip()}), {}, {"values-outer-spaces", "values-null"}),
+        (
+            stores(lambda body: {"name": (body["name"] or "").strip()}),
+            {"fields": {"name": {"normalize": ["trim", "null_as_empty"]}}},
+            set(),
+        ),
+        (stores(lambda body: {"name": body["name"] or None}), {}, {"values-empty-text"}),
+        (stores(lambda body: {"name": body["name"] and body["name"][:255]}), {}, {"values-long-text"}),
+        (
+            stores(lambda body: {"name": body["name"] and body["name"].encode("ascii", "replace").decode()}),
+            {},
+            {"values-unicode"},
+        ),
+        (stores(lambda body: {"name": body["name"] and body["name"].replace("<", "&lt;")}), {}, {"values-markup"}),
+        (stores(lambda body: {"price": round(body["price"], 1)}), {}, {"values-decimals"}),
+        (stores(lambda body: {"stock": min(body["stock"], 2**31 - 1)}), {}, {"values-large-integers"}),
+        (stores(lambda body: {"active": int(body["active"])}), {}, {"values-truth"}),
+        (stores(lambda body: {"code": body["code"].replace("+", " ")}), {}, {"key-with-plus"}),
+    ],
+)
 async def test_a_misbehaviour_is_told_by_name(
-    server: Server, catalogue: Catalogue, plant: Callable[[Catalogue], None], target: dict[str, Any], named: set[str],
+    server: Server,
+    catalogue: Catalogue,
+    plant: Callable[[Catalogue], None],
+    target: dict[str, Any],
+    named: set[str],
 ) -> None:
     plant(catalogue)
     await catalogue_of_others(catalogue)
@@ -242,10 +281,18 @@ def test_the_command_says_what_failed_and_where_to_look(run: Callable[..., Any],
     result = run("catalogue", "--sample", "sample.json", "--yes", "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)
-    assert [ending for ending in found["behaviours"] if ending["outcome"] == "failed"] == [{
-        "entity": "thing", "system": "catalogue", "behaviour": "count-agrees-with-list", "outcome": "failed",
-        "came": "it counts 2", "expected": "1, which it lists", "mend": "see entities.thing.third_party.count",
-        "because_of": ""}]
+    assert [ending for ending in found["behaviours"] if ending["outcome"] == "failed"] == [
+        {
+            "entity": "thing",
+            "system": "catalogue",
+            "behaviour": "count-agrees-with-list",
+            "outcome": "failed",
+            "came": "it counts 2",
+            "expected": "1, which it lists",
+            "mend": "see entities.thing.third_party.count",
+            "because_of": "",
+        }
+    ]
 
 
 def test_nothing_is_written_before_somebody_agreed(run: Callable[..., Any], catalogue: Catalogue) -> None:
@@ -256,15 +303,24 @@ def test_nothing_is_written_before_somebody_agreed(run: Callable[..., Any], cata
     assert catalogue.keys
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["nobody"], "nothing is called 'nobody'; there is thing, catalogue, shop"),
-    (["thing", "--skip", "nothing"], "there is no behaviour 'nothing'"),
-    (["catalogue", "--sample", "none.json"], "none.json: [Errno 2]"),
-    (["catalogue"], "no sample of thing can be read: answer 401"),
-    (["catalogue", "--sample", "sample.json", "--text", "title"], "the mapping has no field 'title'; it has active"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nobody"], "nothing is called 'nobody'; there is thing, catalogue, shop"),
+        (["thing", "--skip", "nothing"], "there is no behaviour 'nothing'"),
+        (["catalogue", "--sample", "none.json"], "none.json: [Errno 2]"),
+        (["catalogue"], "no sample of thing can be read: answer 401"),
+        (
+            ["catalogue", "--sample", "sample.json", "--text", "title"],
+            "the mapping has no field 'title'; it has active",
+        ),
+    ],
+)
 def test_what_cannot_be_tried_is_told_in_one_line(
-    run: Callable[..., Any], catalogue: Catalogue, words: list[str], said: str,
+    run: Callable[..., Any],
+    catalogue: Catalogue,
+    words: list[str],
+    said: str,
 ) -> None:
     result = run(*words, "--yes", "--group", "A")
     assert result.exit_code == 2
@@ -287,11 +343,18 @@ async def test_for_tests_there_is_an_assertion(server: Server, catalogue: Catalo
 
 async def test_what_is_not_there_to_be_tried_is_skipped_and_says_why(server: Server, catalogue: Catalogue) -> None:
     bare = {"code": "k1", "store": "A", "name": None, "price": None, "stock": None, "active": None}
-    report = await conformance(configuration(server, idempotency=None, lookup=None, count=None), "thing",
-                               samples=[bare])
+    report = await conformance(
+        configuration(server, idempotency=None, lookup=None, count=None), "thing", samples=[bare]
+    )
     assert failed(report) == set()
-    assert {"update-then-read", "lookup-finds-by-key", "repeated-create-makes-no-twin",
-            "lost-answer-leads-to-no-twin", "count-agrees-with-list", "values-unicode"} <= skipped(report)
+    assert {
+        "update-then-read",
+        "lookup-finds-by-key",
+        "repeated-create-makes-no-twin",
+        "lost-answer-leads-to-no-twin",
+        "count-agrees-with-list",
+        "values-unicode",
+    } <= skipped(report)
     assert all(ending.came for ending in report.endings if ending.outcome == "skipped")
 
 
@@ -323,15 +386,22 @@ def refuses(method: str, *paths: str, status: int = 422) -> Callable[[Server, Ca
     return plant
 
 
-@pytest.mark.parametrize(("plant", "named", "mend"), [
-    (refuses("POST", "items"), "create-then-read", "see entities.thing.third_party.create"),
-    (refuses("GET", "items/"), "create-then-read", "see entities.thing.third_party.read"),
-    (refuses("PUT", "items/"), "update-then-read", "see entities.thing.third_party.update"),
-    (refuses("DELETE", "items/"), "delete-then-gone", "see entities.thing.third_party.delete"),
-    (refuses("GET", "count"), "count-agrees-with-list", "see entities.thing.third_party.count"),
-])
+@pytest.mark.parametrize(
+    ("plant", "named", "mend"),
+    [
+        (refuses("POST", "items"), "create-then-read", "see entities.thing.third_party.create"),
+        (refuses("GET", "items/"), "create-then-read", "see entities.thing.third_party.read"),
+        (refuses("PUT", "items/"), "update-then-read", "see entities.thing.third_party.update"),
+        (refuses("DELETE", "items/"), "delete-then-gone", "see entities.thing.third_party.delete"),
+        (refuses("GET", "count"), "count-agrees-with-list", "see entities.thing.third_party.count"),
+    ],
+)
 async def test_a_cause_is_one_row_that_points_to_the_call_that_failed(
-    server: Server, catalogue: Catalogue, plant: Callable[[Server, Catalogue], None], named: str, mend: str,
+    server: Server,
+    catalogue: Catalogue,
+    plant: Callable[[Server, Catalogue], None],
+    named: str,
+    mend: str,
 ) -> None:
     plant(server, catalogue)
     report = await tried(server)
@@ -346,13 +416,13 @@ async def test_a_cause_is_one_row_that_points_to_the_call_that_failed(
 
 
 async def test_a_field_that_differs_is_named_once_with_the_setting_that_ends_it(
-    server: Server, catalogue: Catalogue,
+    server: Server,
+    catalogue: Catalogue,
 ) -> None:
     stores(lambda body: {"price": f"{body['price']:.2f}"})(catalogue)
     report = await tried(server)
     assert failed(report) == {"create-then-read"}
-    assert report.of("create-then-read").mend == (
-        "entities.thing.third_party: set fields.price: {kind: decimal_text}")
+    assert report.of("create-then-read").mend == ("entities.thing.third_party: set fields.price: {kind: decimal_text}")
     assert {"update-then-read", "list-is-complete", "values-decimals"} <= dependent(report).keys()
 
 
@@ -369,7 +439,8 @@ async def test_a_refused_login_is_one_row_and_nothing_else_is_called(server: Ser
     assert failed(report) == {"create-then-read"}
     assert report.of("create-then-read").mend == (
         "see entities.thing.third_party.create; see 'headers' of third_parties.catalogue, and the secrets that they "
-        "take from the environment")
+        "take from the environment"
+    )
     assert set(dependent(report).values()) == {"create-then-read"}
     assert len(server.seen) <= 2
 
@@ -399,14 +470,19 @@ async def test_groups_are_those_of_the_owner(server: Server, catalogue: Catalogu
 
     server.handler = handle
     sample = {name: value for name, value in SAMPLE.items() if name != "store"}
-    report = await conformance(Config.model_validate(raw), "thing", samples=[sample],
-                               skip=set(THIRD_PARTY.names) - {"list-is-complete", "group-can-change"})
+    report = await conformance(
+        Config.model_validate(raw),
+        "thing",
+        samples=[sample],
+        skip=set(THIRD_PARTY.names) - {"list-is-complete", "group-can-change"},
+    )
     assert {query["store"] for _, path, query in server.seen if path == "/items" and "store" in query} >= {"A", "B"}
     assert "no business group" not in str(report)
 
 
 async def test_nothing_is_called_whose_path_needs_a_group_that_nobody_knows(
-    server: Server, catalogue: Catalogue,
+    server: Server,
+    catalogue: Catalogue,
 ) -> None:
     raw = document(server, create={"path": "/stores/{{ group | raw }}/items"})
     raw["entities"]["thing"]["mapping"].pop("store")
@@ -416,18 +492,25 @@ async def test_nothing_is_called_whose_path_needs_a_group_that_nobody_knows(
     assert not server.seen
 
 
-@pytest.mark.parametrize(("outcomes", "said"), [
-    ([], "set third_parties.catalogue.outcomes"),
-    ([{"when": "status == `418`", "means": "transient"}], "add to third_parties.catalogue.outcomes"),
-])
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [
+        ([], "set third_parties.catalogue.outcomes"),
+        ([{"when": "status == `418`", "means": "transient"}], "add to third_parties.catalogue.outcomes"),
+    ],
+)
 async def test_a_hint_does_not_tell_to_set_what_is_set(
-    server: Server, catalogue: Catalogue, outcomes: list[dict[str, Any]], said: str,
+    server: Server,
+    catalogue: Catalogue,
+    outcomes: list[dict[str, Any]],
+    said: str,
 ) -> None:
     catalogue.forbidden_status = 400
     raw = document(server)
     raw["third_parties"]["catalogue"]["outcomes"] = outcomes
-    report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE],
-                               skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"})
+    report = await conformance(
+        Config.model_validate(raw), "thing", samples=[SAMPLE], skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"}
+    )
     assert report.of("wrong-login-is-told").mend.startswith(said)
 
 
@@ -474,11 +557,14 @@ async def test_a_field_that_names_another_record_is_left_out_of_changes(server: 
     entity["mapping"]["category"] = "shop.category"
     body = "{{ payload | plus(category_id=category_id) }}"
     entity["third_party"] |= {
-        "references": {"category_id": {"path": "/categories", "params": {"title": "{{ payload.category }}"},
-                                       "record": "[0].id"}},
+        "references": {
+            "category_id": {"path": "/categories", "params": {"title": "{{ payload.category }}"}, "record": "[0].id"}
+        },
         "create": {"path": "/items", "body": body},
-        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body}}
-    report = await conformance(Config.model_validate(raw), "thing", samples=[{**SAMPLE, "category": "Lamps"}],
-                               other_group="B")
+        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body},
+    }
+    report = await conformance(
+        Config.model_validate(raw), "thing", samples=[{**SAMPLE, "category": "Lamps"}], other_group="B"
+    )
     assert report.of("update-then-read").outcome == "passed", report.of("update-then-read").came
     assert failed(report) == set()

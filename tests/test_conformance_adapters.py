@@ -49,7 +49,11 @@ class Folders:
 
 
 OURS = {
-    "ids": "ours", "idempotency": None, "create": None, "lookup": None, "count": None,
+    "ids": "ours",
+    "idempotency": None,
+    "create": None,
+    "lookup": None,
+    "count": None,
     "update": {"method": "PUT", "path": "/stores/{{ group }}/items/{{ key }}"},
     "delete": {"path": "/stores/{{ group }}/items/{{ key }}"},
     "read": {"path": "/stores/{{ group }}/items/{{ key }}"},
@@ -63,15 +67,18 @@ def folders(server: Server) -> Folders:
 
 
 async def tried(config: Config, **options: Any) -> Report:
-    return await conformance(config, "thing", samples=[SAMPLE], other_group="B", odd_keys=True,
-                             **options)
+    return await conformance(config, "thing", samples=[SAMPLE], other_group="B", odd_keys=True, **options)
 
 
 async def test_ids_of_ours_at_addresses_with_a_group(server: Server, folders: Folders) -> None:
     report = await tried(configuration(server, **OURS))
     assert failed(report) == {"wrong-login-is-told"}, "it has no login"
-    assert skipped(report) == {"lookup-finds-by-key", "list-has-more-than-one-page", "count-agrees-with-list",
-                               "bulk-results-are-item-by-item"}
+    assert skipped(report) == {
+        "lookup-finds-by-key",
+        "list-has-more-than-one-page",
+        "count-agrees-with-list",
+        "bulk-results-are-item-by-item",
+    }
     assert folders.items == {}
 
 
@@ -108,8 +115,12 @@ async def test_calls_of_many_records(server: Server, spoilt: bool, outcome: str)
         return JSONResponse([{"status": 200 if one["id"] in catalogue.items else 404} for one in asked])
 
     server.handler = handle
-    report = await tried(configuration(server, bulk_update={
-        "request": {"path": "/batch", "body": "{{ items }}"}, "results": "@", "status": "status"}))
+    report = await tried(
+        configuration(
+            server,
+            bulk_update={"request": {"path": "/batch", "body": "{{ items }}"}, "results": "@", "status": "status"},
+        )
+    )
     assert report.of("bulk-results-are-item-by-item").outcome == outcome
 
 
@@ -136,16 +147,21 @@ async def test_a_class_that_does_what_it_should_passes() -> None:
     assert Shelf.kept["things"] == {}
 
 
-@pytest.mark.parametrize(("method", "misbehaviour", "named"), [
-    ("delete", lambda: None, "delete-then-gone"),
-    ("count", lambda: 10**6, "count-agrees-with-list"),
-    ("lookup", list, "lookup-finds-by-key"),
-    ("pages", lambda: {}["id"], "list-is-complete"),
-    ("read", lambda: None, "create-then-read"),
-    ("update", lambda: {}["id"], "update-then-read"),
-])
+@pytest.mark.parametrize(
+    ("method", "misbehaviour", "named"),
+    [
+        ("delete", lambda: None, "delete-then-gone"),
+        ("count", lambda: 10**6, "count-agrees-with-list"),
+        ("lookup", list, "lookup-finds-by-key"),
+        ("pages", lambda: {}["id"], "list-is-complete"),
+        ("read", lambda: None, "create-then-read"),
+        ("update", lambda: {}["id"], "update-then-read"),
+    ],
+)
 async def test_a_class_that_does_not_is_told_where_to_look(
-    method: str, misbehaviour: Callable[[], Any], named: str,
+    method: str,
+    misbehaviour: Callable[[], Any],
+    named: str,
 ) -> None:
     Shelf.instead[method] = misbehaviour
     report = await of_class()
@@ -163,8 +179,11 @@ class Ledger(SourceAdapter):
     fault = ""
 
     async def pages(self, group: str, after: str | None = None) -> Any:
-        rows = [row for row in ROWS if row["store"] == group and row["key"] > ("" if self.fault == "restarts"
-                                                                              else after or "")]
+        rows = [
+            row
+            for row in ROWS
+            if row["store"] == group and row["key"] > ("" if self.fault == "restarts" else after or "")
+        ]
         if self.fault == "repeats":
             rows = [rows[0], *rows]
         if self.fault == "mixes":
@@ -206,17 +225,20 @@ async def test_a_source_that_does_what_it_should_passes(monkeypatch: pytest.Monk
     assert {ending.outcome for ending in report.endings} == {"passed"}
 
 
-@pytest.mark.parametrize(("fault", "named"), [
-    ("restarts", "listing-goes-on-from-a-position"),
-    ("repeats", "listing-is-complete"),
-    ("zero", "versions-make-sense"),
-    ("stale", "read-shows-what-is-listed"),
-    ("forgets", "read-many-shows-what-is-listed"),
-    ("blames", "missing-key-is-told"),
-    ("skips", "changes-since-a-version-are-shown"),
-    ("miscounts", "source-count-agrees-with-listing"),
-    ("hides", "groups-are-named"),
-])
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ("restarts", "listing-goes-on-from-a-position"),
+        ("repeats", "listing-is-complete"),
+        ("zero", "versions-make-sense"),
+        ("stale", "read-shows-what-is-listed"),
+        ("forgets", "read-many-shows-what-is-listed"),
+        ("blames", "missing-key-is-told"),
+        ("skips", "changes-since-a-version-are-shown"),
+        ("miscounts", "source-count-agrees-with-listing"),
+        ("hides", "groups-are-named"),
+    ],
+)
 async def test_a_fault_of_a_source_is_told_by_name(fault: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = await of_source(fault, monkeypatch)
     assert named in failed(report) or report.of(named).because_of in failed(report)
@@ -226,23 +248,49 @@ async def test_a_fault_of_a_source_is_told_by_name(fault: str, named: str, monke
 async def test_a_source_over_http(server: Server) -> None:
     backoffice = Backoffice(products())
     server.handler = backoffice
-    config = Config.model_validate({
-        "sources": {"backoffice": {"base_url": server.url, "auth": {"kind": "bearer", "token": "source-secret"}}},
-        "third_parties": {"partner": {"base_url": server.url}},
-        "entities": {"product": {
-            "owner": "backoffice",
-            "parts": {"backoffice": {
-                "key": "sku", "group": "shop", "version": {"path": "updated_at"},
-                "groups": {"path": "/shops"}, "read": {"path": "/products/{{ key }}"},
-                "list": {"path": "/products", "items": "products", "paging": "page", "size": 2, "params": {
-                    "shop": "{{ group }}", "page": "{{ page }}", "limit": "{{ limit }}"}}}},
-            "mapping": {"sku": "key"},
-            "third_party": {"system": "partner", "key_field": "sku", "create": {"path": "/items"},
-                            "update": {"path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
-                            "read": {"path": "/items/{{ id }}"}, "list": {"path": "/items"}}}}})
+    config = Config.model_validate(
+        {
+            "sources": {"backoffice": {"base_url": server.url, "auth": {"kind": "bearer", "token": "source-secret"}}},
+            "third_parties": {"partner": {"base_url": server.url}},
+            "entities": {
+                "product": {
+                    "owner": "backoffice",
+                    "parts": {
+                        "backoffice": {
+                            "key": "sku",
+                            "group": "shop",
+                            "version": {"path": "updated_at"},
+                            "groups": {"path": "/shops"},
+                            "read": {"path": "/products/{{ key }}"},
+                            "list": {
+                                "path": "/products",
+                                "items": "products",
+                                "paging": "page",
+                                "size": 2,
+                                "params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "{{ limit }}"},
+                            },
+                        }
+                    },
+                    "mapping": {"sku": "key"},
+                    "third_party": {
+                        "system": "partner",
+                        "key_field": "sku",
+                        "create": {"path": "/items"},
+                        "update": {"path": "/items/{{ id }}"},
+                        "delete": {"path": "/items/{{ id }}"},
+                        "read": {"path": "/items/{{ id }}"},
+                        "list": {"path": "/items"},
+                    },
+                }
+            },
+        }
+    )
     report = await assert_conforms(config, "product", part="backoffice")
-    assert skipped(report) == {"listing-goes-on-from-a-position", "source-count-agrees-with-listing",
-                               "changes-since-a-version-are-shown"}
+    assert skipped(report) == {
+        "listing-goes-on-from-a-position",
+        "source-count-agrees-with-listing",
+        "changes-since-a-version-are-shown",
+    }
     backoffice.ignores_filters = True
     ending = (await conformance(config, "product", part="backoffice")).of("listing-is-of-its-group")
     assert (ending.outcome, "4 rows belong to other groups" in ending.came) == ("skipped", True), ending

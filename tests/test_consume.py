@@ -46,8 +46,16 @@ PATIENCE = 30.0
 
 
 def cloud_event(number: int = 1, **changes: Any) -> dict[str, Any]:
-    return {"specversion": "1.0", "id": f"e{number}", "source": "shop", "type": "item.updated", "subject": f"k{number}",
-            "version": number, "data": {"key": f"k{number}", "store": "A", "v": number}, **changes}
+    return {
+        "specversion": "1.0",
+        "id": f"e{number}",
+        "source": "shop",
+        "type": "item.updated",
+        "subject": f"k{number}",
+        "version": number,
+        "data": {"key": f"k{number}", "store": "A", "v": number},
+        **changes,
+    }
 
 
 def packed(document: Any) -> bytes:
@@ -84,8 +92,9 @@ def open_rejected(engine: Engine) -> list[dict[str, Any]]:
 
 def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
     with engine.begin() as connection:
-        rows = run(connection, "SELECT cause, title FROM sync.alerts WHERE resolved_at IS NULL AND kind = %(kind)s",
-                   kind=kind)
+        rows = run(
+            connection, "SELECT cause, title FROM sync.alerts WHERE resolved_at IS NULL AND kind = %(kind)s", kind=kind
+        )
         return [(row.cause, row.title) for row in rows]
 
 
@@ -112,6 +121,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # What a message means -----------------------------------------------------------------------------------------------
 
+
 def meaning(message: Message, **consumer: Any) -> list[ChangeEvent]:
     settings = Consumer(url="amqp://b", queue="q", **consumer)
     return events_of(message, settings, two_part_config())
@@ -122,17 +132,23 @@ ATTRIBUTES = {name: value for name, value in cloud_event().items() if name != "d
 DATA = packed(cloud_event()["data"])
 
 
-@pytest.mark.parametrize("message", [
-    Message(packed(cloud_event()), STRUCTURED),
-    Message(packed(cloud_event()), "application/cloudevents+json; charset=utf-8"),
-    Message(packed(cloud_event()), "application/json"),
-    Message(packed(cloud_event())),
-    Message(packed([cloud_event()]), BATCH),
-    Message(DATA, "application/json", {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}),
-    Message(DATA, "application/json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}),
-    Message(DATA, "application/vnd.shop+json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}),
-    Message(DATA, None, {f"cloudEvents_{name}": value for name, value in {**ATTRIBUTES, "version": "1"}.items()}),
-], ids=str)
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(packed(cloud_event()), STRUCTURED),
+        Message(packed(cloud_event()), "application/cloudevents+json; charset=utf-8"),
+        Message(packed(cloud_event()), "application/json"),
+        Message(packed(cloud_event())),
+        Message(packed([cloud_event()]), BATCH),
+        Message(DATA, "application/json", {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}),
+        Message(DATA, "application/json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}),
+        Message(
+            DATA, "application/vnd.shop+json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}
+        ),
+        Message(DATA, None, {f"cloudEvents_{name}": value for name, value in {**ATTRIBUTES, "version": "1"}.items()}),
+    ],
+    ids=str,
+)
 def test_a_cloud_event_is_understood_however_it_is_packed(message: Message) -> None:
     assert meaning(message) == [EXPECTED]
 
@@ -148,8 +164,10 @@ def test_a_time_of_amqp_is_utc() -> None:
     headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items() if name != "version"}
     at = datetime(2026, 11, 23, 12, tzinfo=UTC)
     settings = Consumer(url="amqp://b", queue="q")
-    found = [events_of(Message(b"", None, {**headers, "cloudEvents:time": time}), settings, config)[0].version
-             for time in (at, at.replace(tzinfo=None))]
+    found = [
+        events_of(Message(b"", None, {**headers, "cloudEvents:time": time}), settings, config)[0].version
+        for time in (at, at.replace(tzinfo=None))
+    ]
     assert found == [int(at.timestamp()) * 1_000_000] * 2
 
 
@@ -158,21 +176,26 @@ def test_a_consumers_source_stands_in_for_what_events_say() -> None:
     assert found == [EXPECTED]
 
 
-@pytest.mark.parametrize(("message", "said"), [
-    (Message(b"\xff"), "not UTF-8"),
-    (Message(b""), "not JSON"),
-    (Message(b"[]"), "must be a JSON object"),
-    (Message(packed(cloud_event()), BATCH), "must be an array"),
-    (Message(b"<a/>", "text/xml", {"cloudEvents:id": "e1"}), "must be JSON"),
-    (Message(packed(cloud_event(type="nothing.updated"))), "must begin with the name of an entity"),
-    (Message(b" " * 300_000), "has more than 262144 bytes"),
-], ids=[str(number) for number in range(7)])
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (Message(b"\xff"), "not UTF-8"),
+        (Message(b""), "not JSON"),
+        (Message(b"[]"), "must be a JSON object"),
+        (Message(packed(cloud_event()), BATCH), "must be an array"),
+        (Message(b"<a/>", "text/xml", {"cloudEvents:id": "e1"}), "must be JSON"),
+        (Message(packed(cloud_event(type="nothing.updated"))), "must begin with the name of an entity"),
+        (Message(b" " * 300_000), "has more than 262144 bytes"),
+    ],
+    ids=[str(number) for number in range(7)],
+)
 def test_what_cannot_be_read_says_why(message: Message, said: str) -> None:
     with pytest.raises(InvalidEvent, match=said):
         meaning(message)
 
 
 # In order -----------------------------------------------------------------------------------------------------------
+
 
 def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engine: Engine) -> None:
     for number in range(1, 51):
@@ -187,8 +210,11 @@ def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engin
 def test_what_has_arrived_is_one_commit(broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     write = Consumption._write
-    monkeypatch.setattr(Consumption, "_write", lambda self, connection, understood: (
-        sizes.append(len(understood)), write(self, connection, understood)))
+    monkeypatch.setattr(
+        Consumption,
+        "_write",
+        lambda self, connection, understood: (sizes.append(len(understood)), write(self, connection, understood)),
+    )
     for number in range(1, 101):
         broker.send(packed(cloud_event(number)))
     with consuming(engine, config_for(broker, consumer={"at_once": 60})):
@@ -205,11 +231,21 @@ def test_what_kombu_sends_with_headers_is_read_in_binary_mode(broker: Broker, en
 
 
 def test_events_of_the_sources_own_shape(broker: Broker, engine: Engine) -> None:
-    events = {"when": "body.op != 'skip'", "id": "body.nr", "key": "body.sku", "version": "body.v",
-              "action": "body.op", "actions": {"u": "updated"}, "data": "body.row"}
+    events = {
+        "when": "body.op != 'skip'",
+        "id": "body.nr",
+        "key": "body.sku",
+        "version": "body.v",
+        "action": "body.op",
+        "actions": {"u": "updated"},
+        "data": "body.row",
+    }
     system = {"base_url": "http://127.0.0.1:1"}
-    config = config_for(broker, consumer={"format": "own", "source": "shop"},
-                        sources={"shop": {**system, "events": events}, "stock": system})
+    config = config_for(
+        broker,
+        consumer={"format": "own", "source": "shop"},
+        sources={"shop": {**system, "events": events}, "stock": system},
+    )
     for op in ("skip", "u", "x"):
         broker.send(packed({"op": op, "nr": op, "sku": "k1", "v": 3, "row": {"key": "k1", "store": "A"}}))
     with consuming(engine, config):
@@ -224,11 +260,13 @@ def test_a_queue_is_made_and_bound_where_an_exchange_is_named(rabbit: Rabbit, en
     config = config_for(rabbit, consumer={"exchange": exchange, "bindings": ["shop.*"], "queue": queue})
     try:
         with consuming(engine, config):
+
             def told() -> bool:
                 message = rabbit.channel.prepare_message(packed(cloud_event()))
                 rabbit.channel.basic_publish(message, exchange=exchange, routing_key="shop.item")
                 rabbit.channel.basic_publish(rabbit.channel.prepare_message(b"x"), exchange=exchange, routing_key="b")
                 return received(engine) == 1
+
             eventually(told, "the event")
         assert open_rejected(engine) == []
     finally:
@@ -236,8 +274,9 @@ def test_a_queue_is_made_and_bound_where_an_exchange_is_named(rabbit: Rabbit, en
         rabbit.channel.exchange_delete(exchange)
 
 
-def test_a_queue_that_is_not_there_is_waited_for(rabbit: Rabbit, engine: Engine,
-                                                 caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_is_not_there_is_waited_for(
+    rabbit: Rabbit, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     queue = f"{rabbit.queue}-later"
     with consuming(engine, config_for(rabbit, consumer={"queue": queue})):
         eventually(lambda: "NOT_FOUND - no queue" in caplog.text, "the complaint")
@@ -249,6 +288,7 @@ def test_a_queue_that_is_not_there_is_waited_for(rabbit: Rabbit, engine: Engine,
 
 
 # Unreadable ---------------------------------------------------------------------------------------------------------
+
 
 def test_what_cannot_be_read_stops_nothing_and_is_told_of(broker: Broker, engine: Engine) -> None:
     for body in (packed(cloud_event(1)), b"not json", packed({"specversion": "0.3"}), packed(cloud_event(2))):
@@ -281,14 +321,16 @@ def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Eng
     assert "only 1000 of its 5000 bytes were kept" in found["reason"]
 
 
-def test_what_the_database_cannot_hold_is_found_among_the_others(broker: Broker, engine: Engine,
-                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_database_cannot_hold_is_found_among_the_others(
+    broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = consuming_module.events_of
 
     def with_nul(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
         found = read(message, consumer, config)
-        return [each if each.key != "k2" else ChangeEvent("shop", "e2", "item", "k\x002", "update", 2)
-                for each in found]
+        return [
+            each if each.key != "k2" else ChangeEvent("shop", "e2", "item", "k\x002", "update", 2) for each in found
+        ]
 
     monkeypatch.setattr(consuming_module, "events_of", with_nul)
     for number in (1, 2, 3):
@@ -328,8 +370,10 @@ def test_discard_keeps_the_reason(broker: Broker, engine: Engine) -> None:
 
 # Down ---------------------------------------------------------------------------------------------------------------
 
-def test_while_the_database_is_down_nothing_is_acknowledged(broker: Broker, engine: Engine,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+
+def test_while_the_database_is_down_nothing_is_acknowledged(
+    broker: Broker, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     down = threading.Event()
 
     def fail(connection: Any) -> None:
@@ -353,8 +397,9 @@ def test_while_the_database_is_down_nothing_is_acknowledged(broker: Broker, engi
         event.remove(engine, "begin", fail)
 
 
-def test_a_broker_that_goes_away_and_comes_back(broker: Broker, engine: Engine,
-                                                caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_goes_away_and_comes_back(
+    broker: Broker, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     proxy = Proxy(broker.url)
     config = config_for(broker, consumer={"url": proxy.url}, alerts={"overdue_after": 0})
@@ -375,6 +420,7 @@ def test_a_broker_that_goes_away_and_comes_back(broker: Broker, engine: Engine,
 
 
 # Killed -------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def process(broker: Broker, database_url: str, tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
@@ -402,10 +448,14 @@ def ended(process: BaseProcess) -> int | None:
     return process.exitcode
 
 
-@pytest.mark.parametrize("point", ["consume.taken", "consume.before_commit", "consume.committed",
-                                   "consume.acknowledged"])
+@pytest.mark.parametrize(
+    "point", ["consume.taken", "consume.before_commit", "consume.committed", "consume.acknowledged"]
+)
 def test_killed_there_nothing_is_lost_and_nothing_counts_twice(
-    point: str, broker: Broker, engine: Engine, process: Callable[..., BaseProcess],
+    point: str,
+    broker: Broker,
+    engine: Engine,
+    process: Callable[..., BaseProcess],
 ) -> None:
     broker.send(packed(cloud_event(1)))
     broker.send(b"not json")
@@ -426,6 +476,7 @@ def test_killed_there_nothing_is_lost_and_nothing_counts_twice(
 
 # The command --------------------------------------------------------------------------------------------------------
 
+
 def test_a_consumer_that_is_not_there(engine: Engine) -> None:
     with pytest.raises(NotFound, match=r"no 'consumers'"):
         consume(engine, two_part_config())
@@ -436,8 +487,9 @@ def test_a_consumer_that_is_not_there(engine: Engine) -> None:
 
 @pytest.mark.parametrize("section", ["consumers", "outcomes"])
 @pytest.mark.parametrize("url", ["nosuch://user:secret@b/x", "nosuch+amqp://user:secret@b/x"])
-def test_a_broker_unheard_of_is_refused_at_load(section: str, url: str, tmp_path: Path,
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_unheard_of_is_refused_at_load(
+    section: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     document = two_part_config().model_dump(mode="json", exclude_defaults=True)
     document[section] = {"orders": {"url": url, "queue": "q"}}
     (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
@@ -453,23 +505,22 @@ def test_all_brokers_of_kombu_are_known() -> None:
 
 
 @pytest.mark.parametrize("url", ["sqs://user:secret@b", "zookeeper://user:secret@b"])
-def test_a_broker_whose_library_is_missing_ends_the_consumer(engine: Engine, url: str,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_whose_library_is_missing_ends_the_consumer(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transport, "_transport_cache", {})
     monkeypatch.setitem(sys.modules, "kombu.transport.SQS", None)  # some cannot be imported without it,
     monkeypatch.setattr(zookeeper, "kazoo", None)  # others not be made
     stop = threading.Event()
     monkeypatch.setattr(stop, "wait", lambda seconds: stop.set())  # a pause would be the end, without an error
-    consumption = Consumption(
-        engine, two_part_config(consumers={"orders": {"url": url, "queue": "q"}}), "orders", stop)
+    consumption = Consumption(engine, two_part_config(consumers={"orders": {"url": url, "queue": "q"}}), "orders", stop)
     consumption.run()
     assert isinstance(consumption.error, ConfigError)
-    assert f"kombu has no transport for {url[:url.index(':')]}:// here" in str(consumption.error)
+    assert f"kombu has no transport for {url[: url.index(':')]}:// here" in str(consumption.error)
     assert "secret" not in str(consumption.error)
 
 
-def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q"}})
     document = config.model_dump(mode="json", exclude_defaults=True)
     document["consumers"]["orders"]["url"] = "amqp://b"
@@ -477,10 +528,14 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
     monkeypatch.setattr(composition, "open_database", lambda: engine)
     monkeypatch.setattr(composition, "require_database", lambda: None)
     monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
-    found = [consuming_module.understand(Message(body, None, {"shop": "eu"}), "orders", config)
-             for body in (b"not json", packed({"specversion": "0.3"}))]
+    found = [
+        consuming_module.understand(Message(body, None, {"shop": "eu"}), "orders", config)
+        for body in (b"not json", packed({"specversion": "0.3"}))
+    ]
     with engine.begin() as connection:
-        rejected_messages.keep(connection, [each for each in found if isinstance(each, rejected_messages.Rejected)], 1000)
+        rejected_messages.keep(
+            connection, [each for each in found if isinstance(each, rejected_messages.Rejected)], 1000
+        )
     cli = CliRunner()
 
     def ran(*arguments: str) -> tuple[int, str]:
@@ -495,14 +550,17 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path,
     assert "there are none" in ran("list")[1]
 
 
-@pytest.mark.parametrize(("consumer", "said"), [
-    ({"format": "own"}, "source: is needed"),
-    ({"format": "own", "source": "shop"}, "sources.shop says nothing of its 'events'"),
-    ({"source": "nobody"}, "there is no source system of that name"),
-    ({"url": "redis://b", "exchange": "x"}, "there is no such thing in Redis"),
-    ({"url": "b:5672"}, "should match pattern"),
-    ({"url": "https://b"}, "there is no broker 'https'; there is amqp, "),
-])
+@pytest.mark.parametrize(
+    ("consumer", "said"),
+    [
+        ({"format": "own"}, "source: is needed"),
+        ({"format": "own", "source": "shop"}, "sources.shop says nothing of its 'events'"),
+        ({"source": "nobody"}, "there is no source system of that name"),
+        ({"url": "redis://b", "exchange": "x"}, "there is no such thing in Redis"),
+        ({"url": "b:5672"}, "should match pattern"),
+        ({"url": "https://b"}, "there is no broker 'https'; there is amqp, "),
+    ],
+)
 def test_a_consumer_that_cannot_work_is_refused(consumer: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q", **consumer}})

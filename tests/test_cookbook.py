@@ -23,8 +23,10 @@ from http_server import Server
 from sync_orchestrator import config as configuration
 from sync_orchestrator.conformance import conformance
 
-SAMPLES = [{"code": "k1", "store": "A", "name": "a lamp", "price": 9.5, "stock": 3, "active": True},
-           {"code": "k1", "store": "A", "name": "a lämp", "price": 0.25, "stock": 0, "active": False}]
+SAMPLES = [
+    {"code": "k1", "store": "A", "name": "a lamp", "price": 9.5, "stock": 3, "active": True},
+    {"code": "k1", "store": "A", "name": "a lämp", "price": 0.25, "stock": 0, "active": False},
+]
 BASE = """
 sources:
   shop: {base_url: "${ERP_URL}"}
@@ -75,11 +77,15 @@ RECIPES = [
     Recipe("deletes", 1, servers.SoftDelete, OURS),
     Recipe("answers", 1, servers.AllIs200, THEIRS),
     Recipe("answers", 2, servers.ThirdParty, THEIRS - ONE_PAGE),
-    *(Recipe("paging", number, lambda kind=kind: servers.Paged(kind), OURS - ONE_PAGE)  # type: ignore[misc]
-      for number, kind in enumerate(("cursor", "link", "next_url", "page", "after", "start", "total"), 1)),
+    *(
+        Recipe("paging", number, lambda kind=kind: servers.Paged(kind), OURS - ONE_PAGE)  # type: ignore[misc]
+        for number, kind in enumerate(("cursor", "link", "next_url", "page", "after", "start", "total"), 1)
+    ),
     *(Recipe("counting", number, servers.Counted, OURS) for number in (1, 2, 3, 4)),
-    *(Recipe("login", number, lambda kind=kind: servers.Doors(kind), OURS - NO_LOGIN)  # type: ignore[misc]
-      for number, kind in enumerate(("basic", "bearer", "headers"), 1)),
+    *(
+        Recipe("login", number, lambda kind=kind: servers.Doors(kind), OURS - NO_LOGIN)  # type: ignore[misc]
+        for number, kind in enumerate(("basic", "bearer", "headers"), 1)
+    ),
     Recipe("login", 4, lambda: servers.Doors("login"), OURS),
     Recipe("throttling", 1, servers.Busy, OURS),
     Recipe("references", 1, servers.Stores, THEIRS | COUNTLESS),
@@ -120,8 +126,7 @@ async def test_recipe(recipe: Recipe, server: Server, monkeypatch: pytest.Monkey
     path = tmp_path / "sync.yaml"
     path.write_text(yaml.safe_dump(merge(parse_yaml(BASE), parse_yaml(text))))
     config = configuration.load(path)
-    report = await conformance(config, "product", samples=SAMPLES, group="A", other_group="B",
-                               odd_keys=True)
+    report = await conformance(config, "product", samples=SAMPLES, group="A", other_group="B", odd_keys=True)
     endings = {ending.behaviour: ending for ending in report.endings}
     failed = {name: (ending.came, ending.expected) for name, ending in endings.items() if ending.outcome == "failed"}
     assert failed == {}
@@ -133,24 +138,32 @@ async def test_recipe(recipe: Recipe, server: Server, monkeypatch: pytest.Monkey
 
 def assert_made(calls: list[str], server: Server) -> None:
     """Each of the calls that a page shows was made."""
-    made = {ordered(f"{method} {path}?" + "&".join(f"{name}={value}" for name, value in query.items()))
-            for method, path, query in server.seen}
+    made = {
+        ordered(f"{method} {path}?" + "&".join(f"{name}={value}" for name, value in query.items()))
+        for method, path, query in server.seen
+    }
     for line in calls:
         wanted = re.compile(pattern(ordered(line)), re.DOTALL)
         assert any(wanted.fullmatch(call) for call in made), f"{line}: not among {sorted(made)[:40]}"
 
 
-SOURCES = {"source-rest": ["shop"], "source-sql": ["shop"], "source-files": ["shop"],
-           "several-sources": ["shop", "stock"]}
+SOURCES = {
+    "source-rest": ["shop"],
+    "source-sql": ["shop"],
+    "source-files": ["shop"],
+    "several-sources": ["shop", "stock"],
+}
 HEAD = "sku;store;name;updated_at\n"
 
 
 def as_table(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("CREATE TABLE products (sku TEXT PRIMARY KEY, store TEXT, name TEXT, updated_at TEXT, "
-                           "published INTEGER)")
-        connection.executemany("INSERT INTO products VALUES (:sku, :store, :name, :updated_at, 1)",
-                               servers.Sources().products)
+        connection.execute(
+            "CREATE TABLE products (sku TEXT PRIMARY KEY, store TEXT, name TEXT, updated_at TEXT, published INTEGER)"
+        )
+        connection.executemany(
+            "INSERT INTO products VALUES (:sku, :store, :name, :updated_at, 1)", servers.Sources().products
+        )
 
 
 @pytest.mark.parametrize(("page", "part"), [(page, part) for page, parts in SOURCES.items() for part in parts])
@@ -170,14 +183,16 @@ async def test_recipe_of_a_source(
     told = parse_yaml(text)
     base["sources"], base["entities"]["product"]["parts"] = {}, {}
     base["entities"]["product"]["third_party"] = parse_yaml(yaml_and_calls(RECIPES[0])[0])["entities"]["product"][
-        "third_party"]
+        "third_party"
+    ]
     if page in ("source-sql", "source-files"):  # whose columns are these
         base["entities"]["product"]["mapping"] = {"code": "key", "store": "group", "name": "shop.name"}
     path = tmp_path / "sync.yaml"
     path.write_text(yaml.safe_dump(merge(base, told)))
     report = await conformance(configuration.load(path), "product", part=part, group="A")
-    failed = {ending.behaviour: (ending.came, ending.expected) for ending in report.endings
-              if ending.outcome == "failed"}
+    failed = {
+        ending.behaviour: (ending.came, ending.expected) for ending in report.endings if ending.outcome == "failed"
+    }
     assert failed == {}
     assert sum(ending.outcome == "passed" for ending in report.endings) >= 3
     server_side = part != "stock" if page == "several-sources" else True
@@ -197,8 +212,12 @@ def test_the_page_of_a_server_is_one_whole_sync_yaml(
 
 
 def test_every_yaml_of_every_page_is_run() -> None:
-    told = {(page.stem, number) for page in FOLDER.glob("*.md") if page.stem not in {"README", *SERVER_PAGES}
-            for number, _ in enumerate([1 for language, _ in fences(page.stem) if language == "yaml"], 1)}
+    told = {
+        (page.stem, number)
+        for page in FOLDER.glob("*.md")
+        if page.stem not in {"README", *SERVER_PAGES}
+        for number, _ in enumerate([1 for language, _ in fences(page.stem) if language == "yaml"], 1)
+    }
     assert told == {(recipe.page, recipe.number) for recipe in RECIPES} | {(page, 1) for page in SOURCES}
 
 

@@ -27,6 +27,7 @@ NOTHING = FilterCheck().key
 
 async def counted(server: Server, count: dict[str, Any], answer: Callable[[], Response] | None = None) -> int:
     if answer is not None:
+
         async def handler(request: Request) -> Response:
             return answer()
 
@@ -42,37 +43,69 @@ def told(header: str, text: str) -> Callable[[], Response]:
     return lambda: JSONResponse([], headers={header: text})
 
 
-@pytest.mark.parametrize(("count", "answer"), [
-    pytest.param({"method": "HEAD", "header": "X-Total-Count"}, told("x-total-count", "5"), id="header of HEAD"),
-    pytest.param({"header": "x-total-count"}, told("X-Total-Count", " 5 "), id="header of GET"),
-    pytest.param({"method": "HEAD", "header": "Content-Range"}, told("content-range", "items 0-1/5"),
-                 id="Content-Range"),
-    pytest.param({"header": "Content-Range"}, told("content-range", "*/5"), id="Content-Range of nothing"),
-    pytest.param({"number": "meta.total"}, lambda: JSONResponse({"meta": {"total": 5}}), id="body field"),
-    pytest.param({"number": "length(@)"}, lambda: JSONResponse([1, 2, 3, 4, 5]), id="computed from the body"),
-    pytest.param({"number": "to_number(n)"}, lambda: JSONResponse({"n": "5"}), id="text in the body, said so"),
-    pytest.param({"number": "n"}, lambda: JSONResponse({"n": 5.0}), id="whole number with a fraction of nothing"),
-    pytest.param({}, lambda: JSONResponse(5), id="the body itself"),
-    pytest.param({}, lambda: PlainTextResponse("5\n"), id="plain text"),
-    pytest.param({}, lambda: PlainTextResponse("005"), id="plain text with zeros"),
-    pytest.param({}, lambda: PlainTextResponse('"5"'), id="plain text in quotes"),
-    pytest.param({}, lambda: PlainTextResponse("\ufeff5"), id="plain text with a byte order mark"),
-])
+@pytest.mark.parametrize(
+    ("count", "answer"),
+    [
+        pytest.param({"method": "HEAD", "header": "X-Total-Count"}, told("x-total-count", "5"), id="header of HEAD"),
+        pytest.param({"header": "x-total-count"}, told("X-Total-Count", " 5 "), id="header of GET"),
+        pytest.param(
+            {"method": "HEAD", "header": "Content-Range"}, told("content-range", "items 0-1/5"), id="Content-Range"
+        ),
+        pytest.param({"header": "Content-Range"}, told("content-range", "*/5"), id="Content-Range of nothing"),
+        pytest.param({"number": "meta.total"}, lambda: JSONResponse({"meta": {"total": 5}}), id="body field"),
+        pytest.param({"number": "length(@)"}, lambda: JSONResponse([1, 2, 3, 4, 5]), id="computed from the body"),
+        pytest.param({"number": "to_number(n)"}, lambda: JSONResponse({"n": "5"}), id="text in the body, said so"),
+        pytest.param({"number": "n"}, lambda: JSONResponse({"n": 5.0}), id="whole number with a fraction of nothing"),
+        pytest.param({}, lambda: JSONResponse(5), id="the body itself"),
+        pytest.param({}, lambda: PlainTextResponse("5\n"), id="plain text"),
+        pytest.param({}, lambda: PlainTextResponse("005"), id="plain text with zeros"),
+        pytest.param({}, lambda: PlainTextResponse('"5"'), id="plain text in quotes"),
+        pytest.param({}, lambda: PlainTextResponse("\ufeff5"), id="plain text with a byte order mark"),
+    ],
+)
 async def test_count(server: Server, count: dict[str, Any], answer: Callable[[], Response]) -> None:
     assert await counted(server, count, answer) == 5
 
 
-@pytest.mark.parametrize(("count", "query", "body", "answer"), [
-    pytest.param({"params": {"store": "{{ group }}", "limit": "0"}, "number": "total"},
-                 {"store": "A", "limit": "0"}, None, {"items": [], "total": 5}, id="limit 0"),
-    pytest.param({"method": "POST", "body": {"where": {"store": "{{ group }}"}, "aggregate": {"n": {"count": "*"}}},
-                  "number": "[0].n"},
-                 {}, {"where": {"store": "A"}, "aggregate": {"n": {"count": "*"}}}, [{"n": 5}], id="aggregate"),
-    pytest.param({"method": "POST", "body": {"jsonrpc": "2.0", "id": 1, "method": "search_count",
-                                             "params": [[["store", "=", "{{ group }}"]]]}, "number": "result"},
-                 {}, {"jsonrpc": "2.0", "id": 1, "method": "search_count", "params": [[["store", "=", "A"]]]},
-                 {"jsonrpc": "2.0", "id": 1, "result": 5}, id="RPC"),
-])
+@pytest.mark.parametrize(
+    ("count", "query", "body", "answer"),
+    [
+        pytest.param(
+            {"params": {"store": "{{ group }}", "limit": "0"}, "number": "total"},
+            {"store": "A", "limit": "0"},
+            None,
+            {"items": [], "total": 5},
+            id="limit 0",
+        ),
+        pytest.param(
+            {
+                "method": "POST",
+                "body": {"where": {"store": "{{ group }}"}, "aggregate": {"n": {"count": "*"}}},
+                "number": "[0].n",
+            },
+            {},
+            {"where": {"store": "A"}, "aggregate": {"n": {"count": "*"}}},
+            [{"n": 5}],
+            id="aggregate",
+        ),
+        pytest.param(
+            {
+                "method": "POST",
+                "body": {
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "method": "search_count",
+                    "params": [[["store", "=", "{{ group }}"]]],
+                },
+                "number": "result",
+            },
+            {},
+            {"jsonrpc": "2.0", "id": 1, "method": "search_count", "params": [[["store", "=", "A"]]]},
+            {"jsonrpc": "2.0", "id": 1, "result": 5},
+            id="RPC",
+        ),
+    ],
+)
 async def test_count_by_a_question(
     server: Server, count: dict[str, Any], query: dict[str, str], body: Any, answer: Any
 ) -> None:
@@ -88,21 +121,36 @@ async def test_count_by_a_question(
     assert (server.seen[0][2], heard) == (query, [body])
 
 
-@pytest.mark.parametrize(("count", "answer", "says"), [
-    pytest.param({"header": "X-Total"}, told("X-Other", "5"), "no number in the header 'X-Total' of the answer to "
-                 "GET /count: nothing", id="no such header"),
-    pytest.param({"header": "X-Total"}, told("X-Total", "many"), ": many", id="a header that is no number"),
-    pytest.param({"header": "X-Total"}, told("X-Total", "-1"), ": -1", id="a header below zero"),
-    pytest.param({"header": "Content-Range"}, told("Content-Range", "items 0-9/*"), ": items 0-9/*",
-                 id="a range of unknown length"),
-    pytest.param({"number": "n"}, lambda: JSONResponse({"n": "5"}), "no number at 'n' in the answer to GET /count, "
-                 'but a text of digits (write to_number(n)): {"n":"5"}', id="text in a JSON body"),
-    pytest.param({}, lambda: JSONResponse("5"), "no number", id="a JSON body that is text"),
-    pytest.param({}, lambda: PlainTextResponse("5 items"), ": 5 items", id="plain text with words"),
-    pytest.param({}, lambda: PlainTextResponse(""), "no number", id="empty text"),
-    pytest.param({}, lambda: PlainTextResponse("5" * 5000), "no number", id="more digits than can be"),
-    pytest.param({"number": "n"}, lambda: JSONResponse({"error": "later"}), "later", id="an error in a 200"),
-])
+@pytest.mark.parametrize(
+    ("count", "answer", "says"),
+    [
+        pytest.param(
+            {"header": "X-Total"},
+            told("X-Other", "5"),
+            "no number in the header 'X-Total' of the answer to GET /count: nothing",
+            id="no such header",
+        ),
+        pytest.param({"header": "X-Total"}, told("X-Total", "many"), ": many", id="a header that is no number"),
+        pytest.param({"header": "X-Total"}, told("X-Total", "-1"), ": -1", id="a header below zero"),
+        pytest.param(
+            {"header": "Content-Range"},
+            told("Content-Range", "items 0-9/*"),
+            ": items 0-9/*",
+            id="a range of unknown length",
+        ),
+        pytest.param(
+            {"number": "n"},
+            lambda: JSONResponse({"n": "5"}),
+            'no number at \'n\' in the answer to GET /count, but a text of digits (write to_number(n)): {"n":"5"}',
+            id="text in a JSON body",
+        ),
+        pytest.param({}, lambda: JSONResponse("5"), "no number", id="a JSON body that is text"),
+        pytest.param({}, lambda: PlainTextResponse("5 items"), ": 5 items", id="plain text with words"),
+        pytest.param({}, lambda: PlainTextResponse(""), "no number", id="empty text"),
+        pytest.param({}, lambda: PlainTextResponse("5" * 5000), "no number", id="more digits than can be"),
+        pytest.param({"number": "n"}, lambda: JSONResponse({"error": "later"}), "later", id="an error in a 200"),
+    ],
+)
 async def test_a_count_that_is_none(
     server: Server, count: dict[str, Any], answer: Callable[[], Response], says: str
 ) -> None:
@@ -117,6 +165,7 @@ def test_a_head_has_no_body() -> None:
 
 
 # Filters.
+
 
 class Store:
     """Records with a key and a group; it knows those of the filters ``key`` and ``group`` that are in ``obeyed``.
@@ -144,9 +193,13 @@ class Store:
 
 
 TARGET: dict[str, Any] = {
-    "system": "erp", "key_field": "key", "group": "group",
-    "create": {"path": "/items"}, "update": {"method": "PUT", "path": "/items/{{ id }}"},
-    "delete": {"path": "/items/{{ id }}"}, "read": {"path": "/items/{{ id }}"},
+    "system": "erp",
+    "key_field": "key",
+    "group": "group",
+    "create": {"path": "/items"},
+    "update": {"method": "PUT", "path": "/items/{{ id }}"},
+    "delete": {"path": "/items/{{ id }}"},
+    "read": {"path": "/items/{{ id }}"},
     "lookup": {"path": "/items", "params": {"key": "{{ key }}"}, "items": "items"},
     "list": {"path": "/items", "params": {"group": "{{ group }}"}, "items": "items"},
     "count": {"path": "/count", "params": {"group": "{{ group }}"}, "number": "n"},
@@ -249,10 +302,13 @@ async def test_a_filter_is_checked_again_after_a_while(server: Server) -> None:
     await client.close()
 
 
-@pytest.mark.parametrize(("check", "filters"), [
-    pytest.param({"off": True}, ["group"], id="off"),
-    pytest.param({}, ["key"], id="a name that the call does not use"),
-])
+@pytest.mark.parametrize(
+    ("check", "filters"),
+    [
+        pytest.param({"off": True}, ["group"], id="off"),
+        pytest.param({}, ["key"], id="a name that the call does not use"),
+    ],
+)
 async def test_what_is_not_checked(server: Server, check: dict[str, Any], filters: list[str]) -> None:
     client = Http(HttpSettings(base_url=server.url))
     count = Count.model_validate(TARGET["count"])
@@ -266,14 +322,16 @@ async def test_a_reference_stands_for_the_group(server: Server) -> None:
     Store(server)
     client = Http(HttpSettings(base_url=server.url))
     listing = Listing.model_validate({"path": "/items", "params": {"store": "{{ store_id }}"}, "items": "items"})
-    failure = await failure_of(Filters(client, FilterCheck(group="-1")).prove(
-        "list", listing, {"store_id": 7}, "group", "store_id"))
+    failure = await failure_of(
+        Filters(client, FilterCheck(group="-1")).prove("list", listing, {"store_id": 7}, "group", "store_id")
+    )
     assert server.seen[0][2] == {"store": "-1"}
     assert "asked for store_id '-1'" in failure.detail
     await client.close()
 
 
 # The owner's listing.
+
 
 def source(server: Server, **changes: Any) -> RestSource:
     version = {"path": "v", "kind": "number"}
@@ -300,11 +358,15 @@ async def test_items_without_a_group_need_a_filter_that_is_obeyed(server: Server
     assert await groups_listed(source(server)) == [("k0", None), ("k2", None), ("k4", None)]
 
 
-@pytest.mark.parametrize(("changes", "says"), [
-    pytest.param({}, "the filter of 'list' (GET /items) is ignored", id="ignored"),
-    pytest.param({"list": {"path": "/items", "items": "items"}}, "'list' does not ask for one with {{ group }}",
-                 id="absent"),
-])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({}, "the filter of 'list' (GET /items) is ignored", id="ignored"),
+        pytest.param(
+            {"list": {"path": "/items", "items": "items"}}, "'list' does not ask for one with {{ group }}", id="absent"
+        ),
+    ],
+)
 async def test_items_without_a_group_that_come_for_any(server: Server, changes: dict[str, Any], says: str) -> None:
     """Everything would land in every group."""
     Store(server).told = ["key", "v"]

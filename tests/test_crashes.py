@@ -34,8 +34,14 @@ class Workers:
         self._output = folder / "output"
         environment = {name: value for name, value in os.environ.items() if name != "SYNC_CRASH_AT"}
         self._process = subprocess.Popen(
-            [sys.executable, crash_worker.__file__], env=environment, text=True, cwd=Path(__file__).parent,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+            [sys.executable, crash_worker.__file__],
+            env=environment,
+            text=True,
+            cwd=Path(__file__).parent,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def run(self, database_url: str, crash_at: str | None = None) -> tuple[int, str]:
         """Has one do everything; returns its exit code and what it printed."""
@@ -87,14 +93,22 @@ def test_killed_there_and_started_again_all_is_in_step(
         revisions = {row.key: row.revision for row in run(connection, "SELECT key, revision FROM sync.records")}
         held = [row.item for row in run(connection, "SELECT item FROM third_party")]
         totals = conservation(connection)
-        recorded, ids = run(connection, """
+        recorded, ids = run(
+            connection,
+            """
             SELECT count(*), count(DISTINCT (source, event_id))
             FROM (SELECT source, event_id FROM sync.events UNION ALL
-                  SELECT source, event_id FROM sync.event_history) e""")[0]
-        unsent = run(connection, "SELECT count(*) FROM sync.alerts WHERE resolved_at IS NULL AND id NOT IN "
-                             "(SELECT alert_id FROM sync.alert_receivers WHERE told_at IS NOT NULL)")[0][0]
-    expected = [{"code": key, "store": "A", "name": shop.rows[key].data["name"],
-                 "count": stock.rows[key].data["count"]} for key in crash_worker.KEYS]
+                  SELECT source, event_id FROM sync.event_history) e""",
+        )[0]
+        unsent = run(
+            connection,
+            "SELECT count(*) FROM sync.alerts WHERE resolved_at IS NULL AND id NOT IN "
+            "(SELECT alert_id FROM sync.alert_receivers WHERE told_at IS NOT NULL)",
+        )[0][0]
+    expected = [
+        {"code": key, "store": "A", "name": shop.rows[key].data["name"], "count": stock.rows[key].data["count"]}
+        for key in crash_worker.KEYS
+    ]
     assert sorted(held, key=lambda item: str(item["code"])) == sorted(expected, key=lambda item: str(item["code"]))
     assert totals.balanced
     # A thin notification that was looked for already is a new request to look (rule 31).

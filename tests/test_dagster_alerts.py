@@ -106,12 +106,11 @@ def test_an_open_breaker_is_a_warning(dagster: Dagster) -> None:
     assert dagster.open_alerts() == {"breaker_open": "erp"}
     assert status(dagster) == (False, "WARN")
     assert "1 alert is open: breaker_open; the circuit breaker of erp is open since" in (
-        shown(dagster).description or "")
+        shown(dagster).description or ""
+    )
 
 
-def test_a_materialization_evaluates_the_check_too_and_leaves_it_without_partition(
-    synced: Dagster
-) -> None:
+def test_a_materialization_evaluates_the_check_too_and_leaves_it_without_partition(synced: Dagster) -> None:
     tell(synced, "conservation", "events", "events do not add up")
     for launched in ({"groups": ["A", "B", "C"]}, {"tags": {"dagster/partition": "B"}}):
         ran = synced.run("__ASSET_JOB", assets=[ARCHIVE, MIRROR], checks=[CHECK_KEY, ALERTS_KEY], **launched)
@@ -133,9 +132,12 @@ def test_the_sensor_requests_the_evaluation_when_alerts_or_pauses_change(
 
     assert requested()  # nothing is shown yet
     assert not requested()
-    for change in (lambda: tell(dagster, "drift", "item A", "item A: drift", entity="item"),
-                   lambda: resolve(dagster, "drift", "item A"), lambda: paused(dagster, "erp"),
-                   lambda: resumed(dagster, "erp")):
+    for change in (
+        lambda: tell(dagster, "drift", "item A", "item A: drift", entity="item"),
+        lambda: resolve(dagster, "drift", "item A"),
+        lambda: paused(dagster, "erp"),
+        lambda: resumed(dagster, "erp"),
+    ):
         change()
         assert requested()
         assert not requested()
@@ -154,7 +156,8 @@ def test_the_sensor_waits_for_an_evaluation_that_is_under_way(dagster: Dagster) 
     """It may have read what was open before the change."""
     cursor = dagster.tick(alert_outbox).cursor
     run = dagster.instance.create_run_for_job(
-        dagster.defs.resolve_job_def("report_alerts"), status=dg.DagsterRunStatus.STARTED)
+        dagster.defs.resolve_job_def("report_alerts"), status=dg.DagsterRunStatus.STARTED
+    )
     tell(dagster, "drift", "item A", "item A: drift", entity="item")
     waiting = dagster.tick(alert_outbox, cursor)
     assert not waiting.run_requests
@@ -187,8 +190,10 @@ def test_an_alert_is_in_the_log_of_its_tick(dagster: Dagster, monkeypatch: pytes
 def test_a_pause_is_said_by_the_sensor_and_by_the_runs(synced: Dagster) -> None:
     ran = paused(synced, "item", "the ERP is being updated")
     assert output(ran, "pause_pushes") == {
-        "result": "pushes of item are paused", "reason": "the ERP is being updated",
-        "pushes that wait": "item is paused: 0 wait"}
+        "result": "pushes of item are paused",
+        "reason": "the ERP is being updated",
+        "pushes that wait": "item is paused: 0 wait",
+    }
     synced.world.put("A0", name="changed")
     synced.world.put("A1", name="changed")
     ran = synced.run("incremental_sync")
@@ -202,6 +207,7 @@ def test_a_pause_is_said_by_the_sensor_and_by_the_runs(synced: Dagster) -> None:
 
 
 def test_resume_fails_while_the_third_party_is_suspended(dagster: Dagster) -> None:
-    dagster.world.query("UPDATE sync.systems SET suspended_at = sync.clock(), suspended_reason = 'restored'"
-                        " WHERE name = 'erp'")
+    dagster.world.query(
+        "UPDATE sync.systems SET suspended_at = sync.clock(), suspended_reason = 'restored' WHERE name = 'erp'"
+    )
     assert "pushes to erp stay suspended: restored. Run `sync-orchestrator adopt`" in failure(resumed(dagster, "item"))

@@ -67,7 +67,8 @@ def test_lineage_begins_at_the_sources_and_ends_at_the_third_party(defs: dg.Defi
 def test_the_metadata_of_the_assets_says_where_each_field_comes_from() -> None:
     config = two_part_config(
         entity={"owners": ["team:stones", "ann@example.org"]},
-        shop={"base_url": "https://user:word@shop.example/api?token=x"})
+        shop={"base_url": "https://user:word@shop.example/api?token=x"},
+    )
     graph = build(config).resolve_asset_graph()
     archive, mirror = graph.get(archive_key("item")), graph.get(mirror_key("item"))
     assert list(archive.owners) == list(mirror.owners) == ["team:stones", "ann@example.org"]
@@ -78,31 +79,38 @@ def test_the_metadata_of_the_assets_says_where_each_field_comes_from() -> None:
         "code": [dg.TableColumnDep(archive_key("item"), "key")],
         "store": [dg.TableColumnDep(archive_key("item"), "group")],
         "name": [dg.TableColumnDep(archive_key("item"), "shop.name")],
-        "count": [dg.TableColumnDep(archive_key("item"), "stock.count")]}
+        "count": [dg.TableColumnDep(archive_key("item"), "stock.count")],
+    }
     lineage = archive.metadata["dagster/column_lineage"].deps_by_column
     assert lineage["stock.count"] == [dg.TableColumnDep(source_key("item", "stock"), "count")]
     assert lineage["group"] == [dg.TableColumnDep(source_key("item", "shop"), "store")]
     assert graph.get(source_key("item", "shop")).metadata["dagster/uri"] == "https://shop.example/api"
     assert mirror.metadata["dagster/uri"] == "http://127.0.0.1:1"
     assert mirror.metadata["validation"] == (
-        "every 15 min; full comparison at least every 1 d; drift: repair auto; unmanaged records: report")
+        "every 15 min; full comparison at least every 1 d; drift: repair auto; unmanaged records: report"
+    )
     assert archive.metadata["source_check"] == "every 1 d; lost notifications: repair auto"
 
 
-@pytest.mark.parametrize(("expression", "paths"), [
-    ("shop.name", [("shop", "name")]),
-    ("shop.{a: b.c, d: e}", [("shop", "b", "c"), ("shop", "e")]),
-    ("shop.price || shop.old", [("shop", "old"), ("shop", "price")]),
-    ("shop.items[?kind == 'x'].name | [0]", [("shop", "items", "kind"), ("shop", "items", "name")]),
-    ("max_by(shop.items, &price)", [("shop", "items"), ("shop", "items", "price")]),
-    ("`1`", []),
-])
+@pytest.mark.parametrize(
+    ("expression", "paths"),
+    [
+        ("shop.name", [("shop", "name")]),
+        ("shop.{a: b.c, d: e}", [("shop", "b", "c"), ("shop", "e")]),
+        ("shop.price || shop.old", [("shop", "old"), ("shop", "price")]),
+        ("shop.items[?kind == 'x'].name | [0]", [("shop", "items", "kind"), ("shop", "items", "name")]),
+        ("max_by(shop.items, &price)", [("shop", "items"), ("shop", "items", "price")]),
+        ("`1`", []),
+    ],
+)
 def test_the_fields_that_an_expression_reads(expression: str, paths: list[tuple[str, ...]]) -> None:
     assert list(paths_of(expression)) == paths
 
 
-@pytest.mark.parametrize(("owner", "good"), [
-    ("team:stones", True), ("ann@example.org", True), ("stones", False), ("team:", False), ("a b@c.d", False)])
+@pytest.mark.parametrize(
+    ("owner", "good"),
+    [("team:stones", True), ("ann@example.org", True), ("stones", False), ("team:", False), ("a b@c.d", False)],
+)
 def test_owners_are_addresses_or_teams(owner: str, good: bool) -> None:
     if good:
         assert two_part_config(entity={"owners": [owner]}).entities["item"].owners == [owner]
@@ -135,7 +143,13 @@ def test_one_full_sync_job_covers_every_asset_and_can_be_backfilled(defs: dg.Def
 def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definitions) -> None:
     sensors = list(defs.sensors or [])
     assert {sensor.name for sensor in sensors if isinstance(sensor, dg.SensorDefinition)} == {
-        "change_events", "business_groups", "alert_outbox", "dead_runs", "failed_runs", "recovered_runs"}
+        "change_events",
+        "business_groups",
+        "alert_outbox",
+        "dead_runs",
+        "failed_runs",
+        "recovered_runs",
+    }
     for sensor in sensors:
         assert sensor.default_status is dg.DefaultSensorStatus.RUNNING  # type: ignore[union-attr]
     for schedule in defs.schedules or []:
@@ -193,8 +207,11 @@ def test_whether_a_drain_is_requested_when_none_is_heard_of(runs: list[Any], nee
     [
         ("incremental_sync", {}, "incremental_sync"),
         ("full_sync", {"dagster/partition": "A"}, "full_sync A"),
-        ("full_sync", {"dagster/asset_partition_range_start": "A", "dagster/asset_partition_range_end": "C"},
-         "full_sync A to C"),
+        (
+            "full_sync",
+            {"dagster/asset_partition_range_start": "A", "dagster/asset_partition_range_end": "C"},
+            "full_sync A to C",
+        ),
         ("__ASSET_JOB", {"dagster/partition": "A"}, "assets A"),
     ],
 )
@@ -202,12 +219,15 @@ def test_failed_runs_of_the_same_are_one_alert(job: str, tags: dict[str, str], c
     assert cause_of(dg.DagsterRun(job_name=job, tags=tags)) == cause
 
 
-@pytest.mark.parametrize(("job", "reason", "silent"), [
-    ("incremental_sync", "UNEXPECTED_TERMINATION", True),
-    ("maintenance", "UNEXPECTED_TERMINATION", True),
-    ("incremental_sync", "STEP_FAILURE", False),
-    ("validate", "UNEXPECTED_TERMINATION", False),
-])
+@pytest.mark.parametrize(
+    ("job", "reason", "silent"),
+    [
+        ("incremental_sync", "UNEXPECTED_TERMINATION", True),
+        ("maintenance", "UNEXPECTED_TERMINATION", True),
+        ("incremental_sync", "STEP_FAILURE", False),
+        ("validate", "UNEXPECTED_TERMINATION", False),
+    ],
+)
 def test_only_an_interrupted_run_whose_next_goes_on_is_no_alert(job: str, reason: str, silent: bool) -> None:
     assert goes_on(dg.DagsterRun(job_name=job, tags={"dagster/failure_reason": reason})) is silent
 
@@ -215,15 +235,23 @@ def test_only_an_interrupted_run_whose_next_goes_on_is_no_alert(job: str, reason
 def test_instance_settings_hold_no_password_and_keep_full_syncs_from_filling_the_queue(tmp_path: Path) -> None:
     settings = yaml.safe_load(write_instance(tmp_path / "home").read_text())
     assert settings["storage"]["custom"]["config"] == {
-        "postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False}
+        "postgres_url": {"env": DATABASE_VARIABLE},
+        "should_autocreate_tables": False,
+    }
     assert settings["telemetry"] == settings["nux"] == {"enabled": False}
     assert settings["concurrency"]["pools"]["default_limit"] < settings["concurrency"]["runs"]["max_concurrent_runs"]
 
 
 def dg_check(config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(Path(sys.executable).parent / "dg"), "check", "defs"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "SYNC_CONFIG": str(config), "DAGSTER_HOME": ""}, timeout=120, check=False)
+        [str(Path(sys.executable).parent / "dg"), "check", "defs"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "SYNC_CONFIG": str(config), "DAGSTER_HOME": ""},
+        timeout=120,
+        check=False,
+    )
 
 
 def test_dg_check_defs_is_content_and_silent() -> None:
@@ -244,9 +272,16 @@ def test_what_is_wrong_with_the_configuration_is_told_line_by_line(tmp_path: Pat
 
 
 JOB_OPS = {
-    "validate": "validate_groups", "validate_fully": "validate_groups", "check_sources": "check_source_groups",
-    "plan": "plan_full_sync", "repair": "repair_groups", "pause": "pause_pushes", "resume": "resume_pushes",
-    "show_record": "show_one_record", "full_sync": "item_full_sync"}
+    "validate": "validate_groups",
+    "validate_fully": "validate_groups",
+    "check_sources": "check_source_groups",
+    "plan": "plan_full_sync",
+    "repair": "repair_groups",
+    "pause": "pause_pushes",
+    "resume": "resume_pushes",
+    "show_record": "show_one_record",
+    "full_sync": "item_full_sync",
+}
 
 
 def options_of(defs: dg.Definitions, job: str) -> dict[str, dg.Field]:
@@ -264,15 +299,18 @@ def test_the_launchpad_explains_every_option(defs: dg.Definitions, job: str) -> 
     assert {name for name, option in options.items() if not option.description} == set()
 
 
-@pytest.mark.parametrize(("job", "option", "values"), [
-    ("validate", "entity", ["all entities", "item"]),
-    ("validate", "repair", ["as configured", "auto", "ask", "off"]),
-    ("check_sources", "repair", ["as configured", "auto", "ask", "off"]),
-    ("plan", "entity", ["all entities", "item"]),
-    ("repair", "entity", ["all entities", "item"]),
-    ("pause", "name", ["item", "erp"]),
-    ("show_record", "entity", ["item"]),
-])
+@pytest.mark.parametrize(
+    ("job", "option", "values"),
+    [
+        ("validate", "entity", ["all entities", "item"]),
+        ("validate", "repair", ["as configured", "auto", "ask", "off"]),
+        ("check_sources", "repair", ["as configured", "auto", "ask", "off"]),
+        ("plan", "entity", ["all entities", "item"]),
+        ("repair", "entity", ["all entities", "item"]),
+        ("pause", "name", ["item", "erp"]),
+        ("show_record", "entity", ["item"]),
+    ],
+)
 def test_the_launchpad_completes_names_and_refuses_others(
     defs: dg.Definitions, job: str, option: str, values: list[str]
 ) -> None:
@@ -293,9 +331,13 @@ def test_the_launchpad_shows_every_default(defs: dg.Definitions, job: str) -> No
 def test_definitions_of_several_configurations_keep_their_own_names(defs: dg.Definitions) -> None:
     other = build(two_part_config(entities={"thing": two_part_config().entities["item"].model_dump(by_alias=True)}))
     assert [value.config_value for value in options_of(other, "plan")["entity"].config_type.enum_values] == [  # type: ignore[attr-defined]
-        "all entities", "thing"]
+        "all entities",
+        "thing",
+    ]
     assert [value.config_value for value in options_of(defs, "plan")["entity"].config_type.enum_values] == [  # type: ignore[attr-defined]
-        "all entities", "item"]
+        "all entities",
+        "item",
+    ]
 
 
 def test_each_mirror_has_an_unpartitioned_check_of_its_alerts(defs: dg.Definitions) -> None:
@@ -303,14 +345,20 @@ def test_each_mirror_has_an_unpartitioned_check_of_its_alerts(defs: dg.Definitio
     assert node.partitions_def is None
 
 
-@pytest.mark.parametrize(("name", "known", "said"), [
-    ("goodj", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
-    ("GOOD-J", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
-    ("xx", ["a", "b"], "unknown group; expected one of: a, b"),
-    ("xx", [f"{n:02}" for n in range(14)], "unknown group; expected one of: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, "
-                                          "10, 11 and 2 more"),
-    ("xx", [], "unknown group; none is known yet: run a full sync first"),
-])
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("goodj", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
+        ("GOOD-J", ["good-j", "ideal-h"], "unknown group; did you mean good-j?"),
+        ("xx", ["a", "b"], "unknown group; expected one of: a, b"),
+        (
+            "xx",
+            [f"{n:02}" for n in range(14)],
+            "unknown group; expected one of: 00, 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, 11 and 2 more",
+        ),
+        ("xx", [], "unknown group; none is known yet: run a full sync first"),
+    ],
+)
 def test_nearest_names(name: str, known: list[str], said: str) -> None:
     assert unknown_name("group", name, known) == said
 

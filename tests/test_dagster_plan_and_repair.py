@@ -53,8 +53,10 @@ def checked(dagster: Dagster) -> dict[str, list[str]]:
     """The groups by the status of the archive's check, as the UI shows it."""
     with partition_loading_context(dynamic_partitions_store=dagster.instance):
         state = dagster.instance.event_log_storage.get_asset_check_state([(CHECK, business_group)])[CHECK]
-        found = {status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
-                 for status, subset in state.subsets.items()}
+        found = {
+            status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
+            for status, subset in state.subsets.items()
+        }
     return {status: groups for status, groups in found.items() if groups}
 
 
@@ -77,15 +79,17 @@ def test_the_schedule_of_the_check_starts_no_run_for_nothing_and_none_beside_ano
     schedule = synced.defs.resolve_schedule_def("check_due_sources")
 
     def asked() -> Any:
-        return schedule.evaluate_tick(dg.build_schedule_context(
-            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": System()}))
+        return schedule.evaluate_tick(
+            dg.build_schedule_context(
+                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": System()}
+            )
+        )
 
     assert len(asked().run_requests) == 1
     synced.run("check_sources")
     assert asked().skip_message == "no business group is due"
     synced.world.later(86_400)
-    synced.instance.create_run_for_job(
-        synced.defs.resolve_job_def("check_sources"), status=dg.DagsterRunStatus.STARTED)
+    synced.instance.create_run_for_job(synced.defs.resolve_job_def("check_sources"), status=dg.DagsterRunStatus.STARTED)
     assert asked().skip_message == "a check is under way"
 
 
@@ -99,8 +103,9 @@ def test_the_check_of_the_archive_can_be_launched_by_itself(synced: Dagster) -> 
 def test_a_group_whose_sources_give_no_response_gets_a_warning(synced: Dagster) -> None:
     """And a run that could check no group fails."""
     synced.world.shop.down = True
-    ran = synced.run("check_sources", run_config={
-        "ops": {"check_source_groups": {"config": {"groups": ["B"], "repair": "off"}}}})
+    ran = synced.run(
+        "check_sources", run_config={"ops": {"check_source_groups": {"config": {"groups": ["B"], "repair": "off"}}}}
+    )
     [found] = synced.evaluated(ran).values()
     assert (found.partition, found.passed, found.severity) == ("B", False, dg.AssetCheckSeverity.WARN)
     assert str(found.description).startswith("B: not checked: ")
@@ -110,7 +115,10 @@ def test_a_group_whose_sources_give_no_response_gets_a_warning(synced: Dagster) 
     assert ran.success
     table = rows(ran, "check_source_groups", "by_group")
     assert [(row["group"], row["verdict"], row["records_listed"]) for row in table] == [
-        ("A", "in_step", 3), ("B", "in_step", 3), ("C", "in_step", 3)]
+        ("A", "in_step", 3),
+        ("B", "in_step", 3),
+        ("C", "in_step", 3),
+    ]
 
 
 def altered(synced: Dagster, *keys: str) -> None:
@@ -147,7 +155,9 @@ def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dags
     assert (shown["sent"], shown["drift_left"]) == (2, 0)
     assert shown["result"] == "2 sent to repair in 2 business groups; 0 differences and 0 dead records are left"
     assert [(row["group"], row["sent"], row["verdict"]) for row in rows(ran, "repair_groups", "groups")] == [
-        ("B", 1, "in step"), ("C", 1, "in step")]
+        ("B", 1, "in step"),
+        ("C", 1, "in step"),
+    ]
     assert synced.world.mirrored() == synced.world.truth()
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     assert set(plotted(synced).values()) == {(0, 0, 0)}
@@ -158,7 +168,9 @@ def test_repair_of_named_groups_leaves_the_others_and_lists_the_worst_first(sync
     synced.world.erp.before = lambda verb, key: answer(400) if key == "C1" and verb == "update" else None
     ran = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B", "C"]}}}})
     assert [(row["group"], row["verdict"], row["dead"]) for row in rows(ran, "repair_groups", "groups")] == [
-        ("C", "drift", 1), ("B", "in step", 0)]
+        ("C", "drift", 1),
+        ("B", "in step", 0),
+    ]
     assert synced.checked()["FAILED"] == ["A", "C"]
 
 
@@ -171,12 +183,17 @@ def test_repair_says_where_nothing_was_found_open(synced: Dagster) -> None:
     assert output(of_key, "repair_groups")["result"] == "nothing was found open in record 'B0' of item"
 
 
-@pytest.mark.parametrize(("job", "node"), [
-    ("validate", "validate_groups"), ("validate_fully", "validate_groups"), ("check_sources", "check_source_groups"),
-    ("plan", "plan_full_sync"), ("repair", "repair_groups")])
-def test_a_group_that_does_not_exist_fails_the_run_with_the_nearest_names(
-    synced: Dagster, job: str, node: str
-) -> None:
+@pytest.mark.parametrize(
+    ("job", "node"),
+    [
+        ("validate", "validate_groups"),
+        ("validate_fully", "validate_groups"),
+        ("check_sources", "check_source_groups"),
+        ("plan", "plan_full_sync"),
+        ("repair", "repair_groups"),
+    ],
+)
+def test_a_group_that_does_not_exist_fails_the_run_with_the_nearest_names(synced: Dagster, job: str, node: str) -> None:
     synced.world.put("G1", group="good-j", tell=False)
     synced.tick(changes.business_groups)
     ran = synced.run(job, run_config={"ops": {node: {"config": {"groups": ["A", "goodj"]}}}})
@@ -213,5 +230,6 @@ def test_show_record_shows_what_is_known_of_it(synced: Dagster) -> None:
     assert [row["outcome"] for row in rows(ran, "show_one_record", "pushes")]
     assert output(ran, "show_one_record")["drift"] == "none"
     for key, reason in (("Z9", "nothing is known of item 'Z9'"), ("", "its `key` is empty")):
-        assert reason in failure(synced.run("show_record", run_config={
-            "ops": {"show_one_record": {"config": {"key": key}}}}))
+        assert reason in failure(
+            synced.run("show_record", run_config={"ops": {"show_one_record": {"config": {"key": key}}}})
+        )

@@ -57,24 +57,37 @@ class Dagster:
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
         """One evaluation of a sensor, its partitions added as the daemon does."""
         context = dg.build_sensor_context(
-            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()})
+            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()}
+        )
         result: Any = sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests:
             self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
         return result
 
-    def run(self, job: str, *, groups: Sequence[str] = (), assets: Sequence[dg.AssetKey] | None = None,
-            checks: Sequence[dg.AssetCheckKey] | None = None, tags: dict[str, str] | None = None,
-            **options: Any) -> dg.ExecuteInProcessResult:
+    def run(
+        self,
+        job: str,
+        *,
+        groups: Sequence[str] = (),
+        assets: Sequence[dg.AssetKey] | None = None,
+        checks: Sequence[dg.AssetCheckKey] | None = None,
+        tags: dict[str, str] | None = None,
+        **options: Any,
+    ) -> dg.ExecuteInProcessResult:
         """Executes a job over the groups, as the runs of a backfill do."""
-        ranged = {"dagster/asset_partition_range_start": groups[0],
-                  "dagster/asset_partition_range_end": groups[-1]} if groups else {}
+        ranged = (
+            {"dagster/asset_partition_range_start": groups[0], "dagster/asset_partition_range_end": groups[-1]}
+            if groups
+            else {}
+        )
         definition = self.defs.resolve_job_def(job)
         if assets is not None or checks is not None:
             definition = definition.get_subset(
-                asset_selection=set(assets or ()), asset_check_selection=set(checks or ()))
+                asset_selection=set(assets or ()), asset_check_selection=set(checks or ())
+            )
         return definition.execute_in_process(
-            instance=self.instance, tags={**ranged, **(tags or {})}, raise_on_error=False, **options)
+            instance=self.instance, tags={**ranged, **(tags or {})}, raise_on_error=False, **options
+        )
 
     def events(self, asset: dg.AssetKey, kind: str) -> dict[str, Any]:
         """The newest event of that kind by group, as the storage has it."""
@@ -82,8 +95,10 @@ class Dagster:
 
     def all_events(self, asset: dg.AssetKey, kind: str) -> list[Any]:
         """All events of that kind, the oldest first."""
-        fetch = {"materialization": self.instance.fetch_materializations,
-                 "observation": self.instance.fetch_observations}[kind]
+        fetch = {
+            "materialization": self.instance.fetch_materializations,
+            "observation": self.instance.fetch_observations,
+        }[kind]
         records = fetch(dg.AssetRecordsFilter(asset_key=asset), limit=1000, ascending=True).records
         return [getattr(record, f"asset_{kind}") for record in records]
 
@@ -103,8 +118,10 @@ class Dagster:
         storage = self.instance.event_log_storage
         with partition_loading_context(dynamic_partitions_store=self.instance):
             state = storage.get_asset_check_state([(check, business_group)])[check]
-            found = {status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
-                     for status, subset in state.subsets.items()}
+            found = {
+                status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
+                for status, subset in state.subsets.items()
+            }
         return {status: groups for status, groups in found.items() if groups}
 
     def evaluation(self, group: str) -> dg.AssetCheckEvaluation:
@@ -121,12 +138,15 @@ class Dagster:
     def evaluations(self, ran: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
         """What a run stored of its checks, in order."""
         records = self.instance.get_records_for_run(
-            ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, ascending=True).records
+            ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, ascending=True
+        ).records
         return [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
 
     def open_alerts(self) -> dict[str, str]:
-        return {row.kind: row.cause for row in self.world.query(
-            "SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL")}
+        return {
+            row.kind: row.cause
+            for row in self.world.query("SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +172,14 @@ def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, sto
 
     def backends() -> set[int]:
         with engine.connect() as connection:
-            return set(connection.execute(text(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )).scalars())
+            return set(
+                connection.execute(
+                    text(
+                        "SELECT pid FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                    )
+                ).scalars()
+            )
 
     def look(instance: dg.DagsterInstance) -> None:
         instance.get_runs_count()
@@ -178,9 +203,12 @@ def instance(storage: dg.DagsterInstance, storage_url: str) -> Iterator[dg.Dagst
     yield storage
     engine = connect(storage_url)
     with engine.begin() as connection:
-        names = connection.execute(text(
-            "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables "
-            "WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'secondary_indexes')")).scalar_one()
+        names = connection.execute(
+            text(
+                "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables "
+                "WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'secondary_indexes')"
+            )
+        ).scalar_one()
         connection.execute(text(f"TRUNCATE {names}"))
     engine.dispose()
 
@@ -228,8 +256,15 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
     assert not dagster.all_events(MIRROR, "materialization")
     assert not dagster.all_events(ARCHIVE, "materialization")
     assert "item: mirrored k1. See one: sync-orchestrator records show item KEY" in messages(dagster, ran)
-    assert dagster.totals() == {"total_in_sync": 1, "total_pending": 0, "total_dead": 0, "total_on_hold": 0,
-                                "total_drift": 0, "total_unmanaged": 0, "total_open_alerts": 0}
+    assert dagster.totals() == {
+        "total_in_sync": 1,
+        "total_pending": 0,
+        "total_dead": 0,
+        "total_on_hold": 0,
+        "total_drift": 0,
+        "total_unmanaged": 0,
+        "total_open_alerts": 0,
+    }
 
 
 def test_a_drain_names_the_first_twenty_records_of_a_group(dagster: Dagster) -> None:
@@ -243,8 +278,11 @@ def test_a_drain_names_the_first_twenty_records_of_a_group(dagster: Dagster) -> 
 
 def messages(dagster: Dagster, ran: dg.ExecuteInProcessResult, level: str | None = None) -> list[str]:
     """The lines that our code wrote to a run's log."""
-    return [entry.user_message for entry in dagster.instance.all_logs(ran.run_id) if entry.dagster_event is None
-            and level in (None, logging.getLevelName(entry.level))]
+    return [
+        entry.user_message
+        for entry in dagster.instance.all_logs(ran.run_id)
+        if entry.dagster_event is None and level in (None, logging.getLevelName(entry.level))
+    ]
 
 
 def failure_of(ran: dg.ExecuteInProcessResult) -> tuple[str, dict[str, Any]]:
@@ -303,7 +341,8 @@ def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> No
 def test_no_second_drain_while_one_is_queued(dagster: Dagster) -> None:
     dagster.world.put("k1")
     dagster.instance.create_run_for_job(
-        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.NOT_STARTED)
+        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.NOT_STARTED
+    )
     assert dagster.tick(changes.change_events).skip_message == "a drain is about to start"
 
 
@@ -336,7 +375,10 @@ def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
     assert synced.run("full_sync", groups=["A", "C"]).success
     mirrored = synced.events(MIRROR, "materialization")["B"].metadata
     assert (mirrored["dagster/partition_row_count"].value, mirrored["records"].value, mirrored["in_sync"].value) == (
-        3, 3, 3)
+        3,
+        3,
+        3,
+    )
     assert isinstance(mirrored["last_validated"], dg.TimestampMetadataValue)
     assert synced.events(ARCHIVE, "materialization")["B"].metadata["dagster/partition_row_count"].value == 3
 
@@ -347,7 +389,10 @@ def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(syn
     told = output_of(ran)
     assert (told["groups"].value, told["listed"].value, told["mirrored"].value) == (3, 9, 1)
     assert [(row["group"], row["result"], row["mirrored"]) for row in by_group(told)] == [
-        ("B", "in sync", 1), ("A", "in sync", 0), ("C", "in sync", 0)]
+        ("B", "in sync", 1),
+        ("A", "in sync", 0),
+        ("C", "in sync", 0),
+    ]
     assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
     synced.world.put("B1", name="again", group="B")
     assert synced.run("incremental_sync").success
@@ -375,8 +420,9 @@ def test_a_group_that_is_not_in_sync_is_not_materialized_and_fails_the_step(sync
 
 
 @pytest.fixture
-def impatient(make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-              ) -> Dagster:
+def impatient(
+    make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Dagster:
     """A group A of one record before its full sync, which waits for retries only shortly."""
     world = make_world(limits={"linger": 0, "drain_seconds": 0.5})
     monkeypatch.setattr(system, "_opened", lambda: world.context)
@@ -391,7 +437,8 @@ def test_a_full_sync_whose_third_party_is_down_materializes_no_mirror(impatient:
     impatient.world.erp.before = lambda verb, key: answer(503)
     ran = impatient.run("full_sync", groups=["A"])
     assert failure_of(ran)[0].startswith(
-        "1 of 1 business groups of item are not in sync: A: 1 records failing (erp: 1: answer 503)")
+        "1 of 1 business groups of item are not in sync: A: 1 records failing (erp: 1: answer 503)"
+    )
     assert impatient.partitions(MIRROR) == {"A": "FAILED"}
     assert impatient.partitions(ARCHIVE) == {"A": "MATERIALIZED"}
 
@@ -467,10 +514,12 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     assert not ended.success
     failure = next(event for event in ended.all_events if event.is_step_failure)
     assert "1 of 3 business groups of item are not in sync: B: item B: 6 of 6 records would be deleted" in str(
-        failure.step_failure_data.error_display_string)
+        failure.step_failure_data.error_display_string
+    )
     assert "C9" in synced.world.mirrored()
     newest = synced.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=MIRROR, asset_partitions=["A", "B", "C"]), limit=2).records
+        dg.AssetRecordsFilter(asset_key=MIRROR, asset_partitions=["A", "B", "C"]), limit=2
+    ).records
     assert {record.partition_key for record in newest} == {"A", "C"}
     assert {record.run_id for record in newest} == {ended.run_id}
     assert synced.open_alerts()["delete_cap"] == "item B"
@@ -479,8 +528,9 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     assert not [key for key in synced.world.mirrored() if key.startswith("B")]
 
 
-def test_source_that_fails_for_a_while_is_asked_again(make_world: Any, instance: dg.DagsterInstance,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_that_fails_for_a_while_is_asked_again(
+    make_world: Any, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the entity's retry rule, within the run."""
     world: World = make_world(entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
     monkeypatch.setattr(system, "_opened", lambda: world.context)
@@ -500,13 +550,15 @@ def test_source_that_fails_for_a_while_is_asked_again(make_world: Any, instance:
     assert set(world.mirrored()) == {"k1"}
 
 
-def test_a_source_that_fails_is_named_with_its_group(make_world: Callable[..., World], instance: dg.DagsterInstance,
-                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_fails_is_named_with_its_group(
+    make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In each warning, and in the failure at the end."""
     world = make_world(entity={"retry": {"retries": 1, "first_wait": 0.1, "jitter": 0}})
     contained = ContainedSource(world.stock, Containment("sources.stock", str))
-    context = replace(world.context, entities={"item": replace(
-        world.entity, sources={**world.entity.sources, "stock": contained})})
+    context = replace(
+        world.context, entities={"item": replace(world.entity, sources={**world.entity.sources, "stock": contained})}
+    )
     monkeypatch.setattr(system, "_opened", lambda: context)
     dagster = Dagster(world, instance)
     world.put("k1", tell=False)
@@ -515,7 +567,8 @@ def test_a_source_that_fails_is_named_with_its_group(make_world: Callable[..., W
     world.stock.down = True
     ran = dagster.run("full_sync", groups=["A"])
     assert messages(dagster, ran, "WARNING")[0] == (
-        "item A: source system stock: the source does not answer; again in 0 s")
+        "item A: source system stock: the source does not answer; again in 0 s"
+    )
     assert failure_of(ran)[0].endswith("A: source system stock: the source does not answer")
 
 
@@ -549,8 +602,11 @@ def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: D
 def plotted(dagster: Dagster) -> dict[str, tuple[Any, Any, Any]]:
     """The newest numbers of drift by group: all of it, missing, different."""
     found = {group: event.metadata for group, event in dagster.events(MIRROR, "observation").items()}
-    return {group: (numbers["drift"].value, numbers["drift_missing"].value, numbers["drift_different"].value)
-            for group, numbers in found.items() if "drift" in numbers}
+    return {
+        group: (numbers["drift"].value, numbers["drift_missing"].value, numbers["drift_different"].value)
+        for group, numbers in found.items()
+        if "drift" in numbers
+    }
 
 
 def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
@@ -615,7 +671,10 @@ def test_a_validation_of_which_some_groups_failed_is_a_success_that_shows_them_f
     assert ended.success
     rows = by_group(output_of(ended))
     assert [(row["group"], row["verdict"]) for row in rows] == [
-        ("A", "drift"), ("B", "not_validated"), ("C", "in_step")]
+        ("A", "drift"),
+        ("B", "not_validated"),
+        ("C", "in_step"),
+    ]
     assert [evaluation.partition for evaluation in synced.evaluations(ended)] == ["C", "B", "A"]
     assert "third party erp" in rows[1]["reason"]
     assert synced.totals()["total_drift"] == 1
@@ -637,8 +696,11 @@ def test_a_check_launched_by_itself_yields_what_dagster_expects(synced: Dagster)
 
 def test_unmanaged_records_are_plotted_when_found_and_when_gone_and_not_in_between(synced: Dagster) -> None:
     def observed() -> list[int]:
-        return [event.metadata["drift"].value for event in synced.all_events(MIRROR, "observation")
-                if event.partition == "A"]
+        return [
+            event.metadata["drift"].value
+            for event in synced.all_events(MIRROR, "observation")
+            if event.partition == "A"
+        ]
 
     ref = synced.world.erp.by_hand({"code": "theirs", "store": "A"}, "A")
     synced.run("validate_fully")
@@ -657,8 +719,11 @@ def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_anothe
     schedule = synced.defs.resolve_schedule_def("validate_due_groups")
 
     def asked() -> Any:
-        return schedule.evaluate_tick(dg.build_schedule_context(
-            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}))
+        return schedule.evaluate_tick(
+            dg.build_schedule_context(
+                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}
+            )
+        )
 
     assert len(asked().run_requests) == 1
     synced.world.later(60)
@@ -672,8 +737,11 @@ def test_schedule_of_validation_waits_while_the_third_party_is_known_to_be_down(
     """Each of its runs would fail, and a person would look at one a minute."""
     schedule = synced.defs.resolve_schedule_def("validate_due_groups")
     synced.world.query("UPDATE sync.systems SET open_since = sync.clock() WHERE name = 'erp'")
-    asked = schedule.evaluate_tick(dg.build_schedule_context(
-        synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}))
+    asked = schedule.evaluate_tick(
+        dg.build_schedule_context(
+            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}
+        )
+    )
     assert not asked.run_requests
     assert asked.skip_message is not None
     assert asked.skip_message.startswith("no business group is due; the circuit breaker of erp is open since")
@@ -711,15 +779,27 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
     wrong = dg.RunConfig(ops={"validate_groups": {"config": {"groups": ["nothing"]}}})
     for _ in range(2):
         ended = synced.run("validate", run_config=wrong)
-        failed_runs(dg.build_run_status_sensor_context(
-            "failed_runs", ended.get_run_failure_event(), synced.instance, ended.dagster_run,
-            resources={"system": system.System()}).for_run_failure())
+        failed_runs(
+            dg.build_run_status_sensor_context(
+                "failed_runs",
+                ended.get_run_failure_event(),
+                synced.instance,
+                ended.dagster_run,
+                resources={"system": system.System()},
+            ).for_run_failure()
+        )
     [alert] = synced.world.query("SELECT n, cause, title FROM sync.alerts WHERE kind = 'run_failed'")
     assert (alert.n, alert.cause, alert.title) == (2, "validate", "a run of validate failed")
     ended = synced.run("validate")
-    recovered_runs(dg.build_run_status_sensor_context(
-        "recovered_runs", ended.get_run_success_event(), synced.instance, ended.dagster_run,
-        resources={"system": system.System()}))
+    recovered_runs(
+        dg.build_run_status_sensor_context(
+            "recovered_runs",
+            ended.get_run_success_event(),
+            synced.instance,
+            ended.dagster_run,
+            resources={"system": system.System()},
+        )
+    )
     assert "run_failed" not in synced.open_alerts()
 
 
@@ -739,20 +819,32 @@ def test_maintenance_counts_everything(synced: Dagster) -> None:
     assert ended.success
     output = next(event for event in ended.all_events if event.is_successful_output)
     assert (output.step_output_data.metadata["received"].value, output.step_output_data.metadata["pending"].value) == (
-        2, 2)
+        2,
+        2,
+    )
     assert output.step_output_data.metadata["balanced"].value is True
 
 
 def test_reaper_ends_runs_whose_processes_are_gone(dagster: Dagster) -> None:
     """And only those: what is queued will start."""
     job = dagster.defs.resolve_job_def("incremental_sync")
-    runs = {status: dagster.instance.create_run_for_job(job, status=status).run_id for status in (
-        dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED,
-        dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.SUCCESS)}
+    runs = {
+        status: dagster.instance.create_run_for_job(job, status=status).run_id
+        for status in (
+            dg.DagsterRunStatus.NOT_STARTED,
+            dg.DagsterRunStatus.STARTING,
+            dg.DagsterRunStatus.STARTED,
+            dg.DagsterRunStatus.CANCELING,
+            dg.DagsterRunStatus.SUCCESS,
+        )
+    }
     assert reap(dagster.instance) == 3
     after = {status: dagster.instance.get_run_by_id(run) for status, run in runs.items()}
     assert [run.status for run in after.values() if run is not None] == [
-        dg.DagsterRunStatus.NOT_STARTED, *[dg.DagsterRunStatus.FAILURE] * 3, dg.DagsterRunStatus.SUCCESS]
+        dg.DagsterRunStatus.NOT_STARTED,
+        *[dg.DagsterRunStatus.FAILURE] * 3,
+        dg.DagsterRunStatus.SUCCESS,
+    ]
     assert reap(dagster.instance) == 0
 
 
@@ -765,9 +857,11 @@ def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
     for run in dagster.instance.get_runs():
         [entry] = dagster.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
         assert entry.dagster_event is not None
-        failed_runs(dg.build_run_status_sensor_context(
-            "failed_runs", entry.dagster_event, dagster.instance, run,
-            resources={"system": system.System()}).for_run_failure())
+        failed_runs(
+            dg.build_run_status_sensor_context(
+                "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": system.System()}
+            ).for_run_failure()
+        )
     assert dagster.open_alerts() == {}
 
 

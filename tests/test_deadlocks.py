@@ -105,8 +105,12 @@ def claimed(world: World) -> list[Claim]:
     """Leases of all keys, whose records lie in the table the other way round."""
     for number, key in enumerate(reversed(KEYS)):
         in_transaction(world.engine, lambda c, key=key: merge(c, "item", changes([key], 1), world.entity.rules))
-        world.query("UPDATE sync.records SET ready = true, due_at = sync.clock() - make_interval(secs => %(ago)s) "
-                    "WHERE key = %(key)s", key=key, ago=10 - number)
+        world.query(
+            "UPDATE sync.records SET ready = true, due_at = sync.clock() - make_interval(secs => %(ago)s) "
+            "WHERE key = %(key)s",
+            key=key,
+            ago=10 - number,
+        )
     claims = in_transaction(world.engine, lambda c: claim(c, ["item"], most=9, lease=20, landing=5))
     assert sorted(each.key for each in claims) == KEYS
     return claims
@@ -171,8 +175,13 @@ def test_two_drains_that_merge_the_same_keys_the_other_way_round_wait_for_each_o
 ) -> None:
     if known:
         in_transaction(world.engine, merging(world, KEYS, 1))
-    meet(world.engine, threads, lock_the_middle if known else make_the_middle,
-         merging(world, KEYS, 2), merging(world, KEYS[::-1], 3))
+    meet(
+        world.engine,
+        threads,
+        lock_the_middle if known else make_the_middle,
+        merging(world, KEYS, 2),
+        merging(world, KEYS[::-1], 3),
+    )
     stamps = world.query("SELECT key, version FROM sync.parts ORDER BY key")
     assert [tuple(row) for row in stamps] == [(key, 3) for key in KEYS]
 
@@ -182,10 +191,12 @@ def test_two_drains_that_merge_the_same_keys_the_other_way_round_wait_for_each_o
 def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
     world: World, threads: ThreadPoolExecutor, failure: CallFailed | None, first: str
 ) -> None:
-    ends = [Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key, failure=failure)
-            for each in claimed(world)]
+    ends = [
+        Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key, failure=failure)
+        for each in claimed(world)
+    ]
     works = [settling(world, ends), merging(world, KEYS, 2)]
-    meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
+    meet(world.engine, threads, lock_the_middle, *works[:: -1 if first == "merge" else 1])
     rows = world.query("SELECT key, revision, applied_revision, lease_token FROM sync.records ORDER BY key")
     applied = 0 if failure else 1
     assert [tuple(row) for row in rows] == [(key, 2, applied, None) for key in KEYS]
@@ -205,15 +216,14 @@ def test_two_merges_that_make_the_same_records_leave_the_newer_of_each(
 ) -> None:
     """The second takes them for absent, waits for the first, and judges again by what that has made."""
     meet(world.engine, threads, merging(world, ["a", "m"], first), merging(world, KEYS, second))
-    rows = world.query("SELECT r.key, r.revision, p.version FROM sync.records r JOIN sync.parts p USING (entity, key) "
-                       "ORDER BY r.key")
+    rows = world.query(
+        "SELECT r.key, r.revision, p.version FROM sync.records r JOIN sync.parts p USING (entity, key) ORDER BY r.key"
+    )
     of_both = [("a", 2, 2), ("m", 2, 2)] if first < second else [("a", 1, 2), ("m", 1, 2)]
     assert [tuple(row) for row in rows] == [*of_both, ("z", 1, second)]
 
 
-def test_an_update_that_misses_its_record_holds_up_whoever_makes_it(
-    world: World, threads: ThreadPoolExecutor
-) -> None:
+def test_an_update_that_misses_its_record_holds_up_whoever_makes_it(world: World, threads: ThreadPoolExecutor) -> None:
     """So the one that makes it learns of the event that waits for it."""
 
     def missed(connection: Connection) -> None:
@@ -230,19 +240,23 @@ def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_o
     world: World, threads: ThreadPoolExecutor, first: str
 ) -> None:
     claims = claimed(world)
-    columns = {"entity": [each.entity for each in claims], "key": [each.key for each in claims],
-               "token": [each.token for each in claims]}
+    columns = {
+        "entity": [each.entity for each in claims],
+        "key": [each.key for each in claims],
+        "token": [each.token for each in claims],
+    }
 
     def give_back(connection: Connection) -> None:
         run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **columns)
 
     works = [give_back, merging(world, KEYS, 2)]
-    meet(world.engine, threads, lock_the_middle, *works[::-1 if first == "merge" else 1])
+    meet(world.engine, threads, lock_the_middle, *works[:: -1 if first == "merge" else 1])
     rows = world.query("SELECT key, revision, lease_token FROM sync.records ORDER BY key")
     assert [tuple(row) for row in rows] == [(key, 2, None) for key in KEYS]
 
 
 # A group that is completed, and what is judged by that ---------------------------------------------------------------
+
 
 def filled(world: World, *groups: str) -> None:
     """Groups whose archive is filled and which are not completed yet."""

@@ -42,6 +42,7 @@ def during_listing(world: World, monkeypatch: pytest.MonkeyPatch, work: Callable
                 yield page
                 if left:
                     await asyncio.to_thread(left.pop())
+
         return pages()
 
     monkeypatch.setattr(world.shop, "pages", listing)
@@ -133,6 +134,7 @@ def test_a_row_that_a_listing_repeats_does_not_stand_for_one_that_it_lacks(
             rows = list(world.shop.rows.values())
             yield rows[:10], None
             yield rows[9:19], None
+
         return pages()
 
     monkeypatch.setattr(world.shop, "pages", shifted)
@@ -179,8 +181,9 @@ def test_foreign_records_are_deleted_only_where_the_configuration_says_so(
     result = world.validate(full=True, repair=repair)
     assert (result.verdict, result.foreign, result.repaired) == ("in_step", 2, 0)
     assert len(world.erp.store) == (3 if (foreign, repair) == ("delete", "auto") else 5)
-    assert sorted(drift.kind for drift in world.validate(full=True, repair="off").drift) == [
-        "foreign"] * (len(world.erp.store) - 3)
+    assert sorted(drift.kind for drift in world.validate(full=True, repair="off").drift) == ["foreign"] * (
+        len(world.erp.store) - 3
+    )
 
 
 def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: Callable[..., World]) -> None:
@@ -195,9 +198,7 @@ def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: C
     assert "delete_cap" in [row.kind for row in world.query("SELECT kind FROM sync.alerts")]
 
 
-def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(
-    make_world: Callable[..., World]
-) -> None:
+def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(make_world: Callable[..., World]) -> None:
     world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
     fill(world, 3)
     world.full_sync()
@@ -205,13 +206,17 @@ def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(
     world.later(1)
     for work in (lambda: world.validate(full=True), world.full_sync):
         work()
-        assert [row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE resolved_at IS NULL "
-                                                 "AND kind = 'delete_cap'")] == ["item A: foreign"]
+        assert [
+            row.cause
+            for row in world.query("SELECT cause FROM sync.alerts WHERE resolved_at IS NULL AND kind = 'delete_cap'")
+        ] == ["item A: foreign"]
     for stranger in strangers:
         world.erp.store.pop(stranger)
     world.validate(full=True)
-    assert (len(world.erp.store), world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL "
-                                              "AND kind = 'delete_cap'")) == (3, [])
+    assert (
+        len(world.erp.store),
+        world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL AND kind = 'delete_cap'"),
+    ) == (3, [])
 
 
 def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: World) -> None:
@@ -222,12 +227,14 @@ def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: Wor
     world.erp.by_hand({"code": "z", "store": "A"})
     world.later(1)
     assert [(drift.key, drift.kind, drift.status) for drift in world.validate(full=True).drift] == [
-        ("z", "foreign", "left")]
+        ("z", "foreign", "left")
+    ]
     world.drain()
     assert len(world.erp.store) == 4
 
 
 # Deletions that a delete event announces ------------------------------------------------------------------------------
+
 
 def _many_announced(world: World) -> None:
     """More records than the cap lets go vanish from their source, which has notified of each."""
@@ -250,8 +257,9 @@ def test_deletions_that_the_ledger_has_count_towards_no_cap(world: World) -> Non
 def test_flagged_rows_whose_delete_event_the_ledger_has_count_towards_no_cap(world: World) -> None:
     _many_announced(world)
     world.query("UPDATE sync.events SET due_at = sync.clock() + interval '1 hour'")
-    changes = [Change(f"k{number:03}", "shop", "delete", Stamp(0, 10_000, 0, b"", inferred=True), None)
-               for number in range(10)]
+    changes = [
+        Change(f"k{number:03}", "shop", "delete", Stamp(0, 10_000, 0, b"", inferred=True), None) for number in range(10)
+    ]
     with world.engine.begin() as connection:
         assert alive_groups(connection, world.entity, changes) == {}
 

@@ -226,8 +226,11 @@ class TestErp:
         assert (await erp.get("/api/v2/warehouses/ideal-e/count")).json()["total"] == 0
         assert (await erp.get(f"/api/v2/items/{ref}")).json()["data"]["warehouse"] == "good-f"
         assert (await erp.delete(f"/api/v2/items/{ref}")).status_code == 204
-        for answer in (await erp.get(f"/api/v2/items/{ref}"), await erp.delete(f"/api/v2/items/{ref}"),
-                       await erp.put(f"/api/v2/items/{ref}", json=item())):
+        for answer in (
+            await erp.get(f"/api/v2/items/{ref}"),
+            await erp.delete(f"/api/v2/items/{ref}"),
+            await erp.put(f"/api/v2/items/{ref}", json=item()),
+        ):
             assert answer.status_code == 404
 
     @pytest.mark.parametrize("body", [item(price=-1), item(code=""), {"itemCode": "bare"}, [], "not JSON"])

@@ -72,6 +72,7 @@ class Wrong(Exception):
 
 # Documents ----------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Document:
     """A text and the file it stands in, or would."""
@@ -97,8 +98,11 @@ class Document:
 
     def links(self) -> list[tuple[str, str]]:
         """Kind and target of links and images."""
-        found = [(token.type, str(token.attrs.get("href") or token.attrs.get("src") or ""))
-                 for token in self.tokens() if token.type in ("link_open", "image")]
+        found = [
+            (token.type, str(token.attrs.get("href") or token.attrs.get("src") or ""))
+            for token in self.tokens()
+            if token.type in ("link_open", "image")
+        ]
         hidden = [token.content for token in self.tokens() if token.type in ("html_inline", "html_block")]
         for html in hidden:
             if re.search(r"(href|src)\s*=", html):
@@ -107,9 +111,11 @@ class Document:
 
     def headings(self, level: str | None = None) -> list[str]:
         tokens = list(MARKDOWN.parse(self.text))
-        return ["".join(child.content for child in inline.children or ())
-                for opened, inline in itertools.pairwise(tokens)
-                if opened.type == "heading_open" and level in (None, opened.tag)]
+        return [
+            "".join(child.content for child in inline.children or ())
+            for opened, inline in itertools.pairwise(tokens)
+            if opened.type == "heading_open" and level in (None, opened.tag)
+        ]
 
     def anchors(self) -> set[str]:
         """As GitHub makes them."""
@@ -143,6 +149,7 @@ def written(text: str) -> Document:
 
 
 # Programs -----------------------------------------------------------------------------------------------------------
+
 
 @cache
 def make_targets() -> frozenset[str]:
@@ -180,7 +187,11 @@ def hold_export(words: Sequence[str]) -> None:
 
 
 PROGRAMS: dict[str, Callable[[Sequence[str]], None]] = {
-    "make": hold_make, "python": hold_python, "python3": hold_python, "cd": hold_cd, "export": hold_export,
+    "make": hold_make,
+    "python": hold_python,
+    "python3": hold_python,
+    "cd": hold_cd,
+    "export": hold_export,
 }
 
 
@@ -247,13 +258,17 @@ def command_lines(text: str) -> list[tuple[list[str], str]]:
 
 def simple_commands(words: Sequence[str]) -> list[list[str]]:
     """What stands between pipes and the like, without variables set in front."""
-    parts = [list(part) for joined, part in itertools.groupby(words, lambda word: word in ("|", "&&", "||", ";", "&"))
-             if not joined]
+    parts = [
+        list(part)
+        for joined, part in itertools.groupby(words, lambda word: word in ("|", "&&", "||", ";", "&"))
+        if not joined
+    ]
     plain = [list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), part)) for part in parts]
     return [part for part in plain if part]
 
 
 # The command line ---------------------------------------------------------------------------------------------------
+
 
 def find_command(words: Sequence[str]) -> tuple[Any, list[str], list[str]]:
     """The command, its path and the words that are left."""
@@ -327,6 +342,7 @@ def _filled(command: Any, words: Sequence[str]) -> list[str]:
 
 # Configuration ------------------------------------------------------------------------------------------------------
 
+
 @cache
 def demo_config() -> configuration.Config:
     return configuration.load(DEMO)
@@ -379,6 +395,7 @@ def setting_exists(dotted: str) -> bool:
 
 # The reader ---------------------------------------------------------------------------------------------------------
 
+
 class Reader:
     """Believes nothing: tries each example by its kind, with the demo's configuration and an empty database."""
 
@@ -387,8 +404,13 @@ class Reader:
         self._patch = patch
         self._engine = engine
         self._kinds: dict[str, Callable[[str], None]] = {
-            "text": self._drawing, "sh": self._shell, "console": self._shell, "yaml": self._yaml, "json": self._json,
-            "python": self._python, "sql": self._sql,
+            "text": self._drawing,
+            "sh": self._shell,
+            "console": self._shell,
+            "yaml": self._yaml,
+            "json": self._json,
+            "python": self._python,
+            "sql": self._sql,
         }
 
     def try_fence(self, fence: Token) -> None:
@@ -532,8 +554,10 @@ class Reader:
     def _sql(self, text: str) -> None:
         """A query on tables that the examples have, which are made for it and taken back."""
         with self._engine().connect() as connection:
-            for columns in ("products (sku text, store text, name text, updated_at timestamptz)",
-                            "variants (product text, sku text, price numeric, updated_at timestamptz)"):
+            for columns in (
+                "products (sku text, store text, name text, updated_at timestamptz)",
+                "variants (product text, sku text, price numeric, updated_at timestamptz)",
+            ):
                 connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {columns} ON COMMIT DROP")
             try:
                 connection.exec_driver_sql(text).all()
@@ -542,8 +566,11 @@ class Reader:
 
     def _in_the_database(self, name: str) -> None:
         with self._engine().begin() as connection:
-            [row] = run(connection, "SELECT coalesce(to_regclass(%(name)s)::oid, to_regproc(%(name)s)::oid) AS oid",
-                        name=name.removesuffix("()"))
+            [row] = run(
+                connection,
+                "SELECT coalesce(to_regclass(%(name)s)::oid, to_regproc(%(name)s)::oid) AS oid",
+                name=name.removesuffix("()"),
+            )
         if row.oid is None:
             raise Wrong(f"the database has no {name}")
 
@@ -579,8 +606,11 @@ def hold_links(document: Document) -> None:
 def variables() -> frozenset[str]:
     """The environment variables that the code reads: names that stand alone there, not those in its texts."""
     constants = {
-        node.value for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
     return frozenset(name for name in constants if re.fullmatch(r"SYNC_[A-Z_]+", name))
 
 
@@ -608,9 +638,15 @@ def _is_recipe(document: Document, fence: Token) -> bool:
     return document.path.parent.name == "cookbook" and fence.info in ("yaml", "text")
 
 
-@pytest.mark.parametrize("fence", [
-    pytest.param(fence, id=f"{document.name}:{fence.map[0] + 1}")
-    for document in ALL for fence in document.fences() if fence.map and not _is_recipe(document, fence)])
+@pytest.mark.parametrize(
+    "fence",
+    [
+        pytest.param(fence, id=f"{document.name}:{fence.map[0] + 1}")
+        for document in ALL
+        for fence in document.fences()
+        if fence.map and not _is_recipe(document, fence)
+    ],
+)
 def test_example_holds(reader: Reader, fence: Token) -> None:
     reader.try_fence(fence)
 
@@ -633,30 +669,47 @@ def test_variables_are_read_and_addresses_are_the_defaults(document: Document) -
 
 
 def test_the_event_of_the_readme_is_recorded_before_the_202_that_it_promises(reader: Reader, engine: Engine) -> None:
-    [words] = [words for fence in ALL[0].fences() if "curl" in fence.content
-               for words, _ in command_lines(reader.filled_in(fence.content)) if words[0] == "curl"]
+    [words] = [
+        words
+        for fence in ALL[0].fences()
+        if "curl" in fence.content
+        for words, _ in command_lines(reader.filled_in(fence.content))
+        if words[0] == "curl"
+    ]
     call = curl(words[1:])
     answers = [reader.send(call) for _ in range(2)]
     assert "answered with 202" in ALL[0].text
     assert [(answer.status_code, answer.json()) for answer in answers] == [
-        (202, {"accepted": 1, "duplicates": 0}), (202, {"accepted": 0, "duplicates": 1})]
+        (202, {"accepted": 1, "duplicates": 0}),
+        (202, {"accepted": 0, "duplicates": 1}),
+    ]
     with engine.begin() as connection:
         [row] = run(connection, "SELECT entity, key, source, event_id, action, state, data FROM sync.events")
     event = json.loads(call.body or "")
     assert tuple(row) == ("stone", event["subject"], event["source"], event["id"], "update", "pending", event["data"])
     [stone] = [stone for stone in stones() if stone["sku"] == event["subject"]]
-    assert event["data"] == {"sku": stone["sku"], **{name: stone[name] for name in ROLES["catalogue"].fields},
-                             "name": event["data"]["name"]}
+    assert event["data"] == {
+        "sku": stone["sku"],
+        **{name: stone[name] for name in ROLES["catalogue"].fields},
+        "name": event["data"]["name"],
+    }
     assert event["data"]["name"] != stone["name"], "it changes nothing"
     assert abs(datetime.fromisoformat(event["time"]) - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_readme_shows_every_command() -> None:
     root = root_command()
-    commands = {(name, *rest) for name, command in root.commands.items()
-                for rest in ([(sub,) for sub in command.commands] if hasattr(command, "commands") else [()])}
-    named = {tuple(find_command(words)[1]) for code in ALL[0].inline_codes() if code.startswith("sync-orchestrator ")
-             for words in hold_usage(code.removeprefix("sync-orchestrator "))}
+    commands = {
+        (name, *rest)
+        for name, command in root.commands.items()
+        for rest in ([(sub,) for sub in command.commands] if hasattr(command, "commands") else [()])
+    }
+    named = {
+        tuple(find_command(words)[1])
+        for code in ALL[0].inline_codes()
+        if code.startswith("sync-orchestrator ")
+        for words in hold_usage(code.removeprefix("sync-orchestrator "))
+    }
     assert commands - named <= {("demo",), ("drain",), ("epoch",), ("db", "url"), ("db", "stop")}
 
 
@@ -664,8 +717,11 @@ def test_the_reference_of_commands_is_that_of_the_commands() -> None:
     assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == write_reference(), "run `make reference`"
     headings = read(ROOT / "docs" / "commands.md").headings("h2")
     root = root_command()
-    assert headings == [" ".join([name, *rest]) for name, command in root.commands.items()
-                        for rest in ([[sub] for sub in command.commands] if hasattr(command, "commands") else [[]])]
+    assert headings == [
+        " ".join([name, *rest])
+        for name, command in root.commands.items()
+        for rest in ([[sub] for sub in command.commands] if hasattr(command, "commands") else [[]])
+    ]
     assert {"drain", "epoch", "db url", "db stop"} <= set(headings)
 
 
@@ -751,8 +807,7 @@ BAD_FENCES = [
     ("sh", f"{CURL.replace('8700', '3000')} '{{}}'", "the API service is at"),
     ("sh", f"{CURL} @event.json", "no body from a file"),
     ("sh", f"{CURL} '{{}}' --proxy nowhere", "--proxy"),
-    ("console", f"{KEY}$ {CURL} '{json.dumps(EVENT)}'\n{{\"accepted\": 2, \"duplicates\": 0}}",
-     "answered {\"accepted\":1"),
+    ("console", f'{KEY}$ {CURL} \'{json.dumps(EVENT)}\'\n{{"accepted": 2, "duplicates": 0}}', 'answered {"accepted":1'),
     ("console", f"{KEY}$ {CURL} '{json.dumps(EVENT)}'\nHTTP/1.1 200 OK", "answered 202"),
     ("yaml", "alerts: {url: x}", "alerts.url"),
     ("yaml", "alerts: [", "not YAML"),
@@ -781,9 +836,11 @@ GOOD_FENCES = [
     ("sh", "make up PYTHON=python3.12"),
     ("sh", "sync-orchestrator events --help"),
     ("console", "$ sync-orchestrator events list\nthere are none\n$ make up"),
-    ("console", f"{KEY}$ {CURL} '{json.dumps(EVENT, indent=1)}'\nHTTP/1.1 202 Accepted\n"
-                '{"accepted": 1, "duplicates": 0}'),
-    ("yaml", "alerts:\n  urls: [\"mailto://user:${PASSWORD}@mail.example.org\"]"),
+    (
+        "console",
+        f'{KEY}$ {CURL} \'{json.dumps(EVENT, indent=1)}\'\nHTTP/1.1 202 Accepted\n{{"accepted": 1, "duplicates": 0}}',
+    ),
+    ("yaml", 'alerts:\n  urls: ["mailto://user:${PASSWORD}@mail.example.org"]'),
     ("yaml", "on_missing: fetch\nvalidation: {repair: ask}"),
     ("yaml", "rate: 5\nbreaker: {failures: 3}"),
     ("yaml", DEMO.read_text()),
@@ -800,30 +857,60 @@ def test_example_that_holds_passes(reader: Reader, language: str, text: str) -> 
     reader.try_fence(fence)
 
 
-@pytest.mark.parametrize("code", [
-    "sync-orchestrator frobnicate", "events frobnicate", "events list|frobnicate", "full-sync KEY", "status [--xml]",
-    "verify --repair perhaps", "make nothing", "core/nothing.py", "nothing/", "sync.nothing", "sync.nothing()",
-    "alerts.url", "alerts.urls.none", "repair: perhaps", "records --all",
-])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sync-orchestrator frobnicate",
+        "events frobnicate",
+        "events list|frobnicate",
+        "full-sync KEY",
+        "status [--xml]",
+        "verify --repair perhaps",
+        "make nothing",
+        "core/nothing.py",
+        "nothing/",
+        "sync.nothing",
+        "sync.nothing()",
+        "alerts.url",
+        "alerts.urls.none",
+        "repair: perhaps",
+        "records --all",
+    ],
+)
 def test_name_that_is_not_there_is_found(reader: Reader, code: str) -> None:
     [found] = written(f"See `{code}`.").inline_codes()
     with pytest.raises(Wrong):
         reader.try_inline(found)
 
 
-@pytest.mark.parametrize("text", [
-    "[x](nothing.md)", "[x](../../outside.md)", "[x](architecture.md#nothing)", "[x](#nothing)\n# Some",
-    "![x](nothing.png)", "![x](architecture.md)", "![x](https://example.org/x.png)", "[x](http://example.org)",
-    "[x][1]\n\n[1]: nothing.md", "<a href='nothing.md'>x</a>", "<img src='nothing.png'>",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[x](nothing.md)",
+        "[x](../../outside.md)",
+        "[x](architecture.md#nothing)",
+        "[x](#nothing)\n# Some",
+        "![x](nothing.png)",
+        "![x](architecture.md)",
+        "![x](https://example.org/x.png)",
+        "[x](http://example.org)",
+        "[x][1]\n\n[1]: nothing.md",
+        "<a href='nothing.md'>x</a>",
+        "<img src='nothing.png'>",
+    ],
+)
 def test_link_that_leads_nowhere_is_found(text: str) -> None:
     with pytest.raises(Wrong):
         hold_links(written(text))
 
 
 def test_links_that_lead_somewhere_pass() -> None:
-    hold_links(written("# A `b`, c!\n# A b c\n[1](#a-b-c) [2](#a-b-c-1) [3](architecture.md#the-flow) [4](../demo/) "
-                       "[5](https://example.org/#x) ![6](ui.png) <https://example.org>"))
+    hold_links(
+        written(
+            "# A `b`, c!\n# A b c\n[1](#a-b-c) [2](#a-b-c-1) [3](architecture.md#the-flow) [4](../demo/) "
+            "[5](https://example.org/#x) ![6](ui.png) <https://example.org>"
+        )
+    )
 
 
 def test_variable_or_address_that_is_not_there_is_found() -> None:

@@ -106,7 +106,8 @@ def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> 
     world.validate(full=True)
     world.later(1)
     assert summary(world.validate()) == (
-        "drift, compared 5; 1 difference found earlier is not known to be repaired yet")
+        "drift, compared 5; 1 difference found earlier is not known to be repaired yet"
+    )
 
 
 def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
@@ -194,7 +195,7 @@ def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_twin(
 
 
 def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_foreign(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
     synced(world)
@@ -208,10 +209,11 @@ def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_forei
 
 
 def test_what_becomes_ours_while_the_answer_to_its_deletion_is_lost_is_there_in_the_end(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
-    world = make_world(erp=FakeThirdParty(own_ids=False),
-                       entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    world = make_world(
+        erp=FakeThirdParty(own_ids=False), entity={"validation": {"confirm_after": 0, "foreign": "delete"}}
+    )
     synced(world, 3)
     world.erp.store["z"] = {"code": "z", "store": "A", "name": "by hand"}
     world.later(1)

@@ -41,7 +41,10 @@ def test_the_whole_list_is_written_a_row_a_field(drifted: World, command: Comman
         rows = list(csv.DictReader(opened))
     assert [*rows[0]] == list(COLUMNS)
     assert sorted({(row["key"], row["kind"], row["status"]) for row in rows}) == [
-        ("k000", "different", "repaired"), ("k001", "different", "found"), ("k002", "different", "found")]
+        ("k000", "different", "repaired"),
+        ("k001", "different", "found"),
+        ("k002", "different", "found"),
+    ]
     told = {row["field"]: (json.loads(row["ours"]), json.loads(row["theirs"])) for row in rows if row["key"] == "k001"}
     assert told == {"name": ("n", "=1+1"), "count": (drifted.stock.rows["k001"].data["count"], 10**20)}
 
@@ -53,10 +56,16 @@ def test_the_list_is_read_in_pieces_and_none_is_lost_between_them(
     assert {row["key"] for row in listed(drifted.engine, Chosen())} == set(KEYS)
 
 
-@pytest.mark.parametrize(("chosen", "keys"), [
-    (Chosen(open=True), {"k001", "k002"}), (Chosen("item", "A"), set(KEYS)), (Chosen("item", "none"), set()),
-    (Chosen(since=datetime.now(UTC) + timedelta(days=1)), set()), (Chosen("other"), set()),
-])
+@pytest.mark.parametrize(
+    ("chosen", "keys"),
+    [
+        (Chosen(open=True), {"k001", "k002"}),
+        (Chosen("item", "A"), set(KEYS)),
+        (Chosen("item", "none"), set()),
+        (Chosen(since=datetime.now(UTC) + timedelta(days=1)), set()),
+        (Chosen("other"), set()),
+    ],
+)
 def test_it_can_be_narrowed(drifted: World, chosen: Chosen, keys: set[str]) -> None:
     assert {row["key"] for row in listed(drifted.engine, chosen)} == keys
 

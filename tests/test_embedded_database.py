@@ -45,8 +45,12 @@ def ask(url: str, statement: str) -> str:
 
 
 def start_elsewhere(folder: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", STARTER, str(folder)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", STARTER, str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def postmaster(folder: Path) -> psutil.Process:
@@ -144,10 +148,13 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
         embedded.start(tmp_path / "file")
 
 
-@pytest.mark.parametrize("url", [
-    "postgresql://user:p%40ss@db.example:6432/sync?sslmode=require",
-    "postgresql+psycopg://user:p%40ss@db.example:6432/sync?sslmode=require",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p%40ss@db.example:6432/sync?sslmode=require",
+        "postgresql+psycopg://user:p%40ss@db.example:6432/sync?sslmode=require",
+    ],
+)
 def test_url_for_dagster(url: str) -> None:
     """Only the driver changes, and our sessions' settings come in: the password stays readable, the query stays."""
     place, _, query = embedded.pgurl_for_dagster(url).partition("?")

@@ -63,9 +63,7 @@ def at_once(world: World, drains: int) -> None:
 
 
 @pytest.mark.parametrize("drains", [1, 3])
-def test_a_group_with_few_changes_does_not_wait_for_one_with_many(
-    order: tuple[World, list[str]], drains: int
-) -> None:
+def test_a_group_with_few_changes_does_not_wait_for_one_with_many(order: tuple[World, list[str]], drains: int) -> None:
     world, pushed = order
     live(world, "crowd", CROWD)
     live(world, "few", 5)
@@ -135,8 +133,9 @@ def test_of_many_groups_each_has_its_turn(order: tuple[World, list[str]], monkey
 def test_a_group_without_a_name_is_served_too(order: tuple[World, list[str]]) -> None:
     world, _ = order
     live(world, "crowd", CROWD)
-    world.query("INSERT INTO sync.records (entity, key, revision, deleted, ready) "
-                "VALUES ('item', 'nowhere', 1, true, true)")
+    world.query(
+        "INSERT INTO sync.records (entity, key, revision, deleted, ready) VALUES ('item', 'nowhere', 1, true, true)"
+    )
     at_once(world, 1)
     assert not world.row("nowhere").out_of_step
 

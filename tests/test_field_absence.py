@@ -34,8 +34,10 @@ def plan(world: World, group: str = "A") -> GroupPlan:
 
 
 def alerts(world: World) -> list[tuple[str, str]]:
-    return [(row.kind, row.cause) for row in world.query(
-        "SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL ORDER BY kind, cause")]
+    return [
+        (row.kind, row.cause)
+        for row in world.query("SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL ORDER BY kind, cause")
+    ]
 
 
 def synced(world: World, count: int = 4, group: str = "A", prefix: str = "k") -> World:
@@ -312,8 +314,9 @@ def test_rule_22_polled_deletions_are_capped(world: World, monkeypatch: pytest.M
     synced(world, 20)
     monkeypatch.setattr(world.shop, "can_poll", True)
     asyncio.run(poll_due(world.context))
-    world.shop.rows |= {key: PartRead(key, row.version + 100, row.data, "A", deleted=True)
-                        for key, row in world.shop.rows.items()}
+    world.shop.rows |= {
+        key: PartRead(key, row.version + 100, row.data, "A", deleted=True) for key, row in world.shop.rows.items()
+    }
     world.later(60)
     asyncio.run(poll_due(world.context))
     world.drain()

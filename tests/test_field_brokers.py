@@ -80,8 +80,19 @@ def test_case_r33_a_crash_loop_while_the_database_is_down_loses_nothing(
     dumped = config.model_dump(mode="json", exclude_defaults=True)
     dumped["consumers"]["orders"]["url"] = rabbit.url
     worker = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("broker_worker.py")), database_url, json.dumps(dumped),
-         str(flag)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True)
+        [
+            sys.executable,
+            str(Path(__file__).with_name("broker_worker.py")),
+            database_url,
+            json.dumps(dumped),
+            str(flag),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    )
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
@@ -119,7 +130,10 @@ def test_rule_38_no_message_is_taken_that_cannot_be_stored(
 
 
 def test_what_was_taken_when_the_database_went_down_is_given_back(
-    rabbit: Rabbit, engine: Engine, down: threading.Event, caplog: pytest.LogCaptureFixture,
+    rabbit: Rabbit,
+    engine: Engine,
+    down: threading.Event,
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """RabbitMQ would otherwise end the connection after ``consumer_timeout``, again and again."""
@@ -136,13 +150,17 @@ def test_what_was_taken_when_the_database_went_down_is_given_back(
 
 
 def test_a_short_outage_costs_no_delivery(
-    rabbit: Rabbit, engine: Engine, down: threading.Event, caplog: pytest.LogCaptureFixture,
+    rabbit: Rabbit,
+    engine: Engine,
+    down: threading.Event,
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
     real = consuming_module.open_queue
-    monkeypatch.setattr(consuming_module, "open_queue", lambda settings, name: (opened.append(name),
-                                                                              real(settings, name))[1])
+    monkeypatch.setattr(
+        consuming_module, "open_queue", lambda settings, name: (opened.append(name), real(settings, name))[1]
+    )
     monkeypatch.setattr(consuming_module, "_taken", down.set)
     rabbit.send(packed(cloud_event(1)))
     with consuming(engine, config_for(rabbit)):
@@ -181,8 +199,10 @@ def test_a_quorum_queue_of_rabbitmq_4_is_made_without_a_limit(
     monkeypatch.setattr(kombu_queue, "_major_version", lambda connection: 4)
     exchange, queue = f"{rabbit.queue}-exchange", f"{rabbit.queue}-quorum"
     rabbit.channel.exchange_declare(exchange, "topic", durable=False, auto_delete=False)
-    config = config_for(rabbit, consumer={"exchange": exchange, "bindings": ["#"], "queue": queue,
-                                          "arguments": {"x-queue-type": "quorum"}})
+    config = config_for(
+        rabbit,
+        consumer={"exchange": exchange, "bindings": ["#"], "queue": queue, "arguments": {"x-queue-type": "quorum"}},
+    )
     arguments: dict[str, Any] = {"x-queue-type": "quorum"}
     try:
         for number, made in ((1, {**arguments, "x-delivery-limit": -1}), (2, arguments)):

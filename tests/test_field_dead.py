@@ -85,6 +85,7 @@ def open_alerts(world: World) -> list[tuple[str, str, int]]:
 
 # Verdicts -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("full", [False, True])
 def test_rule_39_a_group_with_twelve_dead_records_is_not_in_sync(make_world: MakeWorld, full: bool) -> None:
     world = make_world(system=MANY_FAILURES)
@@ -173,6 +174,7 @@ def test_not_validated_stays_not_validated_and_tells_what_is_dead(world: World) 
 
 # Changes that died before they were archived ------------------------------------------------------------------------
 
+
 def unreadable_change(world: World, key: str, group: str | None = None) -> None:
     """A change whose source refuses to be read for good."""
     world.shop.read = world.stock.read = _refused  # type: ignore[method-assign]
@@ -182,7 +184,7 @@ def unreadable_change(world: World, key: str, group: str | None = None) -> None:
 
 
 async def _refused(key: str) -> PartRead | None:
-    raise CallFailed(Failure.PERMANENT, f"answer 400: {{\"message\": \"no access to {key}\"}}", status=400)
+    raise CallFailed(Failure.PERMANENT, f'answer 400: {{"message": "no access to {key}"}}', status=400)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -218,10 +220,12 @@ def test_a_dead_change_without_a_known_group_is_named_by_every_verdict_and_spoil
     assert result.reason == "1 record is dead without a known business group"
     with world.engine.begin() as connection:
         assert describe_dead_of_entity(connection, "item") == (
-            "item: 1 record is dead, 1 of them without a known business group, such as 'new'")
+            "item: 1 record is dead, 1 of them without a known business group, such as 'new'"
+        )
 
 
 # The schedule -------------------------------------------------------------------------------------------------------
+
 
 def due(world: World) -> list[str]:
     with world.engine.begin() as connection:
@@ -259,6 +263,7 @@ def test_a_validation_done_again_after_a_deadlock_says_the_same(world: World, mo
 
 # Alerts -------------------------------------------------------------------------------------------------------------
 
+
 def test_dead_records_raise_their_own_alert_and_none_of_drift(world: World) -> None:
     dead_by_full_sync(world, "k001")
     world.validate()
@@ -272,8 +277,11 @@ def test_refusals_of_one_status_with_different_reasons_are_different_alerts(make
 
     def refused(verb: str, key: str) -> CallFailed | None:
         reason = reasons.get(key)
-        return None if reason is None else CallFailed(
-            Failure.PERMANENT, f"invalid, answer 200: {reason}", status=200, reason=reason)
+        return (
+            None
+            if reason is None
+            else CallFailed(Failure.PERMANENT, f"invalid, answer 200: {reason}", status=200, reason=reason)
+        )
 
     world.erp.before = refused
     for key in ("a", "b", "c", "fine"):
@@ -305,8 +313,11 @@ def test_an_alert_stays_while_a_change_of_its_record_is_dead(world: World) -> No
 def test_the_number_of_open_causes_is_bounded(make_world: MakeWorld) -> None:
     world = make_world(system=MANY_FAILURES)
     words = [first + second for first in "abcdef" for second in "uvwxyz"]
-    world.erp.before = lambda verb, key: CallFailed(
-        Failure.PERMANENT, f"answer 422: {words[int(key[1:])]} is wrong", status=422) if key != "fine" else None
+    world.erp.before = lambda verb, key: (
+        CallFailed(Failure.PERMANENT, f"answer 422: {words[int(key[1:])]} is wrong", status=422)
+        if key != "fine"
+        else None
+    )
     for number in range(30):
         world.put(f"k{number:03}")
     world.put("fine")
@@ -319,22 +330,30 @@ def test_the_number_of_open_causes_is_bounded(make_world: MakeWorld) -> None:
     assert len(open_alerts(world)) == MAX_OPEN_CAUSES
 
 
-@pytest.mark.parametrize(("error", "cause"), [
-    ("answer 422", "answer 422"),
-    ('answer 422: {"error":"name \'Lamp 17\' is taken"}', "answer 422: name … is taken"),
-    ('answer 422: {"errors":{"name":["is taken"],"price":["below 17"]}}',
-     "answer 422: name: is taken, price: below …"),
-    ('answer 403: {"error":{"code":12,"message":"no right to write"}}', "answer 403: no right to write"),
-    ('answer 400: {"message":"the name is very l…', "answer 400"),
-    ("answer 400: unknown shelf for lamp in row 17", "answer 400: unknown shelf for … in row …"),
-    ("answer 502: an HTML page: 502 Bad Gateway id 17", "answer 502"),
-    ("invalid, answer 200: name is taken", "name is taken"),
-    ("invalid, answer 200: name can't be “Lamp”, isn't free", "name can't be …, isn't free"),
-    ('invalid, answer 200: {"code":"E_TAKEN","id":17}', "answer 200: E_TAKEN"),
-    ("field 'price': 'abc' is no number", "field 'price': … is no number"),
-    ("asked for record 1001, another came: 1002", "asked for record …, another came: …"),
-    ("x" * 200, "x" * 80), ("", "no error text"), (None, "no error text"), ("answer 422: 17", "answer 422"),
-])
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        ("answer 422", "answer 422"),
+        ('answer 422: {"error":"name \'Lamp 17\' is taken"}', "answer 422: name … is taken"),
+        (
+            'answer 422: {"errors":{"name":["is taken"],"price":["below 17"]}}',
+            "answer 422: name: is taken, price: below …",
+        ),
+        ('answer 403: {"error":{"code":12,"message":"no right to write"}}', "answer 403: no right to write"),
+        ('answer 400: {"message":"the name is very l…', "answer 400"),
+        ("answer 400: unknown shelf for lamp in row 17", "answer 400: unknown shelf for … in row …"),
+        ("answer 502: an HTML page: 502 Bad Gateway id 17", "answer 502"),
+        ("invalid, answer 200: name is taken", "name is taken"),
+        ("invalid, answer 200: name can't be “Lamp”, isn't free", "name can't be …, isn't free"),
+        ('invalid, answer 200: {"code":"E_TAKEN","id":17}', "answer 200: E_TAKEN"),
+        ("field 'price': 'abc' is no number", "field 'price': … is no number"),
+        ("asked for record 1001, another came: 1002", "asked for record …, another came: …"),
+        ("x" * 200, "x" * 80),
+        ("", "no error text"),
+        (None, "no error text"),
+        ("answer 422: 17", "answer 422"),
+    ],
+)
 def test_a_cause_keeps_refusals_apart_and_leaves_single_records_out(error: str | None, cause: str) -> None:
     assert cause_of_error(error, "lamp") == cause
 
@@ -355,6 +374,7 @@ def test_a_class_of_ones_own_may_give_the_reason_apart_from_the_text() -> None:
 
 # Listing ------------------------------------------------------------------------------------------------------------
 
+
 def test_the_list_names_group_cause_time_attempts_and_what_brought_it(world: World) -> None:
     dead_by_full_sync(world, "k001")
     refuse(world, "a")
@@ -364,15 +384,27 @@ def test_the_list_names_group_cause_time_attempts_and_what_brought_it(world: Wor
     seq = world.query("SELECT max(seq) AS seq FROM sync.events WHERE key = 'a'")[0].seq
     assert (first.key, first.brought_by, second.key, second.brought_by) == ("k001", "full sync", "a", f"event {seq}")
     assert (second.group, second.kind, second.state, second.error, second.attempts) == (
-        "A", "record", "dead", "answer 422", 1)
+        "A",
+        "record",
+        "dead",
+        "answer 422",
+        1,
+    )
     assert first.since < second.since == world.row("a").parked_at
 
 
-@pytest.mark.parametrize(("selected", "keys"), [
-    ({}, ["a", "b", "c"]), ({"keys": ["a", "nobody"]}, ["a"]), ({"group": "B"}, ["c"]),
-    ({"cause": "ANSWER 409"}, ["b"]), ({"cause": "item: answer 409"}, ["b"]), ({"cause": "50%"}, []),
-    ({"group": "A", "cause": "answer 422"}, ["a"]),
-])
+@pytest.mark.parametrize(
+    ("selected", "keys"),
+    [
+        ({}, ["a", "b", "c"]),
+        ({"keys": ["a", "nobody"]}, ["a"]),
+        ({"group": "B"}, ["c"]),
+        ({"cause": "ANSWER 409"}, ["b"]),
+        ({"cause": "item: answer 409"}, ["b"]),
+        ({"cause": "50%"}, []),
+        ({"group": "A", "cause": "answer 422"}, ["a"]),
+    ],
+)
 def test_records_are_selected_by_key_group_and_cause(
     make_world: MakeWorld, selected: dict[str, Any], keys: list[str]
 ) -> None:
@@ -400,6 +432,7 @@ def test_a_cause_as_it_is_shown_selects_what_it_stands_for(world: World) -> None
 
 
 # Redriving ----------------------------------------------------------------------------------------------------------
+
 
 def test_records_that_a_full_sync_brought_are_redriven(world: World) -> None:
     dead_by_full_sync(world, "k001", "k002")
@@ -507,6 +540,7 @@ def test_a_record_on_hold_is_created_only_where_an_operator_has_seen_that_it_is_
 
 # Discarding ---------------------------------------------------------------------------------------------------------
 
+
 def test_a_discarded_record_is_neither_dead_nor_in_flight_and_is_counted(world: World) -> None:
     dead_by_full_sync(world, "k001", "k002")
     assert discard(world, keys=["k001"]) == 1
@@ -555,7 +589,8 @@ def test_the_events_of_a_discarded_record_end_with_the_reason(world: World) -> N
     assert discard(world, keys=["a"], reason="a test record") == 1
     assert world.states() == {"done": 2, "discarded": 2}
     assert {row.reason for row in world.query("SELECT reason FROM sync.event_history WHERE state = 'discarded'")} == {
-        "a test record"}
+        "a test record"
+    }
     row = world.shop.rows["a"]
     world.tell("shop", "a", "update", row.version, row.data)  # nothing new
     world.drain()
@@ -584,6 +619,7 @@ def test_a_change_that_died_before_it_was_archived_is_discarded(world: World) ->
 
 
 # Events and their records -------------------------------------------------------------------------------------------
+
 
 def dead_seqs(world: World) -> list[int]:
     return [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead' ORDER BY seq")]
@@ -630,6 +666,7 @@ def test_parked_at_is_set_and_cleared_with_parked(world: World) -> None:
 
 # Where it is shown --------------------------------------------------------------------------------------------------
 
+
 def test_the_check_shows_the_number_and_a_table(world: World) -> None:
     dead_by_full_sync(world, "k001")
     result = world.validate()
@@ -648,8 +685,10 @@ def test_status_names_causes_states_and_since_when(make_world: MakeWorld) -> Non
     found = status(world.engine)
     assert (found["records"]["dead"], found["records"]["discarded"]) == (2, 1)
     assert [(row["entity"], row["state"], row["cause"], row["count"]) for row in found["dead"]] == [
-        ("item", "dead", "answer 422", 2), ("item", "dead", "answer 400: no access to …", 1),
-        ("item", "discarded", "not wanted there", 1)]
+        ("item", "dead", "answer 422", 2),
+        ("item", "dead", "answer 400: no access to …", 1),
+        ("item", "discarded", "not wanted there", 1),
+    ]
     assert found["dead"][0]["since"] == world.row("k001").parked_at.isoformat()
 
 
@@ -660,13 +699,17 @@ def test_metrics_count_dead_records_by_state(world: World) -> None:
     with world.engine.begin() as connection:
         [family] = [family for family in _figures(connection) if family.name == "sync_dead_records"]
     assert {(sample.labels["entity"], sample.labels["state"]): sample.value for sample in family.samples} == {
-        ("item", "dead"): 1, ("item", "discarded"): 1, ("item", "event"): 1}
+        ("item", "dead"): 1,
+        ("item", "discarded"): 1,
+        ("item", "event"): 1,
+    }
 
 
 def test_status_counts_rare_causes_together(make_world: MakeWorld) -> None:
     world = make_world(system=MANY_FAILURES)
-    world.erp.before = lambda verb, key: CallFailed(
-        Failure.PERMANENT, f"answer 422: {key[0]} is wrong", status=422) if key != "fine" else None
+    world.erp.before = lambda verb, key: (
+        CallFailed(Failure.PERMANENT, f"answer 422: {key[0]} is wrong", status=422) if key != "fine" else None
+    )
     for key in ("a", "b", "c", "d", "e", "f", "g", "fine"):
         world.put(f"{key}x" if key != "fine" else key)
     world.drain()

@@ -53,10 +53,14 @@ digits = st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=8)
 documents = st.recursive(
     digits | texts.map(json.dumps) | st.sampled_from(["null", "true", "false"]),
-    lambda inner: st.lists(inner, max_size=4).map(lambda items: "[" + ",".join(items) + "]") | st.dictionaries(
-        texts.map(json.dumps), inner, max_size=4).map(
-            lambda pairs: "{" + ",".join(f"{name}:{value}" for name, value in pairs.items()) + "}"),
-    max_leaves=8)
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda items: "[" + ",".join(items) + "]")
+        | st.dictionaries(texts.map(json.dumps), inner, max_size=4).map(
+            lambda pairs: "{" + ",".join(f"{name}:{value}" for name, value in pairs.items()) + "}"
+        )
+    ),
+    max_leaves=8,
+)
 ON_ONE_DATABASE = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -90,11 +94,24 @@ def test_rule_34_equal_numbers_have_equal_digests_and_others_have_not(one: str, 
     assert digest(Decimal(one)) == digest(first)
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("0.1", float), ("1e2", float), ("1.0", float), ("1e23", float), ("0.1000000000000000055", Decimal),
-    ("9007199254740993.0", Decimal), ("1234567890.123456789", Decimal), ("1e-400", Decimal), ("7", int),
-    ("99999999999999999999", int), ("123456789012345678e-3", Decimal), ("-0.0", float), ("1.5E+10", float),
-])
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("0.1", float),
+        ("1e2", float),
+        ("1.0", float),
+        ("1e23", float),
+        ("0.1000000000000000055", Decimal),
+        ("9007199254740993.0", Decimal),
+        ("1234567890.123456789", Decimal),
+        ("1e-400", Decimal),
+        ("7", int),
+        ("99999999999999999999", int),
+        ("123456789012345678e-3", Decimal),
+        ("-0.0", float),
+        ("1.5E+10", float),
+    ],
+)
 def test_rule_34_a_number_is_a_float_only_where_that_is_the_number(text: str, kind: type) -> None:
     for found in (exact_json.parse(text.encode()), exact_json.parse_text(text), parse_event(text.encode())):
         assert type(found) is kind
@@ -118,58 +135,78 @@ def test_rule_34_a_decimal_that_is_no_number_of_json_is_refused(value: Decimal) 
     assert as_json(value) == str(value)
 
 
-@pytest.mark.parametrize("value", [
-    None, [None, Decimal(LONG), 1.5, 2**70, "ü"], {"b": Decimal("1E+3"), "a": [{}, [], ()]}, {1: True, "2": None},
-    "\ud800"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [None, Decimal(LONG), 1.5, 2**70, "ü"],
+        {"b": Decimal("1E+3"), "a": [{}, [], ()]},
+        {1: True, "2": None},
+        "\ud800",
+    ],
+)
 @pytest.mark.parametrize("manner", [{}, {"indent": 2}, {"spaced": True}, {"ascii_only": True}])
 def test_rule_34_decimals_are_written_as_the_standard_library_writes_the_rest(value: Any, manner: Any) -> None:
     written = exact_json.text(value, **manner)
     plain = json.dumps(
-        value, default=lambda found: "@" + exact_json.numeral(found) + "@", indent=manner.get("indent"),
+        value,
+        default=lambda found: "@" + exact_json.numeral(found) + "@",
+        indent=manner.get("indent"),
         ensure_ascii="ascii_only" in manner,
-        separators=(", " if "spaced" in manner else ",", ": " if manner.keys() & {"spaced", "indent"} else ":"))
+        separators=(", " if "spaced" in manner else ",", ": " if manner.keys() & {"spaced", "indent"} else ":"),
+    )
     assert written == plain.replace('"@', "").replace('@"', "")
 
 
 # Expressions and templates.
 
-@pytest.mark.parametrize(("expression", "found"), [
-    ("rate", Decimal(TINY)),
-    ("lines[0].rate", Decimal(TINY)),
-    ("rate > `0.1`", False),
-    ("price > `1234567890.1`", True),
-    ("price < `2000000000`", True),
-    ("rate == rate", True),
-    ("to_string(rate)", TINY),
-    ("to_string([rate, name])", f'[{TINY},"n"]'),
-    ("to_number(text)", Decimal(TINY)),
-    ("to_number('12')", 12),
-    ("to_number('1_000')", None),
-    ("to_number('nan')", None),
-    ("type(rate)", "number"),
-    ("sum([rate, `1`])", Decimal("1.1000000000000000055")),
-    ("sum([`0.5`, `1`])", 1.5),
-    ("avg([rate, rate])", Decimal(TINY)),
-    ("max([rate, `0.05`])", Decimal(TINY)),
-    ("sort([rate, `0.05`])", [0.05, Decimal(TINY)]),
-    ("max_by(lines, &rate).name", "n"),
-    ("abs(rate)", Decimal(TINY)),
-    ("ceil(price)", 1234567891),
-    ("lines[?rate > `0.01`].name", ["n"]),
-    ("{a: rate}", {"a": Decimal(TINY)}),
-])
+
+@pytest.mark.parametrize(
+    ("expression", "found"),
+    [
+        ("rate", Decimal(TINY)),
+        ("lines[0].rate", Decimal(TINY)),
+        ("rate > `0.1`", False),
+        ("price > `1234567890.1`", True),
+        ("price < `2000000000`", True),
+        ("rate == rate", True),
+        ("to_string(rate)", TINY),
+        ("to_string([rate, name])", f'[{TINY},"n"]'),
+        ("to_number(text)", Decimal(TINY)),
+        ("to_number('12')", 12),
+        ("to_number('1_000')", None),
+        ("to_number('nan')", None),
+        ("type(rate)", "number"),
+        ("sum([rate, `1`])", Decimal("1.1000000000000000055")),
+        ("sum([`0.5`, `1`])", 1.5),
+        ("avg([rate, rate])", Decimal(TINY)),
+        ("max([rate, `0.05`])", Decimal(TINY)),
+        ("sort([rate, `0.05`])", [0.05, Decimal(TINY)]),
+        ("max_by(lines, &rate).name", "n"),
+        ("abs(rate)", Decimal(TINY)),
+        ("ceil(price)", 1234567891),
+        ("lines[?rate > `0.01`].name", ["n"]),
+        ("{a: rate}", {"a": Decimal(TINY)}),
+    ],
+)
 def test_rule_34_expressions_work_with_decimals(expression: str, found: Any) -> None:
     line = {"rate": Decimal(TINY), "name": "n"}
     document = {**line, "price": Decimal(LONG), "text": TINY, "lines": [line]}
     assert compiled(expression).search(document) == found
 
 
-@pytest.mark.parametrize(("template", "found"), [
-    ("{{ v }}", Decimal(LONG)), ("{{ v }} EUR", f"{LONG} EUR"), ("{{ v | tojson }}!", f"{LONG}!"),
-    ("{{ [v] }}", [Decimal(LONG)]), ("{{ v | round(2) }}", 1234567890.12),
-    ("{{ v + 1 }}", Decimal(LONG) + 1),
-    ("{{ 'more' if v > 5 else 'less' }}", "more"),
-])
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        ("{{ v }}", Decimal(LONG)),
+        ("{{ v }} EUR", f"{LONG} EUR"),
+        ("{{ v | tojson }}!", f"{LONG}!"),
+        ("{{ [v] }}", [Decimal(LONG)]),
+        ("{{ v | round(2) }}", 1234567890.12),
+        ("{{ v + 1 }}", Decimal(LONG) + 1),
+        ("{{ 'more' if v > 5 else 'less' }}", "more"),
+    ],
+)
 def test_rule_34_templates_put_decimals_in(template: str, found: Any) -> None:
     assert templates.value(template, {"v": Decimal(LONG)}) == found
     assert templates.path("/a/{{ v }}", {"v": Decimal(LONG)}) == f"/a/{LONG}"
@@ -177,16 +214,20 @@ def test_rule_34_templates_put_decimals_in(template: str, found: Any) -> None:
 
 # Codecs.
 
-@pytest.mark.parametrize(("codec", "ours", "theirs"), [
-    ({}, Decimal(LONG), Decimal(LONG)),
-    ({"kind": "decimal_text", "digits": 9}, Decimal(LONG), LONG),
-    ({"kind": "decimal_text", "digits": 9}, Decimal("1.5"), "1.500000000"),
-    ({"kind": "minor_units", "digits": 9}, Decimal(LONG), 1234567890123456789),
-    ({"kind": "text"}, Decimal(TINY), TINY),
-    ({"kind": "text"}, Decimal("7.00"), "7"),
-    ({"kind": "number"}, TINY, Decimal(TINY)),
-    ({"write": {"amount": "{{ value }}"}}, Decimal(LONG), {"amount": Decimal(LONG)}),
-])
+
+@pytest.mark.parametrize(
+    ("codec", "ours", "theirs"),
+    [
+        ({}, Decimal(LONG), Decimal(LONG)),
+        ({"kind": "decimal_text", "digits": 9}, Decimal(LONG), LONG),
+        ({"kind": "decimal_text", "digits": 9}, Decimal("1.5"), "1.500000000"),
+        ({"kind": "minor_units", "digits": 9}, Decimal(LONG), 1234567890123456789),
+        ({"kind": "text"}, Decimal(TINY), TINY),
+        ({"kind": "text"}, Decimal("7.00"), "7"),
+        ({"kind": "number"}, TINY, Decimal(TINY)),
+        ({"write": {"amount": "{{ value }}"}}, Decimal(LONG), {"amount": Decimal(LONG)}),
+    ],
+)
 def test_rule_34_codecs_keep_digits(codec: Any, ours: Any, theirs: Any) -> None:
     both = Codecs({"f": Codec.model_validate(codec)}, ("f",))
     written = both.encode({"f": ours})
@@ -195,11 +236,17 @@ def test_rule_34_codecs_keep_digits(codec: Any, ours: Any, theirs: Any) -> None:
     assert digest(both.decode(shown)) == digest({"f": ours})
 
 
-@pytest.mark.parametrize(("codec", "why"), [
-    ({"kind": "decimal_text", "digits": 9}, f"fields.f: {TINY} cannot be written as decimal_text: it would come back"),
-    ({"kind": "minor_units"}, f"fields.f: {TINY} cannot be written as minor_units: it would come back as"),
-    ({"kind": "bool_number"}, "it is no truth value"),
-])
+@pytest.mark.parametrize(
+    ("codec", "why"),
+    [
+        (
+            {"kind": "decimal_text", "digits": 9},
+            f"fields.f: {TINY} cannot be written as decimal_text: it would come back",
+        ),
+        ({"kind": "minor_units"}, f"fields.f: {TINY} cannot be written as minor_units: it would come back as"),
+        ({"kind": "bool_number"}, "it is no truth value"),
+    ],
+)
 def test_rule_34_codecs_refuse_by_name_what_would_lose_digits(codec: Any, why: str) -> None:
     with pytest.raises(MappingFailed) as refused:
         Codecs({"f": Codec.model_validate(codec)}, ("f",)).encode({"f": Decimal(TINY)})
@@ -218,6 +265,7 @@ def test_rule_34_responses_for_operators_keep_digits() -> None:
 
 
 # The trial: from every kind of source to the third party's body.
+
 
 class Body:
     """A third party that keeps the bytes of what it is sent and shows them again."""
@@ -239,9 +287,12 @@ class Body:
 
 
 def world_of(engine: Engine, server: Server, fields: Any) -> HttpWorld:
-    config = two_part_config(entity={
-        "third_party": {**THEIRS, "fields": fields},
-        "mapping": {"code": "key", "store": "group", "price": "shop.price", "rate": "shop.rate"}})
+    config = two_part_config(
+        entity={
+            "third_party": {**THEIRS, "fields": fields},
+            "mapping": {"code": "key", "store": "group", "price": "shop.price", "rate": "shop.rate"},
+        }
+    )
     client = Http(HttpSettings(base_url=server.url, timeout=5))
     third_party = RestThirdParty(client, config.entities["item"].third_party, ("code", "store", "price", "rate"))
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
@@ -273,6 +324,7 @@ async def rows_of(way: str, tmp_path: Path) -> dict[str, Any]:
                 pytest.skip("pyarrow is not installed")
             import pyarrow as arrow
             import pyarrow.parquet as parquet
+
             parquet.write_table(arrow.table({name: [value] for name, value in ROW.items()}), tmp_path / "a.parquet")
         system = FilesSystem.model_validate({"kind": "files", "folder": str(tmp_path)})
         source = FileSource(system, Part.model_validate({**part, "files": {"glob": "a.*"}}))
@@ -287,11 +339,14 @@ async def test_case_r30_all_digits_are_read(tmp_path: Path, way: str) -> None:
     assert (str(row["price"]), str(row["rate"])) == (LONG, TINY)
 
 
-@pytest.mark.parametrize(("fields", "price", "rate"), [
-    ({}, LONG, TINY),
-    ({"price": {"kind": "decimal_text", "digits": 9}}, f'"{LONG}"', TINY),
-    ({"price": {"kind": "minor_units", "digits": 9}, "rate": {"kind": "text"}}, "1234567890123456789", f'"{TINY}"'),
-])
+@pytest.mark.parametrize(
+    ("fields", "price", "rate"),
+    [
+        ({}, LONG, TINY),
+        ({"price": {"kind": "decimal_text", "digits": 9}}, f'"{LONG}"', TINY),
+        ({"price": {"kind": "minor_units", "digits": 9}, "rate": {"kind": "text"}}, "1234567890123456789", f'"{TINY}"'),
+    ],
+)
 def test_case_r30_all_digits_arrive_and_are_in_step(
     engine: Engine, server: Server, fields: Any, price: str, rate: str
 ) -> None:
@@ -318,6 +373,7 @@ def test_case_r30_a_rate_of_too_many_digits_is_refused_by_name(engine: Engine, s
     world.shop.put("k1", ROW, group="A")
     world.full_sync()
     assert there.bodies == []
-    assert f"fields.rate: {TINY} cannot be written as decimal_text" in str(world.query(
-        "SELECT detail FROM sync.push_attempts")[0].detail)
+    assert f"fields.rate: {TINY} cannot be written as decimal_text" in str(
+        world.query("SELECT detail FROM sync.push_attempts")[0].detail
+    )
     world.close()

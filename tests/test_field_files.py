@@ -38,19 +38,41 @@ async def keys(found: FileSource) -> list[str]:
     return [row.key async for rows, _ in found.pages("A") for row in rows]
 
 
-@pytest.mark.parametrize(("content", "kind", "says"), [
-    pytest.param('a,A,1,n\nb,A,1,"n"x\nc,A,1,n\n', Failure.PERMANENT, "a.csv:3: ',' expected after '\"': nothing from "
-                 "this line on is read; fix the file", id="a stray quote"),
-    pytest.param('a,A,1,n\nb,A,1,"12" pipe"\nc,A,1,n\n', Failure.PERMANENT, "a.csv:3: ',' expected after '\"'",
-                 id="a quote that is not doubled"),
-    pytest.param('a,A,1,n\nb,A,1,"open\nc,A,1,"n"\nd,A,1,n\n', Failure.PERMANENT, "a.csv:3: ',' expected after '\"'",
-                 id="a quote that the next row closes"),
-    pytest.param('a,A,1,n\nb,A,1,"open\nc,A,1,n\n', Failure.TRANSIENT,
-                 "a.csv:3: unexpected end of data: the file ends in the midst of a row; is it still being written?",
-                 id="a quote that nothing closes"),
-    pytest.param("a,A,1,n\nb,A", Failure.TRANSIENT,
-                 "a.csv:3: it has 2 fields, the first line has 4: the file ends in the midst of a row", id="cut off"),
-])
+@pytest.mark.parametrize(
+    ("content", "kind", "says"),
+    [
+        pytest.param(
+            'a,A,1,n\nb,A,1,"n"x\nc,A,1,n\n',
+            Failure.PERMANENT,
+            "a.csv:3: ',' expected after '\"': nothing from this line on is read; fix the file",
+            id="a stray quote",
+        ),
+        pytest.param(
+            'a,A,1,n\nb,A,1,"12" pipe"\nc,A,1,n\n',
+            Failure.PERMANENT,
+            "a.csv:3: ',' expected after '\"'",
+            id="a quote that is not doubled",
+        ),
+        pytest.param(
+            'a,A,1,n\nb,A,1,"open\nc,A,1,"n"\nd,A,1,n\n',
+            Failure.PERMANENT,
+            "a.csv:3: ',' expected after '\"'",
+            id="a quote that the next row closes",
+        ),
+        pytest.param(
+            'a,A,1,n\nb,A,1,"open\nc,A,1,n\n',
+            Failure.TRANSIENT,
+            "a.csv:3: unexpected end of data: the file ends in the midst of a row; is it still being written?",
+            id="a quote that nothing closes",
+        ),
+        pytest.param(
+            "a,A,1,n\nb,A",
+            Failure.TRANSIENT,
+            "a.csv:3: it has 2 fields, the first line has 4: the file ends in the midst of a row",
+            id="cut off",
+        ),
+    ],
+)
 async def test_rule_36_csv_ends_where_it_cannot_be_parsed(
     tmp_path: Path, content: str, kind: Failure, says: str
 ) -> None:
@@ -98,15 +120,23 @@ async def test_rule_36_a_last_row_without_a_line_break_is_read(tmp_path: Path) -
 async def test_rule_36_parquet_that_is_cut_off_is_no_file(tmp_path: Path, cut: int) -> None:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
+
     parquet.write_table(arrow.table({"key": ["a"], "store": ["A"], "v": [1]}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[:-cut])
     assert (await failure_of(keys(source(tmp_path)))).detail.startswith("a.parquet: ")
 
 
-@pytest.mark.parametrize("content", [
-    b'[{"key": "a", "store": "A", "v": 1}] trailing', b'[{"key": "a", "store": "A", "v": 1}][]',
-    b'[{"key": "a", "store": "A", "v": 1}', b'[{"key": "a", "store": "A", "v": 1}, ]', b'[{"key": "a", "v": NaN}]'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'[{"key": "a", "store": "A", "v": 1}] trailing',
+        b'[{"key": "a", "store": "A", "v": 1}][]',
+        b'[{"key": "a", "store": "A", "v": 1}',
+        b'[{"key": "a", "store": "A", "v": 1}, ]',
+        b'[{"key": "a", "v": NaN}]',
+    ],
+)
 async def test_rule_36_a_page_with_more_or_less_than_json_is_none(server: Server, content: bytes) -> None:
     async def handler(request: Request) -> Response:
         return Response(content, media_type="application/json")

@@ -43,6 +43,7 @@ def gift_is_whole(store: Store, external_id: str) -> bool:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
     """How pushes ended."""
     import sync_orchestrator.core.drain.drain as drain_module
+
     ended: list[Pushed] = []
     settle = drain_module.settle
 
@@ -57,8 +58,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
 WAYS: dict[str, dict[str, Any]] = {
     "lookup": {},
     "no lookup": {"lookup": None},
-    "revision": {"revision": {"path": "v"}, "update": {"method": "PUT", "path": "/items/{{ id }}",
-                                                       "headers": {"If-Match": "{{ revision }}"}}},
+    "revision": {
+        "revision": {"path": "v"},
+        "update": {"method": "PUT", "path": "/items/{{ id }}", "headers": {"If-Match": "{{ revision }}"}},
+    },
 }
 
 
@@ -146,8 +149,10 @@ def test_case_r27_a_third_party_restored_from_a_backup(engine: Engine, server: S
     ids = [store.of("P21")[0], store.of("P22")[0]]
     store.items.clear()
     store.items.update(snapshot)
-    clerks = [{"id": external_id, "v": 1, "code": f"CLERK-{number}", "name": "clerk's", "store": "A", "count": 1}
-              for number, external_id in enumerate(ids)]
+    clerks = [
+        {"id": external_id, "v": 1, "code": f"CLERK-{number}", "name": "clerk's", "store": "A", "count": 1}
+        for number, external_id in enumerate(ids)
+    ]
     store.items.update({each["id"]: dict(each) for each in clerks})
 
     world.put("P21", name="renamed, too")
@@ -159,8 +164,14 @@ def test_case_r27_a_third_party_restored_from_a_backup(engine: Engine, server: S
 
     assert [store.items[external_id] for external_id in ids] == clerks
     names = {record["code"]: record["name"] for record in store.items.values()}
-    assert names == {"P1": "n", "P2": "renamed", "P3": "n", "P21": "renamed, too",
-                     "CLERK-0": "clerk's", "CLERK-1": "clerk's"}
+    assert names == {
+        "P1": "n",
+        "P2": "renamed",
+        "P3": "n",
+        "P21": "renamed, too",
+        "CLERK-0": "clerk's",
+        "CLERK-1": "clerk's",
+    }
     assert sorted((drift.key, drift.kind) for drift in after.drift) == [("CLERK-0", "foreign"), ("CLERK-1", "foreign")]
     world.close()
 
@@ -168,9 +179,15 @@ def test_case_r27_a_third_party_restored_from_a_backup(engine: Engine, server: S
 def test_rule_28_the_response_to_an_update_shows_whose_record_it_was(engine: Engine, server: Server) -> None:
     """Where nothing is looked at first: at least the id is forgotten, and ours is made anew."""
     store = Store(server)
-    world = http_world(engine, server, {
-        **THEIRS, "look_first": "never",
-        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"name": "{{ payload.name }}"}}})
+    world = http_world(
+        engine,
+        server,
+        {
+            **THEIRS,
+            "look_first": "never",
+            "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"name": "{{ payload.name }}"}},
+        },
+    )
     world.put("a")
     world.drain()
     taken = given_again(store, "a")
@@ -200,6 +217,7 @@ def test_rule_28_an_id_is_not_adopted_from_the_response_to_a_create_that_shows_a
 def test_rule_28_a_read_back_that_shows_another_record(world: World) -> None:
     """An update's answer was lost, and the id has been given again by the time it is read back."""
     from fakes import lost_answer
+
     world.put("a")
     world.drain()
     external_id = world.row("a").external_id
@@ -292,18 +310,36 @@ def test_the_switch_for_the_look(engine: Engine, server: Server, setting: str, r
     world.close()
 
 
-@pytest.mark.parametrize(("external_id", "may"), [
-    ("7", True), ("id-7", True), ("1234567890123456789012345678901234567890", True), ("abc", True),
-    ("3f0e1c5e-7f3b-4c1c-9a53-0d6f2a1b9c77", False), ("3F0E1C5E7F3B4C1C9A530D6F2A1B9C77", False),
-    ("507f1f77bcf86cd799439011", False), ("01ARZ3NDEKTSV4RRFFQ69G5FAV", False), ("507f1f77bcf86cd79943901", True),
-])
+@pytest.mark.parametrize(
+    ("external_id", "may"),
+    [
+        ("7", True),
+        ("id-7", True),
+        ("1234567890123456789012345678901234567890", True),
+        ("abc", True),
+        ("3f0e1c5e-7f3b-4c1c-9a53-0d6f2a1b9c77", False),
+        ("3F0E1C5E7F3B4C1C9A530D6F2A1B9C77", False),
+        ("507f1f77bcf86cd799439011", False),
+        ("01ARZ3NDEKTSV4RRFFQ69G5FAV", False),
+        ("507f1f77bcf86cd79943901", True),
+    ],
+)
 def test_which_ids_may_be_given_again(external_id: str, may: bool) -> None:
     assert may_be_given_again(external_id) is may
 
 
-@pytest.mark.parametrize(("shown", "other"), [
-    ("P1", None), ("p1", None), (" P1 ", None), (None, None), ("", None), ("P2", "P2"), ("P11", "P11"),
-])
+@pytest.mark.parametrize(
+    ("shown", "other"),
+    [
+        ("P1", None),
+        ("p1", None),
+        (" P1 ", None),
+        (None, None),
+        ("", None),
+        ("P2", "P2"),
+        ("P11", "P11"),
+    ],
+)
 def test_whose_key_is_shown(shown: str | None, other: str | None) -> None:
     """A changed spelling of our key is ours; no key at all says nothing."""
     assert other_key("P1", shown) == other
@@ -327,7 +363,7 @@ def test_rule_23_a_lost_id_is_searched_or_waited_for() -> None:
 
 
 def test_rule_23_without_a_search_the_in_flight_window_passes_before_a_record_is_made_again(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     """For a while its reads and updates answer "not found", and its record is there all the same."""
     world = make_world(erp=FakeThirdParty(can_lookup=False))
@@ -386,16 +422,27 @@ def test_rule_23_a_search_that_lags_is_waited_for(make_world: Callable[..., Worl
 # Bulk results, and the conformance suite.
 
 BULK = {
-    **THEIRS, "update": None, "look_first": "never",
-    "bulk_update": {"request": {"path": "/bulk"}, "item": {"id": "{{ id }}"}, "results": "results", "status": "status",
-                    "result_id": "id", "gather": 0.01},
+    **THEIRS,
+    "update": None,
+    "look_first": "never",
+    "bulk_update": {
+        "request": {"path": "/bulk"},
+        "item": {"id": "{{ id }}"},
+        "results": "results",
+        "status": "status",
+        "result_id": "id",
+        "gather": 0.01,
+    },
 }
 
 
-@pytest.mark.parametrize(("result", "not_ours", "unknown"), [
-    ({"status": 200, "id": "7", "code": "GC"}, "GC", False),
-    ({"status": 200, "id": "8"}, None, True),
-])
+@pytest.mark.parametrize(
+    ("result", "not_ours", "unknown"),
+    [
+        ({"status": 200, "id": "7", "code": "GC"}, "GC", False),
+        ({"status": 200, "id": "8"}, None, True),
+    ],
+)
 async def test_rule_28_a_bulk_result_that_is_another_records(
     server: Server, result: dict[str, Any], not_ours: str | None, unknown: bool
 ) -> None:
@@ -425,6 +472,7 @@ class _Bench:
 
     async def create(self, made: Any) -> Any:
         from dataclasses import replace
+
         return replace(made, external_id=await self.third_party.create(made))
 
     async def eventually(self, look: Callable[[], Any], fits: Callable[[Any], object]) -> Any:
@@ -442,5 +490,3 @@ async def test_the_conformance_suite_notices_ids_that_are_given_again() -> None:
     with pytest.raises(Differs, match="given again") as caught:
         await ids_that_are_given_again_are_noticed(_Bench(careless))  # type: ignore[arg-type]
     assert "look_first to auto" in caught.value.mend
-
-

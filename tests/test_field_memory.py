@@ -76,8 +76,9 @@ def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> 
 class Limited:
     """A server whose every answer has the same headers; ``refuses`` says which calls get a 429."""
 
-    def __init__(self, server: Server, headers: dict[str, str], refuses: Callable[[int], bool] = lambda n: False
-                 ) -> None:
+    def __init__(
+        self, server: Server, headers: dict[str, str], refuses: Callable[[int], bool] = lambda n: False
+    ) -> None:
         self.calls = 0
         self.headers = headers
         self.refuses = refuses
@@ -89,6 +90,7 @@ class Limited:
 
 
 # R41: a header that means nothing.
+
 
 @pytest.mark.parametrize("reset", ["3000", "86400", "end of day", "30"])
 @pytest.mark.parametrize("at_once", [1, 32])
@@ -149,12 +151,18 @@ async def test_rule_27_a_refusal_confirms_for_all_runs(engine: Engine) -> None:
     assert await one.left() == pytest.approx(60, abs=1)
 
 
-@pytest.mark.parametrize(("status", "headers", "seconds", "claimed"), [
-    (429, {"x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000), (429, {"retry-after": "3000"}, 3000, 3000),
-    (429, {"retry-after": "86400"}, LONGEST, 86400), (429, {"retry-after-ms": "1500"}, 1.5, 1.5),
-    (429, {"x-ratelimit-reset-ms": "1500"}, 1.5, 1.5), (429, {"x-ratelimit-reset-after": "1.5"}, 1.5, 1.5),
-    (200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000),
-])
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds", "claimed"),
+    [
+        (429, {"x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000),
+        (429, {"retry-after": "3000"}, 3000, 3000),
+        (429, {"retry-after": "86400"}, LONGEST, 86400),
+        (429, {"retry-after-ms": "1500"}, 1.5, 1.5),
+        (429, {"x-ratelimit-reset-ms": "1500"}, 1.5, 1.5),
+        (429, {"x-ratelimit-reset-after": "1.5"}, 1.5, 1.5),
+        (200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "3000"}, LONGEST_BY_HEADER, 3000),
+    ],
+)
 def test_rule_27_what_a_header_may_ask_for(
     status: int, headers: dict[str, str], seconds: float, claimed: float
 ) -> None:
@@ -185,12 +193,22 @@ async def test_case_r41_retry_after_zero_makes_no_storm(server: Server, clock: C
 
 # What status says.
 
+
 def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     hold_off = SharedHoldOff(world.engine, "erp")
     assert status(world.engine)["systems"]["erp"] | {"epoch": 0} == {
-        "paused": False, "epoch": 0, "breaker": "closed", "open_since": None, "held_off_seconds": 0,
-        "held_off_because": None, "rate_share": 1.0, "account": None, "suspended_since": None,
-        "suspended_reason": None, "call_limit": None}
+        "paused": False,
+        "epoch": 0,
+        "breaker": "closed",
+        "open_since": None,
+        "held_off_seconds": 0,
+        "held_off_because": None,
+        "rate_share": 1.0,
+        "account": None,
+        "suspended_since": None,
+        "suspended_reason": None,
+        "call_limit": None,
+    }
     asyncio.run(hold_off.ask(120, "x-ratelimit-remaining: 0, x-ratelimit-reset: 120"))
     asyncio.run(hold_off.ask(20, "another, which is over earlier"))
     asyncio.run(hold_off.refused())
@@ -221,11 +239,13 @@ async def test_rule_27_a_call_that_is_held_off_says_why(server: Server) -> None:
     http = client(server, hold_off, timeout=1)
     await hold_off.ask(40, "retry-after: 40 (answer 503)")
     assert (await failure_of(http.read(READ, {}))).detail == (
-        "asked to stay away for 40 s more: retry-after: 40 (answer 503)")
+        "asked to stay away for 40 s more: retry-after: 40 (answer 503)"
+    )
     await http.close()
 
 
 # Cookies.
+
 
 class Baker:
     """A server that gives a cookie with each answer."""
@@ -262,6 +282,7 @@ async def test_rule_27_no_client_keeps_cookies(server: Server) -> None:
 
 # References that changed.
 
+
 async def test_rule_27_a_kept_reference_that_turns_out_wrong_is_dropped(server: Server) -> None:
     """The store was made anew under another id: a refused write makes it looked up again."""
     store, seen = {"id": 7}, []
@@ -278,11 +299,22 @@ async def test_rule_27_a_kept_reference_that_turns_out_wrong_is_dropped(server: 
     server.handler = handler
     body = {"store": "{{ store }}", "code": "{{ key }}"}
     http = Http(HttpSettings(base_url=server.url))
-    third_party = RestThirdParty(http, Target.model_validate({
-        "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/items", "body": body},
-        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body}, "delete": {"path": "/items/{{ id }}"},
-        "read": {"path": "/items/{{ id }}"}, "list": {"path": "/items"},
-        "references": {"store": {"path": "/stores", "record": "items[].id"}}}), ("code",))
+    third_party = RestThirdParty(
+        http,
+        Target.model_validate(
+            {
+                "system": "erp",
+                "key_field": "code",
+                "create": {"method": "POST", "path": "/items", "body": body},
+                "update": {"method": "PUT", "path": "/items/{{ id }}", "body": body},
+                "delete": {"path": "/items/{{ id }}"},
+                "read": {"path": "/items/{{ id }}"},
+                "list": {"path": "/items"},
+                "references": {"store": {"path": "/stores", "record": "items[].id"}},
+            }
+        ),
+        ("code",),
+    )
     item = Item("a", "A", {"code": "a"})
     assert await third_party.create(item) == "1"
     for number, call in enumerate((third_party.create, third_party.update)):

@@ -55,7 +55,7 @@ def test_case_r16_an_outage_in_which_little_changes_costs_nothing(
 
 
 def test_a_third_party_that_stops_responding_counts_as_down_after_twice_its_timeout(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     """Calls become few and pause, so that fewer records fail than the breaker counts; the operator is alerted."""
     world = make_world(entity={"retry": {"retries": 8, "first_wait": 60, "jitter": 0}})
@@ -130,15 +130,25 @@ OUTAGES_TRIED_ALWAYS = {("drain", 300, 1), ("full_sync", 1, 4), ("both", 300, 4)
 """The others belong to `make test-long`: each takes seconds."""
 
 
-@pytest.mark.parametrize(("way", "seconds_of_success_ago", "count"), [
-    pytest.param(way, seconds, count, marks=() if (way, seconds, count) in OUTAGES_TRIED_ALWAYS else pytest.mark.long)
-    for way in ("drain", "full_sync", "both") for seconds in (1, 300) for count in (1, 4)])
+@pytest.mark.parametrize(
+    ("way", "seconds_of_success_ago", "count"),
+    [
+        pytest.param(
+            way, seconds, count, marks=() if (way, seconds, count) in OUTAGES_TRIED_ALWAYS else pytest.mark.long
+        )
+        for way in ("drain", "full_sync", "both")
+        for seconds in (1, 300)
+        for count in (1, 4)
+    ],
+)
 def test_an_outage_in_which_reads_fail_too_spends_no_attempts_on_any_path(
     make_world: Callable[..., World], way: str, seconds_of_success_ago: float, count: int
 ) -> None:
     """Each call, and each second look, times out. A full sync gives fresh attempts, which puts off no breaker."""
-    world = make_world(entity={"retry": {"retries": 3, "first_wait": 1, "jitter": 0}},
-                       system={"breaker": {"failures": 10}, "timeout": 2})
+    world = make_world(
+        entity={"retry": {"retries": 3, "first_wait": 1, "jitter": 0}},
+        system={"breaker": {"failures": 10}, "timeout": 2},
+    )
     fill(world, 8)
     world.full_sync(patience=30)
     world.later(seconds_of_success_ago)
@@ -226,7 +236,8 @@ def test_case_r18_a_swap_is_reported_once_and_ends_when_the_tie_is_broken(world:
     drain_for(world, 200)
     assert world.states()["dead"] == 4
     assert [(kind, world.query("SELECT n FROM sync.alerts WHERE kind = 'dead'")[0].n) for kind, _ in alerts(world)] == [
-        ("dead", 2)]
+        ("dead", 2)
+    ]
     next(record for record in world.erp.store.values() if record["code"] == "p3")["name"] = "between"
     world.full_sync(patience=30)
     drain_for(world, 30)
@@ -253,8 +264,11 @@ def test_a_throttled_and_another_failure_are_settled_together(make_world: Callab
     config: dict[str, Any] = {"entity": {"retry": None}}
     world = make_world(**config)
     fill(world, 20)
-    world.erp.before = lambda verb, key: answer(500) if key.endswith(("0", "2", "4", "6", "8")) else CallFailed(
-        Failure.THROTTLED, "answer 429", status=429)
+    world.erp.before = lambda verb, key: (
+        answer(500)
+        if key.endswith(("0", "2", "4", "6", "8"))
+        else CallFailed(Failure.THROTTLED, "answer 429", status=429)
+    )
     world.full_sync()
     world.drain()
     world.erp.before = lambda verb, key: None

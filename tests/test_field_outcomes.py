@@ -31,6 +31,7 @@ Says = Callable[[], Response]
 
 # Rule 24: what may have been done.
 
+
 def unavailable() -> Response:
     return HTMLResponse(PAGE, 503, {"Retry-After": "2"})
 
@@ -51,13 +52,24 @@ def answering_once(store: Store, method: str, says: Says, *, done: bool = True) 
 
 
 @pytest.mark.parametrize("unique", [False, True])
-@pytest.mark.parametrize("says", [
-    unavailable, lambda: Response(status_code=503, headers={"Retry-After": "2"}), lambda: Response(status_code=500),
-    lambda: Response(status_code=408), lambda: RedirectResponse("/items/1", 303), lambda: HTMLResponse(PAGE, 200),
-    lambda: HTMLResponse(PAGE, 404), lambda: HTMLResponse(PAGE, 403), lambda: JSONResponse({}, 200),
-    lambda: Response(status_code=204), lambda: JSONResponse({"data": None, "errors": [{"message": "no"}]}),
-    lambda: JSONResponse({"id": True}), lambda: JSONResponse({"id": {"of": "it"}}),
-])
+@pytest.mark.parametrize(
+    "says",
+    [
+        unavailable,
+        lambda: Response(status_code=503, headers={"Retry-After": "2"}),
+        lambda: Response(status_code=500),
+        lambda: Response(status_code=408),
+        lambda: RedirectResponse("/items/1", 303),
+        lambda: HTMLResponse(PAGE, 200),
+        lambda: HTMLResponse(PAGE, 404),
+        lambda: HTMLResponse(PAGE, 403),
+        lambda: JSONResponse({}, 200),
+        lambda: Response(status_code=204),
+        lambda: JSONResponse({"data": None, "errors": [{"message": "no"}]}),
+        lambda: JSONResponse({"id": True}),
+        lambda: JSONResponse({"id": {"of": "it"}}),
+    ],
+)
 def test_case_r01_a_create_that_was_carried_out_is_not_made_twice(
     engine: Engine, server: Server, says: Says, unique: bool
 ) -> None:
@@ -106,11 +118,32 @@ def test_case_r01_the_same_for_an_update(engine: Engine, server: Server) -> None
     world.close()
 
 
-@pytest.mark.parametrize(("status", "unknown"), [
-    (400, False), (401, False), (403, False), (404, False), (405, False), (409, False), (421, False), (422, False),
-    (423, False), (425, False), (429, False), (408, True), (500, True), (501, True), (502, True), (503, True),
-    (504, True), (530, True), (302, True), (303, True), (307, True),
-])
+@pytest.mark.parametrize(
+    ("status", "unknown"),
+    [
+        (400, False),
+        (401, False),
+        (403, False),
+        (404, False),
+        (405, False),
+        (409, False),
+        (421, False),
+        (422, False),
+        (423, False),
+        (425, False),
+        (429, False),
+        (408, True),
+        (500, True),
+        (501, True),
+        (502, True),
+        (503, True),
+        (504, True),
+        (530, True),
+        (302, True),
+        (303, True),
+        (307, True),
+    ],
+)
 @pytest.mark.parametrize("retry_after", [None, 2.0])
 def test_rule_24_only_a_refusal_says_that_nothing_was_done(
     status: int, unknown: bool, retry_after: float | None
@@ -137,8 +170,10 @@ async def test_rule_24_a_call_with_many_and_one_that_belongs_to_a_write(server: 
     bulk = adapter(server, {**THEIRS, "bulk_create": {"request": {"path": "/bulk"}, "results": "@", "result_id": "id"}})
     assert (await failure_of(bulk.create(item()))).unknown
     stock = {"method": "PUT", "path": "/stock/{{ id }}"}
-    linked = adapter(server, {**THEIRS, "create": {"path": "/items", "then": [stock]},
-                              "update": {**THEIRS["update"], "then": [stock]}})
+    linked = adapter(
+        server,
+        {**THEIRS, "create": {"path": "/items", "then": [stock]}, "update": {**THEIRS["update"], "then": [stock]}},
+    )
     failure = await failure_of(linked.create(item()))
     assert (failure.unknown, failure.external_id, failure.about_system) == (True, "7", True)
     await bulk.close()
@@ -171,8 +206,14 @@ async def test_rule_26_a_state_of_the_system_is_no_refusal_and_no_absence(
     server.handler = handler
     third_party = adapter(server, {**target, "count": {"path": "/count"}})
     one = item("k1", "7")
-    calls = [third_party.create(item()), third_party.update(one), third_party.delete(one), third_party.read(one),
-             third_party.count("A"), anext(aiter(third_party.pages("A")))]
+    calls = [
+        third_party.create(item()),
+        third_party.update(one),
+        third_party.delete(one),
+        third_party.read(one),
+        third_party.count("A"),
+        anext(aiter(third_party.pages("A"))),
+    ]
     if third_party.traits.can_lookup:
         calls.append(third_party.lookup("k1", "A"))
     for call in calls:
@@ -188,26 +229,44 @@ async def test_rule_26_a_page_of_a_gateway_is_no_absence_at_a_source(server: Ser
         return says()
 
     server.handler = handler
-    part = Part.model_validate({
-        "key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items", "items": "items"},
-        "read": {"path": "/items/{{ key }}"}, "count": {"path": "/count"}, "groups": {"path": "/groups"},
-        "changes": {"path": "/changes"}})
+    part = Part.model_validate(
+        {
+            "key": "sku",
+            "version": {"path": "v", "kind": "number"},
+            "list": {"path": "/items", "items": "items"},
+            "read": {"path": "/items/{{ key }}"},
+            "count": {"path": "/count"},
+            "groups": {"path": "/groups"},
+            "changes": {"path": "/changes"},
+        }
+    )
     source = RestSource(Http(HttpSettings(base_url=server.url, timeout=5)), part)
-    for call in (source.read("P1"), source.count("g"), source.groups(), anext(aiter(source.pages("g"))),
-                 anext(aiter(source.changes(0)))):
+    for call in (
+        source.read("P1"),
+        source.count("g"),
+        source.groups(),
+        anext(aiter(source.pages("g"))),
+        anext(aiter(source.changes(0))),
+    ):
         failure = await failure_of(call)
         assert failure.kind in (Failure.TRANSIENT, Failure.AUTH)
         assert (failure.missing, failure.about_system) == (False, True)
     await source.close()
 
 
-@pytest.mark.parametrize("says", [
-    lambda: JSONResponse({"error": "no such item"}, 404), lambda: Response(status_code=404),
-    lambda: PlainTextResponse("not found", 404), lambda: Response("", 410, media_type="text/html"),
-    lambda: Response('{"error": "gone"}', 410, media_type="text/html"),
-])
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda: JSONResponse({"error": "no such item"}, 404),
+        lambda: Response(status_code=404),
+        lambda: PlainTextResponse("not found", 404),
+        lambda: Response("", 410, media_type="text/html"),
+        lambda: Response('{"error": "gone"}', 410, media_type="text/html"),
+    ],
+)
 async def test_rule_26_a_404_of_one_record_is_still_missing(server: Server, says: Says) -> None:
     """But the same of the collection, to a create or a listing, is not."""
+
     async def handler(request: Request) -> Response:
         return says()
 
@@ -220,12 +279,17 @@ async def test_rule_26_a_404_of_one_record_is_still_missing(server: Server, says
     for call in (third_party.create(item()), third_party.lookup("k1", "A"), anext(aiter(third_party.pages("A")))):
         failure = await failure_of(call)
         assert (failure.kind, failure.missing, failure.about_system, failure.unknown) == (
-            Failure.TRANSIENT, False, True, False)
+            Failure.TRANSIENT,
+            False,
+            True,
+            False,
+        )
     await third_party.close()
 
 
 async def test_rule_26_rules_of_the_configuration_come_first(server: Server) -> None:
     """An API that speaks HTML says what its pages mean."""
+
     async def handler(request: Request) -> Response:
         return HTMLResponse("<h1>No such item</h1>", 404)
 
@@ -257,15 +321,14 @@ async def test_rule_26_a_gateways_page_is_not_the_end_of_a_listing(server: Serve
 async def test_rule_26_an_unanswered_call_is_about_the_system(server: Server) -> None:
     client = Http(HttpSettings(base_url="http://127.0.0.1:9", timeout=1))
     from sync_orchestrator.config import Request as Call
+
     failure = await failure_of(client.read(Call(path="/x"), {}))
     assert (failure.about_system, failure.unknown) == (True, False)
     await client.close()
 
 
 @pytest.mark.parametrize("name", ["302 to a login", "404 page of a platform", "403 page of a firewall"])
-def test_case_r16_all_arrive_by_themselves_once_the_system_is_back(
-    engine: Engine, server: Server, name: str
-) -> None:
+def test_case_r16_all_arrive_by_themselves_once_the_system_is_back(engine: Engine, server: Server, name: str) -> None:
     """Three changes in two minutes in which every call is answered so: none is refused for good."""
     store = Store(server)
     world = http_world(engine, server, THEIRS)
@@ -312,6 +375,7 @@ async def test_rule_26_a_405_to_an_update_is_no_refusal(server: Server) -> None:
 
 # Rule 25: what cannot be read is no success.
 
+
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"id": None}, {"id": ""}, {"id": True}, {"id": [7]}, [], None, 7])
 async def test_rule_25_a_create_that_names_no_id(server: Server, body: Any) -> None:
     server.answers(body)
@@ -321,16 +385,19 @@ async def test_rule_25_a_create_that_names_no_id(server: Server, body: Any) -> N
     await third_party.close()
 
 
-@pytest.mark.parametrize(("says", "there", "good"), [
-    (lambda: JSONResponse({"data": {"id": "7", "code": "k1"}}), "n", True),
-    (lambda: Response(status_code=204), "n", True),
-    (lambda: Response(status_code=204), "before", False),
-    (lambda: Response(status_code=200), "before", False),
-    (lambda: JSONResponse({"data": None}), "before", False),
-    (lambda: JSONResponse({"data": []}), "before", False),
-    (lambda: JSONResponse({"data": None, "errors": [{"message": "locked"}]}), "before", False),
-    (lambda: JSONResponse({"ok": True}), "n", True),
-])
+@pytest.mark.parametrize(
+    ("says", "there", "good"),
+    [
+        (lambda: JSONResponse({"data": {"id": "7", "code": "k1"}}), "n", True),
+        (lambda: Response(status_code=204), "n", True),
+        (lambda: Response(status_code=204), "before", False),
+        (lambda: Response(status_code=200), "before", False),
+        (lambda: JSONResponse({"data": None}), "before", False),
+        (lambda: JSONResponse({"data": []}), "before", False),
+        (lambda: JSONResponse({"data": None, "errors": [{"message": "locked"}]}), "before", False),
+        (lambda: JSONResponse({"ok": True}), "n", True),
+    ],
+)
 async def test_rule_25_an_update_whose_record_does_not_come_is_read_back(
     server: Server, says: Says, there: str, good: bool
 ) -> None:
@@ -347,10 +414,17 @@ async def test_rule_25_an_update_whose_record_does_not_come_is_read_back(
     await third_party.close()
 
 
-@pytest.mark.parametrize(("body", "good"), [
-    ({"errors": [{"message": "no"}], "data": None}, False), ({"error": {"code": 1}}, False), ({"errors": True}, False),
-    ({"errors": []}, True), ({"error": None, "ok": True}, True), ({"ok": True}, True),
-])
+@pytest.mark.parametrize(
+    ("body", "good"),
+    [
+        ({"errors": [{"message": "no"}], "data": None}, False),
+        ({"error": {"code": 1}}, False),
+        ({"errors": True}, False),
+        ({"errors": []}, True),
+        ({"error": None, "ok": True}, True),
+        ({"ok": True}, True),
+    ],
+)
 @pytest.mark.parametrize("verb", ["update", "delete"])
 async def test_rule_25_a_200_that_names_errors_is_no_success(
     server: Server, body: dict[str, Any], good: bool, verb: str
@@ -374,10 +448,22 @@ async def test_rule_25_a_rule_says_that_named_errors_do_not_matter(server: Serve
 
 
 def bulk(**more: Any) -> dict[str, Any]:
-    call = {"request": {"path": "/bulk"}, "item": {"key": "{{ key }}"}, "results": "results", "status": "status",
-            "gather": 0.01, **more}
-    return {**THEIRS, "create": None, "update": None, "lookup": None,
-            "bulk_create": {**call, "result_id": "id"}, "bulk_update": call}
+    call = {
+        "request": {"path": "/bulk"},
+        "item": {"key": "{{ key }}"},
+        "results": "results",
+        "status": "status",
+        "gather": 0.01,
+        **more,
+    }
+    return {
+        **THEIRS,
+        "create": None,
+        "update": None,
+        "lookup": None,
+        "bulk_create": {**call, "result_id": "id"},
+        "bulk_update": call,
+    }
 
 
 @pytest.mark.parametrize("status", ["200", "422", 200.0, True, None, [200], {"code": 200}, 0, 2000])
@@ -391,10 +477,21 @@ async def test_rule_25_a_status_of_another_type_is_no_success(server: Server, st
     await third_party.close()
 
 
-@pytest.mark.parametrize("results", [
-    None, {}, "ok", [], [None], [{"id": "7"}], [{"id": "7", "status": 200}, {"id": "8", "status": 200}],
-    [{"status": 201}], [{"status": 201, "id": True}], [7],
-])
+@pytest.mark.parametrize(
+    "results",
+    [
+        None,
+        {},
+        "ok",
+        [],
+        [None],
+        [{"id": "7"}],
+        [{"id": "7", "status": 200}, {"id": "8", "status": 200}],
+        [{"status": 201}],
+        [{"status": 201, "id": True}],
+        [7],
+    ],
+)
 async def test_rule_25_results_that_cannot_be_read_are_no_success(server: Server, results: Any) -> None:
     server.answers({"results": results})
     third_party = adapter(server, bulk())
@@ -403,12 +500,15 @@ async def test_rule_25_results_that_cannot_be_read_are_no_success(server: Server
     await third_party.close()
 
 
-@pytest.mark.parametrize(("results", "unknown"), [
-    ([{"code": "other", "status": 200}], True),
-    ([{"code": "k1", "status": 200}, {"code": "k1", "status": 422}], True),
-    ([{"code": "k1", "status": 200}, {"code": "k1", "status": 200}], False),
-    ([{"code": "k1", "status": 200}, {"code": "other", "status": 422}], False),
-])
+@pytest.mark.parametrize(
+    ("results", "unknown"),
+    [
+        ([{"code": "other", "status": 200}], True),
+        ([{"code": "k1", "status": 200}, {"code": "k1", "status": 422}], True),
+        ([{"code": "k1", "status": 200}, {"code": "k1", "status": 200}], False),
+        ([{"code": "k1", "status": 200}, {"code": "other", "status": 422}], False),
+    ],
+)
 async def test_rule_25_an_item_that_is_not_in_the_answer_or_twice_in_it(
     server: Server, results: list[Any], unknown: bool
 ) -> None:
@@ -436,8 +536,9 @@ async def test_rule_25_a_call_of_many_without_results(server: Server, says: Says
         return says()
 
     server.handler = handler
-    third_party = adapter(server, {**THEIRS, "update": None, "bulk_update": {"request": {"path": "/bulk"},
-                                                                             "gather": 0.01}})
+    third_party = adapter(
+        server, {**THEIRS, "update": None, "bulk_update": {"request": {"path": "/bulk"}, "gather": 0.01}}
+    )
     assert (await failure_of(third_party.update(item("k1", "7")))).unknown
     await third_party.close()
 
@@ -447,15 +548,21 @@ async def test_rule_25_a_truth_value_is_no_reference(server: Server) -> None:
         return JSONResponse({"id": False})
 
     server.handler = handler
-    third_party = adapter(server, {
-        **THEIRS, "references": {"store_id": {"path": "/stores", "record": "id"}},
-        "update": {"method": "PUT", "path": "/stores/{{ store_id }}/items/{{ id }}"}})
+    third_party = adapter(
+        server,
+        {
+            **THEIRS,
+            "references": {"store_id": {"path": "/stores", "record": "id"}},
+            "update": {"method": "PUT", "path": "/stores/{{ store_id }}/items/{{ id }}"},
+        },
+    )
     failure = await failure_of(third_party.update(item("k1", "7")))
     assert (failure.kind, [method for method, *_ in server.seen][-1]) == (Failure.TRANSIENT, "GET")
     await third_party.close()
 
 
 # Rule 27: what belongs to one attempt ends with it.
+
 
 class _Remembering(FakeThirdParty):
     """Answers a known idempotency key as it did before, with the refusal, too."""
@@ -512,6 +619,7 @@ def test_rule_27_while_the_outcome_is_unknown_the_key_stays(make_world: Callable
 
 # R18: a refusal that may pass.
 
+
 def test_case_r18_a_refusal_that_may_pass_is_said_by_a_rule(engine: Engine, server: Server) -> None:
     """A unique name is handed over: the taker is refused until the giver has let go of it."""
     store = Store(server)
@@ -522,8 +630,11 @@ def test_case_r18_a_refusal_that_may_pass_is_said_by_a_rule(engine: Engine, serv
             return JSONResponse({"error": "name taken"}, 409)
         return None
 
-    world = http_world(engine, server, {
-        **THEIRS, "outcomes": [{"when": "status == `409` && body.error == 'name taken'", "means": "transient"}]})
+    world = http_world(
+        engine,
+        server,
+        {**THEIRS, "outcomes": [{"when": "status == `409` && body.error == 'name taken'", "means": "transient"}]},
+    )
     world.put("P1", name="Lamp")
     world.put("P2", name="Desk")
     world.drain()

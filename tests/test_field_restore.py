@@ -181,6 +181,7 @@ def test_rule_28_a_key_that_moved_since_is_found_in_its_new_group(
 
 # The third party, restored --------------------------------------------------------------------------------------------
 
+
 def third_party_restored(world: World, *, since: Callable[[], None], clerks: int = 0) -> None:
     """The third party goes back to what it is now, after ``since``; then a clerk makes records, which get ids again."""
     store, places, next_id = dict(world.erp.store), dict(world.erp.places), world.erp._next
@@ -225,7 +226,8 @@ def test_case_r27_the_third_party_restored_and_many_ids_given_again(kind: str, m
     world.remove("late2")
     assert world.drain().calls == 0
     assert {verb: world.erp.calls[verb] for verb in ("create", "update", "delete")} == {
-        verb: calls[verb] for verb in ("create", "update", "delete")}
+        verb: calls[verb] for verb in ("create", "update", "delete")
+    }
 
     done = adopted(world)
     assert done.lifted, done
@@ -240,8 +242,11 @@ def test_case_r27_the_third_party_restored_and_many_ids_given_again(kind: str, m
 def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None:
     """The clerk's records survive, ours are made again, and an alert names them; pushes go on."""
     world = synced(make_world())
-    third_party_restored(world, since=lambda: (world.put("p21"), world.put("p22"), world.put("k2", "renamed")),  # type: ignore[func-returns-value]
-                         clerks=2)
+    third_party_restored(
+        world,
+        since=lambda: (world.put("p21"), world.put("p22"), world.put("k2", "renamed")),  # type: ignore[func-returns-value]
+        clerks=2,
+    )
     before = clerks(world)
     assert world.validate(full=True).verdict == "drift"
     assert reason(world) is None
@@ -287,6 +292,7 @@ def test_two_records_with_one_key_are_reported_and_ours_keeps_its_id(make_world:
 
 # Another account ------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("lookup", [True, False])
 def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_world: Make) -> None:
     """Another account, empty: after adopting, all is made there once."""
@@ -319,8 +325,9 @@ def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_w
 
 
 def test_rule_28_foreign_records_of_another_account_are_not_deleted_by_validation(make_world: Make) -> None:
-    world = synced(make_world(erp=AccountedThirdParty(),
-                              entity={"validation": {"foreign": "delete", "confirm_after": 0}}))
+    world = synced(
+        make_world(erp=AccountedThirdParty(), entity={"validation": {"foreign": "delete", "confirm_after": 0}})
+    )
     world.erp.store, world.erp.who = {"id-1": {"code": "theirs", "store": "A"}}, "other"  # type: ignore[attr-defined]
     world.context.accounts_asked.clear()  # another process
     assert world.validate(full=True).verdict == "not_validated"
@@ -347,8 +354,9 @@ def test_where_nothing_is_due_no_account_is_asked_for(make_world: Make) -> None:
 
 def test_the_account_is_a_text_or_a_whole_number_of_the_response(server: Server) -> None:
     target = two_part_config().entities["item"].third_party
-    third_party = RestThirdParty(Http(HttpSettings(base_url=server.url)), target, ("code",),
-                                 Get(path="/me", record="account.id"))
+    third_party = RestThirdParty(
+        Http(HttpSettings(base_url=server.url)), target, ("code",), Get(path="/me", record="account.id")
+    )
 
     async def ask() -> None:
         server.answers({"account": {"id": 7}})
@@ -395,6 +403,7 @@ async def test_a_class_may_say_its_account_and_is_not_believed_everything() -> N
 
 
 # Suspension -----------------------------------------------------------------------------------------------------------
+
 
 def suspended(world: World) -> World:
     with world.engine.begin() as connection:
@@ -517,6 +526,7 @@ def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str
     world.later(60)
     killed = world.killed(lambda: asyncio.run(adopt(world.context, [world.entity])), "adoption.listed", 1)
     assert killed
+
     def another(progress: str) -> None:
         if progress.endswith("are there"):
             with world.engine.begin() as connection:
@@ -544,18 +554,22 @@ LIVE = Standing("A", 5, deleted=False, pending=False, wanted=ONE)
 GONE = Standing("A", 5, deleted=True, pending=False, wanted=None)
 
 
-@pytest.mark.parametrize(("standing", "there", "outcome", "revision", "look_up"), [
-    (LIVE, Listed("7", "A", ONE), "in_sync", 5, False),
-    (LIVE, Listed("7", "A", TWO), "update", 0, False),
-    (LIVE, Listed("7", "B", ONE), "update", 0, False),
-    (LIVE, None, "create", 0, True),
-    (GONE, None, "gone", 5, False),
-    (GONE, Listed("7", "A", ONE), "extra", 5, False),
-    (Standing("A", 5, deleted=True, pending=True, wanted=None), Listed("7", "A", ONE), "delete", 0, False),
-    (Standing("A", 5, deleted=False, pending=True, wanted=None), Listed("7", "A", ONE), "update", 0, False),
-])
-def test_what_a_record_counts_as(standing: Standing, there: Listed | None, outcome: str, revision: int,
-                                 look_up: bool) -> None:
+@pytest.mark.parametrize(
+    ("standing", "there", "outcome", "revision", "look_up"),
+    [
+        (LIVE, Listed("7", "A", ONE), "in_sync", 5, False),
+        (LIVE, Listed("7", "A", TWO), "update", 0, False),
+        (LIVE, Listed("7", "B", ONE), "update", 0, False),
+        (LIVE, None, "create", 0, True),
+        (GONE, None, "gone", 5, False),
+        (GONE, Listed("7", "A", ONE), "extra", 5, False),
+        (Standing("A", 5, deleted=True, pending=True, wanted=None), Listed("7", "A", ONE), "delete", 0, False),
+        (Standing("A", 5, deleted=False, pending=True, wanted=None), Listed("7", "A", ONE), "update", 0, False),
+    ],
+)
+def test_what_a_record_counts_as(
+    standing: Standing, there: Listed | None, outcome: str, revision: int, look_up: bool
+) -> None:
     found = link(standing, there, can_look_up=True)
     assert (found.outcome, found.revision, found.look_up) == (outcome, revision, look_up)
     assert (found.external_id is None) == (outcome in ("create", "gone", "extra"))
@@ -564,21 +578,25 @@ def test_what_a_record_counts_as(standing: Standing, there: Listed | None, outco
 HERE = Installation("a", 1, 10)
 
 
-@pytest.mark.parametrize(("present", "ticket", "mark", "what"), [
-    (HERE, 10, None, None),
-    (HERE, 10, 10, None),
-    (HERE, 9, 10, "its sequence is at 9, and was at 10"),
-    (Installation("b", 1, 10), 10, None, "it is on another server"),
-    (Installation("a", 2, 10), 10, None, "its server is on timeline 2, and was on 1"),
-    (Installation("a", 1, 11), 10, None, "it is another database of the same server"),
-    (Installation("", 0, 10), 10, 9, None),
-])
+@pytest.mark.parametrize(
+    ("present", "ticket", "mark", "what"),
+    [
+        (HERE, 10, None, None),
+        (HERE, 10, 10, None),
+        (HERE, 9, 10, "its sequence is at 9, and was at 10"),
+        (Installation("b", 1, 10), 10, None, "it is on another server"),
+        (Installation("a", 2, 10), 10, None, "its server is on timeline 2, and was on 1"),
+        (Installation("a", 1, 11), 10, None, "it is another database of the same server"),
+        (Installation("", 0, 10), 10, 9, None),
+    ],
+)
 def test_what_shows_a_restore(present: Installation, ticket: int, mark: int | None, what: str | None) -> None:
     found = find_restore(HERE, present, ticket, mark)
     assert found == (None if what is None else f"this database was restored or moved: {what}")
 
 
 # Our database, in place -----------------------------------------------------------------------------------------------
+
 
 def test_an_ordinary_role_reads_the_installation(engine: Engine) -> None:
     with engine.begin() as connection:

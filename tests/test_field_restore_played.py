@@ -28,14 +28,22 @@ from sync_orchestrator.core.db.session import connect, run
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "operations.md"
 SECTION = DOCUMENT.read_text(encoding="utf-8").split("# After a restore\n", 1)[1].split("\n# ", 1)[0]
-COMMANDS = [line.strip() for block in re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL) for line in block.splitlines()
-            if line.strip()]
+COMMANDS = [
+    line.strip()
+    for block in re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
 STATUS, WITHOUT_ADOPTING, ADOPT, RECREATE, VERIFY = COMMANDS
 
 CALLS: dict[str, Any] = {
-    "system": "erp", "key_field": "code", "group": "store",
-    "update": {"method": "PUT", "path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
-    "read": {"path": "/items/{{ id }}"}, "list": {"path": "/items", "params": {"store": "{{ group }}"}},
+    "system": "erp",
+    "key_field": "code",
+    "group": "store",
+    "update": {"method": "PUT", "path": "/items/{{ id }}"},
+    "delete": {"path": "/items/{{ id }}"},
+    "read": {"path": "/items/{{ id }}"},
+    "list": {"path": "/items", "params": {"store": "{{ group }}"}},
 }
 THEIRS = {**CALLS, "create": {"path": "/items"}}
 LOOKUP = {"lookup": {"path": "/items", "params": {"code": "{{ key }}"}}}
@@ -80,18 +88,38 @@ class Field:
     def _config(self, url: str, target: dict[str, Any]) -> dict[str, Any]:
         return {
             "sources": {"shop": {"base_url": f"{url}/shop"}},
-            "third_parties": {"erp": {"base_url": url, "timeout": 5, "landing": 0, "search_lag": 0,
-                                      "account": {"path": "/me", "record": "id"}}},
-            "entities": {"item": {
-                "owner": "shop",
-                "parts": {"shop": {
-                    "key": "key", "group": "store", "version": {"path": "v", "kind": "number"},
-                    "list": {"path": "/rows", "params": {"store": "{{ group }}", "after": "{{ after }}"},
-                             "paging": "after"},
-                    "read": {"path": "/rows/{{ key }}"}, "groups": {"path": "/stores"}}},
-                "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-                "validation": {"confirm_after": 0}, "source_check": {"confirm_after": 0},
-                "third_party": target}},
+            "third_parties": {
+                "erp": {
+                    "base_url": url,
+                    "timeout": 5,
+                    "landing": 0,
+                    "search_lag": 0,
+                    "account": {"path": "/me", "record": "id"},
+                }
+            },
+            "entities": {
+                "item": {
+                    "owner": "shop",
+                    "parts": {
+                        "shop": {
+                            "key": "key",
+                            "group": "store",
+                            "version": {"path": "v", "kind": "number"},
+                            "list": {
+                                "path": "/rows",
+                                "params": {"store": "{{ group }}", "after": "{{ after }}"},
+                                "paging": "after",
+                            },
+                            "read": {"path": "/rows/{{ key }}"},
+                            "groups": {"path": "/stores"},
+                        }
+                    },
+                    "mapping": {"code": "key", "store": "group", "name": "shop.name"},
+                    "validation": {"confirm_after": 0},
+                    "source_check": {"confirm_after": 0},
+                    "third_party": target,
+                }
+            },
         }
 
     def _by_hand(self, **fields: Any) -> str:
@@ -131,14 +159,16 @@ class Field:
 
     def assert_in_sync(self) -> None:
         """Each row once, with its content, and nothing else but what others made."""
-        ours = sorted((item["code"], item["name"]) for item in self.store.items.values()
-                      if not item["code"].startswith("CLERK"))
+        ours = sorted(
+            (item["code"], item["name"]) for item in self.store.items.values() if not item["code"].startswith("CLERK")
+        )
         assert ours == sorted((key, row["name"]) for key, row in self.rows.items())
 
 
 @pytest.fixture(params=TARGETS)
-def world(request: pytest.FixtureRequest, server: Server, tmp_path: Path, database_url: str,
-          monkeypatch: pytest.MonkeyPatch) -> Iterator[Field]:
+def world(
+    request: pytest.FixtureRequest, server: Server, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Field]:
     made = Field(server, tmp_path, database_url, monkeypatch, request.param)
     for number in range(12):
         made.put(f"k{number:02}")

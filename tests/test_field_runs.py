@@ -27,8 +27,20 @@ from sync_orchestrator.sensors import runs as sensor_module
 from sync_orchestrator.sensors.alerts import failed_runs
 from sync_orchestrator.sensors.runs import dead_runs
 
-JOBS = ("validate", "validate_fully", "check_sources", "full_sync", "repair", "plan", "maintenance",
-        "incremental_sync", "report_alerts", "pause", "resume", "show_record")
+JOBS = (
+    "validate",
+    "validate_fully",
+    "check_sources",
+    "full_sync",
+    "repair",
+    "plan",
+    "maintenance",
+    "incremental_sync",
+    "report_alerts",
+    "pause",
+    "resume",
+    "show_record",
+)
 
 
 class Clock:
@@ -70,8 +82,9 @@ def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:  # noqa: 
 def started(dagster: Dagster, job: str) -> str:  # noqa: F811
     definition = dagster.defs.resolve_job_def(job)
     needed = {job: {"ops": {f"{job}_pushes": {"config": {"name": "item"}}}}} if job in ("pause", "resume") else {}
-    run = dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED,
-                                              run_config=needed.get(job), tags=dict(definition.run_tags or {}))
+    run = dagster.instance.create_run_for_job(
+        definition, status=dg.DagsterRunStatus.STARTED, run_config=needed.get(job), tags=dict(definition.run_tags or {})
+    )
     return run.run_id
 
 
@@ -83,11 +96,14 @@ def status_of(dagster: Dagster, run_id: str) -> dg.DagsterRunStatus:  # noqa: F8
 
 def beats(engine: Engine) -> dict[str, Any]:
     with engine.begin() as connection:
-        return {row.name: row.at for row in connection.exec_driver_sql(
-            "SELECT name, at FROM sync.heartbeats WHERE name LIKE 'run %%'")}
+        return {
+            row.name: row.at
+            for row in connection.exec_driver_sql("SELECT name, at FROM sync.heartbeats WHERE name LIKE 'run %%'")
+        }
 
 
 # Beating ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,22 +143,30 @@ def test_a_database_that_is_away_ends_no_heartbeat(engine: Engine) -> None:
             assert time.monotonic() < ends
 
 
-@pytest.mark.parametrize(("known", "beat", "gap", "found"), [
-    (None, 5.0, 15, Watched(5.0, 0)),
-    (None, None, 15, Watched(None, 0)),
-    (Watched(5.0, 45), 5.0, 15, Watched(5.0, 60)),
-    (Watched(5.0, 45), 6.0, 15, Watched(6.0, 0)),
-    (Watched(None, 45), 6.0, 15, Watched(6.0, 0)),
-    (Watched(5.0, 0), 5.0, 3600, Watched(5.0, 30)),  # nobody beat while the database was down, nor looked
-])
-def test_how_long_a_run_was_seen_not_to_beat(known: Watched | None, beat: float | None, gap: float,
-                                             found: Watched) -> None:
+@pytest.mark.parametrize(
+    ("known", "beat", "gap", "found"),
+    [
+        (None, 5.0, 15, Watched(5.0, 0)),
+        (None, None, 15, Watched(None, 0)),
+        (Watched(5.0, 45), 5.0, 15, Watched(5.0, 60)),
+        (Watched(5.0, 45), 6.0, 15, Watched(6.0, 0)),
+        (Watched(None, 45), 6.0, 15, Watched(6.0, 0)),
+        (Watched(5.0, 0), 5.0, 3600, Watched(5.0, 30)),  # nobody beat while the database was down, nor looked
+    ],
+)
+def test_how_long_a_run_was_seen_not_to_beat(
+    known: Watched | None, beat: float | None, gap: float, found: Watched
+) -> None:
     assert look(known, beat, gap) == found
 
 
 def test_a_run_that_never_beat_has_longer() -> None:
-    assert [Watched(1.0, 59).is_dead, Watched(1.0, 60).is_dead, Watched(None, 599).is_dead,
-            Watched(None, 600).is_dead] == [False, True, False, True]
+    assert [
+        Watched(1.0, 59).is_dead,
+        Watched(1.0, 60).is_dead,
+        Watched(None, 599).is_dead,
+        Watched(None, 600).is_dead,
+    ] == [False, True, False, True]
 
 
 @pytest.fixture
@@ -155,8 +179,20 @@ def filled(dagster: Dagster) -> Dagster:  # noqa: F811
     return dagster
 
 
-@pytest.mark.parametrize("job", ["validate", "validate_fully", "plan", "repair", "incremental_sync", "maintenance",
-                                 "report_alerts", "pause", "show_record"])
+@pytest.mark.parametrize(
+    "job",
+    [
+        "validate",
+        "validate_fully",
+        "plan",
+        "repair",
+        "incremental_sync",
+        "maintenance",
+        "report_alerts",
+        "pause",
+        "show_record",
+    ],
+)
 def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: str) -> None:
     seen: list[set[str]] = []
     watched = connect(filled.world.engine.url.render_as_string(hide_password=False))
@@ -167,9 +203,11 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
 
     filled.world.put("k2")
     event.listen(filled.world.engine, "before_cursor_execute", executed)
-    options = {"repair": {"ops": {"repair_groups": {"config": {"groups": ["A"]}}}},
-               "show_record": {"ops": {"show_one_record": {"config": {"key": "k1"}}}},
-               "pause": {"ops": {"pause_pushes": {"config": {"name": "item"}}}}}
+    options = {
+        "repair": {"ops": {"repair_groups": {"config": {"groups": ["A"]}}}},
+        "show_record": {"ops": {"show_one_record": {"config": {"key": "k1"}}}},
+        "pause": {"ops": {"pause_pushes": {"config": {"name": "item"}}}},
+    }
     ended = filled.run(job, run_config=options.get(job))
     event.remove(filled.world.engine, "before_cursor_execute", executed)
     watched.dispose()
@@ -213,8 +251,11 @@ def process(database_url: str) -> Iterator[Callable[[str], subprocess.Popen[str]
     made: list[subprocess.Popen[str]] = []
 
     def start(run_id: str) -> subprocess.Popen[str]:
-        made.append(subprocess.Popen([sys.executable, "-c", BEATS_UNTIL_KILLED, database_url, run_id],
-                                     stdout=subprocess.PIPE, text=True))
+        made.append(
+            subprocess.Popen(
+                [sys.executable, "-c", BEATS_UNTIL_KILLED, database_url, run_id], stdout=subprocess.PIPE, text=True
+            )
+        )
         assert made[-1].stdout is not None
         assert made[-1].stdout.readline() == "beating\n"
         return made[-1]
@@ -229,7 +270,10 @@ def process(database_url: str) -> Iterator[Callable[[str], subprocess.Popen[str]
 
 @pytest.mark.parametrize("job", ["validate", "full_sync"])
 def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
-    dagster: Dagster, ticks: Ticks, process: Any, job: str  # noqa: F811
+    dagster: Dagster,  # noqa: F811
+    ticks: Ticks,
+    process: Any,
+    job: str,
 ) -> None:
     """Its process and those that watched it are killed: the next one begins, and an alert says so.
 
@@ -255,9 +299,11 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
     assert run is not None
     assert entry.dagster_event is not None
     assert "has not been heard of for" in (entry.dagster_event.message or "")
-    failed_runs(dg.build_run_status_sensor_context(
-        "failed_runs", entry.dagster_event, dagster.instance, run,
-        resources={"system": system.System()}).for_run_failure())
+    failed_runs(
+        dg.build_run_status_sensor_context(
+            "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": system.System()}
+        ).for_run_failure()
+    )
     if job == "full_sync":
         assert run.tags["dagster/will_retry"] == "true"
     else:
@@ -272,9 +318,13 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None: 
     schedule = dagster.defs.resolve_schedule_def("validate_due_groups")
 
     def scheduled() -> Any:
-        return schedule.evaluate_tick(dg.build_schedule_context(
-            dagster.instance, repository_def=dagster.defs.get_repository_def(),
-            resources={"system": system.System()}))
+        return schedule.evaluate_tick(
+            dg.build_schedule_context(
+                dagster.instance,
+                repository_def=dagster.defs.get_repository_def(),
+                resources={"system": system.System()},
+            )
+        )
 
     run_id = started(dagster, "validate")
     with beating(dagster.world.engine, run_id):
@@ -314,11 +364,12 @@ def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -
 
 
 def test_a_run_that_was_never_launched_holds_up_nobody(
-    dagster: Dagster, world: World, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    dagster: Dagster,  # noqa: F811
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for job in ("validate", "incremental_sync"):
-        dagster.instance.create_run_for_job(
-            dagster.defs.resolve_job_def(job), status=dg.DagsterRunStatus.NOT_STARTED)
+        dagster.instance.create_run_for_job(dagster.defs.resolve_job_def(job), status=dg.DagsterRunStatus.NOT_STARTED)
     dagster.world.put("k1")
     assert instance_module.under_way(dagster.instance, "validate")
     assert dagster.tick(changes.change_events).skip_message == "a drain is about to start"

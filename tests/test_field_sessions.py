@@ -44,12 +44,27 @@ from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.resources.instance import storage
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, write_instance
 
-SHOWN = ("jit", "plan_cache_mode", "datestyle", "intervalstyle", "timezone", "extra_float_digits", "client_encoding",
-         "default_transaction_isolation", "idle_in_transaction_session_timeout")
+SHOWN = (
+    "jit",
+    "plan_cache_mode",
+    "datestyle",
+    "intervalstyle",
+    "timezone",
+    "extra_float_digits",
+    "client_encoding",
+    "default_transaction_isolation",
+    "idle_in_transaction_session_timeout",
+)
 EXPECTED = ("off", "force_custom_plan", "ISO", "postgres", "UTC", "1", "UTF8", "read committed", "12s")
-ODD = ("SET datestyle = 'German, DMY'", "SET intervalstyle = 'iso_8601'", "SET timezone = 'Asia/Kolkata'",
-       "SET jit = on", "SET extra_float_digits = -3", "SET default_transaction_isolation = 'serializable'",
-       "SET plan_cache_mode = 'auto'")
+ODD = (
+    "SET datestyle = 'German, DMY'",
+    "SET intervalstyle = 'iso_8601'",
+    "SET timezone = 'Asia/Kolkata'",
+    "SET jit = on",
+    "SET extra_float_digits = -3",
+    "SET default_transaction_isolation = 'serializable'",
+    "SET plan_cache_mode = 'auto'",
+)
 
 
 @pytest.fixture
@@ -97,6 +112,7 @@ def with_options(url: str, options: str) -> str:
 
 # Settings ---------------------------------------------------------------------------------------------------------
 
+
 async def test_case_r08_every_kind_of_session_has_our_settings(odd: Engine, odd_url: str) -> None:
     assert settings_of(odd) == EXPECTED
     with wakeup._listen(odd) as listener:
@@ -137,8 +153,10 @@ def test_what_the_url_says_is_kept(database_url: str) -> None:
     assert (known.query["connect_timeout"], known.query["application_name"]) == ("3", "mine")
     engine = connect(url)
     with engine.connect() as connection:
-        found = [connection.exec_driver_sql(f"SHOW {name}").scalar_one()
-                 for name in ("work_mem", "jit", "plan_cache_mode", "application_name")]
+        found = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("work_mem", "jit", "plan_cache_mode", "application_name")
+        ]
     assert found == ["5MB", "on", "force_custom_plan", "mine"]
     engine.dispose()
 
@@ -160,9 +178,11 @@ def test_a_machine_without_power_is_noticed_at_both_ends() -> None:
 
 
 def test_pg_stat_activity_says_which_process_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for words, name in ((["/x/sync_orchestrator/__main__.py", "api", "--port", "1"], "sync-orchestrator api"),
-                        (["/bin/sync-orchestrator", "full-sync", "product"], "sync-orchestrator full-sync product"),
-                        (["/bin/dagster-daemon", "run"], "sync-orchestrator dagster-daemon run")):
+    for words, name in (
+        (["/x/sync_orchestrator/__main__.py", "api", "--port", "1"], "sync-orchestrator api"),
+        (["/bin/sync-orchestrator", "full-sync", "product"], "sync-orchestrator full-sync product"),
+        (["/bin/dagster-daemon", "run"], "sync-orchestrator dagster-daemon run"),
+    ):
         monkeypatch.setattr(sys, "argv", words)
         assert session_settings.application_name() == f"{name} {os.getpid()}"
 
@@ -188,6 +208,7 @@ def test_a_streamed_result_may_take_its_time(engine: Engine) -> None:
 
 
 # JIT --------------------------------------------------------------------------------------------------------------
+
 
 def test_no_statement_of_ours_is_compiled(world: World) -> None:
     """Switching plan types off costs 1e10 before Postgres 18, which would send every claim through LLVM."""
@@ -252,18 +273,24 @@ def test_waiting_for_work_outlives_its_session(engine: Engine, monkeypatch: pyte
 
 def end_sessions(engine: Engine) -> None:
     with engine.begin() as connection:
-        run(connection, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-                        "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+        run(
+            connection,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+        )
 
 
 # Sessions that live but are no good -------------------------------------------------------------------------------
+
 
 def set_read_only(engine: Engine, *, on: bool) -> None:
     """As a failover leaves it: the sessions that are open are not ended where it becomes writable again."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-        connection.exec_driver_sql(f'ALTER DATABASE "{name}" ' + (
-            "SET default_transaction_read_only = on" if on else "RESET default_transaction_read_only"))
+        connection.exec_driver_sql(
+            f'ALTER DATABASE "{name}" '
+            + ("SET default_transaction_read_only = on" if on else "RESET default_transaction_read_only")
+        )
 
 
 @pytest.fixture
@@ -286,7 +313,9 @@ async def test_case_r22_a_database_that_was_read_only_for_a_moment(world: World,
         for number in range(30):
             answer = await send(client, event(id=f"during {number}"))
             assert (answer.status_code, answer.json()["detail"]) == (
-                503, "The database is read-only; try again later."), answer.text
+                503,
+                "The database is read-only; try again later.",
+            ), answer.text
         await asyncio.sleep(1.1)  # the last look at readiness is over
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["detail"]) == (503, "The database is read-only; try again later.")
@@ -319,12 +348,16 @@ def test_case_r22_the_engine_writes_again_without_being_told(
 
 
 def write(engine: Engine) -> None:
-    in_transaction(engine, lambda connection: run(connection, "INSERT INTO sync.heartbeats (name) VALUES ('t') "
-                                                              "ON CONFLICT DO NOTHING"))
+    in_transaction(
+        engine,
+        lambda connection: run(connection, "INSERT INTO sync.heartbeats (name) VALUES ('t') ON CONFLICT DO NOTHING"),
+    )
 
 
-@pytest.mark.parametrize("spoil", ["DEALLOCATE ALL", "ALTER TABLE public.t ALTER COLUMN a TYPE bigint",
-                                   "SET default_transaction_read_only = on"])
+@pytest.mark.parametrize(
+    "spoil",
+    ["DEALLOCATE ALL", "ALTER TABLE public.t ALTER COLUMN a TYPE bigint", "SET default_transaction_read_only = on"],
+)
 def test_a_transaction_that_fails_for_its_session_is_done_in_a_fresh_one(engine: Engine, spoil: str) -> None:
     """26000, 0A000 and 25006: the statement is right, the session is not."""
 
@@ -357,11 +390,15 @@ def test_a_session_that_is_ended_under_its_transaction_is_replaced(engine: Engin
 
 def test_what_may_have_been_committed_is_not_done_again(engine: Engine) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE FUNCTION public.ends() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-                                   "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION public.ends() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
         connection.exec_driver_sql("CREATE TABLE public.t (a integer)")
-        connection.exec_driver_sql("CREATE CONSTRAINT TRIGGER ends AFTER INSERT ON public.t DEFERRABLE INITIALLY "
-                                   "DEFERRED FOR EACH ROW EXECUTE FUNCTION public.ends()")
+        connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER ends AFTER INSERT ON public.t DEFERRABLE INITIALLY "
+            "DEFERRED FOR EACH ROW EXECUTE FUNCTION public.ends()"
+        )
     attempts = []
 
     def work(connection: Any) -> None:
@@ -402,28 +439,40 @@ async def test_a_database_that_is_down_is_tried_once_a_commit(monkeypatch: pytes
     assert len(tries) == 1
 
 
-@pytest.mark.parametrize(("state", "said"), [
-    (psycopg.errors.ReadOnlySqlTransaction("x"), "The database is read-only; try again later."),
-    (psycopg.errors.CannotConnectNow("x"), "The database is starting, shutting down or overloaded; try again later."),
-    (psycopg.errors.DiskFull("x"), "The database has no room left (disk, memory or connections); try again later."),
-    (psycopg.errors.InvalidPassword("x"), "The database refuses the service's login; try again later."),
-    (psycopg.errors.InsufficientPrivilege("x"),
-     "The database does not permit what the service has to do; try again later."),
-    (psycopg.OperationalError("x"), "The database does not answer; try again later."),
-    (TimeoutError(), "The database does not answer; try again later."),
-    (psycopg.errors.UndefinedTable("x"), "The database failed; try again later."),
-])
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (psycopg.errors.ReadOnlySqlTransaction("x"), "The database is read-only; try again later."),
+        (
+            psycopg.errors.CannotConnectNow("x"),
+            "The database is starting, shutting down or overloaded; try again later.",
+        ),
+        (psycopg.errors.DiskFull("x"), "The database has no room left (disk, memory or connections); try again later."),
+        (psycopg.errors.InvalidPassword("x"), "The database refuses the service's login; try again later."),
+        (
+            psycopg.errors.InsufficientPrivilege("x"),
+            "The database does not permit what the service has to do; try again later.",
+        ),
+        (psycopg.OperationalError("x"), "The database does not answer; try again later."),
+        (TimeoutError(), "The database does not answer; try again later."),
+        (psycopg.errors.UndefinedTable("x"), "The database failed; try again later."),
+    ],
+)
 def test_an_error_of_the_database_is_named_by_what_it_is(state: Exception, said: str) -> None:
     assert trouble(state) == said
 
 
 # Readiness --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("broken", [
-    "REVOKE ALL ON sync.events FROM CURRENT_USER; ALTER TABLE sync.events DISABLE TRIGGER ALL; "
-    "ALTER TABLE sync.events ADD CONSTRAINT none CHECK (false) NOT VALID",
-    "ALTER TABLE sync.heartbeats ADD CONSTRAINT none CHECK (name <> 'probe api') NOT VALID",
-])
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "REVOKE ALL ON sync.events FROM CURRENT_USER; ALTER TABLE sync.events DISABLE TRIGGER ALL; "
+        "ALTER TABLE sync.events ADD CONSTRAINT none CHECK (false) NOT VALID",
+        "ALTER TABLE sync.heartbeats ADD CONSTRAINT none CHECK (name <> 'probe api') NOT VALID",
+    ],
+)
 async def test_rule_38_readiness_tries_to_record(engine: Engine, broken: str) -> None:
     async with client_of(service(engine, two_part_config()), None) as client:
         with engine.begin() as connection:
@@ -436,8 +485,9 @@ async def test_readiness_leaves_nothing_behind_but_a_heartbeat(engine: Engine) -
         answers = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
     assert {answer.status_code for answer in answers} == {200}
     with engine.begin() as connection:
-        left = [run(connection, f"SELECT count(*) FROM sync.{table}")[0][0]
-                for table in ("events", "event_ids", "tallies")]
+        left = [
+            run(connection, f"SELECT count(*) FROM sync.{table}")[0][0] for table in ("events", "event_ids", "tallies")
+        ]
         beats = [row.name for row in run(connection, "SELECT name FROM sync.heartbeats")]
     assert (left, beats) == ([0, 0, 0], ["probe api"])
 
@@ -455,6 +505,7 @@ async def test_readiness_does_not_wait_for_ever(engine: Engine, monkeypatch: pyt
 
 
 # Dagster's storage ------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def dagster_url(server_url: str) -> Iterator[str]:
@@ -486,6 +537,7 @@ def test_case_r22_dagsters_storage_writes_again(
 
 # Poolers ----------------------------------------------------------------------------------------------------------
 
+
 class PgBouncer:
     """A pooler before the tests' server."""
 
@@ -494,15 +546,23 @@ class PgBouncer:
         with closing(socket.create_server(("127.0.0.1", 0))) as free:
             self.port = free.getsockname()[1]
         place = f"host={to.query.get('host') or to.host} user={to.username}" + (f" port={to.port}" if to.port else "")
-        lines = {"listen_addr": "127.0.0.1", "listen_port": str(self.port), "auth_type": "any", "unix_socket_dir": "",
-                 "default_pool_size": "5", **settings}
+        lines = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": str(self.port),
+            "auth_type": "any",
+            "unix_socket_dir": "",
+            "default_pool_size": "5",
+            **settings,
+        }
         file = folder / "pgbouncer.ini"
-        file.write_text(f"[databases]\n* = {place}\n[pgbouncer]\n"
-                        + "".join(f"{name} = {value}\n" for name, value in lines.items()))
+        file.write_text(
+            f"[databases]\n* = {place}\n[pgbouncer]\n" + "".join(f"{name} = {value}\n" for name, value in lines.items())
+        )
         folder.chmod(0o755)
         self.log = (folder / "log").open("wb")
-        self.process = subprocess.Popen([shutil.which("pgbouncer") or "", *_as_another_user(to), str(file)],
-                                        stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen(
+            [shutil.which("pgbouncer") or "", *_as_another_user(to), str(file)], stdout=self.log, stderr=self.log
+        )
         ends = time.monotonic() + 10
         while True:
             try:
@@ -549,15 +609,23 @@ def bouncer(tmp_path_factory: pytest.TempPathFactory, server_url: str) -> Iterat
         shutil.rmtree(Path("/tmp") / f"sync-bouncer-{os.getpid()}-{number}")
 
 
-@pytest.mark.parametrize("settings", [
-    {"pool_mode": "transaction"},
-    {"pool_mode": "transaction", "ignore_startup_parameters": "options"},
-    {"pool_mode": "transaction", "ignore_startup_parameters": "options", "server_round_robin": "1"},
-    {"pool_mode": "statement", "ignore_startup_parameters": "options"},
-    {"pool_mode": "session"},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pool_mode": "transaction"},
+        {"pool_mode": "transaction", "ignore_startup_parameters": "options"},
+        {"pool_mode": "transaction", "ignore_startup_parameters": "options", "server_round_robin": "1"},
+        {"pool_mode": "statement", "ignore_startup_parameters": "options"},
+        {"pool_mode": "session"},
+    ],
+    ids=str,
+)
 async def test_case_r23_a_pooler_without_sessions_is_refused_in_one_sentence(
-    bouncer: Any, engine: Engine, database_url: str, settings: dict[str, str], tmp_path: Path,
+    bouncer: Any,
+    engine: Engine,
+    database_url: str,
+    settings: dict[str, str],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the start of anything, by ``check``, and by ``/readyz``."""
@@ -607,8 +675,11 @@ def test_a_month_made_in_another_time_zone_does_not_keep_a_start_from_working(en
         name = f"sync.event_history_{month:%Y_%m}"
         before = (month.replace(day=1)).isoformat()
         run(connection, f"DROP TABLE {name}")
-        run(connection, f"CREATE TABLE sync.odd_month PARTITION OF sync.event_history FOR VALUES "
-                        f"FROM ('{before} 00:00+00') TO ('{before} 05:00+00')")
+        run(
+            connection,
+            f"CREATE TABLE sync.odd_month PARTITION OF sync.event_history FOR VALUES "
+            f"FROM ('{before} 00:00+00') TO ('{before} 05:00+00')",
+        )
     migrate(engine)
     with engine.begin() as connection:
         assert connection.execute(text("SELECT to_regclass(:name)"), {"name": name}).scalar_one() is None

@@ -91,23 +91,44 @@ def executing(url: str) -> Execute:
 
 
 TARGET = {
-    "system": "erp", "key_field": "code", "create": {"method": "POST", "path": "/"},
-    "update": {"method": "PUT", "path": "/{{ id }}"}, "delete": {"path": "/{{ id }}"}, "read": {"path": "/{{ id }}"},
-    "list": {"path": "/"}}
-BASICS = {"retry": {"retries": 3, "first_wait": 10, "jitter": 0}, "third_party": TARGET,
-          "validation": {"confirm_after": 0}, "source_check": {"confirm_after": 0}}
+    "system": "erp",
+    "key_field": "code",
+    "create": {"method": "POST", "path": "/"},
+    "update": {"method": "PUT", "path": "/{{ id }}"},
+    "delete": {"path": "/{{ id }}"},
+    "read": {"path": "/{{ id }}"},
+    "list": {"path": "/"},
+}
+BASICS = {
+    "retry": {"retries": 3, "first_wait": 10, "jitter": 0},
+    "third_party": TARGET,
+    "validation": {"confirm_after": 0},
+    "source_check": {"confirm_after": 0},
+}
 
 
 def document(source: dict[str, Any], part: dict[str, Any], **more: Any) -> Config:
     """One entity ``item`` with one part ``shop``; ``more`` entities and sources of the test."""
     mapping = {"code": "key", "name": "shop.name", **more.pop("mapping", {})}
-    return Config.model_validate({
-        "sources": {"shop": source, **more.pop("sources", {})},
-        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1", "timeout": 5, "search_lag": 0}},
-        "entities": {"item": {**BASICS, "owner": "shop", "mapping": mapping, "parts": {"shop": {
-            "key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, **part}}},
-            **more.pop("entities", {})},
-        "alerts": {"group_wait": 0}, **more})
+    return Config.model_validate(
+        {
+            "sources": {"shop": source, **more.pop("sources", {})},
+            "third_parties": {"erp": {"base_url": "http://127.0.0.1:1", "timeout": 5, "search_lag": 0}},
+            "entities": {
+                "item": {
+                    **BASICS,
+                    "owner": "shop",
+                    "mapping": mapping,
+                    "parts": {
+                        "shop": {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, **part}
+                    },
+                },
+                **more.pop("entities", {}),
+            },
+            "alerts": {"group_wait": 0},
+            **more,
+        }
+    )
 
 
 def sql_config(url: str, **part: Any) -> Config:
@@ -131,10 +152,30 @@ class Field:
 
         return asyncio.run(performed())
 
-    def event(self, key: str, version: int, entity: str = "item", source: str = "shop", action: str = "update",
-              data: dict[str, Any] | None = None) -> None:
-        record(self.engine, [ChangeEvent(source, f"e{next(_numbers)}", entity, key, action, version, data,  # type: ignore[arg-type]
-                                         None)])
+    def event(
+        self,
+        key: str,
+        version: int,
+        entity: str = "item",
+        source: str = "shop",
+        action: str = "update",
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        record(
+            self.engine,
+            [
+                ChangeEvent(
+                    source,
+                    f"e{next(_numbers)}",
+                    entity,
+                    key,
+                    action,
+                    version,
+                    data,  # type: ignore[arg-type]
+                    None,
+                )
+            ],
+        )
 
     def drain(self) -> Any:
         return self.perform(drain(self.context, linger=0, most_seconds=60))
@@ -156,10 +197,20 @@ async def rows_of(source: SourceSystem, group: str = "A") -> list[PartRead]:
 
 # Rule 37: whatever a port raises.
 
-ODD = [NotImplementedError("can't parse timestamptz"), KeyError("x"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
-       RecursionError("too deep"), MemoryError(), OverflowError("date value out of range"), AttributeError("no"),
-       ExceptionGroup("several", [ValueError("one")]), asyncio.CancelledError(), StopAsyncIteration(), AssertionError(),
-       ConfigError("no base_url")]
+ODD = [
+    NotImplementedError("can't parse timestamptz"),
+    KeyError("x"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    RecursionError("too deep"),
+    MemoryError(),
+    OverflowError("date value out of range"),
+    AttributeError("no"),
+    ExceptionGroup("several", [ValueError("one")]),
+    asyncio.CancelledError(),
+    StopAsyncIteration(),
+    AssertionError(),
+    ConfigError("no base_url"),
+]
 
 
 class Odd:
@@ -192,11 +243,22 @@ class OddThirdParty(Odd):
 
 
 CALLS: dict[str, tuple[Any, ...]] = {
-    "read": ("a",), "read_many": (["a"],), "count": ("A",), "groups": (), "ungrouped": (), "pages": ("A",),
-    "keys": ("A",), "changes": (0,)}
+    "read": ("a",),
+    "read_many": (["a"],),
+    "count": ("A",),
+    "groups": (),
+    "ungrouped": (),
+    "pages": ("A",),
+    "keys": ("A",),
+    "changes": (0,),
+}
 WRITES = {"create", "update", "delete"}
 OF_THIRD_PARTY: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(WRITES | {"read"}, (Item("a", "A", {}),)), "lookup": ("a", "A"), "pages": ("A",), "count": ("A",)}
+    **dict.fromkeys(WRITES | {"read"}, (Item("a", "A", {}),)),
+    "lookup": ("a", "A"),
+    "pages": ("A",),
+    "count": ("A",),
+}
 
 
 async def called(port: Any, method: str, given: tuple[Any, ...]) -> None:
@@ -251,12 +313,21 @@ def test_rule_37_every_port_is_contained(tmp_path: Path) -> None:
     assert isinstance(build_third_parties(config, {})["item"], ContainedThirdParty)
 
 
-@pytest.mark.parametrize(("expression", "data"), [
-    ("sum(a)", {"a": ["x"]}), ("max_by(a, &b)", {"a": [{"b": 1}, {"b": "x"}]}), ("to_number(a)", {"a": 1}),
-    ("ceil(a)", {"a": float("inf")}), ("abs(a)", {"a": float("nan")}), ("sort(a)", {"a": [1, "x"]}),
-    ("a[?b < `1`]", {"a": [{"b": object()}]}), ("join(',', a)", {"a": [1]}), ("length(a)", {"a": 1}),
-    ("floor(a)", {"a": float("inf")}),
-])
+@pytest.mark.parametrize(
+    ("expression", "data"),
+    [
+        ("sum(a)", {"a": ["x"]}),
+        ("max_by(a, &b)", {"a": [{"b": 1}, {"b": "x"}]}),
+        ("to_number(a)", {"a": 1}),
+        ("ceil(a)", {"a": float("inf")}),
+        ("abs(a)", {"a": float("nan")}),
+        ("sort(a)", {"a": [1, "x"]}),
+        ("a[?b < `1`]", {"a": [{"b": object()}]}),
+        ("join(',', a)", {"a": [1]}),
+        ("length(a)", {"a": 1}),
+        ("floor(a)", {"a": float("inf")}),
+    ],
+)
 def test_rule_37_an_expression_on_foreign_data_fails_in_one_way(expression: str, data: Any) -> None:
     with suppress(JMESPathError):
         compiled(expression).search(data)
@@ -279,7 +350,9 @@ async def test_rule_37_a_key_that_cannot_be_indexed_spoils_its_row_alone(
         config = sql_config(place)
     source = build_sources(config)["item"]["shop"]
     assert {row.key[:1]: row.problem for row in await rows_of(source)} == {
-        "k": "the key is longer than 2000 bytes", "b": None}
+        "k": "the key is longer than 2000 bytes",
+        "b": None,
+    }
     await source.close()
 
 
@@ -291,10 +364,13 @@ LEAN = "CREATE TABLE items (sku text PRIMARY KEY, store text, v timestamptz, nam
 def german(postgres: str, execute: Any) -> str:
     """The database of a source that writes times as no driver can read them."""
     name = make_url(postgres).database
-    execute(f"ALTER DATABASE {name} SET datestyle = 'German, DMY'",
-            f"ALTER DATABASE {name} SET intervalstyle = 'iso_8601'",
-            f"ALTER DATABASE {name} SET timezone = 'America/New_York'", LEAN,
-            "INSERT INTO items VALUES ('a', 'A', '2026-01-01 00:00Z', 'n', '1 day 2 hours')")
+    execute(
+        f"ALTER DATABASE {name} SET datestyle = 'German, DMY'",
+        f"ALTER DATABASE {name} SET intervalstyle = 'iso_8601'",
+        f"ALTER DATABASE {name} SET timezone = 'America/New_York'",
+        LEAN,
+        "INSERT INTO items VALUES ('a', 'A', '2026-01-01 00:00Z', 'n', '1 day 2 hours')",
+    )
     return postgres
 
 
@@ -302,7 +378,11 @@ async def test_case_r08_times_are_read_whatever_the_server_prefers(postgres: str
     source = build_sources(sql_config(german(postgres, executing(postgres)), version={"path": "v"}))["item"]["shop"]
     [row] = await rows_of(source)
     assert (row.version, row.data["v"], row.data["open"], row.problem) == (
-        1_767_225_600_000_000, "2026-01-01T00:00:00Z", 93600, None)
+        1_767_225_600_000_000,
+        "2026-01-01T00:00:00Z",
+        93600,
+        None,
+    )
     assert await source.read("a") == row
     await source.close()
 
@@ -315,13 +395,26 @@ def two(server: Server, tmp_path: Path) -> Config:
         connection.execute("INSERT INTO items VALUES ('a', 'A', 1, 'n')")
         connection.commit()
     server.answers({"sku": "t1", "store": "A", "v": 5, "name": "thing"})
-    rest = {"key": "sku", "group": "store", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"},
-            "read": {"path": "/{{ key }}"}}
+    rest = {
+        "key": "sku",
+        "group": "store",
+        "version": {"path": "v", "kind": "number"},
+        "list": {"path": "/"},
+        "read": {"path": "/{{ key }}"},
+    }
     return document(
-        {"kind": "sql", "url": f"sqlite:///{tmp_path / 'shop.db'}"}, {"sql": {"table": "items"}},
+        {"kind": "sql", "url": f"sqlite:///{tmp_path / 'shop.db'}"},
+        {"sql": {"table": "items"}},
         sources={"good": {"base_url": server.url}},
-        entities={"thing": {**BASICS, "owner": "good", "parts": {"good": rest},
-                            "mapping": {"code": "key", "name": "good.name"}}})
+        entities={
+            "thing": {
+                **BASICS,
+                "owner": "good",
+                "parts": {"good": rest},
+                "mapping": {"code": "key", "name": "good.name"},
+            }
+        },
+    )
 
 
 def test_case_r08_one_event_holds_up_neither_the_drain_nor_another_entity(
@@ -350,6 +443,7 @@ def test_case_r08_one_event_holds_up_neither_the_drain_nor_another_entity(
 def test_rule_37_a_poll_of_one_source_fails_alone(two: Config, engine: Engine, error: Exception) -> None:
     field = Field(engine, two)
     healthy = field.context.entities["thing"].sources
+
     class Healthy(Odd):
         async def changes(self, *given: Any) -> Any:
             yield [PartRead("t1", 5, {"sku": "t1", "name": "thing"}, "A")]
@@ -364,22 +458,40 @@ def test_rule_37_a_poll_of_one_source_fails_alone(two: Config, engine: Engine, e
 # Odd values of databases.
 
 ODD_VALUES = {
-    "time": "'24:00:00'", "timetz": "'24:00:00+02'", "timestamptz": "'infinity'", "timestamp": "'-infinity'",
-    "date": "'0044-03-15 BC'", "interval": "'178000000 years'", "numeric": "'NaN'",
+    "time": "'24:00:00'",
+    "timetz": "'24:00:00+02'",
+    "timestamptz": "'infinity'",
+    "timestamp": "'-infinity'",
+    "date": "'0044-03-15 BC'",
+    "interval": "'178000000 years'",
+    "numeric": "'NaN'",
     "tstzrange": "'[-infinity,infinity]'",
-    "timestamp[]": "'{infinity,2026-01-01}'", "inet": "'10.1.2.3/8'", "float8": "'NaN'", "money": "'12.34'",
-    "jsonb": "'1e400'", "bytea": "'\\xff'", "tsmultirange": "'{[2026-01-01,infinity)}'",
-    "bit(3)": "'101'", "point": "'(1,2)'", "date ": "'99999-01-01'", "timestamptz ": "'294276-12-31 23:59:59Z'"}
+    "timestamp[]": "'{infinity,2026-01-01}'",
+    "inet": "'10.1.2.3/8'",
+    "float8": "'NaN'",
+    "money": "'12.34'",
+    "jsonb": "'1e400'",
+    "bytea": "'\\xff'",
+    "tsmultirange": "'{[2026-01-01,infinity)}'",
+    "bit(3)": "'101'",
+    "point": "'(1,2)'",
+    "date ": "'99999-01-01'",
+    "timestamptz ": "'294276-12-31 23:59:59Z'",
+}
 
 
 async def test_rule_37_an_odd_value_spoils_at_most_its_own_row(postgres: str) -> None:
     columns = {f"c{n}": (kind, value) for n, (kind, value) in enumerate(ODD_VALUES.items())}
     executing(postgres)(
         "CREATE TABLE items (sku text PRIMARY KEY, store text, v bigint, name text, "
-        + ", ".join(f"{name} {kind}" for name, (kind, _) in columns.items()) + ")",
+        + ", ".join(f"{name} {kind}" for name, (kind, _) in columns.items())
+        + ")",
         "INSERT INTO items (sku, store, v) VALUES ('good', 'A', 1)",
-        *(f"INSERT INTO items (sku, store, v, {name}) VALUES ('{name}', 'A', 1, {value})"
-          for name, (_, value) in columns.items()))
+        *(
+            f"INSERT INTO items (sku, store, v, {name}) VALUES ('{name}', 'A', 1, {value})"
+            for name, (_, value) in columns.items()
+        ),
+    )
     source = build_sources(sql_config(postgres, sql={"page": 7}))["item"]["shop"]
     listed = {row.key: row for row in await rows_of(source)}
     assert set(listed) == {"good", *columns}
@@ -395,7 +507,8 @@ async def test_rule_37_a_version_that_python_cannot_hold_spoils_its_row_alone(po
     executing(postgres)(
         "CREATE TABLE items (sku text PRIMARY KEY, store text, v timestamptz, name text)",
         "INSERT INTO items VALUES ('a', 'A', '2026-01-01', 'n'), ('b', 'A', 'infinity', 'n'), "
-        "('c', 'A', '0044-03-15 BC', 'n'), ('d', 'A', NULL, 'n')")
+        "('c', 'A', '0044-03-15 BC', 'n'), ('d', 'A', NULL, 'n')",
+    )
     source = build_sources(sql_config(postgres, version={"path": "v"}))["item"]["shop"]
     rows = await rows_of(source)
     assert [row.key for row in rows if not row.problem] == ["a"]
@@ -409,8 +522,10 @@ async def test_rule_37_texts_of_a_database_without_an_encoding_spoil_their_row_a
     with owner.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE 'C'"))
     place = make_url(postgres).set(database=name).render_as_string(hide_password=False)
-    executing(place)("CREATE TABLE items (sku text PRIMARY KEY, store text, v bigint, name text)",
-                     "INSERT INTO items VALUES ('a', 'A', 1, E'\\xff'), ('b', 'A', 1, 'good')")
+    executing(place)(
+        "CREATE TABLE items (sku text PRIMARY KEY, store text, v bigint, name text)",
+        "INSERT INTO items VALUES ('a', 'A', 1, E'\\xff'), ('b', 'A', 1, 'good')",
+    )
     source = build_sources(sql_config(place))["item"]["shop"]
     rows = {row.key: row.data["name"] for row in await rows_of(source)}
     assert rows == {"a": "\udcff", "b": "good"}
@@ -421,8 +536,10 @@ async def test_rule_37_texts_of_a_database_without_an_encoding_spoil_their_row_a
 
 
 async def test_a_url_that_names_a_time_zone_keeps_it(postgres: str) -> None:
-    executing(postgres)("CREATE TABLE items (sku text PRIMARY KEY, store text, at timestamptz)",
-                        "INSERT INTO items VALUES ('a', 'A', '2026-06-01 12:00Z')")
+    executing(postgres)(
+        "CREATE TABLE items (sku text PRIMARY KEY, store text, at timestamptz)",
+        "INSERT INTO items VALUES ('a', 'A', '2026-06-01 12:00Z')",
+    )
     query = "SELECT sku, store, 1 AS v, '' AS name, to_char(at, 'HH24') AS hour FROM items"
     for options, hour in ({}, "12"), ({"options": "-c TimeZone=Europe/Berlin"}, "14"):
         place = make_url(postgres).update_query_dict(options).render_as_string(hide_password=False)
@@ -437,20 +554,22 @@ def test_dates_of_mysql_that_are_no_dates() -> None:
 
 # Rule 29: a key is one record (R35).
 
-JOIN = ("SELECT p.sku, p.store, p.v, p.name, c.title FROM products p JOIN categories c ON c.sku = p.sku")
+JOIN = "SELECT p.sku, p.store, p.v, p.name, c.title FROM products p JOIN categories c ON c.sku = p.sku"
 
 
 def joined(execute: Any, titles: list[str], *, store: str = "A") -> None:
-    execute("CREATE TABLE products (sku TEXT, store TEXT, v BIGINT, name TEXT)",
-            "CREATE TABLE categories (sku TEXT, title TEXT)",
-            *(f"INSERT INTO products VALUES ('P{n}', '{store}', {n + 1}, 'n')" for n in range(4)),
-            "INSERT INTO categories VALUES ('P0', 'Z')", "INSERT INTO categories VALUES ('P3', 'Z')",
-            *(f"INSERT INTO categories VALUES ('P{n}', '{title}')" for n in (1, 2) for title in titles))
+    execute(
+        "CREATE TABLE products (sku TEXT, store TEXT, v BIGINT, name TEXT)",
+        "CREATE TABLE categories (sku TEXT, title TEXT)",
+        *(f"INSERT INTO products VALUES ('P{n}', '{store}', {n + 1}, 'n')" for n in range(4)),
+        "INSERT INTO categories VALUES ('P0', 'Z')",
+        "INSERT INTO categories VALUES ('P3', 'Z')",
+        *(f"INSERT INTO categories VALUES ('P{n}', '{title}')" for n in (1, 2) for title in titles),
+    )
 
 
 def join_config(url: str, page: int = 1000) -> Config:
-    return document({"kind": "sql", "url": url}, {"sql": {"query": JOIN, "page": page}},
-                    mapping={"name": "shop.title"})
+    return document({"kind": "sql", "url": url}, {"sql": {"query": JOIN, "page": page}}, mapping={"name": "shop.title"})
 
 
 NOT_UNIQUE = "the key is not unique: 2 rows with key P1, which differ in title"
@@ -479,7 +598,8 @@ async def test_rule_29_rows_that_are_equal_in_everything_are_one(url: str, page:
     source = build_sources(join_config(url, page))["item"]["shop"]
     assert [(row.key, row.problem) for row in await rows_of(source)] == [(f"P{n}", None) for n in range(4)]
     assert [row.key for rows in [rows async for rows in source.keys("A")] for row in rows] == [
-        f"P{n}" for n in range(4)]
+        f"P{n}" for n in range(4)
+    ]
     one = await source.read("P1")
     assert one is not None
     assert one.data["title"] == "X"
@@ -488,8 +608,10 @@ async def test_rule_29_rows_that_are_equal_in_everything_are_one(url: str, page:
 
 @pytest.mark.parametrize("page", [1, 1000])
 async def test_rule_29_a_key_in_two_groups_is_unusable_in_both(url: str, page: int) -> None:
-    executing(url)("CREATE TABLE items (sku TEXT, store TEXT, v BIGINT, name TEXT)",
-                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n'), ('b', 'B', 1, 'n')")
+    executing(url)(
+        "CREATE TABLE items (sku TEXT, store TEXT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n'), ('b', 'B', 1, 'n')",
+    )
     source = build_sources(sql_config(url, sql={"page": page}))["item"]["shop"]
     for group in ("A", "B"):
         found = {row.key: row.problem for row in await rows_of(source, group)}
@@ -526,8 +648,10 @@ def test_case_r35_nothing_flips_and_it_is_reported_once(url: str, engine: Engine
 
 
 async def test_rule_29_a_primary_key_costs_no_look_at_other_groups(database_url: str) -> None:
-    executing(database_url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
-                            "INSERT INTO items VALUES ('a', 'A', 1, 'n')")
+    executing(database_url)(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 'A', 1, 'n')",
+    )
     source = build_sources(sql_config(database_url))["item"]["shop"]
     assert isinstance(source, ContainedSource)
     assert isinstance(source.inner, SqlSource)
@@ -536,8 +660,12 @@ async def test_rule_29_a_primary_key_costs_no_look_at_other_groups(database_url:
     await source.close()
 
 
-REST_PART = {"list": {"path": "/list"}, "read": {"path": "/one"}, "changes": {"path": "/changes"},
-             "read_many": {"path": "/many", "params": {"keys": "{{ keys | join(',') }}"}}}
+REST_PART = {
+    "list": {"path": "/list"},
+    "read": {"path": "/one"},
+    "changes": {"path": "/changes"},
+    "read_many": {"path": "/many", "params": {"keys": "{{ keys | join(',') }}"}},
+}
 
 
 def rest_source(server: Server, **part: Any) -> tuple[SourceSystem, Config]:
@@ -611,23 +739,31 @@ HEAD = "sku,store,v,name\n"
 
 async def test_rule_29_a_key_with_two_rows_in_a_file(tmp_path: Path) -> None:
     """An older row of a key is history, as in exports one after the other; two of one version are not."""
-    source = file_source(tmp_path, "a.csv", HEAD + "a,A,1,X\nb,A,1,n\nc,A,1,old\nd,A,1,n\nd,A,1,n\na,A,1,Y\nc,A,2,new\n"
-                                                   "e,A,1,n\ne,B,1,n\n")
+    source = file_source(
+        tmp_path,
+        "a.csv",
+        HEAD + "a,A,1,X\nb,A,1,n\nc,A,1,old\nd,A,1,n\nd,A,1,n\na,A,1,Y\nc,A,2,new\ne,A,1,n\ne,B,1,n\n",
+    )
     found = [(row.key, row.data.get("name"), row.problem) for row in await rows_of(source)]
     assert sorted(found, key=lambda row: row[0]) == [
-        ("a", None, "the key is not unique: 2 rows with key a, which differ in name"), ("b", "n", None),
-        ("c", "new", None), ("d", "n", None),
-        ("e", None, "the key is not unique: 2 rows with key e, which differ in store")]
+        ("a", None, "the key is not unique: 2 rows with key a, which differ in name"),
+        ("b", "n", None),
+        ("c", "new", None),
+        ("d", "n", None),
+        ("e", None, "the key is not unique: 2 rows with key e, which differ in store"),
+    ]
     assert await source.count("A") == 5
     assert await source.repeated("A") == Ungrouped(3, ("d", "a", "c"))
 
 
 # A1: rows without a business group.
 
+
 async def test_case_a1_rows_without_a_group_are_counted(url: str) -> None:
-    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
-                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n'), ('c', '', 1, 'n'), "
-                   "('d', '  ', 1, 'n')")
+    executing(url)(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n'), ('c', '', 1, 'n'), ('d', '  ', 1, 'n')",
+    )
     source = build_sources(sql_config(url))["item"]["shop"]
     assert await source.ungrouped() == Ungrouped(3, ("b", "c", "d"))
     assert await source.groups() == ["A"]
@@ -640,8 +776,10 @@ async def test_case_a1_rows_without_a_group_are_counted(url: str) -> None:
 
 
 async def test_case_a1_groups_that_are_numbers(url: str) -> None:
-    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store BIGINT, v BIGINT, name TEXT)",
-                   "INSERT INTO items VALUES ('a', 1, 1, 'n'), ('b', NULL, 1, 'n')")
+    executing(url)(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store BIGINT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 1, 1, 'n'), ('b', NULL, 1, 'n')",
+    )
     source = build_sources(sql_config(url))["item"]["shop"]
     assert await source.ungrouped() == Ungrouped(1, ("b",))
     await source.close()
@@ -653,14 +791,19 @@ async def test_case_a1_files_and_apis(tmp_path: Path, server: Server) -> None:
     server.answers([item("a", "n"), item("b", "n", store=None), item("c", "n", store=" ")])
     rest, _ = rest_source(server)
     assert {row.key: row.problem for row in await rows_of(rest)} == {
-        "a": None, "b": "no business group at 'store'", "c": "no business group at 'store'"}
+        "a": None,
+        "b": "no business group at 'store'",
+        "c": "no business group at 'store'",
+    }
     await rest.close()
 
 
 def test_case_a1_a_mirrored_record_whose_group_becomes_null_is_not_gone(url: str, engine: Engine) -> None:
     execute = executing(url)
-    execute("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
-            "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n')")
+    execute(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', 'A', 1, 'n')",
+    )
     field = Field(engine, sql_config(url))
     field.full_sync()
     execute("UPDATE items SET store = NULL, v = 2, name = 'new' WHERE sku = 'b'")
@@ -673,14 +816,32 @@ def test_case_a1_a_mirrored_record_whose_group_becomes_null_is_not_gone(url: str
 
 # Rule 33: absent is not null.
 
-@pytest.mark.parametrize(("expression", "fields"), [
-    ("shop.price", {"price"}), ("shop.price.net", {"price"}), ("shop.tags[0].x", {"tags"}),
-    ("shop.tags[?x == `1`].y | [0]", {"tags"}), ("to_string(shop.price)", {"price"}), ("shop | price", {"price"}),
-    ("shop.{a: a, b: [c.d, e]}", {"a", "c", "e"}), ("[shop.a, key]", {"a"}), ("shop.a == `1`", {"a"}),
-    ('shop."odd name"', {"odd name"}), ("sort_by(shop.items, &p)[0].x", {"items"}), ("shop.a || shop.b", set()),
-    ("not_null(shop.a, `1`)", set()), ("shop.a && shop.b", set()), ("!shop.a", set()), ("shop.*", set()),
-    ("shop[?a]", set()), ("key", set()), ("keys(shop)", set()), ("max([shop.a, stock.b])", {"a"}),
-])
+
+@pytest.mark.parametrize(
+    ("expression", "fields"),
+    [
+        ("shop.price", {"price"}),
+        ("shop.price.net", {"price"}),
+        ("shop.tags[0].x", {"tags"}),
+        ("shop.tags[?x == `1`].y | [0]", {"tags"}),
+        ("to_string(shop.price)", {"price"}),
+        ("shop | price", {"price"}),
+        ("shop.{a: a, b: [c.d, e]}", {"a", "c", "e"}),
+        ("[shop.a, key]", {"a"}),
+        ("shop.a == `1`", {"a"}),
+        ('shop."odd name"', {"odd name"}),
+        ("sort_by(shop.items, &p)[0].x", {"items"}),
+        ("shop.a || shop.b", set()),
+        ("not_null(shop.a, `1`)", set()),
+        ("shop.a && shop.b", set()),
+        ("!shop.a", set()),
+        ("shop.*", set()),
+        ("shop[?a]", set()),
+        ("key", set()),
+        ("keys(shop)", set()),
+        ("max([shop.a, stock.b])", {"a"}),
+    ],
+)
 def test_rule_33_what_a_mapping_certainly_reads(expression: str, fields: set[str]) -> None:
     assert mapped_fields({"x": expression}).get("shop", frozenset()) == fields
 
@@ -704,15 +865,18 @@ def test_rule_33_a_column_that_vanished_wipes_nothing(url: str, engine: Engine, 
     field.drain()
     assert field.names() == {"a": 5, "b": 6}
     assert field.erp["item"].calls["update"] == 0
-    execute(f"ALTER TABLE items {'ADD COLUMN price INTEGER' if 'DROP' in drop else 'RENAME COLUMN cost TO price'}",
-            "UPDATE items SET v = 3, price = 7")
+    execute(
+        f"ALTER TABLE items {'ADD COLUMN price INTEGER' if 'DROP' in drop else 'RENAME COLUMN cost TO price'}",
+        "UPDATE items SET v = 3, price = 7",
+    )
     field.full_sync()
     assert field.names() == {"a": 7, "b": 7}
 
 
 async def test_rule_33_every_way_of_asking_a_database_is_checked(url: str) -> None:
-    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT)",
-                   "INSERT INTO items VALUES ('a', 'A', 1)")
+    executing(url)(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT)", "INSERT INTO items VALUES ('a', 'A', 1)"
+    )
     source = build_sources(sql_config(url))["item"]["shop"]
     for call in (source.read("a"), source.read_many(["a"]), rows_of(source)):
         assert "has no column 'name', which the mapping reads; it has sku, store, v" in (await failure_of(call)).detail
@@ -806,6 +970,7 @@ def test_rule_33_absent_is_null_where_the_source_leaves_out_what_is_null(server:
 
 # Rule 40: a refusal for safety says how to allow it, and a check goes as far as the real thing.
 
+
 async def pages_of(server: Server, link: str, **system: Any) -> list[str]:
     async def handler(request: Request) -> Response:
         if "page" in request.query_params:
@@ -813,8 +978,10 @@ async def pages_of(server: Server, link: str, **system: Any) -> list[str]:
         return JSONResponse({"items": [item("a", "n")], "next": link})
 
     server.handler = handler
-    config = document({"base_url": server.url, **system}, {"list": {
-        "path": "/list", "items": "items", "paging": "next_url", "next": "next"}})
+    config = document(
+        {"base_url": server.url, **system},
+        {"list": {"path": "/list", "items": "items", "paging": "next_url", "next": "next"}},
+    )
     source = build_sources(config)["item"]["shop"]
     try:
         return [row.key for row in await rows_of(source)]
@@ -822,8 +989,9 @@ async def pages_of(server: Server, link: str, **system: Any) -> list[str]:
         await source.close()
 
 
-@pytest.mark.parametrize("origin", [
-    "https://127.0.0.1:{port}", "http://127.0.0.1:1", "http://api.example", "http://127.0.0.1"])
+@pytest.mark.parametrize(
+    "origin", ["https://127.0.0.1:{port}", "http://127.0.0.1:1", "http://api.example", "http://127.0.0.1"]
+)
 async def test_rule_40_a_next_page_on_another_origin_names_the_setting(server: Server, origin: str) -> None:
     """Another scheme, another port, another host: refused, and read from ``base_url`` with the setting it names."""
     there = origin.format(port=server.url.rpartition(":")[2])
@@ -839,8 +1007,9 @@ async def test_rule_40_a_next_page_can_be_followed_to_another_origin(server: Ser
     assert await pages_of(server, f"{there}/list?page=2", next_origins={there: "follow"}) == ["a", "b"]
     assert await pages_of(server, "/list?page=2") == ["a", "b"]
     with pytest.raises(CallFailed, match=r"evil\.example"):
-        await pages_of(server, f"{there.replace('//', '//localhost@')}@evil.example/?page=2",
-                       next_origins={there: "follow"})
+        await pages_of(
+            server, f"{there.replace('//', '//localhost@')}@evil.example/?page=2", next_origins={there: "follow"}
+        )
 
 
 def live(config: Config, group: str | None = None) -> dict[str, tuple[str, str]]:
@@ -850,6 +1019,7 @@ def live(config: Config, group: str | None = None) -> dict[str, tuple[str, str]]
 
 def test_rule_40_the_live_check_reads_the_second_page(server: Server) -> None:
     """Of the source and of the third party: where next links name another scheme, nothing else would notice."""
+
     async def handler(request: Request) -> Response:
         if "page" in request.query_params:
             return JSONResponse({"items": [item("b", "n", id=2)]})
@@ -859,8 +1029,10 @@ def test_rule_40_the_live_check_reads_the_second_page(server: Server) -> None:
     paged = {"path": "/list", "items": "items", "paging": "next_url", "next": "next"}
     raw = document({"base_url": server.url}, {"list": paged}).model_dump(exclude_unset=True)
     raw["third_parties"]["erp"]["base_url"] = server.url
-    raw["entities"]["item"]["third_party"] |= {"list": {**paged, "params": {"store": "{{ group }}"}},
-                                               "filter_check": {"off": True}}
+    raw["entities"]["item"]["third_party"] |= {
+        "list": {**paged, "params": {"store": "{{ group }}"}},
+        "filter_check": {"off": True},
+    }
     found = live(Config.model_validate(raw), "A")
     for step in ("shop list", "erp list"):
         assert found[step][0] == "failed"
@@ -877,16 +1049,21 @@ def test_rule_40_the_live_check_compares_rows_with_keys_and_groups(tmp_path: Pat
     place = f"sqlite:///{tmp_path / 'shop.db'}"
     execute = executing(place)
     joined(execute, ["X", "Y"])
-    execute("INSERT INTO products VALUES ('P9', NULL, 1, 'n'), ('O1', 'A', 1, 'n'), ('O2', 'A', 1, 'n')",
-            "INSERT INTO categories VALUES ('P9', 'Z'), ('O1', 'Z'), ('O2', 'Z')")
+    execute(
+        "INSERT INTO products VALUES ('P9', NULL, 1, 'n'), ('O1', 'A', 1, 'n'), ('O2', 'A', 1, 'n')",
+        "INSERT INTO categories VALUES ('P9', 'Z'), ('O1', 'Z'), ('O2', 'Z')",
+    )
     found = live(join_config(place, page=1), "A")
     assert found["shop keys"] == ("failed", "2 rows of 'A' have the key of another row, such as P1, P2: " + NOT_UNIQUE)
     assert found["shop ungrouped"] == ("skipped", "1 rows have no business group and are mirrored nowhere, such as P9")
 
 
 def test_rule_39_a_plan_says_what_no_group_lists(url: str, engine: Engine) -> None:
-    executing(url)("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
-                   "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n')")
+    executing(url)(
+        "CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, name TEXT)",
+        "INSERT INTO items VALUES ('a', 'A', 1, 'n'), ('b', NULL, 1, 'n')",
+    )
     field = Field(engine, sql_config(url))
     assert field.perform(ungrouped_notes(field.context.entities["item"])) == [
-        "1 rows of 'shop' have no business group and are mirrored nowhere, such as b"]
+        "1 rows of 'shop' have no business group and are mirrored nowhere, such as b"
+    ]

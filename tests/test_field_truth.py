@@ -38,13 +38,49 @@ from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.truth import NoTruth, condition, says_something, truth
 
 SAID = [
-    (True, True), (False, False), (None, False), (1, True), (0, False), (1.0, True), (0.0, False), ("", False),
-    ("true", True), ("False", False), (" T ", True), ("f", False), ("YES", True), ("no", False), ("y", True),
-    ("N", False), ("1", True), ("0", False), ("on", True), ("OFF", False), (b"\x00", False), (b"\x01", True),
-    ("AA==", False), ("AQ==", True),
+    (True, True),
+    (False, False),
+    (None, False),
+    (1, True),
+    (0, False),
+    (1.0, True),
+    (0.0, False),
+    ("", False),
+    ("true", True),
+    ("False", False),
+    (" T ", True),
+    ("f", False),
+    ("YES", True),
+    ("no", False),
+    ("y", True),
+    ("N", False),
+    ("1", True),
+    ("0", False),
+    ("on", True),
+    ("OFF", False),
+    (b"\x00", False),
+    (b"\x01", True),
+    ("AA==", False),
+    ("AQ==", True),
 ]
-NOT_SAID = ["X", "archived", "2026-05-01", 2, -1, 0.5, float("nan"), "00", "null", [], {}, ["x"], {"a": 1}, b"",
-            b"\x02", b"\x00\x00"]
+NOT_SAID = [
+    "X",
+    "archived",
+    "2026-05-01",
+    2,
+    -1,
+    0.5,
+    float("nan"),
+    "00",
+    "null",
+    [],
+    {},
+    ["x"],
+    {"a": 1},
+    b"",
+    b"\x02",
+    b"\x00\x00",
+]
 
 
 @pytest.mark.parametrize(("value", "said"), SAID)
@@ -58,34 +94,44 @@ def test_rule_33_anything_else_is_no_truth_value(value: Any) -> None:
         truth(value)
 
 
-@pytest.mark.parametrize(("expression", "document", "holds"), [
-    ("archived == 'X'", {"archived": "X"}, True),
-    ("archived == 'X'", {}, False),
-    ("archived", {}, False),
-    ("!active", {"active": "0"}, True),
-    ("!active", {"active": 0}, True),
-    ("!active", {"active": "true"}, False),
-    ("!active", {"active": None}, True),
-    ("archived || hidden", {"archived": "0", "hidden": "false"}, False),
-    ("archived || hidden", {"archived": "0", "hidden": "1"}, True),
-    ("archived && final", {"archived": "0", "final": "1"}, False),
-    ("status != 'active'", {"status": None}, True),
-    ("contains(tags, 'gone')", {"tags": ["gone"]}, True),
-    ("length(tags[?@ == 'gone']) > `0`", {"tags": ["gone"]}, True),
-])
+@pytest.mark.parametrize(
+    ("expression", "document", "holds"),
+    [
+        ("archived == 'X'", {"archived": "X"}, True),
+        ("archived == 'X'", {}, False),
+        ("archived", {}, False),
+        ("!active", {"active": "0"}, True),
+        ("!active", {"active": 0}, True),
+        ("!active", {"active": "true"}, False),
+        ("!active", {"active": None}, True),
+        ("archived || hidden", {"archived": "0", "hidden": "false"}, False),
+        ("archived || hidden", {"archived": "0", "hidden": "1"}, True),
+        ("archived && final", {"archived": "0", "final": "1"}, False),
+        ("status != 'active'", {"status": None}, True),
+        ("contains(tags, 'gone')", {"tags": ["gone"]}, True),
+        ("length(tags[?@ == 'gone']) > `0`", {"tags": ["gone"]}, True),
+    ],
+)
 def test_rule_33_conditions_use_the_same_truth_within(expression: str, document: Any, holds: bool) -> None:
     assert condition(expression).holds(document) is holds
 
 
-@pytest.mark.parametrize(("expression", "document", "says"), [
-    ("archived", {"archived": "X"}, "'archived' is to be true or false: 'X' is neither true nor false; configure a "
-                                    "comparison, such as \"archived == 'X'\""),
-    ("!status", {"status": "open"}, "neither true nor false"),
-    ("tags[?@ == 'gone']", {"tags": ["gone"]}, "neither true nor false"),
-    ("!active", {"sku": "P1"}, "'!active' is true only because there is no field 'active'"),
-    ("status != 'active'", {"sku": "P1"}, "there is no field 'status'"),
-    ("starts_with(name, 'DEL')", {"name": None}, "does not fit"),
-])
+@pytest.mark.parametrize(
+    ("expression", "document", "says"),
+    [
+        (
+            "archived",
+            {"archived": "X"},
+            "'archived' is to be true or false: 'X' is neither true nor false; configure a "
+            "comparison, such as \"archived == 'X'\"",
+        ),
+        ("!status", {"status": "open"}, "neither true nor false"),
+        ("tags[?@ == 'gone']", {"tags": ["gone"]}, "neither true nor false"),
+        ("!active", {"sku": "P1"}, "'!active' is true only because there is no field 'active'"),
+        ("status != 'active'", {"sku": "P1"}, "there is no field 'status'"),
+        ("starts_with(name, 'DEL')", {"name": None}, "does not fit"),
+    ],
+)
 def test_rule_33_a_condition_that_says_nothing_is_named(expression: str, document: Any, says: str) -> None:
     with pytest.raises(NoTruth) as caught:
         condition(expression).holds(document)
@@ -94,9 +140,17 @@ def test_rule_33_a_condition_that_says_nothing_is_named(expression: str, documen
 
 # deleted_when, by every kind of source.
 
+
 def part(**changes: Any) -> Part:
-    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
-                                "deleted_when": "archived", **changes})
+    return Part.model_validate(
+        {
+            "key": "sku",
+            "version": {"path": "v", "kind": "number"},
+            "group": "store",
+            "deleted_when": "archived",
+            **changes,
+        }
+    )
 
 
 async def of_rest(server: Server, tmp_path: Path, flag: Any) -> PartRead:
@@ -154,9 +208,24 @@ KINDS = [of_rest, of_csv, of_json_lines, of_sql, of_class]
 
 
 @pytest.mark.parametrize("read", KINDS)
-@pytest.mark.parametrize(("flag", "deleted"), [
-    (False, False), (True, True), ("0", False), ("false", False), ("N", False), ("1", True), ("yes", True), (0, False),
-    (1, True), (None, False), (b"\x00", False), (b"\x01", True), ("", False)])
+@pytest.mark.parametrize(
+    ("flag", "deleted"),
+    [
+        (False, False),
+        (True, True),
+        ("0", False),
+        ("false", False),
+        ("N", False),
+        ("1", True),
+        ("yes", True),
+        (0, False),
+        (1, True),
+        (None, False),
+        (b"\x00", False),
+        (b"\x01", True),
+        ("", False),
+    ],
+)
 async def test_rule_33_deleted_when_reads_what_is_said(
     server: Server, tmp_path: Path, read: Any, flag: Any, deleted: bool
 ) -> None:
@@ -181,8 +250,11 @@ async def test_rule_33_a_class_says_deleted_by_true_or_false() -> None:
 
 async def test_rule_33_keys_without_the_field_of_the_condition_are_not_deleted(server: Server) -> None:
     server.answers([{"sku": "P1", "v": 1}])
-    keyed = part(list={"path": "/items?store={{ group }}"}, keys={"path": "/keys?store={{ group }}"},
-                 deleted_when="status != 'active'")
+    keyed = part(
+        list={"path": "/items?store={{ group }}"},
+        keys={"path": "/keys?store={{ group }}"},
+        deleted_when="status != 'active'",
+    )
     source = RestSource(Http(HttpSettings(base_url=server.url, timeout=5)), keyed.model_copy(update={"group": None}))
     [row] = [row async for rows in source.keys("A") for row in rows]
     await source.close()
@@ -191,12 +263,14 @@ async def test_rule_33_keys_without_the_field_of_the_condition_are_not_deleted(s
 
 # The trial: an API that becomes another one.
 
+
 class Shop:
     """The source's API: its items by store, whose flag is told as the test says."""
 
     def __init__(self, server: Server) -> None:
-        self.items = {f"P{n:03}": {"sku": f"P{n:03}", "store": "A", "v": 1, "name": "n", "archived": False}
-                      for n in range(200)}
+        self.items = {
+            f"P{n:03}": {"sku": f"P{n:03}", "store": "A", "v": 1, "name": "n", "archived": False} for n in range(200)
+        }
         server.handler = self._handle
 
     async def _handle(self, request: Request) -> Response:
@@ -214,8 +288,10 @@ class Shop:
 @pytest.fixture
 def shop_world(server: Server, engine: Engine) -> tuple[Shop, HttpWorld]:
     shop, world = Shop(server), HttpWorld(engine, two_part_config())
-    source = RestSource(Http(HttpSettings(base_url=server.url, timeout=5)), part(
-        list={"path": "/items"}, read={"path": "/items/{{ key }}"}))
+    source = RestSource(
+        Http(HttpSettings(base_url=server.url, timeout=5)),
+        part(list={"path": "/items"}, read={"path": "/items/{{ key }}"}),
+    )
     world.context.entities["item"].sources["shop"] = source
     for key in shop.items:
         world.stock.put(key, {"key": key, "count": 1, "v": 0})
@@ -225,9 +301,7 @@ def shop_world(server: Server, engine: Engine) -> tuple[Shop, HttpWorld]:
 
 
 @pytest.mark.parametrize("flag", ["0", "false", "N", 0, None, ""])
-def test_case_r02_a_flag_that_says_false_as_text_deletes_nothing(
-    shop_world: tuple[Shop, HttpWorld], flag: Any
-) -> None:
+def test_case_r02_a_flag_that_says_false_as_text_deletes_nothing(shop_world: tuple[Shop, HttpWorld], flag: Any) -> None:
     shop, world = shop_world
     shop.flags(flag)
     world.full_sync()
@@ -238,9 +312,7 @@ def test_case_r02_a_flag_that_says_false_as_text_deletes_nothing(
     assert world.validate(full=True).verdict == "in_step"
 
 
-def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(
-    shop_world: tuple[Shop, HttpWorld]
-) -> None:
+def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(shop_world: tuple[Shop, HttpWorld]) -> None:
     shop, world = shop_world
     shop.flags("archived?")
     report = world.full_sync()
@@ -257,8 +329,10 @@ def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(
 
 # gone_when.
 
-@pytest.mark.parametrize(("flag", "verdict"), [("0", "in_step"), ("no", "in_step"), (0, "in_step"),
-                                               ("active", "not_validated")])
+
+@pytest.mark.parametrize(
+    ("flag", "verdict"), [("0", "in_step"), ("no", "in_step"), (0, "in_step"), ("active", "not_validated")]
+)
 def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, flag: Any, verdict: str) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, "gone_when": "archived"})
@@ -281,16 +355,32 @@ def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, 
 
 # when of outcomes and of routes.
 
+
 def outcome(when: str, means: str, body: Any, *, write: bool = True) -> CallFailed | None:
     rule = Outcome.model_validate({"when": when, "means": means})
     return meant(Answer(200, {}, json.dumps(body).encode()), [rule], write=write)
 
 
-@pytest.mark.parametrize(("body", "refused"), [
-    ({"error": False}, False), ({"error": "false"}, False), ({"error": "0"}, False), ({"error": 0}, False),
-    ({"error": None}, False), ({"error": {}}, False), ({"error": []}, False), ({"error": ""}, False), ({}, False),
-    ({"error": "no stock"}, True), ({"error": {"code": 5}}, True), ({"error": ["x"]}, True), ({"error": 17}, True),
-    ({"error": "1"}, True), ({"error": True}, True)])
+@pytest.mark.parametrize(
+    ("body", "refused"),
+    [
+        ({"error": False}, False),
+        ({"error": "false"}, False),
+        ({"error": "0"}, False),
+        ({"error": 0}, False),
+        ({"error": None}, False),
+        ({"error": {}}, False),
+        ({"error": []}, False),
+        ({"error": ""}, False),
+        ({}, False),
+        ({"error": "no stock"}, True),
+        ({"error": {"code": 5}}, True),
+        ({"error": ["x"]}, True),
+        ({"error": 17}, True),
+        ({"error": "1"}, True),
+        ({"error": True}, True),
+    ],
+)
 def test_rule_33_an_error_is_what_says_that_there_is_one(body: Any, refused: bool) -> None:
     failure = outcome("body.error", "invalid", body)
     assert (failure is not None and failure.kind is Failure.PERMANENT) is refused
@@ -313,7 +403,9 @@ def test_rule_33_a_negated_text_is_no_success() -> None:
     refused = outcome("!(body.success)", "invalid", {"success": "false"})
     unread = outcome("!(body.success)", "invalid", {"success": "perhaps"})
     assert (refused is not None and refused.kind, unread is not None and unread.kind) == (
-        Failure.PERMANENT, Failure.TRANSIENT)
+        Failure.PERMANENT,
+        Failure.TRANSIENT,
+    )
 
 
 def test_rule_33_an_expression_that_negates_too_early_is_refused() -> None:
@@ -329,7 +421,16 @@ def test_rule_33_a_route_takes_its_errors_alike() -> None:
 
 def test_rule_33_something_is_there() -> None:
     assert [says_something(value) for value in ("x", 5, [0], {"a": 0}, "false", [], {}, "", None)] == [
-        True, True, True, True, False, False, False, False, False]
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 async def test_rule_33_gone_when_fails_the_read_by_name(server: Server) -> None:

@@ -29,25 +29,28 @@ def of(*steps: Any) -> Any:
     return normalizers({"f": Codec.model_validate({"normalize": list(steps)})})["f"]
 
 
-@pytest.mark.parametrize(("steps", "ours", "theirs"), [
-    (["trim"], " Lamp \n", "Lamp"),
-    (["trim"], [" a", {"x": "b "}], ["a", {"x": "b"}]),
-    (["collapse_spaces"], "a  b\t c", "a b c"),
-    (["lower"], "LAMP", "lamp"),
-    (["upper"], "lamp", "LAMP"),
-    (["nfc"], NFD, "Größe"),
-    (["unescape_html"], "a & b", "a &amp; b"),
-    (["line_breaks"], "a\r\nb\rc", "a\nb\nc"),
-    (["empty_as_null"], "", None),
-    (["empty_as_null"], [], None),
-    (["sort_list"], ["b", "a", 1], [1, "a", "b"]),
-    ([{"round": 2}], 9.999, 10),
-    ([{"round": 2}], Decimal("1.005"), 1.01),
-    ([{"round": 0}], [1.4, 2.5], [1, 3]),
-    ([{"cut": 3}], "abcdef", "abc"),
-    (["trim", "empty_as_null"], "  ", None),
-    (["trim", "lower", "sort_list"], ["B ", "a"], ["A", "b"]),
-])
+@pytest.mark.parametrize(
+    ("steps", "ours", "theirs"),
+    [
+        (["trim"], " Lamp \n", "Lamp"),
+        (["trim"], [" a", {"x": "b "}], ["a", {"x": "b"}]),
+        (["collapse_spaces"], "a  b\t c", "a b c"),
+        (["lower"], "LAMP", "lamp"),
+        (["upper"], "lamp", "LAMP"),
+        (["nfc"], NFD, "Größe"),
+        (["unescape_html"], "a & b", "a &amp; b"),
+        (["line_breaks"], "a\r\nb\rc", "a\nb\nc"),
+        (["empty_as_null"], "", None),
+        (["empty_as_null"], [], None),
+        (["sort_list"], ["b", "a", 1], [1, "a", "b"]),
+        ([{"round": 2}], 9.999, 10),
+        ([{"round": 2}], Decimal("1.005"), 1.01),
+        ([{"round": 0}], [1.4, 2.5], [1, 3]),
+        ([{"cut": 3}], "abcdef", "abc"),
+        (["trim", "empty_as_null"], "  ", None),
+        (["trim", "lower", "sort_list"], ["B ", "a"], ["A", "b"]),
+    ],
+)
 def test_rule_35_what_the_third_party_does_to_a_value_is_no_difference(steps: Any, ours: Any, theirs: Any) -> None:
     mapping = Mapping({"f": "@"}, {"f": Codec.model_validate({"normalize": steps})})
     assert digest(ours) != digest(theirs)
@@ -55,9 +58,19 @@ def test_rule_35_what_the_third_party_does_to_a_value_is_no_difference(steps: An
     assert mapping.differences({"f": ours}, {"f": theirs}) == []
 
 
-@pytest.mark.parametrize(("steps", "value"), [
-    (["trim", "lower", "nfc", "unescape_html"], 7), (["trim"], None), ([{"round": 2}], "9.999"), ([{"round": 2}], True),
-    ([{"cut": 3}], 12345), (["sort_list"], "ba"), (["empty_as_null"], 0), (["empty_as_null"], False)])
+@pytest.mark.parametrize(
+    ("steps", "value"),
+    [
+        (["trim", "lower", "nfc", "unescape_html"], 7),
+        (["trim"], None),
+        ([{"round": 2}], "9.999"),
+        ([{"round": 2}], True),
+        ([{"cut": 3}], 12345),
+        (["sort_list"], "ba"),
+        (["empty_as_null"], 0),
+        (["empty_as_null"], False),
+    ],
+)
 def test_rule_35_other_kinds_of_values_stay_as_they_are(steps: Any, value: Any) -> None:
     assert of(*steps)(value) is value
 
@@ -65,7 +78,8 @@ def test_rule_35_other_kinds_of_values_stay_as_they_are(steps: Any, value: Any) 
 def test_rule_35_what_is_different_all_the_same_is_shown_raw() -> None:
     mapping = Mapping({"f": "@", "g": "@"}, {"f": Codec.model_validate({"normalize": ["trim", "lower"]})})
     assert mapping.differences({"f": " Lamp", "g": 1}, {"f": "LAMPE ", "g": 1.0}) == [
-        {"field": "f", "ours": " Lamp", "theirs": "LAMPE "}]
+        {"field": "f", "ours": " Lamp", "theirs": "LAMPE "}
+    ]
 
 
 @pytest.mark.parametrize("step", ["trimmed", {"round": -1}, {"round": 2, "cut": 3}, {"cut": 0}, 5])
@@ -84,16 +98,20 @@ def test_rule_35_the_fingerprint_knows_how_is_compared() -> None:
 
 # What was sent, by templates.
 
-@pytest.mark.parametrize(("codec", "ours", "sent"), [
-    ({"write": {"de": "{{ value | trim }}"}, "read": "f.de"}, " Lamp ", "Lamp"),
-    ({"write": "{{ value | upper }}", "read": "f"}, "lamp", "LAMP"),
-    ({"write": {"set": "{{ value }}"}, "read": "f"}, "lamp", "lamp"),
-    ({"write": {"set": "{{ value }}"}, "read": "f"}, {"a": 1}, {"a": 1}),
-    ({"write": "{{ value | upper }}", "read": "stock.level"}, "lamp", "lamp"),
-    ({"kind": "decimal_text", "write": {"v": "{{ value }}"}, "read": "f.v"}, 9.9, 9.9),
-    ({"write": "{{ value | upper }}", "read": "f"}, None, None),
-    ({"kind": "decimal_text", "write": "{{ value }}", "read": "f"}, "nine", "nine"),
-])
+
+@pytest.mark.parametrize(
+    ("codec", "ours", "sent"),
+    [
+        ({"write": {"de": "{{ value | trim }}"}, "read": "f.de"}, " Lamp ", "Lamp"),
+        ({"write": "{{ value | upper }}", "read": "f"}, "lamp", "LAMP"),
+        ({"write": {"set": "{{ value }}"}, "read": "f"}, "lamp", "lamp"),
+        ({"write": {"set": "{{ value }}"}, "read": "f"}, {"a": 1}, {"a": 1}),
+        ({"write": "{{ value | upper }}", "read": "stock.level"}, "lamp", "lamp"),
+        ({"kind": "decimal_text", "write": {"v": "{{ value }}"}, "read": "f.v"}, 9.9, 9.9),
+        ({"write": "{{ value | upper }}", "read": "f"}, None, None),
+        ({"kind": "decimal_text", "write": "{{ value }}", "read": "f"}, "nine", "nine"),
+    ],
+)
 def test_rule_35_a_template_that_changes_a_value_changes_what_is_compared(codec: Any, ours: Any, sent: Any) -> None:
     codecs = Codecs({"f": Codec.model_validate(codec)}, ("f",))
     assert codecs.change_values
@@ -106,10 +124,14 @@ def test_rule_35_plain_codecs_change_nothing() -> None:
 
 # On the whole way: push, read back, validation, repair, plan.
 
+
 def world_of(engine: Engine, server: Server, fields: Any) -> HttpWorld:
     config = two_part_config(entity={"third_party": {**THEIRS, "fields": fields}})
-    third_party = RestThirdParty(Http(HttpSettings(base_url=server.url, timeout=5)),
-                                 config.entities["item"].third_party, ("code", "store", "name", "count"))
+    third_party = RestThirdParty(
+        Http(HttpSettings(base_url=server.url, timeout=5)),
+        config.entities["item"].third_party,
+        ("code", "store", "name", "count"),
+    )
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
 
 
@@ -142,8 +164,7 @@ def test_rule_35_a_known_change_is_no_drift_and_no_repair(engine: Engine, server
     assert (result.verdict, result.drift) == ("in_step", [])
     store.items["x1"]["name"] = "LAMP"
     result = world.validate(full=True)
-    assert [drift.sample for drift in result.drift] == [
-        [{"field": "name", "ours": " Lamp & Light ", "theirs": "LAMP"}]]
+    assert [drift.sample for drift in result.drift] == [[{"field": "name", "ours": " Lamp & Light ", "theirs": "LAMP"}]]
     world.drain()
     assert store.items["x1"]["name"] == "LAMP &amp; LIGHT"
     assert world.validate(full=True).verdict == "in_step"

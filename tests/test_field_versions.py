@@ -121,14 +121,25 @@ def test_case_r21_changes_with_one_time_stamp_end_as_they_were_told(engine: Engi
         world.tell("stock", key, "create", 1, {"count": 1})
     world.drain()
     events = [
-        ChangeEvent("shop", f"{key} {number}", "item", key, action, DAY,  # type: ignore[arg-type]
-                    None if name is None else product(name), "A")
-        for key, changes, _ in CHANGES for number, (action, name) in enumerate(changes)]
+        ChangeEvent(
+            "shop",
+            f"{key} {number}",
+            "item",
+            key,
+            action,
+            DAY,  # type: ignore[arg-type]
+            None if name is None else product(name),
+            "A",
+        )
+        for key, changes, _ in CHANGES
+        for number, (action, name) in enumerate(changes)
+    ]
     for some in [[event] for event in events] if batches == "one by one" else [events]:
         record(engine, some)
         world.drain()
     assert {key: record["name"] for key, record in world.mirrored().items()} == {
-        key: name for key, _, name in CHANGES if name is not None}
+        key: name for key, _, name in CHANGES if name is not None
+    }
     assert set(world.states()) <= {"done", "superseded"}
 
 
@@ -153,8 +164,9 @@ def test_rule_31_a_thin_notification_that_nobody_has_looked_for_is_a_duplicate(w
 
 
 def own_shape() -> Config:
-    return two_part_config(shop={"events": {
-        "key": "body.key", "action": "'updated'", "version": "body.v", "data": "body"}})
+    return two_part_config(
+        shop={"events": {"key": "body.key", "action": "'updated'", "version": "body.v", "data": "body"}}
+    )
 
 
 def told_by_content(world: World, config: Config, *names: str) -> None:
@@ -333,8 +345,11 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
     world.drain()
     assert world.states()["dead"] == 2
     if discarded:
-        discard(world.engine, [row.seq for row in world.query(
-            "SELECT seq FROM sync.events WHERE state = 'dead'")], "not now")
+        discard(
+            world.engine,
+            [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead'")],
+            "not now",
+        )
     world.shop.refusal = None
     world.later(86_400)
     result = check(world)

@@ -35,8 +35,9 @@ has_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow i
 
 def part(**changes: Any) -> Part:
     files = {"glob": "*", **changes.pop("files", {})}
-    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
-                                "files": files, **changes})
+    return Part.model_validate(
+        {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", "files": files, **changes}
+    )
 
 
 def source(folder: Path, **changes: Any) -> FileSource:
@@ -64,6 +65,7 @@ async def problems(found: FileSource, group: str = "A") -> list[tuple[str, str]]
 
 # What is read.
 
+
 async def test_csv(tmp_path: Path) -> None:
     """Texts stay texts, leading zeros too; quotes, commas and line breaks within a field; a byte order mark; no last
     line break; an empty line."""
@@ -71,7 +73,8 @@ async def test_csv(tmp_path: Path) -> None:
     found = source(tmp_path)
     assert await read(found) == [
         PartRead("007", 1, {"sku": "007", "store": "A", "v": "1", "name": 'a, "b"\nc'}, "A"),
-        PartRead("9", 3, {"sku": "9", "store": "A", "v": "3", "name": "é"}, "A")]
+        PartRead("9", 3, {"sku": "9", "store": "A", "v": "3", "name": "é"}, "A"),
+    ]
     assert (await found.count("A"), await found.groups()) == (2, ["A", "B"])
     assert (found.can_read, found.keyset_listing, found.can_poll) == (False, False, False)
     await found.close()
@@ -99,9 +102,18 @@ async def test_parquet(tmp_path: Path) -> None:
     import pyarrow.parquet as parquet
 
     at = datetime.datetime(2026, 1, 1, 1)
-    parquet.write_table(arrow.table({
-        "sku": ["a", "b", "c"], "store": ["A", "B", "A"], "v": arrow.array([at] * 3, arrow.timestamp("us")),
-        "price": [decimal.Decimal("1.50")] * 3, "raw": [b"\xff"] * 3}), tmp_path / "a.parquet")
+    parquet.write_table(
+        arrow.table(
+            {
+                "sku": ["a", "b", "c"],
+                "store": ["A", "B", "A"],
+                "v": arrow.array([at] * 3, arrow.timestamp("us")),
+                "price": [decimal.Decimal("1.50")] * 3,
+                "raw": [b"\xff"] * 3,
+            }
+        ),
+        tmp_path / "a.parquet",
+    )
     found = source(tmp_path, version={"path": "v"}, zone="Europe/Berlin", files={"page": 2})
     data = {"sku": "a", "store": "A", "v": "2026-01-01T00:00:00Z", "price": 1.5, "raw": "/w=="}
     assert await read(found) == [PartRead("a", BASE, data, "A"), PartRead("c", BASE, {**data, "sku": "c"}, "A")]
@@ -148,6 +160,7 @@ async def test_versions_and_deletions(tmp_path: Path) -> None:
 
 # Rows that cannot be used.
 
+
 async def test_bad_rows_of_csv_are_told_and_the_rest_is_read(tmp_path: Path) -> None:
     lines = ["a,A,1,n", "b,A,1", "c,A,1,n,more", "d,A,x,n", ",A,1,n", "e,,1,n", "g,B,1,n", "h,A,1,n"]
     put(tmp_path, "a.csv", HEAD + "\n".join(lines) + "\n")
@@ -165,8 +178,15 @@ async def test_bad_rows_of_csv_are_told_and_the_rest_is_read(tmp_path: Path) -> 
 
 
 async def test_bad_rows_of_json_lines(tmp_path: Path) -> None:
-    lines = ['{"sku": "a", "store": "A", "v": 1}', "{", "[]", "[" * 100_000, '{"sku": {}, "store": "A", "v": 1}',
-             '{"sku": "b", "store": ["A"], "v": 1}', '{"sku": "c", "store": "A", "v": 1}']
+    lines = [
+        '{"sku": "a", "store": "A", "v": 1}',
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"sku": {}, "store": "A", "v": 1}',
+        '{"sku": "b", "store": ["A"], "v": 1}',
+        '{"sku": "c", "store": "A", "v": 1}',
+    ]
     put(tmp_path, "a.jsonl", "\n".join(lines))
     found = source(tmp_path)
     assert await keys(found) == ["a", "c"]
@@ -177,8 +197,10 @@ async def test_bad_rows_of_json_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
 async def test_rows_in_another_encoding(tmp_path: Path, ending: str) -> None:
-    rows = {"csv": ["a,A,1,n", "b,A,1,größer"],
-            "jsonl": ['{"sku": "a", "store": "A", "v": 1}', '{"sku": "b", "store": "A", "v": 1, "name": "größer"}']}
+    rows = {
+        "csv": ["a,A,1,n", "b,A,1,größer"],
+        "jsonl": ['{"sku": "a", "store": "A", "v": 1}', '{"sku": "b", "store": "A", "v": 1, "name": "größer"}'],
+    }
     head = HEAD if ending == "csv" else ""
     path = put(tmp_path, f"a.{ending}", (head + "\n".join(rows[ending])).encode("latin-1"))
     found = source(tmp_path)
@@ -187,8 +209,9 @@ async def test_rows_in_another_encoding(tmp_path: Path, ending: str) -> None:
     assert problem == f"it is not utf-8 ({path.name}:{3 if head else 2})"
 
 
-@pytest.mark.parametrize(("encoding", "settings"), [
-    ("utf-16", {}), ("latin-1", {"encoding": "utf-16"}), ("utf-8", {"encoding": "utf-32"})])
+@pytest.mark.parametrize(
+    ("encoding", "settings"), [("utf-16", {}), ("latin-1", {"encoding": "utf-16"}), ("utf-8", {"encoding": "utf-32"})]
+)
 async def test_files_in_another_encoding(tmp_path: Path, encoding: str, settings: dict[str, Any]) -> None:
     """Nothing of it is taken for a row, and it is no empty group."""
     put(tmp_path, "a.csv", (HEAD + "a,A,1,ä\n").encode(encoding))
@@ -208,8 +231,9 @@ async def test_a_quote_that_is_never_closed_ends_the_file(tmp_path: Path) -> Non
     for asked in (read(source(tmp_path)), source(tmp_path).count("A"), source(tmp_path).groups()):
         failure = await failure_of(asked)
         assert failure.kind is Failure.PERMANENT
-        assert failure.detail == ("a.csv:3: field larger than field limit (131072): nothing from this line on is read; "
-                                  "fix the file")
+        assert failure.detail == (
+            "a.csv:3: field larger than field limit (131072): nothing from this line on is read; fix the file"
+        )
 
 
 async def test_keys_that_come_twice_are_counted_once(tmp_path: Path) -> None:
@@ -221,6 +245,7 @@ async def test_keys_that_come_twice_are_counted_once(tmp_path: Path) -> None:
 
 
 # What is no listing.
+
 
 @pytest.mark.parametrize("glob", ["*.csv", "{{ group }}.csv", "none/*"])
 async def test_no_file_is_no_empty_group(tmp_path: Path, glob: str) -> None:
@@ -287,6 +312,7 @@ async def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 # How it is read.
 
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
     """A file of 20 MB is read with less than a tenth of it in memory."""
@@ -330,18 +356,38 @@ async def test_a_reading_that_is_broken_off_lets_go_of_its_file(
 
 # By configuration, and through the whole.
 
+
 def config(**changes: Any) -> Config:
-    return Config.model_validate({
-        "sources": {"dump": {"kind": "files", "folder": "exports"}},
-        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
-        "entities": {"item": {
-            "owner": "dump", "mapping": {"code": "key"},
-            "parts": {"dump": {"key": "sku", "version": {"path": "v"}, "group": "store", "files": {"glob": "*.csv"},
-                               **changes}},
-            "third_party": {"system": "erp", "ids": "ours", "key_field": "code", "read": {"path": "/{{ id }}"},
-                            "list": {"path": "/"}, "update": {"method": "PUT", "path": "/{{ id }}"},
-                            "delete": {"method": "DELETE", "path": "/{{ id }}"}}}},
-    })
+    return Config.model_validate(
+        {
+            "sources": {"dump": {"kind": "files", "folder": "exports"}},
+            "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
+            "entities": {
+                "item": {
+                    "owner": "dump",
+                    "mapping": {"code": "key"},
+                    "parts": {
+                        "dump": {
+                            "key": "sku",
+                            "version": {"path": "v"},
+                            "group": "store",
+                            "files": {"glob": "*.csv"},
+                            **changes,
+                        }
+                    },
+                    "third_party": {
+                        "system": "erp",
+                        "ids": "ours",
+                        "key_field": "code",
+                        "read": {"path": "/{{ id }}"},
+                        "list": {"path": "/"},
+                        "update": {"method": "PUT", "path": "/{{ id }}"},
+                        "delete": {"method": "DELETE", "path": "/{{ id }}"},
+                    },
+                }
+            },
+        }
+    )
 
 
 def test_a_source_by_configuration() -> None:
@@ -350,12 +396,17 @@ def test_a_source_by_configuration() -> None:
     assert isinstance(source.inner, FileSource)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"files": None}, "'files' is needed"), ({"sql": {"table": "x"}}, "'sql' does not belong"),
-    ({"read": {"path": "/"}}, "'read' is a call"), ({"files": {"glob": "{{ shop }}"}}, "only 'group' is known here"),
-    ({"files": {"glob": "*", "encoding": "latin-99"}}, "there is no encoding 'latin-99'"),
-    ({"files": {"glob": "*", "delimiter": ";;"}}, "at most 1 character"),
-])
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"files": None}, "'files' is needed"),
+        ({"sql": {"table": "x"}}, "'sql' does not belong"),
+        ({"read": {"path": "/"}}, "'read' is a call"),
+        ({"files": {"glob": "{{ shop }}"}}, "only 'group' is known here"),
+        ({"files": {"glob": "*", "encoding": "latin-99"}}, "there is no encoding 'latin-99'"),
+        ({"files": {"glob": "*", "delimiter": ";;"}}, "at most 1 character"),
+    ],
+)
 def test_configurations_that_are_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         config(**changes)
@@ -366,8 +417,10 @@ def test_a_row_without_a_key_is_asked_of_no_other_source(
 ) -> None:
     world = make_world()
     world.context.entities["item"] = replace(
-        world.entity, sources={**world.entity.sources, "shop": source(tmp_path)},
-        rules=replace(world.entity.rules, readable=frozenset({"stock"})))
+        world.entity,
+        sources={**world.entity.sources, "shop": source(tmp_path)},
+        rules=replace(world.entity.rules, readable=frozenset({"stock"})),
+    )
     read_many = world.stock.read_many
 
     async def strict(keys: Sequence[str]) -> list[PartRead]:
@@ -416,8 +469,10 @@ def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]
     what is really gone is."""
     world = make_world()
     world.context.entities["item"] = replace(
-        world.entity, sources={**world.entity.sources, "shop": source(tmp_path, files={"page": 3})},
-        rules=replace(world.entity.rules, readable=frozenset({"stock"})))
+        world.entity,
+        sources={**world.entity.sources, "shop": source(tmp_path, files={"page": 3})},
+        rules=replace(world.entity.rules, readable=frozenset({"stock"})),
+    )
     for n in range(10):
         world.stock.put(f"k{n}", {"key": f"k{n}", "count": n, "v": 0})
     rows = [f"k{n},A,1,n" for n in range(10)]
@@ -448,8 +503,13 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 async def refused(found: FileSource, file: str) -> None:
     """All ways to read the source refuse the file."""
-    ways: list[Callable[[], Any]] = [lambda: read(found), lambda: found.count("A"), lambda: found.groups(),
-                                     lambda: found.repeated("A"), lambda: found.ungrouped()]
+    ways: list[Callable[[], Any]] = [
+        lambda: read(found),
+        lambda: found.count("A"),
+        lambda: found.groups(),
+        lambda: found.repeated("A"),
+        lambda: found.ungrouped(),
+    ]
     for way in ways:
         failure = await failure_of(way())
         assert failure.kind is Failure.PERMANENT

@@ -50,6 +50,7 @@ def test_pushes_a_page_while_the_next_is_being_read(world: World) -> None:
             async for page in pages(group, after):
                 yield page
                 await pushed.wait()
+
         return stream()
 
     world.shop.pages = waiting  # type: ignore[method-assign]
@@ -83,6 +84,7 @@ def test_patience_begins_when_all_is_read(world: World) -> None:
             async for page in pages(group, after):
                 await asyncio.sleep(0.2)
                 yield page
+
         return stream()
 
     world.shop.pages = slow  # type: ignore[method-assign]
@@ -100,13 +102,16 @@ def test_a_listing_that_breaks_off_leaves_nothing_half_pushed(world: World) -> N
                 yield page
                 await pushed.wait()
                 raise CallFailed(Failure.TRANSIENT, "gone")
+
         return stream()
 
     world.shop.pages = broken  # type: ignore[method-assign]
     with pytest.raises(CallFailed, match="gone"):
         world.full_sync()
-    [row] = world.query("SELECT count(*) AS n, count(lease_token) AS leased, "
-                        "count(*) FILTER (WHERE out_of_step) AS left FROM sync.records")
+    [row] = world.query(
+        "SELECT count(*) AS n, count(lease_token) AS leased, "
+        "count(*) FILTER (WHERE out_of_step) AS left FROM sync.records"
+    )
     assert (row.n, row.leased) == (100, 0)
     assert len(world.erp.store) == row.n - row.left > 0
     assert [row.lease_token for row in world.query("SELECT lease_token FROM sync.groups")] == [None]
@@ -182,6 +187,7 @@ def test_goes_on_where_an_interrupted_one_stopped(world: World) -> None:
                 if number == 2 and len(seen) == 1:
                     raise CallFailed(Failure.TRANSIENT, "gone")
                 yield page
+
         return stream()
 
     world.shop.pages = interrupted  # type: ignore[method-assign]
@@ -202,6 +208,7 @@ def test_a_change_during_the_sync_is_not_taken_back(world: World) -> None:
                 world.put("k001", name="live")
                 world.remove("k002")
                 yield page
+
         return stream()
 
     world.shop.pages = late  # type: ignore[method-assign]
@@ -237,8 +244,10 @@ def test_a_full_sync_of_a_busy_group_is_refused(world: World) -> None:
     from sync_orchestrator.errors import GroupBusy
 
     fill(world, 3)
-    world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "
-                "VALUES ('item', 'A', 1, now() + interval '1 minute')")
+    world.query(
+        "INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "
+        "VALUES ('item', 'A', 1, now() + interval '1 minute')"
+    )
     with pytest.raises(GroupBusy):
         world.full_sync()
 
@@ -275,8 +284,7 @@ def test_rule_26_a_full_sync_tries_a_refused_payload_again(world: World) -> None
     refused_once(world)
     world.erp.before = lambda verb, key: answer(422)
     assert (world.full_sync().calls, world.full_sync().calls, world.row("a").parked) == (1, 1, "dead")
-    assert [(row.cause, row.n) for row in world.query("SELECT cause, n FROM sync.alerts")] == [
-        ("item: answer 422", 1)]
+    assert [(row.cause, row.n) for row in world.query("SELECT cause, n FROM sync.alerts")] == [("item: answer 422", 1)]
     world.erp.before = lambda verb, key: None
     world.full_sync()
     assert world.mirrored() == world.truth()
@@ -310,10 +318,14 @@ def test_a_full_sync_tries_again_what_died_of_something_else_after_a_refusal(wor
     assert world.mirrored() == world.truth()
 
 
-@pytest.mark.parametrize("again", [
-    lambda world: redrive(world.engine),
-    lambda world: asyncio.run(refresh(world.context, world.entity, "a")),
-], ids=["redrive", "refresh"])
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda world: redrive(world.engine),
+        lambda world: asyncio.run(refresh(world.context, world.entity, "a")),
+    ],
+    ids=["redrive", "refresh"],
+)
 def test_a_person_has_a_refused_payload_tried_again(world: World, again: Callable[[World], object]) -> None:
     refused_once(world)
     world.full_sync()

@@ -28,10 +28,24 @@ def planned(world: World, group: str = "A", **options: Any) -> GroupPlan:
 
 def everything(world: World) -> Any:
     """All that a plan must leave as it is."""
-    tables = ("events", "event_history", "event_ids", "tallies", "parts", "records", "groups", "full_sync_keys",
-              "drift", "alerts", "push_attempts", "entities")
-    return ({table: world.query(f"SELECT * FROM sync.{table} t ORDER BY t::text") for table in tables},
-            dict(world.erp.store))
+    tables = (
+        "events",
+        "event_history",
+        "event_ids",
+        "tallies",
+        "parts",
+        "records",
+        "groups",
+        "full_sync_keys",
+        "drift",
+        "alerts",
+        "push_attempts",
+        "entities",
+    )
+    return (
+        {table: world.query(f"SELECT * FROM sync.{table} t ORDER BY t::text") for table in tables},
+        dict(world.erp.store),
+    )
 
 
 def done(world: World, work: Callable[[], object]) -> dict[str, int]:
@@ -39,8 +53,11 @@ def done(world: World, work: Callable[[], object]) -> dict[str, int]:
     before = {key: dict(value) for key, value in world.mirrored().items()}
     work()
     after = world.mirrored()
-    counts = {"create": len(after.keys() - before.keys()), "delete": len(before.keys() - after.keys()),
-              "update": sum(1 for key in after.keys() & before.keys() if after[key] != before[key])}
+    counts = {
+        "create": len(after.keys() - before.keys()),
+        "delete": len(before.keys() - after.keys()),
+        "update": sum(1 for key in after.keys() & before.keys() if after[key] != before[key]),
+    }
     return {name: count for name, count in counts.items() if count}
 
 
@@ -61,6 +78,7 @@ def mixed(world: World) -> None:
 
 # What it says ---------------------------------------------------------------------------------------------------------
 
+
 def test_before_the_first_go_live_everything_is_to_be_made_and_nothing_is_written(world: World) -> None:
     fill(world, 120)
     world.stock.rows.pop("k007")
@@ -69,8 +87,11 @@ def test_before_the_first_go_live_everything_is_to_be_made_and_nothing_is_writte
     assert everything(world) == before
     assert (plan.listed, plan.counts) == (120, {"create": 119, "incomplete": 1})
     assert plan.samples[0].fields == [
-        {"field": "code", "ours": "k000", "theirs": None}, {"field": "store", "ours": "A", "theirs": None},
-        {"field": "name", "ours": "n", "theirs": None}, {"field": "count", "ours": 0, "theirs": None}]
+        {"field": "code", "ours": "k000", "theirs": None},
+        {"field": "store", "ours": "A", "theirs": None},
+        {"field": "name", "ours": "n", "theirs": None},
+        {"field": "count", "ours": 0, "theirs": None},
+    ]
 
 
 def test_a_plan_of_a_changed_group_is_what_its_full_sync_then_does(world: World) -> None:
@@ -80,7 +101,8 @@ def test_a_plan_of_a_changed_group_is_what_its_full_sync_then_does(world: World)
     assert everything(world) == before
     assert plan.counts == {"create": 1, "update": 1, "delete": 1, "unchanged": 57, "moved": 1, "foreign": 1}
     assert [(sample.key, sample.fields) for sample in plan.samples if sample.action == "update"] == [
-        ("k001", [{"field": "name", "ours": "changed", "theirs": "n"}])]
+        ("k001", [{"field": "name", "ours": "changed", "theirs": "n"}])
+    ]
     moved = {"update": 2, "create": 1, "delete": 1}  # the record that moves is written too
     assert done(world, lambda: world.full_sync(patience=30)) == moved
     assert writes(planned(world)) == {}
@@ -98,7 +120,9 @@ def test_a_move_makes_and_deletes_where_the_group_is_part_of_the_address(make_wo
     world.full_sync(patience=30)
     world.put("k003", group="B", tell=False)
     assert (planned(world).counts, planned(world, "B").counts) == (
-        {"delete": 1, "unchanged": 4, "moved": 1}, {"create": 1})
+        {"delete": 1, "unchanged": 4, "moved": 1},
+        {"create": 1},
+    )
 
 
 def test_what_already_stands_there_is_taken_over_only_where_it_is_searched_for(world: World) -> None:
@@ -175,8 +199,9 @@ def test_a_changed_mapping_is_shown_before_it_is_taken_over(world: World) -> Non
     world.full_sync(patience=30)
     entity = two_part_config().entities["item"]
     config = two_part_config(entity={"mapping": {**entity.mapping, "name": "join(' ', [shop.name, key])"}})
-    context = assemble(world.engine, config, {"item": {"shop": world.shop, "stock": world.stock}},
-                       {"item": world.erp}, only_look=True)
+    context = assemble(
+        world.engine, config, {"item": {"shop": world.shop, "stock": world.stock}}, {"item": world.erp}, only_look=True
+    )
     plan = asyncio.run(plan_group(context, context.entities["item"], "A"))
     assert plan.counts == {"update": 5}
     assert world.query("SELECT count(*) AS n FROM sync.records WHERE out_of_step")[0].n == 0
@@ -193,6 +218,7 @@ def test_a_live_change_wins_over_what_was_listed_before_it(world: World) -> None
                 yield page
             world.put("k001", name="live")
             await asyncio.to_thread(world.drain)
+
         return stream()
 
     world.shop.pages = late  # type: ignore[method-assign]
@@ -243,6 +269,7 @@ def test_whatever_has_happened_a_full_sync_does_what_was_planned(
 
 # When it cannot say ---------------------------------------------------------------------------------------------------
 
+
 def test_refuses_where_something_cannot_be_read(world: World) -> None:
     fill(world, 3)
     world.stock.down = True
@@ -258,13 +285,16 @@ def test_refuses_where_something_cannot_be_read(world: World) -> None:
 
 
 def test_refuses_while_a_full_sync_is_under_way(world: World) -> None:
-    world.query("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "
-                "VALUES ('item', 'A', 1, now() + interval '1 minute')")
+    world.query(
+        "INSERT INTO sync.groups (entity, group_key, lease_token, lease_until) "
+        "VALUES ('item', 'A', 1, now() + interval '1 minute')"
+    )
     with pytest.raises(GroupBusy):
         planned(world)
 
 
 # From the shell -------------------------------------------------------------------------------------------------------
+
 
 def test_the_command_shows_counts_and_samples(world: World, command: Command) -> None:
     fill(world, 3)
@@ -273,7 +303,10 @@ def test_the_command_shows_counts_and_samples(world: World, command: Command) ->
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()[1:5]] == [
         ["group", "listed", "create", "update", "delete", "unchanged"],
-        ["A", "3", "3", "0", "0", "0"], ["B", "2", "2", "0", "0", "0"], ["all", "5", "5", "0", "0", "0"]]
+        ["A", "3", "3", "0", "0", "0"],
+        ["B", "2", "2", "0", "0", "0"],
+        ["all", "5", "5", "0", "0", "0"],
+    ]
     assert result.stderr.splitlines() == ["A: 3 create", "B: 2 create"]
     found = [json.loads(line) for line in command("plan", "item", "--group", "B", "--json").stdout.splitlines()]
     assert [(plan["group"], plan["counts"]) for plan in found] == [("B", {"create": 2})]
@@ -321,12 +354,15 @@ def new_group(world: World) -> None:
     world.put("c", group="C", tell=False)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (content, "A: as many records as planned, but others, or with other content"),
-    (another, "A: create 3, now 4"),
-    (there_by_hand, "A: twins 0, now 1"),
-    (new_group, "C: is not in the plan"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (content, "A: as many records as planned, but others, or with other content"),
+        (another, "A: create 3, now 4"),
+        (there_by_hand, "A: twins 0, now 1"),
+        (new_group, "C: is not in the plan"),
+    ],
+)
 def test_a_full_sync_that_would_do_something_else_than_planned_does_nothing(
     world: World, command: Command, tmp_path: Path, change: Callable[[World], None], said: str
 ) -> None:

@@ -25,7 +25,8 @@ def systems() -> Iterator[dict[str, tuple[Server, Backoffice | Partner]]]:
     """The reader's two, by the address that the page calls them."""
     handlers = {
         "https://backoffice.example.com": Backoffice(products(), "the-token-of-your-system"),
-        "https://partner.example.com": Partner("the-key-of-the-service")}
+        "https://partner.example.com": Partner("the-key-of-the-service"),
+    }
     found = {}
     for address, handler in handlers.items():
         server = Server()
@@ -51,8 +52,14 @@ class Reader:
             return
         assert words[0] == "sync-orchestrator"
         here = [self._addresses.get(word, word) for word in words[1:]]
-        done = subprocess.run([sys.executable, "-m", "sync_orchestrator", *here], cwd=self.folder, text=True,
-                              env=self._environment, capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "sync_orchestrator", *here],
+            cwd=self.folder,
+            text=True,
+            env=self._environment,
+            capture_output=True,
+            check=False,
+        )
         assert done.returncode == 0, f"{shlex.join(words)}: {done.stdout}{done.stderr}"
         self.said[shlex.join(words[1:])] = done.stdout
 
@@ -65,7 +72,9 @@ class Reader:
 
 
 def test_the_page_leads_to_a_green_check_and_a_first_full_sync(
-    systems: dict[str, tuple[Server, Backoffice | Partner]], tmp_path: Path, database_url: str,
+    systems: dict[str, tuple[Server, Backoffice | Partner]],
+    tmp_path: Path,
+    database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("SYNC_CONFIG", "SYNC_HOME"):
@@ -87,9 +96,11 @@ def test_the_page_leads_to_a_green_check_and_a_first_full_sync(
     assert ", 0 failed, " in reader.said["check --live"]
     assert re.search(r"^all +7 +7 +0 +0 +0 *$", reader.said["plan product"], re.MULTILINE), "all of it is to be made"
     assert reader.said["full-sync product"] == "all of it is in step\n"
-    assert {item["sku"]: {name: item[name] for name in ("shop", "name", "price")} for item in partner.items.values()} \
-        == {sku: {name: record[name] for name in ("shop", "name", "price")}
-            for sku, record in backoffice.products.items()}
+    assert {
+        item["sku"]: {name: item[name] for name in ("shop", "name", "price")} for item in partner.items.values()
+    } == {
+        sku: {name: record[name] for name in ("shop", "name", "price")} for sku, record in backoffice.products.items()
+    }
     writes = partner.writes
     reader.does(["sync-orchestrator", "full-sync", "product"])
     assert partner.writes == writes, "a second full sync finds nothing to do"

@@ -21,9 +21,11 @@ from sync_orchestrator.core.groups import lease as group_lease
 from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, leased
 from sync_orchestrator.errors import GroupBusy
 
-TAKE = ("INSERT INTO sync.groups (entity, group_key, lease_token, lease_until, lease_holder, lease_taken_at) VALUES "
-        "('item', 'A', 1000, sync.clock() + make_interval(secs => %(left)s), 'full-sync 77 on far', "
-        "sync.clock() - interval '42 s')")
+TAKE = (
+    "INSERT INTO sync.groups (entity, group_key, lease_token, lease_until, lease_holder, lease_taken_at) VALUES "
+    "('item', 'A', 1000, sync.clock() + make_interval(secs => %(left)s), 'full-sync 77 on far', "
+    "sync.clock() - interval '42 s')"
+)
 
 WORKER = """
 import asyncio, sys
@@ -47,15 +49,20 @@ perform(context, hold())
 
 def held_by_a_process(database_url: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, database_url], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}"})
+        [sys.executable, "-c", WORKER, database_url],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parent.parent}"},
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
 
 
 async def test_the_lease_of_a_process_that_is_gone_is_taken_over_when_its_heartbeat_is_old(
-    world: World, monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_lease, "_LOOK_SECONDS", 0.05)
     world.query(TAKE, left=0.3)
@@ -79,7 +86,8 @@ async def test_the_group_of_a_process_that_lives_is_busy_and_the_message_says_wh
 
 
 async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
-    world: World, monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_lease, "GROUP_LEASE_SECONDS", 0.4)
     async with leased(world.context, "item", "A"):
@@ -89,7 +97,8 @@ async def test_a_lease_is_renewed_for_as_long_as_it_is_held(
 
 
 async def test_a_group_that_was_taken_while_the_work_was_canceled_is_given_back(
-    world: World, monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taking, canceled, taken = threading.Event(), threading.Event(), threading.Event()
     run_transaction = group_lease.in_transaction

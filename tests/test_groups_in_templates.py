@@ -52,8 +52,11 @@ def looks(world: HttpWorld) -> dict[str, tuple[str, int, int | None, str | None]
 
 # Pushes.
 
-@pytest.mark.parametrize(("carrier", "group_is"), [
-    *((carrier, "not shown") for carrier in CARRIERS), ("body", "shown"), ("linked call", "shown")])
+
+@pytest.mark.parametrize(
+    ("carrier", "group_is"),
+    [*((carrier, "not shown") for carrier in CARRIERS), ("body", "shown"), ("linked call", "shown")],
+)
 def test_an_event_that_changes_only_the_group_moves_the_record(
     engine: Engine, server: Server, carrier: str, group_is: str
 ) -> None:
@@ -138,16 +141,19 @@ def test_a_plan_shows_an_update_for_a_record_that_changed_its_group_alone(
 
 def test_a_group_that_reaches_the_path_by_a_reference_is_a_part_of_the_address() -> None:
     path = {"path": "/stores/{{ store_id }}/items/{{ id }}"}
-    target = Target.model_validate({**TARGET, "update": {**path, "method": "PUT"}, "delete": path, "read": path,
-                                    "references": REFERENCE})
+    target = Target.model_validate(
+        {**TARGET, "update": {**path, "method": "PUT"}, "delete": path, "read": path, "references": REFERENCE}
+    )
     assert traits_of(target).grouped_address
     assert not traits_of(Target.model_validate({**TARGET, "references": REFERENCE})).grouped_address
 
 
 # Validation.
 
-@pytest.mark.parametrize(("other", "count"), [
-    ("B", None), (None, {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"})])
+
+@pytest.mark.parametrize(
+    ("other", "count"), [("B", None), (None, {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"})]
+)
 @either_way
 def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaired(
     engine: Engine, server: Server, target: dict[str, Any], other: str | None, count: Any
@@ -185,7 +191,8 @@ def test_a_record_that_was_moved_here_and_not_there_is_drift_in_its_old_group(
     found = world.validate("A")
     assert (found.verdict, found.expected, found.counted) == ("drift", 2, 3)
     assert [(drift.key, drift.kind, drift.sample) for drift in found.drift] == [
-        ("b", "different", [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}])]
+        ("b", "different", [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}])
+    ]
     world.drain()
     assert catalog.of("b")["store"] == "B"
     world.later(1)
@@ -212,15 +219,15 @@ def test_a_listing_that_shows_all_groups_and_names_none_is_no_drift_but_says_why
     engine: Engine, server: Server
 ) -> None:
     Catalog(server)
-    world = catalog_world(engine, server, {
-        **HIDDEN, "list": {"path": "/items"}, "filter_check": {"off": True}})
+    world = catalog_world(engine, server, {**HIDDEN, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_step(world)
     world.put("b", group="B")
     world.drain()
     world.later(1)
     assert looks(world) == {
         "A": ("in_step", 2, 3, "3 counted, 2 expected: 1 of other business groups"),
-        "B": ("in_step", 1, 3, "3 counted, 1 expected: 2 of other business groups")}
+        "B": ("in_step", 1, 3, "3 counted, 1 expected: 2 of other business groups"),
+    }
     world.close()
 
 
@@ -244,13 +251,13 @@ def test_a_listing_that_shows_all_groups_and_names_them_is_compared_by_what_it_n
 
 def test_a_count_that_does_not_fit_has_a_reason(engine: Engine, server: Server) -> None:
     catalog = Catalog(server)
-    world = catalog_world(engine, server, {**SHOWN, "count": {
-        "path": "/count", "params": {"store": "{{ group }}"}, "number": "n"}})
+    world = catalog_world(
+        engine, server, {**SHOWN, "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"}}
+    )
     make_in_step(world)
     catalog.by_hand(code="z", name="theirs", store="A")
     found = world.validate("A")
-    assert (found.verdict, found.foreign, found.reason) == (
-        "in_step", 1, "4 counted, 3 expected: 1 unmanaged")
+    assert (found.verdict, found.foreign, found.reason) == ("in_step", 1, "4 counted, 3 expected: 1 unmanaged")
     world.later(1)
     again = world.validate("A")
     assert (again.compared, again.reason) == (None, "4 counted, 3 expected: 1 unmanaged")
@@ -259,8 +266,9 @@ def test_a_count_that_does_not_fit_has_a_reason(engine: Engine, server: Server) 
 
 def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, server: Server) -> None:
     Catalog(server)
-    world = catalog_world(engine, server, {**SHOWN, "count": {"path": "/count", "number": "n"},
-                                           "filter_check": {"off": True}})
+    world = catalog_world(
+        engine, server, {**SHOWN, "count": {"path": "/count", "number": "n"}, "filter_check": {"off": True}}
+    )
     make_in_step(world)
     world.put("b", group="B")
     world.drain()
@@ -268,7 +276,11 @@ def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, serve
     assert world.validate("A", full=True).reason is None
     found = world.validate("A")
     assert (found.verdict, found.expected, found.counted, found.reason) == (
-        "in_step", 2, 2, "'count' says 3, and the listing shows 2")
+        "in_step",
+        2,
+        2,
+        "'count' says 3, and the listing shows 2",
+    )
     world.close()
 
 
@@ -279,12 +291,15 @@ def test_a_sample_shows_the_id_under_which_a_copy_was_made(engine: Engine, serve
     copy = catalog.by_hand(**{**catalog.of("b"), "id": "x9"})
     catalog.items["x9"] = catalog.items.pop(copy)
     [drift] = world.validate("A", full=True).drift
-    assert (drift.kind, drift.sample) == ("twin", [{"field": ID_FIELD, "ours": world.row("b").external_id,
-                                                    "theirs": "x9"}])
+    assert (drift.kind, drift.sample) == (
+        "twin",
+        [{"field": ID_FIELD, "ours": world.row("b").external_id, "theirs": "x9"}],
+    )
     world.close()
 
 
 # References in the items of bulk calls.
+
 
 def bulk_adapter(server: Server, target: dict[str, Any]) -> RestThirdParty:
     client = Http(HttpSettings(base_url=server.url, timeout=5))
@@ -294,8 +309,12 @@ def bulk_adapter(server: Server, target: dict[str, Any]) -> RestThirdParty:
 async def test_a_reference_in_a_bulk_item_is_each_records_own(server: Server) -> None:
     catalog = Catalog(server)
     erp = bulk_adapter(server, CARRIERS["reference in a bulk item"])
-    ids = await asyncio.gather(*(erp.create(Item(key, group, {"code": key, "name": "n", "count": 1}))
-                                 for key, group in (("a", "A"), ("b", "B"), ("c", "A"))))
+    ids = await asyncio.gather(
+        *(
+            erp.create(Item(key, group, {"code": key, "name": "n", "count": 1}))
+            for key, group in (("a", "A"), ("b", "B"), ("c", "A"))
+        )
+    )
     assert [catalog.items[item_id]["store"] for item_id in ids] == ["A", "B", "A"]
     assert (catalog.calls["POST bulk"], catalog.calls["GET stores"]) == (1, 2)
     await erp.close()
@@ -306,7 +325,8 @@ async def test_a_record_whose_reference_is_not_there_yet_holds_up_no_other_of_it
     erp = bulk_adapter(server, CARRIERS["reference in a bulk item"])
     good, waits = await asyncio.gather(
         erp.create(Item("a", "A", {"code": "a", "name": "n", "count": 1})),
-        failure_of(erp.create(Item("z", "Z", {"code": "z", "name": "n", "count": 1}))))
+        failure_of(erp.create(Item("z", "Z", {"code": "z", "name": "n", "count": 1}))),
+    )
     assert (catalog.items[good]["code"], waits.kind, len(catalog.items)) == ("a", Failure.REFERENCE, 1)
     await erp.close()
 
@@ -332,21 +352,38 @@ def test_a_name_that_is_no_reference_is_refused_in_a_bulk_item() -> None:
 
 # Conformance.
 
+
 def catalog_config(server: Server, target: dict[str, Any]) -> Config:
     part = {"key": "code", "version": {"path": "v", "kind": "number"}, "group": "store", "list": {"path": "/"}}
-    return Config.model_validate({
-        "sources": {"shop": {"base_url": server.url}},
-        "third_parties": {"erp": {"base_url": server.url, "timeout": 5, "search_lag": 0}},
-        "entities": {"item": {"owner": "shop", "parts": {"shop": part}, "third_party": target, "mapping": {
-            "code": "key", "name": "shop.name", "count": "shop.count"}}},
-    })
+    return Config.model_validate(
+        {
+            "sources": {"shop": {"base_url": server.url}},
+            "third_parties": {"erp": {"base_url": server.url, "timeout": 5, "search_lag": 0}},
+            "entities": {
+                "item": {
+                    "owner": "shop",
+                    "parts": {"shop": part},
+                    "third_party": target,
+                    "mapping": {"code": "key", "name": "shop.name", "count": "shop.count"},
+                }
+            },
+        }
+    )
 
 
 def ended(server: Server, target: dict[str, Any], behaviour: str, **options: Any) -> Any:
     skip = {*THIRD_PARTY.names, *SOURCE.names} - {behaviour}
-    report = asyncio.run(conformance(
-        catalog_config(server, target), "item", samples=[{"code": "k", "name": "a thing", "count": 3}], group="A",
-        other_group="B", skip=skip, **options))
+    report = asyncio.run(
+        conformance(
+            catalog_config(server, target),
+            "item",
+            samples=[{"code": "k", "name": "a thing", "count": 3}],
+            group="A",
+            other_group="B",
+            skip=skip,
+            **options,
+        )
+    )
     return report.of(behaviour)
 
 

@@ -14,11 +14,27 @@ from starlette.routing import Route
 from sync_orchestrator.api.host_check import OPEN_PATHS
 
 HOSTS = [
-    ("127.0.0.1", 200), ("127.0.0.1:8700", 200), ("localhost", 200), ("LOCALHOST.:8700", 200), ("[::1]:8700", 200),
-    ("10.1.2.3:8700", 200), ("[fd00::7]", 200), ("sync.example.org", 200), ("Sync.Example.org:8700", 200),
-    ("sync.internal:8700", 200), ("sync.internal", 421), ("sync.internal:8701", 421),
-    ("evil.example", 421), ("evil.example:8700", 421), ("localhost.evil.example", 421), ("2130706433", 421),
-    ("", 400), ("a@127.0.0.1", 400), ("127.0.0.1:x", 400), ("127.0.0.1, evil.example", 400), ("::1", 400),
+    ("127.0.0.1", 200),
+    ("127.0.0.1:8700", 200),
+    ("localhost", 200),
+    ("LOCALHOST.:8700", 200),
+    ("[::1]:8700", 200),
+    ("10.1.2.3:8700", 200),
+    ("[fd00::7]", 200),
+    ("sync.example.org", 200),
+    ("Sync.Example.org:8700", 200),
+    ("sync.internal:8700", 200),
+    ("sync.internal", 421),
+    ("sync.internal:8701", 421),
+    ("evil.example", 421),
+    ("evil.example:8700", 421),
+    ("localhost.evil.example", 421),
+    ("2130706433", 421),
+    ("", 400),
+    ("a@127.0.0.1", 400),
+    ("127.0.0.1:x", 400),
+    ("127.0.0.1, evil.example", 400),
+    ("::1", 400),
 ]
 
 
@@ -55,16 +71,30 @@ async def test_a_load_balancer_that_names_no_host_is_served(engine: Engine) -> N
         sent.append(message)
 
     app = service(engine, two_part_config())
-    await app({"type": "http", "http_version": "1.0", "method": "GET", "path": "/healthz", "raw_path": b"/healthz",
-               "query_string": b"", "root_path": "", "scheme": "http", "headers": []}, receive, send)
+    await app(
+        {
+            "type": "http",
+            "http_version": "1.0",
+            "method": "GET",
+            "path": "/healthz",
+            "raw_path": b"/healthz",
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "headers": [],
+        },
+        receive,
+        send,
+    )
     await app.state.intake.close()
     assert sent[0]["status"] == 200
 
 
 async def test_calls_with_a_key_need_no_configured_host(engine: Engine) -> None:
     async with client_without_key(engine) as client:
-        response = await client.get("/metrics", headers={
-            "Host": "sync.other.example", "Authorization": f"Bearer {key_for(engine, 'metrics')}"})
+        response = await client.get(
+            "/metrics", headers={"Host": "sync.other.example", "Authorization": f"Bearer {key_for(engine, 'metrics')}"}
+        )
         assert response.status_code == 200
 
 

@@ -140,9 +140,7 @@ REFUSED: list[tuple[str, Any, str | None]] = [
 
 
 @pytest.mark.parametrize(("changes", "field"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-async def test_event_is_refused(
-    client: httpx.AsyncClient, engine: Engine, changes: Any, field: str | None
-) -> None:
+async def test_event_is_refused(client: httpx.AsyncClient, engine: Engine, changes: Any, field: str | None) -> None:
     document = event(**changes) if isinstance(changes, dict) else changes
     answer = await send(client, [event(id="good"), document], BATCH)
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
@@ -158,6 +156,7 @@ def test_group_expression_that_fails_on_the_data_is_the_datas_fault() -> None:
 
 
 # Bodies -------------------------------------------------------------------------------------------------------------
+
 
 def with_data(text: str) -> bytes:
     return json.dumps(event(data=DROP)).encode()[:-1] + b', "data": {"x": ' + text.encode() + b"}}"
@@ -222,10 +221,16 @@ async def test_plain_json_may_be_either(client: httpx.AsyncClient) -> None:
     assert (await send(client, [event(id="e2")], "application/json")).status_code == 202
 
 
-@pytest.mark.parametrize(("kind", "body", "status"), [
-    (ONE, [event()], 400), (BATCH, event(), 400), ("text/plain", event(), 415), ("", event(), 415),
-    ("application/json; charset=latin-1", event(), 415),
-])
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [
+        (ONE, [event()], 400),
+        (BATCH, event(), 400),
+        ("text/plain", event(), 415),
+        ("", event(), 415),
+        ("application/json; charset=latin-1", event(), 415),
+    ],
+)
 async def test_content_type_says_what_the_body_is(client: httpx.AsyncClient, kind: str, body: Any, status: int) -> None:
     assert (await send(client, body, kind)).status_code == status
 
@@ -251,8 +256,9 @@ WRONGLY_PACKED: list[tuple[str, str, bytes, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("coding", "body", "status"), [row[1:] for row in WRONGLY_PACKED],
-                         ids=[row[0] for row in WRONGLY_PACKED])
+@pytest.mark.parametrize(
+    ("coding", "body", "status"), [row[1:] for row in WRONGLY_PACKED], ids=[row[0] for row in WRONGLY_PACKED]
+)
 async def test_body_that_cannot_be_unpacked(
     client: httpx.AsyncClient, engine: Engine, coding: str, body: bytes, status: int
 ) -> None:
@@ -266,14 +272,20 @@ async def test_only_so_many_errors_are_told(client: httpx.AsyncClient) -> None:
 
 
 async def test_answers_repeat_nothing_of_the_body(client: httpx.AsyncClient) -> None:
-    for document in (event(source="canary"), event(type="canary.updated"), event(version="canary"),
-                     event(data={"canary": 1, "store": "canary..."}), event(partial="canary")):
+    for document in (
+        event(source="canary"),
+        event(type="canary.updated"),
+        event(version="canary"),
+        event(data={"canary": 1, "store": "canary..."}),
+        event(partial="canary"),
+    ):
         answer = await send(client, document)
         assert answer.status_code == 422
         assert "canary" not in answer.text
 
 
 # Size ---------------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 async def small(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
@@ -346,8 +358,18 @@ def _scope(engine: Engine, length: bytes | None) -> Scope:
     key = f"Bearer {key_for(engine)}".encode()
     headers = [(b"content-type", ONE.encode()), (b"authorization", key)]
     headers += [] if length is None else [(b"content-length", length)]
-    return {"type": "http", "method": "POST", "path": "/v1/events", "raw_path": b"/v1/events", "query_string": b"",
-            "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("intake", 80), "root_path": ""}
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/events",
+        "raw_path": b"/v1/events",
+        "query_string": b"",
+        "headers": headers,
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("intake", 80),
+        "root_path": "",
+    }
 
 
 def _body(content: bytes) -> Receive:
@@ -365,6 +387,7 @@ def _into(sent: list[Message]) -> Send:
 
 
 # The database -------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 async def cut_off(config: Config) -> AsyncIterator[httpx.AsyncClient]:
@@ -401,10 +424,13 @@ async def test_failure_of_a_commit_is_no_202(
     client: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE FUNCTION sync.no() RETURNS trigger LANGUAGE plpgsql AS "
-                                   "$$ BEGIN RAISE disk_full; END $$")
-        connection.exec_driver_sql("CREATE CONSTRAINT TRIGGER no AFTER INSERT ON sync.events DEFERRABLE INITIALLY "
-                                   "DEFERRED FOR EACH ROW EXECUTE FUNCTION sync.no()")
+        connection.exec_driver_sql(
+            "CREATE FUNCTION sync.no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE disk_full; END $$"
+        )
+        connection.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER no AFTER INSERT ON sync.events DEFERRABLE INITIALLY "
+            "DEFERRED FOR EACH ROW EXECUTE FUNCTION sync.no()"
+        )
     assert (await send(client, event())).status_code == 503
     assert received(engine) == 0
 
@@ -417,9 +443,7 @@ async def test_ready_healthy_and_nothing_else(client: httpx.AsyncClient) -> None
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
-async def test_bug_of_ours_is_a_constant_answer(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bug_of_ours_is_a_constant_answer(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def bug(*_: Any) -> Any:
         raise KeyError("canary")
 
@@ -431,22 +455,48 @@ async def test_bug_of_ours_is_a_constant_answer(
 
 # Anything at all ----------------------------------------------------------------------------------------------------
 
-_texts = st.one_of(st.text(max_size=20), st.sampled_from([
-    "1.0", "shop", "stock", "item.updated", "item.created", "item.deleted", "A", "...", "\x00", "2026-11-23T12:00:00Z",
-]))
+_texts = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        [
+            "1.0",
+            "shop",
+            "stock",
+            "item.updated",
+            "item.created",
+            "item.deleted",
+            "A",
+            "...",
+            "\x00",
+            "2026-11-23T12:00:00Z",
+        ]
+    ),
+)
 _values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _texts),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_texts, inner, max_size=4)), max_leaves=10)
-_events = st.fixed_dictionaries({}, optional={name: st.one_of(_values, st.just(value)) for name, value in {
-    **event(), "time": "2026-11-23T12:00:00Z", "group": "A", "partial": True}.items()})
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_texts, inner, max_size=4)),
+    max_leaves=10,
+)
+_events = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.one_of(_values, st.just(value))
+        for name, value in {**event(), "time": "2026-11-23T12:00:00Z", "group": "A", "partial": True}.items()
+    },
+)
 _bodies = st.one_of(
-    st.binary(max_size=200), _values.map(lambda value: json.dumps(value).encode()),
+    st.binary(max_size=200),
+    _values.map(lambda value: json.dumps(value).encode()),
     _events.map(lambda value: json.dumps(value).encode()),
-    st.lists(_events, max_size=3).map(lambda value: json.dumps(value).encode()))
+    st.lists(_events, max_size=3).map(lambda value: json.dumps(value).encode()),
+)
 
 
-@settings(max_examples=int(os.environ.get("SYNC_TEST_EXAMPLES", "300")), deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=int(os.environ.get("SYNC_TEST_EXAMPLES", "300")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(body=_bodies, kind=st.sampled_from([ONE, BATCH, "application/json"]))
 async def test_nothing_sent_is_a_5xx(client: httpx.AsyncClient, engine: Engine, body: bytes, kind: str) -> None:
     before = received(engine)

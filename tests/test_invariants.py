@@ -45,36 +45,91 @@ STEPS = int(os.environ.get("SYNC_TEST_STEPS", "60"))
 
 KEYS = ("a", "b", "7")
 GROUPS = ("A", "B")
-FAULTS = ("none", "none", "none", "lost", "before", "after", "after", "down", "refuse a", "gone", "html", "moved",
-          "empty", "texts")
+FAULTS = (
+    "none",
+    "none",
+    "none",
+    "lost",
+    "before",
+    "after",
+    "after",
+    "down",
+    "refuse a",
+    "gone",
+    "html",
+    "moved",
+    "empty",
+    "texts",
+)
 SOURCE_FAULTS = ("none", "none", "lags", "empty", "gone", "html", "down")
 
 LONGEST_FAULT_SECONDS = 300
 """Sources lie for less than ``absent_after``: a source that lies for longer is believed."""
 
 WEIGHTS: dict[str, float] = {
-    "change": 6, "deliver": 10, "drain": 6, "time_passes": 4, "change_stock": 2, "delete": 2, "deliver_again": 2,
-    "third_party_turns": 2, "full_sync": 2, "will_die": 3, "redrive": 1, "lease_is_lost": 1, "source_turns": 2,
-    "changes_within_a_version": 1, "goes_back": 1, "hand_name_over": 1, "id_is_given_again": 1,
-    "third_party_is_restored": 0.3, "add_for_others": 0.5, "validate": 1, "adopt": 0.5,
+    "change": 6,
+    "deliver": 10,
+    "drain": 6,
+    "time_passes": 4,
+    "change_stock": 2,
+    "delete": 2,
+    "deliver_again": 2,
+    "third_party_turns": 2,
+    "full_sync": 2,
+    "will_die": 3,
+    "redrive": 1,
+    "lease_is_lost": 1,
+    "source_turns": 2,
+    "changes_within_a_version": 1,
+    "goes_back": 1,
+    "hand_name_over": 1,
+    "id_is_given_again": 1,
+    "third_party_is_restored": 0.3,
+    "add_for_others": 0.5,
+    "validate": 1,
+    "adopt": 0.5,
 }
 POINTS = sorted(name for name in set(REGISTERED) if name.startswith(("events.", "drain.", "push.", "full_sync.")))
 
 T = TypeVar("T")
 
-TABLES = ("events", "event_history", "event_ids", "tallies", "parts", "records", "push_attempts", "breaker_failures",
-          "groups", "full_sync_keys", "validations", "drift", "alerts", "alert_receivers", "alert_records", "stray_ids",
-          "inferred_deletions", "adoption_listing", "push_tallies", "latencies", "lost_notifications", "lost_tallies",
-          "polls", "rejected", "systems", "entities")
+TABLES = (
+    "events",
+    "event_history",
+    "event_ids",
+    "tallies",
+    "parts",
+    "records",
+    "push_attempts",
+    "breaker_failures",
+    "groups",
+    "full_sync_keys",
+    "validations",
+    "drift",
+    "alerts",
+    "alert_receivers",
+    "alert_records",
+    "stray_ids",
+    "inferred_deletions",
+    "adoption_listing",
+    "push_tallies",
+    "latencies",
+    "lost_notifications",
+    "lost_tallies",
+    "polls",
+    "rejected",
+    "systems",
+    "entities",
+)
 
 LOOKS = {
     "events": "SELECT source, event_id, origin FROM sync.events UNION ALL "
-              "SELECT source, event_id, origin FROM sync.event_history",
+    "SELECT source, event_id, origin FROM sync.event_history",
     "parts": "SELECT key, part, epoch, version FROM sync.parts",
     "applied": "SELECT key, applied_digest FROM sync.records WHERE applied_digest IS NOT NULL "
-               "AND applied_group IS NOT NULL",
+    "AND applied_group IS NOT NULL",
     "lost": "SELECT e.seq FROM sync.events e JOIN sync.records r USING (entity, key) "
-            "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_step",
+    "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_step",
 }
 
 
@@ -137,7 +192,7 @@ class Histories(RuleBasedStateMachine):
         self.steps += 1
         self._looked_at = {}
         self.random = Random(f"{self.number} {self.steps} {entropy}")
-        command, = self.random.choices(list(self.weights), list(self.weights.values()))
+        (command,) = self.random.choices(list(self.weights), list(self.weights.values()))
         self.commands.append(command)
         self.played[command] += 1
         getattr(self, f"_{command}")()
@@ -187,8 +242,9 @@ class Histories(RuleBasedStateMachine):
         row = self.world.shop.rows.get(key)
         if row is None:
             return
-        new = self.world.shop.put(key, {**row.data, "name": self._new_name()}, group=row.group,
-                                  version=row.version + by)
+        new = self.world.shop.put(
+            key, {**row.data, "name": self._new_name()}, group=row.group, version=row.version + by
+        )
         if self._any((True, True, False)):
             self._notify("shop", key, "update", new.version, new.data)
 
@@ -294,10 +350,14 @@ class Histories(RuleBasedStateMachine):
 
     def _lease_is_lost(self) -> None:
         """As after a crash between claim and push: events and records are left leased."""
-        self.world.query("UPDATE sync.events SET state = 'leased', lease_until = sync.clock(), lease_token = 1 "
-                         "WHERE state = 'pending'")
-        self.world.query("UPDATE sync.records SET lease_token = 1, lease_until = sync.clock() "
-                         "WHERE out_of_step AND lease_token IS NULL AND parked IS NULL")
+        self.world.query(
+            "UPDATE sync.events SET state = 'leased', lease_until = sync.clock(), lease_token = 1 "
+            "WHERE state = 'pending'"
+        )
+        self.world.query(
+            "UPDATE sync.records SET lease_token = 1, lease_until = sync.clock() "
+            "WHERE out_of_step AND lease_token IS NULL AND parked IS NULL"
+        )
         self.world.later(0.1)
 
     # What always holds ----------
@@ -407,8 +467,9 @@ class Histories(RuleBasedStateMachine):
         for _ in range(3):
             world.later(70)
             redrive(world.engine)
-            world.query("UPDATE sync.records SET parked = NULL, rejected_digest = NULL, due_at = sync.clock() "
-                        "WHERE out_of_step")
+            world.query(
+                "UPDATE sync.records SET parked = NULL, rejected_digest = NULL, due_at = sync.clock() WHERE out_of_step"
+            )
             world.drain()
         self._adopt()
         for group in GROUPS:
@@ -420,9 +481,13 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         truth, mirrored = world.truth(), world.mirrored()
         wrong = {key for key in truth.keys() | mirrored.keys() if truth.get(key) != mirrored.get(key)}
-        named = {row.key for row in world.query(
-            "SELECT key FROM sync.events WHERE state <> 'superseded' UNION "
-            "SELECT key FROM sync.records WHERE out_of_step OR parked IS NOT NULL OR NOT ready")}
+        named = {
+            row.key
+            for row in world.query(
+                "SELECT key FROM sync.events WHERE state <> 'superseded' UNION "
+                "SELECT key FROM sync.records WHERE out_of_step OR parked IS NOT NULL OR NOT ready"
+            )
+        }
         for group in GROUPS:
             found = world.validate(group, full=True, repair="off")
             checked = asyncio.run(check_sources(world.context, world.entity, group, repair="off"))
@@ -436,11 +501,13 @@ INVARIANTS = [value for value in vars(Histories).values() if hasattr(value, "hyp
 
 
 def replay(
-    make_world: Callable[[], FieldWorld], number: int, steps: int, third_party_faults: Sequence[str] = FAULTS,
+    make_world: Callable[[], FieldWorld],
+    number: int,
+    steps: int,
+    third_party_faults: Sequence[str] = FAULTS,
     more: str = "change",
 ) -> None:
-    """One history, without Hypothesis, with ``more`` of a command: raises AssertionError where it breaks an invariant.
-    """
+    """A history without Hypothesis, with ``more`` of a command. Raises AssertionError where it breaks an invariant."""
 
     class Played(Histories):
         faults: ClassVar[Sequence[str]] = third_party_faults
@@ -469,9 +536,17 @@ def play(make_world: Callable[[], FieldWorld], histories: int, steps: int) -> No
     with connected(make_world) as make:
         Played.make_world = staticmethod(make)  # type: ignore[assignment]
         for Played.number in range(FIRST, FIRST + histories):
-            run_state_machine_as_test(Played, settings=settings(
-                max_examples=1, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
-                suppress_health_check=list(HealthCheck)))
+            run_state_machine_as_test(
+                Played,
+                settings=settings(
+                    max_examples=1,
+                    stateful_step_count=steps,
+                    deadline=None,
+                    derandomize=True,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
     assert Played.events > histories * steps / 8, f"hardly anything happened: {Played.events} events"
     assert len(Played.deaths) >= min(histories // 10, 12), f"hardly anything died: {Played.deaths}"
     assert histories < 50 or set(Played.played) == set(WEIGHTS), set(WEIGHTS) - set(Played.played)

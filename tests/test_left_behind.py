@@ -24,8 +24,9 @@ class Placed(FakeThirdParty):
     """Finds a record only where it is: its group is part of its address, also where it gives its own ids."""
 
     def __init__(self, *, own_ids: bool = True, can_lookup: bool = True, idempotent_create: bool = False) -> None:
-        super().__init__(own_ids=own_ids, can_lookup=can_lookup, idempotent_create=idempotent_create,
-                         grouped_address=True)
+        super().__init__(
+            own_ids=own_ids, can_lookup=can_lookup, idempotent_create=idempotent_create, grouped_address=True
+        )
 
     def _address(self, item: Item) -> str:
         address = super()._address(item)
@@ -48,8 +49,9 @@ def archive(world: World) -> None:
 
 def fail_once(world: World, verb: str, failure: Exception, *, landed: bool = False) -> None:
     failures = iter([failure])
-    setattr(world.erp, "after" if landed else "before",
-            lambda called, key: next(failures, None) if called == verb else None)
+    setattr(
+        world.erp, "after" if landed else "before", lambda called, key: next(failures, None) if called == verb else None
+    )
 
 
 def settled(world: World, seconds: float = 45, times: int = 5) -> None:
@@ -92,7 +94,7 @@ def test_a_move_that_fails_half_way_and_is_taken_back_is_not_thought_to_be_still
 
 
 def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     """The refusal left nothing unknown: no person is asked."""
     world = make_world(erp=Placed(can_lookup=False))
@@ -105,7 +107,7 @@ def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
 
 
 def test_the_id_at_the_old_place_is_not_forgotten_for_one_that_is_found_at_the_new(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=Placed())
     world.put("a", group="A")
@@ -164,9 +166,7 @@ def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
     assert_in_step(world)
 
 
-def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(
-    make_world: Callable[..., World]
-) -> None:
+def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(make_world: Callable[..., World]) -> None:
     """With our ids a late update makes the record anew."""
     world = make_world(erp=Placed(own_ids=False))
     world.put("a", group="A")
@@ -207,7 +207,7 @@ def test_an_empty_search_at_an_older_place_is_believed_only_after_search_lag(mak
 
 
 def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_for_a_person(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     """Its idempotency key is of no use at the new place."""
     world = make_world(erp=Placed(can_lookup=False, idempotent_create=True))
@@ -261,8 +261,9 @@ def test_what_a_late_create_made_stays_where_the_holder_has_adopted_it(world: Wo
     late, holder = late_and_holder(world)
     made_late = pushed(world, late)
     world.query("UPDATE sync.records SET unsettled_until = sync.clock()")
-    adopted = pushed(world, holder.__class__(**{
-        **{name: getattr(holder, name) for name in holder.__slots__}, "unsettled_for": 0.0}))
+    adopted = pushed(
+        world, holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "unsettled_for": 0.0})
+    )
     assert adopted.external_id == made_late.external_id
     settle_one(world, made_late)
     settle_one(world, adopted)
@@ -291,7 +292,7 @@ def test_a_late_create_that_failed_after_it_had_made_the_record_leaves_nothing(w
 
 
 def test_what_a_late_create_made_of_a_record_that_is_deleted_by_then_goes_from_where_it_was_made(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=Placed(can_lookup=False))
     world.put("a", group="A")
@@ -311,7 +312,7 @@ def test_what_a_late_create_made_of_a_record_that_is_deleted_by_then_goes_from_w
 
 
 def test_a_late_create_that_was_answered_with_the_record_that_is_there_takes_nothing_back(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False, idempotent_create=True))
     late, holder = late_and_holder(world)

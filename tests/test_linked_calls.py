@@ -32,22 +32,30 @@ SET_PRICE: dict[str, Any] = {"method": "PUT", "path": PRICES, "body": PRICE}
 MAKE_PRICE: dict[str, Any] = {"path": PRICES, "body": PRICE}
 LOOK = {"name": "price", "method": "GET", "path": "/priced", "params": {"item": "{{ id }}"}}
 BASE: dict[str, Any] = {
-    **THEIRS, "group": None, "also": {"price": {"path": PRICES}}, "fields": {"count": {"read": "price.amount"}},
+    **THEIRS,
+    "group": None,
+    "also": {"price": {"path": PRICES}},
+    "fields": {"count": {"read": "price.amount"}},
     "list": {"path": "/items", "params": {"store": "{{ group }}"}},
 }
 
 
 def linking(*then: dict[str, Any], create: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
     """A target whose prices are children of items; ``then`` follows an update, and a create unless it has its own."""
-    return {**BASE,
-            "create": {"path": "/items", "body": PRODUCT, "then": [MAKE_PRICE] if create is None else create},
-            "update": {"method": "PUT", "path": "/items/{{ id }}", "body": PRODUCT, "then": [*then]}, **changes}
+    return {
+        **BASE,
+        "create": {"path": "/items", "body": PRODUCT, "then": [MAKE_PRICE] if create is None else create},
+        "update": {"method": "PUT", "path": "/items/{{ id }}", "body": PRODUCT, "then": [*then]},
+        **changes,
+    }
 
 
 IF_MISSING = linking({**SET_PRICE, "if_missing": MAKE_PRICE})
 BY_CONDITION = linking(
-    LOOK, {**MAKE_PRICE, "when": "length(steps.price.body) == `0`"},
-    {**SET_PRICE, "path": "/prices/{{ steps.price.body[0].item }}", "when": "length(steps.price.body) > `0`"})
+    LOOK,
+    {**MAKE_PRICE, "when": "length(steps.price.body) == `0`"},
+    {**SET_PRICE, "path": "/prices/{{ steps.price.body[0].item }}", "when": "length(steps.price.body) > `0`"},
+)
 REMAKE = linking({**SET_PRICE, "outcomes": [{"when": "status == `404`", "means": "remake"}]})
 WAYS = {"if_missing": IF_MISSING, "when": BY_CONDITION, "remake": REMAKE}
 
@@ -91,8 +99,13 @@ class Shop:
             case "GET", "priced", []:
                 return JSONResponse([{"item": asked["item"]}] if asked["item"] in self.prices else [])
             case "GET", "items", []:
-                return JSONResponse([each for each in self.items.values() if all(
-                    str(each.get(name)) == text for name, text in asked.items())])
+                return JSONResponse(
+                    [
+                        each
+                        for each in self.items.values()
+                        if all(str(each.get(name)) == text for name, text in asked.items())
+                    ]
+                )
             case "POST", "items", []:
                 return self._make(request.headers.get("idempotency-key"), body)
             case "POST", "prices", [item_id]:
@@ -140,10 +153,9 @@ def is_in_sync(world: HttpWorld) -> bool:
 
 # Half a record.
 
+
 @pytest.mark.parametrize(("way", "status"), [*((way, 422) for way in WAYS), ("when", 503)])
-def test_a_create_whose_second_call_failed_is_completed(
-    engine: Engine, server: Server, way: str, status: int
-) -> None:
+def test_a_create_whose_second_call_failed_is_completed(engine: Engine, server: Server, way: str, status: int) -> None:
     shop = Shop(server)
     world = shop_world(engine, server, WAYS[way])
     shop.instead["POST prices"] = [status]
@@ -196,14 +208,25 @@ def test_a_linked_call_whose_answer_is_lost_ends_in_sync(
 
 
 POINTS = ["push.before_call", "writes.between_calls", "push.half_deleted", "push.after_call"]
-FIRST = [(point, 1, way, True) for point in ("writes.between_calls", "push.half_deleted") for way in WAYS
-         if point != "push.half_deleted" or way == "remake"]
-ALL = [(point, times, way, idempotent) for point in POINTS for times in (1, 2) for way in WAYS
-       for idempotent in (True, False)]
+FIRST = [
+    (point, 1, way, True)
+    for point in ("writes.between_calls", "push.half_deleted")
+    for way in WAYS
+    if point != "push.half_deleted" or way == "remake"
+]
+ALL = [
+    (point, times, way, idempotent)
+    for point in POINTS
+    for times in (1, 2)
+    for way in WAYS
+    for idempotent in (True, False)
+]
 
 
-@pytest.mark.parametrize(("point", "times", "way", "idempotent"), [
-    *FIRST, *(pytest.param(*each, marks=pytest.mark.long) for each in ALL if each not in FIRST)])
+@pytest.mark.parametrize(
+    ("point", "times", "way", "idempotent"),
+    [*FIRST, *(pytest.param(*each, marks=pytest.mark.long) for each in ALL if each not in FIRST)],
+)
 def test_killed_between_linked_calls_and_started_again_all_is_in_sync(
     engine: Engine, server: Server, point: str, times: int, way: str, idempotent: bool
 ) -> None:
@@ -227,14 +250,17 @@ def test_killed_between_linked_calls_and_started_again_all_is_in_sync(
 
 
 @pytest.mark.parametrize("lookup", [True, False])
-def test_killed_between_the_calls_of_a_create_that_is_made_anew(
-    engine: Engine, server: Server, lookup: bool
-) -> None:
+def test_killed_between_the_calls_of_a_create_that_is_made_anew(engine: Engine, server: Server, lookup: bool) -> None:
     """A repeated key is answered for the first item, which is deleted by then."""
     shop = Shop(server)
     shop.remembers = True
-    target = {**linking({**SET_PRICE, "outcomes": REMAKE["update"]["then"][0]["outcomes"]}, create=[
-        {**MAKE_PRICE, "outcomes": [{"when": "status == `422`", "means": "remake"}]}]), "idempotency": {}}
+    target = {
+        **linking(
+            {**SET_PRICE, "outcomes": REMAKE["update"]["then"][0]["outcomes"]},
+            create=[{**MAKE_PRICE, "outcomes": [{"when": "status == `422`", "means": "remake"}]}],
+        ),
+        "idempotency": {},
+    }
     world = shop_world(engine, server, {**target, **({} if lookup else {"lookup": None})})
     shop.instead["POST prices"] = [422]
     world.put("a", count=5)
@@ -251,8 +277,10 @@ def test_a_create_that_has_to_be_made_anew_leaves_nothing_behind_and_spends_atte
 ) -> None:
     shop = Shop(server)
     shop.remembers = True
-    target = {**linking(SET_PRICE, create=[
-        {**MAKE_PRICE, "outcomes": [{"when": "status == `422`", "means": "remake"}]}]), "idempotency": {}}
+    target = {
+        **linking(SET_PRICE, create=[{**MAKE_PRICE, "outcomes": [{"when": "status == `422`", "means": "remake"}]}]),
+        "idempotency": {},
+    }
     world = shop_world(engine, server, target)
     shop.instead["POST prices"] = [422] * 4
     world.put("a", count=5)
@@ -268,8 +296,13 @@ def test_a_create_that_has_to_be_made_anew_leaves_nothing_behind_and_spends_atte
 
 def test_an_update_that_has_to_be_made_anew_again_and_again_dies_in_the_end(engine: Engine, server: Server) -> None:
     shop = Shop(server)
-    target = {**REMAKE, "create": {**REMAKE["create"], "then": [
-        {**SET_PRICE, "outcomes": [{"when": "status == `404`", "means": "remake"}]}]}}
+    target = {
+        **REMAKE,
+        "create": {
+            **REMAKE["create"],
+            "then": [{**SET_PRICE, "outcomes": [{"when": "status == `404`", "means": "remake"}]}],
+        },
+    }
     world = shop_world(engine, server, target)
     world.put("a", count=5)
     for _ in range(10):
@@ -294,8 +327,11 @@ def test_with_our_ids_a_record_is_deleted_and_written_once_more(engine: Engine, 
 
     server.handler = handle
     rule = {"outcomes": [{"when": "status == `409`", "means": "remake"}]}
-    world = shop_world(engine, server, {**THEIRS, "ids": "ours", "create": None, "lookup": None,
-                                        "update": {**THEIRS["update"], **rule}})
+    world = shop_world(
+        engine,
+        server,
+        {**THEIRS, "ids": "ours", "create": None, "lookup": None, "update": {**THEIRS["update"], **rule}},
+    )
     world.put("a")
     world.drain()
     assert (written, world.states()) == (["PUT", "DELETE", "PUT"], {"done": 2})
@@ -335,16 +371,26 @@ def test_a_later_call_that_no_read_shows_is_made_after_the_process_died_before_i
 
 # Conditions.
 
+
 def calls_after(shop: Shop) -> list[str]:
     return sorted(call for call in shop.calls if "prices" in call)
 
 
-@pytest.mark.parametrize(("when", "count", "made"), [
-    ("payload.count", 5, True), ("payload.count > `3`", 3, False), ("payload.nothing", 5, False),
-    ("payload.count != null", None, False), ("response.status == `200`", 1, True), ("answer.id", None, True),
-    ("key == 'k1' && group == 'A'", 1, True), ("steps.write.status == `201`", 1, False),
-    ("steps.write.body.code == key", 1, True), ("!(payload.nothing)", 1, True),
-])
+@pytest.mark.parametrize(
+    ("when", "count", "made"),
+    [
+        ("payload.count", 5, True),
+        ("payload.count > `3`", 3, False),
+        ("payload.nothing", 5, False),
+        ("payload.count != null", None, False),
+        ("response.status == `200`", 1, True),
+        ("answer.id", None, True),
+        ("key == 'k1' && group == 'A'", 1, True),
+        ("steps.write.status == `201`", 1, False),
+        ("steps.write.body.code == key", 1, True),
+        ("!(payload.nothing)", 1, True),
+    ],
+)
 async def test_a_linked_call_is_made_only_where_its_condition_holds(
     server: Server, when: str, count: int | None, made: bool
 ) -> None:
@@ -367,21 +413,25 @@ async def test_a_condition_that_is_neither_true_nor_false_fails_and_names_its_pl
     await erp.close()
 
 
-@pytest.mark.parametrize(("then", "complaint"), [
-    ([{**MAKE_PRICE, "when": "record.id"}], r"then\[0\].when: nothing fills in 'record'"),
-    ([{**MAKE_PRICE, "when": "steps.price.body"}], r"then\[0\]: no call before it has the name 'price'"),
-    ([{**SET_PRICE, "path": "/prices/{{ steps.price.body.id }}"}], r"no call before it has the name 'price'"),
-    ([LOOK, LOOK], r"then\[1\].name: 'price' is the name of an earlier call"),
-    ([{**LOOK, "name": "write"}], "'write' is the write itself"),
-    ([{**SET_PRICE, "if_missing": {"method": "GET", "path": PRICES}}], "a GET makes nothing"),
-    ([{**SET_PRICE, "if_missing": {**MAKE_PRICE, "path": "/{{ nowhere }}"}}], "nothing fills in 'nowhere'"),
-])
+@pytest.mark.parametrize(
+    ("then", "complaint"),
+    [
+        ([{**MAKE_PRICE, "when": "record.id"}], r"then\[0\].when: nothing fills in 'record'"),
+        ([{**MAKE_PRICE, "when": "steps.price.body"}], r"then\[0\]: no call before it has the name 'price'"),
+        ([{**SET_PRICE, "path": "/prices/{{ steps.price.body.id }}"}], r"no call before it has the name 'price'"),
+        ([LOOK, LOOK], r"then\[1\].name: 'price' is the name of an earlier call"),
+        ([{**LOOK, "name": "write"}], "'write' is the write itself"),
+        ([{**SET_PRICE, "if_missing": {"method": "GET", "path": PRICES}}], "a GET makes nothing"),
+        ([{**SET_PRICE, "if_missing": {**MAKE_PRICE, "path": "/{{ nowhere }}"}}], "nothing fills in 'nowhere'"),
+    ],
+)
 def test_a_linked_call_that_refers_to_nothing_is_refused(then: list[dict[str, Any]], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         Target.model_validate(linking(*then))
 
 
 # Verbs.
+
 
 async def test_a_linked_call_with_a_body_is_a_post_unless_it_says_otherwise(server: Server) -> None:
     shop = Shop(server)
@@ -394,26 +444,42 @@ async def test_a_linked_call_with_a_body_is_a_post_unless_it_says_otherwise(serv
 ID = {"path": "/items/{{ id }}"}
 
 
-@pytest.mark.parametrize(("changes", "place", "complaint"), [
-    ({"update": {**ID, "method": "PUT", "then": [ID]}}, ("update", "then", 0), "add 'method'"),
-    ({"update": {**ID, "method": "PUT", "then": [{**ID, "method": "GET", "body": {"a": 1}}]}}, ("update", "then", 0),
-     "a GET writes nothing, and servers ignore its body: use method: POST"),
-    ({"update": {**ID, "method": "GET"}}, ("update",), "a GET writes nothing: use method: POST"),
-    ({"update": {**ID, "method": "GET", "then": [{**ID, "method": "GET"}]}}, ("update",), "a GET writes nothing"),
-    ({"update": {**ID, "method": "HEAD", "body": {"a": 1}}}, ("update",), "a HEAD writes nothing"),
-    ({"create": {"path": "/items", "method": "GET"}}, ("create",), "a GET writes nothing"),
-    ({"delete": {**ID, "method": "GET"}}, ("delete",), "a GET removes nothing: use method: DELETE"),
-    ({"delete": {**ID, "refused": {**ID, "method": "GET"}}}, ("delete",), "refused: a GET removes nothing"),
-    ({"delete": {**ID, "refused": ID}}, ("delete", "refused"), "add 'method'"),
-    ({"bulk_update": {"request": {"path": "/bulk", "method": "GET"}}}, ("bulk_update", "request"),
-     "a GET writes nothing"),
-    ({"bulk_update": {"request": {"path": "/bulk", "then": [SET_PRICE]}}}, (), "bulk_update.request.then"),
-    ({"list": {"path": "/find", "body": {"store": "{{ group }}"}}}, ("list",), "add method: POST"),
-    ({"outcomes": [{"when": "status == `404`", "means": "remake"}]}, (), "'remake' is for the outcomes of 'update'"),
-    ({"create": {"path": "/items", "outcomes": [{"when": "status == `404`", "means": "remake"}]}}, (),
-     "create.outcomes: 'remake' is for"),
-    ({"read": {**ID, "outcomes": [{"when": "status == `404`", "means": "remake"}]}}, ("read",), "'remake' is for"),
-])
+@pytest.mark.parametrize(
+    ("changes", "place", "complaint"),
+    [
+        ({"update": {**ID, "method": "PUT", "then": [ID]}}, ("update", "then", 0), "add 'method'"),
+        (
+            {"update": {**ID, "method": "PUT", "then": [{**ID, "method": "GET", "body": {"a": 1}}]}},
+            ("update", "then", 0),
+            "a GET writes nothing, and servers ignore its body: use method: POST",
+        ),
+        ({"update": {**ID, "method": "GET"}}, ("update",), "a GET writes nothing: use method: POST"),
+        ({"update": {**ID, "method": "GET", "then": [{**ID, "method": "GET"}]}}, ("update",), "a GET writes nothing"),
+        ({"update": {**ID, "method": "HEAD", "body": {"a": 1}}}, ("update",), "a HEAD writes nothing"),
+        ({"create": {"path": "/items", "method": "GET"}}, ("create",), "a GET writes nothing"),
+        ({"delete": {**ID, "method": "GET"}}, ("delete",), "a GET removes nothing: use method: DELETE"),
+        ({"delete": {**ID, "refused": {**ID, "method": "GET"}}}, ("delete",), "refused: a GET removes nothing"),
+        ({"delete": {**ID, "refused": ID}}, ("delete", "refused"), "add 'method'"),
+        (
+            {"bulk_update": {"request": {"path": "/bulk", "method": "GET"}}},
+            ("bulk_update", "request"),
+            "a GET writes nothing",
+        ),
+        ({"bulk_update": {"request": {"path": "/bulk", "then": [SET_PRICE]}}}, (), "bulk_update.request.then"),
+        ({"list": {"path": "/find", "body": {"store": "{{ group }}"}}}, ("list",), "add method: POST"),
+        (
+            {"outcomes": [{"when": "status == `404`", "means": "remake"}]},
+            (),
+            "'remake' is for the outcomes of 'update'",
+        ),
+        (
+            {"create": {"path": "/items", "outcomes": [{"when": "status == `404`", "means": "remake"}]}},
+            (),
+            "create.outcomes: 'remake' is for",
+        ),
+        ({"read": {**ID, "outcomes": [{"when": "status == `404`", "means": "remake"}]}}, ("read",), "'remake' is for"),
+    ],
+)
 def test_a_call_that_would_write_nothing_is_refused_when_it_is_loaded(
     changes: dict[str, Any], place: tuple[Any, ...], complaint: str
 ) -> None:
@@ -427,8 +493,9 @@ def test_a_call_that_would_write_nothing_is_refused_when_it_is_loaded(
 def test_a_reading_call_with_a_body_has_to_name_its_verb(model: Any) -> None:
     with pytest.raises(ValidationError, match="a call with a body is no GET by default: add method: POST"):
         model.model_validate({"path": "/find", "body": {"a": 1}})
-    assert [model.model_validate({"path": "/find", "body": {"a": 1}, "method": method}).method
-            for method in ("GET", "POST")] == ["GET", "POST"]
+    assert [
+        model.model_validate({"path": "/find", "body": {"a": 1}, "method": method}).method for method in ("GET", "POST")
+    ] == ["GET", "POST"]
 
 
 def test_a_login_with_a_body_has_to_name_its_verb() -> None:
@@ -445,8 +512,14 @@ async def test_a_create_may_begin_with_a_reading_call_whose_answer_later_calls_u
 
     server.handler = handle
     put = {"method": "PUT", "path": "/items/{{ steps.write.body.id }}", "body": "{{ payload }}"}
-    erp = adapter(server, {**THEIRS, "create": {"method": "GET", "path": "/next-id", "then": [put]},
-                           "update": {**THEIRS["update"], "then": [{**put, "path": "/items/{{ id }}"}]}})
+    erp = adapter(
+        server,
+        {
+            **THEIRS,
+            "create": {"method": "GET", "path": "/next-id", "then": [put]},
+            "update": {**THEIRS["update"], "then": [{**put, "path": "/items/{{ id }}"}]},
+        },
+    )
     assert await erp.create(item()) == "n7"
     assert [(method, bool(body)) for method, body in bodies] == [("GET", False), ("PUT", True)]
     await erp.close()

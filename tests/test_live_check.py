@@ -54,9 +54,20 @@ def document(two_servers: tuple[Server, Server], backoffice: Backoffice, partner
     for server, handler in zip(two_servers, (backoffice, partner), strict=True):
         server.handler = handler
         server.seen.clear()
-    found: dict[str, Any] = yaml.safe_load(start_of(Answers(
-        "product", *(server.url for server in two_servers), key="sku", fields=("name", "price"),
-        source_items="products", third_party_path="/items", third_party_items="data", groups_path="/shops")))
+    found: dict[str, Any] = yaml.safe_load(
+        start_of(
+            Answers(
+                "product",
+                *(server.url for server in two_servers),
+                key="sku",
+                fields=("name", "price"),
+                source_items="products",
+                third_party_path="/items",
+                third_party_items="data",
+                groups_path="/shops",
+            )
+        )
+    )
     found["sources"]["backoffice"].update(headers={"Authorization": "Bearer source-secret"}, timeout=1)
     found["third_parties"]["partner"].update(headers={"X-Api-Key": "partner-secret"}, timeout=1)
     return found
@@ -85,8 +96,10 @@ def steps(run: Callable[..., Any], partner: Partner) -> Callable[..., dict[str, 
         found = json.loads(result.stdout)
         assert found["ok"] == (result.exit_code == 0) == all(step["outcome"] != "failed" for step in found["steps"])
         assert partner.writes == 0
-        return {f"{step['system']} {step['what']}": (step["outcome"], step["detail"], step["mend"])
-                for step in found["steps"]}
+        return {
+            f"{step['system']} {step['what']}": (step["outcome"], step["detail"], step["mend"])
+            for step in found["steps"]
+        }
 
     return steps
 
@@ -111,18 +124,32 @@ def test_each_step_has_its_outcome(steps: Steps, document: dict[str, Any], partn
     document["entities"]["product"]["third_party"]["count"] = count
     found = steps()
     assert {name: outcome for name, (outcome, _, _) in found.items()} == {
-        "backoffice groups": "ok", "backoffice list": "ok", "backoffice pages": "ok", "backoffice read": "ok",
-        "backoffice mapping": "ok", "backoffice missing": "ok", "backoffice count": "skipped", "partner list": "ok",
-        "partner filter": "ok", "partner read": "ok", "partner lookup": "ok", "partner values": "ok",
-        "partner count": "ok", "partner write": "skipped"}
+        "backoffice groups": "ok",
+        "backoffice list": "ok",
+        "backoffice pages": "ok",
+        "backoffice read": "ok",
+        "backoffice mapping": "ok",
+        "backoffice missing": "ok",
+        "backoffice count": "skipped",
+        "partner list": "ok",
+        "partner filter": "ok",
+        "partner read": "ok",
+        "partner lookup": "ok",
+        "partner values": "ok",
+        "partner count": "ok",
+        "partner write": "skipped",
+    }
     assert found["partner count"][1] == "1 records in 'berlin'"
     assert "entities.product.parts.backoffice.count" in found["backoffice count"][2]
 
 
-@pytest.mark.parametrize(("items", "outcome", "said"), [
-    ("products[].{sku: sku, updated_at: updated_at}", "ok", "a page of 3 keys and versions of 'berlin'"),
-    ("products[].{sku: sku}", "failed", "no version at 'updated_at'"),
-])
+@pytest.mark.parametrize(
+    ("items", "outcome", "said"),
+    [
+        ("products[].{sku: sku, updated_at: updated_at}", "ok", "a page of 3 keys and versions of 'berlin'"),
+        ("products[].{sku: sku}", "failed", "no version at 'updated_at'"),
+    ],
+)
 def test_a_listing_of_keys_is_tried_where_there_is_one(
     steps: Steps, document: dict[str, Any], items: str, outcome: str, said: str
 ) -> None:
@@ -150,35 +177,98 @@ PART = ("entities", "product", "parts", "backoffice")
 TARGET = ("entities", "product", "third_party")
 
 
-@pytest.mark.parametrize(("change", "step", "outcome", "detail", "mend"), [
-    (_set("sources", "backoffice", "headers", to={}), "backoffice groups", "failed", "answer 401",
-     "see entities.product.parts.backoffice.groups; see 'auth' and 'headers'"),
-    (_set("sources", "backoffice", "base_url", to="http://127.0.0.1:1"), "backoffice groups", "failed",
-     "no connection", "see that it runs and that 'base_url' is right"),
-    (_set(*PART, "groups", to=None), "backoffice groups", "skipped", "it names no business group", "--group"),
-    (_set(*PART, "list", "path", to="/nothing"), "backoffice list", "failed", "answer 404",
-     "see entities.product.parts.backoffice.list"),
-    (_set(*PART, "list", "items", to="rows"), "backoffice list", "failed", "no list at 'rows'",
-     "see entities.product.parts.backoffice.list"),
-    (_set(*PART, "version", "path", to="changed"), "backoffice list", "failed", "no version at 'changed'",
-     "see entities.product.parts.backoffice: key, group and version"),
-    (_set(*PART, "read", "path", to="/nothing/{{ key }}"), "backoffice read", "failed", "lists p1, and has nothing",
-     "see entities.product.parts.backoffice.read"),
-    (_set("entities", "product", "mapping", "name", to="abs(backoffice.name)"), "backoffice mapping", "failed",
-     "mapping.name", "see entities.product.mapping"),
-    (_set("entities", "product", "mapping", "name", to="backoffice.nmae"), "backoffice mapping", "ok", "empty: name",
-     ""),
-    (_set("third_parties", "partner", "headers", to={"X-Api-Key": "wrong"}), "partner list", "failed", "answer 401",
-     "secrets that they take from the environment"),
-    (_set(*TARGET, "list", "items", to="rows"), "partner list", "failed", "no list at 'rows'",
-     "see entities.product.third_party.list"),
-    (_set(*TARGET, "lookup", "path", to="/nothing"), "partner lookup", "failed", "answer 404",
-     "see entities.product.third_party.lookup"),
-    (_set(*TARGET, "filter_check", to={"off": True}), "partner filter", "skipped", "off", "filter_check"),
-])
+@pytest.mark.parametrize(
+    ("change", "step", "outcome", "detail", "mend"),
+    [
+        (
+            _set("sources", "backoffice", "headers", to={}),
+            "backoffice groups",
+            "failed",
+            "answer 401",
+            "see entities.product.parts.backoffice.groups; see 'auth' and 'headers'",
+        ),
+        (
+            _set("sources", "backoffice", "base_url", to="http://127.0.0.1:1"),
+            "backoffice groups",
+            "failed",
+            "no connection",
+            "see that it runs and that 'base_url' is right",
+        ),
+        (_set(*PART, "groups", to=None), "backoffice groups", "skipped", "it names no business group", "--group"),
+        (
+            _set(*PART, "list", "path", to="/nothing"),
+            "backoffice list",
+            "failed",
+            "answer 404",
+            "see entities.product.parts.backoffice.list",
+        ),
+        (
+            _set(*PART, "list", "items", to="rows"),
+            "backoffice list",
+            "failed",
+            "no list at 'rows'",
+            "see entities.product.parts.backoffice.list",
+        ),
+        (
+            _set(*PART, "version", "path", to="changed"),
+            "backoffice list",
+            "failed",
+            "no version at 'changed'",
+            "see entities.product.parts.backoffice: key, group and version",
+        ),
+        (
+            _set(*PART, "read", "path", to="/nothing/{{ key }}"),
+            "backoffice read",
+            "failed",
+            "lists p1, and has nothing",
+            "see entities.product.parts.backoffice.read",
+        ),
+        (
+            _set("entities", "product", "mapping", "name", to="abs(backoffice.name)"),
+            "backoffice mapping",
+            "failed",
+            "mapping.name",
+            "see entities.product.mapping",
+        ),
+        (
+            _set("entities", "product", "mapping", "name", to="backoffice.nmae"),
+            "backoffice mapping",
+            "ok",
+            "empty: name",
+            "",
+        ),
+        (
+            _set("third_parties", "partner", "headers", to={"X-Api-Key": "wrong"}),
+            "partner list",
+            "failed",
+            "answer 401",
+            "secrets that they take from the environment",
+        ),
+        (
+            _set(*TARGET, "list", "items", to="rows"),
+            "partner list",
+            "failed",
+            "no list at 'rows'",
+            "see entities.product.third_party.list",
+        ),
+        (
+            _set(*TARGET, "lookup", "path", to="/nothing"),
+            "partner lookup",
+            "failed",
+            "answer 404",
+            "see entities.product.third_party.lookup",
+        ),
+        (_set(*TARGET, "filter_check", to={"off": True}), "partner filter", "skipped", "off", "filter_check"),
+    ],
+)
 def test_what_does_not_work_is_named_with_its_mend(
-    steps: Steps, document: dict[str, Any], change: Callable[[dict[str, Any]], None], step: str, outcome: str,
-    detail: str, mend: str,
+    steps: Steps,
+    document: dict[str, Any],
+    change: Callable[[dict[str, Any]], None],
+    step: str,
+    outcome: str,
+    detail: str,
+    mend: str,
 ) -> None:
     change(document)
     found = steps()[step]
@@ -206,15 +296,27 @@ def test_a_source_that_does_not_filter_by_group_is_told(steps: Steps, backoffice
 def test_a_failure_ends_only_what_depends_on_it(steps: Steps, document: dict[str, Any]) -> None:
     _set(*PART, "list", "path", to="/nothing")(document)
     found = steps("--group", "berlin")
-    assert set(found) == {"backoffice groups", "backoffice list", "partner list", "partner filter", "partner values",
-                          "partner count", "partner write"}
+    assert set(found) == {
+        "backoffice groups",
+        "backoffice list",
+        "partner list",
+        "partner filter",
+        "partner values",
+        "partner count",
+        "partner write",
+    }
     assert found["partner list"][0] == "ok"
 
 
 @pytest.mark.parametrize(("password", "outcome"), [("right", "ok"), ("wrong", "failed")])
 def test_a_login_is_tried_first(
-    run: Callable[..., Any], document: dict[str, Any], two_servers: tuple[Server, Server], partner: Partner,
-    monkeypatch: pytest.MonkeyPatch, password: str, outcome: str,
+    run: Callable[..., Any],
+    document: dict[str, Any],
+    two_servers: tuple[Server, Server],
+    partner: Partner,
+    monkeypatch: pytest.MonkeyPatch,
+    password: str,
+    outcome: str,
 ) -> None:
     async def handler(request: Request) -> Response:
         if request.url.path == "/login":
@@ -226,8 +328,11 @@ def test_a_login_is_tried_first(
     monkeypatch.setenv("PARTNER_PASSWORD", password)
     system = document["third_parties"]["partner"]
     system.pop("headers")
-    system["auth"] = {"kind": "login", "headers": {"X-Api-Key": "{{ token }}"}, "request": {
-        "method": "POST", "path": "/login", "body": {"password": "${PARTNER_PASSWORD}"}}}
+    system["auth"] = {
+        "kind": "login",
+        "headers": {"X-Api-Key": "{{ token }}"},
+        "request": {"method": "POST", "path": "/login", "body": {"password": "${PARTNER_PASSWORD}"}},
+    }
     result = run("--json")
     found = {f"{step['system']} {step['what']}": step for step in json.loads(result.stdout)["steps"]}
     assert found["partner login"]["outcome"] == outcome
@@ -242,12 +347,20 @@ def test_a_login_is_tried_first(
 ITEM = {"id": "i1", "sku": "p1", "shop": "berlin", "name": "product 1", "price": 100}
 
 
-@pytest.mark.parametrize(("number", "step", "mend"), [
-    (0, "backoffice pages", "entities.product.parts.backoffice.list: its paging"),
-    (1, "partner pages", "entities.product.third_party.list: its paging"),
-])
+@pytest.mark.parametrize(
+    ("number", "step", "mend"),
+    [
+        (0, "backoffice pages", "entities.product.parts.backoffice.list: its paging"),
+        (1, "partner pages", "entities.product.third_party.list: its paging"),
+    ],
+)
 def test_a_second_page_that_lacks_records_is_found_though_all_fits_into_one_page(
-    steps: Steps, two_servers: tuple[Server, Server], partner: Partner, number: int, step: str, mend: str,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    partner: Partner,
+    number: int,
+    step: str,
+    mend: str,
 ) -> None:
     partner.items |= {f"i{each}": {**ITEM, "id": f"i{each}", "sku": f"p{each}"} for each in (1, 3, 5)}
     handler = two_servers[number].handler
@@ -264,7 +377,9 @@ def test_a_second_page_that_lacks_records_is_found_though_all_fits_into_one_page
 
 
 def test_a_server_that_refuses_small_pages_leaves_the_second_page_untried(
-    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    backoffice: Backoffice,
 ) -> None:
     async def large_pages_only(request: Request) -> Response:
         if int(request.query_params.get("limit", "100")) < 10:
@@ -273,14 +388,21 @@ def test_a_server_that_refuses_small_pages_leaves_the_second_page_untried(
 
     two_servers[0].handler = large_pages_only
     assert steps()["backoffice pages"][:2] == (
-        "skipped", 'pages of 2 are refused, so the second page was not tried: answer 400: {"error":"at least 10"}')
+        "skipped",
+        'pages of 2 are refused, so the second page was not tried: answer 400: {"error":"at least 10"}',
+    )
 
 
 def test_a_page_of_each_kind_of_group_name_is_read_on_both_sides(
-    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice, partner: Partner,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    backoffice: Backoffice,
+    partner: Partner,
 ) -> None:
-    backoffice.products |= {f"x{number}": {**backoffice.products["p1"], "sku": f"x{number}", "shop": shop}
-                            for number, shop in enumerate(("Köln", "hof", "o'brien & co", "o'hara"))}
+    backoffice.products |= {
+        f"x{number}": {**backoffice.products["p1"], "sku": f"x{number}", "shop": shop}
+        for number, shop in enumerate(("Köln", "hof", "o'brien & co", "o'hara"))
+    }
     found = steps()
     assert "1 of 'o'brien & co'" in found["backoffice groups"][1]
     assert "hof" not in found["backoffice groups"][1]
@@ -327,7 +449,12 @@ FORMS: list[tuple[Any, Any, str, str, str]] = [
 
 @pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), FORMS)
 def test_two_forms_of_one_value_are_told_from_two_values(
-    document: dict[str, Any], ours: Any, theirs: Any, outcome: str, said: str, mend: str,
+    document: dict[str, Any],
+    ours: Any,
+    theirs: Any,
+    outcome: str,
+    said: str,
+    mend: str,
 ) -> None:
     entity = Config.model_validate(document).entities["product"]
     record = Found("p1", "i1", "berlin", {**ITEM, "price": theirs})
@@ -339,7 +466,14 @@ def test_two_forms_of_one_value_are_told_from_two_values(
 
 @pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), [FORMS[0], FORMS[12], *FORMS[-2:]])
 def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
-    steps: Steps, backoffice: Backoffice, partner: Partner, ours: Any, theirs: Any, outcome: str, said: str, mend: str,
+    steps: Steps,
+    backoffice: Backoffice,
+    partner: Partner,
+    ours: Any,
+    theirs: Any,
+    outcome: str,
+    said: str,
+    mend: str,
 ) -> None:
     backoffice.products["p1"]["price"] = ours
     partner.items["i1"] = {**ITEM, "price": theirs}
@@ -348,7 +482,10 @@ def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
 
 
 def test_values_that_are_configured_already_match(
-    steps: Steps, document: dict[str, Any], backoffice: Backoffice, partner: Partner,
+    steps: Steps,
+    document: dict[str, Any],
+    backoffice: Backoffice,
+    partner: Partner,
 ) -> None:
     backoffice.products["p1"]["price"] = 9.9
     partner.items["i1"] = {**ITEM, "price": "9.90"}
@@ -360,13 +497,19 @@ def test_records_of_others_show_at_least_another_kind_of_value(steps: Steps, par
     partner.items["i1"] = {**ITEM, "sku": "theirs", "price": "9.90"}
     outcome, detail, mend = steps()["partner values"]
     assert (outcome, mend) == (
-        "skipped", "see entities.product.third_party.fields, if these values do not mean the same")
-    assert detail == ("no record there is one of the sources'; of another form: price: a number such as 100 would be "
-                      'sent, the records there have a text such as "9.90"')
+        "skipped",
+        "see entities.product.third_party.fields, if these values do not mean the same",
+    )
+    assert detail == (
+        "no record there is one of the sources'; of another form: price: a number such as 100 would be "
+        'sent, the records there have a text such as "9.90"'
+    )
 
 
 def test_a_record_that_shows_less_by_its_id_than_in_the_list_is_found(
-    steps: Steps, two_servers: tuple[Server, Server], partner: Partner,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    partner: Partner,
 ) -> None:
     partner.items["i1"] = dict(ITEM)
 
@@ -391,14 +534,21 @@ def _in_the_future(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "updated_at": "2999-01-01T00:00:00Z"}
 
 
-@pytest.mark.parametrize(("listed", "step", "said"), [
-    (_lists_newer, "backoffice read", "p1 is older by key than in the list"),
-    (_lists_otherwise, "backoffice read", "p1 has other fields by key than in the list, of the same version: name"),
-    (_in_the_future, "backoffice version", "the version of p1 is further in the future than max_ahead allows"),
-])
+@pytest.mark.parametrize(
+    ("listed", "step", "said"),
+    [
+        (_lists_newer, "backoffice read", "p1 is older by key than in the list"),
+        (_lists_otherwise, "backoffice read", "p1 has other fields by key than in the list, of the same version: name"),
+        (_in_the_future, "backoffice version", "the version of p1 is further in the future than max_ahead allows"),
+    ],
+)
 def test_what_conformance_finds_at_a_source_is_found_here_too(
-    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
-    listed: Callable[[dict[str, Any]], dict[str, Any]], step: str, said: str,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    backoffice: Backoffice,
+    listed: Callable[[dict[str, Any]], dict[str, Any]],
+    step: str,
+    said: str,
 ) -> None:
     async def handler(request: Request) -> Response:
         response = await backoffice(request)
@@ -412,7 +562,9 @@ def test_what_conformance_finds_at_a_source_is_found_here_too(
 
 
 def test_a_key_that_nobody_has_must_bring_nothing(
-    steps: Steps, two_servers: tuple[Server, Server], backoffice: Backoffice,
+    steps: Steps,
+    two_servers: tuple[Server, Server],
+    backoffice: Backoffice,
 ) -> None:
     async def handler(request: Request) -> Response:
         response = await backoffice(request)
@@ -427,14 +579,21 @@ def test_a_key_that_nobody_has_must_bring_nothing(
 def test_a_count_that_is_not_the_listing_fails(steps: Steps, document: dict[str, Any], partner: Partner) -> None:
     partner.items["i1"] = dict(ITEM)
     document["entities"]["product"]["third_party"]["count"] = {
-        "path": "/items", "params": {"shop": "{{ group }}"}, "number": "sum([length(data), length(data)])"}
+        "path": "/items",
+        "params": {"shop": "{{ group }}"},
+        "number": "sum([length(data), length(data)])",
+    }
     assert steps()["partner count"][:2] == ("failed", "it counts 2 records in 'berlin', and lists 1")
 
 
 @pytest.mark.parametrize(("is_obeyed", "outcome"), [(True, "ok"), (False, "failed")])
 def test_changes_are_asked_for_as_a_poll_does(
-    steps: Steps, document: dict[str, Any], two_servers: tuple[Server, Server], backoffice: Backoffice,
-    is_obeyed: bool, outcome: str,
+    steps: Steps,
+    document: dict[str, Any],
+    two_servers: tuple[Server, Server],
+    backoffice: Backoffice,
+    is_obeyed: bool,
+    outcome: str,
 ) -> None:
     async def handler(request: Request) -> Response:
         if "since" not in request.query_params:
@@ -444,7 +603,10 @@ def test_changes_are_asked_for_as_a_poll_does(
 
     two_servers[0].handler = handler
     document["entities"]["product"]["parts"]["backoffice"]["changes"] = {
-        "path": "/products", "params": {"since": "{{ since }}"}, "items": "products"}
+        "path": "/products",
+        "params": {"since": "{{ since }}"},
+        "items": "products",
+    }
     found = steps()["backoffice changes"]
     assert found[0] == outcome
     assert "p5" in found[1] or is_obeyed
@@ -453,8 +615,12 @@ def test_changes_are_asked_for_as_a_poll_does(
 
 @pytest.mark.parametrize(("account", "said"), [({"path": "/me", "record": "name"}, 1), (None, 0)])
 def test_the_account_is_shown_once_for_all_entities_and_not_where_none_is_configured(
-    run: Callable[..., Any], document: dict[str, Any], two_servers: tuple[Server, Server], partner: Partner,
-    account: dict[str, str] | None, said: int,
+    run: Callable[..., Any],
+    document: dict[str, Any],
+    two_servers: tuple[Server, Server],
+    partner: Partner,
+    account: dict[str, str] | None,
+    said: int,
 ) -> None:
     async def handler(request: Request) -> Response:
         return JSONResponse({"name": "acme"}) if request.url.path == "/me" else await partner(request)
@@ -468,12 +634,16 @@ def test_the_account_is_shown_once_for_all_entities_and_not_where_none_is_config
 
 def _referring(document: dict[str, Any], path: str = "/shops") -> None:
     document["entities"]["product"]["third_party"]["references"] = {
-        "shop_id": {"path": path, "params": {"name": "{{ group }}"}, "record": "data[0].id"}}
+        "shop_id": {"path": path, "params": {"name": "{{ group }}"}, "record": "data[0].id"}
+    }
     document["entities"]["product"]["third_party"]["create"]["body"] = "{{ payload | plus(shop_id=shop_id) }}"
 
 
 def test_a_reference_that_another_entity_fills_first_is_waiting(
-    steps: Steps, run: Callable[..., Any], document: dict[str, Any], two_servers: tuple[Server, Server],
+    steps: Steps,
+    run: Callable[..., Any],
+    document: dict[str, Any],
+    two_servers: tuple[Server, Server],
     partner: Partner,
 ) -> None:
     shops: list[dict[str, str]] = []
@@ -490,10 +660,13 @@ def test_a_reference_that_another_entity_fills_first_is_waiting(
     shop["third_party"]["list"]["path"] = "/shops"
     document["entities"]["shop"] = shop
     result = run("--json")
-    [step] = [step for step in json.loads(result.stdout)["steps"]
-              if (step["entity"], step["what"]) == ("product", "fill in")]
+    [step] = [
+        step for step in json.loads(result.stdout)["steps"] if (step["entity"], step["what"]) == ("product", "fill in")
+    ]
     assert (step["outcome"], step["mend"]) == (
-        "waiting", "run `sync-orchestrator full-sync shop` first, which makes it")
+        "waiting",
+        "run `sync-orchestrator full-sync shop` first, which makes it",
+    )
     assert ", 1 waiting" in run().stdout.splitlines()[-1]
     del document["entities"]["shop"]
     shops.append({"id": "s1"})
@@ -503,7 +676,10 @@ def test_a_reference_that_another_entity_fills_first_is_waiting(
 
 @pytest.mark.parametrize("status", [400, 403, 404, 410, 422])
 async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance(
-    document: dict[str, Any], two_servers: tuple[Server, Server], partner: Partner, status: int,
+    document: dict[str, Any],
+    two_servers: tuple[Server, Server],
+    partner: Partner,
+    status: int,
 ) -> None:
     partner.items["i1"] = dict(ITEM)
 
@@ -517,30 +693,45 @@ async def test_a_refusal_of_an_unknown_group_is_no_fault_here_nor_in_conformance
     config = Config.model_validate(document)
     live = await check(config)
     assert next(step for step in live.steps if step.what == "filter").outcome == "ok"
-    report = await conformance(config, "product", skip=[name for name in THIRD_PARTY.names
-                                                        if name != "groups-are-kept-apart"])
+    report = await conformance(
+        config, "product", skip=[name for name in THIRD_PARTY.names if name != "groups-are-kept-apart"]
+    )
     assert report.of("groups-are-kept-apart").outcome == "passed", report.of("groups-are-kept-apart").came
 
 
-@pytest.mark.parametrize(("failure", "settings", "said"), [
-    (CallFailed(Failure.THROTTLED, "slow down"), {}, "set third_parties.partner.rate"),
-    (CallFailed(Failure.THROTTLED, "slow down"), {"rate": 5}, "lower third_parties.partner.rate, which is 5 calls a"),
-    (CallFailed(Failure.TRANSIENT, "no answer within 10 s"), {}, "third_parties.partner.timeout, which is 10 s"),
-    (CallFailed(Failure.AUTH, "answer 401", status=401), {"headers": {"X-Api-Key": "k"}},
-     "see 'headers' of third_parties.partner"),
-    (CallFailed(Failure.AUTH, "answer 401", status=401), {}, "neither of which is set"),
-])
+@pytest.mark.parametrize(
+    ("failure", "settings", "said"),
+    [
+        (CallFailed(Failure.THROTTLED, "slow down"), {}, "set third_parties.partner.rate"),
+        (
+            CallFailed(Failure.THROTTLED, "slow down"),
+            {"rate": 5},
+            "lower third_parties.partner.rate, which is 5 calls a",
+        ),
+        (CallFailed(Failure.TRANSIENT, "no answer within 10 s"), {}, "third_parties.partner.timeout, which is 10 s"),
+        (
+            CallFailed(Failure.AUTH, "answer 401", status=401),
+            {"headers": {"X-Api-Key": "k"}},
+            "see 'headers' of third_parties.partner",
+        ),
+        (CallFailed(Failure.AUTH, "answer 401", status=401), {}, "neither of which is set"),
+    ],
+)
 def test_a_hint_names_a_setting_and_its_present_value(failure: CallFailed, settings: dict[str, Any], said: str) -> None:
     system = ThirdPartySystem(base_url="http://127.0.0.1:1", **settings)
     assert said in hint_for(failure, "third_parties.partner", system)
 
 
 def test_a_readable_response_of_another_shape_is_not_taken_for_a_wrong_address(
-    steps: Steps, document: dict[str, Any],
+    steps: Steps,
+    document: dict[str, Any],
 ) -> None:
     document["entities"]["product"]["third_party"]["list"]["items"] = "rows"
     document["entities"]["product"]["third_party"]["count"] = {
-        "path": "/items", "params": {"shop": "{{ group }}"}, "number": "n"}
+        "path": "/items",
+        "params": {"shop": "{{ group }}"},
+        "number": "n",
+    }
     found = steps()
     for step, said in (("partner list", "no list at 'rows'"), ("partner count", "no number at 'n'")):
         assert said in found[step][1]
@@ -548,9 +739,14 @@ def test_a_readable_response_of_another_shape_is_not_taken_for_a_wrong_address(
     assert "partner values" not in found, "the listing says why nothing is compared"
 
 
-@pytest.mark.parametrize(("about_one_record", "status", "is_named"), [
-    (True, 403, True), (True, 401, False), (False, 403, False)])
+@pytest.mark.parametrize(
+    ("about_one_record", "status", "is_named"), [(True, 403, True), (True, 401, False), (False, 403, False)]
+)
 def test_a_403_for_one_record_may_mean_that_it_is_missing(about_one_record: bool, status: int, is_named: bool) -> None:
-    hint = hint_for(CallFailed(Failure.AUTH, f"answer {status}", status=status), "third_parties.partner",
-                    ThirdPartySystem(base_url="http://127.0.0.1:1"), about_one_record=about_one_record)
+    hint = hint_for(
+        CallFailed(Failure.AUTH, f"answer {status}", status=status),
+        "third_parties.partner",
+        ThirdPartySystem(base_url="http://127.0.0.1:1"),
+        about_one_record=about_one_record,
+    )
     assert ("add a rule to 'outcomes' of the call that means missing" in hint) == is_named

@@ -76,8 +76,14 @@ def psql(url: str, statement: str, **options: Any) -> subprocess.CompletedProces
     if "user" in options:
         options |= {"group": options["user"], "extra_groups": []}
     plain = url.replace("+psycopg", "")
-    return subprocess.run([program("psql"), "-X", "-w", "-A", "-t", "-d", plain, "-c", statement], cwd="/", text=True,
-                          capture_output=True, check=False, **options)
+    return subprocess.run(
+        [program("psql"), "-X", "-w", "-A", "-t", "-d", plain, "-c", statement],
+        cwd="/",
+        text=True,
+        capture_output=True,
+        check=False,
+        **options,
+    )
 
 
 def without_password(url: str) -> str:
@@ -111,6 +117,7 @@ def start_as_older_versions_did(data: Path) -> Any:
 
 
 # Who gets in ---------------------------------------------------------------------------------------------------------
+
 
 @as_root
 def test_another_user_cannot_connect_nor_run_a_command(data: Path, place: Path) -> None:
@@ -151,8 +158,12 @@ def test_an_owner_who_is_not_root_is_alone_too(place: Path, length: str) -> None
     home.mkdir()
     os.chown(home, OTHER, OTHER)
     data = home / "postgres" if length == "short" else long_path(home)
-    with subprocess.Popen([sys.executable, "-c", OWNED_BY_ANOTHER_USER, str(place / "root"), str(data)], text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNED_BY_ANOTHER_USER, str(place / "root"), str(data)],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as owner:
         assert owner.stdout is not None
         url = owner.stdout.readline().strip()
         assert url
@@ -214,6 +225,7 @@ def test_a_socket_folder_outlives_a_kill(place: Path) -> None:
 
 
 # What others made first ----------------------------------------------------------------------------------------------
+
 
 def end_and_keep_name(data: Path) -> Path:
     """Starts a server, stops it, and leaves the name of its socket's folder, as after a crash."""
@@ -285,14 +297,17 @@ def test_nothing_of_a_fixed_name_is_put_among_temporary_files(place: Path, monke
     temporary.mkdir()
     temporary.chmod(0o1777)
     monkeypatch.setenv("TMPDIR", str(temporary))
-    script = ("import sys; from pathlib import Path; from sync_orchestrator.database import embedded;"
-              "embedded.start(Path(sys.argv[1])); embedded.stop(Path(sys.argv[1]))")
+    script = (
+        "import sys; from pathlib import Path; from sync_orchestrator.database import embedded;"
+        "embedded.start(Path(sys.argv[1])); embedded.stop(Path(sys.argv[1]))"
+    )
     for data in (place / "home" / "postgres", long_path(place)):
         subprocess.run([sys.executable, "-c", script, str(data)], check=True)
         assert list(temporary.iterdir()) == []
 
 
 # What is shown -------------------------------------------------------------------------------------------------------
+
 
 def test_no_secret_is_in_the_arguments_or_variables_of_the_server(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_TOKEN", "canary-of-a-third-party")
@@ -343,12 +358,21 @@ def test_closed_folders_above_stay_closed_to_others(place: Path) -> None:
         pytest.skip("this file system has no access control lists")
     assert query(url, "SELECT 1") == "1"
     assert not closed.stat().st_mode & 0o007
-    listed = subprocess.run(["/bin/ls", str(closed / "between")], user=OTHER, group=OTHER, extra_groups=[], cwd="/",
-                            capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["/bin/ls", str(closed / "between")],
+        user=OTHER,
+        group=OTHER,
+        extra_groups=[],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "Permission denied" in listed.stderr
 
 
 # What older versions made --------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
 def test_a_server_that_let_everybody_in_asks_for_a_password_and_loses_nothing(data: Path, is_running: bool) -> None:

@@ -21,7 +21,6 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     made.dismiss_guard()
 
 
-
 def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -30,10 +29,12 @@ def test_a_log_that_has_become_large_is_moved_aside_while_its_program_writes(tre
     """And written on from its beginning; of the old ones two are kept."""
     logs = tmp_path / "logs"
     go = tmp_path / "go"
-    writer = ("import pathlib, sys, time\ngo = pathlib.Path(sys.argv[1])\n"
-              "for n in range(5):\n"
-              "    print(f'{n}' * 1000, flush=True)\n"
-              "    while not go.with_suffix(f'.{n}').exists(): time.sleep(0.01)\n")
+    writer = (
+        "import pathlib, sys, time\ngo = pathlib.Path(sys.argv[1])\n"
+        "for n in range(5):\n"
+        "    print(f'{n}' * 1000, flush=True)\n"
+        "    while not go.with_suffix(f'.{n}').exists(): time.sleep(0.01)\n"
+    )
     program = tree.start("writer", [sys.executable, "-c", writer, str(go)])
     for n in range(5):
         ends = time.monotonic() + 20

@@ -35,8 +35,25 @@ from sync_orchestrator.errors import CallFailed, ConfigError, Failure, InvalidEv
 from sync_orchestrator.texts.masking import mask, mask_all, mask_log_records
 
 CANARY = "c4n4ry"
-PLACES = ["header", "token", "path", "param", "call_header", "body", "group_param", "lookup", "reference", "mapped",
-          "outcome_header", "outcome_path", "source_header", "source_path", "source_param", "user", "password"]
+PLACES = [
+    "header",
+    "token",
+    "path",
+    "param",
+    "call_header",
+    "body",
+    "group_param",
+    "lookup",
+    "reference",
+    "mapped",
+    "outcome_header",
+    "outcome_path",
+    "source_header",
+    "source_path",
+    "source_param",
+    "user",
+    "password",
+]
 ECHOES = ["text", "json", "html", "quoted", "repr", "base64"]
 
 
@@ -57,33 +74,59 @@ def named(place: str) -> str:
 
 def document(server: Server) -> dict[str, Any]:
     """A secret wherever a template or a text can be."""
-    part = {"key": "key", "version": {"path": "v", "kind": "number"},
-            "list": {"path": f"/rows/{named('source_path')}", "params": {"t": named("source_param")}},
-            "read": {"path": f"/row/{named('source_path')}/{{{{ key }}}}"}}
+    part = {
+        "key": "key",
+        "version": {"path": "v", "kind": "number"},
+        "list": {"path": f"/rows/{named('source_path')}", "params": {"t": named("source_param")}},
+        "read": {"path": f"/row/{named('source_path')}/{{{{ key }}}}"},
+    }
     headers = {"X-Shop": named("call_header")}
     return {
         "sources": {
-            "shop": {"base_url": f"{server.url}/shop", "headers": {"X-Key": named("source_header")},
-                     "auth": {"kind": "basic", "user": named("user"), "password": named("password")}}},
-        "third_parties": {"erp": {
-            "base_url": f"{server.url}/erp", "headers": {"X-Api-Key": named("header")},
-            "auth": {"kind": "bearer", "token": named("token")}, "timeout": 5, "search_lag": 0}},
-        "entities": {"item": {
-            "owner": "shop", "parts": {"shop": {**part, "group": "store"}},
-            "mapping": {"code": "key", "store": "group", "name": "shop.name", "tenant": "'plain'"},
-            "retry": {"retries": 0, "first_wait": 1, "jitter": 0},
-            "third_party": {
-                "system": "erp", "key_field": "code",
-                "create": {"path": f"/items/{named('path')}", "params": {"p": named("param")}, "headers": headers,
-                           "body": {"secret": named("body"), "fields": "{{ payload }}"}},
-                "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"secret": named("body")}},
-                "delete": {"path": f"/items/{named('path')}/{{{{ id }}}}", "headers": headers},
-                "read": {"path": "/items/{{ id }}", "params": {"p": named("param")}},
-                "lookup": {"path": "/items", "params": {"code": "{{ key }}", "s": named("lookup")}},
-                "list": {"path": "/items", "params": {"store": "{{ group }}", "s": named("group_param")}},
-            }}},
-        "outcomes": {"audit": {"url": f"{server.url}/hook/{named('outcome_path')}",
-                               "headers": {"X-Key": named("outcome_header")}}},
+            "shop": {
+                "base_url": f"{server.url}/shop",
+                "headers": {"X-Key": named("source_header")},
+                "auth": {"kind": "basic", "user": named("user"), "password": named("password")},
+            }
+        },
+        "third_parties": {
+            "erp": {
+                "base_url": f"{server.url}/erp",
+                "headers": {"X-Api-Key": named("header")},
+                "auth": {"kind": "bearer", "token": named("token")},
+                "timeout": 5,
+                "search_lag": 0,
+            }
+        },
+        "entities": {
+            "item": {
+                "owner": "shop",
+                "parts": {"shop": {**part, "group": "store"}},
+                "mapping": {"code": "key", "store": "group", "name": "shop.name", "tenant": "'plain'"},
+                "retry": {"retries": 0, "first_wait": 1, "jitter": 0},
+                "third_party": {
+                    "system": "erp",
+                    "key_field": "code",
+                    "create": {
+                        "path": f"/items/{named('path')}",
+                        "params": {"p": named("param")},
+                        "headers": headers,
+                        "body": {"secret": named("body"), "fields": "{{ payload }}"},
+                    },
+                    "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"secret": named("body")}},
+                    "delete": {"path": f"/items/{named('path')}/{{{{ id }}}}", "headers": headers},
+                    "read": {"path": "/items/{{ id }}", "params": {"p": named("param")}},
+                    "lookup": {"path": "/items", "params": {"code": "{{ key }}", "s": named("lookup")}},
+                    "list": {"path": "/items", "params": {"store": "{{ group }}", "s": named("group_param")}},
+                },
+            }
+        },
+        "outcomes": {
+            "audit": {
+                "url": f"{server.url}/hook/{named('outcome_path')}",
+                "headers": {"X-Key": named("outcome_header")},
+            }
+        },
         "alerts": {"group_wait": 0},
     }
 
@@ -106,8 +149,14 @@ class Echo:
         if self.refuses != "all" and not (self.refuses and request.method != "GET"):
             return self.well(request)
         self.refused.add(f"{request.method} {request.url.path.split('/')[1:3]}")
-        texts = [request.scope["raw_path"].decode(), request.url.path, str(request.url.query),
-                 *request.query_params.values(), *request.headers.values(), body]
+        texts = [
+            request.scope["raw_path"].decode(),
+            request.url.path,
+            str(request.url.query),
+            *request.query_params.values(),
+            *request.headers.values(),
+            body,
+        ]
         if body.startswith("{"):
             texts.append(json.loads(body).get("secret", ""))
         match self.how:
@@ -122,7 +171,6 @@ class Echo:
             case "base64":
                 return Response(" ".join(base64.b64encode(text.encode()).decode() for text in texts), 400)
         return Response(" ".join(texts), 400)
-
 
     def well(self, request: Request) -> Response:
         item = {"id": "x1", "code": "k0", "store": "A", "name": "n", "tenant": "plain"}
@@ -149,8 +197,7 @@ class EchoWorld(HttpWorld):
     """Sources and third party over HTTP."""
 
     def assembled(self) -> Context:
-        self.made = assemble(self.engine, self.config, build_sources(self.config),
-                             build_third_parties(self.config, {}))  # type: ignore[arg-type]
+        self.made = assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))  # type: ignore[arg-type]
         return self.made
 
 
@@ -180,14 +227,23 @@ def test_no_secret_of_the_environment_is_stored_sent_or_shown(
         world.drain()
         world.later(100)
     shown = []
-    for work in (lambda: world.full_sync(), lambda: world.validate(full=True),
-                 lambda: perform(world.context, check_sources(world.context, world.entity, "A"))):
+    for work in (
+        lambda: world.full_sync(),
+        lambda: world.validate(full=True),
+        lambda: perform(world.context, check_sources(world.context, world.entity, "A")),
+    ):
         try:
             shown.append(repr(work()))
         except Exception as error:
             shown += [repr(error), *traceback.format_exception_only(error)]
-    assert echo.refused >= {"POST ['erp', 'items']", "PUT ['erp', 'items']", "DELETE ['erp', 'items']",
-                            "GET ['erp', 'items']", "GET ['shop', 'row']", "GET ['shop', 'rows']"}
+    assert echo.refused >= {
+        "POST ['erp', 'items']",
+        "PUT ['erp', 'items']",
+        "DELETE ['erp', 'items']",
+        "GET ['erp', 'items']",
+        "GET ['shop', 'row']",
+        "GET ['shop', 'rows']",
+    }
     send_due(engine, receivers(world.config), world.config.alerts)
     alerts.send_due(engine, world.config.alerts)
     with engine.begin() as connection:
@@ -224,12 +280,16 @@ def test_only_admin_reads_the_text_of_an_error(engine: Engine, server: Server) -
 
 # The mechanism ------------------------------------------------------------------------------------------------------
 
+
 def use(*places: str) -> None:
     filled_in([named(place) for place in places])
 
 
-@pytest.mark.parametrize("error", [
-    CallFailed(Failure.PERMANENT, "x"), ConfigError("x"), InvalidEvent("x", "field")], ids=["call", "config", "event"])
+@pytest.mark.parametrize(
+    "error",
+    [CallFailed(Failure.PERMANENT, "x"), ConfigError("x"), InvalidEvent("x", "field")],
+    ids=["call", "config", "event"],
+)
 def test_every_error_of_ours_is_masked(error: Exception) -> None:
     use("path")
     text = f"before {canary('path')} after"

@@ -24,6 +24,7 @@ THIRD_PARTIES = {
     "the address, our ids": lambda: FakeThirdParty(own_ids=False, grouped_address=True),
 }
 
+
 @pytest.fixture
 def world(make_world: Callable[..., World], group_is: str) -> World:
     return make_world(erp=THIRD_PARTIES[group_is]())
@@ -101,6 +102,7 @@ def test_a_move_that_is_pushed_between_the_listing_and_the_look_at_ours_is_no_dr
             if world.shop.rows["k001"].group == "A":
                 move(world, "k001")
                 await drain(world.context, linger=0, most_seconds=20)
+
         return pages()
 
     monkeypatch.setattr(world.erp, "pages", moved_afterwards)
@@ -171,6 +173,7 @@ def test_before_a_foreign_record_is_deleted_it_is_looked_up_whether_it_is_ours_b
             if verb == moment and "z" not in world.shop.rows:
                 world.put("z")
                 await drain(world.context, linger=0, most_seconds=20)
+
         return work()
 
     world.erp.gate = becomes_ours

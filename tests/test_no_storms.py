@@ -40,8 +40,10 @@ def watched(world: World) -> list[tuple[str, int]]:
     """The minute's round, and the alerts that are open after it."""
     with world.engine.begin() as connection:
         watch(connection, Alerts())
-    return [(row.kind, row.n) for row in world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL "
-                                                     "ORDER BY cause")]
+    return [
+        (row.kind, row.n)
+        for row in world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL ORDER BY cause")
+    ]
 
 
 # Before a group's first full sync (16) -------------------------------------------------------------------------------
@@ -139,8 +141,7 @@ def test_one_alert_for_a_cause_in_which_a_record_counts_once(world: World) -> No
     world.put("fine", name="so that the breaker stays closed")
     world.drain()
     assert watched(world) == [("dead", 1), ("dead", 3)]
-    assert world.query("SELECT examples FROM sync.alerts WHERE n = 3")[0].examples in (
-        ["a", "b", "d"], ["b", "a", "d"])
+    assert world.query("SELECT examples FROM sync.alerts WHERE n = 3")[0].examples in (["a", "b", "d"], ["b", "a", "d"])
 
 
 # Validation (18) -----------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
 
 
 def test_a_foreign_record_that_cannot_be_deleted_now_does_not_end_the_validation(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
     fill(world, 3)
@@ -235,17 +236,34 @@ class TwoThirdParties(World):
         both["entities"]["note"] = item
         self.config = Config.model_validate(both)
         sources = {name: {"shop": FakeSource(), "stock": FakeSource()} for name in both["entities"]}
-        self.context = assemble(self.engine, self.config, sources, {  # type: ignore[arg-type]
-            "item": self.erp, "note": self.erp, "order": self.crm})
+        self.context = assemble(
+            self.engine,
+            self.config,
+            sources,
+            {  # type: ignore[arg-type]
+                "item": self.erp,
+                "note": self.erp,
+                "order": self.crm,
+            },
+        )
 
     def create(self, entity: str, *keys: str) -> None:
-        record(self.engine, [
-            ChangeEvent(source, f"{entity} {source} {key}", entity, key, "create", 1, {"name": key, "store": "A"})
-            for key in keys for source in ("shop", "stock")])
+        record(
+            self.engine,
+            [
+                ChangeEvent(source, f"{entity} {source} {key}", entity, key, "create", 1, {"name": key, "store": "A"})
+                for key in keys
+                for source in ("shop", "stock")
+            ],
+        )
 
     def in_step(self, entity: str) -> int:
-        return int(self.query("SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND ready "
-                              "AND NOT out_of_step", entity=entity)[0][0])
+        return int(
+            self.query(
+                "SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND ready AND NOT out_of_step",
+                entity=entity,
+            )[0][0]
+        )
 
 
 @pytest.fixture
@@ -417,12 +435,14 @@ def test_a_drain_that_lingers_ends_every_wait_by_the_next_due_time_though_nothin
 def test_work_that_nobody_announced_is_found_by_who_waits_for_it(world: World) -> None:
     found: list[bool] = []
     waiting = threading.Thread(
-        target=lambda: found.append(wait_for_work(world.engine, {"item": "erp", "other": "erp"}, 10)))
+        target=lambda: found.append(wait_for_work(world.engine, {"item": "erp", "other": "erp"}, 10))
+    )
     waiting.start()
     with world.engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO sync.events (source, event_id, entity, key, action, version, thin, content_hash) "
-            "VALUES ('shop', 'e', 'item', 'a', 'create', 1, true, '')")
+            "VALUES ('shop', 'e', 'item', 'a', 'create', 1, true, '')"
+        )
     waiting.join(5)
     assert found == [True]
 

@@ -60,8 +60,7 @@ def test_their_id_is_kept_and_addressed_until_the_record_is_deleted(world: World
     world.remove("b")
     world.drain()
     assert world.erp.calls == {"create": 2, "read": 2, "update": 1, "delete": 1}  # each is looked at first
-    assert (world.mirrored(), world.row("a").external_id, world.row("b").external_id) == (
-        world.truth(), ids["a"], None)
+    assert (world.mirrored(), world.row("a").external_id, world.row("b").external_id) == (world.truth(), ids["a"], None)
 
 
 @pytest.mark.parametrize("failure", [lost_answer(), answer(504)])
@@ -148,7 +147,7 @@ def test_a_create_that_lands_after_another_was_made_is_taken_back(world: World) 
 
 
 def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older_payload(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False, idempotent_create=True))
     world.erp.after = once(lost_answer(), "create")
@@ -163,7 +162,7 @@ def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older
 
 
 def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_made_again(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False))
     world.erp.after = once(lost_answer(), "create")

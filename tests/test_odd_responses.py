@@ -63,25 +63,55 @@ async def replied(reply: bytes, *, write: bool = True, **settings: Any) -> Any:
             await client.close()
 
 
-GOOD = b'HTTP/1.1 201 Created\r\nContent-Length: 2\r\n'
+GOOD = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n"
 
 
-@pytest.mark.parametrize("header", [
-    "Set-Cookie: sid=日本; Path=/".encode(), "X-Name: 日本".encode(), b"X-Name: \xff\xfe", b"X-Name:", b"X-Name: a\tb",
-    "Set-Cookie: a=b; Path=\u00e9".encode("latin-1"), b"Set-Cookie: =; =", b"Set-Cookie: a=b; Max-Age=" + b"9" * 400,
-    b"Retry-After: " + b"9" * 4000, b"Date: yesterday", b"RateLimit: \"\\", b"Link: <<<>>>;;;rel=;", b"ETag: \xe4",
-    b"Content-Type: \xff/\xff; charset=\xff", b"Content-Type: text/html; charset=no-such-charset",
-    b"Location: http://[::1", b"Content-Encoding: identity", b"Content-Encoding:", b"Server: \x80",
-])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Set-Cookie: sid=日本; Path=/".encode(),
+        "X-Name: 日本".encode(),
+        b"X-Name: \xff\xfe",
+        b"X-Name:",
+        b"X-Name: a\tb",
+        "Set-Cookie: a=b; Path=\u00e9".encode("latin-1"),
+        b"Set-Cookie: =; =",
+        b"Set-Cookie: a=b; Max-Age=" + b"9" * 400,
+        b"Retry-After: " + b"9" * 4000,
+        b"Date: yesterday",
+        b'RateLimit: "\\',
+        b"Link: <<<>>>;;;rel=;",
+        b"ETag: \xe4",
+        b"Content-Type: \xff/\xff; charset=\xff",
+        b"Content-Type: text/html; charset=no-such-charset",
+        b"Location: http://[::1",
+        b"Content-Encoding: identity",
+        b"Content-Encoding:",
+        b"Server: \x80",
+    ],
+)
 async def test_an_odd_header_does_not_hide_what_was_done(header: bytes) -> None:
     answer = await replied(GOOD + header + b"\r\n\r\n{}")
     assert (answer.status, answer.body) == (201, {})
 
 
-@pytest.mark.parametrize("header", [b"X-\xff: a", b"X Y: a", b"X-A: a\x00b", b": a", b"no colon", b"Content-Length: 3",
-                                    b"Transfer-Encoding: chunked", b"Content-Length: -1", b"X-A: " + b"a" * 70_000,
-                                    b"Content-Encoding: br", b"Content-Encoding: \xff",
-                                    b"Content-Encoding: gzip, gzip"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"X-\xff: a",
+        b"X Y: a",
+        b"X-A: a\x00b",
+        b": a",
+        b"no colon",
+        b"Content-Length: 3",
+        b"Transfer-Encoding: chunked",
+        b"Content-Length: -1",
+        b"X-A: " + b"a" * 70_000,
+        b"Content-Encoding: br",
+        b"Content-Encoding: \xff",
+        b"Content-Encoding: gzip, gzip",
+    ],
+)
 async def test_a_header_that_cannot_be_read_leaves_the_outcome_unknown(header: bytes) -> None:
     """Or does no harm; what the library makes of it is its own."""
     answer = await replied(GOOD + header + b"\r\n\r\n{}")
@@ -98,14 +128,33 @@ async def test_an_impossible_status_leaves_the_outcome_unknown(status: bytes) ->
     assert answer.unknown
 
 
-@pytest.mark.parametrize("body", [
-    b"\xff\xfe", b"\x00", b"[" * 100_000, b'{"a":' * 50_000, b"1" * 100_000, b"NaN", b"-", b'"\\ud800"',
-    b'{"a":1,"a":2}', b"1e999999999", b"\xef\xbb\xbf{}", b"{}{}", b"<" * 100_000])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff\xfe",
+        b"\x00",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+        b"1" * 100_000,
+        b"NaN",
+        b"-",
+        b'"\\ud800"',
+        b'{"a":1,"a":2}',
+        b"1e999999999",
+        b"\xef\xbb\xbf{}",
+        b"{}{}",
+        b"<" * 100_000,
+    ],
+)
 @pytest.mark.parametrize("status", [200, 400, 500])
 async def test_an_odd_body_is_a_response_or_a_classed_failure(status: int, body: bytes) -> None:
-    answer = await replied(f"HTTP/1.1 {status} Odd\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body,
-                           outcomes=[{"when": "body.a == 'x'", "means": "missing"},
-                                     {"when": "starts_with(text, 'never')", "means": "missing"}])
+    answer = await replied(
+        f"HTTP/1.1 {status} Odd\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body,
+        outcomes=[
+            {"when": "body.a == 'x'", "means": "missing"},
+            {"when": "starts_with(text, 'never')", "means": "missing"},
+        ],
+    )
     assert answer.status == status
     if isinstance(answer, CallFailed):
         assert answer.unknown is (status == 500 or body.startswith(b"<"))  # a page may be a gateway's
@@ -195,8 +244,11 @@ def test_a_record_of_others_that_cannot_be_stored_stops_no_validation(
 
     def list_odd(request: Incoming) -> Response:
         asked = request.query_params
-        found = [item for item in store.items.values()
-                 if asked.get("store", "A") == "A" and asked.get("code", item["code"]) == item["code"]]
+        found = [
+            item
+            for item in store.items.values()
+            if asked.get("store", "A") == "A" and asked.get("code", item["code"]) == item["code"]
+        ]
         return Response(json.dumps(found), media_type="application/json")
 
     store._list = list_odd  # type: ignore[method-assign]
@@ -210,18 +262,21 @@ def test_a_record_of_others_that_cannot_be_stored_stops_no_validation(
 def world_over_http(engine: Engine, server: Server) -> HttpWorld:
     config = two_part_config(entity={"third_party": THEIRS, "validation": {"confirm_after": 0}})
     third_party = build_third_parties(
-        two_part_config(system={"base_url": server.url}, entity={"third_party": THEIRS}), {})["item"]
+        two_part_config(system={"base_url": server.url}, entity={"third_party": THEIRS}), {}
+    )["item"]
     return HttpWorld(engine, config, erp=third_party)  # type: ignore[arg-type]
 
 
 # What cannot be built was not sent.
 
+
 class _Signed(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), UnicodeEncodeError("ascii", "ä", 0, 1, "no"), KeyError("x"),
-                                   _Signed()])
+@pytest.mark.parametrize(
+    "error", [ValueError("no"), UnicodeEncodeError("ascii", "ä", 0, 1, "no"), KeyError("x"), _Signed()]
+)
 async def test_a_call_that_cannot_be_signed_was_not_made(server: Server, error: Exception) -> None:
     def sign(call: Outgoing) -> dict[str, str]:
         raise error
@@ -233,8 +288,19 @@ async def test_a_call_that_cannot_be_signed_was_not_made(server: Server, error: 
     assert (failure.kind, failure.unknown, server.seen) == (Failure.PERMANENT, False, [])
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), UnicodeError("no"), KeyError("x"), RuntimeError("no"), EOFError(),
-                                   httpx.ReadError("no"), OSError("no"), AttributeError("no")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no"),
+        UnicodeError("no"),
+        KeyError("x"),
+        RuntimeError("no"),
+        EOFError(),
+        httpx.ReadError("no"),
+        OSError("no"),
+        AttributeError("no"),
+    ],
+)
 async def test_anything_raised_while_a_response_is_read_leaves_the_outcome_unknown(
     server: Server, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -264,6 +330,7 @@ async def test_anything_raised_while_a_response_is_understood_leaves_the_outcome
 
 
 # How large a response may be.
+
 
 def gz(plain: bytes) -> bytes:
     """The same bytes each time."""
@@ -323,24 +390,34 @@ async def test_a_response_that_unpacks_to_more_than_it_may_is_a_failure(coding: 
 
 
 async def test_a_long_response_is_not_read_to_its_end() -> None:
-    answer = await replied(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(200_000),
-                           max_response_bytes=100_000)
+    answer = await replied(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(200_000), max_response_bytes=100_000
+    )
     assert isinstance(answer, CallFailed)
     assert "more than 100000 bytes" in answer.detail
 
 
-@pytest.mark.parametrize(("coding", "packed"), [
-    ("", b"text"), ("identity", b"text"), ("gzip", gz(b"text")), ("GZIP", gz(b"text")),
-    ("x-gzip", gz(b"text")), ("gzip", gz(b"te") + gz(b"xt")),
-    ("gzip", gz(b"text") + bytes(20)), ("deflate", zlib.compress(b"text")),
-    ("deflate", zlib.compress(b"text")[2:-4])])
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        ("", b"text"),
+        ("identity", b"text"),
+        ("gzip", gz(b"text")),
+        ("GZIP", gz(b"text")),
+        ("x-gzip", gz(b"text")),
+        ("gzip", gz(b"te") + gz(b"xt")),
+        ("gzip", gz(b"text") + bytes(20)),
+        ("deflate", zlib.compress(b"text")),
+        ("deflate", zlib.compress(b"text")[2:-4]),
+    ],
+)
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_what_is_packed_is_unpacked(coding: str, packed: bytes, size: int) -> None:
     if coding == "deflate" and size == 1:
         size = 2  # how it was packed shows in its first two bytes
     unpacker = Unpacker(coding, 4)
     for start in range(0, len(packed), size):
-        fed(unpacker, packed[start:start + size])
+        fed(unpacker, packed[start : start + size])
     assert unpacker.end() == b"text"
 
 
@@ -360,27 +437,52 @@ def test_what_is_packed_badly_is_refused() -> None:
 
 # Where a next page may be.
 
-@pytest.mark.parametrize(("path", "base", "below"), [
-    ("/api/items?page=2", "/api", True), ("/api", "/api", True), ("/api/", "/api/", True),
-    ("/api?page=2", "/api", True),
-    ("/api/items", "/api/", True), ("/items", "/", True), ("/items", "", True), ("/api/a%2Fb", "/api", True),
-    ("/apis", "/api", False), ("/admin", "/api", False), ("/API/x", "/api", False), ("/api/../admin", "/api", False),
-    ("/api/%2e%2e/admin", "/api", False), ("/api/%252e%252e/admin", "/api", False), ("/api/..%2fadmin", "/api", False),
-    ("/api/..\\admin", "/api", False), ("/api/..%5cadmin", "/api", False), ("//evil/api", "/api", False),
-    ("/api/x?next=/../..", "/api", True), ("/api/./x", "/api", False)])
+
+@pytest.mark.parametrize(
+    ("path", "base", "below"),
+    [
+        ("/api/items?page=2", "/api", True),
+        ("/api", "/api", True),
+        ("/api/", "/api/", True),
+        ("/api?page=2", "/api", True),
+        ("/api/items", "/api/", True),
+        ("/items", "/", True),
+        ("/items", "", True),
+        ("/api/a%2Fb", "/api", True),
+        ("/apis", "/api", False),
+        ("/admin", "/api", False),
+        ("/API/x", "/api", False),
+        ("/api/../admin", "/api", False),
+        ("/api/%2e%2e/admin", "/api", False),
+        ("/api/%252e%252e/admin", "/api", False),
+        ("/api/..%2fadmin", "/api", False),
+        ("/api/..\\admin", "/api", False),
+        ("/api/..%5cadmin", "/api", False),
+        ("//evil/api", "/api", False),
+        ("/api/x?next=/../..", "/api", True),
+        ("/api/./x", "/api", False),
+    ],
+)
 def test_a_path_below_another(path: str, base: str, below: bool) -> None:
     assert is_below(path.encode(), base.encode()) is below
 
 
-@pytest.mark.parametrize(("link", "settings", "why"), [
-    ("/api/items?p=2", {}, None), ("{url}/api/items?p=2", {}, None), ("items?p=2", {}, None),
-    ("/admin?p=2", {}, "not below base_url"), ("/api/%2e%2e/admin", {}, "not below base_url"),
-    ("{url}/admin?p=2", {"next_origins": {"{url}": "follow"}}, None),
-    ("http://other.test/admin", {"next_origins": {"http://other.test": "rewrite"}}, "not below base_url"),
-    ("http://other.test/api/items", {"next_origins": {"http://other.test": "rewrite"}}, None),
-    ("http://u:p@{host}/api/items", {}, "user name or a password"), ("http://u@{host}/api/items", {}, "user name"),
-    ("http://u:p@{host}/api/items", {"next_origins": {"{url}": "follow"}}, "user name or a password"),
-])
+@pytest.mark.parametrize(
+    ("link", "settings", "why"),
+    [
+        ("/api/items?p=2", {}, None),
+        ("{url}/api/items?p=2", {}, None),
+        ("items?p=2", {}, None),
+        ("/admin?p=2", {}, "not below base_url"),
+        ("/api/%2e%2e/admin", {}, "not below base_url"),
+        ("{url}/admin?p=2", {"next_origins": {"{url}": "follow"}}, None),
+        ("http://other.test/admin", {"next_origins": {"http://other.test": "rewrite"}}, "not below base_url"),
+        ("http://other.test/api/items", {"next_origins": {"http://other.test": "rewrite"}}, None),
+        ("http://u:p@{host}/api/items", {}, "user name or a password"),
+        ("http://u@{host}/api/items", {}, "user name"),
+        ("http://u:p@{host}/api/items", {"next_origins": {"{url}": "follow"}}, "user name or a password"),
+    ],
+)
 async def test_a_next_page_is_requested_below_base_url_only(
     server: Server, link: str, settings: dict[str, Any], why: str | None
 ) -> None:
@@ -388,9 +490,15 @@ async def test_a_next_page_is_requested_below_base_url_only(
         return text.format(url=server.url, host=server.url.removeprefix("http://"))
 
     server.answers([])
-    client = Http(HttpSettings.model_validate({
-        "base_url": f"{server.url}/api", "headers": {"Authorization": "Basic eDp5"},
-        **{name: {here(origin): way for origin, way in value.items()} for name, value in settings.items()}}))
+    client = Http(
+        HttpSettings.model_validate(
+            {
+                "base_url": f"{server.url}/api",
+                "headers": {"Authorization": "Basic eDp5"},
+                **{name: {here(origin): way for origin, way in value.items()} for name, value in settings.items()},
+            }
+        )
+    )
     listing = Listing.model_validate({"path": "/items", "paging": "link"})
     work = client.follow(str(httpx.URL(f"{server.url}/api/items").join(here(link))), listing, {})
     if why is None:

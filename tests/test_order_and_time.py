@@ -34,8 +34,14 @@ def open_alerts(world: World) -> list[str]:
 @pytest.fixture
 def timed(make_world: Callable[..., World]) -> World:
     """A world whose owner counts its versions in microseconds since 1970."""
-    return make_world(entity={"parts": {
-        "shop": {**TIMED, "group": "store"}, "stock": {**TIMED, "version": {"path": "v", "kind": "number"}}}})
+    return make_world(
+        entity={
+            "parts": {
+                "shop": {**TIMED, "group": "store"},
+                "stock": {**TIMED, "version": {"path": "v", "kind": "number"}},
+            }
+        }
+    )
 
 
 def in_future(world: World, seconds: float) -> int:
@@ -54,7 +60,9 @@ def test_the_same_id_with_other_content_is_kept_and_flagged(world: World) -> Non
     world.drain()
     assert world.mirrored()["a"]["name"] == "second"
     assert [row.conflicting for row in world.query("SELECT conflicting FROM sync.event_history ORDER BY seq")] == [
-        False, True]
+        False,
+        True,
+    ]
     assert (world.totals().received, world.totals().duplicates, world.totals().balanced) == (2, 1, True)
 
 
@@ -245,7 +253,8 @@ def test_rule_20_a_source_that_has_no_such_record_contradicts_what_was_announced
     assert {key: record["count"] for key, record in world.mirrored().items()} == {"flickers": 3, "gone": 3}
     alerts = world.query("SELECT kind, cause, n, examples FROM sync.alerts WHERE resolved_at IS NULL")
     assert [(row.kind, row.cause, row.n, row.examples) for row in alerts] == [
-        ("source_behind", "item: its source has no such record", 1, ["gone"])]
+        ("source_behind", "item: its source has no such record", 1, ["gone"])
+    ]
     system.rows["gone"] = here["gone"]
     world.later(301)
     world.drain()
@@ -279,9 +288,7 @@ def test_a_changed_mapping_pushes_the_records_whose_payload_it_changes(
     assert remapped(again, make_world, count="stock.count > `1` && `2` || stock.count").drain().calls == 0
 
 
-def test_a_refused_payload_is_not_pushed_again_until_it_changes(
-    world: World, make_world: Callable[..., World]
-) -> None:
+def test_a_refused_payload_is_not_pushed_again_until_it_changes(world: World, make_world: Callable[..., World]) -> None:
     world.erp.before = lambda verb, key: answer(422)
     world.put("a", name="bad")
     world.drain()

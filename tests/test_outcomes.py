@@ -42,8 +42,14 @@ def rule(when: str, means: str, message: str | None = None) -> Outcome:
 
 
 async def called(
-    server: Server, *rules: Outcome, status: int = 200, content: Any = b"", headers: dict[str, str] | None = None,
-    write: bool = True, system: tuple[Outcome, ...] = (), target: tuple[Outcome, ...] = (),
+    server: Server,
+    *rules: Outcome,
+    status: int = 200,
+    content: Any = b"",
+    headers: dict[str, str] | None = None,
+    write: bool = True,
+    system: tuple[Outcome, ...] = (),
+    target: tuple[Outcome, ...] = (),
 ) -> tuple[Failure | None, set[str], str]:
     """What a call comes to that is answered so: the kind of failure, its flags, its detail."""
 
@@ -52,8 +58,7 @@ async def called(
         return Response(body, status, {"content-type": "application/json", **(headers or {})})
 
     server.handler = handler
-    http = Http(HttpSettings(base_url=server.url, timeout=5, outcomes=list(system),
-                             headers={"X-Key": "s3cret<word>"}))
+    http = Http(HttpSettings(base_url=server.url, timeout=5, outcomes=list(system), headers={"X-Key": "s3cret<word>"}))
     try:
         await http.send(Write(path="/", outcomes=list(rules)), {}, write=write, outcomes=target, body={})
     except CallFailed as failed:
@@ -71,73 +76,137 @@ async def called(
 ERROR = '{"error": {"code": "E1", "message": "the reason"}, "ok": false}'
 
 
-@pytest.mark.parametrize(("means", "kind", "flags"), [
-    ("ok", None, set()),
-    ("created", None, set()),
-    ("missing", Failure.PERMANENT, {"missing"}),
-    ("duplicate", Failure.PERMANENT, {"duplicate"}),
-    ("conflict", Failure.PERMANENT, {"conflict"}),
-    ("invalid", Failure.PERMANENT, set()),
-    ("auth", Failure.AUTH, set()),
-    ("throttled", Failure.THROTTLED, set()),
-    ("too_large", Failure.PERMANENT, {"too_large"}),
-    ("reference_missing", Failure.REFERENCE, set()),
-    ("transient", Failure.TRANSIENT, {"unknown"}),
-])
-@pytest.mark.parametrize(("status", "when"), [
-    pytest.param(500, "status == `500`", id="by status"),
-    pytest.param(500, "body.error", id="by body path"),
-    pytest.param(500, "body.error.code == 'E1'", id="by code"),
-    pytest.param(500, "contains(body.error.message, 'reason')", id="by message"),
-    pytest.param(500, "contains(text, 'the reason')", id="by text"),
-    pytest.param(500, "headers.\"x-error\" == 'E1'", id="by header"),
-    pytest.param(200, "body.ok == `false`", id="an error inside a 200"),
-])
+@pytest.mark.parametrize(
+    ("means", "kind", "flags"),
+    [
+        ("ok", None, set()),
+        ("created", None, set()),
+        ("missing", Failure.PERMANENT, {"missing"}),
+        ("duplicate", Failure.PERMANENT, {"duplicate"}),
+        ("conflict", Failure.PERMANENT, {"conflict"}),
+        ("invalid", Failure.PERMANENT, set()),
+        ("auth", Failure.AUTH, set()),
+        ("throttled", Failure.THROTTLED, set()),
+        ("too_large", Failure.PERMANENT, {"too_large"}),
+        ("reference_missing", Failure.REFERENCE, set()),
+        ("transient", Failure.TRANSIENT, {"unknown"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("status", "when"),
+    [
+        pytest.param(500, "status == `500`", id="by status"),
+        pytest.param(500, "body.error", id="by body path"),
+        pytest.param(500, "body.error.code == 'E1'", id="by code"),
+        pytest.param(500, "contains(body.error.message, 'reason')", id="by message"),
+        pytest.param(500, "contains(text, 'the reason')", id="by text"),
+        pytest.param(500, "headers.\"x-error\" == 'E1'", id="by header"),
+        pytest.param(200, "body.ok == `false`", id="an error inside a 200"),
+    ],
+)
 async def test_a_rule_means(
     server: Server, status: int, when: str, means: str, kind: Failure | None, flags: set[str]
 ) -> None:
-    came = await called(server, rule(when, means, "body.error.message"), status=status, content=ERROR,
-                        headers={"X-Error": "E1"})
+    came = await called(
+        server, rule(when, means, "body.error.message"), status=status, content=ERROR, headers={"X-Error": "E1"}
+    )
     detail = "" if kind is None else f"{means.replace('_', ' ')}, answer {status}: the reason"
     assert came == (kind, flags, detail)
 
 
-@pytest.mark.parametrize(("rules", "answer", "kind", "flags"), [
-    pytest.param([rule("status == `403`", "missing")], {"status": 403}, Failure.PERMANENT, {"missing"},
-                 id="403 for missing"),
-    pytest.param([rule("status == `500` && contains(text, 'duplicate key')", "duplicate")],
-                 {"status": 500, "content": '{"e": "duplicate key value"}'}, Failure.PERMANENT, {"duplicate"},
-                 id="500 for duplicate"),
-    pytest.param([rule("status == `500` && contains(text, 'duplicate key')", "duplicate")],
-                 {"status": 500, "content": '{"e": "out of memory"}'}, Failure.TRANSIENT, {"unknown"},
-                 id="500 for something else"),
-    pytest.param([rule("status == `429` && body.code == 'TOO_BIG'", "too_large")],
-                 {"status": 429, "content": '{"code": "TOO_BIG"}', "headers": {"retry-after": "30"}},
-                 Failure.PERMANENT, {"too_large"}, id="429 for too large"),
-    pytest.param([rule("status == `204`", "missing")], {"status": 204}, Failure.PERMANENT, {"missing"},
-                 id="204 for nothing written"),
-    pytest.param([rule("body.errors[?path == 'store_id']", "reference_missing")],
-                 {"status": 422, "content": '{"errors": [{"path": "store_id"}]}'}, Failure.REFERENCE, set(),
-                 id="422 for reference missing"),
-    pytest.param([rule("body.errors", "invalid", "body.errors[0].message")],
-                 {"content": '{"data": null, "errors": [{"message": "x"}]}'}, Failure.PERMANENT, set(),
-                 id="errors inside a 200: GraphQL"),
-    pytest.param([rule("body.errors", "invalid")], {"content": '{"data": {}, "errors": []}'}, None, set(),
-                 id="no errors inside a 200: GraphQL"),
-    pytest.param([rule("body.error.code == `-32602`", "invalid")], {"content": '{"error": {"code": -32602}}'},
-                 Failure.PERMANENT, set(), id="errors inside a 200: JSON-RPC"),
-    pytest.param([rule("body.status >= `400`", "transient")], {"content": '{"status": 503}'}, Failure.TRANSIENT,
-                 {"unknown"}, id="errors inside a 200: transient, so its outcome is unknown"),
-    pytest.param([rule("body.code == 'BUSY'", "transient")], {"status": 423, "content": '{"code": "BUSY"}'},
-                 Failure.TRANSIENT, set(), id="a refusal that may pass did nothing"),
-    pytest.param([rule("status == `404` && starts_with(text, '<')", "transient")],
-                 {"status": 404, "content": "<html>no route"}, Failure.TRANSIENT, set(),
-                 id="HTML error pages: a gateway's 404 is no missing record"),
-    pytest.param([rule("status == `409`", "ok")], {"status": 409}, None, set(), id="409 for done already"),
-    pytest.param([rule("headers.\"x-result\" == 'created'", "created")],
-                 {"status": 303, "headers": {"X-Result": "created", "Location": "/items/7"}}, None, set(),
-                 id="created, told by a header of a redirect"),
-])
+@pytest.mark.parametrize(
+    ("rules", "answer", "kind", "flags"),
+    [
+        pytest.param(
+            [rule("status == `403`", "missing")], {"status": 403}, Failure.PERMANENT, {"missing"}, id="403 for missing"
+        ),
+        pytest.param(
+            [rule("status == `500` && contains(text, 'duplicate key')", "duplicate")],
+            {"status": 500, "content": '{"e": "duplicate key value"}'},
+            Failure.PERMANENT,
+            {"duplicate"},
+            id="500 for duplicate",
+        ),
+        pytest.param(
+            [rule("status == `500` && contains(text, 'duplicate key')", "duplicate")],
+            {"status": 500, "content": '{"e": "out of memory"}'},
+            Failure.TRANSIENT,
+            {"unknown"},
+            id="500 for something else",
+        ),
+        pytest.param(
+            [rule("status == `429` && body.code == 'TOO_BIG'", "too_large")],
+            {"status": 429, "content": '{"code": "TOO_BIG"}', "headers": {"retry-after": "30"}},
+            Failure.PERMANENT,
+            {"too_large"},
+            id="429 for too large",
+        ),
+        pytest.param(
+            [rule("status == `204`", "missing")],
+            {"status": 204},
+            Failure.PERMANENT,
+            {"missing"},
+            id="204 for nothing written",
+        ),
+        pytest.param(
+            [rule("body.errors[?path == 'store_id']", "reference_missing")],
+            {"status": 422, "content": '{"errors": [{"path": "store_id"}]}'},
+            Failure.REFERENCE,
+            set(),
+            id="422 for reference missing",
+        ),
+        pytest.param(
+            [rule("body.errors", "invalid", "body.errors[0].message")],
+            {"content": '{"data": null, "errors": [{"message": "x"}]}'},
+            Failure.PERMANENT,
+            set(),
+            id="errors inside a 200: GraphQL",
+        ),
+        pytest.param(
+            [rule("body.errors", "invalid")],
+            {"content": '{"data": {}, "errors": []}'},
+            None,
+            set(),
+            id="no errors inside a 200: GraphQL",
+        ),
+        pytest.param(
+            [rule("body.error.code == `-32602`", "invalid")],
+            {"content": '{"error": {"code": -32602}}'},
+            Failure.PERMANENT,
+            set(),
+            id="errors inside a 200: JSON-RPC",
+        ),
+        pytest.param(
+            [rule("body.status >= `400`", "transient")],
+            {"content": '{"status": 503}'},
+            Failure.TRANSIENT,
+            {"unknown"},
+            id="errors inside a 200: transient, so its outcome is unknown",
+        ),
+        pytest.param(
+            [rule("body.code == 'BUSY'", "transient")],
+            {"status": 423, "content": '{"code": "BUSY"}'},
+            Failure.TRANSIENT,
+            set(),
+            id="a refusal that may pass did nothing",
+        ),
+        pytest.param(
+            [rule("status == `404` && starts_with(text, '<')", "transient")],
+            {"status": 404, "content": "<html>no route"},
+            Failure.TRANSIENT,
+            set(),
+            id="HTML error pages: a gateway's 404 is no missing record",
+        ),
+        pytest.param([rule("status == `409`", "ok")], {"status": 409}, None, set(), id="409 for done already"),
+        pytest.param(
+            [rule("headers.\"x-result\" == 'created'", "created")],
+            {"status": 303, "headers": {"X-Result": "created", "Location": "/items/7"}},
+            None,
+            set(),
+            id="created, told by a header of a redirect",
+        ),
+    ],
+)
 async def test_rules_express(server: Server, rules: Any, answer: Any, kind: Failure | None, flags: set[str]) -> None:
     assert (await called(server, *rules, **answer))[:2] == (kind, flags)
 
@@ -155,34 +224,64 @@ async def test_429_for_too_large_is_not_waited_for(server: Server) -> None:
 
 # Without a rule.
 
-@pytest.mark.parametrize(("status", "kind", "flags"), [
-    (200, None, set()), (201, None, set()), (204, None, set()), (207, None, set()),
-    (301, Failure.TRANSIENT, {"unknown"}), (400, Failure.PERMANENT, set()), (401, Failure.AUTH, set()),
-    (403, Failure.AUTH, set()), (404, Failure.PERMANENT, {"missing"}), (408, Failure.TRANSIENT, {"unknown"}),
-    (409, Failure.PERMANENT, {"duplicate", "conflict"}), (410, Failure.PERMANENT, {"missing"}),
-    (412, Failure.PERMANENT, {"conflict"}), (413, Failure.PERMANENT, {"too_large"}), (422, Failure.PERMANENT, set()),
-    (428, Failure.PERMANENT, {"conflict"}), (429, Failure.THROTTLED, set()), (500, Failure.TRANSIENT, {"unknown"}),
-    (502, Failure.TRANSIENT, {"unknown"}), (503, Failure.TRANSIENT, {"unknown"}),
-])
+
+@pytest.mark.parametrize(
+    ("status", "kind", "flags"),
+    [
+        (200, None, set()),
+        (201, None, set()),
+        (204, None, set()),
+        (207, None, set()),
+        (301, Failure.TRANSIENT, {"unknown"}),
+        (400, Failure.PERMANENT, set()),
+        (401, Failure.AUTH, set()),
+        (403, Failure.AUTH, set()),
+        (404, Failure.PERMANENT, {"missing"}),
+        (408, Failure.TRANSIENT, {"unknown"}),
+        (409, Failure.PERMANENT, {"duplicate", "conflict"}),
+        (410, Failure.PERMANENT, {"missing"}),
+        (412, Failure.PERMANENT, {"conflict"}),
+        (413, Failure.PERMANENT, {"too_large"}),
+        (422, Failure.PERMANENT, set()),
+        (428, Failure.PERMANENT, {"conflict"}),
+        (429, Failure.THROTTLED, set()),
+        (500, Failure.TRANSIENT, {"unknown"}),
+        (502, Failure.TRANSIENT, {"unknown"}),
+        (503, Failure.TRANSIENT, {"unknown"}),
+    ],
+)
 async def test_a_status_by_itself(server: Server, status: int, kind: Failure | None, flags: set[str]) -> None:
     assert (await called(server, status=status))[:2] == (kind, flags)
 
 
 # Which rule decides.
 
+
 async def test_rules_of_the_call_go_before_the_targets_and_those_before_the_systems(server: Server) -> None:
-    call, target, system = (rule(f"body.{name}", means) for name, means in (
-        ("a", "missing"), ("b", "duplicate"), ("c", "conflict")))
-    for content, flags in (('{"a": 1, "b": 1, "c": 1}', {"missing"}), ('{"b": 1, "c": 1}', {"duplicate"}),
-                           ('{"c": 1}', {"conflict"})):
+    call, target, system = (
+        rule(f"body.{name}", means) for name, means in (("a", "missing"), ("b", "duplicate"), ("c", "conflict"))
+    )
+    for content, flags in (
+        ('{"a": 1, "b": 1, "c": 1}', {"missing"}),
+        ('{"b": 1, "c": 1}', {"duplicate"}),
+        ('{"c": 1}', {"conflict"}),
+    ):
         assert (await called(server, call, target=(target,), system=(system,), content=content))[1] == flags
 
 
 @pytest.mark.parametrize("content", ["", "[]", "[1, 2]", '"text"', "7", "null", "{", HTML, '{"error": [1]}', "\xff"])
-@pytest.mark.parametrize("when", [
-    "length(body.error.codes) > `0`", "contains(body.error.message, 'x')", "starts_with(body.error, 'x')",
-    "sort_by(body, &code)[0].code == 'x'", "max(body) == 'x'", "to_number(body.error) > `5`", "join(',', body) == 'x'",
-])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "length(body.error.codes) > `0`",
+        "contains(body.error.message, 'x')",
+        "starts_with(body.error, 'x')",
+        "sort_by(body, &code)[0].code == 'x'",
+        "max(body) == 'x'",
+        "to_number(body.error) > `5`",
+        "join(',', body) == 'x'",
+    ],
+)
 async def test_a_rule_that_does_not_fit_the_answer_is_no_match(server: Server, when: str, content: str) -> None:
     assert (await called(server, rule(when, "invalid"), content=content))[0] is None
 
@@ -194,11 +293,14 @@ def test_no_answer_is_too_odd_for_rules(content: bytes, status: int) -> None:
     assert failure is None or len(failure.detail) < 500
 
 
-@pytest.mark.parametrize(("when", "complaint"), [
-    ("status == 204", "not a JMESPath expression"),
-    ("start_with(text, 'x')", "unknown function 'start_with'"),
-    ("body.items[?size(tags) > `1`]", "unknown function 'size'"),
-])
+@pytest.mark.parametrize(
+    ("when", "complaint"),
+    [
+        ("status == 204", "not a JMESPath expression"),
+        ("start_with(text, 'x')", "unknown function 'start_with'"),
+        ("body.items[?size(tags) > `1`]", "unknown function 'size'"),
+    ],
+)
 def test_a_rule_that_could_never_match_is_refused(when: str, complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint.replace("(", r"\(")):
         rule(when, "ok")
@@ -206,19 +308,24 @@ def test_a_rule_that_could_never_match_is_refused(when: str, complaint: str) -> 
 
 # What people read.
 
-@pytest.mark.parametrize(("message", "content", "reason"), [
-    pytest.param("body.error", '{"error": "no stock"}', "no stock", id="a text"),
-    pytest.param("body.errors", '{"errors": [{"f": "ü"}]}', '[{"f": "ü"}]', id="a structure, as JSON"),
-    pytest.param("body.errors[].m | join('; ', @)", '{"errors": [{"m": "a"}, {"m": "b"}]}', "a; b", id="several"),
-    pytest.param("body.nothing", '{"error": 1}', '{"error": 1}', id="nothing there: all that came"),
-    pytest.param("join(',', body)", '{"error": 1}', '{"error": 1}', id="does not fit: all that came"),
-    pytest.param(None, '{"error": 1}', '{"error": 1}', id="not told: all that came"),
-    pytest.param("headers.\"x-why\"", "{}", "because", id="a header"),
-    pytest.param("body.error", '{"error": "key s3cret<word> is wrong"}', "key *** is wrong", id="never a secret"),
-])
+
+@pytest.mark.parametrize(
+    ("message", "content", "reason"),
+    [
+        pytest.param("body.error", '{"error": "no stock"}', "no stock", id="a text"),
+        pytest.param("body.errors", '{"errors": [{"f": "ü"}]}', '[{"f": "ü"}]', id="a structure, as JSON"),
+        pytest.param("body.errors[].m | join('; ', @)", '{"errors": [{"m": "a"}, {"m": "b"}]}', "a; b", id="several"),
+        pytest.param("body.nothing", '{"error": 1}', '{"error": 1}', id="nothing there: all that came"),
+        pytest.param("join(',', body)", '{"error": 1}', '{"error": 1}', id="does not fit: all that came"),
+        pytest.param(None, '{"error": 1}', '{"error": 1}', id="not told: all that came"),
+        pytest.param('headers."x-why"', "{}", "because", id="a header"),
+        pytest.param("body.error", '{"error": "key s3cret<word> is wrong"}', "key *** is wrong", id="never a secret"),
+    ],
+)
 async def test_message_picks_the_reason(server: Server, message: str | None, content: str, reason: str) -> None:
-    came = await called(server, rule("status == `400`", "invalid", message), status=400, content=content,
-                        headers={"X-Why": "because"})
+    came = await called(
+        server, rule("status == `400`", "invalid", message), status=400, content=content, headers={"X-Why": "because"}
+    )
     assert came[2] == f"invalid, answer 400: {reason}"
 
 
@@ -238,33 +345,40 @@ async def test_html_error_pages_with_200_are_no_success(server: Server) -> None:
         await get(http, Get(path="/"), {})
     await http.close()
     assert caught.value.kind is Failure.TRANSIENT
-    assert caught.value.detail == (
-        "the answer to GET / is not JSON: an HTML page: 502 Bad Gateway Bad & sad Try later")
+    assert caught.value.detail == ("the answer to GET / is not JSON: an HTML page: 502 Bad Gateway Bad & sad Try later")
 
 
-@pytest.mark.parametrize(("page", "text"), [
-    ("<html><body>token s3cret&lt;word&gt; expired", "an HTML page: token *** expired"),
-    ("<html><body>token &#115;3cret<i></i>&lt;word&gt;", "an HTML page: token s3cret <word>"),
-    ("<h1>No</h1>", "an HTML page: No"), ("<html><script>" * 5000, "an HTML page:"),
-    ("<?xml version='1.0'?><Error>no</Error>", "<?xml version='1.0'?><Error>no</Error>"),
-    ("x" * 1000, "x" * 300 + "…"),
-])
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<html><body>token s3cret&lt;word&gt; expired", "an HTML page: token *** expired"),
+        ("<html><body>token &#115;3cret<i></i>&lt;word&gt;", "an HTML page: token s3cret <word>"),
+        ("<h1>No</h1>", "an HTML page: No"),
+        ("<html><script>" * 5000, "an HTML page:"),
+        ("<?xml version='1.0'?><Error>no</Error>", "<?xml version='1.0'?><Error>no</Error>"),
+        ("x" * 1000, "x" * 300 + "…"),
+    ],
+)
 def test_what_came_is_shown_short_readable_and_without_secrets(page: str, text: str) -> None:
     assert shown(page, ["s3cret<word>", "s3cret&lt;word&gt;"]) == text
 
 
 # A record waits for what it refers to.
 
-@pytest.mark.parametrize(("policy", "waited", "asked", "wait"), [
-    (Retry(jitter=0), 0, None, 10),  # the first time
-    (Retry(jitter=0), 5, None, 10),
-    (Retry(jitter=0), 40, None, 40),  # as long again as before
-    (Retry(jitter=0, factor=3), 40, None, 80),
-    (Retry(jitter=0, factor=1), 40, None, 10),
-    (Retry(jitter=0), 90_000, None, 3600),  # the cap
-    (Retry(jitter=0), 0, 60, 60),  # what the other side asked for
-    (Retry(jitter=0.5), 40, None, 60),
-])
+
+@pytest.mark.parametrize(
+    ("policy", "waited", "asked", "wait"),
+    [
+        (Retry(jitter=0), 0, None, 10),  # the first time
+        (Retry(jitter=0), 5, None, 10),
+        (Retry(jitter=0), 40, None, 40),  # as long again as before
+        (Retry(jitter=0, factor=3), 40, None, 80),
+        (Retry(jitter=0, factor=1), 40, None, 10),
+        (Retry(jitter=0), 90_000, None, 3600),  # the cap
+        (Retry(jitter=0), 0, 60, 60),  # what the other side asked for
+        (Retry(jitter=0.5), 40, None, 60),
+    ],
+)
 def test_reference_missing_waits_in_proportion_and_spends_no_attempt(
     policy: Retry, waited: float, asked: float | None, wait: float
 ) -> None:
@@ -275,7 +389,9 @@ def test_reference_missing_waits_in_proportion_and_spends_no_attempt(
 def store_missing(world: World) -> None:
     world.erp.before = lambda verb, key: (
         CallFailed(Failure.REFERENCE, "reference 'store' is not there yet: answer 200: {}")
-        if verb in ("create", "update") else None)
+        if verb in ("create", "update")
+        else None
+    )
 
 
 def waits(world: World, rounds: int) -> list[float]:
@@ -369,7 +485,7 @@ def test_a_full_sync_of_its_group_tries_a_waiting_record_at_once(world: World) -
 
 
 def test_a_probe_that_finds_a_reference_missing_neither_closes_the_breaker_nor_loops(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world()
     for n in range(6):

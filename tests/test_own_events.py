@@ -20,33 +20,55 @@ from sync_orchestrator.event_formats.custom_events import change_event_of, is_wa
 
 NOON = 1_795_435_200_000_000  # 2026-11-23T12:00:00Z
 PLAIN = {
-    "id": "body.nr", "key": "body.sku", "group": "body.shop", "action": "body.what", "version": "body.at",
+    "id": "body.nr",
+    "key": "body.sku",
+    "group": "body.shop",
+    "action": "body.what",
+    "version": "body.at",
     "data": "body.row",
 }
 CAPTURED = {
     "when": "body.op != 'm'",
-    "entity": "body.source.table", "entities": {"t_items": "item"},
+    "entity": "body.source.table",
+    "entities": {"t_items": "item"},
     "key": "body.after.id || body.before.id",
-    "action": "body.op", "actions": {"c": "created", "r": "created", "u": "updated", "d": "deleted"},
-    "version": "body.ts_ms", "version_unit": "ms", "data": "body.after",
+    "action": "body.op",
+    "actions": {"c": "created", "r": "created", "u": "updated", "d": "deleted"},
+    "version": "body.ts_ms",
+    "version_unit": "ms",
+    "data": "body.after",
 }
 
 
 def config(events: dict[str, Any], kind: str = "time", **part: Any) -> Config:
     own = {"key": "key", "version": {"path": "v", "kind": kind}, "list": {"path": "/"}, "group": "store", **part}
     system = {"base_url": "http://127.0.0.1:1"}
-    return two_part_config(sources={"shop": {**system, "events": events}, "stock": system},
-                           entity={"parts": {"shop": own, "stock": own}})
+    return two_part_config(
+        sources={"shop": {**system, "events": events}, "stock": system}, entity={"parts": {"shop": own, "stock": own}}
+    )
 
 
 def plain(**changes: Any) -> dict[str, Any]:
-    return {"nr": 12, "sku": 77, "shop": "B", "what": "updated", "at": "2026-11-23T12:00:00Z",
-            "row": {"key": "77", "name": "n", "store": "A"}, **changes}
+    return {
+        "nr": 12,
+        "sku": 77,
+        "shop": "B",
+        "what": "updated",
+        "at": "2026-11-23T12:00:00Z",
+        "row": {"key": "77", "name": "n", "store": "A"},
+        **changes,
+    }
 
 
 def captured(**changes: Any) -> dict[str, Any]:
-    return {"op": "u", "ts_ms": NOON // 1000, "source": {"table": "t_items"}, "before": None,
-            "after": {"id": "k1", "store": "A"}, **changes}
+    return {
+        "op": "u",
+        "ts_ms": NOON // 1000,
+        "source": {"table": "t_items"},
+        "before": None,
+        "after": {"id": "k1", "store": "A"},
+        **changes,
+    }
 
 
 def read(document: Any, events: dict[str, Any], headers: dict[str, Any] | None = None, **options: Any) -> ChangeEvent:
@@ -54,14 +76,19 @@ def read(document: Any, events: dict[str, Any], headers: dict[str, Any] | None =
 
 
 def test_a_plain_event_is_read_by_its_places() -> None:
-    assert read(plain(), PLAIN) == ChangeEvent(
-        "shop", "12", "item", "77", "update", NOON, plain()["row"], "A")
+    assert read(plain(), PLAIN) == ChangeEvent("shop", "12", "item", "77", "update", NOON, plain()["row"], "A")
 
 
 def test_a_captured_row_is_read_by_tables_of_words_and_a_unit() -> None:
     found = read(captured(), CAPTURED)
     assert (found.entity, found.key, found.action, found.version, found.data, found.group) == (
-        "item", "k1", "update", NOON, {"id": "k1", "store": "A"}, "A")
+        "item",
+        "k1",
+        "update",
+        NOON,
+        {"id": "k1", "store": "A"},
+        "A",
+    )
 
 
 def test_a_captured_deletion_names_the_record_by_what_it_was() -> None:
@@ -75,7 +102,7 @@ def test_without_an_id_the_same_content_has_the_same_one() -> None:
 
 
 def test_headers_are_found_however_they_are_written() -> None:
-    events = {**PLAIN, "id": "headers.\"x-id\"", "action": "headers.action"}
+    events = {**PLAIN, "id": 'headers."x-id"', "action": "headers.action"}
     found = read(plain(), events, {"X-Id": "h1", "Action": "deleted"})
     assert (found.event_id, found.action) == ("h1", "delete")
 
@@ -90,10 +117,17 @@ def test_without_data_the_part_is_to_be_read_from_its_source() -> None:
     assert (found.data, found.group) == (None, "B")
 
 
-@pytest.mark.parametrize(("unit", "value"), [
-    ("s", NOON // 1_000_000), ("ms", NOON // 1000), ("us", NOON), ("ns", NOON * 1000), ("s", NOON / 1e6),
-    ("ms", "2026-11-23T12:00:00Z"),
-])
+@pytest.mark.parametrize(
+    ("unit", "value"),
+    [
+        ("s", NOON // 1_000_000),
+        ("ms", NOON // 1000),
+        ("us", NOON),
+        ("ns", NOON * 1000),
+        ("s", NOON / 1e6),
+        ("ms", "2026-11-23T12:00:00Z"),
+    ],
+)
 def test_a_time_is_counted_in_its_unit(unit: str, value: Any) -> None:
     assert read(plain(at=value), {**PLAIN, "version_unit": unit}).version == NOON
 
@@ -112,24 +146,27 @@ def test_what_is_not_meant_is_passed_over() -> None:
     assert is_wanted(plain(), {}, "shop", config(PLAIN))
 
 
-@pytest.mark.parametrize(("document", "field"), [
-    (plain(nr=None), "id (body.nr)"),
-    (plain(nr=1.5), "id (body.nr)"),
-    (plain(sku=""), "key (body.sku)"),
-    (plain(sku=".."), "key (body.sku)"),
-    (plain(sku={"a": 1}), "key (body.sku)"),
-    (plain(what="touched"), "action (body.what)"),
-    (plain(at=None), "version (body.at)"),
-    (plain(at="noon"), "version (body.at)"),
-    (plain(at=True), "version (body.at)"),
-    (plain(at=10**30), "version (body.at)"),
-    (plain(row=[1]), "data (body.row)"),
-    (plain(shop={"a": 1}), "group (body.shop)"),
-    (plain(row={"store": "a\tb"}), "data (store)"),
-    ([1], "action (body.what)"),
-    (None, "action (body.what)"),
-    ("text", "action (body.what)"),
-])
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (plain(nr=None), "id (body.nr)"),
+        (plain(nr=1.5), "id (body.nr)"),
+        (plain(sku=""), "key (body.sku)"),
+        (plain(sku=".."), "key (body.sku)"),
+        (plain(sku={"a": 1}), "key (body.sku)"),
+        (plain(what="touched"), "action (body.what)"),
+        (plain(at=None), "version (body.at)"),
+        (plain(at="noon"), "version (body.at)"),
+        (plain(at=True), "version (body.at)"),
+        (plain(at=10**30), "version (body.at)"),
+        (plain(row=[1]), "data (body.row)"),
+        (plain(shop={"a": 1}), "group (body.shop)"),
+        (plain(row={"store": "a\tb"}), "data (store)"),
+        ([1], "action (body.what)"),
+        (None, "action (body.what)"),
+        ("text", "action (body.what)"),
+    ],
+)
 def test_what_cannot_be_taken_is_named_by_its_field_and_place(document: Any, field: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
         read(document, PLAIN)
@@ -154,11 +191,14 @@ def test_a_source_without_own_events_has_no_such_shape() -> None:
     assert caught.value.field == "source"
 
 
-@pytest.mark.parametrize(("events", "said"), [
-    ({**PLAIN, "entities": {"t": "order"}}, "sources.shop.events.entities.t: shop is no part of an entity 'order'"),
-    ({**PLAIN, "key": "body."}, "not a JMESPath expression"),
-    ({**PLAIN, "actions": {"c": "made"}}, "'created', 'updated' or 'deleted'"),
-])
+@pytest.mark.parametrize(
+    ("events", "said"),
+    [
+        ({**PLAIN, "entities": {"t": "order"}}, "sources.shop.events.entities.t: shop is no part of an entity 'order'"),
+        ({**PLAIN, "key": "body."}, "not a JMESPath expression"),
+        ({**PLAIN, "actions": {"c": "made"}}, "'created', 'updated' or 'deleted'"),
+    ],
+)
 def test_what_cannot_be_meant_is_told_when_the_configuration_is_read(events: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said.replace("[", r"\[")):
         config(events)
@@ -178,19 +218,35 @@ def test_times_are_exact_to_the_microsecond() -> None:
 
 def test_the_captured_row_of_the_documents_is_read_by_their_configuration() -> None:
     text = (Path(__file__).parent.parent / "docs" / "brokers.md").read_text(encoding="utf-8")
-    [shape] = [found for fence in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "t_stones" in fence
-               for found in [yaml.safe_load(fence)["sources"]["catalogue"]["events"]]]
+    [shape] = [
+        found
+        for fence in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+        if "t_stones" in fence
+        for found in [yaml.safe_load(fence)["sources"]["catalogue"]["events"]]
+    ]
     [document] = [json.loads(fence) for fence in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
     found = read(document, {**shape, "entities": {"t_stones": "item"}})
     assert (found.key, found.action, found.version, found.data) == ("D-000005", "update", NOON, document["after"])
 
 
 UNSIGNED = [
-    ("id", 'headers."x-id"'), ("when", "headers.kind == 'a'"), ("key", "body.sku || headers.key"), ("data", "headers"),
-    ("group", "[headers.a, body.shop] | [0]"), ("action", "@.headers.action"), ("action", "@ | headers.action"),
-    ("version", "headers.*"), ("key", "* | [1].x"), ("key", "to_string(@)"), ("entity", "(headers).entity"),
-    ("id", 'headers."webhook-signature"'), ("id", "headers.x[0]"), ("id", "{a: headers}.a.x"), ("id", "values(@)[1].x"),
-    ("when", "!(headers.x)"), ("id", 'headers."Webhook-Id"'),
+    ("id", 'headers."x-id"'),
+    ("when", "headers.kind == 'a'"),
+    ("key", "body.sku || headers.key"),
+    ("data", "headers"),
+    ("group", "[headers.a, body.shop] | [0]"),
+    ("action", "@.headers.action"),
+    ("action", "@ | headers.action"),
+    ("version", "headers.*"),
+    ("key", "* | [1].x"),
+    ("key", "to_string(@)"),
+    ("entity", "(headers).entity"),
+    ("id", 'headers."webhook-signature"'),
+    ("id", "headers.x[0]"),
+    ("id", "{a: headers}.a.x"),
+    ("id", "values(@)[1].x"),
+    ("when", "!(headers.x)"),
+    ("id", 'headers."Webhook-Id"'),
 ]
 
 
@@ -203,11 +259,21 @@ def test_a_source_that_signs_may_not_look_at_headers_that_are_not_signed(field: 
         Config.model_validate(document)
 
 
-@pytest.mark.parametrize("expression", [
-    'headers."webhook-id"', '@.headers."webhook-id"', 'headers."webhook-timestamp"', "body.headers.x", "'headers'",
-    "body[?headers].x", "body.items[0].headers", "body | headers", "headers.\"webhook-id\" || body.nr",
-    "{a: body.headers}.a",
-])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        'headers."webhook-id"',
+        '@.headers."webhook-id"',
+        'headers."webhook-timestamp"',
+        "body.headers.x",
+        "'headers'",
+        "body[?headers].x",
+        "body.items[0].headers",
+        "body | headers",
+        'headers."webhook-id" || body.nr',
+        "{a: body.headers}.a",
+    ],
+)
 def test_a_source_that_signs_may_look_at_what_is_signed(expression: str) -> None:
     document = config({**PLAIN, "id": expression}).model_dump(mode="json", exclude_defaults=True)
     document["sources"]["shop"]["webhook_secrets"] = ["whsec_" + "A" * 32]

@@ -34,7 +34,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "cursor in the body": BY_CURSOR,
     "cursor in a header": {**BY_CURSOR, "next": None, "next_header": "X-Next"},
     "cursor that is a list": {
-        "paging": "cursor", "method": "POST", "body": {"at": "{{ cursor }}", "limit": "{{ limit }}"}, "next": "marks"},
+        "paging": "cursor",
+        "method": "POST",
+        "body": {"at": "{{ cursor }}", "limit": "{{ limit }}"},
+        "next": "marks",
+    },
     "page": BY_PAGE,
     "page from 0": {"paging": "page", "params": {"page": "{{ page + 1 }}", **LIMIT}, "first_page": 0},
     "offset": BY_OFFSET,
@@ -69,8 +73,11 @@ class Shelf:
         else:
             size = min(limit, self.cuts[(len(self.calls) - 1) % len(self.cuts)])
             mark = asked.get("at")
-            at = self.keys.index(asked["after"]) + 1 if "after" in asked else int(
-                (mark[0] if isinstance(mark, list) else mark) or 0)
+            at = (
+                self.keys.index(asked["after"]) + 1
+                if "after" in asked
+                else int((mark[0] if isinstance(mark, list) else mark) or 0)
+            )
         if at >= len(self.keys) and self.calls[1:]:
             return JSONResponse({"items": [], "total": len(self.keys)}, self.end)
         end = at + size
@@ -80,10 +87,14 @@ class Shelf:
         url = request.url.replace(query="")
         query = f"at={end}&limit={limit}"
         links = {"absolute": f"{url}?{query}", "relative": f"{request.url.path}?{query}"}
-        headers = {"X-Next": str(end), "X-Next-Page": links["relative"],
-                   "Link": f'<{url}?at=0>; rel="first", <{links["absolute"]}>; rel="next"'}
-        return JSONResponse({"items": items, "total": len(self.keys), "next": end, "marks": [end], "links": links},
-                            headers=headers)
+        headers = {
+            "X-Next": str(end),
+            "X-Next-Page": links["relative"],
+            "Link": f'<{url}?at=0>; rel="first", <{links["absolute"]}>; rel="next"',
+        }
+        return JSONResponse(
+            {"items": items, "total": len(self.keys), "next": end, "marks": [end], "links": links}, headers=headers
+        )
 
 
 def key_of(item: Any) -> str:
@@ -91,7 +102,11 @@ def key_of(item: Any) -> str:
 
 
 async def listed(
-    server: Server, listing: dict[str, Any], *, into: list[list[str]] | None = None, after: str | None = None,
+    server: Server,
+    listing: dict[str, Any],
+    *,
+    into: list[list[str]] | None = None,
+    after: str | None = None,
     **values: Any,
 ) -> list[list[str]]:
     """The keys of each page; ``into``: kept there also where the listing fails."""
@@ -112,6 +127,7 @@ def flat(found: list[list[str]]) -> list[str]:
 
 # Every way to page.
 
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(number=st.integers(0, 23), size=st.integers(1, 9), cuts=st.lists(st.integers(1, 9), min_size=1, max_size=4))
@@ -128,10 +144,13 @@ async def test_each_item_comes_once_and_in_order(
     assert [] not in found
 
 
-@pytest.mark.parametrize(("kind", "asked"), [
-    pytest.param(BY_OFFSET, [0, 2, 4, 5], id="offset goes on by what came"),
-    pytest.param(BY_PAGE, [1, 2, 3, 4], id="a short page is not the last"),
-])
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [
+        pytest.param(BY_OFFSET, [0, 2, 4, 5], id="offset goes on by what came"),
+        pytest.param(BY_PAGE, [1, 2, 3, 4], id="a short page is not the last"),
+    ],
+)
 async def test_page_sizes_cut_silently(server: Server, kind: dict[str, Any], asked: list[int]) -> None:
     shelf = Shelf(server, "abcde", cuts=[2])
     assert await listed(server, {**kind, "size": 4}) == [["a", "b"], ["c", "d"], ["e"]]
@@ -196,9 +215,18 @@ async def test_a_204_is_an_empty_page(server: Server) -> None:
 
 # Addresses of next pages.
 
-@pytest.mark.parametrize("address", [
-    "?at=2", "items?at=2", "/v1/items?at=2", "./items?at=2", "{url}/v1/items?at=2", "//{host}/v1/items?at=2",
-])
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "?at=2",
+        "items?at=2",
+        "/v1/items?at=2",
+        "./items?at=2",
+        "{url}/v1/items?at=2",
+        "//{host}/v1/items?at=2",
+    ],
+)
 async def test_a_next_link_is_relative_to_its_page(server: Server, address: str) -> None:
     link = address.format(url=server.url, host=server.url.removeprefix("http://"))
     answers(server, [{"items": [{"key": "a"}], "next": link}, {"items": [{"key": "b"}]}])
@@ -212,38 +240,48 @@ async def test_headers_and_body_are_sent_with_every_page(server: Server) -> None
 
     async def handler(request: Request) -> Response:
         heard.append((request.headers.get("x-store"), await request.body(), dict(request.query_params)))
-        return JSONResponse({"items": [{"key": str(len(heard))}]},
-                            headers={} if heard[1:] else {"Link": "</items?p=2>; rel=next"})
+        return JSONResponse(
+            {"items": [{"key": str(len(heard))}]}, headers={} if heard[1:] else {"Link": "</items?p=2>; rel=next"}
+        )
 
     server.handler = handler
-    listing = {"paging": "link", "method": "POST", "headers": {"X-Store": "{{ group }}"}, "body": {"s": "{{ group }}"},
-               "params": {"store": "{{ group }}"}}
+    listing = {
+        "paging": "link",
+        "method": "POST",
+        "headers": {"X-Store": "{{ group }}"},
+        "body": {"s": "{{ group }}"},
+        "params": {"store": "{{ group }}"},
+    }
     assert await listed(server, listing, group="A") == [["1"], ["2"]]
     assert heard == [("A", b'{"s":"A"}', {"store": "A"}), ("A", b'{"s":"A"}', {"p": "2"})]
 
 
-@pytest.mark.parametrize(("header", "address"), [
-    ('<https://x/2>; rel="next"', "https://x/2"),
-    ("<https://x/2>; rel=next", "https://x/2"),
-    ('<https://x/2>; REL="NEXT"', "https://x/2"),
-    ('<https://x/2>;rel="last next"', "https://x/2"),
-    ('<https://x/1>; rel="prev", <https://x/2>; rel="next", <https://x/9>; rel="last"', "https://x/2"),
-    ('<https://x/a,b;c?d=1,2>; title="a, <b>; rel=next"; rel="next"', "https://x/a,b;c?d=1,2"),
-    ('<https://x/1>; title="rel=\\"next\\""; rel=prev', None),
-    ('<https://x/2> ; rel = "next"', "https://x/2"),
-    ('<https://x/1>; rel=prev; rel=next', None),
-    ('<https://x/1>; rel=next; anchor="#part"', None),
-    ('<https://x/1>; rel="nextish"', None),
-    ("<https://x/1>", None),
-    ("<?page=2>; crossorigin; rel=next", "?page=2"),
-    ("https://x/2; rel=next", None),
-    ("", None),
-])
+@pytest.mark.parametrize(
+    ("header", "address"),
+    [
+        ('<https://x/2>; rel="next"', "https://x/2"),
+        ("<https://x/2>; rel=next", "https://x/2"),
+        ('<https://x/2>; REL="NEXT"', "https://x/2"),
+        ('<https://x/2>;rel="last next"', "https://x/2"),
+        ('<https://x/1>; rel="prev", <https://x/2>; rel="next", <https://x/9>; rel="last"', "https://x/2"),
+        ('<https://x/a,b;c?d=1,2>; title="a, <b>; rel=next"; rel="next"', "https://x/a,b;c?d=1,2"),
+        ('<https://x/1>; title="rel=\\"next\\""; rel=prev', None),
+        ('<https://x/2> ; rel = "next"', "https://x/2"),
+        ("<https://x/1>; rel=prev; rel=next", None),
+        ('<https://x/1>; rel=next; anchor="#part"', None),
+        ('<https://x/1>; rel="nextish"', None),
+        ("<https://x/1>", None),
+        ("<?page=2>; crossorigin; rel=next", "?page=2"),
+        ("https://x/2; rel=next", None),
+        ("", None),
+    ],
+)
 def test_link_headers(header: str, address: str | None) -> None:
     assert next_link(header) == address
 
 
 # What must not be taken for a listing.
+
 
 def answers(server: Server, documents: Sequence[Any]) -> None:
     """One answer after the other, the last one again and again."""
@@ -290,49 +328,132 @@ BY_URL = {"paging": "next_url", "next": "next"}
 TRANSIENT, PERMANENT = Failure.TRANSIENT, Failure.PERMANENT
 
 
-@pytest.mark.parametrize(("listing", "documents", "kind", "says"), [
-    pytest.param(BY_CURSOR, [a(next="x"), b(next="x")], TRANSIENT, "move on from: x", id="the same cursor again"),
-    pytest.param(BY_CURSOR, [a(next="x"), b(next="y"), {"items": [{"key": "c"}], "next": "x"}], TRANSIENT,
-                 "page 3 of GET /items: the listing does not move on from: x", id="cursors in a circle"),
-    pytest.param(BY_CURSOR, [a(next="x"), a(next="y")], TRANSIENT, "same page again: [{'key': 'a'}]",
-                 id="the same page under another cursor"),
-    pytest.param(BY_URL, [a(next="/items?p=2"), b(next="?p=2")], TRANSIENT, "move on from: http://",
-                 id="the same address again"),
-    pytest.param(BY_PAGE, [a()], TRANSIENT, "page 2 of GET /items: the listing gives the same page again",
-                 id="page is ignored"),
-    pytest.param(BY_OFFSET, [a()], TRANSIENT, "same page again", id="offset is ignored"),
-    pytest.param(BY_KEY, [a()], TRANSIENT, "does not move on from: a", id="last key is ignored"),
-    pytest.param(BY_PAGE, [a(), b(), a()], TRANSIENT, "page 3 of GET /items: the listing gives the same page again",
-                 id="pages in a circle"),
-    pytest.param(BY_KEY, [a(), {"items": [{"key": "a"}, {"key": "b"}]}], TRANSIENT, "overlaps",
-                 id="a page that overlaps where it cannot"),
-    pytest.param(BY_PAGE, [a(), half_a_page], TRANSIENT, 'page 2 of GET /items: the answer is not JSON: {"items": [{',
-                 id="half a page"),
-    pytest.param(BY_PAGE, [a(), cut_off], TRANSIENT, "no answer", id="a page cut off"),
-    pytest.param(BY_PAGE, [a(), html], TRANSIENT, "not JSON: an HTML page: Down for maintenance", id="an HTML page"),
-    pytest.param(BY_PAGE, [a(), redirect], TRANSIENT, "redirects to https://login.example/", id="a redirect"),
-    pytest.param(BY_PAGE, [a(), {"items": {"key": "b"}}], TRANSIENT, "no list at 'items'", id="an object for a list"),
-    pytest.param(BY_PAGE, [a(), {"items": None}], TRANSIENT, "no list at 'items'", id="null for a list"),
-    pytest.param(BY_PAGE, [a(), {"error": "later"}], TRANSIENT, 'no list at \'items\': {"error":"later"}',
-                 id="an error in a 200"),
-    pytest.param(BY_PAGE, [a(), []], TRANSIENT, "no list at 'items': []", id="a list for an object"),
-    pytest.param(BY_CURSOR, [a(next="x"), b(next=True)], TRANSIENT, "no cursor at 'next'",
-                 id="a truth value for a cursor"),
-    pytest.param(BY_CURSOR, [a(next="x"), b(next={"at": 1})], TRANSIENT, "no cursor at 'next'",
-                 id="an object for a cursor in the query"),
-    pytest.param(BY_URL, [a(next="/items?p=2"), b(next=3)], TRANSIENT, "no address of the next page: 3",
-                 id="a number for an address"),
-    pytest.param(BY_URL, [a(next="/items?p=2"), b(next="http://[x/")], TRANSIENT, "no address of the next page",
-                 id="no address"),
-    pytest.param(BY_URL, [a(next="/items?p=2"), b(next="https://other.example/items")], TRANSIENT,
-                 "Set 'next_origins: {\"https://other.example\": rewrite}' of this system", id="another host"),
-    pytest.param({**BY_PAGE, "total": "n"}, [a(n=3), b(n=3), {"items": [], "n": 3}], TRANSIENT,
-                 "ends after 2 items, of which it says that they are: 3", id="it ends before its total"),
-    pytest.param({**BY_PAGE, "total": "n", "end_status": [404]}, [a(n=3), lambda: Response(status_code=404)],
-                 TRANSIENT, "ends after 1 items", id="a status ends it before its total"),
-    pytest.param({**BY_PAGE, "total": "n"}, [a(n=2), b(n="2")], TRANSIENT,
-                 "no number at 'n', but a text of digits (write to_number(n))", id="text for a total"),
-])
+@pytest.mark.parametrize(
+    ("listing", "documents", "kind", "says"),
+    [
+        pytest.param(BY_CURSOR, [a(next="x"), b(next="x")], TRANSIENT, "move on from: x", id="the same cursor again"),
+        pytest.param(
+            BY_CURSOR,
+            [a(next="x"), b(next="y"), {"items": [{"key": "c"}], "next": "x"}],
+            TRANSIENT,
+            "page 3 of GET /items: the listing does not move on from: x",
+            id="cursors in a circle",
+        ),
+        pytest.param(
+            BY_CURSOR,
+            [a(next="x"), a(next="y")],
+            TRANSIENT,
+            "same page again: [{'key': 'a'}]",
+            id="the same page under another cursor",
+        ),
+        pytest.param(
+            BY_URL,
+            [a(next="/items?p=2"), b(next="?p=2")],
+            TRANSIENT,
+            "move on from: http://",
+            id="the same address again",
+        ),
+        pytest.param(
+            BY_PAGE,
+            [a()],
+            TRANSIENT,
+            "page 2 of GET /items: the listing gives the same page again",
+            id="page is ignored",
+        ),
+        pytest.param(BY_OFFSET, [a()], TRANSIENT, "same page again", id="offset is ignored"),
+        pytest.param(BY_KEY, [a()], TRANSIENT, "does not move on from: a", id="last key is ignored"),
+        pytest.param(
+            BY_PAGE,
+            [a(), b(), a()],
+            TRANSIENT,
+            "page 3 of GET /items: the listing gives the same page again",
+            id="pages in a circle",
+        ),
+        pytest.param(
+            BY_KEY,
+            [a(), {"items": [{"key": "a"}, {"key": "b"}]}],
+            TRANSIENT,
+            "overlaps",
+            id="a page that overlaps where it cannot",
+        ),
+        pytest.param(
+            BY_PAGE,
+            [a(), half_a_page],
+            TRANSIENT,
+            'page 2 of GET /items: the answer is not JSON: {"items": [{',
+            id="half a page",
+        ),
+        pytest.param(BY_PAGE, [a(), cut_off], TRANSIENT, "no answer", id="a page cut off"),
+        pytest.param(
+            BY_PAGE, [a(), html], TRANSIENT, "not JSON: an HTML page: Down for maintenance", id="an HTML page"
+        ),
+        pytest.param(BY_PAGE, [a(), redirect], TRANSIENT, "redirects to https://login.example/", id="a redirect"),
+        pytest.param(
+            BY_PAGE, [a(), {"items": {"key": "b"}}], TRANSIENT, "no list at 'items'", id="an object for a list"
+        ),
+        pytest.param(BY_PAGE, [a(), {"items": None}], TRANSIENT, "no list at 'items'", id="null for a list"),
+        pytest.param(
+            BY_PAGE,
+            [a(), {"error": "later"}],
+            TRANSIENT,
+            'no list at \'items\': {"error":"later"}',
+            id="an error in a 200",
+        ),
+        pytest.param(BY_PAGE, [a(), []], TRANSIENT, "no list at 'items': []", id="a list for an object"),
+        pytest.param(
+            BY_CURSOR, [a(next="x"), b(next=True)], TRANSIENT, "no cursor at 'next'", id="a truth value for a cursor"
+        ),
+        pytest.param(
+            BY_CURSOR,
+            [a(next="x"), b(next={"at": 1})],
+            TRANSIENT,
+            "no cursor at 'next'",
+            id="an object for a cursor in the query",
+        ),
+        pytest.param(
+            BY_URL,
+            [a(next="/items?p=2"), b(next=3)],
+            TRANSIENT,
+            "no address of the next page: 3",
+            id="a number for an address",
+        ),
+        pytest.param(
+            BY_URL,
+            [a(next="/items?p=2"), b(next="http://[x/")],
+            TRANSIENT,
+            "no address of the next page",
+            id="no address",
+        ),
+        pytest.param(
+            BY_URL,
+            [a(next="/items?p=2"), b(next="https://other.example/items")],
+            TRANSIENT,
+            "Set 'next_origins: {\"https://other.example\": rewrite}' of this system",
+            id="another host",
+        ),
+        pytest.param(
+            {**BY_PAGE, "total": "n"},
+            [a(n=3), b(n=3), {"items": [], "n": 3}],
+            TRANSIENT,
+            "ends after 2 items, of which it says that they are: 3",
+            id="it ends before its total",
+        ),
+        pytest.param(
+            {**BY_PAGE, "total": "n", "end_status": [404]},
+            [a(n=3), lambda: Response(status_code=404)],
+            TRANSIENT,
+            "ends after 1 items",
+            id="a status ends it before its total",
+        ),
+        pytest.param(
+            {**BY_PAGE, "total": "n"},
+            [a(n=2), b(n="2")],
+            TRANSIENT,
+            "no number at 'n', but a text of digits (write to_number(n))",
+            id="text for a total",
+        ),
+    ],
+)
 async def test_a_listing_that_goes_wrong(
     server: Server, listing: dict[str, Any], documents: list[Any], kind: Failure, says: str
 ) -> None:
@@ -346,10 +467,13 @@ async def test_a_listing_that_goes_wrong(
     assert flat(found) == ["a", "b"][: len(found)]
 
 
-@pytest.mark.parametrize(("document", "listing", "says"), [
-    pytest.param({"items": [], "total": 3}, {**BY_OFFSET, "total": "total"}, "ends after 0 items", id="empty"),
-    pytest.param(a(total=3), {"total": "total"}, "ends after 1 items", id="paging none"),
-])
+@pytest.mark.parametrize(
+    ("document", "listing", "says"),
+    [
+        pytest.param({"items": [], "total": 3}, {**BY_OFFSET, "total": "total"}, "ends after 0 items", id="empty"),
+        pytest.param(a(total=3), {"total": "total"}, "ends after 1 items", id="paging none"),
+    ],
+)
 async def test_a_first_page_that_is_less_than_its_total(
     server: Server, document: Any, listing: dict[str, Any], says: str
 ) -> None:
@@ -380,8 +504,14 @@ async def test_a_listing_that_never_ends(server: Server, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("listing", [BY_PAGE, BY_OFFSET, BY_CURSOR], ids=["page", "offset", "cursor"])
 async def test_what_a_page_repeats_of_the_one_before_is_left_out(server: Server, listing: dict[str, Any]) -> None:
     """Rows were added above while it was listed: that is no fault of the server's."""
-    answers(server, [{"items": [{"key": "a"}, {"key": "b"}], "next": 1},
-                     {"items": [{"key": "b"}, {"key": "c"}], "next": 2}, {"items": []}])
+    answers(
+        server,
+        [
+            {"items": [{"key": "a"}, {"key": "b"}], "next": 1},
+            {"items": [{"key": "b"}, {"key": "c"}], "next": 2},
+            {"items": []},
+        ],
+    )
     assert await listed(server, listing) == [["a", "b"], ["c"]]
 
 
@@ -426,13 +556,14 @@ async def test_an_inclusive_start_that_is_not_configured_is_named(server: Server
     assert "set 'includes_after: true', or let the server skip that item (such as 'skip: 1'" in failure.detail
 
 
-@pytest.mark.parametrize(("documents", "expected"), [
-    pytest.param([("ab", 4), ("bc", 5), ("d", 5)], "abcd", id="a row was added above"),
-    pytest.param([("ab", 4), ("d", 3)], "abd", id="a row was removed above"),
-])
-async def test_a_total_that_changes_meanwhile(
-    server: Server, documents: list[tuple[str, int]], expected: str
-) -> None:
+@pytest.mark.parametrize(
+    ("documents", "expected"),
+    [
+        pytest.param([("ab", 4), ("bc", 5), ("d", 5)], "abcd", id="a row was added above"),
+        pytest.param([("ab", 4), ("d", 3)], "abd", id="a row was removed above"),
+    ],
+)
+async def test_a_total_that_changes_meanwhile(server: Server, documents: list[tuple[str, int]], expected: str) -> None:
     """The least of what it says must have come."""
     answers(server, [{"items": [{"key": key} for key in keys], "total": total} for keys, total in documents])
     assert flat(await listed(server, {**BY_OFFSET, "total": "total"})) == list(expected)
@@ -441,17 +572,21 @@ async def test_a_total_that_changes_meanwhile(
 
 # The configuration.
 
-@pytest.mark.parametrize(("listing", "says"), [
-    ({"paging": "offset"}, r"needs {{ offset }}"),
-    ({"paging": "cursor", "params": {"c": "{{ cursor }}"}}, "needs 'next' or 'next_header'"),
-    ({"paging": "next_url", "next": "a", "next_header": "b"}, "one of them"),
-    ({"paging": "link", "next": "a"}, "belong to paging 'cursor' and 'next_url'"),
-    ({"paging": "link", "total": "a"}, "'total' belongs to"),
-    ({**BY_CURSOR, "includes_after": True}, "'includes_after' belongs to paging 'after'"),
-    ({**BY_KEY, "includes_after": True, "size": 1}, "includes_after needs a 'size' of 2 or more"),
-    ({**BY_CURSOR, "short_page_ends": True}, "'short_page_ends' belongs to"),
-    ({"paging": "page", "params": {"p": "{{ page }}"}, "short_page_ends": True}, "short_page_ends needs"),
-])
+
+@pytest.mark.parametrize(
+    ("listing", "says"),
+    [
+        ({"paging": "offset"}, r"needs {{ offset }}"),
+        ({"paging": "cursor", "params": {"c": "{{ cursor }}"}}, "needs 'next' or 'next_header'"),
+        ({"paging": "next_url", "next": "a", "next_header": "b"}, "one of them"),
+        ({"paging": "link", "next": "a"}, "belong to paging 'cursor' and 'next_url'"),
+        ({"paging": "link", "total": "a"}, "'total' belongs to"),
+        ({**BY_CURSOR, "includes_after": True}, "'includes_after' belongs to paging 'after'"),
+        ({**BY_KEY, "includes_after": True, "size": 1}, "includes_after needs a 'size' of 2 or more"),
+        ({**BY_CURSOR, "short_page_ends": True}, "'short_page_ends' belongs to"),
+        ({"paging": "page", "params": {"p": "{{ page }}"}, "short_page_ends": True}, "short_page_ends needs"),
+    ],
+)
 def test_what_does_not_go_together(listing: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Listing.model_validate({"path": "/items", **listing})
@@ -459,5 +594,6 @@ def test_what_does_not_go_together(listing: dict[str, Any], says: str) -> None:
 
 def test_a_page_size_that_is_the_servers_own() -> None:
     """It needs not be asked for."""
-    assert Listing.model_validate({
-        "path": "/items", "paging": "page", "params": {"p": "{{ page }}"}, "size": 50, "short_page_ends": True})
+    assert Listing.model_validate(
+        {"path": "/items", "paging": "page", "params": {"p": "{{ page }}"}, "size": 50, "short_page_ends": True}
+    )

@@ -83,9 +83,14 @@ def test_what_the_handler_raises_is_raised_after_the_work_has_ended_in_order(con
     assert not ending.is_requested
 
 
-@pytest.mark.parametrize(("number", "handler", "error"), [
-    (signal.SIGINT, signal.default_int_handler, KeyboardInterrupt), (signal.SIGTERM, signal.SIG_DFL, SystemExit),
-    (signal.SIGHUP, signal.SIG_DFL, SystemExit)])
+@pytest.mark.parametrize(
+    ("number", "handler", "error"),
+    [
+        (signal.SIGINT, signal.default_int_handler, KeyboardInterrupt),
+        (signal.SIGTERM, signal.SIG_DFL, SystemExit),
+        (signal.SIGHUP, signal.SIG_DFL, SystemExit),
+    ],
+)
 def test_signals_that_nobody_handles_end_the_work_too(
     context: Context, done: list[str], number: int, handler: Any, error: type[BaseException]
 ) -> None:

@@ -120,11 +120,14 @@ def test_an_unfenced_settle_would_be_noticed(world: World, monkeypatch: pytest.M
 
 def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.query("CREATE TABLE sync.cursor (seq bigint)")
-    world.query("CREATE FUNCTION sync.move() RETURNS trigger LANGUAGE plpgsql AS "
-                "$$ BEGIN INSERT INTO sync.cursor VALUES (NEW.seq); RETURN NEW; END $$")
+    world.query(
+        "CREATE FUNCTION sync.move() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO sync.cursor VALUES (NEW.seq); RETURN NEW; END $$"
+    )
     world.query("CREATE TRIGGER move AFTER UPDATE ON sync.events FOR EACH ROW EXECUTE FUNCTION sync.move()")
     cursored = ledger_queries.SELECT_DUE_EVENTS.replace(
-        "WHERE revision IS NULL", "WHERE seq > (SELECT coalesce(max(seq), 0) FROM sync.cursor) AND revision IS NULL")
+        "WHERE revision IS NULL", "WHERE seq > (SELECT coalesce(max(seq), 0) FROM sync.cursor) AND revision IS NULL"
+    )
     assert cursored != ledger_queries.SELECT_DUE_EVENTS
     monkeypatch.setattr(ledger_queries, "SELECT_DUE_EVENTS", cursored)
     with pytest.raises(AssertionError):
@@ -200,15 +203,21 @@ def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("plant", "faults", "more"), [
-    (believe_that_absent_is_deleted, ["none"], "change"),
-    (trust_an_id, ["none", "gone"], "id_is_given_again"),
-    (let_the_hash_decide_ties, ["none"], "changes_within_a_version"),
-    (take_a_5xx_for_not_done, ["none", "after"], "third_party_turns"),
-    (take_the_truth_of_a_text, ["none", "texts"], "third_party_turns"),
-])
+@pytest.mark.parametrize(
+    ("plant", "faults", "more"),
+    [
+        (believe_that_absent_is_deleted, ["none"], "change"),
+        (trust_an_id, ["none", "gone"], "id_is_given_again"),
+        (let_the_hash_decide_ties, ["none"], "changes_within_a_version"),
+        (take_a_5xx_for_not_done, ["none", "after"], "third_party_turns"),
+        (take_the_truth_of_a_text, ["none", "texts"], "third_party_turns"),
+    ],
+)
 def test_random_histories_catch(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], faults: list[str],
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    faults: list[str],
     more: str,
 ) -> None:
     """The faults of the third party, and the command that comes often, are those that bring the bug about soon."""

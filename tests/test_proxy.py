@@ -57,11 +57,19 @@ def records(server: Server, answer: Any = None, status: int = 200) -> list[dict[
 
 # What goes out and what comes back ----------------------------------------------------------------------------------
 
+
 async def test_a_read_is_answered_in_friendlier_words(serve: Serve, server: Server) -> None:
     calls = records(server, {"item": {"code": "a/b", "qty": 3}})
-    stone = route(query=["lang"], headers=["X-Merchant"], answer="{data: {sku: body.item.code, stock: body.item.qty}}",
-                  call={"path": "/items/{{ sku }}", "params": {"l": "{{ query.lang }}", "p": "{{ query.lang }}"},
-                        "headers": {"X-Shop": "{{ headers['x-merchant'] }}"}})
+    stone = route(
+        query=["lang"],
+        headers=["X-Merchant"],
+        answer="{data: {sku: body.item.code, stock: body.item.qty}}",
+        call={
+            "path": "/items/{{ sku }}",
+            "params": {"l": "{{ query.lang }}", "p": "{{ query.lang }}"},
+            "headers": {"X-Shop": "{{ headers['x-merchant'] }}"},
+        },
+    )
     client = await serve({"stone": stone})
     answer = await client.get("/proxy/stones/a%20b?lang=de", headers={"X-Merchant": "berlin"})
     assert (answer.status_code, answer.json()) == (200, {"data": {"sku": "a/b", "stock": 3}})
@@ -80,9 +88,18 @@ async def test_nothing_of_the_caller_goes_out_that_no_template_names(serve: Serv
 
 async def test_a_write_sends_its_body_and_is_made_once(serve: Serve, server: Server) -> None:
     calls = records(server, {"id": 7}, 500)
-    order = {"method": "POST", "path": "/orders", "third_party": "erp", "allow_writes": True, "answer": "{no: body.id}",
-             "call": {"method": "POST", "path": "/v2/orders",
-                      "body": {"order": {"sku": "{{ body.sku }}", "n": "{{ body.n }}"}}}}
+    order = {
+        "method": "POST",
+        "path": "/orders",
+        "third_party": "erp",
+        "allow_writes": True,
+        "answer": "{no: body.id}",
+        "call": {
+            "method": "POST",
+            "path": "/v2/orders",
+            "body": {"order": {"sku": "{{ body.sku }}", "n": "{{ body.n }}"}},
+        },
+    }
     client = await serve({"order": order})
     answer = await client.post("/proxy/orders", json={"sku": "{{ 7 * 7 }}", "n": 2})
     assert (answer.status_code, len(calls)) == (502, 1)
@@ -94,8 +111,15 @@ async def test_a_write_sends_its_body_and_is_made_once(serve: Serve, server: Ser
 
 
 async def test_a_read_is_tried_once_more(serve: Serve, server: Server) -> None:
-    answers = iter([Response(status_code=500), JSONResponse({"n": 1}), Response(status_code=500),
-                    Response(status_code=502), JSONResponse({"n": 2})])
+    answers = iter(
+        [
+            Response(status_code=500),
+            JSONResponse({"n": 1}),
+            Response(status_code=500),
+            Response(status_code=502),
+            JSONResponse({"n": 2}),
+        ]
+    )
 
     async def handler(request: Request) -> Response:
         return next(answers)
@@ -107,19 +131,37 @@ async def test_a_read_is_tried_once_more(serve: Serve, server: Server) -> None:
     assert len(server.seen) == 4
 
 
-@pytest.mark.parametrize(("status", "body", "expected"), [
-    (404, {"secret": "x"}, 404), (409, {}, 409), (400, {}, 422), (413, {}, 413), (401, {}, 502), (403, {}, 502),
-    (429, {}, 503), (500, {}, 502), (302, {}, 502), (200, {"error": "E17"}, 409), (200, {"error": "E99"}, 404),
-    (400, {"error": "E18"}, 451),
-])
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (404, {"secret": "x"}, 404),
+        (409, {}, 409),
+        (400, {}, 422),
+        (413, {}, 413),
+        (401, {}, 502),
+        (403, {}, 502),
+        (429, {}, 503),
+        (500, {}, 502),
+        (302, {}, 502),
+        (200, {"error": "E17"}, 409),
+        (200, {"error": "E99"}, 404),
+        (400, {"error": "E18"}, 451),
+    ],
+)
 async def test_what_is_no_success_becomes_problem_details_with_a_constant_text(
     serve: Serve, server: Server, status: int, body: dict[str, Any], expected: int
 ) -> None:
     records(server, {**body, "echo": "what they say"}, status)
     stone = route(
-        call={"path": "/items", "outcomes": [{"when": "body.error == 'E17'", "means": "conflict"},
-                                             {"when": "body.error == 'E99'", "means": "missing"}]},
-        errors=[{"when": "body.error == 'E18'", "status": 451, "detail": "Not sold there.", "code": "not_sold"}])
+        call={
+            "path": "/items",
+            "outcomes": [
+                {"when": "body.error == 'E17'", "means": "conflict"},
+                {"when": "body.error == 'E99'", "means": "missing"},
+            ],
+        },
+        errors=[{"when": "body.error == 'E18'", "status": 451, "detail": "Not sold there.", "code": "not_sold"}],
+    )
     answer = await (await serve({"stone": stone})).get("/proxy/stones/p1")
     assert (answer.status_code, answer.headers["content-type"]) == (expected, "application/problem+json")
     assert "what they say" not in answer.text
@@ -137,10 +179,18 @@ async def test_an_answer_that_is_no_json_is_not_passed_on(serve: Serve, server: 
 
 # Limits -------------------------------------------------------------------------------------------------------------
 
+
 async def test_bodies_are_capped_in_and_out(serve: Serve, server: Server) -> None:
     records(server, {"x": "x" * 3000})
-    order = {"method": "POST", "path": "/orders", "third_party": "erp", "allow_writes": True, "request_bytes": 100,
-             "answer_bytes": 1000, "call": {"method": "POST", "path": "/orders"}}
+    order = {
+        "method": "POST",
+        "path": "/orders",
+        "third_party": "erp",
+        "allow_writes": True,
+        "request_bytes": 100,
+        "answer_bytes": 1000,
+        "call": {"method": "POST", "path": "/orders"},
+    }
     client = await serve({"order": order})
     assert (await client.post("/proxy/orders", json={"x": "x" * 100})).status_code == 413
     bomb = gzip.compress(b'"' + b"x" * 100_000 + b'"')
@@ -172,7 +222,11 @@ async def test_a_third_party_that_asks_to_be_left_alone_is(serve: Serve, server:
     client = await serve()
     first, second = await client.get("/proxy/stones/p1"), await client.get("/proxy/stones/p1")
     assert (first.status_code, first.headers["retry-after"], second.status_code, len(server.seen)) == (
-        503, "120", 503, 1)
+        503,
+        "120",
+        503,
+        1,
+    )
     with engine.begin() as connection:
         assert run(connection, "SELECT not_before > sync.clock() AS told FROM sync.systems WHERE name = 'erp'")[0].told
 
@@ -201,8 +255,18 @@ async def test_a_login_is_that_of_the_sync(serve: Serve, server: Server, engine:
     assert [call[1] for call in server.seen].count("/login") == 1
 
 
-DOCUMENTS = [None, 0, -1.5, 12345678901234567890, "ü\n\u2028", [], {}, {"a": [{"b": None}, True]}, [1.1, "x"] * 50,
-             {"": {" ": "\\"}}]
+DOCUMENTS = [
+    None,
+    0,
+    -1.5,
+    12345678901234567890,
+    "ü\n\u2028",
+    [],
+    {},
+    {"a": [{"b": None}, True]},
+    [1.1, "x"] * 50,
+    {"": {" ": "\\"}},
+]
 
 
 async def test_the_answer_is_the_direct_answer(serve: Serve, server: Server) -> None:
@@ -225,20 +289,37 @@ async def test_redirects_are_not_followed(serve: Serve, server: Server) -> None:
 
 # Paths and parameters -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path", [
-    "/proxy/stones/..", "/proxy/stones/%2e%2e", "/proxy/stones/.", "/proxy//stones/p1", "/proxy/stones/a%2Fb",
-    "/proxy/stones/%2e%2e%2fadmin", "/proxy/stones/a%5cb", "/proxy/stones/%00", "/proxy/stones/%252e%252e",
-    "/proxy/stones/a%252fb", "/proxy/stones/..;x", "/proxy/stones/%ff", "/proxy/stones/%zz", "/proxy/stones/p1/",
-    "/proxy/stones/" + "x" * 9000,
-])
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proxy/stones/..",
+        "/proxy/stones/%2e%2e",
+        "/proxy/stones/.",
+        "/proxy//stones/p1",
+        "/proxy/stones/a%2Fb",
+        "/proxy/stones/%2e%2e%2fadmin",
+        "/proxy/stones/a%5cb",
+        "/proxy/stones/%00",
+        "/proxy/stones/%252e%252e",
+        "/proxy/stones/a%252fb",
+        "/proxy/stones/..;x",
+        "/proxy/stones/%ff",
+        "/proxy/stones/%zz",
+        "/proxy/stones/p1/",
+        "/proxy/stones/" + "x" * 9000,
+    ],
+)
 async def test_paths_that_may_be_read_in_two_ways_are_refused(serve: Serve, server: Server, path: str) -> None:
     client = await serve()
     answer = await client.get("/proxy/x", extensions={"as_sent": path})
     assert (answer.status_code, server.seen) == (400, [])
 
 
-@given(st.lists(st.text(), max_size=4).map(lambda pieces: "/" + "/".join(pieces)).map(str.encode)
-       | st.binary().map(lambda raw: b"/" + raw))
+@given(
+    st.lists(st.text(), max_size=4).map(lambda pieces: "/" + "/".join(pieces)).map(str.encode)
+    | st.binary().map(lambda raw: b"/" + raw)
+)
 def test_a_path_that_is_taken_has_one_spelling_and_stays_below_its_root(raw: bytes) -> None:
     try:
         pieces = segments(raw)
@@ -269,14 +350,26 @@ async def test_parameters_that_there_are_not_are_refused(serve: Serve, server: S
     assert ((await client.get("/proxy/stones/p1" + query)).status_code, server.seen) == (400, [])
 
 
-@pytest.mark.parametrize(("body", "kind", "status"), [
-    (b"{", "application/json", 400), (b'{"a": NaN}', "application/json", 400), (b"a=b", "text/plain", 415),
-    (b'{"a": 1, "a": 2}', "application/json", 400), (b"[" * 5000, "application/json", 400),
-])
-async def test_bodies_that_are_no_json_are_refused(serve: Serve, server: Server, body: bytes, kind: str, status: int
-                                                   ) -> None:
-    order = {"method": "POST", "path": "/orders", "third_party": "erp", "allow_writes": True,
-             "call": {"method": "POST", "path": "/orders"}}
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b'{"a": NaN}', "application/json", 400),
+        (b"a=b", "text/plain", 415),
+        (b'{"a": 1, "a": 2}', "application/json", 400),
+        (b"[" * 5000, "application/json", 400),
+    ],
+)
+async def test_bodies_that_are_no_json_are_refused(
+    serve: Serve, server: Server, body: bytes, kind: str, status: int
+) -> None:
+    order = {
+        "method": "POST",
+        "path": "/orders",
+        "third_party": "erp",
+        "allow_writes": True,
+        "call": {"method": "POST", "path": "/orders"},
+    }
     client = await serve({"order": order})
     answer = await client.post("/proxy/orders", content=body, headers={"Content-Type": kind})
     assert (answer.status_code, server.seen) == (status, [])
@@ -320,8 +413,9 @@ async def test_the_archive_answers_while_the_third_party_is_down(
     assert "x-served-from" not in unknown.headers
 
 
-async def test_the_archive_says_nothing_where_the_third_party_answers(serve: Serve, server: Server, world: World
-                                                                      ) -> None:
+async def test_the_archive_says_nothing_where_the_third_party_answers(
+    serve: Serve, server: Server, world: World
+) -> None:
     world.put("k1")
     await asyncio.to_thread(world.drain)
     records(server, {}, 404)
@@ -344,6 +438,7 @@ async def test_the_archive_may_answer_always(serve: Serve, server: Server, world
 
 # Secrets, the description, the configuration ------------------------------------------------------------------------
 
+
 async def test_the_third_partys_secret_is_shown_to_nobody(
     serve: Serve, server: Server, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -365,27 +460,32 @@ async def test_routes_stand_in_the_description(serve: Serve) -> None:
     operation = paths["/proxy/stones/{sku}"]["get"]
     assert operation["operationId"] == "proxy_stone"
     assert [(told["name"], told["in"], told["required"]) for told in operation["parameters"]] == [
-        ("sku", "path", True), ("lang", "query", False)]
+        ("sku", "path", True),
+        ("lang", "query", False),
+    ]
 
 
 WRITE = {"method": "POST", "call": {"method": "POST", "path": "/items"}}
 
 
-@pytest.mark.parametrize(("changes", "complaint"), [
-    (WRITE, "say allow_writes: true"),
-    ({"third_party": "crm"}, "no third party 'crm'"),
-    ({"entity": "thing"}, "no entity 'thing'"),
-    ({"path": "/stones/../x"}, "'.' and '..' cannot stand"),
-    ({"path": "/{a}/{a}", "call": {"path": "/"}}, "a name of its own"),
-    ({"call": {"path": "/{{ skq }}"}}, "nothing fills in 'skq'"),
-    ({"call": {"path": "/x", "method": "DELETE"}}, "a read does not call by DELETE"),
-    ({"headers": ["Cookie"]}, "never handed on"),
-    ({"reads": False}, "a GET changes nothing"),
-    ({"read_from": {"key": "{{ sku }}"}}, "say which 'entity'"),
-    ({"legacy": {"base_url": "http://127.0.0.1:1"}}, "belong together"),
-    ({"legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {"by_part": "x"}}, "the path has no part 'x'"),
-    ({"legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {}}, "by_header"),
-])
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (WRITE, "say allow_writes: true"),
+        ({"third_party": "crm"}, "no third party 'crm'"),
+        ({"entity": "thing"}, "no entity 'thing'"),
+        ({"path": "/stones/../x"}, "'.' and '..' cannot stand"),
+        ({"path": "/{a}/{a}", "call": {"path": "/"}}, "a name of its own"),
+        ({"call": {"path": "/{{ skq }}"}}, "nothing fills in 'skq'"),
+        ({"call": {"path": "/x", "method": "DELETE"}}, "a read does not call by DELETE"),
+        ({"headers": ["Cookie"]}, "never handed on"),
+        ({"reads": False}, "a GET changes nothing"),
+        ({"read_from": {"key": "{{ sku }}"}}, "say which 'entity'"),
+        ({"legacy": {"base_url": "http://127.0.0.1:1"}}, "belong together"),
+        ({"legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {"by_part": "x"}}, "the path has no part 'x'"),
+        ({"legacy": {"base_url": "http://127.0.0.1:1"}, "rollout": {}}, "by_header"),
+    ],
+)
 def test_what_cannot_be_served_is_refused_at_load(server: Server, changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match="(?s)" + complaint):
         proxy_config(server, {"stone": route(**changes)})

@@ -103,8 +103,10 @@ def test_attempts_at_one_creation_use_one_key(make_world: Callable[..., World]) 
 
 
 @pytest.mark.parametrize("verb", ["delete", "create"])
-@pytest.mark.parametrize(("moment", "failure"), [
-    ("before", answer(422)), ("before", answer(500)), ("after", answer(500)), ("after", lost_answer())])
+@pytest.mark.parametrize(
+    ("moment", "failure"),
+    [("before", answer(422)), ("before", answer(500)), ("after", answer(500)), ("after", lost_answer())],
+)
 def test_a_move_between_places_that_fails_half_way_leaves_no_twin(
     make_world: Callable[..., World], verb: str, moment: str, failure: Exception
 ) -> None:
@@ -218,7 +220,7 @@ def test_a_deletion_that_clears_what_a_search_shows_is_told_as_a_deletion(world:
 
 
 def test_an_answer_of_duplicate_whose_record_the_search_does_not_show_yet_is_tried_again(
-    make_world: Callable[..., World]
+    make_world: Callable[..., World],
 ) -> None:
     world = make_world(system={"search_lag": 5})
     made = world.erp.by_hand({"code": "a"})
@@ -248,7 +250,7 @@ def test_an_adapter_that_raises_what_it_should_not_harms_its_own_record_only(wor
     assert world.mirrored()["other"]["name"] == "next"
     row = world.row("poison")
     assert (row.lease_token, row.attempts, row.parked, row.error) == (None, 1, None, "KeyError: 'x'")
-    assert (row.unsettled_until is not None)
+    assert row.unsettled_until is not None
     world.erp.before = lambda called, key: None
     for _ in range(3):
         world.later(45)

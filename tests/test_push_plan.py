@@ -25,8 +25,16 @@ BLIND = replace(SEARCHABLE, can_lookup=False)
 OUR_KEYS = replace(BLIND, own_ids=False)
 SHARED = replace(SEARCHABLE, search_first=True)
 
-NEW = Situation(deleted=False, digest=NOW, applied_digest=None, rejected_digest=None, external_id=None,
-                ever_applied=False, moved=False, unsettled_for=None)
+NEW = Situation(
+    deleted=False,
+    digest=NOW,
+    applied_digest=None,
+    rejected_digest=None,
+    external_id=None,
+    ever_applied=False,
+    moved=False,
+    unsettled_for=None,
+)
 CHANGED = replace(NEW, applied_digest=BEFORE, external_id="7", ever_applied=True)
 UNCHANGED = replace(CHANGED, applied_digest=NOW)
 DELETED = replace(CHANGED, deleted=True, digest=None)
@@ -35,25 +43,34 @@ NEVER_HERE = replace(GONE, ever_applied=False)
 MOVED = replace(CHANGED, external_id=None, moved=True)
 
 CREATE, UPDATE, DELETE, NOTHING, HOLD, REJECTED = (
-    Step.CREATE, Step.UPDATE, Step.DELETE, Step.NOTHING, Step.HOLD, Step.REJECTED)
+    Step.CREATE,
+    Step.UPDATE,
+    Step.DELETE,
+    Step.NOTHING,
+    Step.HOLD,
+    Step.REJECTED,
+)
 READ_BACK, LOOK_UP = Step.READ_BACK, Step.LOOK_UP
 
 
-@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
-    # every outcome is known
-    (NEW, CREATE, CREATE, CREATE, UPDATE),
-    (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
-    (UNCHANGED, NOTHING, NOTHING, NOTHING, NOTHING),
-    (replace(CHANGED, external_id=None), CREATE, CREATE, CREATE, UPDATE),
-    (DELETED, DELETE, DELETE, DELETE, DELETE),
-    (replace(DELETED, ever_applied=False), DELETE, DELETE, DELETE, DELETE),
-    (GONE, NOTHING, NOTHING, NOTHING, NOTHING),
-    # a deletion of what we never put there is pushed wherever that is possible
-    (NEVER_HERE, LOOK_UP, NOTHING, NOTHING, DELETE),
-    # a new place is written although the payload is the same
-    (MOVED, CREATE, CREATE, CREATE, UPDATE),
-    (replace(MOVED, applied_digest=NOW), CREATE, CREATE, CREATE, UPDATE),
-])
+@pytest.mark.parametrize(
+    ("situation", "searchable", "idempotent", "blind", "our_keys"),
+    [
+        # every outcome is known
+        (NEW, CREATE, CREATE, CREATE, UPDATE),
+        (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+        (UNCHANGED, NOTHING, NOTHING, NOTHING, NOTHING),
+        (replace(CHANGED, external_id=None), CREATE, CREATE, CREATE, UPDATE),
+        (DELETED, DELETE, DELETE, DELETE, DELETE),
+        (replace(DELETED, ever_applied=False), DELETE, DELETE, DELETE, DELETE),
+        (GONE, NOTHING, NOTHING, NOTHING, NOTHING),
+        # a deletion of what we never put there is pushed wherever that is possible
+        (NEVER_HERE, LOOK_UP, NOTHING, NOTHING, DELETE),
+        # a new place is written although the payload is the same
+        (MOVED, CREATE, CREATE, CREATE, UPDATE),
+        (replace(MOVED, applied_digest=NOW), CREATE, CREATE, CREATE, UPDATE),
+    ],
+)
 def test_with_every_outcome_known(
     situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
 ) -> None:
@@ -72,18 +89,21 @@ def test_only_a_create_is_preceded_by_that_search(situation: Situation) -> None:
     assert plan(situation, SHARED) is plan(situation, SEARCHABLE)
 
 
-@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
-    # a create may still land, or has
-    (NEW, LOOK_UP, CREATE, HOLD, UPDATE),
-    (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
-    (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
-    # an older payload may land after the newest
-    (UNCHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
-    # an update or create may bring back what is deleted
-    (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
-    (GONE, LOOK_UP, HOLD, HOLD, DELETE),
-    (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
-])
+@pytest.mark.parametrize(
+    ("situation", "searchable", "idempotent", "blind", "our_keys"),
+    [
+        # a create may still land, or has
+        (NEW, LOOK_UP, CREATE, HOLD, UPDATE),
+        (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
+        (CHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+        # an older payload may land after the newest
+        (UNCHANGED, UPDATE, UPDATE, UPDATE, UPDATE),
+        # an update or create may bring back what is deleted
+        (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
+        (GONE, LOOK_UP, HOLD, HOLD, DELETE),
+        (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
+    ],
+)
 def test_while_an_older_call_may_still_land(
     situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
 ) -> None:
@@ -93,16 +113,19 @@ def test_while_an_older_call_may_still_land(
 
 
 @pytest.mark.parametrize("unsettled_for", [LANDED, 0.0])
-@pytest.mark.parametrize(("situation", "searchable", "idempotent", "blind", "our_keys"), [
-    (NEW, LOOK_UP, CREATE, HOLD, READ_BACK),
-    (CHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
-    (UNCHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
-    (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
-    (GONE, LOOK_UP, HOLD, HOLD, DELETE),
-    (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
-    # what is read at the new place says nothing of the old one
-    (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
-])
+@pytest.mark.parametrize(
+    ("situation", "searchable", "idempotent", "blind", "our_keys"),
+    [
+        (NEW, LOOK_UP, CREATE, HOLD, READ_BACK),
+        (CHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
+        (UNCHANGED, READ_BACK, READ_BACK, READ_BACK, READ_BACK),
+        (DELETED, LOOK_UP, DELETE, DELETE, DELETE),
+        (GONE, LOOK_UP, HOLD, HOLD, DELETE),
+        (NEVER_HERE, LOOK_UP, HOLD, HOLD, DELETE),
+        # what is read at the new place says nothing of the old one
+        (MOVED, LOOK_UP, CREATE, HOLD, UPDATE),
+    ],
+)
 def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
     situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step, unsettled_for: float
 ) -> None:
@@ -111,36 +134,42 @@ def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
-@pytest.mark.parametrize(("situation", "rejected"), [
-    (replace(NEW, rejected_digest=NOW), True),
-    (replace(CHANGED, rejected_digest=NOW), True),
-    (replace(CHANGED, rejected_digest=NOW, unsettled_for=LANDED), True),
-    (replace(MOVED, rejected_digest=NOW), True),
-    (replace(CHANGED, rejected_digest=REFUSED), False),
-    (replace(DELETED, rejected_digest=NOW), False),
-    (replace(NEVER_HERE, rejected_digest=NOW), False),
-])
+@pytest.mark.parametrize(
+    ("situation", "rejected"),
+    [
+        (replace(NEW, rejected_digest=NOW), True),
+        (replace(CHANGED, rejected_digest=NOW), True),
+        (replace(CHANGED, rejected_digest=NOW, unsettled_for=LANDED), True),
+        (replace(MOVED, rejected_digest=NOW), True),
+        (replace(CHANGED, rejected_digest=REFUSED), False),
+        (replace(DELETED, rejected_digest=NOW), False),
+        (replace(NEVER_HERE, rejected_digest=NOW), False),
+    ],
+)
 def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situation, rejected: bool) -> None:
     for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS):
         assert (plan(situation, traits) is REJECTED) is rejected
 
 
-@pytest.mark.parametrize(("situation", "unsettled_for", "found", "step"), [
-    (NEW, None, None, CREATE),
-    (NEW, None, "7", UPDATE),
-    (NEW, LANDED, None, CREATE),
-    (NEW, 0.0, None, CREATE),
-    (NEW, LANDED, "7", UPDATE),
-    (NEW, IN_FLIGHT, None, None),
-    (NEW, IN_FLIGHT, "7", UPDATE),
-    (GONE, None, None, NOTHING),
-    (GONE, None, "7", NOTHING),
-    (GONE, LANDED, None, NOTHING),
-    (GONE, 0.0, None, NOTHING),
-    (GONE, LANDED, "7", NOTHING),
-    (GONE, IN_FLIGHT, None, None),
-    (GONE, IN_FLIGHT, "7", None),
-])
+@pytest.mark.parametrize(
+    ("situation", "unsettled_for", "found", "step"),
+    [
+        (NEW, None, None, CREATE),
+        (NEW, None, "7", UPDATE),
+        (NEW, LANDED, None, CREATE),
+        (NEW, 0.0, None, CREATE),
+        (NEW, LANDED, "7", UPDATE),
+        (NEW, IN_FLIGHT, None, None),
+        (NEW, IN_FLIGHT, "7", UPDATE),
+        (GONE, None, None, NOTHING),
+        (GONE, None, "7", NOTHING),
+        (GONE, LANDED, None, NOTHING),
+        (GONE, 0.0, None, NOTHING),
+        (GONE, LANDED, "7", NOTHING),
+        (GONE, IN_FLIGHT, None, None),
+        (GONE, IN_FLIGHT, "7", None),
+    ],
+)
 def test_what_a_search_by_our_key_leads_to(
     situation: Situation, unsettled_for: float | None, found: str | None, step: Step | None
 ) -> None:
@@ -162,8 +191,14 @@ TRAITS = [Traits(*each) for each in product((False, True), repeat=5)]
 SITUATIONS = [
     Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, unsettled_for)
     for digest, applied, rejected, external_id, ever_applied, moved, unsettled_for in product(
-        (NOW, None), (NOW, BEFORE, None), (NOW, REFUSED, None), ("7", None), (False, True), (False, True),
-        (None, IN_FLIGHT, 0.0, LANDED))
+        (NOW, None),
+        (NOW, BEFORE, None),
+        (NOW, REFUSED, None),
+        ("7", None),
+        (False, True),
+        (False, True),
+        (None, IN_FLIGHT, 0.0, LANDED),
+    )
 ]
 PLANNED = [(situation, traits, plan(situation, traits)) for situation, traits in product(SITUATIONS, TRAITS)]
 
@@ -174,8 +209,12 @@ def may_land(situation: Situation) -> bool:
 
 def in_step(situation: Situation) -> bool:
     """The third party itself said that it has just this."""
-    return (situation.unsettled_for is None and not situation.moved and situation.digest == situation.applied_digest
-            and (situation.ever_applied or not situation.deleted))
+    return (
+        situation.unsettled_for is None
+        and not situation.moved
+        and situation.digest == situation.applied_digest
+        and (situation.ever_applied or not situation.deleted)
+    )
 
 
 def those(*steps: Step) -> list[tuple[Situation, Traits]]:
@@ -189,8 +228,10 @@ def test_nothing_is_created_beside_an_older_create_of_unknown_outcome_unless_tha
 
 
 def test_nothing_is_created_where_an_id_is_known_or_the_record_is_deleted_or_ids_are_ours() -> None:
-    assert all(situation.external_id is None and not situation.deleted and traits.own_ids
-               for situation, traits in those(CREATE))
+    assert all(
+        situation.external_id is None and not situation.deleted and traits.own_ids
+        for situation, traits in those(CREATE)
+    )
 
 
 def test_nothing_is_left_undone_while_an_outcome_is_unknown() -> None:
@@ -199,8 +240,7 @@ def test_nothing_is_left_undone_while_an_outcome_is_unknown() -> None:
 
 def test_nothing_is_left_undone_unless_the_third_party_has_it_or_cannot_be_asked() -> None:
     for situation, traits in those(NOTHING):
-        cannot_ask = (situation.deleted and traits.own_ids and situation.external_id is None
-                      and not traits.can_lookup)
+        cannot_ask = situation.deleted and traits.own_ids and situation.external_id is None and not traits.can_lookup
         assert in_step(situation) or cannot_ask
 
 
@@ -214,8 +254,9 @@ def test_only_deleted_records_are_deleted_and_they_are_never_written() -> None:
 
 
 def test_an_update_has_an_address() -> None:
-    assert all(situation.external_id is not None or not traits.own_ids
-               for situation, traits in those(UPDATE, READ_BACK))
+    assert all(
+        situation.external_id is not None or not traits.own_ids for situation, traits in those(UPDATE, READ_BACK)
+    )
 
 
 def test_a_deletion_has_an_address() -> None:
@@ -227,8 +268,10 @@ def test_a_search_is_made_only_where_there_is_one_and_ids_are_not_ours() -> None
 
 
 def test_what_is_read_back_has_landed_or_never_will() -> None:
-    assert all(situation.unsettled_for is not None and not may_land(situation) and not situation.moved
-               for situation, _ in those(READ_BACK))
+    assert all(
+        situation.unsettled_for is not None and not may_land(situation) and not situation.moved
+        for situation, _ in those(READ_BACK)
+    )
 
 
 def test_a_person_is_asked_only_where_nothing_else_can_find_out() -> None:

@@ -38,17 +38,35 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "next event": (ledger_queries.SECONDS_UNTIL_NEXT_EVENT, {"entities": ["item"]}),
     "oldest due": (ledger_queries.SELECT_OLDEST_DUE, {}),
     "expired leases": (ledger_queries.RELEASE_EXPIRED_EVENTS, {}),
-    "claim of records": (push_queries.CLAIM_DUE_RECORDS, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD}),
+    "claim of records": (
+        push_queries.CLAIM_DUE_RECORDS,
+        {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD},
+    ),
     "next record": (push_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
-    "claim in turn": (push_queries.CLAIM_DUE_RECORDS_IN_TURN, {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD,
-                                           "after_entity": "", "after_group": "", "places": 50}),
-    "claim of a group": (push_queries.CLAIM_DUE_RECORDS_OF_GROUP, {
-        "entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD}),
+    "claim in turn": (
+        push_queries.CLAIM_DUE_RECORDS_IN_TURN,
+        {
+            "entities": ["item"],
+            "most": 100,
+            "lease": 60,
+            "landing": 5,
+            **HELD,
+            "after_entity": "",
+            "after_group": "",
+            "places": 50,
+        },
+    ),
+    "claim of a group": (
+        push_queries.CLAIM_DUE_RECORDS_OF_GROUP,
+        {"entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD},
+    ),
     "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "dead records of a group": (dead_records_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
-    "list of dead records of a group": (dead_records_queries.LIST_DEAD, {
-        "entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50}),
+    "list of dead records of a group": (
+        dead_records_queries.LIST_DEAD,
+        {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50},
+    ),
     "dead records of an entity": (dead_records_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
     "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
 }
@@ -57,12 +75,22 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
 BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "locks of a merge": (archive_queries.LOCK_RECORDS, {"entity": "item", "keys": KEYS}),
     "stamps of a merge": (archive_queries.SELECT_STAMPS, {"entity": "item", "keys": KEYS, "lag": 900}),
-    "what a read brings": (archive_queries.SELECT_UNLOCKED_KEYS, {
-        "entity": "item", "key": KEYS, "part": ["shop"] * 500, "epoch": [0] * 500, "version": [1] * 500,
-        "content_hash": [b"x"] * 500}),
+    "what a read brings": (
+        archive_queries.SELECT_UNLOCKED_KEYS,
+        {
+            "entity": "item",
+            "key": KEYS,
+            "part": ["shop"] * 500,
+            "epoch": [0] * 500,
+            "version": [1] * 500,
+            "content_hash": [b"x"] * 500,
+        },
+    ),
     "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
-    "archived events": (ledger_queries.MARK_ARCHIVED, {
-        "held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500}),
+    "archived events": (
+        ledger_queries.MARK_ARCHIVED,
+        {"held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
+    ),
     "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
     "locks of a settlement": (push_queries.LOCK_CLAIMED_RECORDS, {"entity": ["item"] * 500, "key": KEYS}),
     "parts of a claim": (push_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
@@ -119,18 +147,29 @@ def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -
 
 def test_the_round_of_every_minute_reads_no_record_that_is_in_step(full: World) -> None:
     with full.engine.begin() as connection:
-        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60))
+        plan = "\n".join(
+            row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60)
+        )
     assert "Seq Scan on records" not in plan
 
 
 def test_what_was_not_listed_is_looked_up_by_key(fresh: World) -> None:
     with fresh.engine.begin() as connection:
-        run(connection, "INSERT INTO sync.groups (entity, group_key, sync_id, sync_started_at) "
-                        "VALUES ('item', 'G0', 7, now())")
-        run(connection, "INSERT INTO sync.full_sync_keys (sync_id, part, key) "
-                        "SELECT 7, 'shop', 'k' || n FROM generate_series(1, 20000) n")
-    plan = plan_of(fresh, full_sync_queries.SELECT_UNLISTED_KEYS, {
-        "entity": "item", "group": "G0", "parts": ["shop", "stock"], "owner": "shop"}, ordered=False)
+        run(
+            connection,
+            "INSERT INTO sync.groups (entity, group_key, sync_id, sync_started_at) VALUES ('item', 'G0', 7, now())",
+        )
+        run(
+            connection,
+            "INSERT INTO sync.full_sync_keys (sync_id, part, key) "
+            "SELECT 7, 'shop', 'k' || n FROM generate_series(1, 20000) n",
+        )
+    plan = plan_of(
+        fresh,
+        full_sync_queries.SELECT_UNLISTED_KEYS,
+        {"entity": "item", "group": "G0", "parts": ["shop", "stock"], "owner": "shop"},
+        ordered=False,
+    )
     assert plan.count("using full_sync_keys_pkey") == plan.count("(sync_id = g.sync_id) AND (part = ") == 2, plan
     assert plan.count("using events_record") == plan.count("(entity = p.entity) AND (key = p.key)") == 1, plan
     assert plan.count("(key = p.key)") == 3, plan

@@ -41,9 +41,18 @@ def _as_text(parameters: dict[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items()}
 
 
-@pytest.mark.parametrize("url", [
-    "mysql://u@h/d", "no url", "postgresql://u:p@ss@h/d", "postgresql://a,b/d", "postgresql://u@/d?host=a&host=b",
-    "postgresql://u@h/d?what_is_this=1", "postgresql://h:port/d"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u@h/d",
+        "no url",
+        "postgresql://u:p@ss@h/d",
+        "postgresql://a,b/d",
+        "postgresql://u@/d?host=a&host=b",
+        "postgresql://u@h/d?what_is_this=1",
+        "postgresql://h:port/d",
+    ],
+)
 def test_any_other_url_is_left_to_the_engine(url: str) -> None:
     assert reading.login_of(url) is None
 
@@ -67,14 +76,20 @@ def test_rows_are_those_of_the_engine(world: World, reader: Engine) -> None:
             assert read(connection) == expected
     seen, expected_status = status(reader), status(world.engine)
     assert {name: seen[name] for name in ("events", "records", "groups", "dead")} == {
-        name: expected_status[name] for name in ("events", "records", "groups", "dead")}
+        name: expected_status[name] for name in ("events", "records", "groups", "dead")
+    }
 
 
 def _values(connection: Any) -> Any:
-    rows = run(connection, """
+    rows = run(
+        connection,
+        """
         SELECT %(list)s::text[] AS list, %(json)s::jsonb AS json, '\\x00ff'::bytea AS bytes, 1234567890123456789.5 AS n,
                now() - now() AS span, NULL AS nothing, '100%%' AS percent
-        """, list=["a", 'b"\\', None], json=json({"a": [1, 2.5, None]}))
+        """,
+        list=["a", 'b"\\', None],
+        json=json({"a": [1, 2.5, None]}),
+    )
     assert rows[0].percent == rows[0][-1] == "100%"
     with pytest.raises(AttributeError):
         _ = rows[0].no_such_column

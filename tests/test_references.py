@@ -39,10 +39,15 @@ async def http(server: Server) -> AsyncIterator[Http]:
     await client.close()
 
 
-def references(http: Http, clock: Clock | None = None, outcomes: list[Outcome] | None = None,
-               **settings: dict[str, Any]) -> References:
-    return References(http, {name: Reference.model_validate(call) for name, call in settings.items()}, outcomes or [],
-                      clock or Clock())
+def references(
+    http: Http, clock: Clock | None = None, outcomes: list[Outcome] | None = None, **settings: dict[str, Any]
+) -> References:
+    return References(
+        http,
+        {name: Reference.model_validate(call) for name, call in settings.items()},
+        outcomes or [],
+        clock or Clock(),
+    )
 
 
 def stores(server: Server) -> dict[str, list[Any]]:
@@ -58,14 +63,22 @@ def stores(server: Server) -> dict[str, list[Any]]:
 
 # What is found.
 
-@pytest.mark.parametrize(("record", "document", "found"), [
-    pytest.param("@", {"id": 7}, {"id": 7}, id="a whole document"),
-    pytest.param("data.id", {"data": {"id": 0}}, 0, id="an id of zero"),
-    pytest.param("items[0].id", {"items": [{"id": 7}]}, 7, id="an item of a list"),
-    pytest.param("items[].id", {"items": [{"id": 7}]}, 7, id="a single record in a list"),
-    pytest.param("items[?code=='A'].id | [0]", {"items": [{"code": "B", "id": 1}, {"code": "A", "id": 2}]}, 2,
-                 id="one of several, chosen"),
-])
+
+@pytest.mark.parametrize(
+    ("record", "document", "found"),
+    [
+        pytest.param("@", {"id": 7}, {"id": 7}, id="a whole document"),
+        pytest.param("data.id", {"data": {"id": 0}}, 0, id="an id of zero"),
+        pytest.param("items[0].id", {"items": [{"id": 7}]}, 7, id="an item of a list"),
+        pytest.param("items[].id", {"items": [{"id": 7}]}, 7, id="a single record in a list"),
+        pytest.param(
+            "items[?code=='A'].id | [0]",
+            {"items": [{"code": "B", "id": 1}, {"code": "A", "id": 2}]},
+            2,
+            id="one of several, chosen",
+        ),
+    ],
+)
 async def test_a_reference_is_what_stands_at_its_place(
     server: Server, http: Http, record: str, document: Any, found: Any
 ) -> None:
@@ -86,12 +99,16 @@ async def test_several_are_looked_up_each_by_its_own_templates(server: Server, h
         return JSONResponse({"id": request.url.path + "?" + (await request.body()).decode()})
 
     server.handler = handler
-    known = references(http, store={"path": "/stores/{{ group }}", "record": "id"}, kind={
-        "method": "POST", "path": "/kinds", "body": {"name": "{{ payload.kind }}"}, "record": "id"})
+    known = references(
+        http,
+        store={"path": "/stores/{{ group }}", "record": "id"},
+        kind={"method": "POST", "path": "/kinds", "body": {"name": "{{ payload.kind }}"}, "record": "id"},
+    )
     assert await known.resolve(A, {"store", "kind"}) == {"store": "/stores/A?", "kind": '/kinds?{"name":"shoe"}'}
 
 
 # How often it is asked for.
+
 
 async def test_it_is_kept_by_the_values_that_its_templates_use(server: Server, http: Http) -> None:
     stores(server).update(A=[7], B=[8])
@@ -115,8 +132,9 @@ async def test_it_is_kept_for_so_long_and_no_longer(server: Server, http: Http) 
 async def test_many_that_need_the_same_at_once_make_one_call(server: Server, http: Http) -> None:
     stores(server).update(A=[7], B=[8])
     known = references(http, store={**STORE, "keep": 0})
-    found = await asyncio.gather(*(known.resolve({**A, "key": str(n), "group": "AB"[n % 2]}, {"store"})
-                                   for n in range(40)))
+    found = await asyncio.gather(
+        *(known.resolve({**A, "key": str(n), "group": "AB"[n % 2]}, {"store"}) for n in range(40))
+    )
     assert [one["store"] for one in found] == [7, 8] * 20
     assert len(server.seen) == 2
 
@@ -169,13 +187,17 @@ def test_it_is_kept_from_one_event_loop_to_the_next(server: Server) -> None:
 
 # Where there is none.
 
-@pytest.mark.parametrize(("record", "document", "status"), [
-    pytest.param("items[0].id", {"items": []}, 200, id="an empty list, by index"),
-    pytest.param("items[].id", {"items": []}, 200, id="an empty list"),
-    pytest.param("data", {"data": None}, 200, id="null"),
-    pytest.param("id", {"id": ""}, 200, id="an empty text"),
-    pytest.param("@", {"error": "no such store"}, 404, id="404"),
-])
+
+@pytest.mark.parametrize(
+    ("record", "document", "status"),
+    [
+        pytest.param("items[0].id", {"items": []}, 200, id="an empty list, by index"),
+        pytest.param("items[].id", {"items": []}, 200, id="an empty list"),
+        pytest.param("data", {"data": None}, 200, id="null"),
+        pytest.param("id", {"id": ""}, 200, id="an empty text"),
+        pytest.param("@", {"error": "no such store"}, 404, id="404"),
+    ],
+)
 async def test_reference_missing_says_which_and_what_came(
     server: Server, http: Http, record: str, document: Any, status: int
 ) -> None:
@@ -201,12 +223,20 @@ async def test_that_there_is_none_is_not_kept(server: Server, http: Http) -> Non
     assert await known.resolve(A, {"store"}) == {"store": 7}
 
 
-@pytest.mark.parametrize(("status", "document", "kind", "detail"), [
-    pytest.param(400, {"error": "x"}, Failure.PERMANENT, "reference 'store': answer 400", id="refused"),
-    pytest.param(403, {"error": "x"}, Failure.AUTH, "reference 'store': answer 403", id="no right"),
-    pytest.param(200, {"items": [{"id": 1}, {"id": 2}]}, Failure.TRANSIENT,
-                 "reference 'store': 2 records where", id="several: its filter may be ignored"),
-])
+@pytest.mark.parametrize(
+    ("status", "document", "kind", "detail"),
+    [
+        pytest.param(400, {"error": "x"}, Failure.PERMANENT, "reference 'store': answer 400", id="refused"),
+        pytest.param(403, {"error": "x"}, Failure.AUTH, "reference 'store': answer 403", id="no right"),
+        pytest.param(
+            200,
+            {"items": [{"id": 1}, {"id": 2}]},
+            Failure.TRANSIENT,
+            "reference 'store': 2 records where",
+            id="several: its filter may be ignored",
+        ),
+    ],
+)
 async def test_a_failed_look_up_is_no_missing_reference(
     server: Server, http: Http, status: int, document: Any, kind: Failure, detail: str
 ) -> None:
@@ -226,14 +256,29 @@ async def test_a_look_up_that_cannot_be_made_names_the_reference(server: Server,
 
 # The configuration.
 
-@pytest.mark.parametrize(("call", "names"), [
-    ("list", "payload"), ("list", "key"), ("count", "key"), ("lookup", "payload"), ("read", "payload"),
-    ("delete", "payload"),
-])
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        ("list", "payload"),
+        ("list", "key"),
+        ("count", "key"),
+        ("lookup", "payload"),
+        ("read", "payload"),
+        ("delete", "payload"),
+    ],
+)
 def test_a_reference_that_needs_what_a_call_does_not_know_is_refused(call: str, names: str) -> None:
     target = two_part_config().entities["item"].third_party.model_dump(exclude_unset=True)
     reference = {"path": "/stores", "params": {"q": f"{{{{ {names} }}}}"}}
     with pytest.raises(ValidationError) as refused:
-        two_part_config(entity={"third_party": {
-            **target, "references": {"store": reference}, call: {"path": "/", "params": {"s": "{{ store }}"}}}})
+        two_part_config(
+            entity={
+                "third_party": {
+                    **target,
+                    "references": {"store": reference},
+                    call: {"path": "/", "params": {"s": "{{ store }}"}},
+                }
+            }
+        )
     assert f"{call}: nothing fills in 'store'" in str(refused.value)

@@ -50,7 +50,10 @@ def damage(world: World) -> None:
     world.later(1)
     found = world.validate(full=True)
     assert {(drift.key, drift.kind, drift.status) for drift in found.drift} == {
-        ("k001", "different", "found"), ("k002", "missing", "found"), ("k003", "extra", "found")}
+        ("k001", "different", "found"),
+        ("k002", "missing", "found"),
+        ("k003", "extra", "found"),
+    }
 
 
 def test_all_kinds_of_drift_are_repaired_and_the_group_is_in_step(world: World) -> None:
@@ -95,7 +98,8 @@ def test_what_repair_does_not_mend_is_stubborn(world: World) -> None:
     world.erp.after = alters
     assert [repaired(world).sent for _ in range(3)] == [3, 0, 0]
     assert [row.status for row in world.query("SELECT status FROM sync.drift WHERE status <> 'repaired'")] == [
-        "stubborn"]
+        "stubborn"
+    ]
 
 
 def extras(world: World, count: int) -> None:
@@ -142,6 +146,7 @@ def test_lost_notifications_of_the_group_are_made_up_for(world: World, command: 
 
 
 # From the shell -------------------------------------------------------------------------------------------------------
+
 
 def test_repair_tells_by_exit_status(world: World, command: Command) -> None:
     assert command("repair", "item").stdout == "nothing was found that waits for a repair\n"

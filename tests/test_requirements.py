@@ -13,8 +13,13 @@ from typing import Any
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-FILES = sorted([*PROJECT.glob("requirements/*.txt"), *PROJECT.glob("bench/peers/requirements/*.txt"),
-                *PROJECT.glob("tests/third_parties/*.txt")])
+FILES = sorted(
+    [
+        *PROJECT.glob("requirements/*.txt"),
+        *PROJECT.glob("bench/peers/requirements/*.txt"),
+        *PROJECT.glob("tests/third_parties/*.txt"),
+    ]
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +60,11 @@ def report(*packages: dict[str, Any]) -> str:
 
 
 CLEAN = {"name": "clean", "version": "1", "vulns": []}
-HOLED = {"name": "holed", "version": "1.2", "vulns": [
-    {"id": "PYSEC-1", "aliases": ["CVE-2026-1"], "fix_versions": ["1.3"], "description": "…"}]}
+HOLED = {
+    "name": "holed",
+    "version": "1.2",
+    "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-2026-1"], "fix_versions": ["1.3"], "description": "…"}],
+}
 UNKNOWN = {"name": "unknown", "skip_reason": "not found: unknown"}
 
 
@@ -89,8 +97,9 @@ def test_without_data_the_check_says_in_one_line_that_it_was_skipped(
     """A service that knows not a single package gave no data."""
     assert run_with(audit, monkeypatch, {}, pypi=report(UNKNOWN)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["SKIPPED pip-audit: no database of vulnerabilities can be reached (pypi: not found: unknown; "
-                     "osv: no network)"]
+    assert lines == [
+        "SKIPPED pip-audit: no database of vulnerabilities can be reached (pypi: not found: unknown; osv: no network)"
+    ]
     assert run_with(audit, monkeypatch, {}, pypi=report(UNKNOWN), osv=report(HOLED)) == 1
 
 

@@ -44,8 +44,13 @@ def http(url: str, **settings: Any) -> Http:
 
 
 def source(server: Server, concurrency: int = 32, **settings: Any) -> RestSource:
-    part = {"key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items", "items": "items"},
-            "read": {"path": "/items/{{ key }}"}, **settings}
+    part = {
+        "key": "sku",
+        "version": {"path": "v", "kind": "number"},
+        "list": {"path": "/items", "items": "items"},
+        "read": {"path": "/items/{{ key }}"},
+        **settings,
+    }
     return RestSource(http(server.url, concurrency=concurrency, timeout=5), Part.model_validate(part))
 
 
@@ -60,28 +65,32 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
 
 # How answers are classed.
 
-@pytest.mark.parametrize(("status", "headers", "kind", "more"), [
-    (301, {"location": "https://other/"}, Failure.TRANSIENT, {"unknown": True}),
-    (400, {}, Failure.PERMANENT, {}),
-    (401, {}, Failure.AUTH, {}),
-    (403, {}, Failure.AUTH, {}),
-    (404, {}, Failure.PERMANENT, {"missing": True}),
-    (410, {}, Failure.PERMANENT, {"missing": True}),
-    (408, {}, Failure.TRANSIENT, {"unknown": True}),
-    (409, {}, Failure.PERMANENT, {"duplicate": True}),
-    (422, {}, Failure.PERMANENT, {}),
-    (429, {}, Failure.THROTTLED, {}),
-    (429, {"retry-after": "7"}, Failure.THROTTLED, {"retry_after": 7.0}),
-    (429, {"retry-after": "1.5"}, Failure.THROTTLED, {"retry_after": 1.5}),
-    (429, {"retry-after": "soon"}, Failure.THROTTLED, {}),
-    (429, {"retry-after": "inf"}, Failure.THROTTLED, {}),
-    (429, {"retry-after": "-3"}, Failure.THROTTLED, {}),
-    (500, {}, Failure.TRANSIENT, {"unknown": True}),
-    (502, {}, Failure.TRANSIENT, {"unknown": True}),
-    (503, {}, Failure.TRANSIENT, {"unknown": True}),  # a gateway's, for all we know
-    (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0, "unknown": True}),
-    (504, {}, Failure.TRANSIENT, {"unknown": True}),
-])
+
+@pytest.mark.parametrize(
+    ("status", "headers", "kind", "more"),
+    [
+        (301, {"location": "https://other/"}, Failure.TRANSIENT, {"unknown": True}),
+        (400, {}, Failure.PERMANENT, {}),
+        (401, {}, Failure.AUTH, {}),
+        (403, {}, Failure.AUTH, {}),
+        (404, {}, Failure.PERMANENT, {"missing": True}),
+        (410, {}, Failure.PERMANENT, {"missing": True}),
+        (408, {}, Failure.TRANSIENT, {"unknown": True}),
+        (409, {}, Failure.PERMANENT, {"duplicate": True}),
+        (422, {}, Failure.PERMANENT, {}),
+        (429, {}, Failure.THROTTLED, {}),
+        (429, {"retry-after": "7"}, Failure.THROTTLED, {"retry_after": 7.0}),
+        (429, {"retry-after": "1.5"}, Failure.THROTTLED, {"retry_after": 1.5}),
+        (429, {"retry-after": "soon"}, Failure.THROTTLED, {}),
+        (429, {"retry-after": "inf"}, Failure.THROTTLED, {}),
+        (429, {"retry-after": "-3"}, Failure.THROTTLED, {}),
+        (500, {}, Failure.TRANSIENT, {"unknown": True}),
+        (502, {}, Failure.TRANSIENT, {"unknown": True}),
+        (503, {}, Failure.TRANSIENT, {"unknown": True}),  # a gateway's, for all we know
+        (503, {"retry-after": "2"}, Failure.TRANSIENT, {"retry_after": 2.0, "unknown": True}),
+        (504, {}, Failure.TRANSIENT, {"unknown": True}),
+    ],
+)
 def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict[str, Any]) -> None:
     """An answer stands for one class, whoever gave it; what it did not say is not set."""
     failure = classed(status, headers)
@@ -127,14 +136,19 @@ async def listening(talk: Talk) -> AsyncIterator[str]:
     await asyncio.wait_for(asyncio.gather(*talks), 5)
 
 
-@pytest.mark.parametrize(("reply", "detail"), [
-    (b"", "no answer"),
-    (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "no answer"),
-    (b"garbage\r\n\r\n", "no answer"),
-    (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
-     "an answer that cannot be read: it is not gzip"),
-    (None, "no answer within 0.2 s"),
-])
+@pytest.mark.parametrize(
+    ("reply", "detail"),
+    [
+        (b"", "no answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "no answer"),
+        (b"garbage\r\n\r\n", "no answer"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+            "an answer that cannot be read: it is not gzip",
+        ),
+        (None, "no answer within 0.2 s"),
+    ],
+)
 async def test_what_a_lost_answer_did_is_unknown(reply: bytes | None, detail: str) -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(reply or b"")
@@ -189,10 +203,15 @@ async def test_redirects_are_not_followed(server: Server) -> None:
     await client.close()
 
 
-@pytest.mark.parametrize(("status", "content"), [
-    (403, f"Bearer {TOKEN} has expired"), (500, f"bad token {TOKEN}"), (200, f"<html>{TOKEN}</html>"),
-    (302, "moved"),
-])
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (403, f"Bearer {TOKEN} has expired"),
+        (500, f"bad token {TOKEN}"),
+        (200, f"<html>{TOKEN}</html>"),
+        (302, "moved"),
+    ],
+)
 async def test_no_error_tells_a_secret(server: Server, status: int, content: str) -> None:
     """Not even where the other side sends it back."""
 
@@ -257,6 +276,7 @@ async def test_before_call_is_awaited_each_time(server: Server) -> None:
 
 # Keys in addresses.
 
+
 @pytest.mark.parametrize("key", AWKWARD)
 async def test_awkward_keys_arrive_whole(server: Server, key: str) -> None:
     async def handler(request: Request) -> Response:
@@ -287,6 +307,7 @@ def test_the_first_page_may_have_no_position() -> None:
 
 # One record.
 
+
 async def test_read(server: Server) -> None:
     server.answers({"data": {"sku": 7, "v": "12", "store": "A", "gone": True}})
     found = source(server, read={"path": "/items/{{ key }}", "record": "data"}, group="store", deleted_when="gone")
@@ -297,9 +318,17 @@ async def test_read(server: Server) -> None:
     await found.close()
 
 
-@pytest.mark.parametrize(("status", "content"), [
-    (404, {}), (410, {}), (204, None), (200, None), (200, {"data": None}), (200, {"data": []}),
-])
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (404, {}),
+        (410, {}),
+        (204, None),
+        (200, None),
+        (200, {"data": None}),
+        (200, {"data": []}),
+    ],
+)
 async def test_a_record_that_is_not_there(server: Server, status: int, content: Any) -> None:
     async def handler(request: Request) -> Response:
         return Response(status_code=204) if status == 204 else JSONResponse(content, status)
@@ -319,13 +348,16 @@ async def test_another_shape_is_no_missing_record(server: Server, content: Any) 
     await found.close()
 
 
-@pytest.mark.parametrize(("record", "content"), [
-    pytest.param("@", [{"sku": "a", "v": 1}], id="a single record in a list"),
-    pytest.param("data.items", {"data": {"items": [{"sku": "a", "v": 1}]}}, id="a list in an envelope"),
-    pytest.param("data", {"data": {"sku": "a", "v": 1}}, id="a record in an envelope"),
-    pytest.param("items[?sku=='a']", {"items": [{"sku": "b"}, {"sku": "a", "v": 1}]}, id="picked from a list"),
-    pytest.param("@", [{"sku": "a", "v": 1}, {"sku": "a", "v": 1}], id="the same one twice"),
-])
+@pytest.mark.parametrize(
+    ("record", "content"),
+    [
+        pytest.param("@", [{"sku": "a", "v": 1}], id="a single record in a list"),
+        pytest.param("data.items", {"data": {"items": [{"sku": "a", "v": 1}]}}, id="a list in an envelope"),
+        pytest.param("data", {"data": {"sku": "a", "v": 1}}, id="a record in an envelope"),
+        pytest.param("items[?sku=='a']", {"items": [{"sku": "b"}, {"sku": "a", "v": 1}]}, id="picked from a list"),
+        pytest.param("@", [{"sku": "a", "v": 1}, {"sku": "a", "v": 1}], id="the same one twice"),
+    ],
+)
 async def test_envelopes_of_a_read(server: Server, record: str, content: Any) -> None:
     server.answers(content)
     found = source(server, read={"path": "/items/{{ key }}", "record": record})
@@ -335,10 +367,13 @@ async def test_envelopes_of_a_read(server: Server, record: str, content: Any) ->
     await found.close()
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    ([{"sku": "a", "v": 1}, {"sku": "b", "v": 1}], "2 records where GET /items/{{ key }} should give one"),
-    ([{"sku": "b", "v": 1}], "another came"),
-])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([{"sku": "a", "v": 1}, {"sku": "b", "v": 1}], "2 records where GET /items/{{ key }} should give one"),
+        ([{"sku": "b", "v": 1}], "another came"),
+    ],
+)
 async def test_a_list_with_other_records(server: Server, content: Any, says: str) -> None:
     """A filter that is ignored brings some other record first."""
     server.answers(content)
@@ -356,10 +391,15 @@ async def test_another_record_than_asked_for(server: Server) -> None:
     await found.close()
 
 
-@pytest.mark.parametrize(("item", "field"), [
-    ({"sku": "a"}, "v"), ({"sku": "a", "v": "x"}, "v"), ({"sku": "a", "v": 2**63}, "v"),
-    ({"sku": "a", "v": 1, "store": {"id": 1}}, "store"),
-])
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        ({"sku": "a"}, "v"),
+        ({"sku": "a", "v": "x"}, "v"),
+        ({"sku": "a", "v": 2**63}, "v"),
+        ({"sku": "a", "v": 1, "store": {"id": 1}}, "store"),
+    ],
+)
 async def test_an_unusable_item_is_passed_on_as_such(server: Server, item: dict[str, Any], field: str) -> None:
     """It must neither stop its page nor count as missing."""
     server.answers({"items": [item, {"sku": "b", "v": 1, "store": "x"}]})
@@ -371,9 +411,15 @@ async def test_an_unusable_item_is_passed_on_as_such(server: Server, item: dict[
     await found.close()
 
 
-@pytest.mark.parametrize(("item", "field"), [
-    ({"v": 1}, "sku"), ({"sku": "", "v": 1}, "sku"), ({"sku": {}, "v": 1}, "sku"), ({"sku": True, "v": 1}, "sku"),
-])
+@pytest.mark.parametrize(
+    ("item", "field"),
+    [
+        ({"v": 1}, "sku"),
+        ({"sku": "", "v": 1}, "sku"),
+        ({"sku": {}, "v": 1}, "sku"),
+        ({"sku": True, "v": 1}, "sku"),
+    ],
+)
 async def test_an_item_without_key_stops_the_listing(server: Server, item: dict[str, Any], field: str) -> None:
     server.answers({"items": [item]})
     found = source(server, group="store")
@@ -392,9 +438,14 @@ async def test_an_expression_that_does_not_fit(server: Server) -> None:
 
 # Many records.
 
-@pytest.mark.parametrize("settings", [
-    {}, {"read_many": {"path": "/many", "params": SKUS, "items": "items"}, "read_many_size": 2},
-])
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"read_many": {"path": "/many", "params": SKUS, "items": "items"}, "read_many_size": 2},
+    ],
+)
 async def test_read_many(server: Server, settings: dict[str, Any]) -> None:
     """With and without a call for many; keys with commas are never sent in a list."""
     rows = {key: {"sku": key, "v": 1} for key in ("a", "b", "c", "d,e")}
@@ -415,6 +466,7 @@ async def test_read_many(server: Server, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("ignored", [True, False])
 async def test_other_records_than_asked_for(server: Server, ignored: bool) -> None:
     """A filter that is ignored gives a page of anything: what is not on it may exist all the same."""
+
     async def handler(request: Request) -> Response:
         near = "a" in request.query_params["skus"].split(",")
         return JSONResponse({"items": [{"sku": "A", "v": 1}, {"sku": "b", "v": 1}] if ignored or near else []})
@@ -427,8 +479,9 @@ async def test_other_records_than_asked_for(server: Server, ignored: bool) -> No
         assert "the filter of 'read_many' (GET /many) is ignored" in failure.detail
     else:
         assert [(row.key, row.problem) for row in await found.read_many(["a", "b"])] == [
-            ("b", None), ("a", "the source knows this record as 'A', not 'a': notifications and other parts must use "
-                               "its spelling")]
+            ("b", None),
+            ("a", "the source knows this record as 'A', not 'a': notifications and other parts must use its spelling"),
+        ]
     assert [query["skus"] for _, _, query in server.seen] == ["a,b", "sync-orchestrator-no-such-key"]
     await found.close()
 
@@ -459,14 +512,16 @@ async def test_reads_side_by_side_keep_to_the_concurrency(server: Server) -> Non
 
 # Listings.
 
+
 def keyset(server: Server, keys: list[str]) -> RestSource:
     async def handler(request: Request) -> Response:
         at = keys.index(request.query_params["after"]) + 1 if "after" in request.query_params else 0
         return JSONResponse({"items": [{"sku": key, "v": 1} for key in keys[at : at + 2]]})
 
     server.handler = handler
-    return source(server, list={
-        "path": "/items", "params": {"after": "{{ after }}"}, "items": "items", "paging": "after"})
+    return source(
+        server, list={"path": "/items", "params": {"after": "{{ after }}"}, "items": "items", "paging": "after"}
+    )
 
 
 async def test_paging_by_key_can_go_on(server: Server) -> None:
@@ -478,13 +533,18 @@ async def test_paging_by_key_can_go_on(server: Server) -> None:
     await found.close()
 
 
-@pytest.mark.parametrize(("listing", "answer"), [
-    ({"paging": "after", "params": {"p": "{{ after }}"}}, {"items": [{"sku": "a", "v": 1}]}),
-    ({"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"},
-     {"items": [{"sku": "a", "v": 1}], "next": "x"}),
-    ({"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"}, {"items": [], "next": "x"}),
-    ({"paging": "page", "params": {"p": "{{ page }}"}}, {"items": [{"sku": "a", "v": 1}]}),
-])
+@pytest.mark.parametrize(
+    ("listing", "answer"),
+    [
+        ({"paging": "after", "params": {"p": "{{ after }}"}}, {"items": [{"sku": "a", "v": 1}]}),
+        (
+            {"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"},
+            {"items": [{"sku": "a", "v": 1}], "next": "x"},
+        ),
+        ({"paging": "cursor", "params": {"p": "{{ cursor }}"}, "next": "next"}, {"items": [], "next": "x"}),
+        ({"paging": "page", "params": {"p": "{{ page }}"}}, {"items": [{"sku": "a", "v": 1}]}),
+    ],
+)
 async def test_a_listing_without_end_is_a_failure(server: Server, listing: dict[str, Any], answer: Any) -> None:
     server.answers(answer)
     found = source(server, list={"path": "/items", "items": "items", **listing})
@@ -501,19 +561,28 @@ async def test_cursors_that_go_in_a_circle(server: Server) -> None:
         return JSONResponse({"items": [], "next": following[request.query_params.get("c", "")]})
 
     server.handler = handler
-    found = source(server, list={"path": "/items", "params": {"c": "{{ cursor }}"}, "items": "items",
-                                 "paging": "cursor", "next": "next"})
+    found = source(
+        server,
+        list={"path": "/items", "params": {"c": "{{ cursor }}"}, "items": "items", "paging": "cursor", "next": "next"},
+    )
     assert (await failure_of(asyncio.wait_for(listed(found), 5))).kind is Failure.TRANSIENT
     await found.close()
 
 
-@pytest.mark.parametrize(("listing", "queries"), [
-    ({"paging": "cursor", "params": {"p": "{{ cursor }}", "g": "{{ group }}"}, "next": "next"},
-     [{"g": "g"}, {"g": "g", "p": "2"}, {"g": "g", "p": "3"}]),
-    ({"paging": "page", "params": {"p": "{{ page }}"}}, [{"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
-    ({"paging": "page", "params": {"p": "{{ page }}"}, "first_page": 0},
-     [{"p": "0"}, {"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
-])
+@pytest.mark.parametrize(
+    ("listing", "queries"),
+    [
+        (
+            {"paging": "cursor", "params": {"p": "{{ cursor }}", "g": "{{ group }}"}, "next": "next"},
+            [{"g": "g"}, {"g": "g", "p": "2"}, {"g": "g", "p": "3"}],
+        ),
+        ({"paging": "page", "params": {"p": "{{ page }}"}}, [{"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}]),
+        (
+            {"paging": "page", "params": {"p": "{{ page }}"}, "first_page": 0},
+            [{"p": "0"}, {"p": "1"}, {"p": "2"}, {"p": "3"}, {"p": "4"}],
+        ),
+    ],
+)
 async def test_paging_by_cursor_and_by_page(
     server: Server, listing: dict[str, Any], queries: list[dict[str, str]]
 ) -> None:
@@ -545,6 +614,7 @@ async def test_a_listing_of_another_shape(server: Server, content: Any) -> None:
 
 
 # Counts and groups.
+
 
 @pytest.mark.parametrize(("content", "expected"), [({"n": 5}, 5), ({"n": 0}, 0)])
 async def test_count(server: Server, content: Any, expected: int) -> None:
@@ -583,24 +653,42 @@ async def test_what_is_not_configured_is_none(server: Server) -> None:
 
 # What has changed.
 
-@pytest.mark.parametrize(("kind", "since", "asked"), [
-    ("time", BASE + 1_500_000, {"after": "2026-01-01T00:00:01.500000Z", "seconds": "1767225601"}),
-    ("time", BASE, {"after": "2026-01-01T00:00:00Z", "seconds": "1767225600"}),
-    ("number", 12, {"number": "12"}),
-])
+
+@pytest.mark.parametrize(
+    ("kind", "since", "asked"),
+    [
+        ("time", BASE + 1_500_000, {"after": "2026-01-01T00:00:01.500000Z", "seconds": "1767225601"}),
+        ("time", BASE, {"after": "2026-01-01T00:00:00Z", "seconds": "1767225600"}),
+        ("number", 12, {"number": "12"}),
+    ],
+)
 async def test_changes(server: Server, kind: str, since: int, asked: dict[str, str]) -> None:
     """Page by page, deletes too, each with its group."""
+
     async def handler(request: Request) -> Response:
         if "cursor" in request.query_params:
             return JSONResponse({"items": [{"sku": "b", "v": 3, "store": "B", "gone": True}]})
         return JSONResponse({"items": [{"sku": "a", "v": 2, "store": "A"}], "next": "2"})
 
     server.handler = handler
-    names = {"number": "{{ since_number }}"} if kind == "number" else {
-        "after": "{{ since }}", "seconds": "{{ since_number // 1000000 }}"}
-    found = source(server, version={"path": "v", "kind": kind}, group="store", deleted_when="gone", changes={
-        "path": "/changes", "params": {**names, "cursor": "{{ cursor }}"}, "items": "items", "paging": "cursor",
-        "next": "next"})
+    names = (
+        {"number": "{{ since_number }}"}
+        if kind == "number"
+        else {"after": "{{ since }}", "seconds": "{{ since_number // 1000000 }}"}
+    )
+    found = source(
+        server,
+        version={"path": "v", "kind": kind},
+        group="store",
+        deleted_when="gone",
+        changes={
+            "path": "/changes",
+            "params": {**names, "cursor": "{{ cursor }}"},
+            "items": "items",
+            "paging": "cursor",
+            "next": "next",
+        },
+    )
     assert found.can_poll
     pages = [[(row.key, row.group, row.deleted) for row in rows] async for rows in found.changes(since)]
     assert pages == [[("a", "A", False)], [("b", "B", True)]]
@@ -611,36 +699,59 @@ async def test_changes(server: Server, kind: str, since: int, asked: dict[str, s
 
 def test_a_number_has_no_time() -> None:
     with pytest.raises(ValidationError, match="nothing fills in 'since'"):
-        Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"},
-                             "changes": {"path": "/changes", "params": {"after": "{{ since }}"}}})
+        Part.model_validate(
+            {
+                "key": "sku",
+                "version": {"path": "v", "kind": "number"},
+                "changes": {"path": "/changes", "params": {"after": "{{ since }}"}},
+            }
+        )
 
 
 # Versions.
 
-@pytest.mark.parametrize(("value", "kind", "expected"), [
-    ("2026-01-01T00:00:00Z", "time", BASE),
-    ("2026-01-01T00:00:00", "time", BASE),
-    ("2026-01-01T02:00:00+02:00", "time", BASE),
-    ("2026-01-01 00:00:00.000001Z", "time", BASE + 1),
-    ("2026-01-01t00:00:00z", "time", BASE),
-    ("2026-01-01T00:00:00.123456789Z", "time", BASE + 123_456),
-    (1_767_225_600, "time", BASE),
-    (1_767_225_600.5, "time", BASE + 500_000),
-    (-1, "time", -1_000_000),
-    (12, "number", 12),
-    ("12", "number", 12),
-    (12.0, "number", 12),
-    (2**63 - 1, "number", 2**63 - 1),
-])
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        ("2026-01-01T00:00:00Z", "time", BASE),
+        ("2026-01-01T00:00:00", "time", BASE),
+        ("2026-01-01T02:00:00+02:00", "time", BASE),
+        ("2026-01-01 00:00:00.000001Z", "time", BASE + 1),
+        ("2026-01-01t00:00:00z", "time", BASE),
+        ("2026-01-01T00:00:00.123456789Z", "time", BASE + 123_456),
+        (1_767_225_600, "time", BASE),
+        (1_767_225_600.5, "time", BASE + 500_000),
+        (-1, "time", -1_000_000),
+        (12, "number", 12),
+        ("12", "number", 12),
+        (12.0, "number", 12),
+        (2**63 - 1, "number", 2**63 - 1),
+    ],
+)
 def test_versions(value: Any, kind: Any, expected: int) -> None:
     assert version_of(value, kind) == expected
 
 
-@pytest.mark.parametrize(("value", "kind"), [
-    (None, "time"), (True, "time"), ("", "time"), ("yesterday", "time"), ({}, "time"), (float("nan"), "time"),
-    (float("inf"), "time"), (1e30, "time"), (None, "number"), ("x", "number"), (1.5, "number"), (2**63, "number"),
-    (json.loads("1" + "0" * 300), "number"), ("1" * 5000, "number"),
-])
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "time"),
+        (True, "time"),
+        ("", "time"),
+        ("yesterday", "time"),
+        ({}, "time"),
+        (float("nan"), "time"),
+        (float("inf"), "time"),
+        (1e30, "time"),
+        (None, "number"),
+        ("x", "number"),
+        (1.5, "number"),
+        (2**63, "number"),
+        (json.loads("1" + "0" * 300), "number"),
+        ("1" * 5000, "number"),
+    ],
+)
 def test_no_versions(value: Any, kind: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         version_of(value, kind)
@@ -648,10 +759,14 @@ def test_no_versions(value: Any, kind: Any) -> None:
 
 # Keys and versions alone.
 
-@pytest.mark.parametrize(("keys", "asked"), [
-    ({"keys": {"path": "/keys", "items": "keys[].{sku: id, v: rev}", "params": {"shop": "{{ group }}"}}}, "/keys"),
-    ({}, "/items"),
-])
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ({"keys": {"path": "/keys", "items": "keys[].{sku: id, v: rev}", "params": {"shop": "{{ group }}"}}}, "/keys"),
+        ({}, "/items"),
+    ],
+)
 async def test_keys_come_from_their_own_call_where_there_is_one(
     server: Server, keys: dict[str, Any], asked: str
 ) -> None:

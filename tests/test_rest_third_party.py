@@ -25,19 +25,29 @@ ITEM = Item("k1", "A", {"code": "k1", "name": "n"}, external_id="X1", idempotenc
 RECORD = {"id": "X1", "code": "k1", "name": "n", "store": "A", "touched": 5}
 FOUND = Found("k1", "X1", "A", {"code": "k1", "name": "n", "note": None})
 TARGET: dict[str, Any] = {
-    "system": "erp", "key_field": "code", "group": "store", "record": "data",
+    "system": "erp",
+    "key_field": "code",
+    "group": "store",
+    "record": "data",
     "create": {"method": "POST", "path": "/items", "body": {"item": "{{ payload }}"}},
     "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"item": "{{ payload }}"}},
     "delete": {"method": "DELETE", "path": "/items/{{ id }}"},
     "read": {"path": "/items/{{ id }}", "record": "data"},
     "lookup": {"path": "/items", "params": {"code": "{{ key }}"}, "items": "items"},
-    "list": {"path": "/items", "params": {"store": "{{ group }}", "c": "{{ cursor }}"}, "items": "items",
-             "paging": "cursor", "next": "next"},
+    "list": {
+        "path": "/items",
+        "params": {"store": "{{ group }}", "c": "{{ cursor }}"},
+        "items": "items",
+        "paging": "cursor",
+        "next": "next",
+    },
     "count": {"path": "/count/{{ group }}", "number": "total"},
     "filter_check": {"off": True},
 }
 OURS: dict[str, Any] = {
-    "ids": "ours", "create": None, "lookup": None,
+    "ids": "ours",
+    "create": None,
+    "lookup": None,
     "update": {"method": "PUT", "path": "/stores/{{ group }}/items/{{ key }}"},
     "delete": {"method": "DELETE", "path": "/stores/{{ group }}/items/{{ id }}"},
 }
@@ -66,19 +76,24 @@ def third_party(server: Server, **changes: Any) -> RestThirdParty:
 
 # What it can do.
 
-@pytest.mark.parametrize(("changes", "traits"), [
-    ({}, Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)),
-    ({"idempotency": {}}, Traits(True, True, True, False)),
-    ({"lookup": None}, Traits(True, False, False, False)),
-    ({"delete": {"method": "DELETE", "path": "/{{ group }}/{{ id }}"}}, Traits(True, True, False, True)),
-    (OURS, Traits(False, False, False, True)),
-])
+
+@pytest.mark.parametrize(
+    ("changes", "traits"),
+    [
+        ({}, Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)),
+        ({"idempotency": {}}, Traits(True, True, True, False)),
+        ({"lookup": None}, Traits(True, False, False, False)),
+        ({"delete": {"method": "DELETE", "path": "/{{ group }}/{{ id }}"}}, Traits(True, True, False, True)),
+        (OURS, Traits(False, False, False, True)),
+    ],
+)
 def test_traits(server: Server, changes: dict[str, Any], traits: Traits) -> None:
     sends_group = "group" in str(changes.get("update"))
     assert third_party(server, **changes).traits == replace(traits, sends_group=sends_group, shows_group=True)
 
 
 # Creating.
+
 
 async def test_create(server: Server) -> None:
     """The payload goes wrapped, the id comes back as text."""
@@ -90,9 +105,17 @@ async def test_create(server: Server) -> None:
     await erp.close()
 
 
-@pytest.mark.parametrize(("status", "content"), [
-    (204, None), (200, {}), (200, {"data": {}}), (200, {"data": {"id": None}}), (200, {"data": "x"}), (200, []),
-])
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (204, None),
+        (200, {}),
+        (200, {"data": {}}),
+        (200, {"data": {"id": None}}),
+        (200, {"data": "x"}),
+        (200, []),
+    ],
+)
 async def test_a_create_without_an_id_may_have_happened(server: Server, status: int, content: Any) -> None:
     Heard(server, content, status)
     erp = third_party(server)
@@ -130,8 +153,11 @@ async def test_the_idempotency_key_is_the_creates_alone(server: Server, method: 
     """An update by POST under the create's key would be answered from memory, and lost."""
     heard = Heard(server, {"data": {"id": "X1"}})
     erp = third_party(
-        server, idempotency={}, create={"method": method, "path": "/items"},
-        update={"method": "POST", "path": "/items/{{ id }}"})
+        server,
+        idempotency={},
+        create={"method": method, "path": "/items"},
+        update={"method": "POST", "path": "/items/{{ id }}"},
+    )
     await erp.create(ITEM)
     await erp.update(ITEM)
     assert [headers.get("idempotency-key") for headers in heard.headers] == ["thing/k1/A", None]
@@ -148,6 +174,7 @@ async def test_an_idempotency_key_of_any_text(server: Server, key: str) -> None:
 
 
 # Our ids.
+
 
 async def test_with_our_ids_a_create_is_the_update(server: Server) -> None:
     heard = Heard(server, status=204)
@@ -169,6 +196,7 @@ async def test_a_404_makes_no_record(server: Server) -> None:
 
 
 # Updating, deleting, reading.
+
 
 @pytest.mark.parametrize(("status", "expected"), [(200, "X1"), (204, "X1"), (404, None), (410, None)])
 async def test_update(server: Server, status: int, expected: str | None) -> None:
@@ -234,6 +262,7 @@ async def test_another_shape_is_no_missing_record(server: Server, content: Any) 
 
 # Finding and listing.
 
+
 async def test_lookup_finds_twins_and_nothing_else(server: Server) -> None:
     """A search that matches loosely brings others too."""
     Heard(server, {"items": [RECORD, {**RECORD, "id": "X2"}, {**RECORD, "id": "X3", "code": "k10"}]})
@@ -276,14 +305,22 @@ async def test_count(server: Server) -> None:
 
 # Putting adapters together.
 
+
 def config(url: str) -> Config:
     part = {"key": "sku", "version": {"path": "v", "kind": "number"}, "list": {"path": "/items"}, "group": "store"}
-    entity = {"owner": "shop", "parts": {"shop": part}, "mapping": {"code": "key", "name": "shop.name"},
-              "third_party": TARGET}
-    return Config.model_validate({
-        "sources": {"shop": {"base_url": url}}, "third_parties": {"erp": {"base_url": url, "rate": 5}},
-        "entities": {"thing": entity, "other": entity},
-    })
+    entity = {
+        "owner": "shop",
+        "parts": {"shop": part},
+        "mapping": {"code": "key", "name": "shop.name"},
+        "third_party": TARGET,
+    }
+    return Config.model_validate(
+        {
+            "sources": {"shop": {"base_url": url}},
+            "third_parties": {"erp": {"base_url": url, "rate": 5}},
+            "entities": {"thing": entity, "other": entity},
+        }
+    )
 
 
 async def test_adapters_from_the_configuration(server: Server) -> None:

@@ -55,10 +55,15 @@ def lived(world: World) -> World:
     return world
 
 
-@pytest.mark.parametrize(("days", "gone"), [
-    (29, set()), (62, {"event_history", "push_attempts"}), (81, {"event_history", "push_attempts", "event_ids"}),
-    (91, {"event_history", "push_attempts", "event_ids", "validations", "drift", "alerts"}),
-])
+@pytest.mark.parametrize(
+    ("days", "gone"),
+    [
+        (29, set()),
+        (62, {"event_history", "push_attempts"}),
+        (81, {"event_history", "push_attempts", "event_ids"}),
+        (91, {"event_history", "push_attempts", "event_ids", "validations", "drift", "alerts"}),
+    ],
+)
 def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) -> None:
     before, received = counts(lived), lived.totals().received
     lived.later(days * DAY)
@@ -67,8 +72,15 @@ def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) 
     assert {table for table in before if after[table] < before[table]} == gone
     assert (lived.totals().received, lived.totals().balanced) == (received, True)
     assert forget(lived.engine, SETTINGS).keys() == {
-        "history_partitions", "attempts_partitions", "history", "attempts", "event_ids", "validations", "drift",
-        "alerts"}
+        "history_partitions",
+        "attempts_partitions",
+        "history",
+        "attempts",
+        "event_ids",
+        "validations",
+        "drift",
+        "alerts",
+    }
     assert counts(lived) == after
 
 
@@ -109,16 +121,21 @@ def test_null_is_for_ever(lived: World) -> None:
 def test_much_is_forgotten_in_small_transactions(lived: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "_MOST", 1)
     monkeypatch.setattr(retention, "_MOST_BATCHES", 2)
-    lived.query("INSERT INTO sync.event_ids (source, event_id, content_hash) "
-                "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1")
+    lived.query(
+        "INSERT INTO sync.event_ids (source, event_id, content_hash) "
+        "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1"
+    )
     lived.later(81 * DAY)
     assert forget(lived.engine, SETTINGS)["event_ids"] == 2
 
 
 def test_a_month_that_is_over_is_dropped_as_a_whole_unless_it_is_in_use(world: World) -> None:
     with world.engine.begin() as connection:
-        run(connection, "CREATE TABLE sync.event_history_2020_01 PARTITION OF sync.event_history "
-                        "FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')")
+        run(
+            connection,
+            "CREATE TABLE sync.event_history_2020_01 PARTITION OF sync.event_history "
+            "FOR VALUES FROM ('2020-01-01') TO ('2020-02-01')",
+        )
     with world.engine.begin() as connection:
         run(connection, "SELECT FROM sync.event_history_2020_01")
         assert forget(world.engine, SETTINGS)["history_partitions"] == 0
@@ -139,7 +156,8 @@ def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_st
     assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync", "validate"}
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     going_on = dagster.instance.create_run_for_job(
-        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED)
+        dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED
+    )
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 0
     assert dagster.instance.get_run_by_id(going_on.run_id) is not None
 

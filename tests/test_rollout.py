@@ -36,6 +36,7 @@ VALUES = [f"merchant-{number}" for number in range(200)]
 
 # Who goes which way -------------------------------------------------------------------------------------------------
 
+
 @given(st.text(), st.text(), st.floats(0, 100), st.floats(0, 100))
 def test_whoever_is_in_stays_in_when_the_share_grows(name: str, value: str, one: float, other: float) -> None:
     low, high = sorted((one, other))
@@ -66,6 +67,7 @@ def test_a_call_without_a_value_waits_for_the_whole_share() -> None:
 
 # A route with both ways ---------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def one_legacy() -> Iterator[Server]:
     server = Server()
@@ -88,10 +90,12 @@ class Both:
 
     async def change(self, **changes: Any) -> None:
         """Without a look at validation; the service knows at once."""
+
         def work() -> None:
             with self.engine.begin() as connection:
-                rollout.change(connection, self.config, "stone", Change(**changes), who="a test", why="because",
-                               override=True)
+                rollout.change(
+                    connection, self.config, "stone", Change(**changes), who="a test", why="because", override=True
+                )
 
         await asyncio.to_thread(work)
         self.app.state.proxy._known.forget()
@@ -121,8 +125,10 @@ async def serve(engine: Engine, server: Server, legacy: Server) -> AsyncIterator
 
         async def made(**changes: Any) -> Both:
             rules = {"by_header": "X-Merchant", "patience": 5, "least": 5, **changes.pop("rollout", {})}
-            settings = route(rollout=rules, **{
-                "legacy": {"base_url": legacy.url + "/old", "headers": {"X-Old-Key": "old"}}, **changes})
+            settings = route(
+                rollout=rules,
+                **{"legacy": {"base_url": legacy.url + "/old", "headers": {"X-Old-Key": "old"}}, **changes},
+            )
             config = proxy_config(server, {"stone": settings})
             app = proxy_service(engine, config)
             await stack.enter_async_context(app.router.lifespan_context(app))
@@ -164,19 +170,35 @@ async def test_every_replica_learns_of_a_change(serve: Serve) -> None:
 
 # Legacy is passed through -------------------------------------------------------------------------------------------
 
+
 async def test_legacy_gets_the_call_as_it_is_and_the_caller_its_answer(serve: Serve, legacy: Server) -> None:
     calls: list[tuple[dict[str, str], bytes]] = []
 
     async def handler(request: Request) -> Response:
         calls.append((dict(request.headers), await request.body()))
-        return Response(b"\xff\x00 no JSON", 207, {"Content-Type": "x/y", "X-Theirs": "1", "Connection": "X-Gone",
-                                                   "X-Gone": "1", "Set-Cookie": "a=b"})
+        return Response(
+            b"\xff\x00 no JSON",
+            207,
+            {"Content-Type": "x/y", "X-Theirs": "1", "Connection": "X-Gone", "X-Gone": "1", "Set-Cookie": "a=b"},
+        )
 
     legacy.handler = handler
     both = await serve(method="POST", allow_writes=True, call={"method": "POST", "path": "/"})
-    headers = {"X-Merchant": "m1", "Accept-Language": "de", "Content-Type": "a/b", "X-Forwarded-For": "1.2.3.4",
-               "Forwarded": "for=1.2.3.4", "X-Real-IP": "1.2.3.4", "Via": "x", "Connection": "keep-alive, X-Hop",
-               "X-Hop": "1", "TE": "trailers", "Upgrade": "x", "Proxy-Authorization": "Basic x", "X-Old-Key": "mine"}
+    headers = {
+        "X-Merchant": "m1",
+        "Accept-Language": "de",
+        "Content-Type": "a/b",
+        "X-Forwarded-For": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Real-IP": "1.2.3.4",
+        "Via": "x",
+        "Connection": "keep-alive, X-Hop",
+        "X-Hop": "1",
+        "TE": "trailers",
+        "Upgrade": "x",
+        "Proxy-Authorization": "Basic x",
+        "X-Old-Key": "mine",
+    }
     answer = await both.client.post("/proxy/stones/a%20b?x=1&x=2&y=%C3%A4", content=b"\x00\x01", headers=headers)
     assert (answer.status_code, answer.content) == (207, b"\xff\x00 no JSON")
     assert (answer.headers["x-theirs"], answer.headers["set-cookie"], "x-gone" in answer.headers) == ("1", "a=b", False)
@@ -184,8 +206,20 @@ async def test_legacy_gets_the_call_as_it_is_and_the_caller_its_answer(serve: Se
     sent = calls[0][0]
     kept = {"x-merchant": "m1", "accept-language": "de", "content-type": "a/b", "x-old-key": "old"}
     assert kept.items() <= sent.items()
-    assert not {"x-forwarded-for", "forwarded", "x-real-ip", "via", "x-hop", "te", "upgrade", "proxy-authorization",
-                "authorization"} & sent.keys()
+    assert (
+        not {
+            "x-forwarded-for",
+            "forwarded",
+            "x-real-ip",
+            "via",
+            "x-hop",
+            "te",
+            "upgrade",
+            "proxy-authorization",
+            "authorization",
+        }
+        & sent.keys()
+    )
     assert sent["host"] == legacy.url.removeprefix("http://")
 
 
@@ -215,6 +249,7 @@ async def test_no_path_leads_out_of_legacy(serve: Serve, legacy: Server, path: s
 
 # A failing canary never reaches the caller --------------------------------------------------------------------------
 
+
 async def failing(request: Request) -> Response:
     return Response(status_code=500)
 
@@ -232,8 +267,9 @@ async def garbage(request: Request) -> Response:
 
 
 @pytest.mark.parametrize("handler", [failing, refusing, missing, garbage, until_gone])
-async def test_a_read_that_fails_on_the_new_path_is_answered_by_legacy(serve: Serve, server: Server, handler: Handler
-                                                                       ) -> None:
+async def test_a_read_that_fails_on_the_new_path_is_answered_by_legacy(
+    serve: Serve, server: Server, handler: Handler
+) -> None:
     both = await serve(rollout={"patience": "300ms"})
     await both.change(percent=100)
     server.handler = handler
@@ -257,10 +293,15 @@ async def test_a_bug_in_the_new_path_is_no_reason_to_fail_the_caller(
     assert (await both.get()).json() == {"from": "legacy"}
 
 
-@pytest.mark.parametrize("says", [
-    lambda: Response(status_code=503, headers={"Retry-After": "2"}), lambda: Response(status_code=408),
-    lambda: Response("<html>", 404, media_type="text/html"), lambda: RedirectResponse("/done", 303),
-])
+@pytest.mark.parametrize(
+    "says",
+    [
+        lambda: Response(status_code=503, headers={"Retry-After": "2"}),
+        lambda: Response(status_code=408),
+        lambda: Response("<html>", 404, media_type="text/html"),
+        lambda: RedirectResponse("/done", 303),
+    ],
+)
 async def test_rule_24_a_write_that_may_have_been_done_is_not_sent_to_legacy_again(
     serve: Serve, server: Server, legacy: Server, says: Callable[[], Response]
 ) -> None:
@@ -302,8 +343,7 @@ async def test_both_ways_down_is_told(serve: Serve, server: Server, legacy: Serv
     assert (await both.get()).status_code == 503
 
 
-async def test_a_write_goes_to_legacy_only_where_nothing_was_done(serve: Serve, server: Server, legacy: Server
-                                                                  ) -> None:
+async def test_a_write_goes_to_legacy_only_where_nothing_was_done(serve: Serve, server: Server, legacy: Server) -> None:
     both = await serve(method="POST", allow_writes=True, call={"method": "POST", "path": "/orders"})
     await both.change(percent=100)
     server.answers({}, 500)
@@ -316,11 +356,14 @@ async def test_a_write_goes_to_legacy_only_where_nothing_was_done(serve: Serve, 
 
 # Shadow mode --------------------------------------------------------------------------------------------------------
 
+
 async def test_shadow_answers_from_legacy_and_counts_what_differs(serve: Serve, server: Server, legacy: Server) -> None:
     both = await serve(rollout={"compare": "item"})
     await both.change(shadow=True)
-    for theirs, ours in (({"item": {"a": 1, "b": 2}, "at": 1}, {"item": {"b": 2, "a": 1}, "at": 2}),
-                         ({"item": 1}, {"item": 2})):
+    for theirs, ours in (
+        ({"item": {"a": 1, "b": 2}, "at": 1}, {"item": {"b": 2, "a": 1}, "at": 2}),
+        ({"item": 1}, {"item": 2}),
+    ):
         legacy.answers(theirs)
         server.answers(ours)
         assert (await both.get()).json() == theirs
@@ -430,15 +473,28 @@ def counted(**what: int) -> dict[tuple[str, int, str], int]:
 
 
 def switched_config(**rules: Any) -> Config:
-    return two_part_config(routes={"stone": route(entity="item", legacy={"base_url": "http://127.0.0.1:1"}, rollout={
-        "by_header": "X-Merchant", "least": 10, "error_rate": 0.1, "difference_rate": 0.2, **rules})})
+    return two_part_config(
+        routes={
+            "stone": route(
+                entity="item",
+                legacy={"base_url": "http://127.0.0.1:1"},
+                rollout={"by_header": "X-Merchant", "least": 10, "error_rate": 0.1, "difference_rate": 0.2, **rules},
+            )
+        }
+    )
 
 
-@pytest.mark.parametrize(("what", "falls"), [
-    ({"tried": 9, "failed": 9}, False), ({"tried": 10, "failed": 1}, False), ({"tried": 10, "failed": 2}, True),
-    ({"tried": 10, "compared": 9, "different": 9}, False), ({"tried": 10, "compared": 10, "different": 2}, False),
-    ({"tried": 10, "compared": 10, "different": 3}, True),
-])
+@pytest.mark.parametrize(
+    ("what", "falls"),
+    [
+        ({"tried": 9, "failed": 9}, False),
+        ({"tried": 10, "failed": 1}, False),
+        ({"tried": 10, "failed": 2}, True),
+        ({"tried": 10, "compared": 9, "different": 9}, False),
+        ({"tried": 10, "compared": 10, "different": 2}, False),
+        ({"tried": 10, "compared": 10, "different": 3}, True),
+    ],
+)
 def test_replicas_count_together(engine: Engine, what: dict[str, int], falls: bool) -> None:
     config = switched_config()
     with engine.begin() as connection:
@@ -460,27 +516,44 @@ def test_what_is_older_than_the_window_is_forgiven(engine: Engine) -> None:
 
 # Changes ------------------------------------------------------------------------------------------------------------
 
+
 def validated(engine: Engine, verdict: str | None, ago: float = 0, group: str = "A") -> None:
     with engine.begin() as connection:
-        run(connection, "INSERT INTO sync.groups (entity, group_key, first_completed_at) "
-                        "VALUES ('item', %(group)s, sync.clock()) ON CONFLICT DO NOTHING", group=group)
+        run(
+            connection,
+            "INSERT INTO sync.groups (entity, group_key, first_completed_at) "
+            "VALUES ('item', %(group)s, sync.clock()) ON CONFLICT DO NOTHING",
+            group=group,
+        )
         if verdict is not None:
-            run(connection, "INSERT INTO sync.validations (entity, group_key, verdict, at) VALUES "
-                            "('item', %(group)s, %(verdict)s, sync.clock() - make_interval(secs => %(ago)s))",
-                group=group, verdict=verdict, ago=ago)
+            run(
+                connection,
+                "INSERT INTO sync.validations (entity, group_key, verdict, at) VALUES "
+                "('item', %(group)s, %(verdict)s, sync.clock() - make_interval(secs => %(ago)s))",
+                group=group,
+                verdict=verdict,
+                ago=ago,
+            )
 
 
 def step(engine: Engine, override: bool = False, **changes: Any) -> Rollout:
     with engine.begin() as connection:
-        return rollout.change(connection, switched_config(), "stone", Change(**changes), who="ada", why="a step",
-                              override=override)
+        return rollout.change(
+            connection, switched_config(), "stone", Change(**changes), who="ada", why="a step", override=override
+        )
 
 
-@pytest.mark.parametrize(("verdicts", "complaint"), [
-    ([], "was ever validated"), ([("A", None, 0)], "1 of 1"), ([("A", "drift", 0)], "not in step"),
-    ([("A", "in_step", 0), ("B", "not_validated", 0)], "such as 'B'"),
-    ([("A", "in_step", 0), ("A", "drift", 0)], "not in step"), ([("A", "in_step", 1801)], "for more than 1800 s"),
-])
+@pytest.mark.parametrize(
+    ("verdicts", "complaint"),
+    [
+        ([], "was ever validated"),
+        ([("A", None, 0)], "1 of 1"),
+        ([("A", "drift", 0)], "not in step"),
+        ([("A", "in_step", 0), ("B", "not_validated", 0)], "such as 'B'"),
+        ([("A", "in_step", 0), ("A", "drift", 0)], "not in step"),
+        ([("A", "in_step", 1801)], "for more than 1800 s"),
+    ],
+)
 def test_steps_up_need_a_clean_validation(engine: Engine, verdicts: list[Any], complaint: str) -> None:
     for group, verdict, ago in verdicts:
         validated(engine, verdict, ago, group)
@@ -515,8 +588,9 @@ def test_going_on_after_a_fall_back_is_a_step_up_for_those_who_are_allowed(engin
         step(engine, percent=0.0)
 
 
-@pytest.mark.parametrize("wrong", [{"percent": 101.0}, {"percent": float("nan")}, {"allow": frozenset([""])},
-                                   {"deny": frozenset(["a\0b"])}])
+@pytest.mark.parametrize(
+    "wrong", [{"percent": 101.0}, {"percent": float("nan")}, {"allow": frozenset([""])}, {"deny": frozenset(["a\0b"])}]
+)
 def test_values_that_cannot_be_are_refused(engine: Engine, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         step(engine, override=True, **wrong)
@@ -529,6 +603,7 @@ def test_a_route_without_legacy_has_no_share(engine: Engine) -> None:
 
 # The API ------------------------------------------------------------------------------------------------------------
 
+
 async def test_rollouts_are_changed_by_the_api(serve: Serve, engine: Engine) -> None:
     both = await serve(entity="item")
     admin = {"Authorization": f"Bearer {key_for(engine, 'admin')}"}
@@ -539,8 +614,7 @@ async def test_rollouts_are_changed_by_the_api(serve: Serve, engine: Engine) -> 
     assert (changed.status_code, changed.json()["percent"]) == (200, 100)
     assert [(await both.get(merchant)).json()["from"] for merchant in ("m1", "m2")] == ["new", "legacy"]
     shown = (await both.client.get("/v1/rollouts/stone", headers=admin)).json()
-    assert (shown["deny"], shown["changes"][0]["who"], shown["changes"][0]["why"]) == (
-        ["m2"], "the key 'a test'", "go")
+    assert (shown["deny"], shown["changes"][0]["who"], shown["changes"][0]["why"]) == (["m2"], "the key 'a test'", "go")
     [listed] = (await both.client.get("/v1/rollouts", headers=admin)).json()["rollouts"]
     assert listed["version"] == 1
     for wrong, status in (({"percent": 5}, 422), ({"why": "x", "percent": 500}, 422), ({"why": "x", "share": 1}, 422)):
@@ -556,7 +630,10 @@ async def test_shares_stand_in_the_figures(serve: Serve, engine: Engine) -> None
     await both.get(next(each for each in VALUES if place(each) < 40))
     await both.totals()
     text = (await both.client.get("/metrics", headers={"Authorization": f"Bearer {key_for(engine, 'metrics')}"})).text
-    figures = {(sample.name, *sample.labels.values()): sample.value
-               for family in text_string_to_metric_families(text) for sample in family.samples}
+    figures = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
     assert figures["sync_rollout_share", "stone"] == 40
     assert figures["sync_rollout_calls_total", "stone", "new"] == 1

@@ -19,10 +19,24 @@ from sync_orchestrator.config.types import Model
 ROOT = Path(__file__).resolve().parent.parent
 
 DESCRIBED = {
-    model for module in (calls, document, entities, sources, targets) for model in vars(module).values()
-    if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__}
-SAYS_IT_ALL = {"retention", "limits", "alerts", "validation", "source_check", "deletions", "sql", "files", "kind",
-                "api", "ui"}
+    model
+    for module in (calls, document, entities, sources, targets)
+    for model in vars(module).values()
+    if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__
+}
+SAYS_IT_ALL = {
+    "retention",
+    "limits",
+    "alerts",
+    "validation",
+    "source_check",
+    "deletions",
+    "sql",
+    "files",
+    "kind",
+    "api",
+    "ui",
+}
 """Fields whose own model, or whose values, say what they are."""
 
 
@@ -39,30 +53,36 @@ def test_the_published_schema_is_what_the_models_say() -> None:
     Draft202012Validator.check_schema(json.loads(printed))
 
 
-@pytest.mark.parametrize("fragment", [
-    {},
-    {"retry": {"first_wait": "10s", "retries": "${RETRIES:-3}"}},
-    {"retry": {"first_wait": 0.5, "max_wait": "${WAIT}"}},
-    {"sources": {"lab": {"base_url": "${LAB_URL}", "headers": {"Authorization": "Bearer ${TOKEN}"}}}},
-    {"sources": {"lab": {"kind": "sql", "url": "${URL}", "connections": "${N}"}}},
-    {"third_parties": {"erp": {"base_url": "http://x", "auth": {"kind": "bearer", "token": "${TOKEN}"}}}},
-    {"third_parties": {"erp": {"adapter": "my_company.erp:Erp", "settings": {"secret": "${SECRET}"}, "rate": 5}}},
-    {"sources": {"lab": {"adapter": "my_company.lab:Lab", "settings": {"folder": "/x"}}}},
-])
+@pytest.mark.parametrize(
+    "fragment",
+    [
+        {},
+        {"retry": {"first_wait": "10s", "retries": "${RETRIES:-3}"}},
+        {"retry": {"first_wait": 0.5, "max_wait": "${WAIT}"}},
+        {"sources": {"lab": {"base_url": "${LAB_URL}", "headers": {"Authorization": "Bearer ${TOKEN}"}}}},
+        {"sources": {"lab": {"kind": "sql", "url": "${URL}", "connections": "${N}"}}},
+        {"third_parties": {"erp": {"base_url": "http://x", "auth": {"kind": "bearer", "token": "${TOKEN}"}}}},
+        {"third_parties": {"erp": {"adapter": "my_company.erp:Erp", "settings": {"secret": "${SECRET}"}, "rate": 5}}},
+        {"sources": {"lab": {"adapter": "my_company.lab:Lab", "settings": {"folder": "/x"}}}},
+    ],
+)
 def test_what_can_be_written_is_allowed(fragment: dict[str, Any]) -> None:
     assert wrong(fragment) == []
 
 
-@pytest.mark.parametrize(("fragment", "place"), [
-    ({"limitz": {}}, "$"),
-    ({"retry": {"first_wait": "ten seconds"}}, "$.retry.first_wait"),
-    ({"retry": {"retries": "three"}}, "$.retry.retries"),
-    ({"sources": {"Lab": {"base_url": "http://x"}}}, "$.sources"),
-    ({"sources": {"lab": {"base_url": "lab.example.org"}}}, "$.sources.lab"),
-    ({"third_parties": {"erp": {"base_url": "http://x", "rate": -1}}}, "$.third_parties.erp.rate"),
-    ({"third_parties": {"erp": {"rate": 1}}}, "$.third_parties.erp"),
-    ({"third_parties": {"erp": {"adapter": "Erp"}}}, "$.third_parties.erp.adapter"),
-])
+@pytest.mark.parametrize(
+    ("fragment", "place"),
+    [
+        ({"limitz": {}}, "$"),
+        ({"retry": {"first_wait": "ten seconds"}}, "$.retry.first_wait"),
+        ({"retry": {"retries": "three"}}, "$.retry.retries"),
+        ({"sources": {"Lab": {"base_url": "http://x"}}}, "$.sources"),
+        ({"sources": {"lab": {"base_url": "lab.example.org"}}}, "$.sources.lab"),
+        ({"third_parties": {"erp": {"base_url": "http://x", "rate": -1}}}, "$.third_parties.erp.rate"),
+        ({"third_parties": {"erp": {"rate": 1}}}, "$.third_parties.erp"),
+        ({"third_parties": {"erp": {"adapter": "Erp"}}}, "$.third_parties.erp.adapter"),
+    ],
+)
 def test_what_loading_would_refuse_is_marked(fragment: dict[str, Any], place: str) -> None:
     assert wrong(fragment) == [place]
 
@@ -70,5 +90,8 @@ def test_what_loading_would_refuse_is_marked(fragment: dict[str, Any], place: st
 @pytest.mark.parametrize("model", sorted(DESCRIBED, key=lambda model: model.__name__))
 def test_an_editor_can_say_what_a_field_is(model: type[Model]) -> None:
     assert model.__doc__
-    assert {name for name in vars(model)["__annotations__"] if name in model.model_fields
-            and not model.model_fields[name].description} <= SAYS_IT_ALL
+    assert {
+        name
+        for name in vars(model)["__annotations__"]
+        if name in model.model_fields and not model.model_fields[name].description
+    } <= SAYS_IT_ALL

@@ -224,6 +224,7 @@ def test_a_part_that_came_while_its_source_was_listed_is_not_emptied(
                 world.put("b", count=7)
                 await asyncio.to_thread(world.drain)
                 yield page
+
         return pages()
 
     monkeypatch.setattr(world.stock, "pages", listing)

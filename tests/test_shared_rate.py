@@ -26,8 +26,11 @@ def step(world: World) -> float:
 
 def ago(world: World, seconds: float) -> None:
     """As if the last refusal had been so long ago."""
-    world.query("UPDATE sync.systems SET rate_share_at = rate_share_at - make_interval(secs => %(seconds)s) "
-                "WHERE name = 'erp' RETURNING name", seconds=seconds)
+    world.query(
+        "UPDATE sync.systems SET rate_share_at = rate_share_at - make_interval(secs => %(seconds)s) "
+        "WHERE name = 'erp' RETURNING name",
+        seconds=seconds,
+    )
 
 
 def refused(world: World) -> None:

@@ -24,13 +24,16 @@ from sync_orchestrator.expressions.selectors import compiled
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 COLUMNS = {
     "text": TEXTS | st.sampled_from(["NULL", "null", "", "{}", '"', "\\", ",", " a "]),
-    "bigint": st.integers(-2**63, 2**63 - 1), "float8": st.floats(allow_nan=False), "boolean": st.booleans(),
+    "bigint": st.integers(-(2**63), 2**63 - 1),
+    "float8": st.floats(allow_nan=False),
+    "boolean": st.booleans(),
     "bytea": st.binary(max_size=8),
 }
 DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(-1e15, 1e15) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.sampled_from("abc"), inner, max_size=3),
-    max_leaves=6)
+    max_leaves=6,
+)
 ON_ONE_DATABASE = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -40,8 +43,9 @@ ON_ONE_DATABASE = settings(deadline=None, max_examples=60, suppress_health_check
 def test_a_column_arrives_as_it_is(engine: Engine, kind: str, data: st.DataObject) -> None:
     items = data.draw(st.lists(st.none() | COLUMNS[kind], max_size=6))
     with engine.begin() as connection:
-        found = run(connection, f"SELECT v FROM unnest(%(items)s::{kind}[]) WITH ORDINALITY AS u (v, n) ORDER BY n",
-                    items=items)
+        found = run(
+            connection, f"SELECT v FROM unnest(%(items)s::{kind}[]) WITH ORDINALITY AS u (v, n) ORDER BY n", items=items
+        )
     assert [row.v for row in found] == items
 
 
@@ -50,8 +54,11 @@ def test_a_column_arrives_as_it_is(engine: Engine, kind: str, data: st.DataObjec
 def test_a_column_of_documents_arrives_as_it_is(engine: Engine, items: list[Any]) -> None:
     with engine.begin() as connection:
         for column in ([json(item) for item in items], [Jsonb(item) for item in items]):
-            found = run(connection, "SELECT v FROM unnest(%(items)s::jsonb[]) WITH ORDINALITY AS u (v, n) ORDER BY n",
-                        items=column)
+            found = run(
+                connection,
+                "SELECT v FROM unnest(%(items)s::jsonb[]) WITH ORDINALITY AS u (v, n) ORDER BY n",
+                items=column,
+            )
             assert [row.v for row in found] == items
 
 
@@ -66,8 +73,10 @@ def test_a_plain_path_finds_what_jmespath_finds(expression: str, document: Any) 
     assert compiled(expression).expression == expression
 
 
-@given(value=st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), DOCUMENTS),
-       template=st.sampled_from(["{{ a }}", "{{a}}", "x{{ a }}y", "{{ a }}{{ a }}", "{{ a }}\n", "x { a } {{  a  }}"]))
+@given(
+    value=st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), DOCUMENTS),
+    template=st.sampled_from(["{{ a }}", "{{a}}", "x{{ a }}y", "{{ a }}{{ a }}", "{{ a }}\n", "x { a } {{  a  }}"]),
+)
 def test_a_template_that_only_puts_values_in_says_what_jinja_says(template: str, value: Any) -> None:
     """A filter that changes nothing makes Jinja do it."""
     longer = re.sub(r"a *}}", "a | default(a) }}", template)
@@ -76,17 +85,22 @@ def test_a_template_that_only_puts_values_in_says_what_jinja_says(template: str,
         assert said(fill, template, value) == said(fill, longer, value)
 
 
-@given(value=DOCUMENTS | st.integers(-2**80, 2**80) | st.floats(-1e300, 1e300))
+@given(value=DOCUMENTS | st.integers(-(2**80), 2**80) | st.floats(-1e300, 1e300))
 def test_an_answer_is_parsed_as_by_the_standard_library(value: Any) -> None:
     for content in (dumps(value).encode(), dumps(value, ensure_ascii=False).encode()):
         assert repr(strict_json(content)) == repr(loads(content))
 
 
-@pytest.mark.parametrize(("content", "found"), [
-    (b'{"n": 18446744073709551616}', {"n": 18446744073709551616}), (b"-9223372036854775809", -9223372036854775809),
-    (rb'"\ud800"', "\ud800"), (b"\xef\xbb\xbf{}", {}),
-    (b"0.1234567890123456789012", Decimal("0.1234567890123456789012")),
-])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'{"n": 18446744073709551616}', {"n": 18446744073709551616}),
+        (b"-9223372036854775809", -9223372036854775809),
+        (rb'"\ud800"', "\ud800"),
+        (b"\xef\xbb\xbf{}", {}),
+        (b"0.1234567890123456789012", Decimal("0.1234567890123456789012")),
+    ],
+)
 def test_what_orjson_reads_otherwise_or_not_at_all_is_read(content: bytes, found: Any) -> None:
     assert strict_json(content) == found
 

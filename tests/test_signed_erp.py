@@ -36,8 +36,12 @@ def erp(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Erp]:
     erp = Erp({"us": SECRET})
     server.handler = erp.answer
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name, value in (("SYNC_CONFIG", str(EXAMPLE / "sync.yaml")), ("EXPORT", str(EXAMPLE / "export")),
-                        ("ERP_PORT", server.url.rpartition(":")[2]), ("ERP_SECRET", SECRET)):
+    for name, value in (
+        ("SYNC_CONFIG", str(EXAMPLE / "sync.yaml")),
+        ("EXPORT", str(EXAMPLE / "export")),
+        ("ERP_PORT", server.url.rpartition(":")[2]),
+        ("ERP_SECRET", SECRET),
+    ):
         monkeypatch.setenv(name, value)
     yield erp
     sys.modules.pop("signed_erp", None)
@@ -80,7 +84,9 @@ def test_it_is_kept_in_step(config: Config, erp: Erp, engine: Engine) -> None:
 
 
 async def test_a_wrong_secret_is_a_matter_of_login_and_stays_secret(
-    config: Config, erp: Erp, monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    erp: Erp,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ERP_SECRET", "wrong-" + SECRET)
     adapter = build_third_parties(composition.load_config(), {})["article"]
@@ -101,8 +107,9 @@ async def test_what_is_no_xml_is_a_failure_that_may_pass(config: Config, erp: Er
     server.answers({"maintenance": True})
     adapter = build_third_parties(config, {})["article"]
     with pytest.raises(CallFailed, match="no XML: ") as caught:
-        await adapter.update(Item("a-1", "north", {
-            "code": "a-1", "warehouse": "north", "name": "n", "price": 1.5, "stock": 1}, "A1"))
+        await adapter.update(
+            Item("a-1", "north", {"code": "a-1", "warehouse": "north", "name": "n", "price": 1.5, "stock": 1}, "A1")
+        )
     assert caught.value.kind is Failure.TRANSIENT
     assert caught.value.unknown
     await adapter.close()

@@ -16,14 +16,16 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
-ROWS = st.lists(st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]),
-                          st.sampled_from([b"x", b"y"])), max_size=30)
+ROWS = st.lists(
+    st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]), st.sampled_from([b"x", b"y"])),
+    max_size=30,
+)
 
 
 def held(rows: list[Row], at_once: int) -> Slices:
     made = Slices(at_once)
     for start in range(0, len(rows), 7):
-        made.add(rows[start:start + 7])
+        made.add(rows[start : start + 7])
     return made
 
 
@@ -54,15 +56,21 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
     world.full_sync()
     assert world.validate(full=True).verdict == "in_step"
     ids = {world.row(f"k{number:03}").external_id: number for number in range(100)}
-    lost, altered = [name for name, number in ids.items() if number in (3, 50)], next(
-        name for name, number in ids.items() if number == 77)
+    lost, altered = (
+        [name for name, number in ids.items() if number in (3, 50)],
+        next(name for name, number in ids.items() if number == 77),
+    )
     for name in lost:
         world.erp.store.pop(name)
     world.erp.store[altered] = {**world.erp.store[altered], "count": -1}
     world.erp.by_hand({"code": "stranger", "store": "A", "name": "by hand", "count": 0}, "A")
     result = world.validate(full=True)
     assert sorted((drift.key, drift.kind) for drift in result.drift) == [
-        ("k003", "missing"), ("k050", "missing"), ("k077", "different"), ("stranger", "foreign")]
+        ("k003", "missing"),
+        ("k050", "missing"),
+        ("k077", "different"),
+        ("stranger", "foreign"),
+    ]
     assert (result.compared, result.expected) == (99, 100)
 
 
@@ -70,15 +78,26 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
 def test_one_group_is_read_by_its_indices_however_many_there_are(world: World, name: str) -> None:
     """Also where a group moves away: what belongs to it and what is still there are two indices."""
     with world.engine.begin() as connection:
-        run(connection, """
+        run(
+            connection,
+            """
             INSERT INTO sync.records (entity, key, group_key, revision, ready, applied_group, applied_digest)
             SELECT 'item', 'k' || n, 'G' || mod(n, 500), 1, true, 'G' || mod(n, 500), 'x'::bytea
             FROM generate_series(1, 20000) n
-        """)
+        """,
+        )
         run(connection, "ANALYZE sync.records")
-        plan = "\n".join(row[0] for row in run(
-            connection, f"EXPLAIN {getattr(queries, name)}", entity="item", group="G7", lag=5,
-            since="2026-01-01T00:00:00Z"))
+        plan = "\n".join(
+            row[0]
+            for row in run(
+                connection,
+                f"EXPLAIN {getattr(queries, name)}",
+                entity="item",
+                group="G7",
+                lag=5,
+                since="2026-01-01T00:00:00Z",
+            )
+        )
     assert "records_group" in plan
     assert "records_moving" in plan
     assert "Seq Scan" not in plan

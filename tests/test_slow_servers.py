@@ -33,6 +33,7 @@ LOST = "no answer within 2 s"
 
 # The rule.
 
+
 def test_a_lost_call_halves_the_calls_and_total_silence_quarters_them() -> None:
     assert lowered(FULL, LOST).calls == 16
     assert lowered(FULL, LOST, losses=1).calls == 8
@@ -66,6 +67,7 @@ def test_a_batch_that_is_slow_for_its_size_grows_while_its_latency_is_far_from_t
 
 
 # Calls.
+
 
 def client(server: Server, limit: CallLimit | None, timeout: float = 0.2) -> Http:
     return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": timeout}), limit=limit)
@@ -133,6 +135,7 @@ async def test_a_call_that_finds_no_room_in_time_costs_no_attempt() -> None:
 
 # Shared.
 
+
 def shared(engine: Engine) -> SharedCallLimit:
     return SharedCallLimit(engine, "erp", 32, 2.0)
 
@@ -189,12 +192,25 @@ def test_a_pusher_has_no_more_records_under_way_than_the_limited_calls_can_carry
 
 # What was lost.
 
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_an_update_of_a_lost_batch_is_repeated_with_others_instead_of_being_read_back_alone(ours: bool) -> None:
-    lost = Situation(deleted=False, digest=b"new", applied_digest=b"old", rejected_digest=None,
-                     external_id=None if ours else "7", ever_applied=True, moved=False, unsettled_for=-1.0)
-    traits: dict[str, Any] = {"own_ids": not ours, "can_lookup": True, "idempotent_create": False,
-                              "grouped_address": False}
+    lost = Situation(
+        deleted=False,
+        digest=b"new",
+        applied_digest=b"old",
+        rejected_digest=None,
+        external_id=None if ours else "7",
+        ever_applied=True,
+        moved=False,
+        unsettled_for=-1.0,
+    )
+    traits: dict[str, Any] = {
+        "own_ids": not ours,
+        "can_lookup": True,
+        "idempotent_create": False,
+        "grouped_address": False,
+    }
     assert plan(lost, Traits(**traits)) is Step.READ_BACK
     assert plan(lost, Traits(**traits, bulk_update=True)) is Step.UPDATE
 
@@ -210,16 +226,19 @@ class Listing:
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
         for start in range(0, len(self.records), self.size):
             self.read += 1
-            yield self.records[start:start + self.size]
+            yield self.records[start : start + self.size]
 
 
-@pytest.mark.parametrize(("keys", "shown", "found", "pages"), [
-    pytest.param(25, 25, 25, 3, id="all of it is there"),
-    pytest.param(25, 20, 20, 2, id="what is not shown is searched by key"),
-    pytest.param(25, 1000, 25, 3, id="no page is read once all are found"),
-    pytest.param(4, 25, 0, 0, id="few are searched by key at once"),
-    pytest.param(25, 0, 0, 0, id="nothing was carried out"),
-])
+@pytest.mark.parametrize(
+    ("keys", "shown", "found", "pages"),
+    [
+        pytest.param(25, 25, 25, 3, id="all of it is there"),
+        pytest.param(25, 20, 20, 2, id="what is not shown is searched by key"),
+        pytest.param(25, 1000, 25, 3, id="no page is read once all are found"),
+        pytest.param(4, 25, 0, 0, id="few are searched by key at once"),
+        pytest.param(25, 0, 0, 0, id="nothing was carried out"),
+    ],
+)
 async def test_records_of_a_lost_batch_are_found_by_one_listing(keys: int, shown: int, found: int, pages: int) -> None:
     listing = Listing(shown)
     lost = LostBatches(listing.pages)

@@ -58,11 +58,14 @@ def made_up(world: World) -> None:
 
 
 def open_alerts(world: World) -> list[tuple[str, str, int]]:
-    return [(row.kind, row.cause, row.n) for row in world.query(
-        "SELECT kind, cause, n FROM sync.alerts WHERE resolved_at IS NULL ORDER BY cause")]
+    return [
+        (row.kind, row.cause, row.n)
+        for row in world.query("SELECT kind, cause, n FROM sync.alerts WHERE resolved_at IS NULL ORDER BY cause")
+    ]
 
 
 # What is found and made up for ----------------------------------------------------------------------------------------
+
 
 def test_nothing_was_lost(synced: World) -> None:
     synced.put("k001", name="told")
@@ -79,7 +82,8 @@ def test_a_change_that_nobody_told_of_is_made_up_for(synced: World) -> None:
     made_up(synced)
     assert synced.mirrored() == synced.truth()
     assert [(row.origin, row.state) for row in synced.query("SELECT origin, state FROM sync.event_history")] == [
-        ("audit", "done")]
+        ("audit", "done")
+    ]
     assert check(synced).verdict == "in_step"
 
 
@@ -148,13 +152,17 @@ def test_a_source_that_is_listed_whole_gives_whole_events(synced: World) -> None
     assert result.repaired == 2
     made_up(world)
     assert (world.mirrored()["k001"]["name"], "new" in world.mirrored(), "k002" in world.mirrored()) == (
-        "silent", True, True)
+        "silent",
+        True,
+        True,
+    )
     world.full_sync()
     assert world.mirrored() == world.truth()
     world.close()
 
 
 # What is not judged ---------------------------------------------------------------------------------------------------
+
 
 def test_what_is_on_its_way_is_not_lost(synced: World) -> None:
     synced.put("k001", name="on its way")
@@ -173,12 +181,21 @@ def test_the_pause_leaves_time_for_a_source_that_is_asked(make_world: Callable[.
 
 def test_parts_in_files_are_not_checked_by_themselves(world: World) -> None:
     assert checks_by_itself(world.entity)
-    files = Config.model_validate({
-        **two_part_config().model_dump(exclude_defaults=True),
-        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}, "stock": {"kind": "files", "folder": "/tmp"}},
-        "entities": {"item": {**two_part_config().entities["item"].model_dump(exclude_defaults=True), "parts": {
-            "shop": two_part_config().entities["item"].parts["shop"].model_dump(exclude_defaults=True),
-            "stock": {"key": "key", "version": {"path": "v", "kind": "number"}, "files": {"glob": "*.csv"}}}}}})
+    files = Config.model_validate(
+        {
+            **two_part_config().model_dump(exclude_defaults=True),
+            "sources": {"shop": {"base_url": "http://127.0.0.1:1"}, "stock": {"kind": "files", "folder": "/tmp"}},
+            "entities": {
+                "item": {
+                    **two_part_config().entities["item"].model_dump(exclude_defaults=True),
+                    "parts": {
+                        "shop": two_part_config().entities["item"].parts["shop"].model_dump(exclude_defaults=True),
+                        "stock": {"key": "key", "version": {"path": "v", "kind": "number"}, "files": {"glob": "*.csv"}},
+                    },
+                }
+            },
+        }
+    )
     assert not checks_by_itself(replace(world.entity, settings=files.entities["item"]))
 
 
@@ -206,6 +223,7 @@ def test_a_change_while_the_source_is_listed_is_not_lost(synced: World) -> None:
             synced.put("new")
             synced.remove("k002")
             await asyncio.to_thread(synced.drain)
+
         return stream()
 
     synced.shop.keys = late  # type: ignore[method-assign]
@@ -222,7 +240,9 @@ def test_a_source_that_is_down_is_not_checked_and_nothing_is_called_lost(synced:
     synced.put("new", tell=False)
     result = check(synced)
     assert (result.verdict, result.reason) == (
-        "not_checked", "its sources gave no usable response: the source does not answer")
+        "not_checked",
+        "its sources gave no usable response: the source does not answer",
+    )
     assert not synced.query("SELECT FROM sync.lost_notifications")
 
 
@@ -248,6 +268,7 @@ def test_a_listing_that_lost_much_deletes_nothing(synced: World) -> None:
 
 # Counting and telling -------------------------------------------------------------------------------------------------
 
+
 def test_each_is_counted_once_by_source_and_day(synced: World, command: Command) -> None:
     synced.put("new", tell=False)
     synced.stock.put("k001", {**synced.stock.rows["k001"].data, "count": 7})
@@ -264,7 +285,9 @@ def test_one_alert_a_source_until_nothing_is_lost_any_more(synced: World) -> Non
         synced.put(f"new{number}", tell=False)
     check(synced)
     assert (check(synced).verdict, check(synced).reason) == (
-        "lost", "3 found earlier are not known to be made up for yet")
+        "lost",
+        "3 found earlier are not known to be made up for yet",
+    )
     assert open_alerts(synced) == [("lost_notifications", "item shop", 3)]
     made_up(synced)
     check(synced)
@@ -309,6 +332,7 @@ def test_a_group_is_due_again_at_once_only_where_something_is_under_repair(synce
 
 
 # From the shell -------------------------------------------------------------------------------------------------------
+
 
 def test_verify_sources_tells_by_exit_status(synced: World, command: Command) -> None:
     assert command("verify", "--sources").exit_code == 0

@@ -83,8 +83,9 @@ def database(url: str, **settings: Any) -> Database:
 
 def part(**changes: Any) -> Part:
     sql = {"table": "items", **changes.pop("sql", {})}
-    return Part.model_validate({"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
-                                "sql": sql, **changes})
+    return Part.model_validate(
+        {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", "sql": sql, **changes}
+    )
 
 
 def items(run: Run, keys: list[str], *, kind: str = "TEXT", store: str = "'A'", unique: bool = True) -> None:
@@ -104,6 +105,7 @@ def only(rows: list[PartRead]) -> PartRead:
 
 # Pages.
 
+
 async def test_pages_follow_the_key(run: Run, make: Make) -> None:
     items(run, [f"'k{n:02}'" for n in range(7)])
     source = make(sql={"page": 3})
@@ -121,12 +123,16 @@ async def test_a_full_last_page_ends_the_listing(run: Run, make: Make) -> None:
 
 
 @pytest.mark.parametrize("page", [1, 2, 3])
-@pytest.mark.parametrize(("url", "kind", "keys"), [
-    ("sqlite", "TEXT COLLATE NOCASE", ["A", "a", "b", "B", "c", "C"]),
-    ("sqlite", "TEXT", ["a", "b", "b", "b", "c"]),
-    ("postgresql", "TEXT", ["a", "b", "b", "b", "c"]),
-    ("postgresql", "INTEGER", ["1", "1", "1", "1", "1"]),
-], indirect=["url"])
+@pytest.mark.parametrize(
+    ("url", "kind", "keys"),
+    [
+        ("sqlite", "TEXT COLLATE NOCASE", ["A", "a", "b", "B", "c", "C"]),
+        ("sqlite", "TEXT", ["a", "b", "b", "b", "c"]),
+        ("postgresql", "TEXT", ["a", "b", "b", "b", "c"]),
+        ("postgresql", "INTEGER", ["1", "1", "1", "1", "1"]),
+    ],
+    indirect=["url"],
+)
 async def test_rows_of_equal_keys_are_not_lost_at_the_end_of_a_page(
     run: Run, make: Make, page: int, kind: str, keys: list[str]
 ) -> None:
@@ -137,7 +143,7 @@ async def test_rows_of_equal_keys_are_not_lost_at_the_end_of_a_page(
     assert sorted(row.key for row in found) == sorted(set(keys))
     assert {row.key for row in found if row.problem} == {key for key in keys if keys.count(key) > 1}
     for number, (_, position) in enumerate(pages):
-        behind = [row.key for rows, _ in pages[number + 1:] for row in rows]
+        behind = [row.key for rows, _ in pages[number + 1 :] for row in rows]
         assert [row.key async for rows, _ in source.pages("A", position) for row in rows] == behind
 
 
@@ -165,7 +171,9 @@ async def test_a_text_that_is_no_utf_8_spoils_its_row_alone(run: Run, make: Make
     rows = [row async for page, _ in make().pages("A") for row in page]
     good, bad = sort_out(rows)
     assert ([row.key for row in good], [(row.key, row.problem) for row in bad]) == (
-        ["b"], [("a", "a text holds a lone surrogate")])
+        ["b"],
+        [("a", "a text holds a lone surrogate")],
+    )
 
 
 @pytest.mark.parametrize("url", ["postgresql"], indirect=True)
@@ -277,6 +285,7 @@ async def test_a_table_in_a_schema(url: str, run: Run, make: Make) -> None:
 
 # By key.
 
+
 async def test_read_by_key(run: Run, make: Make) -> None:
     items(run, ["'it''s'", "'a,b'", "'%'"])
     source = make(read_many_size=2)
@@ -291,15 +300,21 @@ async def test_a_collation_that_takes_one_key_for_another(run: Run, make: Make) 
     items(run, ["'a'"], kind="TEXT COLLATE NOCASE")
     row = await make().read("A")
     assert row is not None
-    assert (row.key, row.problem) == ("A", "the source knows this record as 'a', not 'A': notifications and other "
-                                           "parts must use its spelling")
+    assert (row.key, row.problem) == (
+        "A",
+        "the source knows this record as 'a', not 'A': notifications and other parts must use its spelling",
+    )
 
 
 async def test_an_empty_table_has_nothing(run: Run, make: Make) -> None:
     items(run, [])
     source = make()
     assert (await source.read("a"), await listed(source), await source.count("A"), await source.groups()) == (
-        None, [], 0, [])
+        None,
+        [],
+        0,
+        [],
+    )
     run("INSERT INTO items VALUES ('a', 'A', 1)")
     assert await source.read("a") is not None
     assert await listed(source) == [["a"]]
@@ -331,19 +346,22 @@ async def test_a_part_without_groups_is_listed_whole(run: Run, make: Make) -> No
 
 # Values.
 
+
 async def test_rows_that_are_deleted_logically(run: Run, make: Make) -> None:
     items(run, ["'a'", "'b'"])
     source = make(deleted_when="v == `2`")
     assert [row.deleted for row in await source.read_many(["a", "b"])] == [False, True]
 
 
-@pytest.mark.parametrize(("told", "zone", "version"), [
-    ("2026-01-01 00:00:00", "UTC", BASE), ("2026-01-01 01:00:00.000001", "Europe/Berlin", BASE + 1),
-    ("2026-07-01 02:00:00", "Europe/Berlin", BASE + 181 * 86_400_000_000),
-])
-async def test_versions_that_are_times_without_a_zone(
-    run: Run, make: Make, told: str, zone: str, version: int
-) -> None:
+@pytest.mark.parametrize(
+    ("told", "zone", "version"),
+    [
+        ("2026-01-01 00:00:00", "UTC", BASE),
+        ("2026-01-01 01:00:00.000001", "Europe/Berlin", BASE + 1),
+        ("2026-07-01 02:00:00", "Europe/Berlin", BASE + 181 * 86_400_000_000),
+    ],
+)
+async def test_versions_that_are_times_without_a_zone(run: Run, make: Make, told: str, zone: str, version: int) -> None:
     run("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v TIMESTAMP)")
     run(f"INSERT INTO items VALUES ('a', 'A', '{told}')")
     assert only(await make(version={"path": "v"}, zone=zone).read_many(["a"])).version == version
@@ -365,24 +383,45 @@ async def test_values_of_postgres_as_json(database_url: str) -> None:
         '{"a": [1, null, 0.1000000000000000055]}'::jsonb AS doc,
         ARRAY[1.5, 2]::numeric[] AS list, '0191d7a2-0000-7000-8000-000000000001'::uuid AS id, inet '10.0.0.1' AS host,
         NULL::text AS nothing"""
-    source = SqlSource(database(database_url), part(
-        sql={"table": None, "query": query}, version={"path": "v"}, zone="Europe/Berlin"))
+    source = SqlSource(
+        database(database_url), part(sql={"table": None, "query": query}, version={"path": "v"}, zone="Europe/Berlin")
+    )
     row = only(await source.read_many(["a"]))
     await source.close()
     assert row.version == BASE
     assert row.data == {
-        "sku": "a", "store": "A", "v": "2026-01-01T00:00:00Z", "price": 1.5,
-        "exact": Decimal("12345678901234567890.12"), "whole": 3, "nan": "NaN", "ratio": 1.5, "yes": True,
-        "naive": "2026-01-01T01:00:00Z", "day": "2026-01-02",
-        "hour": "10:30:00", "lasts": 1.5, "raw": "/wA=",
-        "doc": {"a": [1, None, Decimal("0.1000000000000000055")]}, "list": [1.5, 2],
-        "id": "0191d7a2-0000-7000-8000-000000000001", "host": "10.0.0.1", "nothing": None}
+        "sku": "a",
+        "store": "A",
+        "v": "2026-01-01T00:00:00Z",
+        "price": 1.5,
+        "exact": Decimal("12345678901234567890.12"),
+        "whole": 3,
+        "nan": "NaN",
+        "ratio": 1.5,
+        "yes": True,
+        "naive": "2026-01-01T01:00:00Z",
+        "day": "2026-01-02",
+        "hour": "10:30:00",
+        "lasts": 1.5,
+        "raw": "/wA=",
+        "doc": {"a": [1, None, Decimal("0.1000000000000000055")]},
+        "list": [1.5, 2],
+        "id": "0191d7a2-0000-7000-8000-000000000001",
+        "host": "10.0.0.1",
+        "nothing": None,
+    }
 
 
-@pytest.mark.parametrize(("kind", "keys"), [
-    ("uuid", ["0191d7a2-0000-7000-8000-000000000001", "f191d7a2-0000-7000-8000-000000000001"]),
-    ("numeric", ["2", "10.5", "11"]), ("char(3)", ["abc", "abd"]), ("mood", ["sad", "glad"]), ("bigint", ["9", "10"]),
-])
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        ("uuid", ["0191d7a2-0000-7000-8000-000000000001", "f191d7a2-0000-7000-8000-000000000001"]),
+        ("numeric", ["2", "10.5", "11"]),
+        ("char(3)", ["abc", "abd"]),
+        ("mood", ["sad", "glad"]),
+        ("bigint", ["9", "10"]),
+    ],
+)
 async def test_types_of_keys_in_postgres(database_url: str, kind: str, keys: list[str]) -> None:
     """Each in its own order: an enum's is that of its making."""
     engine = create_engine(database_url)
@@ -400,8 +439,9 @@ async def test_types_of_keys_in_postgres(database_url: str, kind: str, keys: lis
 
 
 async def test_keys_that_have_no_plain_text(database_url: str) -> None:
-    source = SqlSource(database(database_url), part(
-        sql={"table": None, "query": "SELECT now() AS sku, 'A' AS store, 1 AS v"}))
+    source = SqlSource(
+        database(database_url), part(sql={"table": None, "query": "SELECT now() AS sku, 'A' AS store, 1 AS v"})
+    )
     failure = await failure_of(source.read("a"))
     assert failure.kind is Failure.PERMANENT
     assert "its key is a datetime" in failure.detail
@@ -409,6 +449,7 @@ async def test_keys_that_have_no_plain_text(database_url: str) -> None:
 
 
 # Nothing is written, nothing is waited for without end.
+
 
 async def test_it_cannot_write(url: str, run: Run, make: Make) -> None:
     items(run, ["'a'"])
@@ -421,8 +462,11 @@ async def test_it_cannot_write(url: str, run: Run, make: Make) -> None:
 
 
 async def test_a_statement_that_takes_too_long_is_stopped(url: str, make: Make) -> None:
-    slow = ("SELECT pg_sleep(60)" if url.startswith("postgresql") else
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+    slow = (
+        "SELECT pg_sleep(60)"
+        if url.startswith("postgresql")
+        else "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
     told = database(url, timeout=0.2)
     failure = await failure_of(asyncio.wait_for(told.ask("x", lambda c: c.exec_driver_sql(slow).all()), 20))
     assert failure.kind is Failure.TRANSIENT
@@ -451,8 +495,12 @@ async def test_a_connection_that_was_cut_is_replaced(database_url: str) -> None:
     source = SqlSource(database(database_url, connections=1), part())
     assert await source.read("a") is not None
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
-                                "AND datname = current_database()"))
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                "AND datname = current_database()"
+            )
+        )
     engine.dispose()
     assert await source.read("a") is not None
     await source.close()
@@ -469,15 +517,17 @@ async def test_a_table_that_gets_a_column_meanwhile(run: Run, make: Make) -> Non
 
 # Failures.
 
+
 async def test_a_table_that_is_not_there(make: Make) -> None:
     failure = await failure_of(make().read("a"))
     assert failure.kind is Failure.PERMANENT
-    assert failure.detail in ("table items: no such table: items",
-                              'table items: relation "items" does not exist')
+    assert failure.detail in ("table items: no such table: items", 'table items: relation "items" does not exist')
 
 
-@pytest.mark.parametrize(("changes", "place"), [
-    ({"key": "Nosuch"}, "key"), ({"group": "Nosuch"}, "group"), ({"version": {"path": "Nosuch"}}, "version.path")])
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [({"key": "Nosuch"}, "key"), ({"group": "Nosuch"}, "group"), ({"version": {"path": "Nosuch"}}, "version.path")],
+)
 async def test_a_column_that_is_not_there(run: Run, make: Make, changes: dict[str, Any], place: str) -> None:
     """SQLite takes a quoted name that it does not know for a text, so a missing column would go unnoticed."""
     items(run, ["'a'"])
@@ -525,11 +575,16 @@ async def test_a_table_that_may_not_be_read(database_url: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize(("url", "told"), [
-    ("nonsense", "this is no database URL"), ("sqlserverish://h/x", "nothing installed knows 'sqlserverish'"),
-    ("mysql+pymysql://u:pass-word@h/x", "needs the driver 'pymysql', which is not installed"),
-    ("sqlite+aiosqlite:///x", "aiosqlite"), ("postgresql+psycopg_async://h/x", "asynchronous"),
-])
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("nonsense", "this is no database URL"),
+        ("sqlserverish://h/x", "nothing installed knows 'sqlserverish'"),
+        ("mysql+pymysql://u:pass-word@h/x", "needs the driver 'pymysql', which is not installed"),
+        ("sqlite+aiosqlite:///x", "aiosqlite"),
+        ("postgresql+psycopg_async://h/x", "asynchronous"),
+    ],
+)
 def test_urls_that_cannot_be_used(url: str, told: str) -> None:
     with pytest.raises(ConfigError, match=r"^sources\.shop\.url: ") as caught:
         database(url)
@@ -539,18 +594,38 @@ def test_urls_that_cannot_be_used(url: str, told: str) -> None:
 
 # By configuration.
 
+
 def config(url: str, *, extra: dict[str, Any] | None = None) -> Config:
-    return Config.model_validate({
-        "sources": {"shop": {"kind": "sql", "url": url}},
-        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
-        "entities": {"item": {
-            "owner": "shop", "mapping": {"code": "key"},
-            "parts": {"shop": {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store",
-                               "sql": {"table": "items"}, **(extra or {})}},
-            "third_party": {"system": "erp", "ids": "ours", "key_field": "code", "read": {"path": "/{{ id }}"},
-                            "list": {"path": "/"}, "update": {"method": "PUT", "path": "/{{ id }}"},
-                            "delete": {"method": "DELETE", "path": "/{{ id }}"}}}},
-    })
+    return Config.model_validate(
+        {
+            "sources": {"shop": {"kind": "sql", "url": url}},
+            "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
+            "entities": {
+                "item": {
+                    "owner": "shop",
+                    "mapping": {"code": "key"},
+                    "parts": {
+                        "shop": {
+                            "key": "sku",
+                            "version": {"path": "v", "kind": "number"},
+                            "group": "store",
+                            "sql": {"table": "items"},
+                            **(extra or {}),
+                        }
+                    },
+                    "third_party": {
+                        "system": "erp",
+                        "ids": "ours",
+                        "key_field": "code",
+                        "read": {"path": "/{{ id }}"},
+                        "list": {"path": "/"},
+                        "update": {"method": "PUT", "path": "/{{ id }}"},
+                        "delete": {"method": "DELETE", "path": "/{{ id }}"},
+                    },
+                }
+            },
+        }
+    )
 
 
 async def test_a_source_by_configuration(url: str, run: Run) -> None:
@@ -560,13 +635,18 @@ async def test_a_source_by_configuration(url: str, run: Run) -> None:
     await source.close()
 
 
-@pytest.mark.parametrize(("extra", "told"), [
-    ({"sql": None}, "'sql' is needed"), ({"list": {"path": "/"}}, "'list' does not belong"),
-    ({"read": {"path": "/"}}, "'read' is a call of a source system of kind rest"),
-    ({"poll_every": 5}, "'poll_every' has no effect without 'changes': a source system of kind sql is not polled"),
-    ({"key": "a.b"}, "key must be a column's name"), ({"zone": "Europe/Bonn"}, "there is no time zone 'Europe/Bonn'"),
-    ({"sql": {"table": "a", "query": "b"}}, "say 'table' or 'query'"),
-])
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"sql": None}, "'sql' is needed"),
+        ({"list": {"path": "/"}}, "'list' does not belong"),
+        ({"read": {"path": "/"}}, "'read' is a call of a source system of kind rest"),
+        ({"poll_every": 5}, "'poll_every' has no effect without 'changes': a source system of kind sql is not polled"),
+        ({"key": "a.b"}, "key must be a column's name"),
+        ({"zone": "Europe/Bonn"}, "there is no time zone 'Europe/Bonn'"),
+        ({"sql": {"table": "a", "query": "b"}}, "say 'table' or 'query'"),
+    ],
+)
 def test_configurations_that_are_refused(extra: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         config("sqlite:///x", extra=extra)
@@ -591,12 +671,12 @@ def test_a_table_larger_than_a_page_is_synced(tmp_path: Path, make_world: Callab
         connection.commit()
         world.full_sync()
     asyncio.run(source.close())
-    assert {record["code"] for record in world.erp.store.values()} == {
-        str(n) for n in range(1, 31) if n not in (3, 20)}
+    assert {record["code"] for record in world.erp.store.values()} == {str(n) for n in range(1, 31) if n not in (3, 20)}
     assert world.mirrored()["10"]["name"] == "new"
 
 
 # Keys.
+
 
 async def test_keys_and_versions_are_read_without_the_other_columns(run: Run, make: Make) -> None:
     run("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v BIGINT, gone BOOLEAN, picture TEXT)")
@@ -605,6 +685,7 @@ async def test_keys_and_versions_are_read_without_the_other_columns(run: Run, ma
     source = make(sql={"page": 2})
     rows = [row for page in [page async for page in source.keys("A")] for row in page]
     assert [(row.key, row.version, row.group, set(row.data)) for row in rows] == [
-        (f"k{number}", number, "A", {"sku", "store", "v"}) for number in range(5)]
+        (f"k{number}", number, "A", {"sku", "store", "v"}) for number in range(5)
+    ]
     logically = make(sql={"page": 2}, deleted_when="gone")
     assert [row.key for page in [page async for page in logically.keys("A")] for row in page if row.deleted] == ["k1"]

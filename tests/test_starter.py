@@ -34,15 +34,18 @@ def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
     return lambda *words, answered="": CliRunner().invoke(app, ["init", *words], input=answered)
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"ids": "ours"},
-    {"groups_path": "/shops", "fields": ("name", "price")},
-    {"key": "meta.sku", "group": "shop.id", "version": "meta.rev", "version_kind": "number"},
-    {"key": "no", "group": "on", "version": "null", "fields": ("yes", '"odd name"')},
-    {"source_path": "v1/products/", "third_party_path": "/api/a b", "source_items": "data.list[]"},
-    {"source_url": "http://127.0.0.1:1/a?b=c#d", "source": "erp", "third_party": "erp"},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ids": "ours"},
+        {"groups_path": "/shops", "fields": ("name", "price")},
+        {"key": "meta.sku", "group": "shop.id", "version": "meta.rev", "version_kind": "number"},
+        {"key": "no", "group": "on", "version": "null", "fields": ("yes", '"odd name"')},
+        {"source_path": "v1/products/", "third_party_path": "/api/a b", "source_items": "data.list[]"},
+        {"source_url": "http://127.0.0.1:1/a?b=c#d", "source": "erp", "third_party": "erp"},
+    ],
+)
 def test_every_start_is_in_order_also_for_editors(changes: dict[str, Any]) -> None:
     text = start_of(replace(ANSWERS, **changes))
     document = yaml.safe_load(text)
@@ -56,9 +59,13 @@ def test_lines_that_are_offered_as_comments_are_in_order_too(monkeypatch: pytest
     for name in ("SOURCE_TOKEN", "API_KEY", "SOURCE_PASSWORD", "MAIL_PASSWORD"):
         monkeypatch.setenv(name, "secret")
     lines = start_of(ANSWERS).splitlines()
-    offered = [number for number, line in enumerate(lines)
-               if line.lstrip().startswith("# ") and line.lstrip("# ").split(":")[0] in (
-                   "headers", "auth", "rate", "groups", "count", "validation", "retry", "alerts")]
+    offered = [
+        number
+        for number, line in enumerate(lines)
+        if line.lstrip().startswith("# ")
+        and line.lstrip("# ").split(":")[0]
+        in ("headers", "auth", "rate", "groups", "count", "validation", "retry", "alerts")
+    ]
     assert len(offered) == 10
     for number in offered:
         lines[number] = lines[number].replace("# ", "", 1)
@@ -72,13 +79,16 @@ def test_our_key_does_not_take_the_place_of_their_id() -> None:
     assert (target.key_field, target.id) == ("external_id", "id")
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"entity": "Product"}, "--entity"),
-    ({"source": "my source"}, "--source: "),
-    ({"source_url": "backoffice.example.com"}, "sources.backoffice.base_url: should match"),
-    ({"key": "a b"}, "parts.backoffice.key: not a JMESPath expression"),
-    ({"fields": ("a b",)}, "mapping.a b: not a JMESPath expression"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"entity": "Product"}, "--entity"),
+        ({"source": "my source"}, "--source: "),
+        ({"source_url": "backoffice.example.com"}, "sources.backoffice.base_url: should match"),
+        ({"key": "a b"}, "parts.backoffice.key: not a JMESPath expression"),
+        ({"fields": ("a b",)}, "mapping.a b: not a JMESPath expression"),
+    ],
+)
 def test_an_answer_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         start_of(replace(ANSWERS, **changes))
@@ -86,11 +96,18 @@ def test_an_answer_that_cannot_be_is_refused(changes: dict[str, Any], said: str)
 
 
 def test_it_asks_for_what_is_not_told(init: Init, tmp_path: Path) -> None:
-    result = init("--third-party-url", ANSWERS.third_party_url, "--fields", "name, price",
-                  answered=f"product\n{ANSWERS.source_url}\nsku\nrev\nstore\n")
+    result = init(
+        "--third-party-url",
+        ANSWERS.third_party_url,
+        "--fields",
+        "name, price",
+        answered=f"product\n{ANSWERS.source_url}\nsku\nrev\nstore\n",
+    )
     assert result.exit_code == 0, result.output
-    assert start_of(replace(ANSWERS, key="sku", version="rev", group="store", fields=("name", "price"))) == (
-        tmp_path / "sync.yaml").read_text()
+    assert (
+        start_of(replace(ANSWERS, key="sku", version="rev", group="store", fields=("name", "price")))
+        == (tmp_path / "sync.yaml").read_text()
+    )
     assert json.loads((tmp_path / "sync.schema.json").read_text()) == json_schema()
     assert "sync-orchestrator check --live" in result.stdout
     assert CliRunner().invoke(app, ["check"]).exit_code == 0

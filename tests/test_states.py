@@ -87,9 +87,14 @@ def world(engine: Engine, make_world: Callable[..., World]) -> Iterator[World]:
     with engine.begin() as connection:
         run(connection, EMPTY)
     part = {"key": "key", "list": {"path": "/"}}
-    world = make_world(entity={"parts": {
-        "shop": {**part, "version": {"path": "v", "kind": "time"}, "group": "store"},
-        "stock": {**part, "version": {"path": "v", "kind": "number"}}}})
+    world = make_world(
+        entity={
+            "parts": {
+                "shop": {**part, "version": {"path": "v", "kind": "time"}, "group": "store"},
+                "stock": {**part, "version": {"path": "v", "kind": "number"}},
+            }
+        }
+    )
     yield world
     world.close()
 
@@ -369,8 +374,9 @@ def a_newer_change_of_a_refused_record_fails(world: World) -> None:
     world.drain()
 
 
-@pytest.mark.parametrize(("move", "scene"), SCENES, ids=[f"{was}-{became}-{scene.__name__}"
-                                                         for (was, became), scene in SCENES])
+@pytest.mark.parametrize(
+    ("move", "scene"), SCENES, ids=[f"{was}-{became}-{scene.__name__}" for (was, became), scene in SCENES]
+)
 def test_a_scene_makes_its_move_and_no_move_that_is_not_in_the_table(world: World, move: Move, scene: Scene) -> None:
     made = moves_of(world, scene)
     assert move in made
@@ -378,10 +384,7 @@ def test_a_scene_makes_its_move_and_no_move_that_is_not_in_the_table(world: Worl
     assert world.totals().balanced
 
 
-@pytest.mark.parametrize("move", [
-    pytest.param(move, id="-".join(move))
-    for move in ALL_MOVES
-])
+@pytest.mark.parametrize("move", [pytest.param(move, id="-".join(move)) for move in ALL_MOVES])
 def test_every_move_of_the_table_has_its_scene(move: Move) -> None:
     assert move in {shown for shown, _ in SCENES}
 

@@ -72,8 +72,13 @@ def held(world: World) -> list[dict[str, Any]]:
 def stopped(database_url: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A worker that has stopped itself; it is ended in any case."""
     process = subprocess.Popen(
-        [sys.executable, stop_worker.__file__, database_url, *arguments], env={**os.environ, **environment}, text=True,
-        cwd=Path(__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [sys.executable, stop_worker.__file__, database_url, *arguments],
+        env={**os.environ, **environment},
+        text=True,
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     with process:
         try:
             state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)

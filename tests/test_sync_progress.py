@@ -50,8 +50,9 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
             seen.set()
 
     async with reported(progress, tell, every=0.05):
-        await asyncio.wait_for(full_sync(world.context, world.entity, "A", patience=0.3,
-                                         progress=progress.of_group("A")), 20)
+        await asyncio.wait_for(
+            full_sync(world.context, world.entity, "A", patience=0.3, progress=progress.of_group("A")), 20
+        )
     assert seen.is_set()
     group = next(line for line in told if line.startswith("A: 6 read, 6 changed"))
     assert "waiting" in group
@@ -64,8 +65,7 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
 def test_the_last_line_names_the_causes_with_their_numbers_and_the_next_command(world: World) -> None:
     for number in range(5):
         world.put(f"k{number}", tell=False)
-    world.erp.before = lambda verb, key: {
-        "k0": answer(422), "k1": answer(422), "k2": answer(500)}.get(key)
+    world.erp.before = lambda verb, key: {"k0": answer(422), "k1": answer(422), "k2": answer(500)}.get(key)
     world.full_sync()
     with world.engine.begin() as connection:
         said = left_over(connection, "item", ["A"], 0)
@@ -82,7 +82,8 @@ def test_nothing_is_left_where_all_is_in_sync(world: World) -> None:
 
 
 def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is_in_sync(
-    world: World, command: Command,
+    world: World,
+    command: Command,
 ) -> None:
     world.shop.page = 2
     for number in range(5):
@@ -103,7 +104,9 @@ def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is
 
 
 def test_full_sync_reports_its_progress_in_lines(
-    world: World, command: Command, monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sync_progress.reported.__wrapped__, "__defaults__", (0.01,))
     for number in range(5):
@@ -133,7 +136,8 @@ def test_the_progress_says_that_pushes_wait_and_what_ends_it(world: World) -> No
     progress.of_group("A")
     assert not [line for line in progress.lines() if "pushes wait" in line]
     pause(world.engine, "item", {"item"}, paused=True)
-    assert progress.lines()[-1] == ("pushes wait: item is paused; launch the job `resume`, or run "
-                                    "`sync-orchestrator resume item`")
+    assert progress.lines()[-1] == (
+        "pushes wait: item is paused; launch the job `resume`, or run `sync-orchestrator resume item`"
+    )
     pause(world.engine, "erp", {"item"}, paused=True)
     assert progress.lines()[-1].endswith("`sync-orchestrator resume item` and `sync-orchestrator resume erp`")

@@ -31,19 +31,54 @@ from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed
 
 VALUES: dict[str, Any] = {
-    "key": "a/b c", "id": 7, "group": "Ünï & co", "none": None, "yes": True, "ratio": 0.5, "ids": ["x", "y z"],
-    "payload": {"name": "O'Neil \"x\"", "price": 9.9, "tags": ["a", None], "items": 3, "nothing": None},
+    "key": "a/b c",
+    "id": 7,
+    "group": "Ünï & co",
+    "none": None,
+    "yes": True,
+    "ratio": 0.5,
+    "ids": ["x", "y z"],
+    "payload": {"name": 'O\'Neil "x"', "price": 9.9, "tags": ["a", None], "items": 3, "nothing": None},
 }
 AWKWARD_IDS = [
-    "a/b", "a b", "a+b", "a%2Fb", "%", "100%", "a?b=c&d", "a#b", "Größe/Ü", "日本", "𝄞", "O'Neil", "''", "a(b)", "a~b",
-    "a;b,c", "~~", "a\\b", "{{ id }}", "a\"b", "<b>", "a:b@c", "...", ".a", "a\tb", "a\nb", "*", "!$&'()*+,;=:@", "é",
+    "a/b",
+    "a b",
+    "a+b",
+    "a%2Fb",
+    "%",
+    "100%",
+    "a?b=c&d",
+    "a#b",
+    "Größe/Ü",
+    "日本",
+    "𝄞",
+    "O'Neil",
+    "''",
+    "a(b)",
+    "a~b",
+    "a;b,c",
+    "~~",
+    "a\\b",
+    "{{ id }}",
+    'a"b',
+    "<b>",
+    "a:b@c",
+    "...",
+    ".a",
+    "a\tb",
+    "a\nb",
+    "*",
+    "!$&'()*+,;=:@",
+    "é",
 ]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ids = st.one_of(texts.filter(bool), st.sampled_from(AWKWARD_IDS)).filter(lambda text: text not in (".", ".."))
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=8)
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def datasette_decoded(text: str) -> str:
@@ -64,15 +99,27 @@ def path_segment(text: str) -> str:
 
 # Against a reference decoder.
 
-@pytest.mark.parametrize(("path", "params", "raw"), [
-    pytest.param("/x", {"$filter": "{{ key }}"}, b"%24filter=name%20eq%20%27a%2Bb%27%26%23", id="params"),
-    pytest.param("/x?v=1&note=a%20b", {"q": "{{ key }}"}, b"v=1&note=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
-                 id="added to the query of the path"),
-    pytest.param("/x?q=1&v=a%20b", {"q": "{{ key }}"}, b"v=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
-                 id="in place of one of the path"),
-    pytest.param("/x?q={{ key }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="in the path"),
-    pytest.param("/x?{{ {'q': key} | urlencode | raw }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="urlencode"),
-])
+
+@pytest.mark.parametrize(
+    ("path", "params", "raw"),
+    [
+        pytest.param("/x", {"$filter": "{{ key }}"}, b"%24filter=name%20eq%20%27a%2Bb%27%26%23", id="params"),
+        pytest.param(
+            "/x?v=1&note=a%20b",
+            {"q": "{{ key }}"},
+            b"v=1&note=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
+            id="added to the query of the path",
+        ),
+        pytest.param(
+            "/x?q=1&v=a%20b",
+            {"q": "{{ key }}"},
+            b"v=a%20b&q=name%20eq%20%27a%2Bb%27%26%23",
+            id="in place of one of the path",
+        ),
+        pytest.param("/x?q={{ key }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="in the path"),
+        pytest.param("/x?{{ {'q': key} | urlencode | raw }}", {}, b"q=name%20eq%20%27a%2Bb%27%26%23", id="urlencode"),
+    ],
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 def test_a_blank_in_a_query_is_percent_encoded(call: Seen, path: str, params: Any, raw: bytes, method: str) -> None:
     """Servers of OData refuse ``+``; all take ``%20``."""
@@ -87,11 +134,14 @@ def test_a_blank_in_the_pages_of_a_listing_and_in_a_count_is_percent_encoded(cal
         return JSONResponse({"n": 0, "items": []})
 
     async def read() -> None:
-        listing = Listing(path="/x", params={"store": "{{ group }}", "after": "{{ after }}"}, items="items",
-                          paging="after")
+        listing = Listing(
+            path="/x", params={"store": "{{ group }}", "after": "{{ after }}"}, items="items", paging="after"
+        )
         assert [page async for page in pages(call.http, listing, {"group": "A B"}, key_of=str, after="k 1")] == []
-        assert await get_count(call.http, Count(path="/n", params={"store": "{{ group }}"}, number="n"),
-                               {"group": "A B"}) == 0
+        assert (
+            await get_count(call.http, Count(path="/n", params={"store": "{{ group }}"}, number="n"), {"group": "A B"})
+            == 0
+        )
 
     call.server.handler = handle
     call.runner.run(read())
@@ -107,13 +157,18 @@ def test_a_form_is_encoded_as_forms_are(call: Seen) -> None:
     assert call({}, method="POST", content="form", body={"name": "a b"}).body == b"name=a+b"
 
 
-@pytest.mark.parametrize(("template", "decoded"), [
-    pytest.param("/x/{{ key }}/y", path_segment, id="percent"),
-    pytest.param("/x/{{ key | odata }}/y", lambda text: odata_decoded(path_segment(text)), id="odata"),
-    pytest.param("/x/{{ key | tilde }}/y", datasette_decoded, id="tilde"),
-    pytest.param("/x/{{ key | base64 }}/y", lambda text: base64.b64decode(path_segment(text)).decode(), id="base64"),
-    pytest.param("/x/{{ key | tojson }}/y", lambda text: json.loads(path_segment(text)), id="tojson"),
-])
+@pytest.mark.parametrize(
+    ("template", "decoded"),
+    [
+        pytest.param("/x/{{ key }}/y", path_segment, id="percent"),
+        pytest.param("/x/{{ key | odata }}/y", lambda text: odata_decoded(path_segment(text)), id="odata"),
+        pytest.param("/x/{{ key | tilde }}/y", datasette_decoded, id="tilde"),
+        pytest.param(
+            "/x/{{ key | base64 }}/y", lambda text: base64.b64decode(path_segment(text)).decode(), id="base64"
+        ),
+        pytest.param("/x/{{ key | tojson }}/y", lambda text: json.loads(path_segment(text)), id="tojson"),
+    ],
+)
 @given(key=ids)
 def test_path_encodings_keep_any_id(template: str, decoded: Any, key: str) -> None:
     path = templates.path(template, {"key": key})
@@ -121,25 +176,38 @@ def test_path_encodings_keep_any_id(template: str, decoded: Any, key: str) -> No
     assert decoded(path.split("/")[2]) == key
 
 
-@pytest.mark.parametrize(("template", "path"), [
-    pytest.param("/items/{{ key }}", "/items/a%2Fb%20c", id="percent"),
-    pytest.param("/Items('{{ id }}')", "/Items('7')", id="a number between quotes"),
-    pytest.param("/Items({{ payload.name | odata }})", "/Items(%27O%27%27Neil%20%22x%22%27)", id="odata"),
-    pytest.param("/db/{{ key | tilde }}", "/db/a~2Fb+c", id="tilde"),
-    pytest.param("/{{ key | raw }}", "/a/b c", id="raw"),
-    pytest.param("/{{ none or 'y' }}", "/y", id="an expression"),
-    pytest.param("/flags/{{ yes }}/{{ ratio }}", "/flags/true/0.5", id="no text"),
-    pytest.param("/{% for id in ids %}{{ id }};{% endfor %}", "/x;y%20z;", id="a loop"),
-])
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        pytest.param("/items/{{ key }}", "/items/a%2Fb%20c", id="percent"),
+        pytest.param("/Items('{{ id }}')", "/Items('7')", id="a number between quotes"),
+        pytest.param("/Items({{ payload.name | odata }})", "/Items(%27O%27%27Neil%20%22x%22%27)", id="odata"),
+        pytest.param("/db/{{ key | tilde }}", "/db/a~2Fb+c", id="tilde"),
+        pytest.param("/{{ key | raw }}", "/a/b c", id="raw"),
+        pytest.param("/{{ none or 'y' }}", "/y", id="an expression"),
+        pytest.param("/flags/{{ yes }}/{{ ratio }}", "/flags/true/0.5", id="no text"),
+        pytest.param("/{% for id in ids %}{{ id }};{% endfor %}", "/x;y%20z;", id="a loop"),
+    ],
+)
 def test_a_path_is_encoded_value_by_value(template: str, path: str) -> None:
     assert templates.path(template, VALUES) == path
 
 
-@pytest.mark.parametrize(("key", "template"), [
-    ("", "/x/{{ key }}"), (None, "/x/{{ key }}"), ("", "/x/{{ key | tilde }}"),
-    (".", "/x/{{ key }}"), ("..", "/x/{{ key }}/y"), ("../y", "/x/{{ key | raw }}"), ("a/../b", "/x/{{ key | raw }}"),
-    (None, "/x({{ key | odata }})"), ([], "/x/{{ key }}"), ({"a": 1}, "/x/{{ key }}"),
-])
+@pytest.mark.parametrize(
+    ("key", "template"),
+    [
+        ("", "/x/{{ key }}"),
+        (None, "/x/{{ key }}"),
+        ("", "/x/{{ key | tilde }}"),
+        (".", "/x/{{ key }}"),
+        ("..", "/x/{{ key }}/y"),
+        ("../y", "/x/{{ key | raw }}"),
+        ("a/../b", "/x/{{ key | raw }}"),
+        (None, "/x({{ key | odata }})"),
+        ([], "/x/{{ key }}"),
+        ({"a": 1}, "/x/{{ key }}"),
+    ],
+)
 def test_a_value_that_would_make_it_another_path_is_refused(key: Any, template: str) -> None:
     with pytest.raises(TemplateFailed) as failed:
         templates.path(template, {"key": key})
@@ -148,24 +216,49 @@ def test_a_value_that_would_make_it_another_path_is_refused(key: Any, template: 
 
 # What a text and a body are filled in with.
 
-@pytest.mark.parametrize(("template", "filled"), [
-    ("{{ key }}", "a/b c"), ("{{ none }}", ""), ("{{ yes }}", "true"), ("x {{ id }}", "x 7"),
-    ("{{ ids | join(',') }}", "x,y z"), ('{"a": {{ payload.tags | tojson }}}', '{"a": ["a",null]}'),
-    ("{{ group }}&{{ payload.name }}", "Ünï & co&O'Neil \"x\""), ("{{ payload.items }}", "3"), ("{{ {1: 2}[1] }}", "2"),
-    ("Basic {{ 'u:ü' | base64 }}", "Basic dTrDvA=="), ("{{ (payload | tojson) ~ '<' }}",
-     '{"name":"O\'Neil \\"x\\"","price":9.9,"tags":["a",null],"items":3,"nothing":null}<'),
-])
+
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{{ key }}", "a/b c"),
+        ("{{ none }}", ""),
+        ("{{ yes }}", "true"),
+        ("x {{ id }}", "x 7"),
+        ("{{ ids | join(',') }}", "x,y z"),
+        ('{"a": {{ payload.tags | tojson }}}', '{"a": ["a",null]}'),
+        ("{{ group }}&{{ payload.name }}", 'Ünï & co&O\'Neil "x"'),
+        ("{{ payload.items }}", "3"),
+        ("{{ {1: 2}[1] }}", "2"),
+        ("Basic {{ 'u:ü' | base64 }}", "Basic dTrDvA=="),
+        (
+            "{{ (payload | tojson) ~ '<' }}",
+            '{"name":"O\'Neil \\"x\\"","price":9.9,"tags":["a",null],"items":3,"nothing":null}<',
+        ),
+    ],
+)
 def test_a_text_is_filled_in_as_it_is(template: str, filled: str) -> None:
     assert templates.text(template, VALUES) == filled
 
 
-@pytest.mark.parametrize(("template", "filled"), [
-    ("{{ payload }}", VALUES["payload"]), (" {{ payload.tags }}\n", ["a", None]), ("{{ none }}", None),
-    ("{{ yes }}", True), ("{{ id }}{{ id }}", "77"), ("{{ '}}' }}", "}}"), (7, 7), (None, None), ("plain", "plain"),
-    ("{{ ids | map('upper') }}", ["X", "Y Z"]), ("{{ payload.items }}", 3), ("{{ {'a': ids} }}", {"a": ["x", "y z"]}),
-    ({"{{ key }}": ["{{ id }}", {"n": "no. {{ id }}"}]}, {"a/b c": [7, {"n": "no. 7"}]}),
-    ({"q": "query { item(id: 1) { id owner { id } } }"}, {"q": "query { item(id: 1) { id owner { id } } }"}),
-])
+@pytest.mark.parametrize(
+    ("template", "filled"),
+    [
+        ("{{ payload }}", VALUES["payload"]),
+        (" {{ payload.tags }}\n", ["a", None]),
+        ("{{ none }}", None),
+        ("{{ yes }}", True),
+        ("{{ id }}{{ id }}", "77"),
+        ("{{ '}}' }}", "}}"),
+        (7, 7),
+        (None, None),
+        ("plain", "plain"),
+        ("{{ ids | map('upper') }}", ["X", "Y Z"]),
+        ("{{ payload.items }}", 3),
+        ("{{ {'a': ids} }}", {"a": ["x", "y z"]}),
+        ({"{{ key }}": ["{{ id }}", {"n": "no. {{ id }}"}]}, {"a/b c": [7, {"n": "no. 7"}]}),
+        ({"q": "query { item(id: 1) { id owner { id } } }"}, {"q": "query { item(id: 1) { id owner { id } } }"}),
+    ],
+)
 def test_a_body_keeps_the_kinds_of_its_values(template: Any, filled: Any) -> None:
     assert templates.value(template, VALUES) == filled
 
@@ -190,23 +283,29 @@ def test_a_value_is_never_a_template_and_goes_into_a_body_unchanged(payload: Any
 
 # What it refuses.
 
-@pytest.mark.parametrize(("template", "why"), [
-    pytest.param("{{ nope }}", "'nope' is undefined", id="unknown name"),
-    pytest.param("{{ [nope] | tojson }}", "'nope' is undefined", id="unknown name in a list"),
-    pytest.param("a {{ nope | base64 }}", "'nope' is undefined", id="unknown name in a filter"),
-    pytest.param("{{ payload.nope }}", "'dict object' has no attribute 'nope'", id="unknown field"),
-    pytest.param("{{ payload.nope | tilde }}", "'dict object' has no attribute 'nope'", id="unknown field, encoded"),
-    pytest.param("a {{ payload }}", "an object stands in a text by '| tojson' only", id="an object in a text"),
-    pytest.param("a {{ ids }}", "a list stands in a text by '| tojson' only", id="a list in a text"),
-    pytest.param("a {{ payload.keys }}", "a function stands in a text", id="a method"),
-    pytest.param("{{ payload.keys }}", "a function is no value", id="a method as a value"),
-    pytest.param("{{ key | plus(a=1) | tojson }}", "fields are added to an object only", id="fields for a text"),
-    pytest.param("{{ payload | plus(a=nope) | tojson }}", "'nope' is undefined", id="an unknown name as a field"),
-    pytest.param("{{ none | uuid }}", "a text that is not empty", id="a UUID of nothing"),
-    pytest.param("{{ ids | sum }}", "TypeError", id="a filter that does not fit"),
-    pytest.param("{{ 1 / 0 }}", "ZeroDivisionError", id="arithmetic"),
-    pytest.param("{{ '{x}'.format() }}", "KeyError", id="a format without its value"),
-])
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        pytest.param("{{ nope }}", "'nope' is undefined", id="unknown name"),
+        pytest.param("{{ [nope] | tojson }}", "'nope' is undefined", id="unknown name in a list"),
+        pytest.param("a {{ nope | base64 }}", "'nope' is undefined", id="unknown name in a filter"),
+        pytest.param("{{ payload.nope }}", "'dict object' has no attribute 'nope'", id="unknown field"),
+        pytest.param(
+            "{{ payload.nope | tilde }}", "'dict object' has no attribute 'nope'", id="unknown field, encoded"
+        ),
+        pytest.param("a {{ payload }}", "an object stands in a text by '| tojson' only", id="an object in a text"),
+        pytest.param("a {{ ids }}", "a list stands in a text by '| tojson' only", id="a list in a text"),
+        pytest.param("a {{ payload.keys }}", "a function stands in a text", id="a method"),
+        pytest.param("{{ payload.keys }}", "a function is no value", id="a method as a value"),
+        pytest.param("{{ key | plus(a=1) | tojson }}", "fields are added to an object only", id="fields for a text"),
+        pytest.param("{{ payload | plus(a=nope) | tojson }}", "'nope' is undefined", id="an unknown name as a field"),
+        pytest.param("{{ none | uuid }}", "a text that is not empty", id="a UUID of nothing"),
+        pytest.param("{{ ids | sum }}", "TypeError", id="a filter that does not fit"),
+        pytest.param("{{ 1 / 0 }}", "ZeroDivisionError", id="arithmetic"),
+        pytest.param("{{ '{x}'.format() }}", "KeyError", id="a format without its value"),
+    ],
+)
 def test_a_template_that_cannot_be_filled_in_says_which_and_what_is_wrong(template: str, why: str) -> None:
     for fill in (templates.text, templates.value) if "a " not in template else (templates.text,):
         if fill is templates.text and why.endswith("is no value"):
@@ -217,12 +316,22 @@ def test_a_template_that_cannot_be_filled_in_says_which_and_what_is_wrong(templa
         assert f"(in '{template}')" in str(failed.value)
 
 
-@pytest.mark.parametrize("template", [
-    "{{ key.__class__ }}", "{{ key['__class__'] }}", "{{ key | attr('__class__') }}", "{{ ids.append(1) }}",
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ payload.pop.__globals__ }}", "{{ payload.update({}) }}",
-    "{{ '{0.__class__}'.format(key) }}", "{{ payload.__init__ }}", "{{ payload.clear() }}",
-    "{{ ('%s' | format).__globals__ }}",
-])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ key.__class__ }}",
+        "{{ key['__class__'] }}",
+        "{{ key | attr('__class__') }}",
+        "{{ ids.append(1) }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ payload.pop.__globals__ }}",
+        "{{ payload.update({}) }}",
+        "{{ '{0.__class__}'.format(key) }}",
+        "{{ payload.__init__ }}",
+        "{{ payload.clear() }}",
+        "{{ ('%s' | format).__globals__ }}",
+    ],
+)
 def test_sandbox_gives_no_internals_and_changes_no_values(template: str) -> None:
     before = json.dumps(VALUES)
     for fill in (templates.text, templates.value, templates.path):
@@ -243,16 +352,27 @@ def test_no_template_is_refused_with_what_is_wrong(template: str) -> None:
         templates.names_in({"a": [template]})
 
 
-@pytest.mark.parametrize(("template", "place"), [
-    ("{{ value }}", ()), ("{{value}}", ()), ({"a": ["x", {"b": "{{ value }}"}]}, ("a", 1, "b")),
-    ({1: "{{ value }}"}, ("1",)), ("{{ value | trim | upper }}", ()), ("{{ value + 1 }}", None),
-    ("{{ other | plus(a=value) }}", None), ("{{ value }} EUR", None), ({"a": "{{ other }}"}, None), (None, None),
-])
+@pytest.mark.parametrize(
+    ("template", "place"),
+    [
+        ("{{ value }}", ()),
+        ("{{value}}", ()),
+        ({"a": ["x", {"b": "{{ value }}"}]}, ("a", 1, "b")),
+        ({1: "{{ value }}"}, ("1",)),
+        ("{{ value | trim | upper }}", ()),
+        ("{{ value + 1 }}", None),
+        ("{{ other | plus(a=value) }}", None),
+        ("{{ value }} EUR", None),
+        ({"a": "{{ other }}"}, None),
+        (None, None),
+    ],
+)
 def test_the_place_of_a_name_in_a_structure(template: Any, place: Any) -> None:
     assert templates.place_of(template, "value") == place
 
 
 # What a real server gets.
+
 
 @dataclass
 class Seen:
@@ -272,8 +392,9 @@ class Seen:
         """Makes one call with these values; the payload goes where the call has no body."""
         self.server.handler = self._handle
         kind = Get if call.get("method") == "GET" else Write
-        sent = self.http.send(kind.model_validate({"path": "/x", **call}), values, write=kind is Write,
-                              body=values.get("payload"))
+        sent = self.http.send(
+            kind.model_validate({"path": "/x", **call}), values, write=kind is Write, body=values.get("payload")
+        )
         self.runner.run(sent)
         return self
 
@@ -293,12 +414,17 @@ def call(one_server: Server) -> Iterator[Seen]:
         runner.run(http.close())
 
 
-@pytest.mark.parametrize(("template", "decoded"), [
-    pytest.param("/x/{{ key }}/y", path_segment, id="percent"),
-    pytest.param("/x/{{ key | odata }}/y", lambda text: odata_decoded(path_segment(text)), id="odata"),
-    pytest.param("/x/{{ key | tilde }}/y", datasette_decoded, id="tilde"),
-    pytest.param("/x/{{ key | base64 }}/y", lambda text: base64.b64decode(path_segment(text)).decode(), id="base64"),
-])
+@pytest.mark.parametrize(
+    ("template", "decoded"),
+    [
+        pytest.param("/x/{{ key }}/y", path_segment, id="percent"),
+        pytest.param("/x/{{ key | odata }}/y", lambda text: odata_decoded(path_segment(text)), id="odata"),
+        pytest.param("/x/{{ key | tilde }}/y", datasette_decoded, id="tilde"),
+        pytest.param(
+            "/x/{{ key | base64 }}/y", lambda text: base64.b64decode(path_segment(text)).decode(), id="base64"
+        ),
+    ],
+)
 @given(key=ids)
 def test_path_encodings_arrive_at_the_server(call: Seen, template: str, decoded: Any, key: str) -> None:
     assert decoded(call({"key": key}, path=template).raw_path.split("/")[2]) == key
@@ -317,16 +443,22 @@ def test_path_encodings_raw_arrives_as_it_is(call: Seen, key: str) -> None:
 
 @given(group=texts, payload=st.dictionaries(texts, json_values, max_size=3))
 def test_query_and_body_values_arrive_at_the_server(call: Seen, group: str, payload: Any) -> None:
-    seen = call({"group": group, "payload": payload}, params={
-        "store": "{{ group }}", "filter": "{{ {'store': group} | tojson }}", "p": "{{ payload | tojson }}",
-        "q": "store eq {{ group | odata }}"})
+    seen = call(
+        {"group": group, "payload": payload},
+        params={
+            "store": "{{ group }}",
+            "filter": "{{ {'store': group} | tojson }}",
+            "p": "{{ payload | tojson }}",
+            "q": "store eq {{ group | odata }}",
+        },
+    )
     query = dict(seen.query)
     assert (query.get("store", ""), json.loads(query["filter"])) == (group, {"store": group})
     assert odata_decoded(query["q"].removeprefix("store eq ")) == group
     assert json.dumps(json.loads(query["p"])) == json.dumps(json.loads(seen.body)) == json.dumps(payload)
 
 
-@given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7e), min_size=1).filter(lambda t: t == t.strip()))
+@given(text=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1).filter(lambda t: t == t.strip()))
 def test_header_values_arrive_at_the_server(call: Seen, text: str) -> None:
     assert call({"key": text}, headers={"X-Key": "{{ key }}"}).headers["x-key"] == text
 
@@ -341,36 +473,69 @@ ITEM = {"name": "Hose", "price": 9.9, "langs": {"de": ["a"]}}
 MUTATION = "mutation($id: ID!, $in: ItemInput!) { itemUpdate(id: $id, input: $in) { item { id } } }"
 
 
-@pytest.mark.parametrize(("settings", "body"), [
-    pytest.param({}, ITEM, id="the payload itself"),
-    pytest.param({"body": {"data": {"type": "item", "id": "{{ id }}", "attributes": "{{ payload }}"}}},
-                 {"data": {"type": "item", "id": "7", "attributes": ITEM}}, id="nested"),
-    pytest.param({"body": {"item": {"title": "{{ payload.name }}", "all": ["{{ payload.langs.de }}"]}}},
-                 {"item": {"title": "Hose", "all": [["a"]]}}, id="nested: picked out"),
-    pytest.param({"body": {"query": MUTATION, "variables": {"id": "{{ id }}", "in": "{{ payload }}"}}},
-                 {"query": MUTATION, "variables": {"id": "7", "in": ITEM}}, id="GraphQL with variables"),
-    pytest.param({"body": {"jsonrpc": "2.0", "id": 1, "method": "item.write",
-                           "params": [["{{ id | int }}"], "{{ payload }}", {"context": {"store": "{{ group }}"}}]}},
-                 {"jsonrpc": "2.0", "id": 1, "method": "item.write",
-                  "params": [[7], ITEM, {"context": {"store": "A & B"}}]}, id="JSON-RPC"),
-    pytest.param({"body": ["{{ payload.name }}", None, 1]}, ["Hose", None, 1], id="a list"),
-    pytest.param({"body": {"doc": "{{ payload | tojson }}"}}, {"doc": json.dumps(ITEM, separators=(",", ":"))},
-                 id="JSON as a text within JSON"),
-    pytest.param({"body": {"{{ group }}": "{{ payload.price }}"}}, {"A & B": 9.9}, id="a name from a value"),
-])
+@pytest.mark.parametrize(
+    ("settings", "body"),
+    [
+        pytest.param({}, ITEM, id="the payload itself"),
+        pytest.param(
+            {"body": {"data": {"type": "item", "id": "{{ id }}", "attributes": "{{ payload }}"}}},
+            {"data": {"type": "item", "id": "7", "attributes": ITEM}},
+            id="nested",
+        ),
+        pytest.param(
+            {"body": {"item": {"title": "{{ payload.name }}", "all": ["{{ payload.langs.de }}"]}}},
+            {"item": {"title": "Hose", "all": [["a"]]}},
+            id="nested: picked out",
+        ),
+        pytest.param(
+            {"body": {"query": MUTATION, "variables": {"id": "{{ id }}", "in": "{{ payload }}"}}},
+            {"query": MUTATION, "variables": {"id": "7", "in": ITEM}},
+            id="GraphQL with variables",
+        ),
+        pytest.param(
+            {
+                "body": {
+                    "jsonrpc": "2.0",
+                    "id": 1,
+                    "method": "item.write",
+                    "params": [["{{ id | int }}"], "{{ payload }}", {"context": {"store": "{{ group }}"}}],
+                }
+            },
+            {"jsonrpc": "2.0", "id": 1, "method": "item.write", "params": [[7], ITEM, {"context": {"store": "A & B"}}]},
+            id="JSON-RPC",
+        ),
+        pytest.param({"body": ["{{ payload.name }}", None, 1]}, ["Hose", None, 1], id="a list"),
+        pytest.param(
+            {"body": {"doc": "{{ payload | tojson }}"}},
+            {"doc": json.dumps(ITEM, separators=(",", ":"))},
+            id="JSON as a text within JSON",
+        ),
+        pytest.param({"body": {"{{ group }}": "{{ payload.price }}"}}, {"A & B": 9.9}, id="a name from a value"),
+    ],
+)
 def test_bodies_arrive_at_the_server(call: Seen, settings: Any, body: Any) -> None:
     seen = call({"id": "7", "group": "A & B", "payload": ITEM}, **settings)
     assert json.loads(seen.body) == body
     assert seen.headers["content-type"] == "application/json"
 
 
-@pytest.mark.parametrize(("settings", "content", "body"), [
-    pytest.param({"content": "form", "body": {"action": "save", "item": "{{ payload | tojson }}", "n": "{{ group }}"}},
-                 "application/x-www-form-urlencoded",
-                 b"action=save&item=%7B%22name%22%3A%22Hose%22%7D&n=A+%26+B", id="a form with JSON in it"),
-    pytest.param({"content": "lines", "body": [{"index": {"_id": "{{ id }}"}}, "{{ payload }}"]},
-                 "application/x-ndjson", b'{"index":{"_id":"7"}}\n{"name":"Hose"}\n', id="a document a line"),
-])
+@pytest.mark.parametrize(
+    ("settings", "content", "body"),
+    [
+        pytest.param(
+            {"content": "form", "body": {"action": "save", "item": "{{ payload | tojson }}", "n": "{{ group }}"}},
+            "application/x-www-form-urlencoded",
+            b"action=save&item=%7B%22name%22%3A%22Hose%22%7D&n=A+%26+B",
+            id="a form with JSON in it",
+        ),
+        pytest.param(
+            {"content": "lines", "body": [{"index": {"_id": "{{ id }}"}}, "{{ payload }}"]},
+            "application/x-ndjson",
+            b'{"index":{"_id":"7"}}\n{"name":"Hose"}\n',
+            id="a document a line",
+        ),
+    ],
+)
 def test_bodies_of_other_kinds_arrive_at_the_server(call: Seen, settings: Any, content: str, body: bytes) -> None:
     seen = call({"id": "7", "group": "A & B", "payload": {"name": "Hose"}}, **settings)
     assert (seen.headers["content-type"], seen.body) == (content, body)
@@ -381,19 +546,31 @@ def test_the_method_is_the_calls(call: Seen, method: str) -> None:
     assert call({}, method=method).method == method
 
 
-@pytest.mark.parametrize(("settings", "place"), [
-    pytest.param({"path": "/stores/{{ group }}/items/{{ key }}"}, lambda seen: seen.raw_path, id="path"),
-    pytest.param({"body": {"store": "{{ group }}", "item": "{{ payload }}"}}, lambda seen: seen.body.decode(),
-                 id="field"),
-    pytest.param({"params": {"filter[store]": "{{ group }}"}}, lambda seen: seen.query, id="filter"),
-    pytest.param({"params": {"q": "{{ {'store_code': group} | tojson }}"}}, lambda seen: seen.query,
-                 id="filter: JSON in the query"),
-    pytest.param({"headers": {"X-Store": "{{ group | base64 }}"}}, lambda seen: seen.headers["x-store"], id="header"),
-])
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        pytest.param({"path": "/stores/{{ group }}/items/{{ key }}"}, lambda seen: seen.raw_path, id="path"),
+        pytest.param(
+            {"body": {"store": "{{ group }}", "item": "{{ payload }}"}}, lambda seen: seen.body.decode(), id="field"
+        ),
+        pytest.param({"params": {"filter[store]": "{{ group }}"}}, lambda seen: seen.query, id="filter"),
+        pytest.param(
+            {"params": {"q": "{{ {'store_code': group} | tojson }}"}},
+            lambda seen: seen.query,
+            id="filter: JSON in the query",
+        ),
+        pytest.param(
+            {"headers": {"X-Store": "{{ group | base64 }}"}}, lambda seen: seen.headers["x-store"], id="header"
+        ),
+    ],
+)
 def test_business_group_in(call: Seen, settings: Any, place: Any) -> None:
     expected = {
-        "/stores": "/stores/A%2FB/items/k%201", '{"store"': '{"store":"A/B","item":{"n":1}}', "X-Store": "QS9C",
-        "filter[store]": [("filter[store]", "A/B")], "q": [("q", '{"store_code":"A/B"}')],
+        "/stores": "/stores/A%2FB/items/k%201",
+        '{"store"': '{"store":"A/B","item":{"n":1}}',
+        "X-Store": "QS9C",
+        "filter[store]": [("filter[store]", "A/B")],
+        "q": [("q", '{"store_code":"A/B"}')],
     }
     name = next(name for name in expected if name in json.dumps(settings).replace('{"store": "', '{"store"'))
     assert place(call({"group": "A/B", "key": "k 1", "payload": {"n": 1}}, **settings)) == expected[name]

@@ -47,9 +47,14 @@ TIME_LIMIT_SECONDS = 2.0
 WHERE = ("adapters", "api", "brokers", "core", "cli/terminal.py")
 """Whose patterns may meet text of others; those elsewhere meet the configuration and an operator's own words."""
 
-MADE_OF_PARTS = {"core/failure_causes.py:_error_text", "core/failure_causes.py:_normalized", "adapters/rest/records.py:fits",
-                 "adapters/rest/records.py:_id_in_header", "adapters/files/source.py:_groups_by_name",
-                 "texts/masking.py:_secret"}
+MADE_OF_PARTS = {
+    "core/failure_causes.py:_error_text",
+    "core/failure_causes.py:_normalized",
+    "adapters/rest/records.py:fits",
+    "adapters/rest/records.py:_id_in_header",
+    "adapters/files/source.py:_groups_by_name",
+    "texts/masking.py:_secret",
+}
 """Functions that put a pattern together, of parts that operators write or that are escaped. What they are given is cut
 (``MAX_MATCHED``, ``_MAX_SCANNED``) or a file's name."""
 
@@ -59,9 +64,56 @@ SIZES = {"core/failure_causes.py": 2000, "adapters/http/retry_after.py": 1000, "
 PACKAGE = Path(sync_orchestrator.__path__[0])
 
 PUMPED = [
-    "<!-- -->", "<!--", "<", "a", "1", " ", '"', "'", "\\", "\\\"", '"a', "'a", "a=", "a=1", ";a=1", "1.", "a1", ",",
-    "…", "… ", "[", "{", '{"', "\n", "\t", "%", "%25", ".", "-", "_", "a.", "<a>;", "</", "<script", "<style ", "role ",
-    "field ", 'field "', "{{ ", "}}", '"error":', '"error":[', "“", "„", "‘", "e1", "0", "ff", "0-", "\u65e5",
+    "<!-- -->",
+    "<!--",
+    "<",
+    "a",
+    "1",
+    " ",
+    '"',
+    "'",
+    "\\",
+    '\\"',
+    '"a',
+    "'a",
+    "a=",
+    "a=1",
+    ";a=1",
+    "1.",
+    "a1",
+    ",",
+    "…",
+    "… ",
+    "[",
+    "{",
+    '{"',
+    "\n",
+    "\t",
+    "%",
+    "%25",
+    ".",
+    "-",
+    "_",
+    "a.",
+    "<a>;",
+    "</",
+    "<script",
+    "<style ",
+    "role ",
+    "field ",
+    'field "',
+    "{{ ",
+    "}}",
+    '"error":',
+    '"error":[',
+    "“",
+    "„",
+    "‘",
+    "e1",
+    "0",
+    "ff",
+    "0-",
+    "\u65e5",
 ]
 ENDS = ["", "x", "\x00"]
 
@@ -113,7 +165,7 @@ def try_all() -> None:
         if pattern is not None:
             print(name, function, pattern.pattern, flush=True)
             for pumped, end in itertools.product(PUMPED, ENDS):
-                text = (pumped * SIZES.get(name, 4_000))[:SIZES.get(name, 4_000) - 1] + end
+                text = (pumped * SIZES.get(name, 4_000))[: SIZES.get(name, 4_000) - 1] + end
                 given = text.encode() if isinstance(pattern.pattern, bytes) else text
                 pattern.search(given), pattern.match(given), pattern.fullmatch(given)
 
@@ -127,8 +179,9 @@ def test_patterns_are_found_and_those_of_parts_are_known() -> None:
 def test_no_pattern_explodes() -> None:
     """In a process of its own, which can be ended: a pattern that explodes stops for nobody."""
     program = "import test_texts_of_others; test_texts_of_others.try_all()"
-    with subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent, stdout=subprocess.PIPE,
-                          text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             said, _ = process.communicate(timeout=90)
         except subprocess.TimeoutExpired:
@@ -176,8 +229,29 @@ def test_a_function_takes_a_text_of_others_at_once(name: str) -> None:
     more: dict[str, list[Any]] = {"replace": ["a", "bb"], "split": ["a"], "join": [", "], "cut": [9]}
 
     def call_all() -> None:
-        for pumped in ("a", " ", "&#", "&#9", "&#x", "&", "&amp", "1", "1.", "e1", "-", "+", "\r", "\u0301\u0327",
-                       "e\u0301", "\u00e9", "%", "2024-01-01T", "T00:00", "/Date(", "İ"):
+        for pumped in (
+            "a",
+            " ",
+            "&#",
+            "&#9",
+            "&#x",
+            "&",
+            "&amp",
+            "1",
+            "1.",
+            "e1",
+            "-",
+            "+",
+            "\r",
+            "\u0301\u0327",
+            "e\u0301",
+            "\u00e9",
+            "%",
+            "2024-01-01T",
+            "T00:00",
+            "/Date(",
+            "İ",
+        ):
             text = (pumped * 100_000)[:100_000]
             for value in (text, text + "x", [text, text], [pumped] * 10_000):
                 with suppress(ValueFailed):
@@ -198,19 +272,37 @@ def test_accents_of_others_are_composed_at_once_and_as_python_does(text: str) ->
     assert timed(lambda: steps(text)) < TIME_LIMIT_SECONDS
 
 
-@pytest.mark.parametrize(("text", "meant"), [
-    ("&#" + "9" * 5000 + ";", "\ufffd"), ("&#x" + "f" * 5000 + ";", "\ufffd"), ("&#" + "0" * 5000 + "65;", "A"),
-    ("&#38;amp;", "&amp;"), ("&#0;", "\ufffd"), ("&#xD800;", "\ufffd"), ("&nbsp;&euro;&unknown;", "\xa0€&unknown;"),
-])
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("&#" + "9" * 5000 + ";", "\ufffd"),
+        ("&#x" + "f" * 5000 + ";", "\ufffd"),
+        ("&#" + "0" * 5000 + "65;", "A"),
+        ("&#38;amp;", "&amp;"),
+        ("&#0;", "\ufffd"),
+        ("&#xD800;", "\ufffd"),
+        ("&nbsp;&euro;&unknown;", "\xa0€&unknown;"),
+    ],
+)
 def test_a_numbered_sign_of_any_length_is_one_sign(text: str, meant: str) -> None:
     steps = normalizers({"f": Codec.model_validate({"normalize": ["html_unescape"]})})["f"]
     assert steps(text) == FUNCTIONS["html_unescape"].call(text) == meant
 
 
-@pytest.mark.parametrize("page", [
-    "<!-- -->" * 60 + "x", "<!-- -->" * 20_000, "<!--" * 50_000, "<!doctype html>" + "<!--" * 50_000,
-    "<html>" + "<script" * 50_000, "<html>" + "<script>" * 50_000 + "</script", "<html>" + "<" * 200_000,
-    "<html>" + "</style" * 30_000, " " * 200_000 + "<html"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!-- -->" * 60 + "x",
+        "<!-- -->" * 20_000,
+        "<!--" * 50_000,
+        "<!doctype html>" + "<!--" * 50_000,
+        "<html>" + "<script" * 50_000,
+        "<html>" + "<script>" * 50_000 + "</script",
+        "<html>" + "<" * 200_000,
+        "<html>" + "</style" * 30_000,
+        " " * 200_000 + "<html",
+    ],
+)
 def test_a_page_is_shown_at_once(page: str) -> None:
     assert timed(lambda: shown(page)) < TIME_LIMIT_SECONDS
     assert timed(lambda: text_of(page)) < TIME_LIMIT_SECONDS
@@ -228,19 +320,22 @@ async def test_an_error_page_does_not_hold_up_other_calls(server: Server) -> Non
     await client.close()
 
 
-@pytest.mark.parametrize(("page", "text"), [
-    ("<!doctype html><title>Oops</title><p>No &amp; never</p>", "an HTML page: Oops No & never"),
-    ("<!-- a --> <!-- b -->\n<HTML><body>x</body>", "an HTML page: x"),
-    ("<html><script>var a = 1 < 2;</script>down", "an HTML page: down"),
-    ("<html><style>p { }</style >down", "an HTML page: down"),
-    ("<html>down<script>never ends", "an HTML page: down"),
-    ("<html>down<!-- never ends", "an HTML page: down"),
-    ("<html>1 < 2", "an HTML page: 1 < 2"),
-    ("<h1>504</h1>", "an HTML page: 504"),
-    ("<header>not a page</header>", "<header>not a page</header>"),
-    ("<!-- <html> --> text", "<!-- <html> --> text"),
-    ("<!-- never ends <html>", "<!-- never ends <html>"),
-])
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<!doctype html><title>Oops</title><p>No &amp; never</p>", "an HTML page: Oops No & never"),
+        ("<!-- a --> <!-- b -->\n<HTML><body>x</body>", "an HTML page: x"),
+        ("<html><script>var a = 1 < 2;</script>down", "an HTML page: down"),
+        ("<html><style>p { }</style >down", "an HTML page: down"),
+        ("<html>down<script>never ends", "an HTML page: down"),
+        ("<html>down<!-- never ends", "an HTML page: down"),
+        ("<html>1 < 2", "an HTML page: 1 < 2"),
+        ("<h1>504</h1>", "an HTML page: 504"),
+        ("<header>not a page</header>", "<header>not a page</header>"),
+        ("<!-- <html> --> text", "<!-- <html> --> text"),
+        ("<!-- never ends <html>", "<!-- never ends <html>"),
+    ],
+)
 def test_the_text_of_a_page(page: str, text: str) -> None:
     assert shown(page) == text
 
@@ -256,8 +351,9 @@ def test_texts_are_cut_before_they_are_looked_at() -> None:
     assert len(str(CallFailed(Failure.PERMANENT, long))) == 2000
 
 
-@pytest.mark.parametrize("secret", [
-    "%%%%%%%%", "%25%25%25%25", "&amp;&amp;&amp;", "\\\\\\\\", "''", "/" * 40, "äöüäöü"])
+@pytest.mark.parametrize(
+    "secret", ["%%%%%%%%", "%25%25%25%25", "&amp;&amp;&amp;", "\\\\\\\\", "''", "/" * 40, "äöüäöü"]
+)
 def test_a_secret_of_odd_signs_is_looked_for_at_once(secret: str) -> None:
     for pumped in ("%25", "%2525", "&amp;", "&amp;amp;", "\\", "\\'", "'", "/", "\\/", "%5c", "ä", "Ã¤", secret):
         assert timed(lambda text=pumped * 5000: mask(text + "x", (secret,))) < TIME_LIMIT_SECONDS  # type: ignore[misc]

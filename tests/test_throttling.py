@@ -46,45 +46,69 @@ def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None)
 
 # What is told.
 
-@pytest.mark.parametrize(("headers", "body", "seconds"), [
-    pytest.param({"retry-after": "7"}, None, 7, id="Retry-After: seconds"),
-    pytest.param({"retry-after": "1.5"}, None, 1.5, id="Retry-After: parts of a second"),
-    pytest.param({"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}, None, 30, id="Retry-After: a date, by their clock"),
-    pytest.param({"retry-after": "Wed, 21 Oct 2015 07:27:30 GMT"}, None, 0, id="Retry-After: a date that is over"),
-    pytest.param({"retry-after": "86400"}, None, LONGEST, id="Retry-After: at most an hour"),
-    pytest.param({"retry-after": "-3"}, None, None, id="Retry-After: garbage"),
-    pytest.param({}, {"at": 12}, 12, id="reset time in the body: seconds"),
-    pytest.param({}, {"at": "12.5"}, 12.5, id="reset time in the body: seconds as text"),
-    pytest.param({}, {"at": AT + 40}, 40, id="reset time in the body: seconds since 1970"),
-    pytest.param({}, {"at": str(AT + 40)}, 40, id="reset time in the body: seconds since 1970 as text"),
-    pytest.param({}, {"at": (AT + 40) * 1000}, 40, id="reset time in the body: milliseconds since 1970"),
-    pytest.param({}, {"at": "2015-10-21T07:28:20Z"}, 20, id="reset time in the body: ISO date"),
-    pytest.param({}, {"at": "2015-10-21T09:28:20+02:00"}, 20, id="reset time in the body: ISO date with a zone"),
-    pytest.param({}, {"at": "2015-10-21 07:28:20"}, 20, id="reset time in the body: ISO date without a zone"),
-    pytest.param({}, {"at": "Wed, 21 Oct 2015 07:28:50 GMT"}, 50, id="reset time in the body: HTTP date"),
-    pytest.param({}, {"at": AT - 40}, 0, id="reset time in the body: over"),
-    pytest.param({}, {"at": -1}, 0, id="reset time in the body: negative"),
-    pytest.param({}, {"at": AT + 10**6}, LONGEST, id="reset time in the body: at most an hour"),
-    *(pytest.param({}, {"at": garbage}, None, id=f"reset time in the body: garbage {garbage!r}")
-      for garbage in ("soon", None, True, [], {}, 1e300, "nan", "")),
-    pytest.param({"retry-after": "7"}, {"at": 3}, 3, id="reset time in the body: before Retry-After"),
-    pytest.param({"retry-after": "7"}, {"at": "soon"}, 7, id="reset time in the body: garbage before Retry-After"),
-    pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, None, 9, id="X-RateLimit: seconds"),
-    pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(AT + 9)}, None, 9,
-                 id="X-RateLimit: seconds since 1970, by their clock"),
-    pytest.param({"x-ratelimit-reset": "9"}, None, 9, id="X-RateLimit: without Remaining"),
-    pytest.param({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "9"}, None, None, id="X-RateLimit: some left"),
-    pytest.param({"x-rate-limit-remaining": "0", "x-rate-limit-reset": "9"}, None, 9, id="X-RateLimit: X-Rate-Limit"),
-    pytest.param({"ratelimit-limit": "5", "ratelimit-remaining": "0", "ratelimit-reset": "8"}, None, 8,
-                 id="RateLimit: three headers"),
-    pytest.param({"ratelimit": "limit=5, remaining=0, reset=8"}, None, 8, id="RateLimit: one header of three"),
-    pytest.param({"ratelimit": '"default";r=0;t=30'}, None, 30, id="RateLimit: structured"),
-    pytest.param({"ratelimit": '"hour";r=40;t=900, "a;r=0,b\\"";r=0;t=30'}, None, 30,
-                 id="RateLimit: structured, several policies"),
-    pytest.param({"ratelimit": '"default";r=4;t=30'}, None, None, id="RateLimit: structured, some left"),
-    pytest.param({"ratelimit": '"default";r=0;t=soon'}, None, None, id="RateLimit: garbage"),
-    pytest.param({"retry-after": "7", "ratelimit": '"default";r=0;t=30'}, None, 7, id="RateLimit: after Retry-After"),
-])
+
+@pytest.mark.parametrize(
+    ("headers", "body", "seconds"),
+    [
+        pytest.param({"retry-after": "7"}, None, 7, id="Retry-After: seconds"),
+        pytest.param({"retry-after": "1.5"}, None, 1.5, id="Retry-After: parts of a second"),
+        pytest.param(
+            {"retry-after": "Wed, 21 Oct 2015 07:28:30 GMT"}, None, 30, id="Retry-After: a date, by their clock"
+        ),
+        pytest.param({"retry-after": "Wed, 21 Oct 2015 07:27:30 GMT"}, None, 0, id="Retry-After: a date that is over"),
+        pytest.param({"retry-after": "86400"}, None, LONGEST, id="Retry-After: at most an hour"),
+        pytest.param({"retry-after": "-3"}, None, None, id="Retry-After: garbage"),
+        pytest.param({}, {"at": 12}, 12, id="reset time in the body: seconds"),
+        pytest.param({}, {"at": "12.5"}, 12.5, id="reset time in the body: seconds as text"),
+        pytest.param({}, {"at": AT + 40}, 40, id="reset time in the body: seconds since 1970"),
+        pytest.param({}, {"at": str(AT + 40)}, 40, id="reset time in the body: seconds since 1970 as text"),
+        pytest.param({}, {"at": (AT + 40) * 1000}, 40, id="reset time in the body: milliseconds since 1970"),
+        pytest.param({}, {"at": "2015-10-21T07:28:20Z"}, 20, id="reset time in the body: ISO date"),
+        pytest.param({}, {"at": "2015-10-21T09:28:20+02:00"}, 20, id="reset time in the body: ISO date with a zone"),
+        pytest.param({}, {"at": "2015-10-21 07:28:20"}, 20, id="reset time in the body: ISO date without a zone"),
+        pytest.param({}, {"at": "Wed, 21 Oct 2015 07:28:50 GMT"}, 50, id="reset time in the body: HTTP date"),
+        pytest.param({}, {"at": AT - 40}, 0, id="reset time in the body: over"),
+        pytest.param({}, {"at": -1}, 0, id="reset time in the body: negative"),
+        pytest.param({}, {"at": AT + 10**6}, LONGEST, id="reset time in the body: at most an hour"),
+        *(
+            pytest.param({}, {"at": garbage}, None, id=f"reset time in the body: garbage {garbage!r}")
+            for garbage in ("soon", None, True, [], {}, 1e300, "nan", "")
+        ),
+        pytest.param({"retry-after": "7"}, {"at": 3}, 3, id="reset time in the body: before Retry-After"),
+        pytest.param({"retry-after": "7"}, {"at": "soon"}, 7, id="reset time in the body: garbage before Retry-After"),
+        pytest.param({"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, None, 9, id="X-RateLimit: seconds"),
+        pytest.param(
+            {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(AT + 9)},
+            None,
+            9,
+            id="X-RateLimit: seconds since 1970, by their clock",
+        ),
+        pytest.param({"x-ratelimit-reset": "9"}, None, 9, id="X-RateLimit: without Remaining"),
+        pytest.param({"x-ratelimit-remaining": "3", "x-ratelimit-reset": "9"}, None, None, id="X-RateLimit: some left"),
+        pytest.param(
+            {"x-rate-limit-remaining": "0", "x-rate-limit-reset": "9"}, None, 9, id="X-RateLimit: X-Rate-Limit"
+        ),
+        pytest.param(
+            {"ratelimit-limit": "5", "ratelimit-remaining": "0", "ratelimit-reset": "8"},
+            None,
+            8,
+            id="RateLimit: three headers",
+        ),
+        pytest.param({"ratelimit": "limit=5, remaining=0, reset=8"}, None, 8, id="RateLimit: one header of three"),
+        pytest.param({"ratelimit": '"default";r=0;t=30'}, None, 30, id="RateLimit: structured"),
+        pytest.param(
+            {"ratelimit": '"hour";r=40;t=900, "a;r=0,b\\"";r=0;t=30'},
+            None,
+            30,
+            id="RateLimit: structured, several policies",
+        ),
+        pytest.param({"ratelimit": '"default";r=4;t=30'}, None, None, id="RateLimit: structured, some left"),
+        pytest.param({"ratelimit": '"default";r=0;t=soon'}, None, None, id="RateLimit: garbage"),
+        pytest.param(
+            {"retry-after": "7", "ratelimit": '"default";r=0;t=30'}, None, 7, id="RateLimit: after Retry-After"
+        ),
+    ],
+)
 def test_wait_asked(headers: dict[str, str], body: Any, seconds: float | None) -> None:
     assert wait_asked(answer(429, headers, body), WAIT) == seconds
 
@@ -104,30 +128,40 @@ def test_a_limit_told_beside_a_fault_does_not_say_that_nothing_was_done() -> Non
 SLOW = Throttle(slow_down="body.backoff || headers.backoff")
 
 
-@pytest.mark.parametrize(("status", "headers", "body", "seconds"), [
-    pytest.param(200, {}, {"backoff": 10}, 10, id="Backoff on good answers: in the body"),
-    pytest.param(200, {"backoff": "10"}, {}, 10, id="Backoff on good answers: in a header"),
-    pytest.param(200, {}, {"backoff": 1e6}, LONGEST, id="Backoff on good answers: at most an hour"),
-    pytest.param(200, {}, {"backoff": 0}, None, id="Backoff on good answers: none"),
-    pytest.param(200, {}, {"backoff": "much"}, None, id="Backoff on good answers: garbage"),
-    pytest.param(404, {}, {"backoff": 10}, None, id="Backoff on good answers: not on others"),
-    pytest.param(200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, {}, 9, id="X-RateLimit: used up"),
-    pytest.param(404, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, {}, 9, id="X-RateLimit: by a 404"),
-    pytest.param(200, {"x-ratelimit-remaining": "1", "x-ratelimit-reset": "9"}, {}, None, id="X-RateLimit: some left"),
-    pytest.param(200, {"x-ratelimit-reset": "9"}, {}, None, id="X-RateLimit: without Remaining"),
-    pytest.param(200, {"ratelimit": '"default";r=0;t=30'}, {}, 30, id="RateLimit: used up"),
-    pytest.param(200, {"ratelimit": '"default";r=0;t=30'}, {"backoff": 40}, 40, id="the longest of all"),
-    pytest.param(200, {"retry-after": "9"}, {}, None, id="Retry-After: of a good answer is for what was asked"),
-])
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "seconds"),
+    [
+        pytest.param(200, {}, {"backoff": 10}, 10, id="Backoff on good answers: in the body"),
+        pytest.param(200, {"backoff": "10"}, {}, 10, id="Backoff on good answers: in a header"),
+        pytest.param(200, {}, {"backoff": 1e6}, LONGEST, id="Backoff on good answers: at most an hour"),
+        pytest.param(200, {}, {"backoff": 0}, None, id="Backoff on good answers: none"),
+        pytest.param(200, {}, {"backoff": "much"}, None, id="Backoff on good answers: garbage"),
+        pytest.param(404, {}, {"backoff": 10}, None, id="Backoff on good answers: not on others"),
+        pytest.param(200, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, {}, 9, id="X-RateLimit: used up"),
+        pytest.param(404, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "9"}, {}, 9, id="X-RateLimit: by a 404"),
+        pytest.param(
+            200, {"x-ratelimit-remaining": "1", "x-ratelimit-reset": "9"}, {}, None, id="X-RateLimit: some left"
+        ),
+        pytest.param(200, {"x-ratelimit-reset": "9"}, {}, None, id="X-RateLimit: without Remaining"),
+        pytest.param(200, {"ratelimit": '"default";r=0;t=30'}, {}, 30, id="RateLimit: used up"),
+        pytest.param(200, {"ratelimit": '"default";r=0;t=30'}, {"backoff": 40}, 40, id="the longest of all"),
+        pytest.param(200, {"retry-after": "9"}, {}, None, id="Retry-After: of a good answer is for what was asked"),
+    ],
+)
 def test_pause_after(status: int, headers: dict[str, str], body: Any, seconds: float | None) -> None:
     assert pause_after(answer(status, headers, body), SLOW) == seconds
 
 
-@given(st.dictionaries(st.sampled_from(["date", "retry-after", "ratelimit", "x-ratelimit-reset", "ratelimit-reset",
-                                        "ratelimit-remaining"]),
-                       st.text(max_size=40) | st.integers().map(str) | st.datetimes().map(str)),
-       st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part)),
-       st.sampled_from([200, 404, 429, 503]))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["date", "retry-after", "ratelimit", "x-ratelimit-reset", "ratelimit-reset", "ratelimit-remaining"]
+        ),
+        st.text(max_size=40) | st.integers().map(str) | st.datetimes().map(str),
+    ),
+    st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part)),
+    st.sampled_from([200, 404, 429, 503]),
+)
 def test_whatever_is_told_is_a_time_within_bounds_or_none(headers: dict[str, str], told: Any, status: int) -> None:
     came = Answer(status, headers, json.dumps({"at": told, "backoff": told}).encode())
     for seconds in (wait_asked(came, WAIT), pause_after(came, SLOW)):
@@ -135,6 +169,7 @@ def test_whatever_is_told_is_a_time_within_bounds_or_none(headers: dict[str, str
 
 
 # What is kept, by one process.
+
 
 def answering(server: Server, *answers: Response) -> None:
     """These, and good ones ever after."""
@@ -192,8 +227,9 @@ TOLD = [
 
 
 @pytest.mark.parametrize(("headers", "body", "throttle"), TOLD)
-async def test_a_read_comes_back_when_it_is_told(server: Server, slept: Slept, headers: dict[str, str], body: Any,
-                                                throttle: dict[str, str]) -> None:
+async def test_a_read_comes_back_when_it_is_told(
+    server: Server, slept: Slept, headers: dict[str, str], body: Any, throttle: dict[str, str]
+) -> None:
     http = client(server, throttle=throttle)
     answering(server, JSONResponse(body, 429, headers=headers))
     assert (await http.read(READ, {})).body == {"ok": True}
@@ -203,8 +239,9 @@ async def test_a_read_comes_back_when_it_is_told(server: Server, slept: Slept, h
 
 
 @pytest.mark.parametrize(("headers", "body", "throttle"), TOLD)
-async def test_a_read_leaves_a_long_wait_to_its_caller(server: Server, slept: Slept, headers: dict[str, str], body: Any,
-                                                      throttle: dict[str, str]) -> None:
+async def test_a_read_leaves_a_long_wait_to_its_caller(
+    server: Server, slept: Slept, headers: dict[str, str], body: Any, throttle: dict[str, str]
+) -> None:
     http = client(server, throttle=throttle, timeout=3)
     answering(server, JSONResponse(body, 429, headers=headers))
     failure = await failure_of(http.read(READ, {}))
@@ -246,8 +283,9 @@ GOOD = [
 
 @pytest.mark.parametrize(("headers", "body"), GOOD)
 @pytest.mark.parametrize("timeout", [10, 3], ids=["a short pause", "a long pause"])
-async def test_a_good_answer_holds_off_all_calls(server: Server, slept: Slept, headers: dict[str, str], body: Any,
-                                                timeout: float) -> None:
+async def test_a_good_answer_holds_off_all_calls(
+    server: Server, slept: Slept, headers: dict[str, str], body: Any, timeout: float
+) -> None:
     """For a short time they wait; for a long one they fail as throttled, which costs no attempt."""
     http = client(server, throttle={"slow_down": "body.backoff"}, timeout=timeout)
     answering(server, JSONResponse(body, headers=headers))
@@ -299,6 +337,7 @@ async def test_the_longest_pause_counts(slept: Slept) -> None:
 
 # What is kept, by all runs on all machines.
 
+
 @pytest.fixture
 def machine(engine: Engine, database_url: str) -> Any:
     """Makes hold-offs that share nothing but the database."""
@@ -315,14 +354,23 @@ def machine(engine: Engine, database_url: str) -> Any:
         each.dispose()
 
 
-@pytest.mark.parametrize(("status", "headers", "body"), [
-    pytest.param(200, {}, {"backoff": 40}, id="Backoff on good answers"),
-    pytest.param(429, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "40"}, {}, id="X-RateLimit"),
-    pytest.param(429, {"Retry-After": "40"}, {}, id="Retry-After of a 429"),
-    pytest.param(503, {"Retry-After": "40"}, {}, id="Retry-After of a 503"),
-])
-async def test_all_machines_are_held_off(server: Server, machine: Callable[[], SharedHoldOff], engine: Engine,
-                                         status: int, headers: dict[str, str], body: Any) -> None:
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        pytest.param(200, {}, {"backoff": 40}, id="Backoff on good answers"),
+        pytest.param(429, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "40"}, {}, id="X-RateLimit"),
+        pytest.param(429, {"Retry-After": "40"}, {}, id="Retry-After of a 429"),
+        pytest.param(503, {"Retry-After": "40"}, {}, id="Retry-After of a 503"),
+    ],
+)
+async def test_all_machines_are_held_off(
+    server: Server,
+    machine: Callable[[], SharedHoldOff],
+    engine: Engine,
+    status: int,
+    headers: dict[str, str],
+    body: Any,
+) -> None:
     one, other = (client(server, machine(), throttle={"slow_down": "body.backoff"}) for _ in range(2))
     answering(server, JSONResponse(body, status, headers=headers))
     if status == 200:
@@ -359,19 +407,28 @@ async def test_a_hold_off_ends(machine: Callable[[], SharedHoldOff], engine: Eng
     assert await one.left() <= 0
 
 
-CONFIG = Config.model_validate({
-    "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
-    "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
-    "entities": {"thing": {
-        "owner": "shop",
-        "parts": {"shop": {"key": "id", "group": "g", "version": {"path": "v"}, "list": {"path": "/x"}}},
-        "mapping": {"code": "key"},
-        "third_party": {
-            "system": "erp", "ids": "ours", "key_field": "code", "update": {"method": "PUT", "path": "/{{ key }}"},
-            "delete": {"path": "/{{ key }}"}, "read": {"path": "/{{ key }}"}, "list": {"path": "/x"},
+CONFIG = Config.model_validate(
+    {
+        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
+        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
+        "entities": {
+            "thing": {
+                "owner": "shop",
+                "parts": {"shop": {"key": "id", "group": "g", "version": {"path": "v"}, "list": {"path": "/x"}}},
+                "mapping": {"code": "key"},
+                "third_party": {
+                    "system": "erp",
+                    "ids": "ours",
+                    "key_field": "code",
+                    "update": {"method": "PUT", "path": "/{{ key }}"},
+                    "delete": {"path": "/{{ key }}"},
+                    "read": {"path": "/{{ key }}"},
+                    "list": {"path": "/x"},
+                },
+            }
         },
-    }},
-})
+    }
+)
 
 
 async def test_the_third_party_is_built_with_the_shared_hold_off(server: Server) -> None:

@@ -77,6 +77,7 @@ def told_world(make_world: Callable[..., World], hook: Hook) -> World:
 
 # What is told -------------------------------------------------------------------------------------------------------
 
+
 def test_without_receivers_nothing_is_written(world: World) -> None:
     world.put("a")
     world.drain()
@@ -90,9 +91,18 @@ def test_what_is_mirrored_is_told_as_a_cloud_event(told_world: World, hook: Hook
     event = hook.events[0]
     row = told_world.row("a")
     assert (event["specversion"], event["type"], event["source"], event["subject"]) == (
-        "1.0", "item.mirrored", "sync_orchestrator", "a")
-    assert event["data"] == {"third_party": "erp", "group": "A", "revision": row.revision, "deleted": False,
-                             "external_id": row.external_id}
+        "1.0",
+        "item.mirrored",
+        "sync_orchestrator",
+        "a",
+    )
+    assert event["data"] == {
+        "third_party": "erp",
+        "group": "A",
+        "revision": row.revision,
+        "deleted": False,
+        "external_id": row.external_id,
+    }
     assert hook.calls[0][1]["content-type"].startswith("application/cloudevents+json")
     assert unsent(told_world) == {}
     assert send(told_world) == 0
@@ -132,13 +142,19 @@ def test_confirmed_drift_is_told_once_with_a_sample(told_world: World, hook: Hoo
     send(told_world)
     drift = [event for event in hook.events if event["type"] == "item.drift"]
     assert [(event["subject"], event["data"]["drift"], event["data"]["group"]) for event in drift] == [
-        ("a", "different", "A")]
+        ("a", "different", "A")
+    ]
     assert drift[0]["data"]["sample"] == [{"field": "name", "ours": "n", "theirs": "altered"}]
 
 
 def test_each_receiver_hears_what_it_asked_for(make_world: Callable[..., World], hook: Hook) -> None:
-    world = make_world(outcomes={"every": {"url": hook.url}, "deaths": {"url": hook.url, "kinds": ["dead"]},
-                                 "none": {"url": hook.url, "entities": []}})
+    world = make_world(
+        outcomes={
+            "every": {"url": hook.url},
+            "deaths": {"url": hook.url, "kinds": ["dead"]},
+            "none": {"url": hook.url, "entities": []},
+        }
+    )
     world.put("a")
     world.drain()
     assert unsent(world) == {"every": {"unsent": 1, "error": None}}
@@ -178,9 +194,11 @@ def test_a_repair_is_news(told_world: World, hook: Hook) -> None:
 
 # Webhooks -----------------------------------------------------------------------------------------------------------
 
+
 def test_calls_are_signed(make_world: Callable[..., World], hook: Hook) -> None:
-    world = make_world(outcomes={
-        "audit": {"url": hook.url, "secret": SECRET, "headers": {"Authorization": "Bearer t"}}})
+    world = make_world(
+        outcomes={"audit": {"url": hook.url, "secret": SECRET, "headers": {"Authorization": "Bearer t"}}}
+    )
     world.put("a", "Ünï")
     world.drain()
     send(world)
@@ -192,8 +210,9 @@ def test_calls_are_signed(make_world: Callable[..., World], hook: Hook) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 401, 404, 429, 301])
-def test_a_webhook_that_is_down_is_left_alone_and_told_later(told_world: World, hook: Hook, status: int,
-                                                             caplog: pytest.LogCaptureFixture) -> None:
+def test_a_webhook_that_is_down_is_left_alone_and_told_later(
+    told_world: World, hook: Hook, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     hook.answer = lambda event: status
     for key in ("a", "b"):
         told_world.put(key)
@@ -218,8 +237,11 @@ def test_the_rests_grow(told_world: World, hook: Hook) -> None:
     rests = []
     for _ in range(4):
         send(told_world)
-        rests.append(told_world.query("SELECT EXTRACT(epoch FROM not_before - sync.clock()) AS s "
-                                      "FROM sync.outcome_receivers")[0].s)
+        rests.append(
+            told_world.query("SELECT EXTRACT(epoch FROM not_before - sync.clock()) AS s FROM sync.outcome_receivers")[
+                0
+            ].s
+        )
         told_world.later(1000)
     assert [round(rest) for rest in rests] == [5, 10, 20, 40]
 
@@ -258,11 +280,14 @@ def test_one_that_is_refused_keeps_back_its_record_alone(told_world: World, hook
     assert revisions == sorted(revisions)
 
 
-@pytest.mark.parametrize("raw", [
-    b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(1_000_000),
-    "HTTP/1.1 200 OK\r\nX-Name: 日本\r\nSet-Cookie: a=日本\r\nContent-Length: 0\r\n\r\n".encode(),
-])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n" + bytes(1_000_000),
+        "HTTP/1.1 200 OK\r\nX-Name: 日本\r\nSet-Cookie: a=日本\r\nContent-Length: 0\r\n\r\n".encode(),
+    ],
+)
 def test_what_a_webhook_sends_back_is_not_unpacked_nor_read_to_its_end(
     make_world: Callable[..., World], raw: bytes
 ) -> None:
@@ -285,8 +310,9 @@ def test_what_a_webhook_sends_back_is_not_unpacked_nor_read_to_its_end(
         assert unsent(world) == {}
 
 
-@pytest.mark.parametrize("raw", [
-    b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nX Y: \xff\x00\r\n\r\n", b"\xff\xfe", b""])
+@pytest.mark.parametrize(
+    "raw", [b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\nX Y: \xff\x00\r\n\r\n", b"\xff\xfe", b""]
+)
 def test_a_webhook_that_speaks_no_http_is_down(make_world: Callable[..., World], raw: bytes) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         world = make_world(outcomes={"audit": {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "timeout": 5}})
@@ -339,8 +365,9 @@ def test_one_receiver_that_is_down_keeps_no_other_waiting(make_world: Callable[.
 
 
 @pytest.mark.parametrize(("point", "repeats"), [("outcomes.taken", 1), ("outcomes.delivered", 2)])
-def test_a_sender_that_dies_is_followed_by_another_with_the_same_ids(told_world: World, hook: Hook, point: str,
-                                                                     repeats: int) -> None:
+def test_a_sender_that_dies_is_followed_by_another_with_the_same_ids(
+    told_world: World, hook: Hook, point: str, repeats: int
+) -> None:
     told_world.put("a")
     told_world.drain()
     assert told_world.killed(lambda: send(told_world), point, 1)
@@ -363,6 +390,7 @@ def test_many_are_sent_in_batches(told_world: World, hook: Hook, monkeypatch: py
 
 # Brokers ------------------------------------------------------------------------------------------------------------
 
+
 def test_a_broker_gets_cloud_events(make_world: Callable[..., World], broker: Broker) -> None:
     world = make_world(outcomes={"bus": {"url": broker.url, "queue": broker.queue, "source": "/mirror"}})
     for name in ("one", "two"):
@@ -373,7 +401,8 @@ def test_a_broker_gets_cloud_events(make_world: Callable[..., World], broker: Br
     events = [json.loads(body) for body, _ in got]
     assert [event["data"]["revision"] for event in events] == sorted(event["data"]["revision"] for event in events)
     assert {(event["type"], event["source"], event["subject"]) for event in events} == {
-        ("item.mirrored", "/mirror", "a")}
+        ("item.mirrored", "/mirror", "a")
+    }
     assert {kind for _, kind in got} <= {"application/cloudevents+json", None}
     assert unsent(world) == {}
 
@@ -397,8 +426,9 @@ def test_an_exchange_gets_them_by_their_type(make_world: Callable[..., World]) -
         assert "no exchange" in unsent(world)["bus"]["error"]
 
 
-def test_a_broker_that_is_down_and_comes_back(make_world: Callable[..., World], broker: Broker,
-                                              caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_is_down_and_comes_back(
+    make_world: Callable[..., World], broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     proxy = Proxy(broker.url)
     world = make_world(outcomes={"bus": {"url": proxy.url, "queue": broker.queue}})
@@ -419,21 +449,27 @@ def test_a_broker_that_is_down_and_comes_back(make_world: Callable[..., World], 
 
 # Configuration ------------------------------------------------------------------------------------------------------
 
+
 def test_the_sensor_is_there_only_for_those_who_want_to_know() -> None:
-    names = [{sensor.name for sensor in build(two_part_config(outcomes=found)).sensors or ()}
-             for found in ({}, {"audit": {"url": "https://audit.test"}})]
+    names = [
+        {sensor.name for sensor in build(two_part_config(outcomes=found)).sensors or ()}
+        for found in ({}, {"audit": {"url": "https://audit.test"}})
+    ]
     assert ["outcome_outbox" in each for each in names] == [False, True]
 
 
-@pytest.mark.parametrize(("receiver", "said"), [
-    ({"url": "https://a", "queue": "q"}, "queue: a webhook has none"),
-    ({"url": "amqp://b"}, "say 'queue' or 'exchange'"),
-    ({"url": "amqp://b", "queue": "q", "exchange": "e"}, "say 'queue' or 'exchange'"),
-    ({"url": "redis://b", "exchange": "e"}, "there is no such thing in Redis"),
-    ({"url": "amqp://b", "queue": "q", "secret": SECRET}, "secret: belongs to a webhook"),
-    ({"url": "https://a", "kinds": []}, "at least 1 item"),
-    ({"url": "https://a", "entities": ["nobody"]}, "there is no entity 'nobody'"),
-])
+@pytest.mark.parametrize(
+    ("receiver", "said"),
+    [
+        ({"url": "https://a", "queue": "q"}, "queue: a webhook has none"),
+        ({"url": "amqp://b"}, "say 'queue' or 'exchange'"),
+        ({"url": "amqp://b", "queue": "q", "exchange": "e"}, "say 'queue' or 'exchange'"),
+        ({"url": "redis://b", "exchange": "e"}, "there is no such thing in Redis"),
+        ({"url": "amqp://b", "queue": "q", "secret": SECRET}, "secret: belongs to a webhook"),
+        ({"url": "https://a", "kinds": []}, "at least 1 item"),
+        ({"url": "https://a", "entities": ["nobody"]}, "there is no entity 'nobody'"),
+    ],
+)
 def test_a_receiver_that_cannot_be_told_is_refused(receiver: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         two_part_config(outcomes={"audit": receiver})

@@ -20,13 +20,17 @@ DELETES, POSTS, PATCHES = "DELETE items", "POST items", "PATCH items"
 
 GONE: dict[str, Any] = {"gone_when": "deleted"}
 SOFT: dict[str, Any] = {
-    **GONE, "delete": {"method": "PATCH", "path": "/items/{{ id }}", "body": {"deleted": True}},
+    **GONE,
+    "delete": {"method": "PATCH", "path": "/items/{{ id }}", "body": {"deleted": True}},
     "update": {**THEIRS["update"], "body": "{{ payload | plus(deleted=false) }}"},
 }
 CANCEL: dict[str, Any] = {
-    "gone_when": "state == 'cancel'", "delete": {"method": "POST", "path": "/items/{{ id }}/cancel"}}
+    "gone_when": "state == 'cancel'",
+    "delete": {"method": "POST", "path": "/items/{{ id }}/cancel"},
+}
 DEACTIVATE: dict[str, Any] = {
-    **GONE, "delete": {"path": "/items/{{ id }}", "refused": SOFT["delete"]},
+    **GONE,
+    "delete": {"path": "/items/{{ id }}", "refused": SOFT["delete"]},
 }
 
 
@@ -37,6 +41,7 @@ def refusing(server: Server, status: int, **manners: Any) -> Store:
 
 
 # The ways to delete.
+
 
 async def test_hard_delete(server: Server) -> None:
     store = Store(server)
@@ -137,6 +142,7 @@ async def test_a_refusal_by_conflict_deactivates_at_the_present_revision(server:
 
 
 # What is left of a deleted record.
+
 
 async def test_a_tombstone_that_is_still_shown_is_taken_for_gone(server: Server) -> None:
     store = Store(server)

@@ -83,9 +83,11 @@ def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytes
         async with client_of(service(world.engine, world.config), key_for(world.engine)) as client:
             row = world.shop.rows["k1"]
             document = event(subject="k1", type="item.created", version=row.version, data=row.data)
-            return [await send(client, document, traceparent=PARENT),
-                    await send(client, {**document, "id": "e2", "subject": "k2"}),
-                    await send(client, event(id="e3", subject="k2", traceparent=PARENT.replace("b7", "c8")))]
+            return [
+                await send(client, document, traceparent=PARENT),
+                await send(client, {**document, "id": "e2", "subject": "k2"}),
+                await send(client, event(id="e3", subject="k2", traceparent=PARENT.replace("b7", "c8"))),
+            ]
 
     assert [answer.status_code for answer in asyncio.run(told())] == [202, 202, 202]
     with world.engine.begin() as connection:

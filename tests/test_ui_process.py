@@ -44,6 +44,7 @@ def start_ui(database_url: str) -> Iterator[Callable[..., UiProcess]]:
 
 # Connections --------------------------------------------------------------------------------------------------------
 
+
 def answer(port: int, head: str) -> int:
     """The status of the response to a request head, as it is."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
@@ -54,9 +55,15 @@ def answer(port: int, head: str) -> int:
 def websocket_status(ui: UiProcess, origin: str | None, host: str = "127.0.0.1") -> int:
     """The status of a WebSocket handshake: 101 when it is opened."""
     try:
-        with (socket.create_connection(("127.0.0.1", ui.port), timeout=PATIENCE) as connection,
-              connect(f"ws://{host}:{ui.port}/graphql", origin=None if origin is None else Origin(origin),
-                      subprotocols=[Subprotocol("graphql-ws")], sock=connection) as opened):
+        with (
+            socket.create_connection(("127.0.0.1", ui.port), timeout=PATIENCE) as connection,
+            connect(
+                f"ws://{host}:{ui.port}/graphql",
+                origin=None if origin is None else Origin(origin),
+                subprotocols=[Subprotocol("graphql-ws")],
+                sock=connection,
+            ) as opened,
+        ):
             opened.send(json.dumps({"type": "connection_init", "payload": {}}))
             assert json.loads(opened.recv(timeout=PATIENCE)) == {"type": "connection_ack"}
             return 101
@@ -93,16 +100,25 @@ def test_the_running_ui_refuses_what_is_not_its_own(start_ui: Callable[..., UiPr
     assert [(head, answer(ui.port, head)) for head, _ in heads] == heads
     with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
         for kind in ("text/plain; application/json", "application/graphql", "text/plain"):
-            posted = client.post(f"{ui.url}/graphql", content=json.dumps({"query": launch_run("posted")}),
-                                 headers={"Content-Type": kind})
+            posted = client.post(
+                f"{ui.url}/graphql", content=json.dumps({"query": launch_run("posted")}), headers={"Content-Type": kind}
+            )
             assert posted.status_code == 415, kind
         page = client.get(ui.url)
         assert page.headers["x-frame-options"] == "DENY"
         assert "script-src" in page.headers.get_list("content-security-policy")[0]
         assert page.headers.get_list("content-security-policy")[1] == "frame-ancestors 'none'"
-    assert [websocket_status(ui, origin) for origin in (
-        None, f"http://{here}", f"https://{PUBLIC}", f"http://{EVIL}", "null", f"http://127.0.0.1:{ui.port + 1}")] == [
-            101, 101, 101, 403, 403, 403]
+    assert [
+        websocket_status(ui, origin)
+        for origin in (
+            None,
+            f"http://{here}",
+            f"https://{PUBLIC}",
+            f"http://{EVIL}",
+            "null",
+            f"http://127.0.0.1:{ui.port + 1}",
+        )
+    ] == [101, 101, 101, 403, 403, 403]
     assert websocket_status(ui, f"http://{EVIL}", EVIL) == 421
     assert ui.attacks() == set()
     assert ui.materializations() == 0
@@ -199,10 +215,12 @@ def browser(one_browser: Browser) -> Iterator[Browser]:
 
 def serve_hostile_page(server: Server, ui: UiProcess) -> None:
     """Has the server return a page that attacks the UI by every way that browsers offer."""
-    text = (HOSTILE_PAGE
-            .replace("TARGET", json.dumps(ui.url)).replace("PAGE", "location.hostname")
-            .replace("LAUNCH", "name => " + json.dumps(launch_run("NAME")) + '.replace("NAME", `${name} of ${page}`)')
-            .replace("STOP", json.dumps(f'mutation {{stopSensor(id: "{ui.sensor()[0]}") {{__typename}}}}')))
+    text = (
+        HOSTILE_PAGE.replace("TARGET", json.dumps(ui.url))
+        .replace("PAGE", "location.hostname")
+        .replace("LAUNCH", "name => " + json.dumps(launch_run("NAME")) + '.replace("NAME", `${name} of ${page}`)')
+        .replace("STOP", json.dumps(f'mutation {{stopSensor(id: "{ui.sensor()[0]}") {{__typename}}}}'))
+    )
 
     async def handler(request: Request) -> Response:
         return HTMLResponse(text)
@@ -256,8 +274,9 @@ def test_the_uis_own_page_works_in_a_browser(
     page.wait_until("document.body.innerText.includes('change_events')")
     assert page.wait_for("Network.webSocketHandshakeResponseReceived")["params"]["response"]["status"] == 101
     page.wait_for("Network.webSocketFrameReceived")
-    statuses = {event["params"]["response"]["status"] for event in page.events
-                if event["method"] == "Network.responseReceived"}
+    statuses = {
+        event["params"]["response"]["status"] for event in page.events if event["method"] == "Network.responseReceived"
+    }
     assert statuses <= {200, 304}, statuses
     assert "LaunchRunSuccess" in page.evaluate(_POST % json.dumps(launch_run("own")))
     assert ui.attacks() == {"own"}
@@ -280,7 +299,9 @@ def test_the_attacks_succeed_on_the_bare_webserver(
     assert seen["websocket"] == "opened"
     assert any(url.startswith(ui.url) for url in browser.frames(page))
     assert "LaunchRunSuccess" in rebind(browser.open_page(), ui)
-    assert ui.attacks() == {"rebound", *(f"{name} of {EVIL}" for name in (
-        "image", "script", "get", "form", "two_types", "beacon"))}
+    assert ui.attacks() == {
+        "rebound",
+        *(f"{name} of {EVIL}" for name in ("image", "script", "get", "form", "two_types", "beacon")),
+    }
     assert ui.materializations() == 1
     assert ui.sensor()[1] == "STOPPED"

@@ -46,7 +46,12 @@ def test_in_a_full_sync_the_others_go_on_and_nothing_is_deleted(world: World, da
     spoil(world, "k3", data)
     world.full_sync()
     assert {key: row["name"] for key, row in world.mirrored().items()} == {
-        "k0": "next", "k1": "next", "k2": "next", "k3": "n", "k4": "next"}
+        "k0": "next",
+        "k1": "next",
+        "k2": "next",
+        "k3": "n",
+        "k4": "next",
+    }
     told = world.query("SELECT kind, examples FROM sync.alerts WHERE resolved_at IS NULL")
     assert [row.kind for row in told] == ["unusable"]
     assert "k3" in told[0].examples[0]

@@ -67,6 +67,7 @@ def free_ports(count: int) -> list[int]:
 
 # Any tree -----------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
     tree = Tree(tmp_path / "logs", os.environ)
@@ -124,6 +125,7 @@ def test_the_guard_goes_when_it_is_dismissed_and_ends_nothing(tree: Tree) -> Non
 
 # The system ---------------------------------------------------------------------------------------------------------
 
+
 class Up:
     """`sync-orchestrator up` in a process of its own, as a shell in the background would start it: SIGINT ignored."""
 
@@ -132,16 +134,32 @@ class Up:
         self.ui_port, self.api_port = free_ports(2)
         self.output = home.parent / "output"
         home.parent.joinpath("sync.yaml").write_text(
-            yaml.safe_dump(two_part_config(**settings or {}).model_dump(mode="json", exclude_defaults=True)))
+            yaml.safe_dump(two_part_config(**settings or {}).model_dump(mode="json", exclude_defaults=True))
+        )
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SYNC_", "DAGSTER_"))}
         self.environment = {
-            **kept, "SYNC_HOME": str(home), "SYNC_CONFIG": str(home.parent / "sync.yaml"), **environment}
+            **kept,
+            "SYNC_HOME": str(home),
+            "SYNC_CONFIG": str(home.parent / "sync.yaml"),
+            **environment,
+        }
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             with self.output.open("wb") as out:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "sync_orchestrator", "up", "--port", str(self.ui_port), "--api-port",
-                     str(self.api_port)], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                    [
+                        sys.executable,
+                        "-m",
+                        "sync_orchestrator",
+                        "up",
+                        "--port",
+                        str(self.ui_port),
+                        "--api-port",
+                        str(self.api_port),
+                    ],
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
                     env=self.environment,
                 )
         finally:
@@ -184,13 +202,19 @@ class Up:
         """A key to its API service, as a person makes it."""
         made = subprocess.run(
             [sys.executable, "-m", "sync_orchestrator", "keys", "create", "a test", "--scope", "events:*"],
-            env=self.environment, capture_output=True, text=True, check=True)
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return made.stdout.strip()
 
     def post(self, document: dict[str, Any]) -> int:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.api_port}/v1/events", json.dumps(document).encode(),
-            {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {self.key()}"})
+            f"http://127.0.0.1:{self.api_port}/v1/events",
+            json.dumps(document).encode(),
+            {"Content-Type": "application/cloudevents+json", "Authorization": f"Bearer {self.key()}"},
+        )
         with urllib.request.urlopen(request) as answer:
             return int(answer.status)
 
@@ -222,8 +246,12 @@ def start_up(up_folder: Path) -> Iterator[Callable[..., Up]]:
 def leave_open_files(folder: Path) -> Path:
     """What older versions left: a home whose folders and files all users can read."""
     home = folder / "home"
-    for name in ("logs/api.log", "dagster/storage/run/compute_logs/x.out", "dagster/dagster.yaml",
-                 "database-mark.json"):
+    for name in (
+        "logs/api.log",
+        "dagster/storage/run/compute_logs/x.out",
+        "dagster/dagster.yaml",
+        "database-mark.json",
+    ):
         file = home / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("{}")
@@ -245,8 +273,11 @@ def sockets_open_to_others(up: Up) -> list[str]:
     paths = set()
     for process in up.all_processes():
         with suppress(psutil.NoSuchProcess):  # runs end at any time
-            paths |= {connection.laddr for connection in process.net_connections("unix")
-                      if isinstance(connection.laddr, str) and connection.laddr.startswith("/")}
+            paths |= {
+                connection.laddr
+                for connection in process.net_connections("unix")
+                if isinstance(connection.laddr, str) and connection.laddr.startswith("/")
+            }
     return [path for path in paths if os.path.exists(path) and os.lstat(path).st_mode & 0o022]
 
 
@@ -262,8 +293,20 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     for url in (f"http://127.0.0.1:{up.ui_port}/server_info", f"http://127.0.0.1:{up.api_port}/readyz"):
         with urllib.request.urlopen(url) as answer:
             assert answer.status == 200
-    assert up.post({"specversion": "1.0", "id": "1", "source": "shop", "type": "item.created", "subject": "a",
-                    "version": 1, "data": {"key": "a", "store": "A"}}) == 202
+    assert (
+        up.post(
+            {
+                "specversion": "1.0",
+                "id": "1",
+                "source": "shop",
+                "type": "item.created",
+                "subject": "a",
+                "version": 1,
+                "data": {"key": "a", "store": "A"},
+            }
+        )
+        == 202
+    )
     eventually(up.drain_worker, "a drain")
     assert open_to_others(up.home) == []
     assert sockets_open_to_others(up) == []
@@ -302,16 +345,28 @@ def test_sigint_while_it_starts_ends_it_but_not_a_database_that_is_not_its_own(
     with engine.begin() as connection:
         assert run(connection, "SELECT count(*) FROM public.runs")[0][0] == 0  # Dagster's tables are in it as well
     engine.dispose()
-    written = [up.said(), *(log.read_text() for log in (up.home / "logs").iterdir()),
-               (up.home / "dagster" / "dagster.yaml").read_text()]
+    written = [
+        up.said(),
+        *(log.read_text() for log in (up.home / "logs").iterdir()),
+        (up.home / "dagster" / "dagster.yaml").read_text(),
+    ]
     assert not any(password and password in text for text in written)
 
 
 def test_a_drain_under_way_ends_in_order(start_up: Callable[..., Up], database_url: str) -> None:
     up = start_up(SYNC_DATABASE_URL=database_url)
     up.wait_for("up: ")
-    up.post({"specversion": "1.0", "id": "1", "source": "shop", "type": "item.created", "subject": "a",
-             "version": 1, "data": {"key": "a", "store": "A"}})
+    up.post(
+        {
+            "specversion": "1.0",
+            "id": "1",
+            "source": "shop",
+            "type": "item.created",
+            "subject": "a",
+            "version": 1,
+            "data": {"key": "a", "store": "A"},
+        }
+    )
     engine = connect(database_url)
 
     def drains() -> bool:
@@ -359,11 +414,13 @@ def test_a_program_that_cannot_start_is_named(start_up: Callable[..., Up], datab
 
 # Before anything starts ---------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "workspace.yaml").touch()
     (tmp_path / "sync.yaml").write_text(
-        yaml.safe_dump(two_part_config().model_dump(mode="json", exclude_defaults=True)))
+        yaml.safe_dump(two_part_config().model_dump(mode="json", exclude_defaults=True))
+    )
     monkeypatch.setenv("SYNC_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SYNC_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)

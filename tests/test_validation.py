@@ -42,8 +42,11 @@ def test_names_missing_different_stale_extra_and_foreign_and_repairs_them(world:
     world.erp.by_hand(ghost)
     result = world.validate(full=True)
     assert {(drift.key, drift.kind, drift.status) for drift in result.drift} == {
-        ("k001", "missing", "repairing"), ("k002", "different", "repairing"), ("k005", "stale", "repairing"),
-        ("k009", "extra", "repairing"), ("HAND", "foreign", "left"),
+        ("k001", "missing", "repairing"),
+        ("k002", "different", "repairing"),
+        ("k005", "stale", "repairing"),
+        ("k009", "extra", "repairing"),
+        ("HAND", "foreign", "left"),
     }
     world.drain()
     hand = world.mirrored().pop("HAND")
@@ -128,7 +131,9 @@ def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> No
         world.validate(full=True, repair="off")
     [alert] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'drift'")
     assert (alert.title, alert.examples) == (
-        "item A: 2 different", ["k001 (different: name)", "k002 (different: name)"])
+        "item A: 2 different",
+        ["k001 (different: name)", "k002 (different: name)"],
+    )
 
 
 def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World) -> None:

@@ -17,10 +17,13 @@ from live_load import SETTINGS, Experiment, LiveThirdParty
 SEED = os.environ.get("SYNC_TEST_SEED") or str(SystemRandom().randrange(10**9))
 
 
-@pytest.mark.parametrize(("groups", "records", "faults"), [
-    pytest.param(6, 300, 150, marks=pytest.mark.long),
-    pytest.param(20, 2000, 1234, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
-])
+@pytest.mark.parametrize(
+    ("groups", "records", "faults"),
+    [
+        pytest.param(6, 300, 150, marks=pytest.mark.long),
+        pytest.param(20, 2000, 1234, marks=[pytest.mark.long, pytest.mark.timeout(900)]),
+    ],
+)
 def test_every_fault_is_found_by_the_next_audit_and_nothing_else(
     make_world: Callable[..., World], groups: int, records: int, faults: int
 ) -> None:
@@ -38,7 +41,8 @@ def test_every_fault_is_found_by_the_next_audit_and_nothing_else(
         calls = figures.calls
         assert calls["count"] + calls["read"] + calls["lookup"] <= 2 * figures.suspects
         assert {(result.group, result.verdict, len(result.drift)) for result in await experiment.settle()} == {
-            (f"G{number:02}", "in_step", 0) for number in range(groups)}
+            (f"G{number:02}", "in_step", 0) for number in range(groups)
+        }
 
     asyncio.run(all_of_it())
     assert world.mirrored() == world.truth()

@@ -47,6 +47,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "values.md"
 
 # The page of the docs.
 
+
 def tokens() -> Any:
     return MarkdownIt("commonmark").enable("table").parse(PAGE.read_text(encoding="utf-8"))
 
@@ -94,9 +95,16 @@ def test_the_docs_show_every_function_and_every_format_of_times() -> None:
 # One registry.
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.decimals() | st.text(max_size=8)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.decimals()
+    | st.text(max_size=8)
     | st.sampled_from(["2024-01-31T22:30:00Z", "1.50", "&amp;", "a,b"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=5)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
 MORE: dict[str, list[Any]] = {"replace": ["a", "b"], "split": [","], "join": [","], "cut": [3]}
 
 
@@ -131,41 +139,52 @@ class Settings(BaseModel):
     template: Template = ""
 
 
-@pytest.mark.parametrize(("setting", "complaint"), [
-    ({"expression": "trimmed(a)"}, "unknown function 'trimmed'; expected one of: abs, avg"),
-    ({"expression": "replace(a, 'b')"}, "replace: missing a required argument: 'new'; it is called as "
-                                        "replace(value, old, new, [count])"),
-    ({"expression": "a.lower(b, 'c')"}, "lower: too many positional arguments; it is called as lower(value)"),
-    ({"expression": "length(a, b)"}, "length takes 1 argument(s), not 2"),
-    ({"expression": "not_null()"}, "not_null takes at least 1 argument(s), not 0"),
-    ({"expression": "[?round(a, `-1`) > `2`]"}, "round: the number -1 is no whole number"),
-    ({"expression": "parse_time(a, 'iso', 'Europe/Berlim')"}, "parse_time: unknown time zone 'Europe/Berlim'"),
-    ({"expression": "format_time(a, 'rfc')"}, "format_time: unknown time format 'rfc'; expected one of: iso,"),
-    ({"expression": "format_time(a, '%9999999d')"}, "format_time: unknown time format"),
-    ({"expression": "parse_time(a, '%H:%M')"}, "parse_time: the time format '%H:%M' has no whole date"),
-    ({"template": "x {{ a | replace('b') }}"}, "replace: missing a required argument: 'new'"),
-    ({"template": "{{ a | round(method='floor') }}"}, "round: got an unexpected keyword argument 'method'"),
-    ({"template": "{{ a | format_time(zone='Mars') }}"}, "format_time: unknown time zone 'Mars'"),
-    ({"template": "{{ a | fixed(99) }}"}, "fixed: at most 30 digits"),
-])
+@pytest.mark.parametrize(
+    ("setting", "complaint"),
+    [
+        ({"expression": "trimmed(a)"}, "unknown function 'trimmed'; expected one of: abs, avg"),
+        (
+            {"expression": "replace(a, 'b')"},
+            "replace: missing a required argument: 'new'; it is called as replace(value, old, new, [count])",
+        ),
+        ({"expression": "a.lower(b, 'c')"}, "lower: too many positional arguments; it is called as lower(value)"),
+        ({"expression": "length(a, b)"}, "length takes 1 argument(s), not 2"),
+        ({"expression": "not_null()"}, "not_null takes at least 1 argument(s), not 0"),
+        ({"expression": "[?round(a, `-1`) > `2`]"}, "round: the number -1 is no whole number"),
+        ({"expression": "parse_time(a, 'iso', 'Europe/Berlim')"}, "parse_time: unknown time zone 'Europe/Berlim'"),
+        ({"expression": "format_time(a, 'rfc')"}, "format_time: unknown time format 'rfc'; expected one of: iso,"),
+        ({"expression": "format_time(a, '%9999999d')"}, "format_time: unknown time format"),
+        ({"expression": "parse_time(a, '%H:%M')"}, "parse_time: the time format '%H:%M' has no whole date"),
+        ({"template": "x {{ a | replace('b') }}"}, "replace: missing a required argument: 'new'"),
+        ({"template": "{{ a | round(method='floor') }}"}, "round: got an unexpected keyword argument 'method'"),
+        ({"template": "{{ a | format_time(zone='Mars') }}"}, "format_time: unknown time zone 'Mars'"),
+        ({"template": "{{ a | fixed(99) }}"}, "fixed: at most 30 digits"),
+    ],
+)
 def test_a_call_that_can_never_work_is_refused_when_it_is_loaded(setting: Any, complaint: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings.model_validate(setting)
     assert complaint in str(refused.value)
 
 
-@pytest.mark.parametrize(("expression", "complaint"), [
-    ("trim(count)", "mapping.f: 'trim(count)': trim: the number 5 is no text"),
-    ("join(',', [name, other])", "mapping.f: 'join(',', [name, other])': join: null in the list"),
-    ("round(name)", "mapping.f: 'round(name)': round: the text 'lamp' is no number"),
-    ("sort(name)", "mapping.f: 'sort(name)': sort: the text 'lamp' is no list"),
-    ("parse_time(name)", "'parse_time(name)': parse_time: 'lamp' is no time in ISO 8601, such as 2024-01-31T10:00:00Z"),
-    ("parse_time('2024-02-30')", "parse_time: '2024-02-30' is no time: day is out of range for month"),
-    ("parse_time('9999-12-31T23:00:00-05:00')", "is too early or too late"),
-    ("parse_time(`1e300`, 'epoch')", "is too early or too late"),
-    ("split(name, '')", "split: the separator is empty"),
-    ("replace(name, '', 'x')", "replace: there is no text to replace"),
-])
+@pytest.mark.parametrize(
+    ("expression", "complaint"),
+    [
+        ("trim(count)", "mapping.f: 'trim(count)': trim: the number 5 is no text"),
+        ("join(',', [name, other])", "mapping.f: 'join(',', [name, other])': join: null in the list"),
+        ("round(name)", "mapping.f: 'round(name)': round: the text 'lamp' is no number"),
+        ("sort(name)", "mapping.f: 'sort(name)': sort: the text 'lamp' is no list"),
+        (
+            "parse_time(name)",
+            "'parse_time(name)': parse_time: 'lamp' is no time in ISO 8601, such as 2024-01-31T10:00:00Z",
+        ),
+        ("parse_time('2024-02-30')", "parse_time: '2024-02-30' is no time: day is out of range for month"),
+        ("parse_time('9999-12-31T23:00:00-05:00')", "is too early or too late"),
+        ("parse_time(`1e300`, 'epoch')", "is too early or too late"),
+        ("split(name, '')", "split: the separator is empty"),
+        ("replace(name, '', 'x')", "replace: there is no text to replace"),
+    ],
+)
 def test_a_value_that_does_not_fit_is_refused_with_its_place(expression: str, complaint: str) -> None:
     with pytest.raises(MappingFailed) as refused:
         Mapping({"f": expression}).payload("k", None, {"count": 5, "name": "lamp"})
@@ -185,10 +204,15 @@ def test_a_short_text_does_not_become_an_endless_one() -> None:
         compiled("join(b, a)").search({"a": ["a"] * 100_000, "b": "b" * 100_000})
 
 
-@pytest.mark.parametrize(("expression", "result"), [
-    ("round(@, `2`)", 1234567890123456789.13), ("round_half_even(@, `2`)", Decimal("1234567890123456789.12")),
-    ("fixed(@, `4`)", "1234567890123456789.1250"), ("to_string(@)", "1234567890123456789.125"),
-])
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ("round(@, `2`)", 1234567890123456789.13),
+        ("round_half_even(@, `2`)", Decimal("1234567890123456789.12")),
+        ("fixed(@, `4`)", "1234567890123456789.1250"),
+        ("to_string(@)", "1234567890123456789.125"),
+    ],
+)
 def test_digits_are_kept(expression: str, result: Any) -> None:
     found = compiled(expression).search(Decimal("1234567890123456789.125"))
     assert digest(found) == digest(result if isinstance(result, str) else Decimal(str(found)))
@@ -197,7 +221,8 @@ def test_digits_are_kept(expression: str, result: Any) -> None:
 
 def test_an_alternative_of_coalesce_may_be_absent() -> None:
     assert mapped_fields({"a": "coalesce(shop.price, shop.old)", "b": "trim(shop.name)"}) == {
-        "shop": frozenset({"name"})}
+        "shop": frozenset({"name"})
+    }
 
 
 @given(items=st.lists(st.integers(0, 3) | st.sampled_from([1.0, "1", "a", None, True, Decimal("1.00")]), max_size=6))
@@ -234,29 +259,35 @@ def test_a_time_in_any_form_is_compared_as_it_was_sent(moment: datetime, zone: s
     assert both.decode(both.encode(sent)) == again
 
 
-@pytest.mark.parametrize(("codec", "ours", "shown"), [
-    ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-01-31T22:30:00.000Z"),
-    ({"format": "iso"}, "2024-01-31T22:30:00.120000Z", "2024-01-31T22:30:00.12Z"),
-    ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-02-01T00:30:00+02:00"),
-    ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-01-31 22:30:00"),
-    ({"format": "iso"}, "2024-01-31T22:30:00Z", "/Date(1706740200000)/"),
-    ({"format": "iso", "zone": "Europe/Berlin"}, "2024-01-31T22:30:00Z", "2024-01-31T23:30:00"),
-    ({"format": "iso_seconds"}, "2024-01-31T22:30:00.999Z", "2024-01-31T22:30:00Z"),
-    ({"format": "iso_ms"}, "2024-01-31T22:30:00.123456Z", "2024-01-31T22:30:00.123000Z"),
-    ({"format": "date"}, "2024-01-31T22:30:00Z", "2024-01-31"),
-    ({"format": "date"}, "2024-01-31T22:30:00Z", "2024-01-31T00:00:00.000Z"),
-    ({"format": "date", "zone": "Europe/Berlin"}, "2024-01-31T23:30:00Z", "2024-02-01"),
-    ({"format": "epoch"}, "2024-01-31T22:30:00.5Z", 1706740200),
-    ({"format": "epoch"}, "2024-01-31T22:30:00Z", "1706740200"),
-    ({"format": "epoch_ms"}, "2024-01-31T22:30:00.5Z", 1706740200500),
-    ({"format": "epoch"}, "1969-12-31T23:59:59.5Z", -1),
-    ({"format": "json_date"}, "2024-01-31T22:30:00Z", "/Date(1706740200000+0000)/"),
-    ({"format": "%d.%m.%Y %H:%M"}, "2024-01-31T22:30:45Z", "31.01.2024 22:30"),
-    ({"format": "%Y-%m-%d"}, "0999-01-31T00:00:00Z", "0999-01-31"),
-    ({"format": "%Y-%m-%d %H:%M", "zone": "Europe/Berlin"}, "2024-10-27T01:30:00Z", "2024-10-27 02:30"),
-    ({"format": "iso", "write": {"$date": "{{ value }}"}}, "2024-01-31T22:30:00Z",
-     {"$date": "2024-01-31T22:30:00.000Z"}),
-])
+@pytest.mark.parametrize(
+    ("codec", "ours", "shown"),
+    [
+        ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-01-31T22:30:00.000Z"),
+        ({"format": "iso"}, "2024-01-31T22:30:00.120000Z", "2024-01-31T22:30:00.12Z"),
+        ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-02-01T00:30:00+02:00"),
+        ({"format": "iso"}, "2024-01-31T22:30:00Z", "2024-01-31 22:30:00"),
+        ({"format": "iso"}, "2024-01-31T22:30:00Z", "/Date(1706740200000)/"),
+        ({"format": "iso", "zone": "Europe/Berlin"}, "2024-01-31T22:30:00Z", "2024-01-31T23:30:00"),
+        ({"format": "iso_seconds"}, "2024-01-31T22:30:00.999Z", "2024-01-31T22:30:00Z"),
+        ({"format": "iso_ms"}, "2024-01-31T22:30:00.123456Z", "2024-01-31T22:30:00.123000Z"),
+        ({"format": "date"}, "2024-01-31T22:30:00Z", "2024-01-31"),
+        ({"format": "date"}, "2024-01-31T22:30:00Z", "2024-01-31T00:00:00.000Z"),
+        ({"format": "date", "zone": "Europe/Berlin"}, "2024-01-31T23:30:00Z", "2024-02-01"),
+        ({"format": "epoch"}, "2024-01-31T22:30:00.5Z", 1706740200),
+        ({"format": "epoch"}, "2024-01-31T22:30:00Z", "1706740200"),
+        ({"format": "epoch_ms"}, "2024-01-31T22:30:00.5Z", 1706740200500),
+        ({"format": "epoch"}, "1969-12-31T23:59:59.5Z", -1),
+        ({"format": "json_date"}, "2024-01-31T22:30:00Z", "/Date(1706740200000+0000)/"),
+        ({"format": "%d.%m.%Y %H:%M"}, "2024-01-31T22:30:45Z", "31.01.2024 22:30"),
+        ({"format": "%Y-%m-%d"}, "0999-01-31T00:00:00Z", "0999-01-31"),
+        ({"format": "%Y-%m-%d %H:%M", "zone": "Europe/Berlin"}, "2024-10-27T01:30:00Z", "2024-10-27 02:30"),
+        (
+            {"format": "iso", "write": {"$date": "{{ value }}"}},
+            "2024-01-31T22:30:00Z",
+            {"$date": "2024-01-31T22:30:00.000Z"},
+        ),
+    ],
+)
 def test_a_time_that_a_third_party_writes_in_its_own_way_is_no_difference(codec: Any, ours: Any, shown: Any) -> None:
     codecs = {"f": Codec.model_validate({"kind": "time", **codec})}
     both = Codecs(codecs, ("f",))
@@ -276,12 +307,15 @@ def test_times_are_refused_by_name_and_read_as_they_are() -> None:
         assert both.decode({"f": shown})["f"] == shown
 
 
-@pytest.mark.parametrize(("codec", "complaint"), [
-    ({"kind": "time", "format": "rfc"}, "unknown time format 'rfc'"),
-    ({"kind": "time", "zone": "Mars"}, "unknown time zone 'Mars'"),
-    ({"kind": "time", "format": "%H:%M"}, "has no whole date"),
-    ({"kind": "text", "zone": "UTC"}, "'zone' is for kind: time"),
-])
+@pytest.mark.parametrize(
+    ("codec", "complaint"),
+    [
+        ({"kind": "time", "format": "rfc"}, "unknown time format 'rfc'"),
+        ({"kind": "time", "zone": "Mars"}, "unknown time zone 'Mars'"),
+        ({"kind": "time", "format": "%H:%M"}, "has no whole date"),
+        ({"kind": "text", "zone": "UTC"}, "'zone' is for kind: time"),
+    ],
+)
 def test_a_form_of_times_that_cannot_work_is_refused(codec: Any, complaint: str) -> None:
     with pytest.raises(ValidationError) as refused:
         Codec.model_validate(codec)
@@ -290,36 +324,47 @@ def test_a_form_of_times_that_cannot_work_is_refused(codec: Any, complaint: str)
 
 def test_the_fingerprint_knows_the_form_of_times() -> None:
     """Since a change of it changes what is compared."""
-    prints = {Mapping({"f": "a"}, {"f": Codec(**codec)}, as_sent=dict).fingerprint for codec in (  # type: ignore[arg-type]
-        {}, {"kind": "time"}, {"kind": "time", "format": "date"}, {"kind": "time", "zone": "Europe/Berlin"},
-        {"write": "{{ value | upper }}"})}
+    prints = {
+        Mapping({"f": "a"}, {"f": Codec(**codec)}, as_sent=dict).fingerprint
+        for codec in (  # type: ignore[arg-type]
+            {},
+            {"kind": "time"},
+            {"kind": "time", "format": "date"},
+            {"kind": "time", "zone": "Europe/Berlin"},
+            {"write": "{{ value | upper }}"},
+        )
+    }
     assert len(prints) == 5
 
 
 # What was sent.
 
-@pytest.mark.parametrize(("codec", "ours", "written", "compared"), [
-    ({"write": "{{ value | trim | upper }}"}, " lamp ", "LAMP", "LAMP"),
-    ({"write": {"de": "{{ value | trim }}"}}, " lamp ", {"de": "lamp"}, "lamp"),
-    ({"write": "{{ value | join(',') }}", "read": "split(f, ',')"}, ["a", "b"], "a,b", ["a", "b"]),
-    ({"write": "{{ value | unique | join(',') }}", "read": "split(f, ',')"}, ["a", "b", "a"], "a,b", ["a", "b"]),
-    ({"write": "{{ value | join(',') }}"}, ["a", "b"], "a,b", "a,b"),
-    ({"write": "{{ value | split(',') }}", "read": "f"}, "a,b", ["a", "b"], ["a", "b"]),
-    ({"write": "{{ value | fixed(2) }}", "read": "to_number(f)"}, 9.999, "10.00", 10),
-    ({"write": "{{ value | round(1) }}"}, 9.96, 10, 10),
-    ({"read": "trim(f)"}, " lamp ", " lamp ", "lamp"),
-    ({"read": "html_unescape(f)"}, "a & b", "a & b", "a & b"),
-    ({"read": "to_number(f)"}, "12", "12", 12),
-    ({"write": "{{ value | null_as_empty }}"}, None, "", ""),
-    ({"write": "{{ value | coalesce('none') }}"}, None, "none", "none"),
-    ({"write": {"de": "{{ value | null_as_empty }}"}}, None, {"de": ""}, ""),
-    ({"kind": "decimal_text", "write": "{{ value | coalesce('0.00') }}"}, None, "0.00", 0),
-    ({"read": "coalesce(f, '')"}, None, None, ""),
-    ({"write": "{{ value | upper }}"}, None, None, None),
-    ({"write": "{{ value | empty_as_null }}"}, "", None, None),
-    ({"write": "{{ value | upper }}", "read": "stock.level"}, "lamp", "LAMP", "lamp"),
-    ({"read": "stock.level"}, "lamp", "lamp", "lamp"),
-])
+
+@pytest.mark.parametrize(
+    ("codec", "ours", "written", "compared"),
+    [
+        ({"write": "{{ value | trim | upper }}"}, " lamp ", "LAMP", "LAMP"),
+        ({"write": {"de": "{{ value | trim }}"}}, " lamp ", {"de": "lamp"}, "lamp"),
+        ({"write": "{{ value | join(',') }}", "read": "split(f, ',')"}, ["a", "b"], "a,b", ["a", "b"]),
+        ({"write": "{{ value | unique | join(',') }}", "read": "split(f, ',')"}, ["a", "b", "a"], "a,b", ["a", "b"]),
+        ({"write": "{{ value | join(',') }}"}, ["a", "b"], "a,b", "a,b"),
+        ({"write": "{{ value | split(',') }}", "read": "f"}, "a,b", ["a", "b"], ["a", "b"]),
+        ({"write": "{{ value | fixed(2) }}", "read": "to_number(f)"}, 9.999, "10.00", 10),
+        ({"write": "{{ value | round(1) }}"}, 9.96, 10, 10),
+        ({"read": "trim(f)"}, " lamp ", " lamp ", "lamp"),
+        ({"read": "html_unescape(f)"}, "a & b", "a & b", "a & b"),
+        ({"read": "to_number(f)"}, "12", "12", 12),
+        ({"write": "{{ value | null_as_empty }}"}, None, "", ""),
+        ({"write": "{{ value | coalesce('none') }}"}, None, "none", "none"),
+        ({"write": {"de": "{{ value | null_as_empty }}"}}, None, {"de": ""}, ""),
+        ({"kind": "decimal_text", "write": "{{ value | coalesce('0.00') }}"}, None, "0.00", 0),
+        ({"read": "coalesce(f, '')"}, None, None, ""),
+        ({"write": "{{ value | upper }}"}, None, None, None),
+        ({"write": "{{ value | empty_as_null }}"}, "", None, None),
+        ({"write": "{{ value | upper }}", "read": "stock.level"}, "lamp", "LAMP", "lamp"),
+        ({"read": "stock.level"}, "lamp", "lamp", "lamp"),
+    ],
+)
 def test_what_is_compared_is_what_is_read_of_what_was_sent(codec: Any, ours: Any, written: Any, compared: Any) -> None:
     both = Codecs({"f": Codec.model_validate(codec)}, ("f",))
     assert both.encode({"f": ours}) == {"f": written}
@@ -346,22 +391,50 @@ def in_kathmandu(text: str) -> str:
     return str(times.written_as(times.moment_in(text), "iso", "Asia/Kathmandu"))
 
 
-@pytest.mark.parametrize(("codec", "names", "keep"), [
-    pytest.param({"kind": "time"}, ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"), in_milliseconds,
-                 id="milliseconds"),
-    pytest.param({"normalize": ["time"]}, ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"), in_kathmandu,
-                 id="zone, by normalize"),
-    pytest.param({"kind": "time", "format": "date", "zone": "Europe/Berlin"},
-                 ("2024-01-31T23:30:00Z", "2024-02-03T01:00:00Z"), lambda day: f"{day}T00:00:00", id="date"),
-    pytest.param({"kind": "time", "format": "epoch"}, ("2024-01-31T23:30:00.7Z", "2024-02-03T01:00:00Z"), str,
-                 id="seconds as text"),
-    pytest.param({"write": "{{ value | sort | join(';') }}", "read": "split(name, ';')"}, (["b", "a"], ["c"]),
-                 lambda name: name, id="list in a text"),
-    pytest.param({"normalize": [{"apply": "round_half_even(@, `2`)"}]}, (2.675, 3.005),
-                 lambda price: compiled("round_half_even(@, `2`)").search(price), id="round half even"),
-    pytest.param({"normalize": ["html_unescape", "nfc"]}, ("Gro\u0308\u00dfe & mehr", "x"),
-                 lambda name: name.replace("o\u0308", "ö").replace("&", "&amp;"), id="html and NFC"),
-])
+@pytest.mark.parametrize(
+    ("codec", "names", "keep"),
+    [
+        pytest.param(
+            {"kind": "time"}, ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"), in_milliseconds, id="milliseconds"
+        ),
+        pytest.param(
+            {"normalize": ["time"]},
+            ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"),
+            in_kathmandu,
+            id="zone, by normalize",
+        ),
+        pytest.param(
+            {"kind": "time", "format": "date", "zone": "Europe/Berlin"},
+            ("2024-01-31T23:30:00Z", "2024-02-03T01:00:00Z"),
+            lambda day: f"{day}T00:00:00",
+            id="date",
+        ),
+        pytest.param(
+            {"kind": "time", "format": "epoch"},
+            ("2024-01-31T23:30:00.7Z", "2024-02-03T01:00:00Z"),
+            str,
+            id="seconds as text",
+        ),
+        pytest.param(
+            {"write": "{{ value | sort | join(';') }}", "read": "split(name, ';')"},
+            (["b", "a"], ["c"]),
+            lambda name: name,
+            id="list in a text",
+        ),
+        pytest.param(
+            {"normalize": [{"apply": "round_half_even(@, `2`)"}]},
+            (2.675, 3.005),
+            lambda price: compiled("round_half_even(@, `2`)").search(price),
+            id="round half even",
+        ),
+        pytest.param(
+            {"normalize": ["html_unescape", "nfc"]},
+            ("Gro\u0308\u00dfe & mehr", "x"),
+            lambda name: name.replace("o\u0308", "ö").replace("&", "&amp;"),
+            id="html and NFC",
+        ),
+    ],
+)
 def test_a_value_that_a_third_party_keeps_in_its_own_way_is_no_drift(
     engine: Engine, server: Server, codec: Any, names: tuple[Any, Any], keep: Callable[[Any], Any]
 ) -> None:
@@ -385,10 +458,17 @@ def test_a_value_that_a_third_party_keeps_in_its_own_way_is_no_drift(
 
 async def test_conformance_takes_a_time_in_another_form_for_what_was_written(server: Server) -> None:
     type("Kept", (Odd,), {"keep": staticmethod(in_milliseconds)})(server)
-    config = two_part_config(system={"base_url": server.url}, shop={"base_url": server.url}, entity={
-        "third_party": {**THEIRS, "fields": {"name": {"kind": "time"}}}})
-    report = await conformance(config, "item", group="A", samples=[
-        {"code": "k", "store": "A", "name": f"2024-01-31T22:30:0{second}Z", "count": 1} for second in (0, 1)])
+    config = two_part_config(
+        system={"base_url": server.url},
+        shop={"base_url": server.url},
+        entity={"third_party": {**THEIRS, "fields": {"name": {"kind": "time"}}}},
+    )
+    report = await conformance(
+        config,
+        "item",
+        group="A",
+        samples=[{"code": "k", "store": "A", "name": f"2024-01-31T22:30:0{second}Z", "count": 1} for second in (0, 1)],
+    )
     endings = {ending.behaviour: ending for ending in report.endings}
     assert {name for name, ending in endings.items() if ending.outcome == "failed" and "name:" in ending.came} == set()
     assert endings["update-then-read"].outcome == "passed"
@@ -396,29 +476,75 @@ async def test_conformance_takes_a_time_in_another_form_for_what_was_written(ser
 
 # Constants.
 
+
 def config_with(**target: Any) -> Config:
     return two_part_config(entity={"third_party": {**THEIRS, **target}})
 
 
-@pytest.mark.parametrize(("target", "found"), [
-    ({"create": {"path": "/i", "body": {"name": "{{ payload.name }}", "type": "consu", "active": True, "code": "x"}}},
-     {"create.body": ["type", "active"]}),
-    ({"create": {"path": "/i", "body": {"jsonrpc": "2.0", "params": {"args": ["create", "{{ payload }}"]}}}}, {}),
-    ({"create": {"path": "/i", "body": {"jsonrpc": "2.0", "params": [{"n": "{{ payload['name'] }}", "kind": ["a"]}]}}},
-     {"create.body": ["kind"]}),
-    ({"create": {"path": "/i", "body": "{{ payload | plus(status='open', rank=payload.count) }}"}},
-     {"create.body": ["status"]}),
-    ({"update": {"path": "/i/{{ id }}", "method": "PUT", "body": {"@type": "Item", "n": "{{ payload.name | trim }}"}}},
-     {}),
-    ({"update": {"path": "/i/{{ id }}", "method": "PUT", "then": [
-        {"method": "POST", "path": "/stock", "body": {"level": "{{ payload.count }}", "depot": 4}}]}},
-     {"update.then[0].body": ["depot"]}),
-    ({"bulk_update": {"request": {"path": "/b"}, "item": {"method": "PUT", "body": "{{ payload }}"}}}, {}),
-    ({"bulk_update": {"request": {"path": "/b"}, "item": {"id": "{{ id }}", "n": "{{ payload.name }}", "x": None}}},
-     {"bulk_update.item": ["x"]}),
-    ({"fields": {"count": {"write": {"__class__": "Money", "currency": "EUR", "value": "{{ value }}"}}}},
-     {"fields.count.write": ["currency"]}),
-])
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        (
+            {
+                "create": {
+                    "path": "/i",
+                    "body": {"name": "{{ payload.name }}", "type": "consu", "active": True, "code": "x"},
+                }
+            },
+            {"create.body": ["type", "active"]},
+        ),
+        ({"create": {"path": "/i", "body": {"jsonrpc": "2.0", "params": {"args": ["create", "{{ payload }}"]}}}}, {}),
+        (
+            {
+                "create": {
+                    "path": "/i",
+                    "body": {"jsonrpc": "2.0", "params": [{"n": "{{ payload['name'] }}", "kind": ["a"]}]},
+                }
+            },
+            {"create.body": ["kind"]},
+        ),
+        (
+            {"create": {"path": "/i", "body": "{{ payload | plus(status='open', rank=payload.count) }}"}},
+            {"create.body": ["status"]},
+        ),
+        (
+            {
+                "update": {
+                    "path": "/i/{{ id }}",
+                    "method": "PUT",
+                    "body": {"@type": "Item", "n": "{{ payload.name | trim }}"},
+                }
+            },
+            {},
+        ),
+        (
+            {
+                "update": {
+                    "path": "/i/{{ id }}",
+                    "method": "PUT",
+                    "then": [
+                        {"method": "POST", "path": "/stock", "body": {"level": "{{ payload.count }}", "depot": 4}}
+                    ],
+                }
+            },
+            {"update.then[0].body": ["depot"]},
+        ),
+        ({"bulk_update": {"request": {"path": "/b"}, "item": {"method": "PUT", "body": "{{ payload }}"}}}, {}),
+        (
+            {
+                "bulk_update": {
+                    "request": {"path": "/b"},
+                    "item": {"id": "{{ id }}", "n": "{{ payload.name }}", "x": None},
+                }
+            },
+            {"bulk_update.item": ["x"]},
+        ),
+        (
+            {"fields": {"count": {"write": {"__class__": "Money", "currency": "EUR", "value": "{{ value }}"}}}},
+            {"fields.count.write": ["currency"]},
+        ),
+    ],
+)
 def test_constants_that_are_sent_and_not_compared_are_found(target: Any, found: Any) -> None:
     assert uncompared_constants(config_with(**target).entities["item"]) == found
 
@@ -432,6 +558,8 @@ def test_check_names_the_constants_that_are_not_compared(
     monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
     monkeypatch.setenv("SYNC_DATABASE_URL", server_url)
     said = " ".join(CliRunner().invoke(app, ["check"]).stdout.split())
-    assert ("note: entities.item.third_party.create.body: 'type' is sent, but not compared, as constants are. "
-            "To compare 'type', map it (such as type: \"'X'\") and send {{ payload.type }}.") in said
+    assert (
+        "note: entities.item.third_party.create.body: 'type' is sent, but not compared, as constants are. "
+        "To compare 'type', map it (such as type: \"'X'\") and send {{ payload.type }}."
+    ) in said
     assert len(json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)["notes"]) == 1

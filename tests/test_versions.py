@@ -35,59 +35,66 @@ NEWER, SAME, OLDER, TIE, BEHIND = Guard.NEWER, Guard.SAME, Guard.OLDER, Guard.TI
 GONE = TOMBSTONE_HASH
 
 
-def stamp(version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0, seq: int = 0,
-          inferred: bool = False) -> Stamp:
+def stamp(
+    version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0, seq: int = 0, inferred: bool = False
+) -> Stamp:
     return Stamp(epoch, version, ticket, content, seq, inferred)
 
 
 @pytest.mark.parametrize("can_read", [True, False])
-@pytest.mark.parametrize(("present", "offered", "expected"), [
-    (None, stamp(-5), NEWER),
-    # versions
-    (stamp(3), stamp(4), NEWER),
-    (stamp(3), stamp(2), OLDER),
-    (stamp(3), stamp(4, TOMBSTONE_HASH), NEWER),
-    (stamp(3, TOMBSTONE_HASH), stamp(2), OLDER),
-    (stamp(3, TOMBSTONE_HASH), stamp(4), NEWER),
-    # epochs rank before versions
-    (stamp(9), stamp(1, epoch=1), NEWER),
-    (stamp(1, epoch=1), stamp(9), OLDER),
-    (stamp(9, ticket=7), stamp(1, epoch=1), NEWER),
-    # versions rank before tickets
-    (stamp(3, ticket=7), stamp(4), NEWER),
-    (stamp(4), stamp(3, ticket=7), OLDER),  # of the same content
-    # equal version, equal content
-    (stamp(3), stamp(3), SAME),
-    (stamp(3, ticket=7), stamp(3), SAME),
-    (stamp(3, TOMBSTONE_HASH), stamp(3, TOMBSTONE_HASH), SAME),
-    # equal version, other content: of a read and an event, or of two reads, the later one
-    (stamp(3, HIGH), stamp(3, LOW, ticket=7), NEWER),
-    (stamp(3, TOMBSTONE_HASH), stamp(3, LOW, ticket=7), NEWER),
-    (stamp(3, HIGH, seq=8), stamp(3, LOW, ticket=7), OLDER),
-    (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=8), NEWER),
-    (stamp(3, LOW, ticket=8), stamp(3, HIGH, ticket=7), OLDER),
-    # of one read (a row listed twice) the content decides
-    (stamp(3, LOW, ticket=7), stamp(3, HIGH, ticket=7), NEWER),
-    (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=7), OLDER),
-])
+@pytest.mark.parametrize(
+    ("present", "offered", "expected"),
+    [
+        (None, stamp(-5), NEWER),
+        # versions
+        (stamp(3), stamp(4), NEWER),
+        (stamp(3), stamp(2), OLDER),
+        (stamp(3), stamp(4, TOMBSTONE_HASH), NEWER),
+        (stamp(3, TOMBSTONE_HASH), stamp(2), OLDER),
+        (stamp(3, TOMBSTONE_HASH), stamp(4), NEWER),
+        # epochs rank before versions
+        (stamp(9), stamp(1, epoch=1), NEWER),
+        (stamp(1, epoch=1), stamp(9), OLDER),
+        (stamp(9, ticket=7), stamp(1, epoch=1), NEWER),
+        # versions rank before tickets
+        (stamp(3, ticket=7), stamp(4), NEWER),
+        (stamp(4), stamp(3, ticket=7), OLDER),  # of the same content
+        # equal version, equal content
+        (stamp(3), stamp(3), SAME),
+        (stamp(3, ticket=7), stamp(3), SAME),
+        (stamp(3, TOMBSTONE_HASH), stamp(3, TOMBSTONE_HASH), SAME),
+        # equal version, other content: of a read and an event, or of two reads, the later one
+        (stamp(3, HIGH), stamp(3, LOW, ticket=7), NEWER),
+        (stamp(3, TOMBSTONE_HASH), stamp(3, LOW, ticket=7), NEWER),
+        (stamp(3, HIGH, seq=8), stamp(3, LOW, ticket=7), OLDER),
+        (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=8), NEWER),
+        (stamp(3, LOW, ticket=8), stamp(3, HIGH, ticket=7), OLDER),
+        # of one read (a row listed twice) the content decides
+        (stamp(3, LOW, ticket=7), stamp(3, HIGH, ticket=7), NEWER),
+        (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=7), OLDER),
+    ],
+)
 def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected: Guard, can_read: bool) -> None:
     assert guard(present, offered, can_read=can_read) is expected
 
 
-@pytest.mark.parametrize(("present", "offered", "can_read", "expected"), [
-    (stamp(3, LOW), stamp(3, HIGH), True, TIE),
-    (stamp(3, HIGH, seq=9), stamp(3, LOW, seq=8), True, TIE),
-    (stamp(3, LOW), stamp(3, GONE), True, TIE),
-    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), True, TIE),  # read once, and told something else since
-    (stamp(3, LOW, ticket=7), stamp(3, GONE, seq=8), True, TIE),
-    (stamp(3, HIGH, seq=1), stamp(3, LOW, seq=2), False, NEWER),
-    (stamp(3, LOW, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
-    (stamp(3, HIGH, seq=1), stamp(3, GONE, seq=2), False, NEWER),
-    (stamp(3, GONE, seq=1), stamp(3, HIGH, seq=2), False, NEWER),
-    (stamp(3, GONE, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
-    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), False, NEWER),
-    (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=6), False, OLDER),
-])
+@pytest.mark.parametrize(
+    ("present", "offered", "can_read", "expected"),
+    [
+        (stamp(3, LOW), stamp(3, HIGH), True, TIE),
+        (stamp(3, HIGH, seq=9), stamp(3, LOW, seq=8), True, TIE),
+        (stamp(3, LOW), stamp(3, GONE), True, TIE),
+        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), True, TIE),  # read once, and told something else since
+        (stamp(3, LOW, ticket=7), stamp(3, GONE, seq=8), True, TIE),
+        (stamp(3, HIGH, seq=1), stamp(3, LOW, seq=2), False, NEWER),
+        (stamp(3, LOW, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
+        (stamp(3, HIGH, seq=1), stamp(3, GONE, seq=2), False, NEWER),
+        (stamp(3, GONE, seq=1), stamp(3, HIGH, seq=2), False, NEWER),
+        (stamp(3, GONE, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
+        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), False, NEWER),
+        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=6), False, OLDER),
+    ],
+)
 def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival(
     present: Stamp, offered: Stamp, can_read: bool, expected: Guard
 ) -> None:
@@ -95,35 +102,41 @@ def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival
 
 
 @pytest.mark.parametrize("can_read", [True, False])
-@pytest.mark.parametrize(("present", "offered", "settled", "expected"), [
-    (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
-    (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), True, NEWER),
-    (stamp(4, HIGH, ticket=6), stamp(3, GONE, ticket=7), True, NEWER),
-    (stamp(4, GONE, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
-    (stamp(4, HIGH, seq=1), stamp(3, HIGH, ticket=7), True, OLDER),  # the same content
-    (stamp(4, HIGH, seq=8), stamp(3, LOW, ticket=7), True, OLDER),  # the read began before the event came
-    (stamp(4, HIGH, ticket=8), stamp(3, LOW, ticket=7), True, OLDER),
-    (stamp(4, HIGH, seq=1), stamp(3, LOW, seq=7), True, OLDER),  # an event that comes late
-    (stamp(4, HIGH, seq=1, epoch=1), stamp(3, LOW, ticket=7), True, OLDER),
-])
+@pytest.mark.parametrize(
+    ("present", "offered", "settled", "expected"),
+    [
+        (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
+        (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), True, NEWER),
+        (stamp(4, HIGH, ticket=6), stamp(3, GONE, ticket=7), True, NEWER),
+        (stamp(4, GONE, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
+        (stamp(4, HIGH, seq=1), stamp(3, HIGH, ticket=7), True, OLDER),  # the same content
+        (stamp(4, HIGH, seq=8), stamp(3, LOW, ticket=7), True, OLDER),  # the read began before the event came
+        (stamp(4, HIGH, ticket=8), stamp(3, LOW, ticket=7), True, OLDER),
+        (stamp(4, HIGH, seq=1), stamp(3, LOW, seq=7), True, OLDER),  # an event that comes late
+        (stamp(4, HIGH, seq=1, epoch=1), stamp(3, LOW, ticket=7), True, OLDER),
+    ],
+)
 def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica_can_lag(
     present: Stamp, offered: Stamp, settled: bool, expected: Guard, can_read: bool
 ) -> None:
     assert guard(present, offered, can_read=can_read, settled=settled) is expected
 
 
-@pytest.mark.parametrize(("offered", "can_read", "expected"), [
-    (stamp(5, LOW, ticket=8), True, NEWER),
-    (stamp(4, LOW, ticket=8), True, NEWER),  # whatever its version
-    (stamp(4, LOW, ticket=6), True, OLDER),
-    (stamp(5, LOW, seq=8), True, TIE),
-    (stamp(4, LOW, seq=8), True, TIE),
-    (stamp(6, LOW, seq=8), True, NEWER),
-    (stamp(5, LOW, seq=8), False, NEWER),
-    (stamp(5, LOW, seq=6), False, OLDER),
-    (stamp(4, LOW, seq=8), False, OLDER),
-    (stamp(5, GONE, seq=8), True, SAME),
-])
+@pytest.mark.parametrize(
+    ("offered", "can_read", "expected"),
+    [
+        (stamp(5, LOW, ticket=8), True, NEWER),
+        (stamp(4, LOW, ticket=8), True, NEWER),  # whatever its version
+        (stamp(4, LOW, ticket=6), True, OLDER),
+        (stamp(5, LOW, seq=8), True, TIE),
+        (stamp(4, LOW, seq=8), True, TIE),
+        (stamp(6, LOW, seq=8), True, NEWER),
+        (stamp(5, LOW, seq=8), False, NEWER),
+        (stamp(5, LOW, seq=6), False, OLDER),
+        (stamp(4, LOW, seq=8), False, OLDER),
+        (stamp(5, GONE, seq=8), True, SAME),
+    ],
+)
 def test_rule_21_what_finds_a_record_again_wins_over_an_inferred_tombstone(
     offered: Stamp, can_read: bool, expected: Guard
 ) -> None:
@@ -138,13 +151,29 @@ def rules(on_missing: OnMissing = "wait", readable: frozenset[str] = READABLE) -
     return Rules("shop", frozenset({"stock"}), on_missing, readable)
 
 
-def change(part: str, action: Action, version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0,
-           group: str | None = "A", key: str = "k", seq: int = 0) -> Change:
+def change(
+    part: str,
+    action: Action,
+    version: int,
+    content: bytes = LOW,
+    *,
+    ticket: int = 0,
+    epoch: int = 0,
+    group: str | None = "A",
+    key: str = "k",
+    seq: int = 0,
+) -> Change:
     """A change; its data tells its content apart."""
     gone = action == "delete"
     content = TOMBSTONE_HASH if gone else content
-    return Change(key, part, action, stamp(version, content, ticket=ticket, epoch=epoch, seq=seq),
-                  None if gone else {"content": content.hex()}, group if part == "shop" else None)
+    return Change(
+        key,
+        part,
+        action,
+        stamp(version, content, ticket=ticket, epoch=epoch, seq=seq),
+        None if gone else {"content": content.hex()},
+        group if part == "shop" else None,
+    )
 
 
 def record(*changes: Change, by: Rules | None = None) -> RecordState:
@@ -159,74 +188,80 @@ CREATED = (change("shop", "create", 3), change("stock", "create", 3))
 DELETED = (*CREATED, change("shop", "delete", 5))
 
 
-@pytest.mark.parametrize(("before", "offered", "verdict"), [
-    # a record that is not here
-    ((), change("shop", "create", 1), Verdict.ACCEPTED),
-    ((), change("shop", "delete", 1), Verdict.ACCEPTED),
-    ((), change("shop", "update", 1), Verdict.MISSING),
-    ((), change("stock", "create", 1), Verdict.MISSING),
-    ((), change("stock", "update", 1), Verdict.MISSING),
-    ((), change("stock", "delete", 1), Verdict.ACCEPTED),
-    # a read says what is: it needs no create before it
-    ((), change("shop", "update", 1, ticket=7), Verdict.ACCEPTED),
-    ((), change("stock", "update", 1, ticket=7), Verdict.ACCEPTED),
-    # another source's part does not make the record
-    ((change("stock", "update", 1, ticket=7),), change("stock", "update", 2), Verdict.MISSING),
-    ((change("stock", "delete", 1),), change("shop", "update", 2), Verdict.MISSING),
-    # a record that is here: each part has versions of its own
-    (CREATED, change("shop", "update", 4), Verdict.ACCEPTED),
-    (CREATED, change("shop", "create", 4), Verdict.ACCEPTED),
-    (CREATED, change("shop", "update", 2), Verdict.SUPERSEDED),
-    (CREATED, change("shop", "delete", 2), Verdict.SUPERSEDED),
-    (CREATED, change("shop", "create", 3), Verdict.DUPLICATE),
-    (CREATED, change("shop", "update", 3), Verdict.DUPLICATE),
-    ((*CREATED, change("shop", "update", 9)), change("stock", "update", 4), Verdict.ACCEPTED),
-    ((*CREATED, change("stock", "update", 9)), change("shop", "update", 4), Verdict.ACCEPTED),
-    (CREATED, change("price", "create", 1), Verdict.ACCEPTED),
-    # ties
-    (CREATED, change("shop", "update", 3, HIGH), Verdict.TIE),
-    (CREATED, change("shop", "delete", 3), Verdict.TIE),
-    (CREATED, change("shop", "update", 3, HIGH, ticket=7), Verdict.ACCEPTED),
-    (CREATED, change("price", "create", 3, HIGH), Verdict.ACCEPTED),
-    # a source restored from a backup counts anew
-    (CREATED, change("shop", "update", 1, epoch=1), Verdict.ACCEPTED),
-    ((*CREATED, change("shop", "update", 1, epoch=1)), change("shop", "update", 9), Verdict.SUPERSEDED),
-    # a tombstone
-    (DELETED, change("shop", "delete", 5), Verdict.DUPLICATE),
-    (DELETED, change("shop", "delete", 6), Verdict.ACCEPTED),
-    (DELETED, change("shop", "create", 4), Verdict.SUPERSEDED),
-    (DELETED, change("shop", "update", 6), Verdict.ACCEPTED),
-    (DELETED, change("shop", "create", 6), Verdict.ACCEPTED),
-    (DELETED, change("shop", "create", 5), Verdict.TIE),
-    (DELETED, change("shop", "create", 5, ticket=7), Verdict.ACCEPTED),
-    (DELETED, change("stock", "update", 99), Verdict.KEPT),
-    (DELETED, change("stock", "update", 99, ticket=7), Verdict.KEPT),
-    (DELETED, change("stock", "delete", 99), Verdict.KEPT),
-    (DELETED, change("price", "create", 1), Verdict.KEPT),
-    (DELETED, change("stock", "update", 2), Verdict.SUPERSEDED),
-    (DELETED, change("stock", "update", 3), Verdict.DUPLICATE),
-    # the owner's part needs a business group, from itself or from before
-    ((), change("shop", "create", 1, group=None), Verdict.NO_GROUP),
-    ((), change("shop", "update", 1, ticket=7, group=None), Verdict.NO_GROUP),
-    ((), change("shop", "delete", 1, group=None), Verdict.ACCEPTED),
-    (CREATED, change("shop", "update", 4, group=None), Verdict.ACCEPTED),
-    (DELETED, change("shop", "create", 6, group=None), Verdict.ACCEPTED),
-    ((change("shop", "delete", 1, group=None),), change("shop", "create", 2, group=None), Verdict.NO_GROUP),
-    ((change("shop", "delete", 3, group=None),), change("shop", "create", 2, group=None), Verdict.SUPERSEDED),
-])
+@pytest.mark.parametrize(
+    ("before", "offered", "verdict"),
+    [
+        # a record that is not here
+        ((), change("shop", "create", 1), Verdict.ACCEPTED),
+        ((), change("shop", "delete", 1), Verdict.ACCEPTED),
+        ((), change("shop", "update", 1), Verdict.MISSING),
+        ((), change("stock", "create", 1), Verdict.MISSING),
+        ((), change("stock", "update", 1), Verdict.MISSING),
+        ((), change("stock", "delete", 1), Verdict.ACCEPTED),
+        # a read says what is: it needs no create before it
+        ((), change("shop", "update", 1, ticket=7), Verdict.ACCEPTED),
+        ((), change("stock", "update", 1, ticket=7), Verdict.ACCEPTED),
+        # another source's part does not make the record
+        ((change("stock", "update", 1, ticket=7),), change("stock", "update", 2), Verdict.MISSING),
+        ((change("stock", "delete", 1),), change("shop", "update", 2), Verdict.MISSING),
+        # a record that is here: each part has versions of its own
+        (CREATED, change("shop", "update", 4), Verdict.ACCEPTED),
+        (CREATED, change("shop", "create", 4), Verdict.ACCEPTED),
+        (CREATED, change("shop", "update", 2), Verdict.SUPERSEDED),
+        (CREATED, change("shop", "delete", 2), Verdict.SUPERSEDED),
+        (CREATED, change("shop", "create", 3), Verdict.DUPLICATE),
+        (CREATED, change("shop", "update", 3), Verdict.DUPLICATE),
+        ((*CREATED, change("shop", "update", 9)), change("stock", "update", 4), Verdict.ACCEPTED),
+        ((*CREATED, change("stock", "update", 9)), change("shop", "update", 4), Verdict.ACCEPTED),
+        (CREATED, change("price", "create", 1), Verdict.ACCEPTED),
+        # ties
+        (CREATED, change("shop", "update", 3, HIGH), Verdict.TIE),
+        (CREATED, change("shop", "delete", 3), Verdict.TIE),
+        (CREATED, change("shop", "update", 3, HIGH, ticket=7), Verdict.ACCEPTED),
+        (CREATED, change("price", "create", 3, HIGH), Verdict.ACCEPTED),
+        # a source restored from a backup counts anew
+        (CREATED, change("shop", "update", 1, epoch=1), Verdict.ACCEPTED),
+        ((*CREATED, change("shop", "update", 1, epoch=1)), change("shop", "update", 9), Verdict.SUPERSEDED),
+        # a tombstone
+        (DELETED, change("shop", "delete", 5), Verdict.DUPLICATE),
+        (DELETED, change("shop", "delete", 6), Verdict.ACCEPTED),
+        (DELETED, change("shop", "create", 4), Verdict.SUPERSEDED),
+        (DELETED, change("shop", "update", 6), Verdict.ACCEPTED),
+        (DELETED, change("shop", "create", 6), Verdict.ACCEPTED),
+        (DELETED, change("shop", "create", 5), Verdict.TIE),
+        (DELETED, change("shop", "create", 5, ticket=7), Verdict.ACCEPTED),
+        (DELETED, change("stock", "update", 99), Verdict.KEPT),
+        (DELETED, change("stock", "update", 99, ticket=7), Verdict.KEPT),
+        (DELETED, change("stock", "delete", 99), Verdict.KEPT),
+        (DELETED, change("price", "create", 1), Verdict.KEPT),
+        (DELETED, change("stock", "update", 2), Verdict.SUPERSEDED),
+        (DELETED, change("stock", "update", 3), Verdict.DUPLICATE),
+        # the owner's part needs a business group, from itself or from before
+        ((), change("shop", "create", 1, group=None), Verdict.NO_GROUP),
+        ((), change("shop", "update", 1, ticket=7, group=None), Verdict.NO_GROUP),
+        ((), change("shop", "delete", 1, group=None), Verdict.ACCEPTED),
+        (CREATED, change("shop", "update", 4, group=None), Verdict.ACCEPTED),
+        (DELETED, change("shop", "create", 6, group=None), Verdict.ACCEPTED),
+        ((change("shop", "delete", 1, group=None),), change("shop", "create", 2, group=None), Verdict.NO_GROUP),
+        ((change("shop", "delete", 3, group=None),), change("shop", "create", 2, group=None), Verdict.SUPERSEDED),
+    ],
+)
 def test_what_becomes_of_a_change(before: Sequence[Change], offered: Change, verdict: Verdict) -> None:
     assert decide(record(*before), offered, rules()) is verdict
 
 
-@pytest.mark.parametrize(("offered", "waits", "fetches", "upserts"), [
-    (change("shop", "update", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
-    (change("shop", "update", 1, group=None), Verdict.MISSING, Verdict.FETCH, Verdict.NO_GROUP),
-    (change("stock", "create", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
-    (change("stock", "update", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
-    (change("shop", "create", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
-    (change("stock", "delete", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
-    (change("shop", "update", 1, ticket=7), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
-])
+@pytest.mark.parametrize(
+    ("offered", "waits", "fetches", "upserts"),
+    [
+        (change("shop", "update", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
+        (change("shop", "update", 1, group=None), Verdict.MISSING, Verdict.FETCH, Verdict.NO_GROUP),
+        (change("stock", "create", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
+        (change("stock", "update", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
+        (change("shop", "create", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
+        (change("stock", "delete", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
+        (change("shop", "update", 1, ticket=7), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
+    ],
+)
 def test_on_missing_says_what_happens_to_a_change_whose_record_is_not_here(
     offered: Change, waits: Verdict, fetches: Verdict, upserts: Verdict
 ) -> None:
@@ -234,9 +269,14 @@ def test_on_missing_says_what_happens_to_a_change_whose_record_is_not_here(
     assert verdicts == [waits, fetches, upserts]
 
 
-@pytest.mark.parametrize("offered", [
-    change("shop", "update", 2), change("shop", "update", 3), change("shop", "update", 3, HIGH),
-])
+@pytest.mark.parametrize(
+    "offered",
+    [
+        change("shop", "update", 2),
+        change("shop", "update", 3),
+        change("shop", "update", 3, HIGH),
+    ],
+)
 @pytest.mark.parametrize("on_missing", ["wait", "fetch", "upsert"])
 def test_a_change_that_is_not_accepted_changes_nothing(offered: Change, on_missing: OnMissing) -> None:
     state, untouched = record(*CREATED), record(*CREATED)
@@ -280,16 +320,19 @@ def test_parts_kept_under_a_tombstone_revive_nothing_and_count_when_the_record_i
     assert state.parts["stock"] == stamp(4)
 
 
-@pytest.mark.parametrize(("changes", "ready"), [
-    ([change("shop", "create", 1)], False),
-    ([change("shop", "create", 1), change("price", "create", 1)], False),
-    ([change("shop", "create", 1), change("stock", "create", 1)], True),
-    ([change("stock", "update", 1, ticket=7)], False),
-    ([change("stock", "update", 1, ticket=7), change("shop", "create", 1)], True),
-    ([change("stock", "delete", 1), change("shop", "create", 1)], True),
-    ([change("shop", "delete", 1)], True),
-    ([change("shop", "delete", 1), change("shop", "create", 2)], False),
-])
+@pytest.mark.parametrize(
+    ("changes", "ready"),
+    [
+        ([change("shop", "create", 1)], False),
+        ([change("shop", "create", 1), change("price", "create", 1)], False),
+        ([change("shop", "create", 1), change("stock", "create", 1)], True),
+        ([change("stock", "update", 1, ticket=7)], False),
+        ([change("stock", "update", 1, ticket=7), change("shop", "create", 1)], True),
+        ([change("stock", "delete", 1), change("shop", "create", 1)], True),
+        ([change("shop", "delete", 1)], True),
+        ([change("shop", "delete", 1), change("shop", "create", 2)], False),
+    ],
+)
 def test_a_record_is_ready_with_all_required_parts_or_as_a_tombstone(changes: list[Change], ready: bool) -> None:
     assert record(*changes).ready is ready
 
@@ -318,8 +361,10 @@ def archived(connection: Connection) -> dict[str, Archived]:
         assert row.deleted == (found.content_hash == TOMBSTONE_HASH)
         parts.setdefault(row.key, {})[row.part] = found, row.data
     records = run(connection, "SELECT key, group_key, deleted, ready FROM sync.records")
-    return {row.key: Archived(row.deleted, row.ready, None if row.deleted else row.group_key, parts.pop(row.key))
-            for row in records} | {key: Archived(False, False, "no record", orphans) for key, orphans in parts.items()}
+    return {
+        row.key: Archived(row.deleted, row.ready, None if row.deleted else row.group_key, parts.pop(row.key))
+        for row in records
+    } | {key: Archived(False, False, "no record", orphans) for key, orphans in parts.items()}
 
 
 def rank(each: Change) -> tuple[int, int, int, bytes]:
@@ -358,7 +403,13 @@ def merge_all(connection: Connection, batches: Iterable[Sequence[Change]], by: R
         ends = merge(connection, "item", [*batch, *missing], by)
         missing = [end.change for end in ends if end.verdict is Verdict.MISSING]
         assert {end.verdict for end in ends} <= {
-            Verdict.ACCEPTED, Verdict.KEPT, Verdict.DUPLICATE, Verdict.SUPERSEDED, Verdict.MISSING, Verdict.BEHIND}
+            Verdict.ACCEPTED,
+            Verdict.KEPT,
+            Verdict.DUPLICATE,
+            Verdict.SUPERSEDED,
+            Verdict.MISSING,
+            Verdict.BEHIND,
+        }
         for row in run(connection, "SELECT key, part, epoch, version FROM sync.parts"):
             now = (row.epoch, row.version)
             assert now >= highest.get((row.key, row.part), now), "a version went down"
@@ -371,9 +422,14 @@ def some_changes(draw: st.DrawFn) -> Change:
     action: Action = draw(st.sampled_from(["create", "update", "delete"]))
     number = draw(st.sampled_from([0, 0, 70, 80]))
     return change(
-        part, action, draw(st.integers(1, 4)), digest([number, draw(st.integers(0, 1))]), ticket=number,
+        part,
+        action,
+        draw(st.integers(1, 4)),
+        digest([number, draw(st.integers(0, 1))]),
+        ticket=number,
         seq=0 if number else 10 * draw(st.integers(1, 15)) + 1,
-        epoch=draw(st.sampled_from([0, 0, 0, 1])), group=draw(st.sampled_from("AB")),
+        epoch=draw(st.sampled_from([0, 0, 0, 1])),
+        group=draw(st.sampled_from("AB")),
         key=draw(st.sampled_from(["a", "a", "b"])),
     )
 
@@ -403,9 +459,14 @@ def histories(draw: st.DrawFn) -> tuple[Rules, list[list[Change]]]:
     Nothing is both told and read (``test_a_read_that_confirms_an_event_outranks_later_events``).
     """
     readable = draw(st.booleans())
-    changes = draw(st.lists(
-        some_changes(), min_size=2, max_size=12,
-        unique_by=(content, told, arrival) if readable else (content, arrival)))
+    changes = draw(
+        st.lists(
+            some_changes(),
+            min_size=2,
+            max_size=12,
+            unique_by=(content, told, arrival) if readable else (content, arrival),
+        )
+    )
     if readable:
         read = {place(each) for each in changes if each.stamp.is_read}
         changes = [each for each in changes if each.stamp.is_read or place(each) not in read]
@@ -422,8 +483,13 @@ def archive_of(engine: Engine, by: Rules, *batches: Sequence[Change]) -> dict[st
         return archived(connection)
 
 
-@settings(max_examples=120, deadline=None, database=None, derandomize=True,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(history=histories())
 def test_the_archive_depends_on_the_set_of_changes_alone(
     engine: Engine, history: tuple[Rules, list[list[Change]]]
@@ -450,18 +516,23 @@ def test_later_reads_get_larger_tickets(engine: Engine) -> None:
 
 def test_a_read_that_confirms_an_event_outranks_later_events(engine: Engine) -> None:
     """Rule 6: a part read from the source outranks events of the same version, in whatever order they come."""
-    event, read, late = (change("shop", "create", 3, LOW, seq=1), change("shop", "update", 3, LOW, ticket=7),
-                         change("shop", "update", 3, HIGH, seq=6))
+    event, read, late = (
+        change("shop", "create", 3, LOW, seq=1),
+        change("shop", "update", 3, LOW, ticket=7),
+        change("shop", "update", 3, HIGH, seq=6),
+    )
     listed_only = rules(readable=frozenset())
-    assert (archive_of(engine, listed_only, [event], [read], [late])
-            == archive_of(engine, listed_only, [read], [event], [late]))
+    assert archive_of(engine, listed_only, [event], [read], [late]) == archive_of(
+        engine, listed_only, [read], [event], [late]
+    )
 
 
 def test_a_read_that_confirms_an_earlier_read_writes_nothing(engine: Engine) -> None:
     """So a full sync of unchanged data writes nothing. The price: a source that changes a record and back without
     stepping its version, and is read thrice meanwhile, may leave what was read second, until it is read again."""
-    first, slow, last = (change("shop", "update", 3, content, ticket=number)
-                         for number, content in ((7, LOW), (8, HIGH), (9, LOW)))
+    first, slow, last = (
+        change("shop", "update", 3, content, ticket=number) for number, content in ((7, LOW), (8, HIGH), (9, LOW))
+    )
     assert archive_of(engine, rules(), [first], [slow], [last])["k"].parts["shop"][0] == last.stamp
     assert archive_of(engine, rules(), [first], [last])["k"].parts["shop"][0] == first.stamp
 

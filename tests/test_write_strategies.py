@@ -27,6 +27,7 @@ EMPTY_IS_MISSING = {"when": "status == `204`", "means": "missing"}
 
 # 1. Upserts with our ids.
 
+
 async def test_put_by_id_makes_what_is_missing_and_overwrites_what_is_there(server: Server) -> None:
     store = Store(server, our_ids=True)
     erp = adapter(server, OURS)
@@ -127,6 +128,7 @@ def test_an_upsert_whose_answer_is_lost_ends_in_step(
 
 # 1. Upserts with their ids.
 
+
 @pytest.fixture
 def shared(engine: Engine, server: Server) -> tuple[Store, HttpWorld]:
     """A server that others use, too, and that is searched before every create."""
@@ -190,7 +192,10 @@ LINKED: dict[str, Any] = {
     "fields": {"count": {"read": "stock.level"}},
 }
 LINKED_BY_KEY: dict[str, Any] = {
-    **LINKED, "ids": "ours", "create": None, "lookup": None,
+    **LINKED,
+    "ids": "ours",
+    "create": None,
+    "lookup": None,
     "update": {**LINKED["update"], "then": [{**STOCK, "path": "/stock/{{ id }}"}]},
 }
 linked = pytest.mark.parametrize(("target", "our_ids"), [(LINKED, False), (LINKED_BY_KEY, True)])
@@ -225,8 +230,7 @@ def test_the_first_of_two_linked_calls_is_not_repeated_as_a_create_when_the_seco
     store.instead[PUT_STOCK] = [status]
     world.put("a", count=5)
     world.drain()
-    assert (len(store.items), store.stock, world.states()) == (
-        1, {}, {"dead": 2} if status == 404 else {"waiting": 2})
+    assert (len(store.items), store.stock, world.states()) == (1, {}, {"dead": 2} if status == 404 else {"waiting": 2})
     world.put("a", name="next", count=6)
     world.settled()
     assert (len(store.items), list(store.stock.values())) == (1, [6])
@@ -305,6 +309,7 @@ def test_drift_in_the_second_of_two_linked_calls_is_found_and_repaired(engine: E
 
 # 2. The id map.
 
+
 async def test_the_servers_own_id_is_kept_beside_our_key(server: Server) -> None:
     store = Store(server)
     erp = adapter(server, THEIRS)
@@ -329,12 +334,15 @@ def test_twins_are_noticed_where_the_external_key_is_not_unique(engine: Engine, 
     world.close()
 
 
-@pytest.mark.parametrize(("template", "path"), [
-    ("/items/{{ id }}", "/items/a%2Fb%27c%20%C3%A9"),
-    ("/items({{ id | odata }})", "/items(%27a%2Fb%27%27c%20%C3%A9%27)"),
-    ("/items/{{ id | tilde }}", "/items/a~2Fb~27c+~C3~A9"),
-    ("/items/{{ id | base64 }}", "/items/YS9iJ2Mgw6k%3D"),
-])
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/items/{{ id }}", "/items/a%2Fb%27c%20%C3%A9"),
+        ("/items({{ id | odata }})", "/items(%27a%2Fb%27%27c%20%C3%A9%27)"),
+        ("/items/{{ id | tilde }}", "/items/a~2Fb~27c+~C3~A9"),
+        ("/items/{{ id | base64 }}", "/items/YS9iJ2Mgw6k%3D"),
+    ],
+)
 async def test_path_encodings(server: Server, template: str, path: str) -> None:
     """Percent, OData quotes, tilde; and one that fits any character set."""
     server.answers({"code": "a/b'c é"})
@@ -370,14 +378,18 @@ async def test_a_key_outside_the_id_character_set_needs_no_deletion(server: Serv
 
 # 5. Envelopes of writes.
 
-@pytest.mark.parametrize(("answer", "changes"), [
-    ({"id": 7}, {}),
-    ({"id": "7", "code": "k1"}, {}),
-    ({"data": {"item": {"uid": 7}}}, {"id": "uid", "record": "data.item"}),
-    ({"made": {"id": 7}}, {"create": {"path": "/items", "record": "made"}}),
-    ({"data": [{"id": 7}]}, {"record": "data"}),
-    ([{"id": 7}], {}),
-])
+
+@pytest.mark.parametrize(
+    ("answer", "changes"),
+    [
+        ({"id": 7}, {}),
+        ({"id": "7", "code": "k1"}, {}),
+        ({"data": {"item": {"uid": 7}}}, {"id": "uid", "record": "data.item"}),
+        ({"made": {"id": 7}}, {"create": {"path": "/items", "record": "made"}}),
+        ({"data": [{"id": 7}]}, {"record": "data"}),
+        ([{"id": 7}], {}),
+    ],
+)
 async def test_the_id_stands_at_a_path_or_in_a_single_record_of_a_list(
     server: Server, answer: Any, changes: dict[str, Any]
 ) -> None:
@@ -395,13 +407,16 @@ async def test_several_records_in_the_answer_to_a_create_name_no_id(server: Serv
     await erp.close()
 
 
-@pytest.mark.parametrize(("location", "pattern", "external_id"), [
-    ("/items/7", None, "7"),
-    ("http://elsewhere/api/items/a%2Fb?v=1", None, "a/b"),
-    ("/items/7/", None, "7"),
-    ("/Items('a''b')", r"\('(.*)'\)", "a''b"),
-    ("urn:item:7", r"urn:item:(\d+)", "7"),
-])
+@pytest.mark.parametrize(
+    ("location", "pattern", "external_id"),
+    [
+        ("/items/7", None, "7"),
+        ("http://elsewhere/api/items/a%2Fb?v=1", None, "a/b"),
+        ("/items/7/", None, "7"),
+        ("/Items('a''b')", r"\('(.*)'\)", "a''b"),
+        ("urn:item:7", r"urn:item:(\d+)", "7"),
+    ],
+)
 async def test_an_answer_without_the_record_names_its_id_in_the_location_header(
     server: Server, location: str, pattern: str | None, external_id: str
 ) -> None:
@@ -439,10 +454,15 @@ async def test_a_read_back_that_shows_nothing_like_it_leaves_the_create_unknown(
     await erp.close()
 
 
-@pytest.mark.parametrize("said", [
-    lambda store, made: Response(status_code=204), lambda store, made: JSONResponse(None),
-    lambda store, made: JSONResponse([made]), lambda store, made: JSONResponse({"ok": True}),
-])
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda store, made: Response(status_code=204),
+        lambda store, made: JSONResponse(None),
+        lambda store, made: JSONResponse([made]),
+        lambda store, made: JSONResponse({"ok": True}),
+    ],
+)
 async def test_an_update_needs_no_record_in_its_answer(server: Server, said: Callable[..., Response]) -> None:
     store = Store(server)
     store.by_hand(code="k1")
@@ -453,6 +473,7 @@ async def test_an_update_needs_no_record_in_its_answer(server: Server, said: Cal
 
 
 # 5, 8. A listing of ids alone.
+
 
 @pytest.mark.parametrize(("our_ids", "items"), [(False, "[].{id: id}"), (True, "[].{code: id}")])
 async def test_where_a_listing_shows_ids_alone_each_record_is_read_by_its_id(
@@ -465,7 +486,9 @@ async def test_where_a_listing_shows_ids_alone_each_record_is_read_by_its_id(
     erp = adapter(server, {**target, "list": {**THEIRS["list"], "items": items}})
     listed = [found async for page in erp.pages("A") for found in page]
     assert [(found.key, found.group, found.fields["name"]) for found in listed] == [
-        ("k1", "A", "name of k1"), ("k2", "A", "name of k2")]
+        ("k1", "A", "name of k1"),
+        ("k2", "A", "name of k2"),
+    ]
     await erp.close()
 
 
@@ -487,8 +510,10 @@ async def test_what_goes_while_ids_are_listed_is_left_out(server: Server) -> Non
     async def handler(request: Any) -> Response:
         if request.url.path == "/items":
             return JSONResponse([{"id": "x1"}, {"id": "x2"}])
-        return JSONResponse({"id": "x1", "code": "k1"} if request.url.path.endswith("x1") else {},
-                            200 if request.url.path.endswith("x1") else 404)
+        return JSONResponse(
+            {"id": "x1", "code": "k1"} if request.url.path.endswith("x1") else {},
+            200 if request.url.path.endswith("x1") else 404,
+        )
 
     server.handler = handler
     erp = adapter(server, {**THEIRS, "list_shows": "ids", "filter_check": {"off": True}})
@@ -508,6 +533,7 @@ async def test_a_record_that_fails_to_be_read_by_its_id_fails_the_listing(server
 
 
 # 15. The idempotency key.
+
 
 async def keys_sent(server: Server, idempotency: dict[str, Any], *names: str) -> list[str]:
     store = Store(server)
@@ -532,8 +558,9 @@ async def test_the_idempotency_key_is_a_template(server: Server) -> None:
 async def test_the_idempotency_key_changes_with_the_content_where_that_is_wanted(server: Server) -> None:
     first, second, again = await keys_sent(server, {"value": "{{ idempotency_key }}/{{ digest }}"}, "n", "next", "n")
     assert first == again != second
-    assert not adapter(server, {**THEIRS, "idempotency": {"value": "{{ idempotency_key }}/{{ digest }}"}}
-                       ).traits.idempotent_create
+    assert not adapter(
+        server, {**THEIRS, "idempotency": {"value": "{{ idempotency_key }}/{{ digest }}"}}
+    ).traits.idempotent_create
 
 
 async def test_the_idempotency_key_stands_in_the_body(server: Server) -> None:

@@ -33,8 +33,10 @@ _ASSETS = "{assetsOrError {... on AssetConnection {nodes {assetMaterializations(
 def launch_run(name: str) -> str:
     """A mutation that launches a run, tagged with the name of the attack that sent it."""
     tags = f'{{tags: [{{key: "attack", value: "{name}"}}]}}'
-    return (f'mutation {{launchRun(executionParams: {{selector: {{{_SELECTOR}, jobName: "maintenance"}}, '
-            f'mode: "default", runConfigData: {{}}, executionMetadata: {tags}}}) {{__typename}}}}')
+    return (
+        f'mutation {{launchRun(executionParams: {{selector: {{{_SELECTOR}, jobName: "maintenance"}}, '
+        f'mode: "default", runConfigData: {{}}, executionMetadata: {tags}}}) {{__typename}}}}'
+    )
 
 
 class UiProcess:
@@ -44,19 +46,39 @@ class UiProcess:
         self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}"
         config = folder / "sync.yaml"
-        config.write_text(yaml.safe_dump(
-            two_part_config(**settings).model_dump(mode="json", exclude_defaults=True)))
+        config.write_text(yaml.safe_dump(two_part_config(**settings).model_dump(mode="json", exclude_defaults=True)))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SYNC_", "DAGSTER_"))}
         environment = {
-            **kept, "SYNC_HOME": str(folder), "SYNC_CONFIG": str(config), "SYNC_DATABASE_URL": database_url,
-            "DAGSTER_HOME": str(folder / "dagster"), "SYNC_UI_URL": self.url, "PYTHONUNBUFFERED": "1",
-            "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(database_url)}
-        subprocess.run([sys.executable, "-m", "sync_orchestrator.supervisor.system"], env=environment, check=True, cwd=ROOT,
-                       stdout=subprocess.DEVNULL)
+            **kept,
+            "SYNC_HOME": str(folder),
+            "SYNC_CONFIG": str(config),
+            "SYNC_DATABASE_URL": database_url,
+            "DAGSTER_HOME": str(folder / "dagster"),
+            "SYNC_UI_URL": self.url,
+            "PYTHONUNBUFFERED": "1",
+            "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(database_url),
+        }
+        subprocess.run(
+            [sys.executable, "-m", "sync_orchestrator.supervisor.system"],
+            env=environment,
+            check=True,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
         workspace = str(ROOT / "workspace.yaml")
-        command = ([sys.executable, "-m", "sync_orchestrator.ui", "--workspace", workspace, "--port", str(self.port)]
-                   if guarded else [str(Path(sys.executable).parent / "dagster-webserver"), "-w", workspace,
-                                    "-h", "127.0.0.1", "-p", str(self.port)])
+        command = (
+            [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", workspace, "--port", str(self.port)]
+            if guarded
+            else [
+                str(Path(sys.executable).parent / "dagster-webserver"),
+                "-w",
+                workspace,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(self.port),
+            ]
+        )
         self.tree = Tree(folder / "logs", environment)
         self.log = folder / "logs" / "webserver.log"
         try:
@@ -83,8 +105,12 @@ class UiProcess:
 
     def attacks(self) -> set[str]:
         """The attacks that launched a run."""
-        return {tag["value"] for result in self.ask(_RUNS)["runsOrError"]["results"] for tag in result["tags"]
-                if tag["key"] == "attack"}
+        return {
+            tag["value"]
+            for result in self.ask(_RUNS)["runsOrError"]["results"]
+            for tag in result["tags"]
+            if tag["key"] == "attack"
+        }
 
     def materializations(self) -> int:
         """How many materializations were reported."""

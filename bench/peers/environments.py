@@ -23,8 +23,10 @@ def python_of(name: str) -> Path:
     python = folder / "bin" / "python"
     if not (folder / "made").exists():
         uv = str(Path(sys.executable).with_name("uv"))
-        for words in (["venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
-                      ["pip", "install", "--quiet", "--python", str(python), "-r", str(wanted)]):
+        for words in (
+            ["venv", "--quiet", "--clear", "--python", sys.executable, str(folder)],
+            ["pip", "install", "--quiet", "--python", str(python), "-r", str(wanted)],
+        ):
             subprocess.run([uv, *words], check=True, timeout=300)
         (folder / "made").touch()
     return python
@@ -35,7 +37,8 @@ def told_by(name: str, program: str, *words: str, timeout: float = 300) -> dict[
 
     Raises CalledProcessError, TimeoutExpired.
     """
-    ended = subprocess.run([python_of(name), HERE / program, *words], check=True, capture_output=True, text=True,
-                           timeout=timeout)
+    ended = subprocess.run(
+        [python_of(name), HERE / program, *words], check=True, capture_output=True, text=True, timeout=timeout
+    )
     told: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return told

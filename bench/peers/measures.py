@@ -26,14 +26,22 @@ _REDIS_URL, _RABBIT_URL = f"redis://127.0.0.1:{REDIS}/15", f"amqp://guest:guest@
 MOST_SECONDS = 60.0
 _GIVEN_UP = 20.0  # what nothing was heard of for so long does not come any more
 
-_CELERY = ("no order per record, no guard against older versions, creates are repeated blindly, no look at what is "
-           "there; by default a task is off the queue before it runs; filling the queue is not in the figure")
-_DLT = ("no order between load jobs, no merge at a custom destination, creates are repeated blindly, an outcome for "
-        "the package and not for a record, no look at what is there")
-_DRT = ("one call after the other on one connection, any 2xx is a success of the whole call, no guard against older "
-        "versions, creates are repeated blindly, no look at what is there over REST; its pace of 10 a second is off")
-_DAGSTER = ("a process for each 500 changes, up to ten at once in any order, no guard against older versions, creates "
-            "are repeated blindly, an outcome for the run and not for a record, no look at what is there")
+_CELERY = (
+    "no order per record, no guard against older versions, creates are repeated blindly, no look at what is "
+    "there; by default a task is off the queue before it runs; filling the queue is not in the figure"
+)
+_DLT = (
+    "no order between load jobs, no merge at a custom destination, creates are repeated blindly, an outcome for "
+    "the package and not for a record, no look at what is there"
+)
+_DRT = (
+    "one call after the other on one connection, any 2xx is a success of the whole call, no guard against older "
+    "versions, creates are repeated blindly, no look at what is there over REST; its pace of 10 a second is off"
+)
+_DAGSTER = (
+    "a process for each 500 changes, up to ten at once in any order, no guard against older versions, creates "
+    "are repeated blindly, an outcome for the run and not for a record, no look at what is there"
+)
 
 
 @dataclass(frozen=True)
@@ -60,27 +68,70 @@ def _celery(name: str, broker: int, pool: str, concurrency: int, numbers: Mappin
 
 
 SET_UPS = (
-    _celery("Celery on Redis", REDIS, "prefork", 0,
-            {"bulk": 60_000, "single": 4_000, "order": 200, "faults": 2_000}, "bulk", "single", "order", "faults"),
+    _celery(
+        "Celery on Redis",
+        REDIS,
+        "prefork",
+        0,
+        {"bulk": 60_000, "single": 4_000, "order": 200, "faults": 2_000},
+        "bulk",
+        "single",
+        "order",
+        "faults",
+    ),
     _celery(f"Celery on Redis, {CONNECTIONS} processes", REDIS, "prefork", CONNECTIONS, {"latency": 4_000}),
-    _celery(f"Celery on Redis, {CONNECTIONS} greenlets", REDIS, "gevent", CONNECTIONS,
-            {"single": 2_000, "latency": 2_000}, "latency"),
-    _celery("Celery on RabbitMQ", RABBIT, "prefork", 0,
-            {"bulk": 60_000, "single": 4_000, "order": 200, "faults": 2_000}, "bulk", "single"),
+    _celery(
+        f"Celery on Redis, {CONNECTIONS} greenlets",
+        REDIS,
+        "gevent",
+        CONNECTIONS,
+        {"single": 2_000, "latency": 2_000},
+        "latency",
+    ),
+    _celery(
+        "Celery on RabbitMQ",
+        RABBIT,
+        "prefork",
+        0,
+        {"bulk": 60_000, "single": 4_000, "order": 200, "faults": 2_000},
+        "bulk",
+        "single",
+    ),
     _celery(f"Celery on RabbitMQ, {CONNECTIONS} processes", RABBIT, "prefork", CONNECTIONS, {"latency": 4_000}),
-    SetUp("dlt", _DLT, "dlt", ("dlt_pipeline.py",),
-          {"bulk": 60_000, "single": 6_000, "latency": 6_000, "order": 200, "faults": 2_000},
-          ("bulk", "single", "latency", "order", "faults")),
-    SetUp("drt", _DRT, "drt", ("drt_sync.py",),
-          {"bulk": 60_000, "single": 6_000, "latency": 500, "order": 200, "faults": 2_000},
-          ("bulk", "single", "latency", "order", "faults")),
-    SetUp("Dagster sensor, a run per 500", _DAGSTER, "", ("dagster_daemon.py",),
-          {"bulk": 5_000, "order": 200, "faults": 2_000}, ("bulk",), still=8, order="bulk"),
+    SetUp(
+        "dlt",
+        _DLT,
+        "dlt",
+        ("dlt_pipeline.py",),
+        {"bulk": 60_000, "single": 6_000, "latency": 6_000, "order": 200, "faults": 2_000},
+        ("bulk", "single", "latency", "order", "faults"),
+    ),
+    SetUp(
+        "drt",
+        _DRT,
+        "drt",
+        ("drt_sync.py",),
+        {"bulk": 60_000, "single": 6_000, "latency": 500, "order": 200, "faults": 2_000},
+        ("bulk", "single", "latency", "order", "faults"),
+    ),
+    SetUp(
+        "Dagster sensor, a run per 500",
+        _DAGSTER,
+        "",
+        ("dagster_daemon.py",),
+        {"bulk": 5_000, "order": 200, "faults": 2_000},
+        ("bulk",),
+        still=8,
+        order="bulk",
+    ),
 )
 _WHAT = {
-    "bulk": "peer, bulk upsert of 500", "single": "peer, single records, no latency",
+    "bulk": "peer, bulk upsert of 500",
+    "single": "peer, single records, no latency",
     "latency": f"peer, single records, 20 ms, {CONNECTIONS} connections",
-    "order": "peer, versions 3, 1, 2 of each record", "faults": "peer, creates, 5 % errors, 2 % lost answers"}
+    "order": "peer, versions 3, 1, 2 of each record",
+    "faults": "peer, creates, 5 % errors, 2 % lost answers",
+}
 
 
 class Measured:
@@ -91,16 +142,26 @@ class Measured:
         self._peer = peer
 
     def line(self, what: str, number: int) -> Line:
-        return self._order(number) if what == "order" else self._faults(number) if what == "faults" else (
-            self._speed(what, number))
+        return (
+            self._order(number)
+            if what == "order"
+            else self._faults(number)
+            if what == "faults"
+            else (self._speed(what, number))
+        )
 
     def _speed(self, what: str, number: int) -> Line:
         how = "bulk" if what == "bulk" else "single"
         with third_party(*(("--latency", "0.02") if what == "latency" else ())) as port, _client(port) as client:
             seconds = self._pushed(client, how, [payload(at) for at in range(number)], "records", number)
             calls = _stats(client)["calls"]
-        return Line(f"{_WHAT[what]}: {self._peer.name}", number / seconds, "/s",
-                    f"{number:,} records in {calls:,} calls, {seconds:.1f} s", note=self._peer.cannot)
+        return Line(
+            f"{_WHAT[what]}: {self._peer.name}",
+            number / seconds,
+            "/s",
+            f"{number:,} records in {calls:,} calls, {seconds:.1f} s",
+            note=self._peer.cannot,
+        )
 
     def _order(self, number: int) -> Line:
         """All records at version 3, then all at 1, then all at 2: how many end at the newest."""
@@ -108,8 +169,14 @@ class Measured:
         with third_party() as port, _client(port) as client:
             self._pushed(client, self._peer.order, records, "writes", len(records))
             newest = sum(client.get(f"/items/k{at}").json()["v"] == 3 for at in range(number))
-        return Line(f"{_WHAT['order']}: {self._peer.name}", newest, f"of {number}", "end at the newest",
-                    newest / number, note=self._peer.cannot)
+        return Line(
+            f"{_WHAT['order']}: {self._peer.name}",
+            newest,
+            f"of {number}",
+            "end at the newest",
+            newest / number,
+            note=self._peer.cannot,
+        )
 
     def _faults(self, number: int) -> Line:
         """Creates, of which some are answered 500, and some are made and not answered: what is missing or too much."""
@@ -117,11 +184,23 @@ class Measured:
             self._pushed(client, "create", [payload(at) for at in range(number)], "records", number, self._peer.still)
             told = _stats(client)
         missing, doubled = number - told["records"], told["created"] - told["records"]
-        return Line(f"{_WHAT['faults']}: {self._peer.name}", missing + doubled, f"of {number:,}",
-                    f"missing: {missing:,}, made twice: {doubled:,}", note=self._peer.cannot)
+        return Line(
+            f"{_WHAT['faults']}: {self._peer.name}",
+            missing + doubled,
+            f"of {number:,}",
+            f"missing: {missing:,}, made twice: {doubled:,}",
+            note=self._peer.cannot,
+        )
 
-    def _pushed(self, client: httpx.Client, how: str, records: list[dict[str, Any]], counter: str, wanted: int,
-                still: float = 0.0) -> float:
+    def _pushed(
+        self,
+        client: httpx.Client,
+        how: str,
+        records: list[dict[str, Any]],
+        counter: str,
+        wanted: int,
+        still: float = 0.0,
+    ) -> float:
         """Seconds until a counter of the third party is there. ``still``: ends only once nothing comes any more."""
         self._program.offer(how, str(client.base_url).rstrip("/"), CONNECTIONS, records, MOST_SECONDS)
         if _stats(client)["calls"]:

@@ -79,9 +79,15 @@ def running(python: str, script: str, *words: str) -> Iterator[Program]:
         folder = Path(place)
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
-                [python, str(Path(__file__).parent / "set_ups" / script), *words], cwd=folder, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-                env={**os.environ, "HOME": place, "DO_NOT_TRACK": "1"})
+                [python, str(Path(__file__).parent / "set_ups" / script), *words],
+                cwd=folder,
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "HOME": place, "DO_NOT_TRACK": "1"},
+            )
         try:
             yield Program(process, folder)
         finally:

@@ -28,8 +28,9 @@ def by_datacompy() -> int:
     from sqlalchemy import create_engine
 
     engine = create_engine("postgresql+psycopg://", connect_args={"host": HOST, "dbname": DATABASE, "user": USER})
-    compared = datacompy.PandasCompare(pandas.read_sql_table("ours", engine), pandas.read_sql_table("theirs", engine),
-                                       join_columns="code")
+    compared = datacompy.PandasCompare(
+        pandas.read_sql_table("ours", engine), pandas.read_sql_table("theirs", engine), join_columns="code"
+    )
     return len(compared.all_mismatch()) + len(compared.df1_unq_rows) + len(compared.df2_unq_rows)
 
 

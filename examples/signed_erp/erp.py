@@ -36,8 +36,9 @@ class Erp:
         raw = request.scope["raw_path"].decode()
         target = raw + (f"?{request.url.query}" if request.url.query else "")
         key_id, _, signature = request.headers.get("X-Signature", "").partition(":")
-        canonical = "\n".join((
-            request.method, target, request.headers.get("X-Date", ""), hashlib.sha256(body).hexdigest()))
+        canonical = "\n".join(
+            (request.method, target, request.headers.get("X-Date", ""), hashlib.sha256(body).hexdigest())
+        )
         expected = hmac.digest(self.keys.get(key_id, "").encode(), canonical.encode(), "sha256")
         return key_id in self.keys and hmac.compare_digest(base64.b64encode(expected), signature.encode())
 
@@ -63,8 +64,12 @@ class Erp:
         return _says("ok", article=self.articles[number])
 
     def _list(self, asked: dict[str, str]) -> Element:
-        found = {number: article for number, article in self.articles.items() if self._is_present(number) and all(
-            (article.findtext(name) or "") == asked[name] for name in ("code", "warehouse") if name in asked)}
+        found = {
+            number: article
+            for number, article in self.articles.items()
+            if self._is_present(number)
+            and all((article.findtext(name) or "") == asked[name] for name in ("code", "warehouse") if name in asked)
+        }
         start, most = int(asked.get("start") or 0), int(asked.get("most", "100"))
         answer = _says("ok")
         answer.set("total", str(len(found)))

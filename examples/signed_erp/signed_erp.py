@@ -85,8 +85,12 @@ class SignedErp(ThirdPartyAdapter):
 
     async def _ask(self, method: Method, path: str, *, body: Element | None = None, **params: str | None) -> Element:
         answer = await self.http.call(
-            method, path, params=params, body=None if body is None else ElementTree.tostring(body),
-            headers={"Content-Type": "application/xml"})
+            method,
+            path,
+            params=params,
+            body=None if body is None else ElementTree.tostring(body),
+            headers={"Content-Type": "application/xml"},
+        )
         try:
             root = ElementTree.fromstring(answer.content)
         except ElementTree.ParseError:
@@ -110,8 +114,12 @@ class SignedErp(ThirdPartyAdapter):
         if article is None or not article.get("id"):
             raise self.http.garbage("an answer without its article", "" if article is None else str(article.attrib))
         fields: Json = {
-            "code": _text(article, "code"), "warehouse": _text(article, "warehouse"), "name": _text(article, "name"),
-            "price": int(_text(article, "cents") or 0) / 100, "stock": int(_text(article, "stock") or 0)}
+            "code": _text(article, "code"),
+            "warehouse": _text(article, "warehouse"),
+            "name": _text(article, "name"),
+            "price": int(_text(article, "cents") or 0) / 100,
+            "stock": int(_text(article, "stock") or 0),
+        }
         return Found(fields["code"], article.get("id", ""), fields["warehouse"], fields)
 
 

@@ -127,20 +127,26 @@ class ContainedSource:
             return _all_storable(await self.inner.read_many(keys))
 
     async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
-        async with aclosing(_each(self._containment, "pages", lambda: self.inner.pages(group, after),
-                                  lambda page: (_all_storable(page[0]), page[1]))) as pages:
+        async with aclosing(
+            _each(
+                self._containment,
+                "pages",
+                lambda: self.inner.pages(group, after),
+                lambda page: (_all_storable(page[0]), page[1]),
+            )
+        ) as pages:
             async for page in pages:
                 yield page
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(_each(
-                self._containment, "keys", lambda: self.inner.keys(group), _all_storable)) as pages:
+        async with aclosing(_each(self._containment, "keys", lambda: self.inner.keys(group), _all_storable)) as pages:
             async for rows in pages:
                 yield rows
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
-        async with aclosing(_each(
-                self._containment, "changes", lambda: self.inner.changes(since), _all_storable)) as pages:
+        async with aclosing(
+            _each(self._containment, "changes", lambda: self.inner.changes(since), _all_storable)
+        ) as pages:
             async for rows in pages:
                 yield rows
 
@@ -194,9 +200,14 @@ class ContainedThirdParty:
         return [_storable_found(each) for each in found]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
-        async with aclosing(_each(
-                self._containment, "pages", lambda: self.inner.pages(group),
-                lambda page: [_storable_found(each) for each in page])) as pages:
+        async with aclosing(
+            _each(
+                self._containment,
+                "pages",
+                lambda: self.inner.pages(group),
+                lambda page: [_storable_found(each) for each in page],
+            )
+        ) as pages:
             async for page in pages:
                 yield page
 
@@ -266,9 +277,12 @@ def _storable_found(found: Found) -> Found:
     names = [found.key or "", found.external_id, found.group or ""]
     if all(map(str.isascii, names)) and "\x00" not in "".join(names):
         return found
-    return replace(found, external_id=storable_text(found.external_id),
-                   key=None if found.key is None else storable_text(found.key),
-                   group=None if found.group is None else storable_text(found.group))
+    return replace(
+        found,
+        external_id=storable_text(found.external_id),
+        key=None if found.key is None else storable_text(found.key),
+        group=None if found.group is None else storable_text(found.group),
+    )
 
 
 def _all_storable(rows: Sequence[PartRead]) -> list[PartRead]:

@@ -45,8 +45,9 @@ class Behind:
 
     def shown(self, text: str, adapter: Adapter | None = None) -> str:
         """Text for an error message: on one line, clipped, without secrets."""
-        return self.http.shown(text) if adapter is None and self.http is not None else shown(
-            text, self._secrets(adapter))
+        return (
+            self.http.shown(text) if adapter is None and self.http is not None else shown(text, self._secrets(adapter))
+        )
 
     def _secrets(self, adapter: Adapter | None) -> tuple[str, ...]:
         own = () if adapter is None else (adapter.settings,)
@@ -68,13 +69,17 @@ def build_sources(
     Without ``hold_offs`` (by system) and ``logins``, this process alone knows of them. Raises ConfigError for a class
     that cannot be made.
     """
-    clients = {name: _client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
-               for name, system in config.sources.items()}
+    clients = {
+        name: _client(name, system, logins, (hold_offs or {}).get(name) or HoldOff())
+        for name, system in config.sources.items()
+    }
     sources: dict[str, dict[str, SourceSystem]] = {}
     for name, entity in config.entities.items():
         fields = mapped_fields(entity.mapping)
-        sources[name] = {part: _source(part, clients[part], name, settings, fields.get(part, frozenset()))
-                         for part, settings in entity.parts.items()}
+        sources[name] = {
+            part: _source(part, clients[part], name, settings, fields.get(part, frozenset()))
+            for part, settings in entity.parts.items()
+        }
     return sources
 
 
@@ -112,7 +117,9 @@ def _contained(name: str, source: SourceSystem, mask: Mask) -> SourceSystem:
 
 
 def build_third_parties(
-    config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
+    config: Config,
+    before_call: Mapping[str, BeforeCall],
+    hold_offs: Mapping[str, HoldOff] | None = None,
     logins: Logins | None = None,
 ) -> dict[str, ThirdParty]:
     """Every entity's collection at its third party; ``before_call`` by system, where it has a rate.
@@ -124,15 +131,19 @@ def build_third_parties(
 
 
 def build_clients(
-    config: Config, before_call: Mapping[str, BeforeCall], hold_offs: Mapping[str, HoldOff] | None = None,
-    logins: Logins | None = None, limits: Mapping[str, CallLimit] | None = None,
+    config: Config,
+    before_call: Mapping[str, BeforeCall],
+    hold_offs: Mapping[str, HoldOff] | None = None,
+    logins: Logins | None = None,
+    limits: Mapping[str, CallLimit] | None = None,
 ) -> dict[str, Behind]:
     """What each third party is called through, by its name: by entities and by routes of the proxy alike."""
     clients = {}
     for name, system in config.third_parties.items():
         hold_off = (hold_offs or {}).get(name) or HoldOff()
-        clients[name] = _behind(system, f"third_parties.{name}", before_call.get(name), hold_off, logins,
-                                (limits or {}).get(name))
+        clients[name] = _behind(
+            system, f"third_parties.{name}", before_call.get(name), hold_off, logins, (limits or {}).get(name)
+        )
     return clients
 
 
@@ -145,7 +156,8 @@ def third_parties_behind(config: Config, clients: Mapping[str, Behind]) -> dict[
         if client.settings.adapter is None:
             assert client.http is not None
             third_party: ThirdParty = RestThirdParty(
-                client.http, target, tuple(entity.mapping), client.settings.account)
+                client.http, target, tuple(entity.mapping), client.settings.account
+            )
             mask: Mask = client.http.shown
         else:
             own = made_third_party(target.system, client.settings, client.http, name, target, tuple(entity.mapping))
@@ -166,11 +178,21 @@ def clients_of_routes(config: Config, clients: Mapping[str, Behind]) -> dict[str
 
 
 def _behind(
-    system: ClassSystem | ThirdPartySystem, place: str, before_call: BeforeCall | None, hold_off: HoldOff,
-    logins: Logins | None, limit: CallLimit | None = None,
+    system: ClassSystem | ThirdPartySystem,
+    place: str,
+    before_call: BeforeCall | None,
+    hold_off: HoldOff,
+    logins: Logins | None,
+    limit: CallLimit | None = None,
 ) -> Behind:
     if not system.base_url:
         return Behind(system, None, Room(before_call, hold_off, limit), hold_off)
-    http = Http(system, before_call, hold_off=hold_off, logins=logins(place) if logins else None,
-                secrets=secrets_in(system.settings), limit=limit)
+    http = Http(
+        system,
+        before_call,
+        hold_off=hold_off,
+        logins=logins(place) if logins else None,
+        secrets=secrets_in(system.settings),
+        limit=limit,
+    )
     return Behind(system, http, None, hold_off)

@@ -94,8 +94,14 @@ def once_each(rows: Sequence[PartRead]) -> list[PartRead]:
 
 def not_unique(key: str, rows: Sequence[PartRead]) -> PartRead:
     """A key that several rows of its source have."""
-    fields = sorted({name for row in rows for name in (*row.data, *rows[0].data)
-                     if row.data.get(name) != rows[0].data.get(name) or (name in row.data) != (name in rows[0].data)})
+    fields = sorted(
+        {
+            name
+            for row in rows
+            for name in (*row.data, *rows[0].data)
+            if row.data.get(name) != rows[0].data.get(name) or (name in row.data) != (name in rows[0].data)
+        }
+    )
     differ = f", which differ in {', '.join(fields[:_MAX_FIELDS_SHOWN])}" if fields else ", which differ"
     return unusable(key, f"the key is not unique: {len(rows)} rows with key {key}{differ}")
 
@@ -113,9 +119,12 @@ def missing_fields(fields: Iterable[str], there: Iterable[str], what: str) -> Ca
         return None
     names = ", ".join(f"'{name}'" for name in missing)
     return CallFailed(
-        Failure.TRANSIENT, f"{what} has no column {names}, which the mapping reads; it has {', '.join(known)}. Restore "
-                           "the column or change the mapping; if it may be null, set the part's absent_fields to "
-                           "'null'", about_system=True)
+        Failure.TRANSIENT,
+        f"{what} has no column {names}, which the mapping reads; it has {', '.join(known)}. Restore "
+        "the column or change the mapping; if it may be null, set the part's absent_fields to "
+        "'null'",
+        about_system=True,
+    )
 
 
 def asked_for(keys: Sequence[str], rows: Sequence[PartRead]) -> list[PartRead]:
@@ -126,8 +135,10 @@ def asked_for(keys: Sequence[str], rows: Sequence[PartRead]) -> list[PartRead]:
     wanted, found = set(keys), {row.key for row in rows}
     others = [row.key for row in rows if row.key not in wanted]
     missed = {key: other for key in wanted - found if others for other in others if alike(other, key)}
-    return [*(row for row in rows if row.key in wanted),
-            *(PartRead(key, 0, {}, problem=spelt_otherwise(other, key)) for key, other in sorted(missed.items()))]
+    return [
+        *(row for row in rows if row.key in wanted),
+        *(PartRead(key, 0, {}, problem=spelt_otherwise(other, key)) for key, other in sorted(missed.items())),
+    ]
 
 
 def _search(expression: ParsedResult | None, row: dict[str, Any]) -> Any:

@@ -144,8 +144,11 @@ class _UnknownKeys:
         owed = max(0.0, self._paid_until.get(network, 0.0) - now)
         wait = owed - (_UNKNOWN_BURST - 1) / _UNKNOWN_PER_SECOND
         if wait > 0:
-            raise Refused(429, "Too many unknown keys came from this address; send it again later.",
-                          {"Retry-After": str(math.ceil(wait))})
+            raise Refused(
+                429,
+                "Too many unknown keys came from this address; send it again later.",
+                {"Retry-After": str(math.ceil(wait))},
+            )
         _put(self._paid_until, network, now + owed + 1 / _UNKNOWN_PER_SECOND, _MAX_ADDRESSES)
 
     def give_back(self, address: str) -> None:

@@ -25,8 +25,12 @@ MAX_PIPELINED = 16
 WRITE_SECONDS = 120.0
 """How long a caller may keep an answer waiting that it does not read."""
 
-_SAID = {400: "Invalid HTTP request received.", 408: "The head of the request came too slowly.",
-         431: "The head of the request is too large.", 503: "Too many requests were sent at once."}
+_SAID = {
+    400: "Invalid HTTP request received.",
+    408: "The head of the request came too slowly.",
+    431: "The head of the request is too large.",
+    503: "Too many requests were sent at once.",
+}
 
 
 class Guests:
@@ -179,7 +183,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         said = _SAID[status].encode()
-        self.transport.write(b"".join([
-            STATUS_LINE[status], b"content-type: text/plain; charset=utf-8\r\n",
-            b"content-length: %d\r\n" % len(said), b"connection: close\r\n\r\n", said]))
+        self.transport.write(
+            b"".join(
+                [
+                    STATUS_LINE[status],
+                    b"content-type: text/plain; charset=utf-8\r\n",
+                    b"content-length: %d\r\n" % len(said),
+                    b"connection: close\r\n\r\n",
+                    said,
+                ]
+            )
+        )
         self.transport.close()

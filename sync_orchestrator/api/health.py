@@ -69,8 +69,9 @@ class Health:
         if not current:
             raise Refused(503, "The database has not the shape that this version needs; start it with this version.")
         heard = silent is not None and silent < _SENSOR_SILENT_SECONDS
-        return JSONResponse({"status": "ready", "database": "ok", "migrations": "ok",
-                             "sensor": "ok" if heard else "silent"})
+        return JSONResponse(
+            {"status": "ready", "database": "ok", "migrations": "ok", "sensor": "ok" if heard else "silent"}
+        )
 
     def _look(self) -> asyncio.Task[tuple[bool, float | None]]:
         """One look at a time, and a second of rest between two, however many ask."""
@@ -117,29 +118,77 @@ class _Collected(Collector):
 
 
 def _figures(connection: Connection) -> Families:
-    yield _counter(connection, "sync_events", "Events by what became of them, and what was received.",
-                   metrics_queries.COUNT_FINISHED_EVENTS, ("entity", "source", "what"))
-    yield _gauge(connection, "sync_events_open", "Events that are not finished, by state.", metrics_queries.COUNT_ACTIVE_EVENTS,
-                 ("entity", "source", "state"))
-    yield _single("sync_oldest_due_seconds", "How long the oldest due work has waited.",
-                  float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds))
-    yield _counter(connection, "sync_pushes", "Calls that were to write at the third party, by outcome.",
-                   metrics_queries.COUNT_PUSHES, ("entity", "outcome"))
+    yield _counter(
+        connection,
+        "sync_events",
+        "Events by what became of them, and what was received.",
+        metrics_queries.COUNT_FINISHED_EVENTS,
+        ("entity", "source", "what"),
+    )
+    yield _gauge(
+        connection,
+        "sync_events_open",
+        "Events that are not finished, by state.",
+        metrics_queries.COUNT_ACTIVE_EVENTS,
+        ("entity", "source", "state"),
+    )
+    yield _single(
+        "sync_oldest_due_seconds",
+        "How long the oldest due work has waited.",
+        float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
+    )
+    yield _counter(
+        connection,
+        "sync_pushes",
+        "Calls that were to write at the third party, by outcome.",
+        metrics_queries.COUNT_PUSHES,
+        ("entity", "outcome"),
+    )
     yield _latencies(connection)
-    yield _gauge(connection, "sync_breaker_open", "1 while no pushes go to the system.", metrics_queries.LIST_OPEN_BREAKERS,
-                 ("system",))
-    yield _gauge(connection, "sync_suspended", "1 while pushes to the system are suspended until it is adopted.",
-                 metrics_queries.LIST_SUSPENDED, ("system",))
-    yield _gauge(connection, "sync_groups", "Business groups by the verdict of their last validation.",
-                 metrics_queries.COUNT_VERDICTS, ("entity", "verdict"))
-    yield _gauge(connection, "sync_drift", "Differences that validation confirmed and that are not known to be gone.",
-                 metrics_queries.COUNT_OPEN_DRIFT, ("entity", "kind"))
-    yield _gauge(connection, "sync_dead_records", "Records that are not pushed any more: dead, held (on hold) or "
-                 "discarded; and changes that died before they were archived (event).", dead_queries.COUNT_DEAD,
-                 ("entity", "state"))
+    yield _gauge(
+        connection,
+        "sync_breaker_open",
+        "1 while no pushes go to the system.",
+        metrics_queries.LIST_OPEN_BREAKERS,
+        ("system",),
+    )
+    yield _gauge(
+        connection,
+        "sync_suspended",
+        "1 while pushes to the system are suspended until it is adopted.",
+        metrics_queries.LIST_SUSPENDED,
+        ("system",),
+    )
+    yield _gauge(
+        connection,
+        "sync_groups",
+        "Business groups by the verdict of their last validation.",
+        metrics_queries.COUNT_VERDICTS,
+        ("entity", "verdict"),
+    )
+    yield _gauge(
+        connection,
+        "sync_drift",
+        "Differences that validation confirmed and that are not known to be gone.",
+        metrics_queries.COUNT_OPEN_DRIFT,
+        ("entity", "kind"),
+    )
+    yield _gauge(
+        connection,
+        "sync_dead_records",
+        "Records that are not pushed any more: dead, held (on hold) or "
+        "discarded; and changes that died before they were archived (event).",
+        dead_queries.COUNT_DEAD,
+        ("entity", "state"),
+    )
     yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", metrics_queries.COUNT_OPEN_ALERTS, ("kind",))
-    yield _gauge(connection, "sync_silent_seconds", "How long ago the sensor and the drain were last heard of.",
-                 metrics_queries.LIST_HEARTBEAT_AGES, ("name",))
+    yield _gauge(
+        connection,
+        "sync_silent_seconds",
+        "How long ago the sensor and the drain were last heard of.",
+        metrics_queries.LIST_HEARTBEAT_AGES,
+        ("name",),
+    )
 
 
 def _counter(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
@@ -151,8 +200,9 @@ def _gauge(connection: Connection, name: str, help_text: str, statement: str, la
     return _filled(GaugeMetricFamily(name, help_text, labels=labels), connection, statement, labels)
 
 
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, connection: Connection, statement: str,
-            labels: tuple[str, ...]) -> Metric:
+def _filled(
+    family: CounterMetricFamily | GaugeMetricFamily, connection: Connection, statement: str, labels: tuple[str, ...]
+) -> Metric:
     for row in run(connection, statement):
         family.add_metric([str(getattr(row, label)) for label in labels], float(row.n))
     return family
@@ -164,7 +214,8 @@ def _single(name: str, help_text: str, value: float) -> Metric:
 
 def _latencies(connection: Connection) -> Metric:
     family = HistogramMetricFamily(
-        "sync_event_seconds", "From being received to being acknowledged by the third party.", labels=("entity",))
+        "sync_event_seconds", "From being received to being acknowledged by the third party.", labels=("entity",)
+    )
     classes: dict[str, dict[float, int]] = defaultdict(dict)
     sums: dict[str, float] = defaultdict(float)
     for row in run(connection, metrics_queries.SUM_LATENCIES):

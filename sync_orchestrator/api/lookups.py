@@ -28,8 +28,22 @@ from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.errors import NotFound
 from sync_orchestrator.texts.storable_text import text_problem
 
-_RECORD = ("entity", "key", "group_key", "revision", "deleted", "out_of_step", "parked", "error", "attempts",
-           "external_id", "applied_revision", "applied_group", "applied_at", "changed_at")
+_RECORD = (
+    "entity",
+    "key",
+    "group_key",
+    "revision",
+    "deleted",
+    "out_of_step",
+    "parked",
+    "error",
+    "attempts",
+    "external_id",
+    "applied_revision",
+    "applied_group",
+    "applied_at",
+    "changed_at",
+)
 _ERROR_TEXTS = ("error", "detail")
 _PART = ("part", "epoch", "version", "deleted")
 
@@ -76,11 +90,13 @@ class Lookups:
             found = await self._database.ask(look)
         except NotFound:
             raise Refused(404, "Nothing is known of this record.") from None
-        return ExactJson({
-            "record": found["record"] and _for(caller, _plain(found["record"], _RECORD)),
-            "parts": [_plain(part, _PART) for part in found["parts"]],
-            "history": [_for(caller, line) for line in _in_order(found)],
-        })
+        return ExactJson(
+            {
+                "record": found["record"] and _for(caller, _plain(found["record"], _RECORD)),
+                "parts": [_plain(part, _PART) for part in found["parts"]],
+                "history": [_for(caller, line) for line in _in_order(found)],
+            }
+        )
 
 
 class ExactJson(JSONResponse):
@@ -108,10 +124,17 @@ def _in_order(found: records.Biography) -> list[dict[str, Any]]:
         lines.append((event["received_at"], {"what": "received", **told, "action": event["action"]}))
         state = {name: event[name] for name in ("state", "revision", "attempts", "error", "reason")}
         lines.append((event["finished_at"], {"what": "finished" if event["finished_at"] else "open", **told, **state}))
-    lines += [(push["at"], {"what": "push", **{name: push[name] for name in (
-        "revision", "step", "outcome", "status", "detail")}}) for push in found["pushes"]]
-    lines += [(drift["found_at"], {"what": "drift", "kind": drift["kind"], "status": drift["status"]})
-              for drift in found["drift"]]
+    lines += [
+        (
+            push["at"],
+            {"what": "push", **{name: push[name] for name in ("revision", "step", "outcome", "status", "detail")}},
+        )
+        for push in found["pushes"]
+    ]
+    lines += [
+        (drift["found_at"], {"what": "drift", "kind": drift["kind"], "status": drift["status"]})
+        for drift in found["drift"]
+    ]
     done = sorted((line for line in lines if line[0] is not None), key=lambda line: line[0])
     still = [line for line in lines if line[0] is None]
     return [_plain({"at": at, **line}) for at, line in (*done, *still)]
@@ -127,5 +150,8 @@ def _for(caller: Caller, row: dict[str, Any]) -> dict[str, Any]:
 
 def _plain(row: Any, names: Iterable[str] | None = None) -> dict[str, Any]:
     chosen = row if names is None else {name: row[name] for name in names}
-    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in chosen.items()
-            if name != "seq"}
+    return {
+        name: value.isoformat() if hasattr(value, "isoformat") else value
+        for name, value in chosen.items()
+        if name != "seq"
+    }

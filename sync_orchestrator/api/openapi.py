@@ -28,7 +28,8 @@ class Descriptions:
         self.openapi["paths"].update(paths or {})
         self.asyncapi = _read("asyncapi.yaml")
         self.asyncapi["components"]["messages"]["change"]["payload"] = deepcopy(
-            self.openapi["components"]["schemas"]["CloudEvent"])
+            self.openapi["components"]["schemas"]["CloudEvent"]
+        )
 
     def routes(self) -> list[Route]:
         return [Route("/openapi.json", self._openapi), Route("/asyncapi.json", self._asyncapi)]

@@ -29,7 +29,10 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
     retry = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
     return JSONResponse(
         {"type": "about:blank", "title": _phrase(status), "status": status, "detail": detail, **more},
-        status_code=status, headers={**retry, **(headers or {})}, media_type=KIND)
+        status_code=status,
+        headers={**retry, **(headers or {})},
+        media_type=KIND,
+    )
 
 
 def _phrase(status: int) -> str:
@@ -47,10 +50,13 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    detail = {404: "There is nothing here; /openapi.json says what there is.",
-              405: "This method is not known here; /openapi.json says which are."}
-    return problem(error.status_code, detail.get(error.status_code, "The request cannot be understood."),
-                   dict(error.headers or {}))
+    detail = {
+        404: "There is nothing here; /openapi.json says what there is.",
+        405: "This method is not known here; /openapi.json says which are.",
+    }
+    return problem(
+        error.status_code, detail.get(error.status_code, "The request cannot be understood."), dict(error.headers or {})
+    )
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:

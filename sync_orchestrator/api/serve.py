@@ -52,9 +52,18 @@ def _connections() -> int:
 def serve(host: str, port: int, workers: int = 1) -> None:
     """Serves until SIGINT or SIGTERM; requests under way are answered first. Raises ConfigError."""
     settings: dict[str, Any] = {
-        "host": host, "port": port, "log_level": "warning", "access_log": False, "http": GuardedProtocol, "ws": "none",
-        "limit_concurrency": _connections(), "timeout_keep_alive": 30, "timeout_graceful_shutdown": 5,
-        "server_header": False, "proxy_headers": False}
+        "host": host,
+        "port": port,
+        "log_level": "warning",
+        "access_log": False,
+        "http": GuardedProtocol,
+        "ws": "none",
+        "limit_concurrency": _connections(),
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": 5,
+        "server_header": False,
+        "proxy_headers": False,
+    }
     if workers == 1:
         uvicorn.run(app(), **settings)
     else:

@@ -34,8 +34,14 @@ def create_app(context: Context) -> Starlette:
     proxy = Proxy(database, context, access, known)
     rollouts = Rollouts(database, context.config, access, known)
     intake = Intake(database, context.config, access)
-    parts = (intake, Lookups(database, context.config, access), proxy, rollouts,
-             Health(database, access, rollouts.figures), Descriptions(access, proxy.paths()))
+    parts = (
+        intake,
+        Lookups(database, context.config, access),
+        proxy,
+        rollouts,
+        Health(database, access, rollouts.figures),
+        Descriptions(access, proxy.paths()),
+    )
 
     watchdog = Watchdog(database, context.config)
 
@@ -48,9 +54,12 @@ def create_app(context: Context) -> Starlette:
         await proxy.close()
         await context.close()
 
-    app = Starlette(routes=[route for part in parts for route in part.routes()], lifespan=lifespan,
-                    exception_handlers=problems.HANDLERS,
-                    middleware=[Middleware(HostCheck, allowed_hosts=context.config.api.allowed_hosts)])
+    app = Starlette(
+        routes=[route for part in parts for route in part.routes()],
+        lifespan=lifespan,
+        exception_handlers=problems.HANDLERS,
+        middleware=[Middleware(HostCheck, allowed_hosts=context.config.api.allowed_hosts)],
+    )
     app.router.redirect_slashes = False
     app.state.intake, app.state.proxy = intake, proxy
     return app

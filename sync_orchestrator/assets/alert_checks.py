@@ -22,10 +22,15 @@ ALERTS_CHECK = "open_alerts"
 
 def alerts_check(name: str) -> dg.AssetChecksDefinition:
     """The check of one entity's mirror that fails while an alert is open."""
-    spec = dg.AssetCheckSpec(ALERTS_CHECK, asset=mirror_key(name), description=(
-        "Fails while an alert of this entity, or one that concerns the whole system, is open; the table says what to "
-        "do. It is a warning while pushes wait because they are paused or the third party does not respond. Evaluated "
-        "within seconds of a change."))
+    spec = dg.AssetCheckSpec(
+        ALERTS_CHECK,
+        asset=mirror_key(name),
+        description=(
+            "Fails while an alert of this entity, or one that concerns the whole system, is open; the table says "
+            "what to do. It is a warning while pushes wait because they are paused or the third party does not "
+            "respond. Evaluated within seconds of a change."
+        ),
+    )
 
     @dg.multi_asset_check(name=f"{name}_mirror_{ALERTS_CHECK}", specs=[spec], can_subset=True)
     def check(context: dg.AssetCheckExecutionContext, system: System) -> Iterator[dg.AssetCheckEvaluation]:
@@ -48,14 +53,30 @@ def alerts_evaluation(name: str, found: OpenAlerts) -> dg.AssetCheckEvaluation:
     if pause is not None:
         metadata |= {"pushes_wait": pause.text(), "next": pause.next_step}
     if alerts:
-        metadata["alerts"] = shown_table((
-            ["kind", "what", "cause", "count", "since", "what to do"],
-            [[alert.kind, alert.title, alert.cause, alert.count, alert.since.isoformat(timespec="seconds"),
-              action_for(alert.kind)] for alert in alerts]))
+        metadata["alerts"] = shown_table(
+            (
+                ["kind", "what", "cause", "count", "since", "what to do"],
+                [
+                    [
+                        alert.kind,
+                        alert.title,
+                        alert.cause,
+                        alert.count,
+                        alert.since.isoformat(timespec="seconds"),
+                        action_for(alert.kind),
+                    ]
+                    for alert in alerts
+                ],
+            )
+        )
     return dg.AssetCheckEvaluation(
-        asset_key=mirror_key(name), check_name=ALERTS_CHECK, passed=not alerts and pause is None,
+        asset_key=mirror_key(name),
+        check_name=ALERTS_CHECK,
+        passed=not alerts and pause is None,
         severity=dg.AssetCheckSeverity.ERROR if is_urgent else dg.AssetCheckSeverity.WARN,
-        description=_summary(name, found), metadata=metadata)
+        description=_summary(name, found),
+        metadata=metadata,
+    )
 
 
 def _summary(name: str, found: OpenAlerts) -> str:
@@ -81,8 +102,12 @@ def report_open_alerts(
     yield dg.Output(None, metadata={"open": found.count, "entities_paused": len(found.pauses)})
 
 
-@dg.job(**IN_ONE_RUN, description=(
-    "Evaluates the check `open_alerts` of each mirror. The sensor `alert_outbox` requests it when alerts or pauses "
-    "change."))
+@dg.job(
+    **IN_ONE_RUN,
+    description=(
+        "Evaluates the check `open_alerts` of each mirror. The sensor `alert_outbox` requests it when alerts or pauses "
+        "change."
+    ),
+)
 def report_alerts() -> None:
     report_open_alerts()

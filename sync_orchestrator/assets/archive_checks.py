@@ -79,8 +79,12 @@ def archive_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinitio
         yield check_output(context, archive_key(name), SOURCE_CHECK)
 
     return partitioned_check(
-        check, f"{name}_archive_{SOURCE_CHECK}", archive_key(name), SOURCE_CHECK,
-        _DESCRIPTION.format(effect=_EFFECTS[repair]))
+        check,
+        f"{name}_archive_{SOURCE_CHECK}",
+        archive_key(name),
+        SOURCE_CHECK,
+        _DESCRIPTION.format(effect=_EFFECTS[repair]),
+    )
 
 
 _DESCRIPTION = """Lists a business group at its sources and finds records whose notification never came: newer there, \
@@ -92,7 +96,7 @@ missing here, or gone there. Records with a change event on its way are left out
 
 _EFFECTS: dict[Repair, str] = {
     "auto": "With the setting `repair: auto` a lost notification becomes a change event, which is **pushed to the "
-            "third party**.",
+    "third party**.",
     "ask": "With the setting `repair: ask` it changes nothing: the job `repair` does.",
     "off": "With the setting `repair: off` it changes nothing.",
 }
@@ -127,7 +131,12 @@ def due_groups(system: System, name: str) -> list[str]:
 
 
 def evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], verdicts: Verdicts, *,
+    context: Context,
+    system: System,
+    name: str,
+    groups: Sequence[str],
+    verdicts: Verdicts,
+    *,
     repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Checks groups and yields an evaluation of each: those in sync as they end, then the others, lost ones last."""
@@ -139,9 +148,18 @@ def evaluations(
     def checked() -> Iterator[SourceCheck]:
         for group, result in by_group(context, system, name, groups, work, "checked"):
             context.log.info(f"{name} {group}: {summary(result)}")
-            verdicts.add(name, group, result.verdict, result.reason, {
-                "lost_notifications": len(result.lost), "sent_to_repair": result.repaired,
-                "on_the_way": result.on_the_way, "records_listed": result.listed.get(entity.settings.owner, 0)})
+            verdicts.add(
+                name,
+                group,
+                result.verdict,
+                result.reason,
+                {
+                    "lost_notifications": len(result.lost),
+                    "sent_to_repair": result.repaired,
+                    "on_the_way": result.on_the_way,
+                    "records_listed": result.listed.get(entity.settings.owner, 0),
+                },
+            )
             yield result
 
     for result in verdicts.worst_last(checked()):
@@ -151,9 +169,15 @@ def evaluations(
 def _evaluation(context: Context, name: str, result: SourceCheck) -> dg.AssetCheckEvaluation:
     unknown = result.verdict == "not_checked"
     return evaluation(
-        context, archive_key(name), SOURCE_CHECK, result.group, passed=result.verdict == "in_step",
-        description=summary(result), metadata=metadata_of(result),
-        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR)
+        context,
+        archive_key(name),
+        SOURCE_CHECK,
+        result.group,
+        passed=result.verdict == "in_step",
+        description=summary(result),
+        metadata=metadata_of(result),
+        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,
+    )
 
 
 def summary(result: SourceCheck) -> str:
@@ -169,14 +193,21 @@ def summary(result: SourceCheck) -> str:
 def metadata_of(result: SourceCheck) -> dict[str, Any]:
     """What people look at: the verdict, the counts, and a table of what was lost."""
     metadata: dict[str, Any] = {
-        "verdict": result.verdict, "listed": result.listed, "on_the_way": result.on_the_way,
-        "lost": len(result.lost), "found_now": result.new, "sent_to_repair": result.repaired,
+        "verdict": result.verdict,
+        "listed": result.listed,
+        "on_the_way": result.on_the_way,
+        "lost": len(result.lost),
+        "found_now": result.new,
+        "sent_to_repair": result.repaired,
     }
     if result.lost:
         metadata["notifications"] = dg.MetadataValue.table(
-            [dg.TableRecord({"source": lost.part, "key": lost.key, "kind": lost.kind, "version": lost.version})
-             for lost in result.lost[:_MOST_SAMPLES]],
-            schema=dg.TableSchema([dg.TableColumn(name) for name in ("source", "key", "kind", "version")]))
+            [
+                dg.TableRecord({"source": lost.part, "key": lost.key, "kind": lost.kind, "version": lost.version})
+                for lost in result.lost[:_MOST_SAMPLES]
+            ],
+            schema=dg.TableSchema([dg.TableColumn(name) for name in ("source", "key", "kind", "version")]),
+        )
     return metadata
 
 
@@ -185,8 +216,12 @@ def check_sources_job(config: Config) -> dg.JobDefinition:
     options = with_choices(SourceCheckOptions, entity=entity_choices(config))
     check_op = op_with(check_source_groups, options)
 
-    @dg.job(name="check_sources", **IN_ONE_RUN, config=all_defaults(check_op.name, options),
-            description="Compares the archive with the sources, in the business groups that are due, or those named.")
+    @dg.job(
+        name="check_sources",
+        **IN_ONE_RUN,
+        config=all_defaults(check_op.name, options),
+        description="Compares the archive with the sources, in the business groups that are due, or those named.",
+    )
     def check_sources() -> None:
         check_op()
 

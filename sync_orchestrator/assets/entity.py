@@ -78,16 +78,30 @@ def entity_assets(name: str, entity: Entity, system: ThirdPartySystem) -> dg.Ass
     common: dict[str, Any] = {"group_name": name, "owners": entity.owners, "tags": {"entity": name}}
     archive, mirror = archive_key(name), mirror_key(name)
     specs = [
-        dg.AssetSpec(archive, deps=[source_key(name, part) for part in entity.parts], kinds={"postgres"}, **common,
-                     description=_ARCHIVE.format(name=name, parts=", ".join(entity.parts)),
-                     metadata=archive_metadata(name, entity)),
-        dg.AssetSpec(mirror, deps=[archive], kinds={"api" if system.base_url else "python", entity.third_party.system},
-                     **common, description=_MIRROR.format(name=name, system=entity.third_party.system),
-                     metadata=mirror_metadata(name, entity, system)),
+        dg.AssetSpec(
+            archive,
+            deps=[source_key(name, part) for part in entity.parts],
+            kinds={"postgres"},
+            **common,
+            description=_ARCHIVE.format(name=name, parts=", ".join(entity.parts)),
+            metadata=archive_metadata(name, entity),
+        ),
+        dg.AssetSpec(
+            mirror,
+            deps=[archive],
+            kinds={"api" if system.base_url else "python", entity.third_party.system},
+            **common,
+            description=_MIRROR.format(name=name, system=entity.third_party.system),
+            metadata=mirror_metadata(name, entity, system),
+        ),
     ]
 
     @dg.multi_asset(
-        name=f"{name}_full_sync", specs=specs, can_subset=True, partitions_def=business_group, pool=FULL_SYNC_POOL,
+        name=f"{name}_full_sync",
+        specs=specs,
+        can_subset=True,
+        partitions_def=business_group,
+        pool=FULL_SYNC_POOL,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=GROUPS_PER_RUN),
     )
     @cancelable
@@ -120,8 +134,9 @@ def _sync(context: dg.AssetExecutionContext, config: FullSyncOptions, system: Sy
 
 
 class _Work:
-    def __init__(self, run: dg.AssetExecutionContext, context: Context, entity: EntityContext,
-                 allow_deletions: int | None) -> None:
+    def __init__(
+        self, run: dg.AssetExecutionContext, context: Context, entity: EntityContext, allow_deletions: int | None
+    ) -> None:
         self._run = run
         self._log = run.log
         self._context = context
@@ -156,13 +171,17 @@ class _Work:
         """Which groups failed, and why."""
         shown = [f"{group}: {reason}" for group, reason in list(self.failed.items())[:_MAX_FAILURES]]
         more = len(self.failed) - len(shown)
-        return (f"{len(self.failed)} of {len(self._run.partition_keys)} business groups of {self._entity.name} are not "
-                f"in sync: " + "; ".join(shown) + (f"; and {more} more, see by_group" if more else ""))
+        return (
+            f"{len(self.failed)} of {len(self._run.partition_keys)} business groups of {self._entity.name} are not "
+            f"in sync: " + "; ".join(shown) + (f"; and {more} more, see by_group" if more else "")
+        )
 
     def totals(self) -> dict[str, Any]:
         """The run's totals, with a table of its groups: those that failed first, then those that changed most."""
-        rows = [{"group": group, "result": self.failed.get(group, "in sync"), **figures}
-                for group, figures in self._rows.items()]
+        rows = [
+            {"group": group, "result": self.failed.get(group, "in sync"), **figures}
+            for group, figures in self._rows.items()
+        ]
         return totals(rows, lambda row: (row["group"] not in self.failed, -int(row.get("changed", 0)), row["group"]))
 
     def archive_evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
@@ -170,11 +189,21 @@ class _Work:
         for group, filled in sorted(self._filled.items(), key=lambda item: (bool(_problem_of_fill(item[1])), item[0])):
             problem = _problem_of_fill(filled)
             yield evaluation(
-                self._run, self._archive, SOURCE_CHECK, group, passed=problem is None,
+                self._run,
+                self._archive,
+                SOURCE_CHECK,
+                group,
+                passed=problem is None,
                 description=f"listed {filled.listed} by this full sync" + ("" if problem is None else f"; {problem}"),
-                metadata={"verdict": "in_step" if problem is None else "lost", "listed": filled.listed,
-                          "changed": filled.changed, "unusable": filled.unusable, "behind": filled.behind,
-                          **({"problems": "; ".join(filled.problems)} if filled.problems else {})})
+                metadata={
+                    "verdict": "in_step" if problem is None else "lost",
+                    "listed": filled.listed,
+                    "changed": filled.changed,
+                    "unusable": filled.unusable,
+                    "behind": filled.behind,
+                    **({"problems": "; ".join(filled.problems)} if filled.problems else {}),
+                },
+            )
 
     async def _pass_over(self, group: str, own: Collection[str]) -> None:
         """A partition that the entity lacks: another entity's group, or the name of no group at all."""
@@ -192,15 +221,19 @@ class _Work:
             self._log.info(line)
 
     async def _warn_of_a_pause(self) -> None:
-        waits = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: why_push_waits(
-            connection, self._entity.name, self._entity.system_name))
+        waits = await asyncio.to_thread(
+            in_transaction,
+            self._context.engine,
+            lambda connection: why_push_waits(connection, self._entity.name, self._entity.system_name),
+        )
         if waits is not None and self._mirror in self._run.selected_asset_keys:
             self._log.warning(waits)
 
     async def _log_what_is_left(self, groups: Sequence[str]) -> None:
         """The last line: what is not in sync, why, and the next command."""
-        left = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: left_over(
-            connection, self._entity.name, groups, 0))
+        left = await asyncio.to_thread(
+            in_transaction, self._context.engine, lambda connection: left_over(connection, self._entity.name, groups, 0)
+        )
         if left is not None:
             self._log.warning(left)
         elif not self.failed:
@@ -228,22 +261,40 @@ class _Work:
 
         def filled(report: FillReport) -> None:
             self._filled[group] = report
-            reporting.append(asyncio.create_task(
-                self._report(self._archive, group, _of_fill(report, time.monotonic() - began), lines)))
+            reporting.append(
+                asyncio.create_task(
+                    self._report(self._archive, group, _of_fill(report, time.monotonic() - began), lines)
+                )
+            )
 
         selected = self._run.selected_asset_keys
         stepped: StepReport | None = None
         try:
             if {self._archive, self._mirror} <= selected:
-                _, stepped = await self._patiently(group, lambda: full_sync(
-                    self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell,
-                    filled=filled))
+                _, stepped = await self._patiently(
+                    group,
+                    lambda: full_sync(
+                        self._context,
+                        self._entity,
+                        group,
+                        allow_deletions=self._allow_deletions,
+                        progress=tell,
+                        filled=filled,
+                    ),
+                )
             elif self._archive in selected:
-                filled(await self._patiently(group, lambda: fill(
-                    self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell)))
+                filled(
+                    await self._patiently(
+                        group,
+                        lambda: fill(
+                            self._context, self._entity, group, allow_deletions=self._allow_deletions, progress=tell
+                        ),
+                    )
+                )
             else:
                 stepped = await self._patiently(
-                    group, lambda: bring_in_step(self._context, self._entity, group, progress=tell))
+                    group, lambda: bring_in_step(self._context, self._entity, group, progress=tell)
+                )
         finally:
             await asyncio.gather(*reporting)
         if stepped is not None:
@@ -253,15 +304,19 @@ class _Work:
         """Materializes the mirror of a group that is in sync; the figures of another one are an observation."""
         left = None
         if stepped.open or stepped.parked or stepped.suspended is not None:
-            left = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: group_left_over(
-                connection, self._entity, group))
+            left = await asyncio.to_thread(
+                in_transaction,
+                self._context.engine,
+                lambda connection: group_left_over(connection, self._entity, group),
+            )
         if left is not None:
             self.failed[group] = left
         await self._report(self._mirror, group, figures, lines)
 
     async def _report(self, asset: dg.AssetKey, group: str, figures: Figures, lines: list[str]) -> None:
-        held = await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: group_totals(
-            connection, self._entity.name, group))
+        held = await asyncio.to_thread(
+            in_transaction, self._context.engine, lambda connection: group_totals(connection, self._entity.name, group)
+        )
         metadata: dict[str, Any] = {**figures, "records": held.records, "in_sync": held.in_sync}
         if held.validated_at is not None:
             metadata["last_validated"] = dg.MetadataValue.timestamp(held.validated_at)
@@ -287,7 +342,8 @@ class _Work:
                 return await work()
             except (CallFailed, GroupBusy) as failed:
                 kind, asked = (
-                    (failed.kind, failed.retry_after) if isinstance(failed, CallFailed) else (Failure.TRANSIENT, None))
+                    (failed.kind, failed.retry_after) if isinstance(failed, CallFailed) else (Failure.TRANSIENT, None)
+                )
                 if kind is Failure.REFERENCE:  # a record waits for it as long as it takes, a run does not
                     kind = Failure.TRANSIENT
                 decision = after_failure(self._entity.retry, spent, kind, retry_after=asked, draw=random.random())
@@ -300,22 +356,40 @@ class _Work:
 
 def _problem_of_fill(filled: FillReport) -> str | None:
     """What keeps an archive from holding what its sources have; None where nothing does."""
-    problems = [f"{n} {what}" for n, what in (
-        (filled.unusable, "parts cannot be used"), (filled.behind, "parts are older at the source than here")) if n]
+    problems = [
+        f"{n} {what}"
+        for n, what in (
+            (filled.unusable, "parts cannot be used"),
+            (filled.behind, "parts are older at the source than here"),
+        )
+        if n
+    ]
     return "; ".join(problems) or None
 
 
 def _of_fill(filled: FillReport, seconds: float) -> Figures:
-    return {"listed": filled.listed, "changed": filled.changed, "deleted": filled.deleted, "moved": filled.moved,
-            "emptied": filled.emptied, "unusable": filled.unusable, "resumed": filled.resumed,
-            **_rate("records", filled.listed, seconds)}
+    return {
+        "listed": filled.listed,
+        "changed": filled.changed,
+        "deleted": filled.deleted,
+        "moved": filled.moved,
+        "emptied": filled.emptied,
+        "unusable": filled.unusable,
+        "resumed": filled.resumed,
+        **_rate("records", filled.listed, seconds),
+    }
 
 
 def _of_step(stepped: StepReport, seconds: float) -> Figures:
-    return {"calls": stepped.calls, "mirrored": stepped.acknowledged, "still_open": stepped.open,
-            "dead": stepped.parked, "redriven_events": stepped.redriven,
-            **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
-            **_rate("calls", stepped.calls, seconds)}
+    return {
+        "calls": stepped.calls,
+        "mirrored": stepped.acknowledged,
+        "still_open": stepped.open,
+        "dead": stepped.parked,
+        "redriven_events": stepped.redriven,
+        **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
+        **_rate("calls", stepped.calls, seconds),
+    }
 
 
 def _rate(what: str, count: int, seconds: float) -> Figures:

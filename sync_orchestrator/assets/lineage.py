@@ -20,8 +20,10 @@ from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.core.values.mapping_columns import Path, columns_of, paths_of
 
 _KINDS = {"rest": "api", "sql": "sql", "files": "file", "class": "python"}
-_DOCS = ("`docs/operations.md`: what to do about drift, dead records and alerts. "
-         "`docs/getting-started.md`: the settings. `docs/architecture.md`: how it works.")
+_DOCS = (
+    "`docs/operations.md`: what to do about drift, dead records and alerts. "
+    "`docs/getting-started.md`: the settings. `docs/architecture.md`: how it works."
+)
 
 
 def archive_key(entity: str) -> dg.AssetKey:
@@ -46,43 +48,69 @@ def external_assets(name: str, entity: Entity, config: Config) -> list[dg.AssetS
     """The source systems and the third party of an entity, which nothing here materializes."""
     system = entity.third_party.system
     third_party = config.third_parties[system]
-    columns = dg.TableColumnLineage({
-        field: [dg.TableColumnDep(mirror_key(name), field)] for field in entity.mapping})
+    columns = dg.TableColumnLineage({field: [dg.TableColumnDep(mirror_key(name), field)] for field in entity.mapping})
     return [
         *(_source(name, entity, part, config.sources[part]) for part in entity.parts),
         dg.AssetSpec(
-            third_party_key(name, system), deps=[mirror_key(name)], group_name=name, owners=entity.owners,
-            kinds={"api" if third_party.base_url else "python"}, tags={"entity": name},
+            third_party_key(name, system),
+            deps=[mirror_key(name)],
+            group_name=name,
+            owners=entity.owners,
+            kinds={"api" if third_party.base_url else "python"},
+            tags={"entity": name},
             description=f"The {name} records in {system}. The asset check of the mirror compares them with the "
-                        "archive.",
-            metadata={**_uri(third_party), "dagster/column_schema": _mapped_columns(entity),
-                      "dagster/column_lineage": columns}),
+            "archive.",
+            metadata={
+                **_uri(third_party),
+                "dagster/column_schema": _mapped_columns(entity),
+                "dagster/column_lineage": columns,
+            },
+        ),
     ]
 
 
 def archive_metadata(name: str, entity: Entity) -> dict[str, Any]:
     """The definition metadata of the archive."""
-    lineage = {column: [dg.TableColumnDep(source_key(name, part), field) for part, field in sources]
-               for column, sources in _archive_columns(entity).items()}
-    schema = dg.TableSchema([dg.TableColumn(column, "any", description=", ".join(
-        f"{part}: {field}" for part, field in sources)) for column, sources in _archive_columns(entity).items()])
-    return {"dagster/column_schema": schema, "dagster/column_lineage": dg.TableColumnLineage(lineage),
-            "source_check": source_check_text(entity), "docs": dg.MetadataValue.md(_DOCS)}
+    lineage = {
+        column: [dg.TableColumnDep(source_key(name, part), field) for part, field in sources]
+        for column, sources in _archive_columns(entity).items()
+    }
+    schema = dg.TableSchema(
+        [
+            dg.TableColumn(column, "any", description=", ".join(f"{part}: {field}" for part, field in sources))
+            for column, sources in _archive_columns(entity).items()
+        ]
+    )
+    return {
+        "dagster/column_schema": schema,
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+        "source_check": source_check_text(entity),
+        "docs": dg.MetadataValue.md(_DOCS),
+    }
 
 
 def mirror_metadata(name: str, entity: Entity, system: ThirdPartySystem) -> dict[str, Any]:
     """The definition metadata of the mirror."""
-    lineage = {field: [dg.TableColumnDep(archive_key(name), column) for column in _columns(paths, entity)]
-               for field, paths in columns_of(entity.mapping).items()}
-    return {"dagster/column_schema": _mapped_columns(entity), "dagster/column_lineage": dg.TableColumnLineage(lineage),
-            **_uri(system), "validation": validation_text(entity), "docs": dg.MetadataValue.md(_DOCS)}
+    lineage = {
+        field: [dg.TableColumnDep(archive_key(name), column) for column in _columns(paths, entity)]
+        for field, paths in columns_of(entity.mapping).items()
+    }
+    return {
+        "dagster/column_schema": _mapped_columns(entity),
+        "dagster/column_lineage": dg.TableColumnLineage(lineage),
+        **_uri(system),
+        "validation": validation_text(entity),
+        "docs": dg.MetadataValue.md(_DOCS),
+    }
 
 
 def validation_text(entity: Entity) -> str:
     """The settings of the validation in one line."""
     settings = entity.validation
-    return (f"every {_duration(settings.every)}; full comparison at least every {_duration(settings.audit_every)}; "
-            f"drift: repair {settings.repair}; unmanaged records: {settings.foreign}")
+    return (
+        f"every {_duration(settings.every)}; full comparison at least every {_duration(settings.audit_every)}; "
+        f"drift: repair {settings.repair}; unmanaged records: {settings.foreign}"
+    )
 
 
 def source_check_text(entity: Entity) -> str:
@@ -113,10 +141,17 @@ def _source(name: str, entity: Entity, part: str, system: Source) -> dg.AssetSpe
     role = "decides which records exist and their business group" if part == entity.owner else "completes the records"
     fields = sorted({field for sources in _archive_columns(entity).values() for of, field in sources if of == part})
     return dg.AssetSpec(
-        source_key(name, part), group_name=name, owners=entity.owners, kinds={_KINDS[system.kind]},
-        tags={"entity": name}, description=f"The {name} records in the source system {part}, which {role}.",
-        metadata={**_uri(system),
-                  "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, "any") for field in fields])})
+        source_key(name, part),
+        group_name=name,
+        owners=entity.owners,
+        kinds={_KINDS[system.kind]},
+        tags={"entity": name},
+        description=f"The {name} records in the source system {part}, which {role}.",
+        metadata={
+            **_uri(system),
+            "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, "any") for field in fields]),
+        },
+    )
 
 
 def _uri(system: Source | ThirdPartySystem) -> dict[str, str]:
@@ -125,8 +160,9 @@ def _uri(system: Source | ThirdPartySystem) -> dict[str, str]:
 
 
 def _mapped_columns(entity: Entity) -> dg.TableSchema:
-    return dg.TableSchema([
-        dg.TableColumn(field, "any", description=expression) for field, expression in entity.mapping.items()])
+    return dg.TableSchema(
+        [dg.TableColumn(field, "any", description=expression) for field, expression in entity.mapping.items()]
+    )
 
 
 def _archive_columns(entity: Entity) -> dict[str, list[tuple[str, str]]]:
@@ -134,7 +170,8 @@ def _archive_columns(entity: Entity) -> dict[str, list[tuple[str, str]]]:
     owner = entity.parts[entity.owner]
     columns: dict[str, list[tuple[str, str]]] = {
         "key": [(entity.owner, path[0]) for path in paths_of(owner.key)],
-        "group": [(entity.owner, path[0]) for path in paths_of(owner.group or "")] if owner.group else []}
+        "group": [(entity.owner, path[0]) for path in paths_of(owner.group or "")] if owner.group else [],
+    }
     for paths in columns_of(entity.mapping).values():
         for path in paths:
             if path[0] in entity.parts and len(path) > 1:

@@ -66,8 +66,10 @@ class ValidateOptions(dg.Config):
 
     entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
     groups: list[str] = Field(default=[], description=f"{GROUPS} They are validated whether they are due or not.")
-    full: bool = Field(default=False, description=(
-        "Compare record by record, whatever the counts say. Without `groups`, all groups, due or not."))
+    full: bool = Field(
+        default=False,
+        description=("Compare record by record, whatever the counts say. Without `groups`, all groups, due or not."),
+    )
     repair: RepairChoice = Field(default=AS_CONFIGURED, description=REPAIR)
 
 
@@ -85,7 +87,8 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
         yield check_output(context, mirror_key(name), CHECK)
 
     return partitioned_check(
-        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK, _DESCRIPTION.format(effect=_EFFECTS[repair]))
+        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK, _DESCRIPTION.format(effect=_EFFECTS[repair])
+    )
 
 
 _DESCRIPTION = """Counts a business group at the third party, and compares record by record where the count does not \
@@ -118,8 +121,13 @@ def validate_groups(
     verdicts = _verdicts()
     named = named_groups(system, entities, asked) if asked else {}
     for name in entities:
-        groups = (named[name] if asked else sorted(groups_of(system.context, name)) if config.full
-                  else due_groups(system, name))
+        groups = (
+            named[name]
+            if asked
+            else sorted(groups_of(system.context, name))
+            if config.full
+            else due_groups(system, name)
+        )
         yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
     observe_totals(context, system, entities)
     verdicts.require_some()
@@ -148,7 +156,13 @@ def waits_for_third_party(system: System, name: str) -> str | None:
 
 
 def _evaluations(
-    context: Context, system: System, name: str, groups: Sequence[str], verdicts: Verdicts, *, full: bool = False,
+    context: Context,
+    system: System,
+    name: str,
+    groups: Sequence[str],
+    verdicts: Verdicts,
+    *,
+    full: bool = False,
     repair: Repair | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Validates groups and yields an evaluation of each: those in sync as they end, then the others, drift last."""
@@ -175,15 +189,27 @@ def group_evaluation(context: Context, name: str, result: GroupValidation) -> dg
     """What the check of the mirror says of one group; a warning where it could not be validated."""
     unknown = result.verdict == "not_validated"
     return evaluation(
-        context, mirror_key(name), CHECK, result.group, passed=result.verdict == "in_step",
-        description=summary(result), metadata=metadata_of(result),
-        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR)
+        context,
+        mirror_key(name),
+        CHECK,
+        result.group,
+        passed=result.verdict == "in_step",
+        description=summary(result),
+        metadata=metadata_of(result),
+        severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,
+    )
 
 
 def _figures(result: GroupValidation) -> dict[str, int]:
-    return {"differences": len(result.drift), "sent_to_repair": result.repaired, "dead": result.dead,
-            "unmanaged": result.unmanaged, "expected": result.expected, "counted": result.counted or 0,
-            "compared": result.compared or 0}
+    return {
+        "differences": len(result.drift),
+        "sent_to_repair": result.repaired,
+        "dead": result.dead,
+        "unmanaged": result.unmanaged,
+        "expected": result.expected,
+        "counted": result.counted or 0,
+        "compared": result.compared or 0,
+    }
 
 
 def _shown_with_drift(system: System, name: str) -> dict[str, bool]:
@@ -209,8 +235,11 @@ def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation
     nothing to the event log.
     """
     counts = Counter(drift.kind for drift in result.drift)
-    return dg.AssetObservation(asset_key=mirror_key(name), partition=result.group, metadata={
-        "drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in _DRIFT_KINDS}})
+    return dg.AssetObservation(
+        asset_key=mirror_key(name),
+        partition=result.group,
+        metadata={"drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in _DRIFT_KINDS}},
+    )
 
 
 def summary(result: GroupValidation) -> str:
@@ -228,10 +257,16 @@ def summary(result: GroupValidation) -> str:
 def metadata_of(result: GroupValidation) -> dict[str, Any]:
     """What people look at: the verdict, the counts, tables of sampled differences and of dead records."""
     metadata: dict[str, Any] = {
-        "verdict": result.verdict, "expected": result.expected, "in_flight": result.ambiguous,
-        "drift": len(result.drift), "sent_to_repair": result.repaired, "foreign": result.foreign,
+        "verdict": result.verdict,
+        "expected": result.expected,
+        "in_flight": result.ambiguous,
+        "drift": len(result.drift),
+        "sent_to_repair": result.repaired,
+        "foreign": result.foreign,
         "unmanaged": result.unmanaged,
-        "stubborn": result.stubborn, "dead": result.dead, "discarded": result.discarded,
+        "stubborn": result.stubborn,
+        "dead": result.dead,
+        "discarded": result.discarded,
         "method": "count" if result.compared is None else "count, then diff",
     }
     if result.counted is not None:
@@ -250,25 +285,36 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
 def _dead_records(records: Sequence[DeadRecord]) -> dg.TableMetadataValue:
     columns = ["key", "kind", "cause", "since", "error"]
     rows = [
-        {"key": record.key, "kind": "change" if record.kind == "event" else _STATES[record.state],
-         "cause": record.cause, "since": record.since.isoformat(timespec="seconds"),
-         "error": (record.error or "")[:_LONGEST_ERROR]}
+        {
+            "key": record.key,
+            "kind": "change" if record.kind == "event" else _STATES[record.state],
+            "cause": record.cause,
+            "since": record.since.isoformat(timespec="seconds"),
+            "error": (record.error or "")[:_LONGEST_ERROR],
+        }
         for record in records
     ]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows],
-                                  schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+    return dg.MetadataValue.table(
+        [dg.TableRecord(row) for row in rows], schema=dg.TableSchema([dg.TableColumn(name) for name in columns])
+    )
 
 
 def _differences(result: GroupValidation) -> dg.TableMetadataValue:
     columns = ["key", "kind", "status", "id there", "ours → theirs"]
     drifts = sorted(result.drift, key=lambda drift: (drift.kind, drift.key))
     rows = [
-        {"key": drift.key, "kind": drift.kind, "status": drift.status, "id there": drift.external_id or "",
-         "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample)}
+        {
+            "key": drift.key,
+            "kind": drift.kind,
+            "status": drift.status,
+            "id there": drift.external_id or "",
+            "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample),
+        }
         for drift in drifts[:_MOST_SAMPLES]
     ]
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows],
-                                  schema=dg.TableSchema([dg.TableColumn(name) for name in columns]))
+    return dg.MetadataValue.table(
+        [dg.TableRecord(row) for row in rows], schema=dg.TableSchema([dg.TableColumn(name) for name in columns])
+    )
 
 
 def _compact(sample: Sequence[dict[str, Any]]) -> str:
@@ -288,13 +334,21 @@ def validate_jobs(config: Config) -> list[dg.JobDefinition]:
     options = with_choices(ValidateOptions, entity=entity_choices(config))
     validate_op = op_with(validate_groups, options)
 
-    @dg.job(name="validate", **IN_ONE_RUN, config=all_defaults(validate_op.name, options),
-            description="Validates the business groups that are due, or those named.")
+    @dg.job(
+        name="validate",
+        **IN_ONE_RUN,
+        config=all_defaults(validate_op.name, options),
+        description="Validates the business groups that are due, or those named.",
+    )
     def validate_job() -> None:
         validate_op()
 
-    @dg.job(name="validate_fully", **IN_ONE_RUN, config=all_defaults(validate_op.name, options, full=True),
-            description="Compares every record of every business group, whatever the counts say, due or not.")
+    @dg.job(
+        name="validate_fully",
+        **IN_ONE_RUN,
+        config=all_defaults(validate_op.name, options, full=True),
+        description="Compares every record of every business group, whatever the counts say, due or not.",
+    )
     def validate_fully_job() -> None:
         validate_op()
 

@@ -28,8 +28,10 @@ RepairChoice = Literal["as configured", "auto", "ask", "off"]
 
 ENTITY = "Only this entity."
 GROUPS = "Only these business groups, by their names."
-REPAIR = ("What happens to what is found: `auto` repairs it at once, `ask` leaves it to the job `repair`, 'off' (in "
-          "quotes, since YAML reads a bare off as false) only reports it. By default, what `sync.yaml` says.")
+REPAIR = (
+    "What happens to what is found: `auto` repairs it at once, `ask` leaves it to the job `repair`, 'off' (in "
+    "quotes, since YAML reads a bare off as false) only reports it. By default, what `sync.yaml` says."
+)
 ALLOW_DELETIONS = "Raises the cap of deletions to this number, for this run."
 
 Options = TypeVar("Options", bound=dg.Config)

@@ -28,8 +28,11 @@ def groups_of_all(context: Context) -> set[str]:
 def is_group_of_any(context: Context, group: str) -> bool:
     """Whether any entity has the group, or had it before ``sync.yaml`` changed; a partition added by hand has none."""
     with context.engine.begin() as connection:
-        return bool(run(connection, "SELECT EXISTS (SELECT FROM sync.groups WHERE group_key = %(group)s) AS known",
-                        group=group)[0].known)
+        return bool(
+            run(
+                connection, "SELECT EXISTS (SELECT FROM sync.groups WHERE group_key = %(group)s) AS known", group=group
+            )[0].known
+        )
 
 
 def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
@@ -41,8 +44,10 @@ def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[s
 
 def unnameable_groups(context: Context) -> dict[str, list[str]]:
     """By entity, the business groups whose names Dagster refuses."""
-    found = {entity: sorted(group for group in groups_of(context, entity) if not _can_be_partition(group))
-             for entity in context.entities}
+    found = {
+        entity: sorted(group for group in groups_of(context, entity) if not _can_be_partition(group))
+        for entity in context.entities
+    }
     return {entity: groups for entity, groups in found.items() if groups}
 
 

@@ -78,8 +78,10 @@ class Verdicts:
     def metadata(self) -> dict[str, Any]:
         """The number of groups by verdict, the sums of their figures, and the table."""
         counts = Counter(row["verdict"] for row in self._rows)
-        return {**totals(self._rows, lambda row: (self._verdicts.index(row["verdict"]), row["entity"], row["group"])),
-                **{verdict: counts[verdict] for verdict in self._verdicts}}
+        return {
+            **totals(self._rows, lambda row: (self._verdicts.index(row["verdict"]), row["entity"], row["group"])),
+            **{verdict: counts[verdict] for verdict in self._verdicts},
+        }
 
     def require_some(self) -> None:
         """Raises Failure where groups raised errors, or where not one group could be judged."""
@@ -87,8 +89,10 @@ class Verdicts:
         unjudged = [row for row in self._rows if row["verdict"] == self._unjudged]
         if unjudged and len(unjudged) == len(self._rows):
             first = min(unjudged, key=lambda row: (row["entity"], row["group"]))
-            reasons.append(f"none of {len(unjudged)} business groups could be {self._done}, such as "
-                           f"{first['entity']} {first['group']}: {first['reason']}")
+            reasons.append(
+                f"none of {len(unjudged)} business groups could be {self._done}, such as "
+                f"{first['entity']} {first['group']}: {first['reason']}"
+            )
         if reasons:
             raise dg.Failure("; ".join(reasons), metadata=self.metadata(), allow_retries=False)
 
@@ -102,5 +106,11 @@ def observe_totals(context: Execution, system: System, entities: Sequence[str]) 
     for name in entities:
         with system.context.engine.begin() as connection:
             found = entity_totals(connection, name)
-        report(context, [dg.AssetObservation(
-            asset_key=mirror_key(name), metadata={f"total_{what}": value for what, value in found.items()})])
+        report(
+            context,
+            [
+                dg.AssetObservation(
+                    asset_key=mirror_key(name), metadata={f"total_{what}": value for what, value in found.items()}
+                )
+            ],
+        )

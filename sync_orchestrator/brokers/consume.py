@@ -96,7 +96,10 @@ def understand(message: Message, name: str, config: Config) -> Understood:
 
 
 def retry_rejected(
-    engine: Engine, config: Config, ids: Sequence[int] | None, name: str | None = None,
+    engine: Engine,
+    config: Config,
+    ids: Sequence[int] | None,
+    name: str | None = None,
 ) -> tuple[int, int]:
     """Puts rejected messages through again by the present configuration; returns how many went and how many not."""
 
@@ -162,8 +165,12 @@ class Consumption:
         try:
             try_to_record(self._engine, f"consume {self.name}")
         except SQLAlchemyError as error:
-            _log.warning("%s: events cannot be recorded: the database does not answer as it should (%s, sqlstate %s)",
-                         self.name, type(error).__name__, sqlstate(error))
+            _log.warning(
+                "%s: events cannot be recorded: the database does not answer as it should (%s, sqlstate %s)",
+                self.name,
+                type(error).__name__,
+                sqlstate(error),
+            )
             return False
         self._recorded_at = time.monotonic()
         return True
@@ -179,10 +186,15 @@ class Consumption:
         since = self._down_since = self._down_since or now
         _log.warning("%s: %s; the next try is in %.1f s", self.name, reason, self._pause)
         if not self._told and now - since > self._config.alerts.overdue_after:
-            self._told = self._try(lambda connection: alerts.tell(
-                connection, "not_consumed", self.name,
-                f"{self.name}: its broker cannot be consumed from for {(now - since) / 60:.0f} minutes",
-                examples=[reason]))
+            self._told = self._try(
+                lambda connection: alerts.tell(
+                    connection,
+                    "not_consumed",
+                    self.name,
+                    f"{self.name}: its broker cannot be consumed from for {(now - since) / 60:.0f} minutes",
+                    examples=[reason],
+                )
+            )
         self._stop.wait(self._pause)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2)
 
@@ -219,9 +231,15 @@ class Consumption:
                 self._recorded_at = time.monotonic()
                 return True
             except SQLAlchemyError as error:
-                _log.warning("%s: the database does not answer as it should (%s, sqlstate %s): %d messages wait; the "
-                             "next try is in %.1f s", self.name, type(error).__name__, sqlstate(error), len(taken),
-                             pause)
+                _log.warning(
+                    "%s: the database does not answer as it should (%s, sqlstate %s): %d messages wait; the "
+                    "next try is in %.1f s",
+                    self.name,
+                    type(error).__name__,
+                    sqlstate(error),
+                    len(taken),
+                    pause,
+                )
             self._recorded_at = -_PROBE_SECONDS
             if self._stop.is_set() or (time.monotonic() > ends and not self._probed()):
                 return False

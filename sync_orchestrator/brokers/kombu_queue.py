@@ -35,8 +35,9 @@ def connected(url: str, options: dict[str, Any]) -> Iterator[kombu.Connection]:
     Raises ConfigError for a broker that cannot be known here, such as one whose library is not installed.
     """
     try:
-        connection = kombu.Connection(url, heartbeat=_HEARTBEAT, connect_timeout=_CONNECT_SECONDS,
-                                      transport_options=dict(options))
+        connection = kombu.Connection(
+            url, heartbeat=_HEARTBEAT, connect_timeout=_CONNECT_SECONDS, transport_options=dict(options)
+        )
         transport = connection.transport
     except _NO_TRANSPORT as error:
         name = url.partition("://")[0]
@@ -116,8 +117,9 @@ class KombuQueue:
         told = {name: properties[name] for name in _PROPERTIES if properties.get(name) is not None}
         key = (message.delivery_info or {}).get("routing_key")
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body or b"")
-        self._arrived.append(Taken(
-            Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message))
+        self._arrived.append(
+            Taken(Message(body, message.content_type, {**told, "routing_key": key, **message.headers}), message)
+        )
 
 
 def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) -> Any:
@@ -128,8 +130,12 @@ def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) ->
     """
     if _drops_by_default(connection, consumer):
         try:
-            channel.queue_declare(queue=consumer.queue, durable=True, auto_delete=False,
-                                  arguments={**consumer.arguments, _DELIVERY_LIMIT: -1})
+            channel.queue_declare(
+                queue=consumer.queue,
+                durable=True,
+                auto_delete=False,
+                arguments={**consumer.arguments, _DELIVERY_LIMIT: -1},
+            )
             return channel
         except connection.channel_errors:  # the broker closes the channel
             channel = connection.channel()
@@ -138,8 +144,11 @@ def _declared(connection: kombu.Connection, channel: Any, consumer: Consumer) ->
 
 
 def _drops_by_default(connection: kombu.Connection, consumer: Consumer) -> bool:
-    return (consumer.arguments.get("x-queue-type") == "quorum" and _DELIVERY_LIMIT not in consumer.arguments
-            and _major_version(connection) >= _DROPS_SINCE)
+    return (
+        consumer.arguments.get("x-queue-type") == "quorum"
+        and _DELIVERY_LIMIT not in consumer.arguments
+        and _major_version(connection) >= _DROPS_SINCE
+    )
 
 
 def _major_version(connection: kombu.Connection) -> int:

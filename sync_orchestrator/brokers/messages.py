@@ -71,7 +71,9 @@ def _documents(message: Message) -> list[Any]:
 
 def _attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name.lower().removeprefix(prefix): value for prefix in _PREFIXES for name, value in headers.items()
+        name.lower().removeprefix(prefix): value
+        for prefix in _PREFIXES
+        for name, value in headers.items()
         if name.lower().startswith(prefix)
     }
 

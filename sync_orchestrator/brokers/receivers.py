@@ -67,9 +67,14 @@ class KombuReceiver:
                     if time.monotonic() > ends:
                         break
                     producer.publish(
-                        _body(outcome, settings), content_type="application/cloudevents+json", content_encoding="utf-8",
-                        exchange=settings.exchange or "", message_id=outcome.event_id, delivery_mode=2,
-                        routing_key=settings.queue or settings.routing_key or f"{outcome.entity}.{outcome.kind}")
+                        _body(outcome, settings),
+                        content_type="application/cloudevents+json",
+                        content_encoding="utf-8",
+                        exchange=settings.exchange or "",
+                        message_id=outcome.event_id,
+                        delivery_mode=2,
+                        routing_key=settings.queue or settings.routing_key or f"{outcome.entity}.{outcome.kind}",
+                    )
                     delivery.taken.append(outcome.id)
         except (BrokerDown, ConfigError) as error:
             delivery.down = str(error)

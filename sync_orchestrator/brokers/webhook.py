@@ -57,8 +57,12 @@ class WebhookReceiver:
         lock = threading.Lock()
         ends = time.monotonic() + DELIVERY_SECONDS
         with (
-            httpx.Client(verify=trusted_certificates(), timeout=self._settings.timeout, follow_redirects=False,
-                         cookies=_no_cookies()) as client,
+            httpx.Client(
+                verify=trusted_certificates(),
+                timeout=self._settings.timeout,
+                follow_redirects=False,
+                cookies=_no_cookies(),
+            ) as client,
             ThreadPoolExecutor(_AT_ONCE, "webhook") as pool,
         ):
             for _ in pool.map(lambda each: self._one_record(client, each, delivery, lock, ends), by_record.values()):
@@ -86,8 +90,11 @@ class WebhookReceiver:
     def _call(self, client: httpx.Client, outcome: Outcome) -> tuple[int, str | None, float]:
         """Status, what is wrong with it, and for how long we are asked to stay away."""
         body = exact_json.text(outcome.cloud_event(self._settings.source))
-        headers = {**self._settings.headers, "Content-Type": "application/cloudevents+json; charset=utf-8",
-                   **self._signed(outcome, body)}
+        headers = {
+            **self._settings.headers,
+            "Content-Type": "application/cloudevents+json; charset=utf-8",
+            **self._signed(outcome, body),
+        }
         try:
             with client.stream("POST", self._settings.url, content=body.encode(), headers=headers) as answer:
                 _skip_body(answer)

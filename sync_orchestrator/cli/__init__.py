@@ -26,10 +26,21 @@ from sync_orchestrator.cli import (
 )
 from sync_orchestrator.cli.terminal import OneLineErrors
 
-app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Keeps a third party's copy of your business data in step, and proves it.")
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Keeps a third party's copy of your business data in step, and proves it.",
+)
 for subject in (running, init, configuration, status, syncing, validation, systems, adoption):
     app.add_typer(subject.commands)
-for name, subcommand in (("events", events), ("records", records), ("rejected", rejected), ("rollout", rollout),
-                         ("keys", keys), ("db", database)):
+for name, subcommand in (
+    ("events", events),
+    ("records", records),
+    ("rejected", rejected),
+    ("rollout", rollout),
+    ("keys", keys),
+    ("db", database),
+):
     app.add_typer(subcommand.commands, name=name)

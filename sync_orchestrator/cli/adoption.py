@@ -29,13 +29,21 @@ _MAX_SHOWN = 20
 
 @commands.command(name="adopt")
 def adopt_command(
-    entity: Annotated[str | None, typer.Argument(
-        help="By default all entities of third parties whose pushes are suspended.")] = None,
-    group: Annotated[list[str] | None, typer.Option(
-        help="A business group; may be given several times. By default all groups.")] = None,
-    recreate_missing: Annotated[bool, typer.Option("--recreate-missing", help=(
-        "Create records again even when more of them are missing than the cap on deletions."))] = False,
-    allow_deletions: AllowDeletions = None, json: JsonLines = False,
+    entity: Annotated[
+        str | None, typer.Argument(help="By default all entities of third parties whose pushes are suspended.")
+    ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A business group; may be given several times. By default all groups.")
+    ] = None,
+    recreate_missing: Annotated[
+        bool,
+        typer.Option(
+            "--recreate-missing",
+            help=("Create records again even when more of them are missing than the cap on deletions."),
+        ),
+    ] = False,
+    allow_deletions: AllowDeletions = None,
+    json: JsonLines = False,
 ) -> None:
     """Link our records by key to those that the third party holds, and let pushes go on.
 
@@ -52,9 +60,17 @@ def adopt_command(
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else _suspended(context)
     with steps("adopt") as bar:
-        results = perform(context, adopt(
-            context, chosen, groups=group, recreate_missing=recreate_missing, allow_deletions=allow_deletions,
-            progress=bar.at))
+        results = perform(
+            context,
+            adopt(
+                context,
+                chosen,
+                groups=group,
+                recreate_missing=recreate_missing,
+                allow_deletions=allow_deletions,
+                progress=bar.at,
+            ),
+        )
     for result in results:
         if json:
             as_json({**asdict(result), "validations": [validation_as_json(each) for each in result.validations]})
@@ -70,8 +86,9 @@ def _suspended(context: Context) -> list[EntityContext]:
         names = {row.name for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS)}
     chosen = [entity for entity in context.entities.values() if entity.system_name in names]
     if not chosen:
-        raise NotFound("no pushes are suspended; to adopt all the same, name an entity: one of "
-                       + ", ".join(context.entities))
+        raise NotFound(
+            "no pushes are suspended; to adopt all the same, name an entity: one of " + ", ".join(context.entities)
+        )
     return chosen
 
 
@@ -84,22 +101,33 @@ def _exit_status(result: Adoption) -> int:
 
 
 def _show(result: Adoption) -> None:
-    table(f"{result.entity} at {result.system}", ["group", "listed", ""],
-          [[listing.group, listing.listed, listing.error or listing.held] for listing in result.groups])
+    table(
+        f"{result.entity} at {result.system}",
+        ["group", "listed", ""],
+        [[listing.group, listing.listed, listing.error or listing.held] for listing in result.groups],
+    )
     table("records", ["what follows", "count"], [[what, count] for what, count in result.linked.items()])
     _show_some("unmanaged records, left alone", result.unmanaged_examples, result.unmanaged)
-    table("several records with one key", ["key", "ids"],
-          [[key, ", ".join(ids)] for key, ids in list(result.duplicates.items())[:_MAX_SHOWN]])
+    table(
+        "several records with one key",
+        ["key", "ids"],
+        [[key, ", ".join(ids)] for key, ids in list(result.duplicates.items())[:_MAX_SHOWN]],
+    )
     if result.stopped is not None:
         complain(f"{result.entity}: {result.stopped}. Pushes to {result.system} stay suspended.")
     elif result.still_to_adopt:
-        say(f"Pushes to {result.system} stay suspended until these entities are adopted, too: "
-            f"{', '.join(result.still_to_adopt)}.")
+        say(
+            f"Pushes to {result.system} stay suspended until these entities are adopted, too: "
+            f"{', '.join(result.still_to_adopt)}."
+        )
     elif result.lifted:
         say(f"Pushes to {result.system} go on.")
     lost = [check for check in result.checks if check.verdict != "in_step"]
-    table("sources", ["group", "verdict", "lost", "to repair", ""],
-          [[check.group, check.verdict, len(check.lost), check.repaired, check.reason] for check in lost])
+    table(
+        "sources",
+        ["group", "verdict", "lost", "to repair", ""],
+        [[check.group, check.verdict, len(check.lost), check.repaired, check.reason] for check in lost],
+    )
     if result.validations:
         show_validations(result.validations)
 

@@ -40,8 +40,14 @@ def check(
         complain(f"the database was not checked: {reason}")
     if not live:
         if json:
-            as_json({"file": str(path), "entities": overview.entities(config), "systems": overview.systems(config),
-                     "notes": overview.notes(config)})
+            as_json(
+                {
+                    "file": str(path),
+                    "entities": overview.entities(config),
+                    "systems": overview.systems(config),
+                    "notes": overview.notes(config),
+                }
+            )
             return
         _show_rows("systems", overview.systems(config))
         _show_rows("entities", overview.entities(config))
@@ -59,26 +65,37 @@ def check(
 
 @commands.command(name="conformance")
 def conformance_command(
-    name: Annotated[str | None, typer.Argument(
-        help="An entity, a third party, a source system, or a class; all entities by default.")] = None,
-    sample: Annotated[Path | None, typer.Option(
-        help="A JSON file: a record as the mapping makes it. One is read from the sources unless told.")] = None,
-    group: Annotated[str | None, typer.Option(
-        help="The business group to work in. By default that of the sample, or the first of the owner's groups.",
-    )] = None,
-    other_group: Annotated[str | None, typer.Option(
-        help="A group that records may move to. By default the next that the owner names.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="An entity, a third party, a source system, or a class; all entities by default."),
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file: a record as the mapping makes it. One is read from the sources unless told."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="The business group to work in. By default that of the sample, or the first of the owner's groups.",
+        ),
+    ] = None,
+    other_group: Annotated[
+        str | None, typer.Option(help="A group that records may move to. By default the next that the owner names.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="A mapped field that takes any text.")] = None,
     prefix: Annotated[str | None, typer.Option(help="How the keys begin that it makes.")] = None,
     skip: Annotated[list[str] | None, typer.Option(help="A behaviour that is not to be tried.")] = None,
-    odd_keys: Annotated[bool, typer.Option(
-        "--odd-keys", help="Try keys with slashes, quotes, blanks and other scripts, too. Some servers break on them.",
-    )] = False,
+    odd_keys: Annotated[
+        bool,
+        typer.Option(
+            "--odd-keys",
+            help="Try keys with slashes, quotes, blanks and other scripts, too. Some servers break on them.",
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     json: Json = False,
 ) -> None:
-    """Try all that is relied on of an adapter on a test system; what it makes there, it deletes. Exit status: 1 failed.
-    """
+    """Run the conformance suite against a test system. Records it creates are deleted. Exit status 1: it failed."""
     import asyncio
 
     from sync_orchestrator import composition
@@ -90,18 +107,33 @@ def conformance_command(
     todo = trials(config, name)
     written = sorted({config.entities[entity].third_party.system for entity, part in todo if part is None})
     if written and not yes:
-        typer.confirm(f"It writes some records to {', '.join(written)}, with keys that nobody has, and deletes them. "
-                      "Is this a test system?", abort=True, err=True)
+        typer.confirm(
+            f"It writes some records to {', '.join(written)}, with keys that nobody has, and deletes them. "
+            "Is this a test system?",
+            abort=True,
+            err=True,
+        )
     samples = None if sample is None else samples_in(sample)
     if samples is not None and sum(part is None for _, part in todo) > 1:
         raise NotFound(f"a sample is of one entity: name one, {', '.join(config.entities)}")
     endings: list[Ending] = []
     with steps("conformance") as bar:
         for entity, part in todo:
-            report = asyncio.run(try_out(
-                config, entity, part=part, samples=samples, group=group, other_group=other_group, text=text,
-                prefix=prefix, skip=skip or (), odd_keys=odd_keys,
-                told=lambda ending: bar.at(f"{ending.system} {ending.behaviour}")))
+            report = asyncio.run(
+                try_out(
+                    config,
+                    entity,
+                    part=part,
+                    samples=samples,
+                    group=group,
+                    other_group=other_group,
+                    text=text,
+                    prefix=prefix,
+                    skip=skip or (),
+                    odd_keys=odd_keys,
+                    told=lambda ending: bar.at(f"{ending.system} {ending.behaviour}"),
+                )
+            )
             bar.done(f"{entity} at {part or config.entities[entity].third_party.system}: {report.verdict}")
             endings += report.endings
     if json:

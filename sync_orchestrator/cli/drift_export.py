@@ -53,14 +53,21 @@ def _parquet(path: Path, rows: Iterable[Row]) -> int:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise ConfigError("Parquet needs pyarrow, which is not installed: pip install pyarrow") from None
-    schema = arrow.schema([(name, arrow.timestamp("us", "UTC") if name in _TIMES else arrow.string())
-                           for name in COLUMNS])
+    schema = arrow.schema(
+        [(name, arrow.timestamp("us", "UTC") if name in _TIMES else arrow.string()) for name in COLUMNS]
+    )
     number, left = 0, iter(rows)
     with parquet.ParquetWriter(path, schema) as writer:
         while batch := list(islice(left, _AT_ONCE)):
-            writer.write_table(arrow.table(
-                {name: [row[name] if name in _TIMES else _text(row[name], name) for row in batch] for name in COLUMNS},
-                schema))
+            writer.write_table(
+                arrow.table(
+                    {
+                        name: [row[name] if name in _TIMES else _text(row[name], name) for row in batch]
+                        for name in COLUMNS
+                    },
+                    schema,
+                )
+            )
             number += len(batch)
     return number
 
@@ -87,15 +94,34 @@ def plot(path: Path, found: OverTime) -> None:
         for kind in KINDS:
             if n := counts.get(kind, 0):
                 base -= n * per_one
-                bars.append({"x": _LEFT + number * step, "y": base, "height": n * per_one, "colour": _COLOURS[kind],
-                             "title": f"{at:%Y-%m-%d %H:%M} {kind}: {n}"})
+                bars.append(
+                    {
+                        "x": _LEFT + number * step,
+                        "y": base,
+                        "height": n * per_one,
+                        "colour": _COLOURS[kind],
+                        "title": f"{at:%Y-%m-%d %H:%M} {kind}: {n}",
+                    }
+                )
         if number % max(1, len(found.buckets) // 8) == 0:
             labels.append({"x": _LEFT + number * step, "text": f"{at:%m-%d %H:%M}"})
     kinds = [kind for kind in KINDS if any(kind in counts for _, counts in found.buckets)]
-    path.write_text(_SVG.render(
-        bars=bars, labels=labels, most=most, bar=max(1.0, step - 1), width=_WIDTH, height=_HEIGHT, left=_LEFT, top=_TOP,
-        ground=_HEIGHT - _BOTTOM, per=str(found.width), legend=[(kind, _COLOURS[kind]) for kind in kinds]),
-        encoding="utf-8")
+    path.write_text(
+        _SVG.render(
+            bars=bars,
+            labels=labels,
+            most=most,
+            bar=max(1.0, step - 1),
+            width=_WIDTH,
+            height=_HEIGHT,
+            left=_LEFT,
+            top=_TOP,
+            ground=_HEIGHT - _BOTTOM,
+            per=str(found.width),
+            legend=[(kind, _COLOURS[kind]) for kind in kinds],
+        ),
+        encoding="utf-8",
+    )
 
 
 _SVG = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\

@@ -24,14 +24,18 @@ commands = typer.Typer(no_args_is_help=True, help="Change events in the ledger."
 @commands.command("list")
 def events_list(
     state: Annotated[Literal["pending", "leased", "waiting", "dead"] | None, typer.Option()] = None,
-    entity: str | None = None, key: str | None = None, most: Annotated[int, typer.Option(min=1)] = 50,
+    entity: str | None = None,
+    key: str | None = None,
+    most: Annotated[int, typer.Option(min=1)] = 50,
     json: Json = False,
 ) -> None:
     """List events that are not finished, newest first."""
     from sync_orchestrator.core.values.names import composed
 
-    rows = [dict(row._mapping) for row in _query(
-        ledger_queries.LIST_EVENTS, state=state, entity=entity, key=key and composed(key), most=most)]
+    rows = [
+        dict(row._mapping)
+        for row in _query(ledger_queries.LIST_EVENTS, state=state, entity=entity, key=key and composed(key), most=most)
+    ]
     if json:
         as_json(rows)
         return

@@ -62,5 +62,6 @@ def say_who_pushes(engine: Engine, what: str) -> None:
     if is_worked_off(engine):
         say(f"{what}: a drain that runs pushes them")
     else:
-        say(f"{what}, and nothing that pushes them runs: start `sync-orchestrator up`, or run "
-            "`sync-orchestrator drain`")
+        say(
+            f"{what}, and nothing that pushes them runs: start `sync-orchestrator up`, or run `sync-orchestrator drain`"
+        )

@@ -42,10 +42,21 @@ def keys_list(json: Json = False) -> None:
     if json:
         as_json(rows)
         return
-    table("keys", ["id", "name", "scopes", "made", "last used", ""], [
-        [row["id"], row["name"], " ".join(row["scopes"]), str(row["created_at"])[:19], str(row["used_at"] or "")[:19],
-         "revoked" if row["revoked_at"] else f"until {row['expires_at']:%Y-%m-%d}" if row["expires_at"] else ""]
-        for row in rows])
+    table(
+        "keys",
+        ["id", "name", "scopes", "made", "last used", ""],
+        [
+            [
+                row["id"],
+                row["name"],
+                " ".join(row["scopes"]),
+                str(row["created_at"])[:19],
+                str(row["used_at"] or "")[:19],
+                "revoked" if row["revoked_at"] else f"until {row['expires_at']:%Y-%m-%d}" if row["expires_at"] else "",
+            ]
+            for row in rows
+        ],
+    )
 
 
 @commands.command("revoke")

@@ -14,29 +14,44 @@ from sync_orchestrator.config.constants import uncompared_constants
 
 def systems(config: Config) -> list[dict[str, Any]]:
     """Every source system and third party: what it is and where."""
-    sources = [{"system": name, "role": "source", "kind": source.kind, "where": _where(source)}
-               for name, source in config.sources.items()]
-    return sources + [{"system": name, "role": "third party", "kind": "rest" if system.adapter is None else "class",
-                       "where": _where(system)}
-                      for name, system in config.third_parties.items()]
+    sources = [
+        {"system": name, "role": "source", "kind": source.kind, "where": _where(source)}
+        for name, source in config.sources.items()
+    ]
+    return sources + [
+        {
+            "system": name,
+            "role": "third party",
+            "kind": "rest" if system.adapter is None else "class",
+            "where": _where(system),
+        }
+        for name, system in config.third_parties.items()
+    ]
 
 
 def entities(config: Config) -> list[dict[str, Any]]:
     """Every entity: what it is made of, where it goes, and how often it is validated."""
     return [
-        {"entity": name, "parts": ", ".join(sorted(entity.parts, key=lambda part: part != entity.owner)),
-         "third party": entity.third_party.system, "fields": len(entity.mapping),
-         "validated every": _time(entity.validation.every),
-         "record by record every": _time(entity.validation.audit_every)}
-        for name, entity in config.entities.items()]
+        {
+            "entity": name,
+            "parts": ", ".join(sorted(entity.parts, key=lambda part: part != entity.owner)),
+            "third party": entity.third_party.system,
+            "fields": len(entity.mapping),
+            "validated every": _time(entity.validation.every),
+            "record by record every": _time(entity.validation.audit_every),
+        }
+        for name, entity in config.entities.items()
+    ]
 
 
 def notes(config: Config) -> list[str]:
     """What a configuration leaves out of the comparison: constants that are sent with values of a record."""
-    return [f"entities.{entity}.third_party.{place}: {_listed(names)} sent, but not compared, as constants are. "
-            f"{_how_to_compare(place, names[0])}"
-            for entity, settings in config.entities.items()
-            for place, names in uncompared_constants(settings).items()]
+    return [
+        f"entities.{entity}.third_party.{place}: {_listed(names)} sent, but not compared, as constants are. "
+        f"{_how_to_compare(place, names[0])}"
+        for entity, settings in config.entities.items()
+        for place, names in uncompared_constants(settings).items()
+    ]
 
 
 def _how_to_compare(place: str, name: str) -> str:

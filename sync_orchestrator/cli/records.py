@@ -92,7 +92,10 @@ def records_list(
     entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None,
     dead: Annotated[bool, typer.Option("--dead", help="Records that are refused, out of attempts or on hold.")] = False,
     discarded: Annotated[bool, typer.Option("--discarded", help="Records that an operator discarded.")] = False,
-    group: Group = None, cause: Cause = None, limit: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
+    group: Group = None,
+    cause: Cause = None,
+    limit: Annotated[int, typer.Option(min=1)] = 50,
+    json: Json = False,
 ) -> None:
     """List records that are not pushed any more, with cause and time; the dead ones by default."""
     from sync_orchestrator.core.operations.dead_records import DEAD_STATES, DeadSelection, list_dead_records
@@ -103,10 +106,23 @@ def records_list(
     if json:
         as_json([{**asdict(record), "brought_by": record.brought_by} for record in found[:limit]])
         return
-    table("records", ["entity", "key", "group", "state", "cause", "since", "attempts", "brought by"],
-          [[record.entity, record.key, record.group, _state(record), record.cause,
-            record.since.isoformat(timespec="seconds"), record.attempts, record.brought_by]
-           for record in found[:limit]])
+    table(
+        "records",
+        ["entity", "key", "group", "state", "cause", "since", "attempts", "brought by"],
+        [
+            [
+                record.entity,
+                record.key,
+                record.group,
+                _state(record),
+                record.cause,
+                record.since.isoformat(timespec="seconds"),
+                record.attempts,
+                record.brought_by,
+            ]
+            for record in found[:limit]
+        ],
+    )
     if len(found) > limit:
         say("and more; --limit shows them")
     say("--json shows the whole error of each" if found else "there are none")
@@ -120,9 +136,18 @@ def _state(record: DeadRecord) -> str:
 
 @commands.command("redrive")
 def records_redrive(
-    entity: str, keys: Keys = None, group: Group = None, cause: Cause = None, every: Every = False,
-    absent: Annotated[bool, typer.Option("--absent", help="Create the named records that are on hold: you have checked "
-                                                          "that the third party does not have them.")] = False,
+    entity: str,
+    keys: Keys = None,
+    group: Group = None,
+    cause: Cause = None,
+    every: Every = False,
+    absent: Annotated[
+        bool,
+        typer.Option(
+            "--absent",
+            help="Create the named records that are on hold: you have checked that the third party does not have them.",
+        ),
+    ] = False,
 ) -> None:
     """Push dead records again with fresh attempts, whether an event or a full sync brought them."""
     from sync_orchestrator.core.operations.dead_records import redrive_dead_records
@@ -139,8 +164,12 @@ def records_redrive(
 
 @commands.command("discard")
 def records_discard(
-    entity: str, reason: Annotated[str, typer.Option(help="Why; it is kept.")], keys: Keys = None, group: Group = None,
-    cause: Cause = None, every: Every = False,
+    entity: str,
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    keys: Keys = None,
+    group: Group = None,
+    cause: Cause = None,
+    every: Every = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not prompt.")] = False,
 ) -> None:
     """Give dead records up: they are not pushed until they change, and their dead events end."""

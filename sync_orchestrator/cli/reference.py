@@ -16,9 +16,15 @@ import typer
 
 _KINDS = {str: "text", int: "whole number", float: "number", Path: "file", datetime: "time"}
 _MEANINGS = {
-    "entity": "An entity of `sync.yaml`.", "key": "The key of a record.", "seq": "The number of an event.",
-    "number": "The number of a message.", "percent": "The share of the traffic.", "port": "The port to listen at.",
-    "state": "Only those in this state.", "most": "How many at most.", "limit": "How many at most.",
+    "entity": "An entity of `sync.yaml`.",
+    "key": "The key of a record.",
+    "seq": "The number of an event.",
+    "number": "The number of a message.",
+    "percent": "The share of the traffic.",
+    "port": "The port to listen at.",
+    "state": "Only those in this state.",
+    "most": "How many at most.",
+    "limit": "How many at most.",
 }
 """What parameters mean that say nothing themselves."""
 _PROGRAM = "sync-orchestrator"
@@ -39,8 +45,9 @@ def write_reference() -> str:
 
     root = typer.main.get_command(app)
     sections = [_section(path, command) for path, command in _commands((), root)]
-    index = "\n".join(f"- [{_title(path)}](#{_anchor(path)}): {_summary(command)}" for path, command in _commands(
-        (), root))
+    index = "\n".join(
+        f"- [{_title(path)}](#{_anchor(path)}): {_summary(command)}" for path, command in _commands((), root)
+    )
     return f"{_HEAD}\n{index}\n\n" + "\n".join(sections)
 
 

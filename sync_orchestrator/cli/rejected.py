@@ -22,7 +22,9 @@ commands = typer.Typer(no_args_is_help=True, help="Messages of brokers that cann
 
 @commands.command("list")
 def rejected_list(
-    consumer: Consumer = None, most: Annotated[int, typer.Option(min=1)] = 50, json: Json = False,
+    consumer: Consumer = None,
+    most: Annotated[int, typer.Option(min=1)] = 50,
+    json: Json = False,
 ) -> None:
     """List messages that cannot be read, newest first."""
     from sync_orchestrator.core.intake import rejected_messages
@@ -49,7 +51,8 @@ def rejected_show(number: Annotated[int, typer.Argument(metavar="ID")]) -> None:
 
 @commands.command("retry")
 def rejected_retry(
-    ids: Ids = None, every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    ids: Ids = None,
+    every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     consumer: Consumer = None,
 ) -> None:
     """Put messages through again, after the configuration was mended. Exit status: 1 some still cannot be read."""

@@ -39,9 +39,21 @@ def rollout_list(json: Json = False) -> None:
     if json:
         as_json(found)
         return
-    table("rollouts", ["route", "share", "shadow", "allow", "deny", ""], [
-        [each["route"], f"{each['percent']:g} %", "on" if each["shadow"] else "", len(each["allow"]),
-         len(each["deny"]), "fell back" if each["halted"] else ""] for each in found])
+    table(
+        "rollouts",
+        ["route", "share", "shadow", "allow", "deny", ""],
+        [
+            [
+                each["route"],
+                f"{each['percent']:g} %",
+                "on" if each["shadow"] else "",
+                len(each["allow"]),
+                len(each["deny"]),
+                "fell back" if each["halted"] else "",
+            ]
+            for each in found
+        ],
+    )
 
 
 @commands.command("show")
@@ -58,13 +70,23 @@ def rollout_show(route: RouteName, json: Json = False) -> None:
     if json:
         as_json(told)
         return
-    table(route, ["", ""], [[name, " ".join(value) if isinstance(value, list) else value]
-                            for name, value in told.items() if name != "route"])
+    table(
+        route,
+        ["", ""],
+        [
+            [name, " ".join(value) if isinstance(value, list) else value]
+            for name, value in told.items()
+            if name != "route"
+        ],
+    )
 
 
 @commands.command("set")
 def rollout_set(
-    route: RouteName, percent: Annotated[float, typer.Argument(min=0, max=100)], why: Why, override: Override = False,
+    route: RouteName,
+    percent: Annotated[float, typer.Argument(min=0, max=100)],
+    why: Why,
+    override: Override = False,
 ) -> None:
     """Set the share. A step up needs a clean validation of the route's entity."""
     from sync_orchestrator.core.service import rollout
@@ -73,8 +95,9 @@ def rollout_set(
 
 
 @commands.command("shadow")
-def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option("--off", help="No longer.")] = False
-                   ) -> None:
+def rollout_shadow(
+    route: RouteName, why: Why, off: Annotated[bool, typer.Option("--off", help="No longer.")] = False
+) -> None:
     """Copy reads to the new path and compare its answers; callers get those of legacy."""
     from sync_orchestrator.core.service import rollout
 
@@ -82,23 +105,33 @@ def rollout_shadow(route: RouteName, why: Why, off: Annotated[bool, typer.Option
 
 
 @commands.command("allow")
-def rollout_allow(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
-                  ) -> None:
+def rollout_allow(
+    route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
+) -> None:
     """Have values take the new path whatever the share is."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(route, lambda now: rollout.Change(allow=now.allow - {*values} if remove else now.allow | {*values}), why,
-          override=override)
+    _roll(
+        route,
+        lambda now: rollout.Change(allow=now.allow - {*values} if remove else now.allow | {*values}),
+        why,
+        override=override,
+    )
 
 
 @commands.command("deny")
-def rollout_deny(route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
-                 ) -> None:
+def rollout_deny(
+    route: RouteName, values: Values, why: Why, remove: Remove = False, override: Override = False
+) -> None:
     """Have values never take the new path, allowed or not."""
     from sync_orchestrator.core.service import rollout
 
-    _roll(route, lambda now: rollout.Change(deny=now.deny - {*values} if remove else now.deny | {*values}), why,
-          override=override)
+    _roll(
+        route,
+        lambda now: rollout.Change(deny=now.deny - {*values} if remove else now.deny | {*values}),
+        why,
+        override=override,
+    )
 
 
 @commands.command("history")
@@ -113,9 +146,23 @@ def rollout_history(route: RouteName, json: Json = False) -> None:
     if json:
         as_json(rows)
         return
-    table(f"changes of {route}", ["at", "who", "share", "shadow", "allow", "deny", "why", "against validation"], [
-        [str(row["at"])[:19], row["who"], f"{row['percent']:g} %", "on" if row["shadow"] else "", len(row["allow"]),
-         len(row["deny"]), row["why"], row["overrode"]] for row in rows])
+    table(
+        f"changes of {route}",
+        ["at", "who", "share", "shadow", "allow", "deny", "why", "against validation"],
+        [
+            [
+                str(row["at"])[:19],
+                row["who"],
+                f"{row['percent']:g} %",
+                "on" if row["shadow"] else "",
+                len(row["allow"]),
+                len(row["deny"]),
+                row["why"],
+                row["overrode"],
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: str, *, override: bool = False) -> None:
@@ -125,12 +172,23 @@ def _roll(route: str, wanted: Callable[[rollout.Rollout], rollout.Change], why: 
     config = composition.load_config()
     try:
         with existing_database().begin() as connection:
-            after = rollout.change(connection, config, route, wanted(rollout.current(connection, config, route)),
-                                   who=_user(), why=why, override=override)
+            after = rollout.change(
+                connection,
+                config,
+                route,
+                wanted(rollout.current(connection, config, route)),
+                who=_user(),
+                why=why,
+                override=override,
+            )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    say(f"{route}: {after.percent:g} %" + (", shadowed" if after.shadow else "")
-        + (" (fell back; set the share to go on)" if after.halted else "") + "; replicas know within a second")
+    say(
+        f"{route}: {after.percent:g} %"
+        + (", shadowed" if after.shadow else "")
+        + (" (fell back; set the share to go on)" if after.halted else "")
+        + "; replicas know within a second"
+    )
 
 
 def _user() -> str:

@@ -47,8 +47,9 @@ def consume(
 @commands.command()
 def api(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8700,
-    host: Annotated[str, typer.Option(help="The address to listen at; behind a proxy that does TLS, not by itself.")
-                    ] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; behind a proxy that does TLS, not by itself.")
+    ] = "127.0.0.1",
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port.")] = 1,
 ) -> None:
     """Serve the API service alone: change events in, and what became of them."""

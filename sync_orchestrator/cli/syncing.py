@@ -42,11 +42,12 @@ def drain() -> None:
 
     context = existing_context()
     with steps("drain") as bar:
-        report = perform(context, run_drain(
-            context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
+        report = perform(context, run_drain(context, linger=0, progress=lambda so_far: bar.at(_so_far(so_far))))
     settled = report.settled
-    say(f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
-        f"{settled.failed} failed, {settled.dead} dead")
+    say(
+        f"{settled.done} events done, {settled.superseded} superseded, {settled.acknowledged} records mirrored, "
+        f"{settled.failed} failed, {settled.dead} dead"
+    )
     with context.engine.begin() as connection:
         for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS):
             say(f"nothing was pushed to {row.name}: {row.suspended_reason}. Run `sync-orchestrator adopt`.")
@@ -54,7 +55,9 @@ def drain() -> None:
 
 @commands.command()
 def plan(
-    entity: str, group: Group = None, allow_deletions: AllowDeletions = None,
+    entity: str,
+    group: Group = None,
+    allow_deletions: AllowDeletions = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to a file, for full-sync --plan.")] = None,
     json: JsonLines = False,
 ) -> None:
@@ -71,7 +74,8 @@ def plan(
     chosen = entity_named(context, entity)
     with steps(f"plan of {entity}") as bar:
         plans, failures, ungrouped = perform(
-            context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar))
+            context, _plan_groups(context, chosen, [group] if group else None, allow_deletions, bar)
+        )
     if json:
         for made in plans:
             as_json(asdict(made))
@@ -99,8 +103,11 @@ async def _plan_groups(
     failures: list[str] = []
     for name in todo:
         try:
-            plans.append(await plan_group(context, entity, name, allow_deletions=allow_deletions,
-                                          progress=partial(bar.phase, name)))
+            plans.append(
+                await plan_group(
+                    context, entity, name, allow_deletions=allow_deletions, progress=partial(bar.phase, name)
+                )
+            )
         except SyncError as error:
             failures.append(f"{name}: {error}")
             bar.done(f"{name}: cannot be planned")
@@ -112,7 +119,9 @@ async def _plan_groups(
 
 @commands.command(name="full-sync")
 def full_sync_command(
-    entity: str, group: Group = None, allow_deletions: AllowDeletions = None,
+    entity: str,
+    group: Group = None,
+    allow_deletions: AllowDeletions = None,
     plan: Annotated[Path | None, typer.Option(help="Only if it would still do what this file of `plan` says.")] = None,
 ) -> None:
     """Fill business groups from the sources, bring the third party in step, try again all that failed meanwhile.
@@ -135,8 +144,10 @@ def full_sync_command(
     if left:
         say(left)
     if failures:
-        say(f"not finished: {len(failures)} business groups, such as {failures[0]}. Next: fix the cause, then run "
-            f"`sync-orchestrator full-sync {entity}` again")
+        say(
+            f"not finished: {len(failures)} business groups, such as {failures[0]}. Next: fix the cause, then run "
+            f"`sync-orchestrator full-sync {entity}` again"
+        )
     elif not left:
         say("all of it is in step")
     raise typer.Exit(1 if failures or left else 0)
@@ -160,7 +171,8 @@ def _as_planned(
     names = None if planned.every_group and group is None else [made.group for made in chosen]
     with steps(f"is the plan of {entity} still true") as bar:
         now, failures, _ = perform(
-            context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar))
+            context, _plan_groups(context, entity_named(context, entity), names, planned.allow_deletions, bar)
+        )
     if failures:
         raise CannotPlan("; ".join(failures))
     differ = differences(chosen, now)
@@ -204,7 +216,12 @@ async def _sync_groups(
 
 
 async def _sync_group(
-    context: Context, entity: EntityContext, name: str, allow_deletions: int | None, bar: Steps, failures: list[str],
+    context: Context,
+    entity: EntityContext,
+    name: str,
+    allow_deletions: int | None,
+    bar: Steps,
+    failures: list[str],
     progress: SyncProgress,
 ) -> None:
     from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -224,13 +241,19 @@ async def _sync_group(
     for phase, count in (("read", filled.listed), ("changed", filled.changed), ("push", stepped.acknowledged)):
         reports(phase, count)
     if filled.unusable:
-        failures.append(f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
-                        + "; ".join(filled.problems[:3]))
+        failures.append(
+            f"{name}: {filled.unusable} parts cannot be used and were passed over, such as "
+            + "; ".join(filled.problems[:3])
+        )
     if stepped.suspended is not None:
-        failures.append(f"{name}: nothing was pushed to {entity.system_name}, whose pushes are suspended "
-                        f"({stepped.suspended}): run `sync-orchestrator adopt`")
-    bar.done(f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
-             f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again")
+        failures.append(
+            f"{name}: nothing was pushed to {entity.system_name}, whose pushes are suspended "
+            f"({stepped.suspended}): run `sync-orchestrator adopt`"
+        )
+    bar.done(
+        f"{name}: {filled.listed} listed, {filled.changed} changed, {filled.deleted} deleted, "
+        f"{stepped.acknowledged} mirrored, {stepped.redriven} events tried again"
+    )
 
 
 def _so_far(report: DrainReport) -> str:

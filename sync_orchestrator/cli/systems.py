@@ -31,8 +31,13 @@ def pause(name: System) -> None:
 @commands.command()
 def resume(
     name: System,
-    without_adopting: Annotated[bool, typer.Option("--without-adopting", help=(
-        "End a suspension although nothing was adopted: for a failover that lost nothing."))] = False,
+    without_adopting: Annotated[
+        bool,
+        typer.Option(
+            "--without-adopting",
+            help=("End a suspension although nothing was adopted: for a failover that lost nothing."),
+        ),
+    ] = False,
     reason: Annotated[str | None, typer.Option(help="Why nothing has to be adopted; it is logged.")] = None,
 ) -> None:
     """Let pushes go on. A suspended third party has to be adopted first."""
@@ -46,8 +51,10 @@ def resume(
         _end_suspension(context, system, suspension, reason)
     _pause(name, paused=False)
     if suspension is not None and not without_adopting:
-        complain(f"Pushes to {system} stay suspended: {suspension.reason}. Run `sync-orchestrator adopt`, or, if "
-                 f"nothing was lost, `sync-orchestrator resume {system} --without-adopting --reason TEXT`.")
+        complain(
+            f"Pushes to {system} stay suspended: {suspension.reason}. Run `sync-orchestrator adopt`, or, if "
+            f"nothing was lost, `sync-orchestrator resume {system} --without-adopting --reason TEXT`."
+        )
         raise typer.Exit(1)
 
 

@@ -51,8 +51,7 @@ class OneLineErrors(TyperGroup):
 def _is_of_database(error: Exception) -> bool:
     """Whether SQLAlchemy or the driver raised it; most commands import neither."""
     kinds = (("sqlalchemy.exc", "SQLAlchemyError"), ("psycopg", "Error"))
-    return any(isinstance(error, getattr(sys.modules[module], name))
-               for module, name in kinds if module in sys.modules)
+    return any(isinstance(error, getattr(sys.modules[module], name)) for module, name in kinds if module in sys.modules)
 
 
 def _line_of(error: Exception) -> str:
@@ -104,8 +103,9 @@ def show_step(step: Step) -> None:
     from sync_orchestrator import exact_json
 
     style = {"ok": "green", "failed": "red", "skipped": "yellow", "waiting": "yellow"}[step.outcome]
-    line = Text.assemble((f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ",
-                         clean(step.detail))
+    line = Text.assemble(
+        (f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ", clean(step.detail)
+    )
     out().print(line, soft_wrap=True)
     if step.mend:
         out().print(clean(f"{'':<43}→ {step.mend}"), soft_wrap=True)
@@ -113,8 +113,7 @@ def show_step(step: Step) -> None:
         made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 4, 1, 0))
         for title in ("before", "after"):
             made.add_column(title, overflow="fold")
-        made.add_row(*(clean(exact_json.text(value, indent=2, default=str))
-                       for value in (step.before, step.after)))
+        made.add_row(*(clean(exact_json.text(value, indent=2, default=str)) for value in (step.before, step.after)))
         out().print(made)
 
 
@@ -122,15 +121,26 @@ def show_endings(endings: Sequence[Ending]) -> None:
     """How the behaviours of each system ended; of one that failed, what came, what should have, and where to look."""
     style = {"passed": "green", "failed": "red", "skipped": "yellow"}
     for place in dict.fromkeys((ending.entity, ending.system) for ending in endings):
-        made = Table(title=f"{place[0]} at {place[1]}", title_justify="left", title_style="bold", box=None,
-                     pad_edge=False, header_style="dim")
+        made = Table(
+            title=f"{place[0]} at {place[1]}",
+            title_justify="left",
+            title_style="bold",
+            box=None,
+            pad_edge=False,
+            header_style="dim",
+        )
         for column in ("behaviour", "outcome", "what came, or why not", "expected", "mend"):
             made.add_column(column, overflow="fold")
         for ending in endings:
             if (ending.entity, ending.system) == place:
                 name = f"└ {ending.behaviour}" if ending.because_of else ending.behaviour
-                made.add_row(clean(name), Text(ending.outcome, style[ending.outcome]), clean(ending.came),
-                             clean(ending.expected), clean(ending.mend))
+                made.add_row(
+                    clean(name),
+                    Text(ending.outcome, style[ending.outcome]),
+                    clean(ending.came),
+                    clean(ending.expected),
+                    clean(ending.mend),
+                )
         out().print(made)
         out().print()
 
@@ -194,7 +204,12 @@ def steps(title: str) -> Iterator[Steps]:
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-               TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Steps(title, progress)

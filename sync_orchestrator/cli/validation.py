@@ -40,7 +40,8 @@ _STATUS = {"repairing": "marked for repair"}
 
 @commands.command()
 def verify(
-    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None, group: Group = None,
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None,
+    group: Group = None,
     full: Annotated[bool, typer.Option(help="Compare record by record, whatever the counts say.")] = False,
     sources: Annotated[bool, typer.Option("--sources", help="The archive against its sources instead.")] = False,
     repair: Annotated[Repair | None, typer.Option(help="What to do about drift; as configured by default.")] = None,
@@ -74,15 +75,30 @@ def _verify_sources(
     from sync_orchestrator.core.validation.source_check import check_sources
 
     with steps("check the sources") as bar:
-        results = _each_group(context, entities, group, bar, lambda entity, name: check_sources(
-            context, entity, name, repair=repair))
+        results = _each_group(
+            context, entities, group, bar, lambda entity, name: check_sources(context, entity, name, repair=repair)
+        )
     if json:
         for result in results:
             as_json(asdict(result))
     else:
-        table("sources", ["entity", "group", "verdict", "listed", "on the way", "lost", "to repair", ""],
-              [[result.entity, result.group, result.verdict, max(result.listed.values(), default=0), result.on_the_way,
-                len(result.lost), result.repaired, result.reason] for result in results])
+        table(
+            "sources",
+            ["entity", "group", "verdict", "listed", "on the way", "lost", "to repair", ""],
+            [
+                [
+                    result.entity,
+                    result.group,
+                    result.verdict,
+                    max(result.listed.values(), default=0),
+                    result.on_the_way,
+                    len(result.lost),
+                    result.repaired,
+                    result.reason,
+                ]
+                for result in results
+            ],
+        )
         lost = [[result.group, lost.part, lost.key, lost.kind] for result in results for lost in result.lost]
         table("lost notifications", ["group", "source", "key", "kind"], lost[:_MOST_DRIFT_SHOWN])
         if len(lost) > _MOST_DRIFT_SHOWN:
@@ -94,17 +110,25 @@ def _verify_sources(
 
 
 def _validate(
-    context: Context, entities: Sequence[EntityContext], group: str | None, full: bool, repair: Repair | None,
+    context: Context,
+    entities: Sequence[EntityContext],
+    group: str | None,
+    full: bool,
+    repair: Repair | None,
     bar: Steps,
 ) -> list[GroupValidation]:
     from sync_orchestrator.core.validation.validate import validate
 
-    return _each_group(context, entities, group, bar, lambda entity, name: validate(
-        context, entity, name, full=full, repair=repair))
+    return _each_group(
+        context, entities, group, bar, lambda entity, name: validate(context, entity, name, full=full, repair=repair)
+    )
 
 
 def _each_group(
-    context: Context, entities: Sequence[EntityContext], group: str | None, bar: Steps,
+    context: Context,
+    entities: Sequence[EntityContext],
+    group: str | None,
+    bar: Steps,
     work: Callable[[EntityContext, str], Awaitable[Result]],
 ) -> list[Result]:
     """What comes of the groups, in their order, a few being worked on at once."""
@@ -128,7 +152,8 @@ def _each_group(
 
 @commands.command()
 def drift(
-    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None, group: Group = None,
+    entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None,
+    group: Group = None,
     since: Annotated[datetime | None, typer.Option(help="Found at this time (UTC) or later.")] = None,
     open_only: Annotated[bool, typer.Option("--open", help="Without what is repaired.")] = False,
     to: Annotated[Path | None, typer.Option(help="Write the whole list to this file, .csv or .parquet.")] = None,
@@ -156,9 +181,11 @@ def drift(
 
 @commands.command(name="repair")
 def repair_command(
-    entity: str, group: Group = None,
+    entity: str,
+    group: Group = None,
     key: Annotated[str | None, typer.Option(help="Only this record.")] = None,
-    allow_deletions: AllowDeletions = None, json: JsonLines = False,
+    allow_deletions: AllowDeletions = None,
+    json: JsonLines = False,
 ) -> None:
     """Repair what was found and waits for a person, and validate again.
 
@@ -180,15 +207,22 @@ def repair_command(
         for result in results:
             as_json({**asdict(result), "validation": result.validation and validation_as_json(result.validation)})
     else:
-        table("repair", ["group", "sent", "changed since", ""],
-              [[result.group, result.sent, result.overtaken, result.held] for result in results])
+        table(
+            "repair",
+            ["group", "sent", "changed since", ""],
+            [[result.group, result.sent, result.overtaken, result.held] for result in results],
+        )
         show_validations([result.validation for result in results if result.validation is not None])
     verdicts = {result.validation.verdict for result in results if result.validation is not None}
     raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
 
 
 async def _repair(
-    context: Context, entity: EntityContext, groups: Sequence[str], key: str | None, allow_deletions: int | None,
+    context: Context,
+    entity: EntityContext,
+    groups: Sequence[str],
+    key: str | None,
+    allow_deletions: int | None,
     bar: Steps,
 ) -> list[Repaired]:
     from sync_orchestrator.core.operations.repair import repair
@@ -196,8 +230,11 @@ async def _repair(
     bar.of(len(groups))
     results = []
     for name in groups:
-        results.append(await repair(context, entity, name, key=key, allow_deletions=allow_deletions,
-                                    progress=partial(bar.phase, name)))
+        results.append(
+            await repair(
+                context, entity, name, key=key, allow_deletions=allow_deletions, progress=partial(bar.phase, name)
+            )
+        )
         bar.done(f"{name}: {results[-1].sent} sent to repair")
     return results
 
@@ -205,29 +242,66 @@ async def _repair(
 def validation_as_json(result: GroupValidation) -> dict[str, Any]:
     """A validation as the commands print it for programs."""
     return {
-        "entity": result.entity, "group": result.group, "verdict": result.verdict, "reason": result.reason,
-        "expected": result.expected, "counted": result.counted, "in_flight": result.ambiguous,
+        "entity": result.entity,
+        "group": result.group,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "expected": result.expected,
+        "counted": result.counted,
+        "in_flight": result.ambiguous,
         "unmanaged": result.unmanaged,
-        "compared": result.compared, "repaired": result.repaired, "foreign": result.foreign,
-        "stubborn": result.stubborn, "dead": result.dead, "discarded": result.discarded,
+        "compared": result.compared,
+        "repaired": result.repaired,
+        "foreign": result.foreign,
+        "stubborn": result.stubborn,
+        "dead": result.dead,
+        "discarded": result.discarded,
         "dead_without_group": result.dead_without_group,
         "dead_records": [
-            {"key": record.key, "kind": record.kind, "state": record.state, "cause": record.cause,
-             "error": record.error, "since": record.since.isoformat()} for record in result.dead_records],
+            {
+                "key": record.key,
+                "kind": record.kind,
+                "state": record.state,
+                "cause": record.cause,
+                "error": record.error,
+                "since": record.since.isoformat(),
+            }
+            for record in result.dead_records
+        ],
         "drift": [{"key": drift.key, "kind": drift.kind, "status": drift.status} for drift in result.drift],
     }
 
 
 def show_validations(results: Sequence[GroupValidation]) -> None:
     """Validations and the differences that they found, as tables."""
-    table("validation", ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead",
-                         ""],
-          [[result.entity, result.group, result.verdict, result.expected, result.counted, result.ambiguous,
-            len(result.drift), result.repaired, result.dead, result.reason] for result in results])
+    table(
+        "validation",
+        ["entity", "group", "verdict", "expected", "counted", "in flight", "drift", "to repair", "dead", ""],
+        [
+            [
+                result.entity,
+                result.group,
+                result.verdict,
+                result.expected,
+                result.counted,
+                result.ambiguous,
+                len(result.drift),
+                result.repaired,
+                result.dead,
+                result.reason,
+            ]
+            for result in results
+        ],
+    )
     drift = [(result, found) for result in results for found in result.drift]
-    table("drift", ["group", "key", "kind", "status"],
-          [[result.group, found.key, found.kind, _STATUS.get(found.status, found.status)]
-           for result, found in drift[:_MOST_DRIFT_SHOWN]])
+    table(
+        "drift",
+        ["group", "key", "kind", "status"],
+        [
+            [result.group, found.key, found.kind, _STATUS.get(found.status, found.status)]
+            for result, found in drift[:_MOST_DRIFT_SHOWN]
+        ],
+    )
     if len(drift) > _MOST_DRIFT_SHOWN:
         say(f"and {len(drift) - _MOST_DRIFT_SHOWN} more; --json shows all")
     _show_dead(results)
@@ -237,8 +311,13 @@ def show_validations(results: Sequence[GroupValidation]) -> None:
 
 def _show_dead(results: Sequence[GroupValidation]) -> None:
     dead = [(result, record) for result in results for record in result.dead_records]
-    table("dead records", ["entity", "group", "key", "cause", "since"],
-          [[result.entity, result.group, record.key, record.cause, record.since.isoformat(timespec="seconds")]
-           for result, record in dead[:_MOST_DRIFT_SHOWN]])
+    table(
+        "dead records",
+        ["entity", "group", "key", "cause", "since"],
+        [
+            [result.entity, result.group, record.key, record.cause, record.since.isoformat(timespec="seconds")]
+            for result, record in dead[:_MOST_DRIFT_SHOWN]
+        ],
+    )
     for entity in dict.fromkeys(result.entity for result in results if result.dead or result.dead_without_group):
         say(f"`sync-orchestrator records list {entity} --dead` lists what is dead")

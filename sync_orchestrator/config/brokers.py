@@ -14,9 +14,31 @@ from sync_orchestrator.config.types import Model, Name, Seconds, WebhookSecret
 OutcomeKind = Literal["mirrored", "dead", "drift"]
 
 BROKERS = (
-    "amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem",
-    "gcpubsub", "kafka", "librabbitmq", "memory", "mongodb", "pgmq", "pyamqp", "pyro", "qpid", "redis", "rediss",
-    "sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper",
+    "amqp",
+    "amqps",
+    "azureservicebus",
+    "azurestoragequeues",
+    "confluentkafka",
+    "consul",
+    "etcd",
+    "filesystem",
+    "gcpubsub",
+    "kafka",
+    "librabbitmq",
+    "memory",
+    "mongodb",
+    "pgmq",
+    "pyamqp",
+    "pyro",
+    "qpid",
+    "redis",
+    "rediss",
+    "sentinel",
+    "slmq",
+    "sqla",
+    "sqlalchemy",
+    "sqs",
+    "zookeeper",
 )
 """How the URL of a broker may begin: the transports of kombu, which is not loaded for it."""
 

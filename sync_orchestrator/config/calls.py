@@ -26,8 +26,20 @@ _OVER_HTTP = {"headers", "auth", "outcomes", "throttle", "next_origins"}
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
-Means = Literal["ok", "created", "missing", "duplicate", "conflict", "invalid", "auth", "throttled", "too_large",
-                "reference_missing", "transient", "remake"]
+Means = Literal[
+    "ok",
+    "created",
+    "missing",
+    "duplicate",
+    "conflict",
+    "invalid",
+    "auth",
+    "throttled",
+    "too_large",
+    "reference_missing",
+    "transient",
+    "remake",
+]
 
 READING = ("GET", "HEAD")
 
@@ -84,8 +96,10 @@ class Request(Model):
     @model_validator(mode="after")
     def _method_fits_body(self) -> Self:
         if self.body is not None and self.method in READING and "method" not in self.model_fields_set:
-            raise ValueError(f"a call with a body is no {self.method} by default: add method: POST, or method: "
-                             f"{self.method} if the server reads the body of one")
+            raise ValueError(
+                f"a call with a body is no {self.method} by default: add method: POST, or method: "
+                f"{self.method} if the server reads the body of one"
+            )
         return self
 
     def names(self) -> set[str]:
@@ -104,8 +118,9 @@ class ChangingCall(Request):
         if self.body is None and "method" not in self.model_fields_set:
             raise ValueError("add 'method': POST, PUT, PATCH or DELETE for a call that writes, GET for one that reads")
         if self.body is not None and self.method in READING:
-            raise ValueError(f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or "
-                             "PATCH")
+            raise ValueError(
+                f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or PATCH"
+            )
         return self
 
 
@@ -162,11 +177,14 @@ class Write(Request):
         if self.method not in READING:
             return self
         if self.body is not None:
-            raise ValueError(f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or "
-                             "PATCH")
+            raise ValueError(
+                f"a {self.method} writes nothing, and servers ignore its body: use method: POST, PUT or PATCH"
+            )
         if all(call.is_read() for call in self.then):
-            raise ValueError(f"a {self.method} writes nothing: use method: POST, PUT or PATCH, or a class (adapter) "
-                             "for an API that writes by GET")
+            raise ValueError(
+                f"a {self.method} writes nothing: use method: POST, PUT or PATCH, or a class (adapter) "
+                "for an API that writes by GET"
+            )
         return self
 
 
@@ -182,8 +200,10 @@ class Delete(Request):
     def _removes(self) -> Self:
         for place, call in (("", self), ("refused: ", self.refused)):
             if call is not None and call.method in READING:
-                raise ValueError(f"{place}a {call.method} removes nothing: use method: DELETE, POST, PUT or PATCH, or "
-                                 "a class (adapter) for an API that writes by GET")
+                raise ValueError(
+                    f"{place}a {call.method} removes nothing: use method: DELETE, POST, PUT or PATCH, or "
+                    "a class (adapter) for an API that writes by GET"
+                )
         return self
 
 
@@ -314,8 +334,10 @@ class Login(Model):
     @model_validator(mode="after")
     def _names(self) -> Self:
         last = {"token", "refresh"}
-        check_names({"request": self.request, "refresh_request": self.refresh_request},
-                    {"request": last, "refresh_request": last})
+        check_names(
+            {"request": self.request, "refresh_request": self.refresh_request},
+            {"request": last, "refresh_request": last},
+        )
         if self.refresh_request is not None and self.refresh is None:
             raise ValueError("refresh_request needs 'refresh'")
         if unknown := names_in(self.headers) - {"token", *self.values}:
@@ -506,12 +528,15 @@ def check_followers(name: str, call: Write | None, known: set[str]) -> None:
         if follower.when is not None:
             texts.append(follower.when)
             if unknown := sorted(fields_named_by(follower.when) - IN_CONDITIONS - {"null"}):
-                raise ValueError(f"{place}.when: nothing fills in '{unknown[0]}'; known here: "
-                                 f"{', '.join(sorted(IN_CONDITIONS))}")
+                raise ValueError(
+                    f"{place}.when: nothing fills in '{unknown[0]}'; known here: {', '.join(sorted(IN_CONDITIONS))}"
+                )
         for text in texts:
             if unknown := [step for step in _STEP.findall(text) if step not in steps]:
-                raise ValueError(f"{place}: no call before it has the name '{unknown[0]}'; known in 'steps': "
-                                 f"{', '.join(sorted(steps))}")
+                raise ValueError(
+                    f"{place}: no call before it has the name '{unknown[0]}'; known in 'steps': "
+                    f"{', '.join(sorted(steps))}"
+                )
         if follower.name is not None:
             if follower.name in steps:
                 raise ValueError(f"{place}.name: '{follower.name}' is the name of an earlier call")
@@ -530,5 +555,7 @@ def _texts_in(body: Any) -> list[str]:
 def check_remake(place: str, outcomes: Sequence[Outcome]) -> None:
     """Refuses ``means: remake`` where nothing could be made anew. Raises ValueError."""
     if any(outcome.means == "remake" for outcome in outcomes):
-        raise ValueError(f"{place}: 'remake' is for the outcomes of 'update', 'bulk_update' and the calls under "
-                         "'then': move it there")
+        raise ValueError(
+            f"{place}: 'remake' is for the outcomes of 'update', 'bulk_update' and the calls under "
+            "'then': move it there"
+        )

@@ -25,8 +25,11 @@ def uncompared_constants(entity: Entity) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for place, template, value in _bodies(entity.third_party):
-        names = [name for name in dict.fromkeys(_beside(template, value))
-                 if name not in entity.mapping and not name.startswith(_TECHNICAL)]
+        names = [
+            name
+            for name in dict.fromkeys(_beside(template, value))
+            if name not in entity.mapping and not name.startswith(_TECHNICAL)
+        ]
         if names:
             found[place] = names
     return found

@@ -129,13 +129,26 @@ class Config(Model):
 
     def largest_batch(self, system: str) -> int:
         """The most records of one call to a third party; 1 where each call has one."""
-        return max((bulk.size for entity in self.entities.values() if entity.third_party.system == system
-                    for bulk in entity.third_party.bulks().values()), default=1)
+        return max(
+            (
+                bulk.size
+                for entity in self.entities.values()
+                if entity.third_party.system == system
+                for bulk in entity.third_party.bulks().values()
+            ),
+            default=1,
+        )
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        if wrong := [*self._names(), *self._events(), *self._secrets(), *self._brokers(), *self._routes(),
-                     *self._timeouts()]:
+        if wrong := [
+            *self._names(),
+            *self._events(),
+            *self._secrets(),
+            *self._brokers(),
+            *self._routes(),
+            *self._timeouts(),
+        ]:
             raise ValueError("\n".join(wrong))
         return self
 
@@ -175,11 +188,15 @@ class Config(Model):
         for name, source in self.sources.items():
             for at, secret in enumerate(source.webhook_secrets):
                 if (first := owners.setdefault(webhook_key(str(secret)), name)) != name:
-                    yield (f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
-                           "does not tell which of them sent an event. Give each a secret of its own")
+                    yield (
+                        f"sources.{name}.webhook_secrets.{at}: sources.{first} has the same secret, so a signature "
+                        "does not tell which of them sent an event. Give each a secret of its own"
+                    )
             for field in source.events.unsigned() if source.webhook_secrets and source.events else ():
-                yield (f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
-                       "only webhook-id and webhook-timestamp. Take the value from the body")
+                yield (
+                    f"sources.{name}.events.{field}: looks at headers, and a signature (webhook_secrets) covers "
+                    "only webhook-id and webhook-timestamp. Take the value from the body"
+                )
 
     def _brokers(self) -> Iterator[str]:
         for name, consumer in self.consumers.items():
@@ -202,22 +219,27 @@ class Config(Model):
                 yield f"routes.{name}.entity: there is no entity '{route.entity}'"
             if (first := shapes.setdefault(route.shape(), name)) != name:
                 yield f"routes.{name}.path: the route {first} has the same"
-            mirrored = [entity for entity, settings in self.entities.items()
-                        if settings.third_party.system == route.third_party]
+            mirrored = [
+                entity for entity, settings in self.entities.items() if settings.third_party.system == route.third_party
+            ]
             if mirrored and not route.is_read and not route.allow_writes:
-                yield (f"routes.{name}.allow_writes: {route.third_party} holds what is mirrored ({', '.join(mirrored)})"
-                       ": what others write there is drift, which validation repairs. Change it at its source, or say "
-                       "allow_writes: true where this writes something else")
+                yield (
+                    f"routes.{name}.allow_writes: {route.third_party} holds what is mirrored ({', '.join(mirrored)})"
+                    ": what others write there is drift, which validation repairs. Change it at its source, or say "
+                    "allow_writes: true where this writes something else"
+                )
 
     def _timeouts(self) -> Iterator[str]:
         for name, system in self.third_parties.items():
             timeout, lease = system.timeout, self.limits.lease
             if timeout * 2 >= lease:
                 place = f"third_parties.{name}.timeout"
-                yield (f"{place}: is {timeout:g} s ({line_mark(place)}), and must be less than half of limits.lease, "
-                       f"which is {lease:g} s ({line_mark('limits.lease')}): a record stays leased while its call and "
-                       f"a second look at it last. Set limits.lease to more than {2 * timeout:g} s, or timeout to less "
-                       f"than {lease / 2:g} s")
+                yield (
+                    f"{place}: is {timeout:g} s ({line_mark(place)}), and must be less than half of limits.lease, "
+                    f"which is {lease:g} s ({line_mark('limits.lease')}): a record stays leased while its call and "
+                    f"a second look at it last. Set limits.lease to more than {2 * timeout:g} s, or timeout to less "
+                    f"than {lease / 2:g} s"
+                )
 
     def entities_of(self, source: str) -> list[str]:
         """The entities that a source system is a part of."""
@@ -234,4 +256,3 @@ class Config(Model):
     def retry_of(self, entity: str) -> Retry:
         """The retry rule of an entity: its own, or the common one."""
         return self.entities[entity].retry or self.retry
-

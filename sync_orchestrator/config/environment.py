@@ -33,7 +33,8 @@ class FromEnvironment(str):
         register_variables(name for name, _ in NAMED.findall(text))
         made = cls(NAMED.sub(lambda match: os.environ.get(match[1], match[0] if match[2] is None else match[2]), text))
         made.template = NAMED.sub(
-            lambda match: f"{{{{ '{match[1]}' | environment }}}}" if match[1] in os.environ else match[2] or "", text)
+            lambda match: f"{{{{ '{match[1]}' | environment }}}}" if match[1] in os.environ else match[2] or "", text
+        )
         return made
 
 

@@ -46,8 +46,11 @@ class OwnEvents(Model):
 
     def unsigned(self) -> list[str]:
         """The fields whose expressions look at headers that a signature does not cover."""
-        return [name for name in _EXPRESSIONS
-                if (expression := getattr(self, name)) is not None and reads_unsigned(expression)]
+        return [
+            name
+            for name in _EXPRESSIONS
+            if (expression := getattr(self, name)) is not None and reads_unsigned(expression)
+        ]
 
 
 class Notifying(Model):

@@ -53,8 +53,9 @@ def complaint(tree: yaml.Node, place: Place, mend: str) -> Complaint:
 
 def complaints(error: ValidationError, tree: yaml.Node, schema: dict[str, Any]) -> list[Complaint]:
     """All that a validation found. ``schema``: the JSON Schema, which knows the names that could have been meant."""
-    found = {each for details in error.errors(include_url=False, include_input=False)
-             for each in _of(details, tree, schema)}
+    found = {
+        each for details in error.errors(include_url=False, include_input=False) for each in _of(details, tree, schema)
+    }
     return sorted(found)
 
 
@@ -117,7 +118,7 @@ def _pointed_at(tree: yaml.Node, place: Place, message: str) -> tuple[Place, str
             break
         node = found[1]
         further.append(step)
-    return (*place, *further), message[match.end():] if further and match[2] else message
+    return (*place, *further), message[match.end() :] if further and match[2] else message
 
 
 def _at(node: yaml.Node, place: Place) -> yaml.Node | None:

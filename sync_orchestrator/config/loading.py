@@ -34,7 +34,8 @@ class Yaml(yaml.SafeLoader):
 
 Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TRUTH]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 Yaml.add_implicit_resolver(_TRUTH, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
@@ -52,8 +53,10 @@ def load(path: Path, further: Further = nothing_further) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{_shown(path)}: {error.strerror}. Write one with `sync-orchestrator init`, or name another "
-                          "with SYNC_CONFIG.") from None
+        raise ConfigError(
+            f"{_shown(path)}: {error.strerror}. Write one with `sync-orchestrator init`, or name another "
+            "with SYNC_CONFIG."
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{_shown(path)}: is not UTF-8; save it so.") from None
     return read(text, _shown(path), further)
@@ -82,10 +85,14 @@ def read(text: str, name: str, further: Further = nothing_further) -> Config:
 
 
 def _checked(document: dict[str, object], tree: yaml.Node) -> tuple[Config | None, list[Complaint]]:
-    wrong = [Complaint(line, dotted(place), f"is written twice; the first is on line {first}")
-             for place, line, first in written_twice(tree)]
-    absent = [complaint(tree, place, f"the environment has no {name}; set it, or write ${{{name}:-default}}")
-              for place, name in unset(document)]
+    wrong = [
+        Complaint(line, dotted(place), f"is written twice; the first is on line {first}")
+        for place, line, first in written_twice(tree)
+    ]
+    absent = [
+        complaint(tree, place, f"the environment has no {name}; set it, or write ${{{name}:-default}}")
+        for place, name in unset(document)
+    ]
     config = None
     try:
         config = Config.model_validate(filled_in(document))
@@ -106,6 +113,7 @@ def _marks(text: str, tree: yaml.Node) -> Iterator[Complaint]:
 
 def _with_marks(wrong: list[Complaint], marks: list[Complaint]) -> list[Complaint]:
     """Without what else is wrong with a marked place: one complaint is enough."""
+
     def is_marked(each: Complaint) -> bool:
         return any(each.line == mark.line or f"{each.field}.".startswith(f"{mark.field}.") for mark in marks)
 

@@ -21,23 +21,90 @@ _NEVER_A_NAME = {"authorization", "x-api-key", "proxy-authorization", "cookie"}
 
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=100)]
 
-HOP_BY_HOP_HEADERS = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade", "http2-settings", "expect", "host", "content-length", "accept-encoding"})
+HOP_BY_HOP_HEADERS = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "expect",
+        "host",
+        "content-length",
+        "accept-encoding",
+    }
+)
 """Headers that belong to one connection, or that the service sets itself. They are never passed on."""
 
-PASSED_HEADERS = frozenset({
-    "accept", "accept-charset", "accept-language", "authorization", "baggage", "cache-control", "content-digest",
-    "content-disposition", "content-encoding", "content-language", "content-md5", "content-type", "cookie", "digest",
-    "dnt", "idempotency-key", "if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since",
-    "origin", "pragma", "prefer", "range", "referer", "repr-digest", "soapaction", "traceparent", "tracestate",
-    "user-agent", "x-correlation-id", "x-request-id", "x-requested-with"})
+PASSED_HEADERS = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-language",
+        "authorization",
+        "baggage",
+        "cache-control",
+        "content-digest",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-md5",
+        "content-type",
+        "cookie",
+        "digest",
+        "dnt",
+        "idempotency-key",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "origin",
+        "pragma",
+        "prefer",
+        "range",
+        "referer",
+        "repr-digest",
+        "soapaction",
+        "traceparent",
+        "tracestate",
+        "user-agent",
+        "x-correlation-id",
+        "x-request-id",
+        "x-requested-with",
+    }
+)
 """The headers of a caller that ``legacy`` gets by default: end-to-end headers that carry no claim of a proxy."""
 
-SINGLE_HEADERS = frozenset({
-    "authorization", "content-disposition", "content-length", "content-md5", "content-type", "host", "idempotency-key",
-    "if-modified-since", "if-range", "if-unmodified-since", "origin", "range", "referer", "soapaction", "traceparent",
-    "user-agent", "x-api-key", "x-correlation-id", "x-request-id", "x-requested-with"})
+SINGLE_HEADERS = frozenset(
+    {
+        "authorization",
+        "content-disposition",
+        "content-length",
+        "content-md5",
+        "content-type",
+        "host",
+        "idempotency-key",
+        "if-modified-since",
+        "if-range",
+        "if-unmodified-since",
+        "origin",
+        "range",
+        "referer",
+        "soapaction",
+        "traceparent",
+        "user-agent",
+        "x-api-key",
+        "x-correlation-id",
+        "x-request-id",
+        "x-requested-with",
+    }
+)
 """Headers that HTTP allows once. Of two, one server reads the first and the next one reads the last."""
 
 
@@ -75,8 +142,10 @@ class Legacy(Model):
 
     base_url: str = Field(pattern=r"^https?://")
     """The address that the route's path stands below."""
-    headers: dict[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")],
-                  Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
+    headers: dict[
+        Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")],
+        Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")],
+    ] = Field(default={}, repr=False)
     """Sent with every call, in place of what the caller sent under these names. ``X_Key`` and ``X-Key`` are the same
     name."""
     pass_headers: list[HeaderName] = []
@@ -95,8 +164,9 @@ class Legacy(Model):
             raise ValueError(f"legacy.headers: '{min(framing)}' is set by the service itself; remove it")
         for name in self.pass_headers:
             if name.lower() in HOP_BY_HOP_HEADERS:
-                raise ValueError(f"legacy.pass_headers: '{name}' belongs to one connection and is never passed on; "
-                                 "remove it")
+                raise ValueError(
+                    f"legacy.pass_headers: '{name}' belongs to one connection and is never passed on; remove it"
+                )
             if name.lower() in own:
                 raise ValueError(f"legacy.pass_headers: '{name}' is set by legacy.headers; remove it from one of them")
         return self

@@ -13,8 +13,16 @@ from pydantic_core import CoreSchema
 from sync_orchestrator.config.document import Config
 
 _FROM_ENVIRONMENT = {"type": "string", "pattern": r"\$\{"}
-_CONSTRAINTS = ("type", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",
-                "maxLength")
+_CONSTRAINTS = (
+    "type",
+    "pattern",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+)
 
 
 def json_schema() -> dict[str, Any]:
@@ -27,7 +35,9 @@ class _ForEditors(GenerateJsonSchema):
         made = super().generate(schema, mode)
         named: dict[str, Any] = _with_environment(made)
         named["$defs"]["FromEnvironment"] = {
-            **_FROM_ENVIRONMENT, "description": "A text with ${NAME} or ${NAME:-default} in it."}
+            **_FROM_ENVIRONMENT,
+            "description": "A text with ${NAME} or ${NAME:-default} in it.",
+        }
         return {"$schema": self.schema_dialect, **named}
 
     def field_title_should_be_set(self, schema: Any) -> bool:
@@ -40,8 +50,12 @@ def _with_environment(node: Any) -> Any:
         return [_with_environment(item) for item in node]
     if not isinstance(node, dict):
         return node
-    made = {name: part if name in ("default", "required", "enum", "discriminator", "propertyNames")
-            else _with_environment(part) for name, part in node.items()}
+    made = {
+        name: part
+        if name in ("default", "required", "enum", "discriminator", "propertyNames")
+        else _with_environment(part)
+        for name, part in node.items()
+    }
     if "patternProperties" in made:
         made.setdefault("additionalProperties", False)
     kind = node.get("type")

@@ -85,8 +85,12 @@ def _kind(value: Any) -> str:
 
 
 Source = Annotated[
-    Annotated[RestSystem, Tag("rest")] | Annotated[SqlSystem, Tag("sql")] | Annotated[FilesSystem, Tag("files")]
-    | Annotated[ClassSystem, Tag("class")], Discriminator(_kind)]
+    Annotated[RestSystem, Tag("rest")]
+    | Annotated[SqlSystem, Tag("sql")]
+    | Annotated[FilesSystem, Tag("files")]
+    | Annotated[ClassSystem, Tag("class")],
+    Discriminator(_kind),
+]
 """A source system, by its ``kind``."""
 
 
@@ -128,7 +132,6 @@ class Files(Model):
     """Between the fields of CSV; its first line has their names."""
     page: int = Field(default=1000, ge=1, le=100_000)
     """So many rows are read at once."""
-
 
     @model_validator(mode="after")
     def _usable(self) -> Files:
@@ -195,11 +198,25 @@ class Part(Model):
     @model_validator(mode="after")
     def _names(self) -> Part:
         check_names(
-            {"list": self.list, "read": self.read, "read_many": self.read_many, "keys": self.keys,
-             "count": self.count, "groups": self.groups, "changes": self.changes},
-            {"list": {"group"}, "read": {"key"}, "read_many": {"keys"}, "keys": {"group"}, "count": {"group"},
-             "groups": set(),
-             "changes": {"since_number"} | ({"since"} if self.version.kind == "time" else set())})
+            {
+                "list": self.list,
+                "read": self.read,
+                "read_many": self.read_many,
+                "keys": self.keys,
+                "count": self.count,
+                "groups": self.groups,
+                "changes": self.changes,
+            },
+            {
+                "list": {"group"},
+                "read": {"key"},
+                "read_many": {"keys"},
+                "keys": {"group"},
+                "count": {"group"},
+                "groups": set(),
+                "changes": {"since_number"} | ({"since"} if self.version.kind == "time" else set()),
+            },
+        )
         if self.sql is not None:
             for name, column in (("key", self.key), ("group", self.group), ("version.path", self.version.path)):
                 if column is not None and not _PLAIN.fullmatch(column):
@@ -225,9 +242,17 @@ class Part(Model):
             if system.kind != "rest" and getattr(self, call) is not None:
                 raise ValueError(f"'{call}' is a call of a source system of kind rest: leave it out")
         if system.kind != "class" and self.changes is None:  # a class may have a method of this name
-            changed = (name for name in ("overlap", "poll_every")
-                       if getattr(self, name) != type(self).model_fields[name].default)
+            changed = (
+                name
+                for name in ("overlap", "poll_every")
+                if getattr(self, name) != type(self).model_fields[name].default
+            )
             for name in changed:
-                raise ValueError(f"'{name}' has no effect without 'changes': " + (
-                    "configure that call" if system.kind == "rest" else
-                    f"a source system of kind {system.kind} is not polled, so have it send change events"))
+                raise ValueError(
+                    f"'{name}' has no effect without 'changes': "
+                    + (
+                        "configure that call"
+                        if system.kind == "rest"
+                        else f"a source system of kind {system.kind} is not polled, so have it send change events"
+                    )
+                )

@@ -113,9 +113,26 @@ class Function(Model):
     """An expression over the value, such as ``upper(trim(@))``."""
 
 
-Normalization = Literal["trim", "collapse_spaces", "lower", "upper", "nfc", "html_unescape", "unescape_html",
-                        "line_breaks", "time", "empty_as_null", "null_as_empty", "sort_list",
-                        "unique"] | RoundTo | CutTo | Function
+Normalization = (
+    Literal[
+        "trim",
+        "collapse_spaces",
+        "lower",
+        "upper",
+        "nfc",
+        "html_unescape",
+        "unescape_html",
+        "line_breaks",
+        "time",
+        "empty_as_null",
+        "null_as_empty",
+        "sort_list",
+        "unique",
+    ]
+    | RoundTo
+    | CutTo
+    | Function
+)
 
 
 class Codec(Model):
@@ -259,8 +276,10 @@ class Target(Model):
     @model_validator(mode="after")
     def _complete(self) -> Target:
         if self.create and self.create.then and not (self.update and self.update.then):
-            raise ValueError("'create.then' needs 'update.then': where such a call fails after its create, the next "
-                             "attempt is an update")
+            raise ValueError(
+                "'create.then' needs 'update.then': where such a call fails after its create, the next "
+                "attempt is an update"
+            )
         self._check_ids()
         self._check_names()
         self._check_revision()
@@ -299,14 +318,18 @@ class Target(Model):
     def _check_bulks(self) -> None:
         for name, bulk in self.bulks().items():
             if bulk.request.then:
-                raise ValueError(f"{name}.request.then: a call of many records has no linked calls: put them under "
-                                 f"'{name[5:]}.then', where they are made for each record")
+                raise ValueError(
+                    f"{name}.request.then: a call of many records has no linked calls: put them under "
+                    f"'{name[5:]}.then', where they are made for each record"
+                )
             if name != "bulk_update":
                 check_remake(f"{name}.request.outcomes", bulk.request.outcomes)
                 check_remake(f"{name}.outcomes", bulk.outcomes)
             if "group" in bulk.request.names() and not bulk.by_group:
-                raise ValueError(f"{name}: {{{{ group }}}} in its request needs by_group: true; otherwise a call holds "
-                                 "records of several groups")
+                raise ValueError(
+                    f"{name}: {{{{ group }}}} in its request needs by_group: true; otherwise a call holds "
+                    "records of several groups"
+                )
             if self.revision is not None and name != "bulk_create":
                 raise ValueError(f"{name}: with 'revision' a record takes a call of its own, by '{name[5:]}'")
         create = self.bulk_create
@@ -320,17 +343,22 @@ class Target(Model):
         """What belongs to one kind of ids is refused with the other."""
         if self.ids == "theirs":
             if self.upsert != "update":
-                raise ValueError(f"upsert '{self.upsert}' is for our ids; with theirs a record is updated under the id "
-                                 "that is known, and made where there is none: leave it out")
+                raise ValueError(
+                    f"upsert '{self.upsert}' is for our ids; with theirs a record is updated under the id "
+                    "that is known, and made where there is none: leave it out"
+                )
             by_id = [call for call in (self.read, *self.also.values()) if call is not None]
             if self.list_shows == "ids" and any("key" in call.names() for call in by_id):
-                raise ValueError("list_shows 'ids': what is listed shows no key, so 'read' and 'also' cannot use "
-                                 "{{ key }}; use {{ id }}")
+                raise ValueError(
+                    "list_shows 'ids': what is listed shows no key, so 'read' and 'also' cannot use "
+                    "{{ key }}; use {{ id }}"
+                )
         else:
             for name in ("id_from", "search_first", "idempotency", "look_first"):
                 if getattr(self, name) not in (None, False, "auto"):
-                    raise ValueError(f"'{name}' is for third parties that give the ids: leave it out, or say "
-                                     "ids: theirs")
+                    raise ValueError(
+                        f"'{name}' is for third parties that give the ids: leave it out, or say ids: theirs"
+                    )
         if self.search_first and self.lookup is None:
             raise ValueError("search_first needs 'lookup'")
 
@@ -348,10 +376,25 @@ class Target(Model):
         made = written - {"id", "revision"} | ({"idempotency_key"} if self.idempotency else set())
         followed = written - {"revision"}
         check_names(
-            {"create": self.create, "update": self.update, "delete": self.delete, "read": self.read,
-             "lookup": self.lookup, "list": self.list, "count": self.count},
-            {"create": made, "update": written, "delete": removed, "read": record, "lookup": known, "list": place,
-             "count": place})
+            {
+                "create": self.create,
+                "update": self.update,
+                "delete": self.delete,
+                "read": self.read,
+                "lookup": self.lookup,
+                "list": self.list,
+                "count": self.count,
+            },
+            {
+                "create": made,
+                "update": written,
+                "delete": removed,
+                "read": record,
+                "lookup": known,
+                "list": place,
+                "count": place,
+            },
+        )
         check_followers("create", self.create, followed)
         check_followers("update", self.update, followed)
         if self.delete is not None:
@@ -361,8 +404,9 @@ class Target(Model):
         for name, bulk in self.bulks().items():
             in_items = [*ITEM_NAMES, *sorted(self._with_references("key", "group", "payload") - {*ITEM_NAMES})]
             if unknown := names_in(bulk.item) - set(in_items):
-                raise ValueError(f"{name}.item: nothing fills in '{sorted(unknown)[0]}'; known here: "
-                                 f"{', '.join(in_items)}")
+                raise ValueError(
+                    f"{name}.item: nothing fills in '{sorted(unknown)[0]}'; known here: {', '.join(in_items)}"
+                )
         for name, call in self.also.items():
             check_names({f"also.{name}": call}, {f"also.{name}": record})
         for name, reference in self.references.items():
@@ -378,8 +422,10 @@ class Target(Model):
         if unknown := names - {"idempotency_key", "key", "group", "digest", "payload"}:
             raise ValueError(f"idempotency.value: nothing fills in '{sorted(unknown)[0]}'")
         if "idempotency_key" not in names:
-            raise ValueError("idempotency.value needs {{ idempotency_key }}: without it, a record that is made again "
-                             "after it was deleted is answered for the first one")
+            raise ValueError(
+                "idempotency.value needs {{ idempotency_key }}: without it, a record that is made again "
+                "after it was deleted is answered for the first one"
+            )
         if idempotency.header is None and self.create and "idempotency_key" not in self.create.names():
             raise ValueError("idempotency.header is null: put {{ idempotency_key }} into 'create'")
 

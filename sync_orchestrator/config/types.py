@@ -78,13 +78,26 @@ def _webhook_secret(value: str) -> str:
     except ValueError:
         secret = b""
     if len(secret) < _FEWEST_BYTES:
-        raise ValueError(f"write at least {_FEWEST_BYTES} bytes in base64 (letters, digits, + and /), 'whsec_' before "
-                         "it or not, such as: echo whsec_$(openssl rand -base64 24)")
+        raise ValueError(
+            f"write at least {_FEWEST_BYTES} bytes in base64 (letters, digits, + and /), 'whsec_' before "
+            "it or not, such as: echo whsec_$(openssl rand -base64 24)"
+        )
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0), WithJsonSchema({"anyOf": [
-    {"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$|\$\{"}]})]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*(ms|s|m|h|d)\s*$|\$\{"},
+            ]
+        }
+    ),
+]
 """A duration: a number of seconds, or text such as ``10s``, ``5m``, ``1h``."""
 
 Expression = Annotated[str, AfterValidator(_expression)]
@@ -114,5 +127,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 class Model(BaseModel):
     """Unknown fields are refused; a loaded configuration does not change; what is wrong with it shows no value."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True,
-                              validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=True
+    )

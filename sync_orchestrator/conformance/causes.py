@@ -42,14 +42,26 @@ def name_causes(tried: Sequence[Tried]) -> list[Ending]:
     leaders: dict[str, Tried] = {}
     for each in failed:
         alike = [other for other in failed if other.cause == each.cause]
-        leaders[each.cause] = next((other for other in alike if other.failed_section in _OF_ONE_BEHAVIOUR
-                                    and other.section == other.failed_section), alike[0])
+        leaders[each.cause] = next(
+            (
+                other
+                for other in alike
+                if other.failed_section in _OF_ONE_BEHAVIOUR and other.section == other.failed_section
+            ),
+            alike[0],
+        )
     known_fields: dict[str, str] = {}
     for each in failed:
         name = each.ending.behaviour
         leader = leaders[each.cause].ending.behaviour
-        needed = next((need for need in each.needs if need != name and any(
-            other.ending.behaviour == need and not other.fields for other in failed)), None)
+        needed = next(
+            (
+                need
+                for need in each.needs
+                if need != name and any(other.ending.behaviour == need and not other.fields for other in failed)
+            ),
+            None,
+        )
         if each.fields and each.fields <= known_fields.keys():
             because[name] = next(iter({known_fields[field] for field in sorted(each.fields)}))
         elif leader != name:
@@ -73,8 +85,9 @@ def _root(because: dict[str, str], name: str) -> str:
 def _dependent(ending: Ending, cause: str) -> Ending:
     if ending.outcome != "failed" or cause == ending.behaviour:
         return ending
-    return replace(ending, outcome="skipped", because_of=cause, came=f"because of {cause}: {ending.came}", expected="",
-                   mend="")
+    return replace(
+        ending, outcome="skipped", because_of=cause, came=f"because of {cause}: {ending.came}", expected="", mend=""
+    )
 
 
 def _ordered(endings: Sequence[Ending]) -> list[Ending]:

@@ -55,8 +55,7 @@ class FieldDifference:
 def compared_mapping(entity: Entity) -> Mapping:
     """The mapping of an entity as validation compares by it."""
     codecs = Codecs(entity.third_party.fields, tuple(entity.mapping))
-    return Mapping(entity.mapping, entity.third_party.fields,
-                   as_sent=codecs.as_sent if codecs.change_values else None)
+    return Mapping(entity.mapping, entity.third_party.fields, as_sent=codecs.as_sent if codecs.change_values else None)
 
 
 def find_differences(entity: Entity, payload: Json, record: Found) -> list[FieldDifference]:
@@ -77,15 +76,17 @@ def find_form_differences(payload: Json, records: Sequence[Found]) -> list[str]:
         there = [value for value in shown if value is not None]
         kinds = {_kind_of(value) for value in there}
         if ours is not None and there and _kind_of(ours) not in kinds:
-            found.append(f"{name}: {_kind_of(ours)} such as {show_value(ours)} would be sent, the records there have "
-                         f"{' or '.join(sorted(kinds))} such as {show_value(there[0])}")
+            found.append(
+                f"{name}: {_kind_of(ours)} such as {show_value(ours)} would be sent, the records there have "
+                f"{' or '.join(sorted(kinds))} such as {show_value(there[0])}"
+            )
     return found
 
 
 def show_value(value: Any) -> str:
     """A value on one line, clipped."""
     text = exact_json.text(value, default=str)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN - 20]}… ({len(text)} characters)"
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 20]}… ({len(text)} characters)"
 
 
 def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> FieldDifference:
@@ -95,11 +96,21 @@ def judge_field(name: str, codec: Codec | None, ours: Any, theirs: Any) -> Field
     if (setting := _setting_for(name, codec, ours, theirs)) is not None:
         return FieldDifference(name, ours, theirs, True, f"set {place}: {setting}")
     if _is_same_time(ours, theirs):
-        return FieldDifference(name, ours, theirs, True, (
-            f"it is the same time in another form: map it as it is kept there, or say in {place} how it is written"))
+        return FieldDifference(
+            name,
+            ours,
+            theirs,
+            True,
+            (f"it is the same time in another form: map it as it is kept there, or say in {place} how it is written"),
+        )
     if None not in (ours, theirs) and _kind_of(ours) != _kind_of(theirs):
-        return FieldDifference(name, ours, theirs, True, (
-            f"{_kind_of(ours)} never equals {_kind_of(theirs)}: see mapping.{name}, and 'kind' and 'read' of {place}"))
+        return FieldDifference(
+            name,
+            ours,
+            theirs,
+            True,
+            (f"{_kind_of(ours)} never equals {_kind_of(theirs)}: see mapping.{name}, and 'kind' and 'read' of {place}"),
+        )
     if theirs is None:
         return FieldDifference(name, ours, theirs, False, f"if it should be there, see {place}.read")
     return FieldDifference(name, ours, theirs, False)
@@ -156,8 +167,10 @@ def _normalized(codec: Codec, ours: Any, theirs: Any) -> Iterator[tuple[str, Cod
         alone += [((first, second), (first, second)) for first, second in permutations(_NORMALIZATIONS, 2)]
     before = tuple(each if isinstance(each, str) else "…" for each in codec.normalize)
     for names, added in alone:
-        yield (f"{{normalize: [{', '.join(before + names)}]}}",
-               codec.model_copy(update={"normalize": [*codec.normalize, *added]}))
+        yield (
+            f"{{normalize: [{', '.join(before + names)}]}}",
+            codec.model_copy(update={"normalize": [*codec.normalize, *added]}),
+        )
 
 
 def _digits_of(value: Any) -> int:

@@ -38,8 +38,18 @@ _SHOWN = 5
 class Bench:
     """One entity's collection at a third party. All that it makes is remembered, and deleted in the end."""
 
-    def __init__(self, name: str, entity: Entity, system: ThirdPartySystem, third_party: ThirdParty, samples: Samples,
-                 other_group: str | None, rebuilt: Rebuilt, *, odd_keys: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        entity: Entity,
+        system: ThirdPartySystem,
+        third_party: ThirdParty,
+        samples: Samples,
+        other_group: str | None,
+        rebuilt: Rebuilt,
+        *,
+        odd_keys: bool = False,
+    ) -> None:
         self.name = name
         self.entity = entity
         self.system = system
@@ -103,27 +113,46 @@ class Bench:
         if pushed.failure is not None:
             raise pushed.failure
         if not pushed.called:
-            raise Differs("no call is made: neither a mapped field nor a template of a write holds the group",
-                          "a call that moves the record", f"put {{{{ group }}}} into the calls that write: "
-                          f"{self.look('update', 'update')}")
+            raise Differs(
+                "no call is made: neither a mapped field nor a template of a write holds the group",
+                "a call that moves the record",
+                f"put {{{{ group }}}} into the calls that write: {self.look('update', 'update')}",
+            )
         return replace(item, group=group, payload=payload, external_id=pushed.external_id)
 
     def _acknowledged(self, item: Item) -> Claim:
         """A record as the core would claim it after it was acknowledged."""
         return Claim(
-            entity=self.name, key=item.key, group=item.group, revision=1, deleted=False,
-            applied_digest=self.mapping.digest_of_ours(item.payload), applied_group=item.group,
-            external_id=item.external_id, attempts=0, rejected_digest=None, token=0, ever_applied=True,
-            unsettled_until=None, unsettled_for=None, deadline=time.monotonic() + _LONGEST_MOVE_SECONDS,
-            acknowledged_at=time.time_ns() // 1000, waiting_for=0, parts={}, applied_revision=1)
+            entity=self.name,
+            key=item.key,
+            group=item.group,
+            revision=1,
+            deleted=False,
+            applied_digest=self.mapping.digest_of_ours(item.payload),
+            applied_group=item.group,
+            external_id=item.external_id,
+            attempts=0,
+            rejected_digest=None,
+            token=0,
+            ever_applied=True,
+            unsettled_until=None,
+            unsettled_for=None,
+            deadline=time.monotonic() + _LONGEST_MOVE_SECONDS,
+            acknowledged_at=time.time_ns() // 1000,
+            waiting_for=0,
+            parts={},
+            applied_revision=1,
+        )
 
     async def shows(self, item: Item) -> Found:
         """What is under its id, which must be what was written. Raises Differs."""
-        found = await self.eventually(lambda: self.third_party.read(item),
-                                      lambda found: found is not None and not self.differences(item, found))
+        found = await self.eventually(
+            lambda: self.third_party.read(item), lambda found: found is not None and not self.differences(item, found)
+        )
         if found is None:
-            raise Differs(f"nothing is under the id {item.external_id}", f"the record {item.key}",
-                          self.look("read", "read"))
+            raise Differs(
+                f"nothing is under the id {item.external_id}", f"the record {item.key}", self.look("read", "read")
+            )
         self.hold_same(item, found, "what was written")
         return found
 
@@ -144,11 +173,15 @@ class Bench:
             return ""
         place = f"entities.{self.name}.third_party"
         codecs = self.entity.third_party.fields
-        hints = {name: judge_field(name, codecs.get(name), item.payload[name], found.fields.get(name)).hint
-                 for name in fields[:_SHOWN]}
+        hints = {
+            name: judge_field(name, codecs.get(name), item.payload[name], found.fields.get(name)).hint
+            for name in fields[:_SHOWN]
+        }
         by = self._written_by()
-        return "; ".join(f"{place}: {hint}" if hint else f"see {place}.fields.{name}, and what {by} sends"
-                         for name, hint in hints.items())
+        return "; ".join(
+            f"{place}: {hint}" if hint else f"see {place}.fields.{name}, and what {by} sends"
+            for name, hint in hints.items()
+        )
 
     def _written_by(self) -> str:
         target = self.entity.third_party
@@ -161,7 +194,9 @@ class Bench:
         sent = self._codecs.as_sent(item.payload)
         return wrong + [
             f"{name}: {found.fields.get(name)!r} came, {value!r} was written"
-            for name, value in item.payload.items() if self._differ(name, sent[name], found.fields.get(name))]
+            for name, value in item.payload.items()
+            if self._differ(name, sent[name], found.fields.get(name))
+        ]
 
     def is_kept(self, name: str, written: Any, came: Any) -> bool:
         """Whether a value came back as it was written, or only changed as ``normalize`` of its field allows."""
@@ -226,14 +261,20 @@ class Bench:
     def refuse_without_group(self) -> None:
         """Raises ConfigError where no business group is known and a call cannot be made without one."""
         target = self.entity.third_party
-        calls = [("create", target.create), ("update", target.update), ("delete", target.delete),
-                 ("read", target.read), ("lookup", target.lookup)]
+        calls = [
+            ("create", target.create),
+            ("update", target.update),
+            ("delete", target.delete),
+            ("read", target.read),
+            ("lookup", target.lookup),
+        ]
         named = [f"{name}" for name, call in calls if call is not None and "group" in call.names()]
         if self.group is None and named:
             raise ConfigError(
                 f"no business group is known, and entities.{self.name}.third_party.{named[0]} needs {{{{ group }}}}: "
                 f"name one with --group, or say with entities.{self.name}.parts.{self.entity.owner}.groups where they "
-                "are listed")
+                "are listed"
+            )
 
     async def tidy(self) -> None:
         """Deletes what it made since the last time, as far as its ids are known."""
@@ -261,8 +302,11 @@ class Bench:
         left: list[Found] = []
         for group in {group for _, group in self._tidied}:
             with suppress(Skipped):
-                left += [replace(found, group=group) for found in await self.listed(group)
-                         if (found.key, group) in self._tidied]
+                left += [
+                    replace(found, group=group)
+                    for found in await self.listed(group)
+                    if (found.key, group) in self._tidied
+                ]
         for key, group in self._tidied if self.group is None and self.traits.can_lookup else ():
             left += [replace(found, group=group) for found in await self.third_party.lookup(key, group)]
         return left

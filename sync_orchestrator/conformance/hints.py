@@ -27,12 +27,19 @@ def hint_for(failure: CallFailed, place: str, system: Any, *, about_one_record: 
         case Failure.AUTH:
             return f"see {_proof(place, system)}, and the secrets that they take from the environment" + (
                 "; if this is the response for a record that does not exist, add a rule to 'outcomes' of the call that "
-                "means missing" if about_one_record and failure.status == 403 else "")
+                "means missing"
+                if about_one_record and failure.status == 403
+                else ""
+            )
         case Failure.THROTTLED:
             rate = getattr(system, "rate", None)
             return "it asks for patience: try again later" + (
-                f", or lower {place}.rate, which is {rate:g} calls a second" if rate is not None else
-                f", or set {place}.rate" if place.startswith("third_parties.") else "")
+                f", or lower {place}.rate, which is {rate:g} calls a second"
+                if rate is not None
+                else f", or set {place}.rate"
+                if place.startswith("third_parties.")
+                else ""
+            )
         case Failure.REFERENCE:
             return "see 'references'"
         case Failure.TRANSIENT if failure.detail.startswith("no answer within"):

@@ -33,9 +33,15 @@ _MAX_COMPARED = 5
 _MAX_GROUP_KINDS = 6
 _REFERENCE_NAME = re.compile(r"reference '([^']+)'")
 _GROUP_KINDS = {
-    "blank": re.compile(r"\s"), "slash": re.compile(r"[/\\]"), "quote": re.compile("['\"`]"),
-    "reserved": re.compile(r"[?#&%+=:;,@$!*()\[\]]"), "other": re.compile(r"[-_.~]"), "digit": re.compile(r"[0-9]"),
-    "upper": re.compile(r"[A-Z]"), "lower": re.compile(r"[a-z]"), "script": re.compile(r"[^\x00-\x7f]"),
+    "blank": re.compile(r"\s"),
+    "slash": re.compile(r"[/\\]"),
+    "quote": re.compile("['\"`]"),
+    "reserved": re.compile(r"[?#&%+=:;,@$!*()\[\]]"),
+    "other": re.compile(r"[-_.~]"),
+    "digit": re.compile(r"[0-9]"),
+    "upper": re.compile(r"[A-Z]"),
+    "lower": re.compile(r"[a-z]"),
+    "script": re.compile(r"[^\x00-\x7f]"),
 }
 
 
@@ -70,8 +76,10 @@ class Report:
     @property
     def verdict(self) -> str:
         """One line for people."""
-        count = {outcome: sum(step.outcome == outcome for step in self.steps)
-                 for outcome in ("ok", "failed", "skipped", "waiting")}
+        count = {
+            outcome: sum(step.outcome == outcome for step in self.steps)
+            for outcome in ("ok", "failed", "skipped", "waiting")
+        }
         return ", ".join(f"{number} {outcome}" for outcome, number in count.items() if number or outcome != "waiting")
 
 
@@ -110,8 +118,16 @@ async def _logins(config: Config, tell: Told) -> set[str]:
             try:
                 await http.log_in()
             except SyncError as error:
-                tell(Step("", name, "login", "failed", str(error), f"see {place}.auth, and the secrets that it takes "
-                                                                  "from the environment"))
+                tell(
+                    Step(
+                        "",
+                        name,
+                        "login",
+                        "failed",
+                        str(error),
+                        f"see {place}.auth, and the secrets that it takes from the environment",
+                    )
+                )
             else:
                 reached.add(place)
                 tell(Step("", name, "login", "ok", "logged in"))
@@ -127,8 +143,16 @@ class _Stopped(Exception):
 class _Trial:
     """One entity, from its sources to its third party. ``accounts``: the third parties that gave their account."""
 
-    def __init__(self, config: Config, name: str, sources: dict[str, SourceSystem], third_party: ThirdParty,
-                 reached: set[str], accounts: set[str], tell: Told) -> None:
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        sources: dict[str, SourceSystem],
+        third_party: ThirdParty,
+        reached: set[str],
+        accounts: set[str],
+        tell: Told,
+    ) -> None:
         self._config = config
         self._name = name
         self._entity: Entity = config.entities[name]
@@ -151,14 +175,20 @@ class _Trial:
             found = await self._group(group)
             pages = await self._page(found)
             row = pages[0][0]
-            await self._small_pages(owner, self._part(owner, "list"), [row.key for page in pages for row in page],
-                                    len(pages), found)
+            await self._small_pages(
+                owner, self._part(owner, "list"), [row.key for page in pages for row in page], len(pages), found
+            )
             self._versions(pages)
             await self._mapped(row, found, await self._parts(row, found))
             await self._missing(row.key)
             await self._changes(row)
-            await self._count(owner, self._part(owner, "count"), self._sources[owner].count, found,
-                              lambda: _all_keys(self._sources[owner], found))
+            await self._count(
+                owner,
+                self._part(owner, "count"),
+                self._sources[owner].count,
+                found,
+                lambda: _all_keys(self._sources[owner], found),
+            )
             await self._unique(found)
             await self._ungrouped()
             await self._source_groups()
@@ -181,15 +211,23 @@ class _Trial:
         if groups:
             self._ok(owner, "groups", f"{len(groups)}: {', '.join(groups[:5])}{' …' if len(groups) > 5 else ''}")
             if given is not None and given not in groups:
-                self._fail(owner, "groups", f"'{given}' is not among them: a full sync of all groups leaves it out",
-                           f"see {place}, and --group")
+                self._fail(
+                    owner,
+                    "groups",
+                    f"'{given}' is not among them: a full sync of all groups leaves it out",
+                    f"see {place}, and --group",
+                )
             if given is None:
                 self._other_groups = _one_of_each_kind(sorted(groups))
             return sorted(groups)[0] if given is None else given
         if given is not None:
             return given
-        self._skip(owner, "groups", "it names no business group",
-                   f"name one with --group, or say with {place} where they are listed")
+        self._skip(
+            owner,
+            "groups",
+            "it names no business group",
+            f"name one with --group, or say with {place} where they are listed",
+        )
         raise _Stopped
 
     async def _page(self, group: str) -> list[list[PartRead]]:
@@ -201,18 +239,27 @@ class _Trial:
         pages = [page for page in pages if page]
         rows = [row for found in pages for row in found]
         if not rows:
-            self._skip(owner, "list", f"'{group}' has no records", f"name another with --group, or see {place}: its "
-                                                                   "path, params and items")
+            self._skip(
+                owner,
+                "list",
+                f"'{group}' has no records",
+                f"name another with --group, or see {place}: its path, params and items",
+            )
             raise _Stopped
         if problem := next((row.problem for row in rows if row.problem), None):
-            self._fail(owner, "list", f"a record cannot be used: {problem}", f"see {self._part(owner)}: key, group and "
-                                                                             "version")
+            self._fail(
+                owner, "list", f"a record cannot be used: {problem}", f"see {self._part(owner)}: key, group and version"
+            )
             raise _Stopped
         self._ok(owner, "list", f"{_pages_of(pages, 'records')} of '{group}', the first is {rows[0].key}")
         others = sum(row.group not in (None, group) for row in rows)
         if others:
-            self._skip(owner, "filter", f"{others} of them belong to other groups: the list is not filtered",
-                       f"see {place}: its params")
+            self._skip(
+                owner,
+                "filter",
+                f"{others} of them belong to other groups: the list is not filtered",
+                f"see {place}: its params",
+            )
         self._rows = {row.key: row for row in rows}
         return pages
 
@@ -227,12 +274,17 @@ class _Trial:
         source = None if part is None else build_sources(smaller)[self._name][part]
         there = None if part is not None else build_third_parties(smaller, paces_of(smaller))[self._name]
         try:
-            found = [[row.key for row in rows] async for rows in _some(
-                _rows_alone(source.pages(group)) if source is not None else there.pages(group), 3)]  # type: ignore[union-attr]
+            found = [
+                [row.key for row in rows]
+                async for rows in _some(
+                    _rows_alone(source.pages(group)) if source is not None else there.pages(group), 3
+                )
+            ]  # type: ignore[union-attr]
         except CallFailed as failure:
             if failure.kind is Failure.PERMANENT and failure.status is not None:
-                self._skip(system, "pages", f"pages of {size} are refused, so the second page was not tried: "
-                                            f"{failure.detail}")
+                self._skip(
+                    system, "pages", f"pages of {size} are refused, so the second page was not tried: {failure.detail}"
+                )
             else:
                 self._fail(system, "pages", f"in pages of {size}: {failure.detail}", f"see {place}: its paging")
             return
@@ -243,11 +295,20 @@ class _Trial:
         found = [page for page in found if page]
         missing = set(keys) - {key for page in found for key in page}
         if len(found) < 2 and not missing:
-            self._skip(system, "pages", f"pages of {size} were requested and one of {len(keys)} came: the second page "
-                                        "was not tried", f"see {place}: where {{{{ limit }}}} goes")
+            self._skip(
+                system,
+                "pages",
+                f"pages of {size} were requested and one of {len(keys)} came: the second page was not tried",
+                f"see {place}: where {{{{ limit }}}} goes",
+            )
         elif missing:
-            self._fail(system, "pages", f"in pages of {size}, {len(missing)} of {len(keys)} records are not listed, "
-                                        f"such as {min(map(str, missing))}", f"see {place}: its paging")
+            self._fail(
+                system,
+                "pages",
+                f"in pages of {size}, {len(missing)} of {len(keys)} records are not listed, "
+                f"such as {min(map(str, missing))}",
+                f"see {place}: its paging",
+            )
         else:
             self._ok(system, "pages", f"{len(found)} pages of {size} show the same records")
 
@@ -258,8 +319,12 @@ class _Trial:
         for row in (row for page in pages for row in page):
             if row.version <= 0 or (is_time and row.version > latest):
                 why = "not above zero" if row.version <= 0 else "further in the future than max_ahead allows"
-                self._fail(owner, "version", f"the version of {row.key} is {why}",
-                           f"see {self._part(owner)}.version and zone, and the clock there")
+                self._fail(
+                    owner,
+                    "version",
+                    f"the version of {row.key} is {why}",
+                    f"see {self._part(owner)}.version and zone, and the clock there",
+                )
                 return
 
     async def _missing(self, key: str) -> None:
@@ -293,8 +358,13 @@ class _Trial:
                 pages = [rows async for rows in _some(self._sources[owner].changes(since))]
             shown = {row.key for rows in pages for row in rows}
             if newest.key not in shown and len(pages) < _MAX_PAGES:
-                self._fail(owner, "changes", f"{newest.key} is listed with version {show(newest.version)}, and is not "
-                           f"among the changes since {shown_since}", f"see {place}: how its filter writes the version")
+                self._fail(
+                    owner,
+                    "changes",
+                    f"{newest.key} is listed with version {show(newest.version)}, and is not "
+                    f"among the changes since {shown_since}",
+                    f"see {place}: how its filter writes the version",
+                )
             else:
                 self._ok(owner, "changes", f"{_pages_of(pages, 'records')} changed since {shown_since}")
 
@@ -318,14 +388,29 @@ class _Trial:
                 continue
             found[part] = row.data
             if part == self._entity.owner and row.version < listed.version:
-                self._fail(part, "read", f"{row.key} is older by key than in the list: {row.version}, {listed.version}",
-                           "a read must not be older than the list: see whether it is of a replica")
-            elif part == self._entity.owner and row.version == listed.version and (
-                    digest(row.data) != digest(listed.data)):
-                differing = sorted(name for name in row.data.keys() | listed.data.keys()
-                                   if digest(row.data.get(name)) != digest(listed.data.get(name)))
-                self._fail(part, "read", f"{row.key} has other fields by key than in the list, of the same version: "
-                           f"{', '.join(differing[:5])}", f"see {self._part(part)}: items of list, record of read")
+                self._fail(
+                    part,
+                    "read",
+                    f"{row.key} is older by key than in the list: {row.version}, {listed.version}",
+                    "a read must not be older than the list: see whether it is of a replica",
+                )
+            elif (
+                part == self._entity.owner
+                and row.version == listed.version
+                and (digest(row.data) != digest(listed.data))
+            ):
+                differing = sorted(
+                    name
+                    for name in row.data.keys() | listed.data.keys()
+                    if digest(row.data.get(name)) != digest(listed.data.get(name))
+                )
+                self._fail(
+                    part,
+                    "read",
+                    f"{row.key} has other fields by key than in the list, of the same version: "
+                    f"{', '.join(differing[:5])}",
+                    f"see {self._part(part)}: items of list, record of read",
+                )
         return found
 
     async def _read(self, part: str, key: str, group: str) -> PartRead | None:
@@ -334,8 +419,12 @@ class _Trial:
             self._skip(part, "read", "its login failed")
             return None
         if is_owner and not source.can_read:
-            self._skip(part, "read", "it is not read by key: change events must tell the whole part",
-                       f"say with {place}.read how one record is read")
+            self._skip(
+                part,
+                "read",
+                "it is not read by key: change events must tell the whole part",
+                f"say with {place}.read how one record is read",
+            )
             return None
         with suppress(_Stopped):
             async with self._step(part, "read", place):
@@ -362,8 +451,9 @@ class _Trial:
                     pages = [rows async for rows in _some(self._sources[part].keys(group))]
                 rows = [row for found in pages for row in found]
                 if problem := next((row.problem for row in rows if row.problem), None):
-                    self._fail(part, "keys", f"a row cannot be used: {problem}", f"see {self._part(part, 'keys')}: its "
-                                                                                  "items")
+                    self._fail(
+                        part, "keys", f"a row cannot be used: {problem}", f"see {self._part(part, 'keys')}: its items"
+                    )
                 else:
                     self._ok(part, "keys", f"{_pages_of(pages, 'keys and versions')} of '{group}'")
 
@@ -372,8 +462,17 @@ class _Trial:
         try:
             payload = Mapping(self._entity.mapping).payload(row.key, row.group or group, before)
         except MappingFailed as error:
-            self._tell(Step(self._name, self._entity.owner, "mapping", "failed", str(error),
-                            f"see entities.{self._name}.mapping", before))
+            self._tell(
+                Step(
+                    self._name,
+                    self._entity.owner,
+                    "mapping",
+                    "failed",
+                    str(error),
+                    f"see entities.{self._name}.mapping",
+                    before,
+                )
+            )
             return
         self._payload = payload
         empty = [name for name, value in payload.items() if value is None]
@@ -390,8 +489,9 @@ class _Trial:
                 pages = [rows async for rows in _some(self._third_party.pages(group))]
             found, is_listed = [record for rows in pages for record in rows], True
             self._ok(system, "list", f"{_pages_of(pages, 'records')} in '{group}'")
-            await self._small_pages(system, f"{place}.list", [record.key for record in found],
-                                    sum(bool(page) for page in pages), group)
+            await self._small_pages(
+                system, f"{place}.list", [record.key for record in found], sum(bool(page) for page in pages), group
+            )
             if self._by_class:
                 self._skip(system, "filter", "a class of yours sees to it", f"try `conformance {self._name}`")
             elif self._entity.third_party.filter_check.off:
@@ -413,14 +513,19 @@ class _Trial:
                 async with self._step(system, "lookup", f"{place}.lookup"):
                     records = await self._third_party.lookup(key, group)
                 if ours and not any(each.external_id == record.external_id for each in records):  # type: ignore[union-attr]
-                    self._fail(system, "lookup", f"{key} is listed, and a search by the key does not find it",
-                               f"see {place}.lookup")
+                    self._fail(
+                        system,
+                        "lookup",
+                        f"{key} is listed, and a search by the key does not find it",
+                        f"see {place}.lookup",
+                    )
                 else:
                     self._ok(system, "lookup", f"{len(records)} records have the key {key}")
         if is_listed:  # else the failed listing says why nothing is compared
             await self._values(found, ours, group)
-        await self._count(system, f"{place}.count", self._third_party.count, group,
-                          lambda: _all_found(self._third_party, group))
+        await self._count(
+            system, f"{place}.count", self._third_party.count, group, lambda: _all_found(self._third_party, group)
+        )
         await self._their_groups()
         await self._writes(row, group)
 
@@ -442,15 +547,23 @@ class _Trial:
             async with self._step(system, "read", place):
                 seen = await self._third_party.read(Item(record.key or "", group, {}, record.external_id))
             if seen is None:
-                self._fail(system, "read", f"it lists {record.key}, and has nothing under the id {record.external_id}",
-                           f"see {place}, and {place.removesuffix('read')}id")
+                self._fail(
+                    system,
+                    "read",
+                    f"it lists {record.key}, and has nothing under the id {record.external_id}",
+                    f"see {place}, and {place.removesuffix('read')}id",
+                )
             elif seen.key != record.key:
                 self._fail(system, "read", f"a read of {record.key} shows {seen.key}", f"see {place}")
-            elif differing := [name for name, value in seen.fields.items()
-                               if digest(value) != digest(record.fields.get(name))]:
-                self._fail(system, "read", f"{record.key} differs in the list and by its id in "
-                           f"{', '.join(differing[:5])}",
-                           f"see {place}; if the list has less, set {place.removesuffix('read')}list_shows: ids")
+            elif differing := [
+                name for name, value in seen.fields.items() if digest(value) != digest(record.fields.get(name))
+            ]:
+                self._fail(
+                    system,
+                    "read",
+                    f"{record.key} differs in the list and by its id in {', '.join(differing[:5])}",
+                    f"see {place}; if the list has less, set {place.removesuffix('read')}list_shows: ids",
+                )
             else:
                 self._ok(system, "read", f"{record.key} is by its id as in the list")
 
@@ -458,15 +571,22 @@ class _Trial:
         """Values in both directions: what is there, against what would be sent for it."""
         system, place = self._system, f"entities.{self._name}.third_party"
         if not found:
-            self._skip(system, "values", "nothing is there yet to compare with",
-                       "check again after the first full sync, or try "
-                       f" `sync-orchestrator conformance {self._name}` on a test system")
+            self._skip(
+                system,
+                "values",
+                "nothing is there yet to compare with",
+                "check again after the first full sync, or try "
+                f" `sync-orchestrator conformance {self._name}` on a test system",
+            )
             return
         if not ours:
             forms = [] if self._payload is None else find_form_differences(self._payload, found)
-            self._skip(system, "values", "no record there is one of the sources'" + (
-                f"; of another form: {'; '.join(forms)}" if forms else ""),
-                       f"see {place}.fields, if these values do not mean the same" if forms else "")
+            self._skip(
+                system,
+                "values",
+                "no record there is one of the sources'" + (f"; of another form: {'; '.join(forms)}" if forms else ""),
+                f"see {place}.fields, if these values do not mean the same" if forms else "",
+            )
             return
         by_field: dict[str, FieldDifference] = {}
         for record, row in ours:
@@ -500,8 +620,9 @@ class _Trial:
         done = []
         for group in self._other_groups:
             with suppress(_Stopped):
-                async with self._step(self._system, "groups", f"entities.{self._name}.third_party.list",
-                                      f"'{group}': "):
+                async with self._step(
+                    self._system, "groups", f"entities.{self._name}.third_party.list", f"'{group}': "
+                ):
                     page = await _first(self._third_party.pages(group))
                 done.append(f"{len(page or ())} in '{group}'")
         if done:
@@ -513,14 +634,27 @@ class _Trial:
         if row is not None and self._payload is not None and isinstance(self._third_party, ContainedThirdParty):
             with suppress(_Stopped):
                 async with self._step(system, "fill in", f"entities.{self._name}.third_party"):
-                    filled = await self._third_party.fill_in(Item(
-                        row.key, row.group or group, self._payload,
-                        None if self._third_party.traits.own_ids else row.key, f"{self._name}/{row.key}/0"))
+                    filled = await self._third_party.fill_in(
+                        Item(
+                            row.key,
+                            row.group or group,
+                            self._payload,
+                            None if self._third_party.traits.own_ids else row.key,
+                            f"{self._name}/{row.key}/0",
+                        )
+                    )
         if filled is not None and filled.references:
-            self._ok(system, "fill in", "; ".join((*filled.calls, *(
-                f"{name} is {value}" for name, value in filled.references.items()))))
-        self._skip(system, "write", "not tried: this check writes nothing",
-                   f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`")
+            self._ok(
+                system,
+                "fill in",
+                "; ".join((*filled.calls, *(f"{name} is {value}" for name, value in filled.references.items()))),
+            )
+        self._skip(
+            system,
+            "write",
+            "not tried: this check writes nothing",
+            f"to try writes on a test system, use `sync-orchestrator conformance {self._name}`",
+        )
 
     async def _unique(self, group: str) -> None:
         """Whether the rows of the group have a key each, where the source can count both."""
@@ -535,10 +669,15 @@ class _Trial:
                     return
                 rows = await source.read_many(repeated.examples) if source.can_read else []
             several = f"{repeated.count} rows of '{group}' have the key of another row, such as " + ", ".join(
-                repeated.examples)
+                repeated.examples
+            )
             if any(row.problem for row in rows):
-                self._fail(owner, "keys", f"{several}: {next(row.problem for row in rows if row.problem)}",
-                           f"see {self._part(owner)}: give one row for each key, such as with sql.query")
+                self._fail(
+                    owner,
+                    "keys",
+                    f"{several}: {next(row.problem for row in rows if row.problem)}",
+                    f"see {self._part(owner)}: give one row for each key, such as with sql.query",
+                )
             else:
                 self._skip(owner, "keys", f"{several}: equal rows count as one, and older versions as history")
 
@@ -549,9 +688,13 @@ class _Trial:
             async with self._step(owner, "ungrouped", self._part(owner)):
                 found = await self._sources[owner].ungrouped()
             if found is not None and found.count:
-                self._skip(owner, "ungrouped", f"{found.count} rows have no business group and are mirrored nowhere, "
-                           f"such as {', '.join(found.examples)}",
-                           f"give them one at '{self._entity.parts[owner].group}', or leave them out of the part")
+                self._skip(
+                    owner,
+                    "ungrouped",
+                    f"{found.count} rows have no business group and are mirrored nowhere, "
+                    f"such as {', '.join(found.examples)}",
+                    f"give them one at '{self._entity.parts[owner].group}', or leave them out of the part",
+                )
 
     async def _account(self, system: str) -> None:
         """Whose account the third party is called with, where it can be asked for; once for all of its entities."""
@@ -566,8 +709,14 @@ class _Trial:
         if account is not None:
             self._accounts.add(system)
 
-    async def _count(self, system: str, place: str, count: Callable[[str], Awaitable[int | None]], group: str,
-                     listed: Callable[[], Awaitable[int | None]]) -> None:
+    async def _count(
+        self,
+        system: str,
+        place: str,
+        count: Callable[[str], Awaitable[int | None]],
+        group: str,
+        listed: Callable[[], Awaitable[int | None]],
+    ) -> None:
         """A count, which must be that of the listing where this is small enough to be read. ``listed`` reads it."""
         try:
             async with self._step(system, "count", place):
@@ -580,8 +729,12 @@ class _Trial:
         except _Stopped:
             return
         if number is None:
-            self._skip(system, "count", "it is not configured: records are listed instead",
-                       f"say with {place} how it is asked, if it can count")
+            self._skip(
+                system,
+                "count",
+                "it is not configured: records are listed instead",
+                f"say with {place} how it is asked, if it can count",
+            )
         elif there is not None and there != number:
             self._fail(system, "count", f"it counts {number} records in '{group}', and lists {there}", f"see {place}")
         else:
@@ -599,15 +752,22 @@ class _Trial:
                 raise _Stopped from None
             is_there = place.startswith((f"entities.{self._name}.third_party", "third_parties."))
             section = "third_parties" if is_there else "sources"
-            hint = hint_for(failure, f"{section}.{system}", getattr(self._config, section)[system],
-                            about_one_record=place.endswith(".read"))
+            hint = hint_for(
+                failure,
+                f"{section}.{system}",
+                getattr(self._config, section)[system],
+                about_one_record=place.endswith(".read"),
+            )
             self._fail(system, named, about + failure.detail, f"see {place}" + (f"; {hint}" if hint else ""))
             raise _Stopped from None
 
     def _fillers(self, detail: str) -> str:
         """Says which entities fill what a reference looks for; empty where no other one is kept at this third party."""
-        others = [name for name, entity in self._config.entities.items()
-                  if name != self._name and entity.third_party.system == self._system]
+        others = [
+            name
+            for name, entity in self._config.entities.items()
+            if name != self._name and entity.third_party.system == self._system
+        ]
         if not others:
             return ""
         name = _REFERENCE_NAME.search(detail)
@@ -615,8 +775,11 @@ class _Trial:
         path = None if reference is None else _collection(reference.path)
         fitting = [other for other in others if path in _collections(self._config.entities[other])]
         named = ", ".join(f"`sync-orchestrator full-sync {each}`" for each in fitting or others)
-        return (f"run {named} first, which makes it" if fitting else
-                f"if another entity makes it, fill that one first ({named}); otherwise make it there")
+        return (
+            f"run {named} first, which makes it"
+            if fitting
+            else f"if another entity makes it, fill that one first ({named}); otherwise make it there"
+        )
 
     def _part(self, part: str, call: str = "") -> str:
         return f"entities.{self._name}.parts.{part}" + (f".{call}" if call else "")

@@ -15,8 +15,9 @@ B = TypeVar("B")
 class Differs(Exception):
     """It is not as it should be: what came, what was expected; ``mend`` in place of the behaviour's own."""
 
-    def __init__(self, came: Any, expected: str, mend: str = "", *, fields: Collection[str] = (),
-                 cause: str | None = None) -> None:
+    def __init__(
+        self, came: Any, expected: str, mend: str = "", *, fields: Collection[str] = (), cause: str | None = None
+    ) -> None:
         """``fields``: those that differ, where nothing else does. ``cause``: what tells this failure from others, in
         place of ``came``."""
         super().__init__(f"{came}; expected: {expected}")
@@ -78,8 +79,10 @@ class Report:
     @property
     def verdict(self) -> str:
         """One line for people."""
-        return ", ".join(f"{sum(ending.outcome == outcome for ending in self.endings)} {outcome}"
-                         for outcome in ("passed", "failed", "skipped"))
+        return ", ".join(
+            f"{sum(ending.outcome == outcome for ending in self.endings)} {outcome}"
+            for outcome in ("passed", "failed", "skipped")
+        )
 
     def of(self, behaviour: str) -> Ending:
         """How a behaviour ended. Raises KeyError where it was not tried."""

@@ -32,30 +32,59 @@ B = TypeVar("B")
 
 
 async def assert_conforms(
-    config: Config, entity: str, *, part: str | None = None, samples: Sequence[Json] | None = None,
-    group: str | None = None, other_group: str | None = None, skip: Collection[str] = (), text: str | None = None,
-    prefix: str | None = None, odd_keys: bool = False,
+    config: Config,
+    entity: str,
+    *,
+    part: str | None = None,
+    samples: Sequence[Json] | None = None,
+    group: str | None = None,
+    other_group: str | None = None,
+    skip: Collection[str] = (),
+    text: str | None = None,
+    prefix: str | None = None,
+    odd_keys: bool = False,
 ) -> Report:
     """For tests: the entity's third party, or the source of one ``part``, does what is relied on.
 
     The arguments are those of ``conformance``. Raises AssertionError, which names what failed.
     """
-    report = await conformance(config, entity, part=part, samples=samples, group=group, other_group=other_group,
-                               skip=skip, text=text, prefix=prefix, odd_keys=odd_keys)
-    failed = [f"{ending.behaviour}: {ending.came}; expected: {ending.expected}; {ending.mend}"
-              for ending in report.endings if ending.outcome == "failed"]
+    report = await conformance(
+        config,
+        entity,
+        part=part,
+        samples=samples,
+        group=group,
+        other_group=other_group,
+        skip=skip,
+        text=text,
+        prefix=prefix,
+        odd_keys=odd_keys,
+    )
+    failed = [
+        f"{ending.behaviour}: {ending.came}; expected: {ending.expected}; {ending.mend}"
+        for ending in report.endings
+        if ending.outcome == "failed"
+    ]
     if failed:
         raise AssertionError("\n".join(failed))
     if not report.ok:
-        raise AssertionError("nothing could be tried: " + "; ".join(
-            sorted({ending.came for ending in report.endings})))
+        raise AssertionError("nothing could be tried: " + "; ".join(sorted({ending.came for ending in report.endings})))
     return report
 
 
 async def conformance(
-    config: Config, entity: str, *, part: str | None = None, samples: Sequence[Json] | None = None,
-    group: str | None = None, other_group: str | None = None, skip: Collection[str] = (), text: str | None = None,
-    prefix: str | None = None, odd_keys: bool = False, told: Told | None = None,
+    config: Config,
+    entity: str,
+    *,
+    part: str | None = None,
+    samples: Sequence[Json] | None = None,
+    group: str | None = None,
+    other_group: str | None = None,
+    skip: Collection[str] = (),
+    text: str | None = None,
+    prefix: str | None = None,
+    odd_keys: bool = False,
+    told: Told | None = None,
 ) -> Report:
     """Tries all that is relied on of an entity's third party, or of the source of one ``part``.
 
@@ -72,8 +101,7 @@ async def conformance(
     _check_names(skip)
     if part is not None:
         return await _of_source(config, entity, part, group, skip, told)
-    return await _of_third_party(config, entity, samples, group, other_group, skip, text, prefix, odd_keys,
-                                 told)
+    return await _of_third_party(config, entity, samples, group, other_group, skip, text, prefix, odd_keys, told)
 
 
 def trials(config: Config, name: str | None) -> list[tuple[str, str | None]]:
@@ -86,8 +114,11 @@ def trials(config: Config, name: str | None) -> list[tuple[str, str | None]]:
         system = settings.third_party.system
         if name in (None, entity, system, config.third_parties[system].adapter):
             found.append((entity, None))
-        found += [(entity, part) for part in settings.parts
-                  if name in (None, entity, part, getattr(config.sources[part], "adapter", None))]
+        found += [
+            (entity, part)
+            for part in settings.parts
+            if name in (None, entity, part, getattr(config.sources[part], "adapter", None))
+        ]
     if not found:
         known = [*config.entities, *config.third_parties, *config.sources]
         raise NotFound(f"nothing is called '{name}'; there is {', '.join(dict.fromkeys(known))}")
@@ -107,7 +138,12 @@ def samples_in(path: Path) -> list[Json]:
 
 
 async def _of_source(
-    config: Config, entity: str, part: str, group: str | None, skip: Collection[str], told: Told | None,
+    config: Config,
+    entity: str,
+    part: str,
+    group: str | None,
+    skip: Collection[str],
+    told: Told | None,
 ) -> Report:
     settings = config.entities[entity]
     if part not in settings.parts:
@@ -118,8 +154,13 @@ async def _of_source(
     try:
         groups = [] if group is not None else await _groups(sources[settings.owner])
         shelf = Shelf(
-            noting(sources[part], failed_calls), settings.parts[part], next(iter(groups), group), settings.max_ahead,
-            part == settings.owner, system.kind == "rest")
+            noting(sources[part], failed_calls),
+            settings.parts[part],
+            next(iter(groups), group),
+            settings.max_ahead,
+            part == settings.owner,
+            system.kind == "rest",
+        )
 
         def section_of(failure: CallFailed) -> str:
             call = call_of(failure, failed_calls) or ""
@@ -142,8 +183,16 @@ async def _of_source(
 
 
 async def _of_third_party(
-    config: Config, entity: str, samples: Sequence[Json] | None, group: str | None, other_group: str | None,
-    skip: Collection[str], text: str | None, prefix: str | None, odd_keys: bool, told: Told | None,
+    config: Config,
+    entity: str,
+    samples: Sequence[Json] | None,
+    group: str | None,
+    other_group: str | None,
+    skip: Collection[str],
+    text: str | None,
+    prefix: str | None,
+    odd_keys: bool,
+    told: Told | None,
 ) -> Report:
     settings = config.entities[entity]
     name = settings.third_party.system
@@ -177,8 +226,13 @@ async def _of_third_party(
         call = None if failure is None else call_of(failure, failed_calls)
         if failure is None or call is None:
             return bench.look(behaviour.section, behaviour.method)
-        hint = "" if system.adapter is not None else hint_for(
-            failure, f"third_parties.{name}", system, about_one_record=call in ("read", "update", "delete"))
+        hint = (
+            ""
+            if system.adapter is not None
+            else hint_for(
+                failure, f"third_parties.{name}", system, about_one_record=call in ("read", "update", "delete")
+            )
+        )
         return bench.look(section_of(failure), call) + (f"; {hint}" if hint else "")
 
     report = Report()
@@ -207,8 +261,15 @@ Look = Callable[[Behaviour[B], CallFailed | None], str]
 
 
 async def _tried(
-    entity: str, system: str, behaviours: Sequence[Behaviour[B]], bench: B, look: Look[B],
-    section_of: Callable[[CallFailed], str], skip: Collection[str], told: Told | None, report: Report,
+    entity: str,
+    system: str,
+    behaviours: Sequence[Behaviour[B]],
+    bench: B,
+    look: Look[B],
+    section_of: Callable[[CallFailed], str],
+    skip: Collection[str],
+    told: Told | None,
+    report: Report,
     tidy: Callable[[], Awaitable[None]],
 ) -> Report:
     tried: list[Tried] = []
@@ -218,9 +279,20 @@ async def _tried(
             if behaviour.name in skip:
                 tried.append(Tried(Ending(entity, system, behaviour.name, "skipped", "you said so")))
             else:
-                tried.append(await _ended(entity, system, behaviour, bench, look, section_of) if not closed else Tried(
-                    Ending(entity, system, behaviour.name, "skipped", f"because of {closed}: the system cannot be used",
-                           because_of=closed)))
+                tried.append(
+                    await _ended(entity, system, behaviour, bench, look, section_of)
+                    if not closed
+                    else Tried(
+                        Ending(
+                            entity,
+                            system,
+                            behaviour.name,
+                            "skipped",
+                            f"because of {closed}: the system cannot be used",
+                            because_of=closed,
+                        )
+                    )
+                )
                 await tidy()
                 if len(tried) == 1 and tried[0].is_closed:
                     closed = behaviour.name
@@ -232,30 +304,64 @@ async def _tried(
 
 
 async def _ended(
-    entity: str, system: str, behaviour: Behaviour[B], bench: B, look: Look[B],
+    entity: str,
+    system: str,
+    behaviour: Behaviour[B],
+    bench: B,
+    look: Look[B],
     section_of: Callable[[CallFailed], str],
 ) -> Tried:
-    def failed(came: str, expected: str, mend: str, cause: str, failed_section: str = "",
-               fields: frozenset[str] = frozenset(), *, is_closed: bool = False) -> Tried:
-        return Tried(Ending(entity, system, behaviour.name, "failed", came, expected, mend), cause, behaviour.section,
-                     failed_section, fields, behaviour.needs, is_closed)
+    def failed(
+        came: str,
+        expected: str,
+        mend: str,
+        cause: str,
+        failed_section: str = "",
+        fields: frozenset[str] = frozenset(),
+        *,
+        is_closed: bool = False,
+    ) -> Tried:
+        return Tried(
+            Ending(entity, system, behaviour.name, "failed", came, expected, mend),
+            cause,
+            behaviour.section,
+            failed_section,
+            fields,
+            behaviour.needs,
+            is_closed,
+        )
 
     try:
         await behaviour.run(bench)
     except Skipped as reason:
         return Tried(Ending(entity, system, behaviour.name, "skipped", str(reason)))
     except Differs as difference:
-        return failed(difference.came, difference.expected, difference.mend or look(behaviour, None),
-                      cause_of_error(difference.cause), fields=difference.fields)
+        return failed(
+            difference.came,
+            difference.expected,
+            difference.mend or look(behaviour, None),
+            cause_of_error(difference.cause),
+            fields=difference.fields,
+        )
     except CallFailed as failure:
         section = section_of(failure)
         is_closed = failure.kind is Failure.AUTH or failure.about_system
         about = "" if is_closed else section
-        return failed(f"{failure.kind} failure: {failure.detail}", behaviour.says, look(behaviour, failure),
-                      f"{about} {failure.kind} {cause_of(failure)}", section, is_closed=is_closed)
+        return failed(
+            f"{failure.kind} failure: {failure.detail}",
+            behaviour.says,
+            look(behaviour, failure),
+            f"{about} {failure.kind} {cause_of(failure)}",
+            section,
+            is_closed=is_closed,
+        )
     except Exception as error:
-        return failed(f"{type(error).__name__}: {error}", behaviour.says, look(behaviour, None),
-                      cause_of_error(f"{type(error).__name__}: {error}"))
+        return failed(
+            f"{type(error).__name__}: {error}",
+            behaviour.says,
+            look(behaviour, None),
+            cause_of_error(f"{type(error).__name__}: {error}"),
+        )
     return Tried(Ending(entity, system, behaviour.name, "passed"))
 
 
@@ -276,8 +382,7 @@ async def _known_groups(config: Config, entity: str) -> list[str]:
 
 
 async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[Json, str]:
-    """The first record of the owner's that the mapping can use, with what the other sources say of it, and its group.
-    """
+    """The owner's first record that the mapping can use, with what the other sources say of it, and its group."""
     settings, sources = config.entities[entity], build_sources(config)[entity]
     mapping, mend = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
     try:

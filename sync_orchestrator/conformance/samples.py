@@ -36,14 +36,24 @@ def unknown_key_like(key: str) -> str:
 class Samples:
     """Makes payloads of one entity. ``text``: the field that takes any text, where it is not to be guessed."""
 
-    def __init__(self, entity: Entity, samples: Sequence[Json], group: str | None, *, text: str | None = None,
-                 prefix: str | None = None) -> None:
+    def __init__(
+        self,
+        entity: Entity,
+        samples: Sequence[Json],
+        group: str | None,
+        *,
+        text: str | None = None,
+        prefix: str | None = None,
+    ) -> None:
         self._fields = list(entity.mapping)
         self._samples: list[Json] = [{name: sample.get(name) for name in self._fields} for sample in samples]
         self._key_field = entity.third_party.key_field
         self._of_group = [name for name, expression in entity.mapping.items() if expression.strip() == "group"]
-        self._own = {self._key_field, *self._of_group,
-                     *(name for name, expression in entity.mapping.items() if expression.strip() == "key")}
+        self._own = {
+            self._key_field,
+            *self._of_group,
+            *(name for name, expression in entity.mapping.items() if expression.strip() == "key"),
+        }
         self._times = {name for name, codec in entity.third_party.fields.items() if codec.kind == "time"}
         self._key_is_number = isinstance(samples[0].get(self._key_field), int)
         pattern = entity.third_party.key_pattern
@@ -105,12 +115,14 @@ class Samples:
         fitting = [name for name in self._fields if name not in known and type(self._samples[0][name]) is kind]
         if kind is str:
             fitting = [name for name in fitting if _FREE_TEXT.search(name)] or [
-                name for name in fitting if not _A_CODE.fullmatch(self._samples[0][name])]
+                name for name in fitting if not _A_CODE.fullmatch(self._samples[0][name])
+            ]
         return next(iter(fitting), None)
 
     def _told_group(self) -> str | None:
-        return next((str(self._samples[0][name]) for name in self._of_group if self._samples[0][name] is not None),
-                    None)
+        return next(
+            (str(self._samples[0][name]) for name in self._of_group if self._samples[0][name] is not None), None
+        )
 
     def _written(self, key: str) -> Any:
         return int(key) if self._key_is_number and key.isdigit() else key

@@ -86,8 +86,10 @@ async def listing_is_of_its_group(shelf: Shelf) -> None:
         raise Skipped("it does not set the group")
     rows = await shelf.rows()
     if others := [row for row in rows if row.group not in (None, shelf.group)]:
-        raise Skipped(f"{len(others)} rows belong to other groups, such as {others[0].key} of {others[0].group}: the "
-                      "list is not filtered, so that each group reads all of them")
+        raise Skipped(
+            f"{len(others)} rows belong to other groups, such as {others[0].key} of {others[0].group}: the "
+            "list is not filtered, so that each group reads all of them"
+        )
 
 
 @behaviour("list", "pages")
@@ -162,8 +164,11 @@ async def versions_make_sense(shelf: Shelf) -> None:
         if row.problem is None and row.version <= 0:
             raise Differs(f"{row.key} has the version {row.version}", "one above zero")
         if row.problem is None and shelf.part.version.kind == "time" and row.version > latest:
-            raise Differs(f"{row.key} has a version {(row.version / 1e6 - time.time()) / 3600:.1f} hours ahead",
-                          "none in the future", "see 'zone', and the clock there")
+            raise Differs(
+                f"{row.key} has a version {(row.version / 1e6 - time.time()) / 3600:.1f} hours ahead",
+                "none in the future",
+                "see 'zone', and the clock there",
+            )
 
 
 @behaviour("groups")
@@ -203,7 +208,10 @@ def _same(listed: PartRead, found: PartRead) -> None:
     if found.problem is not None:
         raise Differs(f"{listed.key}: {found.problem}", "a part that can be used")
     if found.version < listed.version:
-        raise Differs(f"{listed.key} is of version {found.version} by key", f"{listed.version} or newer, as listed",
-                      "a read must not be older than the listing: see whether it asks a replica")
+        raise Differs(
+            f"{listed.key} is of version {found.version} by key",
+            f"{listed.version} or newer, as listed",
+            "a read must not be older than the listing: see whether it asks a replica",
+        )
     if found.version == listed.version and digest(found.data) != digest(listed.data):
         raise Differs(f"{listed.key} has other fields by key, of the same version", "the same fields")

@@ -114,8 +114,11 @@ async def delete_then_gone(bench: Bench) -> None:
     found = await bench.eventually(lambda: bench.third_party.read(item), lambda found: found is None)
     if found is not None:
         raise Differs(f"it can still be read: {found.fields}", "no record")
-    left = [] if bench.group is None and not bench.traits.can_lookup else await bench.eventually(
-        lambda: bench.of_key(item), lambda left: not left)
+    left = (
+        []
+        if bench.group is None and not bench.traits.can_lookup
+        else await bench.eventually(lambda: bench.of_key(item), lambda left: not left)
+    )
     if left:
         raise Differs("it is still shown", "no record", bench.look("list", "pages"))
 
@@ -138,9 +141,11 @@ async def missing_is_told(bench: Bench) -> None:
         raise Differs(f"a read shows {found.fields}", "no record")
     if bench.traits.own_ids and await bench.update(item) is not None:
         raise Differs(
-            "an update of a deleted record counts as a success", "a response that means missing",
+            "an update of a deleted record counts as a success",
+            "a response that means missing",
             f"{bench.look('update', 'update')}: add a rule to its 'outcomes' that means missing, for the response that "
-            "the service gives then (such as \"status == `204`\")")
+            'the service gives then (such as "status == `204`")',
+        )
 
 
 @behaviour("look_first", "traits", needs=("delete-then-gone",))
@@ -155,15 +160,24 @@ async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
         return
     again = f"the id {first.external_id} of a deleted record is given again"
     if bench.traits.look_first == "never":
-        raise Differs(again, "an id that does not come back, or a look before each write",
-                      f"set look_first to auto: {bench.look('look_first', 'traits')}")
+        raise Differs(
+            again,
+            "an id that does not come back, or a look before each write",
+            f"set look_first to auto: {bench.look('look_first', 'traits')}",
+        )
     if bench.traits.look_first == "auto" and not may_be_given_again(first.external_id or ""):
-        raise Differs(again, "a random id that does not come back",
-                      f"set look_first to always: {bench.look('look_first', 'traits')}")
+        raise Differs(
+            again,
+            "a random id that does not come back",
+            f"set look_first to always: {bench.look('look_first', 'traits')}",
+        )
     found = await bench.eventually(lambda: bench.third_party.read(first), bool)
     if found is None or found.key != second.key:
-        raise Differs(f"{again}, and a read of it shows the key {None if found is None else found.key!r}",
-                      f"the key {second.key!r}", bench.look("read", "read"))
+        raise Differs(
+            f"{again}, and a read of it shows the key {None if found is None else found.key!r}",
+            f"the key {second.key!r}",
+            bench.look("read", "read"),
+        )
 
 
 @behaviour("lookup")
@@ -174,8 +188,10 @@ async def lookup_finds_by_key(bench: Bench) -> None:
     item, other = await bench.create(bench.item()), await bench.create(bench.item())
     found = await bench.eventually(lambda: bench.third_party.lookup(item.key, item.group), bool)
     if [each.external_id for each in found] != [item.external_id]:
-        raise Differs(f"it finds {_named([each.external_id for each in found])}",
-                      f"{item.external_id} alone, and not {other.external_id}")
+        raise Differs(
+            f"it finds {_named([each.external_id for each in found])}",
+            f"{item.external_id} alone, and not {other.external_id}",
+        )
     if found:
         bench.hold_same(item, found[0], "the fields that were written")
     nobody = bench.item("nobody")
@@ -212,8 +228,11 @@ async def lost_answer_leads_to_no_twin(bench: Bench) -> None:
         found = await bench.third_party.lookup(item.key, item.group)
         if len(found) != 1:
             lag = f"third_parties.{bench.entity.third_party.system}.search_lag, which is {bench.system.search_lag:g} s"
-            raise Differs(f"its search finds {len(found)} records after search_lag", "the one that was made",
-                          f"raise {lag}, or {bench.look('lookup', 'lookup')}")
+            raise Differs(
+                f"its search finds {len(found)} records after search_lag",
+                "the one that was made",
+                f"raise {lag}, or {bench.look('lookup', 'lookup')}",
+            )
         if await bench.update(replace(item, external_id=found[0].external_id)) is None:
             raise Differs("what the search found cannot be updated", "the record", bench.look("lookup", "lookup"))
     else:
@@ -302,8 +321,9 @@ async def group_can_change(bench: Bench) -> None:
     moved = await bench.move(item, bench.other_group)
 
     async def groups() -> list[str]:
-        return [group for group in (old, moved.group or "") for found in await bench.listed(group)
-                if found.key == item.key]
+        return [
+            group for group in (old, moved.group or "") for found in await bench.listed(group) if found.key == item.key
+        ]
 
     shown = await bench.eventually(groups, lambda groups: groups == [moved.group])
     if shown != [moved.group]:
@@ -313,9 +333,15 @@ async def group_can_change(bench: Bench) -> None:
 @behaviour("create")
 async def concurrent_writes_do_not_mix(bench: Bench) -> None:
     """Records written at the same time keep their own contents."""
-    items = await asyncio.gather(*(bench.create(item) for item in [
-        bench.item() if not bench.samples.changeable else bench.changed(bench.item(), number)
-        for number in range(MANY)]))
+    items = await asyncio.gather(
+        *(
+            bench.create(item)
+            for item in [
+                bench.item() if not bench.samples.changeable else bench.changed(bench.item(), number)
+                for number in range(MANY)
+            ]
+        )
+    )
     if len({item.external_id for item in items}) != len(items):
         raise Differs("two records have the same id", "one id each")
     for item in items:
@@ -362,8 +388,11 @@ async def wrong_login_is_told(bench: Bench) -> None:
     """A wrong login is told as such, so that everything waits until it is mended."""
     wrong = _with_wrong_login(bench.system)
     if wrong is None:
-        raise Skipped("'auth' is a login call of its own, which is not tried with wrong credentials"
-                      if isinstance(bench.system.auth, Login) else "no login is set up that could be made wrong here")
+        raise Skipped(
+            "'auth' is a login call of its own, which is not tried with wrong credentials"
+            if isinstance(bench.system.auth, Login)
+            else "no login is set up that could be made wrong here"
+        )
     stranger = bench.rebuilt(system=wrong)
     item = bench.item()
     try:
@@ -371,8 +400,11 @@ async def wrong_login_is_told(bench: Bench) -> None:
         await bench.create(item, stranger)
     except CallFailed as failure:
         if failure.kind is not Failure.AUTH:
-            raise Differs(f"a failure of the kind '{failure.kind}': {failure.detail}", f"one of the kind "
-                          f"'{Failure.AUTH}'", _rule_for(bench, failure)) from None
+            raise Differs(
+                f"a failure of the kind '{failure.kind}': {failure.detail}",
+                f"one of the kind '{Failure.AUTH}'",
+                _rule_for(bench, failure),
+            ) from None
         return
     finally:
         await stranger.close()
@@ -383,21 +415,29 @@ def _values(kind: str, *values: Any) -> Callable[[Bench], Awaitable[None]]:
     async def run(bench: Bench) -> None:
         field = getattr(bench.samples, kind)
         if field is None:
-            raise Skipped(f"the sample has no field for that ({kind})" + (
-                ": name one with --text" if kind == "text" else ""))
+            raise Skipped(
+                f"the sample has no field for that ({kind})" + (": name one with --text" if kind == "text" else "")
+            )
         for value in values:
             made, refused = await refusal(bench.create(bench.item(**{field: value})))
             if made is None:
                 raise Skipped(f"it refuses {_clipped(value)} in '{field}': {refused}")
-            found = await bench.eventually(lambda made=made: bench.third_party.read(made),  # type: ignore[misc]
-                                           lambda found: found is not None)
+            found = await bench.eventually(
+                lambda made=made: bench.third_party.read(made),  # type: ignore[misc]
+                lambda found: found is not None,
+            )
             came = None if found is None else found.fields.get(field)
             if found is None or not bench.is_kept(field, value, came):
                 hint = judge_field(field, bench.entity.third_party.fields.get(field), value, came).hint
-                raise Differs(f"{field}: {_clipped(came)} came", f"{_clipped(value)}, as it was written",
-                              f"entities.{bench.name}.third_party: {hint}" if hint and bench.system.adapter is None else
-                              f"see {field} in 'mapping' and 'fields': write it as it is kept there",
-                              fields=[field], cause=f"{field} {value!r}")
+                raise Differs(
+                    f"{field}: {_clipped(came)} came",
+                    f"{_clipped(value)}, as it was written",
+                    f"entities.{bench.name}.third_party: {hint}"
+                    if hint and bench.system.adapter is None
+                    else f"see {field} in 'mapping' and 'fields': write it as it is kept there",
+                    fields=[field],
+                    cause=f"{field} {value!r}",
+                )
 
     return run
 
@@ -414,8 +454,10 @@ def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
         if refused is not None and refused.not_ours is not None:
             raise Differs(f"its key is {refused.not_ours!r}", "the key that was written")
         if item is None:
-            raise Skipped(f"it refuses such a key: {refused}; " + (
-                "say which it takes with key_pattern" if pattern is None else f"key_pattern '{pattern}' takes it"))
+            raise Skipped(
+                f"it refuses such a key: {refused}; "
+                + ("say which it takes with key_pattern" if pattern is None else f"key_pattern '{pattern}' takes it")
+            )
         await bench.shows(item)
         await _no_twin(bench, item)
         if bench.samples.changeable:
@@ -423,8 +465,9 @@ def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
         await bench.third_party.delete(item)
         left = await bench.eventually(lambda: bench.third_party.read(item), lambda left: left is None)
         if left is not None:
-            raise Differs(f"after its delete it is still there: {left.fields}", "no record",
-                          bench.look("delete", "delete"))
+            raise Differs(
+                f"after its delete it is still there: {left.fields}", "no record", bench.look("delete", "delete")
+            )
 
     return run
 
@@ -438,25 +481,45 @@ def _family(
         behaviour(section, method, needs)(run)
 
 
-_family("values", "fields", "create and read", {
-    "unicode": ("Texts of all scripts come back as they were written.", _values(
-        "text", "Ünïcödé 漢字 عربى 🙂", "a\u0301 is not á")),
-    "markup": ("Quotes, markup and line breaks come back as they were written.", _values(
-        "text", "\"double\" 'single' <b>&amp;</b> \\ back; {{ name }}", "one\ntwo\tthree")),
-    "outer_spaces": ("Spaces around a text are kept.", _values("text", "  spaces around  ")),
-    "empty_text": ("An empty text stays one, and becomes no null.", _values("text", "")),
-    "null": ("Null stays null.", _values("text", None)),
-    "long_text": ("A long text is not cut off.", _values("text", "long text " * 400 + "end")),
-    "decimals": ("Decimals come back to the last digit.", _values("decimal", 19.99, 0.1, 1234567.89)),
-    "large_integers": ("Large whole numbers come back to the last digit.", _values("number", 2**31, 2**53 - 1)),
-    "truth": ("True and false come back as such.", _values("truth", True, False)),
-})
-_family("key_with", "update", "create and read", {
-    name: (f"A record whose key has {what} in it is kept like any other.", _key(end)) for name, what, end in (
-        ("slash", "a slash", "a/b"), ("space", "a space", "a b"), ("quotes", "quotes", "a'b\"c"),
-        ("percent", "a percent sign", "a%2Fb%"), ("plus", "a plus sign", "a+b"),
-        ("question_mark", "a question mark, a hash or an ampersand", "a?b#c&d=e"),
-        ("unicode", "letters of all scripts", "ä漢🙂"))})
+_family(
+    "values",
+    "fields",
+    "create and read",
+    {
+        "unicode": (
+            "Texts of all scripts come back as they were written.",
+            _values("text", "Ünïcödé 漢字 عربى 🙂", "a\u0301 is not á"),
+        ),
+        "markup": (
+            "Quotes, markup and line breaks come back as they were written.",
+            _values("text", "\"double\" 'single' <b>&amp;</b> \\ back; {{ name }}", "one\ntwo\tthree"),
+        ),
+        "outer_spaces": ("Spaces around a text are kept.", _values("text", "  spaces around  ")),
+        "empty_text": ("An empty text stays one, and becomes no null.", _values("text", "")),
+        "null": ("Null stays null.", _values("text", None)),
+        "long_text": ("A long text is not cut off.", _values("text", "long text " * 400 + "end")),
+        "decimals": ("Decimals come back to the last digit.", _values("decimal", 19.99, 0.1, 1234567.89)),
+        "large_integers": ("Large whole numbers come back to the last digit.", _values("number", 2**31, 2**53 - 1)),
+        "truth": ("True and false come back as such.", _values("truth", True, False)),
+    },
+)
+_family(
+    "key_with",
+    "update",
+    "create and read",
+    {
+        name: (f"A record whose key has {what} in it is kept like any other.", _key(end))
+        for name, what, end in (
+            ("slash", "a slash", "a/b"),
+            ("space", "a space", "a b"),
+            ("quotes", "quotes", "a'b\"c"),
+            ("percent", "a percent sign", "a%2Fb%"),
+            ("plus", "a plus sign", "a+b"),
+            ("question_mark", "a question mark, a hash or an ampersand", "a?b#c&d=e"),
+            ("unicode", "letters of all scripts", "ä漢🙂"),
+        )
+    },
+)
 
 
 async def _updated(bench: Bench, item: Item) -> None:
@@ -503,7 +566,7 @@ def _rule_for(bench: Bench, failure: CallFailed) -> str:
     place = f"third_parties.{bench.entity.third_party.system}.outcomes"
     if bench.system.adapter is not None:
         return f"see {bench.system.adapter}: raise CallFailed of the kind AUTH"
-    rule = f"{{when: \"status == `{failure.status}`\", means: auth}}"
+    rule = f'{{when: "status == `{failure.status}`", means: auth}}'
     return f"{'add to' if bench.system.outcomes else 'set'} {place}: {rule}, with a condition that fits this response"
 
 
@@ -529,15 +592,19 @@ def _wrong(name: str, value: Any) -> Any:
     return "wrong" if secret else value
 
 
-def with_changes(config: Config, entity: str, *, third_party: dict[str, Any] | None = None,
-                 system: dict[str, Any] | None = None) -> Config:
+def with_changes(
+    config: Config, entity: str, *, third_party: dict[str, Any] | None = None, system: dict[str, Any] | None = None
+) -> Config:
     """The same configuration with some of an entity's third party changed."""
     settings = config.entities[entity]
     name = settings.third_party.system
     changed = settings.model_copy(update={"third_party": settings.third_party.model_copy(update=third_party or {})})
-    return config.model_copy(update={
-        "entities": {entity: changed},
-        "third_parties": {name: config.third_parties[name].model_copy(update=system or {})}})
+    return config.model_copy(
+        update={
+            "entities": {entity: changed},
+            "third_parties": {name: config.third_parties[name].model_copy(update=system or {})},
+        }
+    )
 
 
 def _named(ids: list[Any]) -> str:

@@ -20,15 +20,30 @@ _MAX_SCANNED = 2000
 """Characters that the patterns below are given: some of them take time by the square of the length."""
 _PLACEHOLDER = "…"
 _STATUS = re.compile(r"^(?:(?P<means>[a-z ]+), )?answer (?P<status>\d{3})(?:: ?(?P<text>.*))?$", re.DOTALL)
-_QUOTED = re.compile(
-    r'"[^"]*"|`[^`]*`|(?<!\w)\'[^\']*\'(?!\w)|“[^”]*”|„[^“”]*[“”]|‘[^’]*’(?!\w)|«[^»]*»|「[^」]*」')
+_QUOTED = re.compile(r'"[^"]*"|`[^`]*`|(?<!\w)\'[^\']*\'(?!\w)|“[^”]*”|„[^“”]*[“”]|‘[^’]*’(?!\w)|«[^»]*»|「[^」]*」')
 _NAMES_A_FIELD = re.compile(r"\b(field|column|attribute|property|parameter|path|place)\s*$", re.IGNORECASE)
 _WITH_DIGIT = re.compile(r"[^\s,;:()\[\]{}]*\d[^\s,;:()\[\]{}]*")
 _REPEATED = re.compile(r"…(?:[\s,]*…)+")
-_ERROR_TEXTS = ("message", "error_description", "detail", "title", "description", "reason", "msg", "error", "errors",
-                "code")
-_OWN_PHRASES = ("no connection", "no answer", "an answer that cannot be read", "the login failed", "asked to stay away",
-                "mapping")
+_ERROR_TEXTS = (
+    "message",
+    "error_description",
+    "detail",
+    "title",
+    "description",
+    "reason",
+    "msg",
+    "error",
+    "errors",
+    "code",
+)
+_OWN_PHRASES = (
+    "no connection",
+    "no answer",
+    "an answer that cannot be read",
+    "the login failed",
+    "asked to stay away",
+    "mapping",
+)
 _STRING = r'\s*:\s*"((?:[^"\\]|\\.)+)"'
 _LISTED = re.compile(r'"errors?"\s*:\s*([\[{].*)', re.DOTALL)
 _PUNCTUATION = re.compile(r'[\[\]{}"\\]+')
@@ -100,5 +115,5 @@ def _normalized(text: str, key: str | None) -> str:
 
 def _without_value(quoted: re.Match[str]) -> str:
     """A quoted text is a value of the record, unless the word before it says that it names a field."""
-    names_a_field = _NAMES_A_FIELD.search(quoted.string[:quoted.start()]) and not re.search(r"\d", quoted[0])
+    names_a_field = _NAMES_A_FIELD.search(quoted.string[: quoted.start()]) and not re.search(r"\d", quoted[0])
     return quoted[0] if names_a_field else _PLACEHOLDER

@@ -20,7 +20,12 @@ class Decision:
 
 
 def after_failure(
-    policy: Retry, spent: int, failure: Failure, *, retry_after: float | None = None, waited: float = 0.0,
+    policy: Retry,
+    spent: int,
+    failure: Failure,
+    *,
+    retry_after: float | None = None,
+    waited: float = 0.0,
     draw: float = 0.0,
 ) -> Decision:
     """What follows a failed attempt, ``spent`` attempts having been spent before it.

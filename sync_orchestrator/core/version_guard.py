@@ -205,8 +205,12 @@ def _judge(record: RecordState, change: Change, rules: Rules) -> Verdict:
         needs_record = change.action == "update" or (change.action == "create" and not is_owner)
         if needs_record and rules.on_missing != "upsert":
             return Verdict.FETCH if rules.on_missing == "fetch" else Verdict.MISSING
-    match guard(record.parts.get(change.part), change.stamp, can_read=change.part in rules.readable,
-                settled=change.part in record.settled):
+    match guard(
+        record.parts.get(change.part),
+        change.stamp,
+        can_read=change.part in rules.readable,
+        settled=change.part in record.settled,
+    ):
         case Guard.OLDER:
             return Verdict.SUPERSEDED
         case Guard.BEHIND:

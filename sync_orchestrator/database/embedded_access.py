@@ -121,8 +121,9 @@ class DatabaseAccess:
         try:
             require_own_folder(folder, user.uid)
         except ConfigError as error:
-            raise ConfigError(f"the folder of the embedded Postgres's socket cannot be used: {error}; or {hint}"
-                              ) from None
+            raise ConfigError(
+                f"the folder of the embedded Postgres's socket cannot be used: {error}; or {hint}"
+            ) from None
         if os.lstat(folder).st_mode & OPEN_BITS:
             raise ConfigError(f"the folder of the embedded Postgres's socket, {folder}, is open to other users: {hint}")
         return folder if _fits(folder) else None
@@ -136,8 +137,10 @@ class DatabaseAccess:
                         os.chown(folder, user.uid, user.gid)
                     write_private_file(self._socket_file, f"{folder}\n")
                     return folder
-        raise ConfigError(f"the path {self._data} is too long for the socket of the embedded Postgres, and no folder "
-                          "for temporary files is usable: set SYNC_HOME to a shorter path")
+        raise ConfigError(
+            f"the path {self._data} is too long for the socket of the embedded Postgres, and no folder "
+            "for temporary files is usable: set SYNC_HOME to a shorter path"
+        )
 
 
 def _runtime_folders(user: ServerUser) -> list[Path]:

@@ -32,5 +32,10 @@ def find_login(folder: Path) -> dict[str, str] | None:
     password = DatabaseAccess(folder).read_password()
     if found.get("status") != "ready" or not found["socket_folder"] or password is None:
         return None
-    return {"host": found["socket_folder"], "port": found["port"], "user": SUPERUSER, "password": password,
-            "dbname": DATABASE}
+    return {
+        "host": found["socket_folder"],
+        "port": found["port"],
+        "user": SUPERUSER,
+        "password": password,
+        "dbname": DATABASE,
+    }

@@ -57,9 +57,15 @@ class ServerUser:
         if not self.is_other:
             return True
         # Shells start up in "/", which everybody can enter.
-        tried = subprocess.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)], stdin=subprocess.DEVNULL, cwd="/",
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-                               **self.process_options())
+        tried = subprocess.run(
+            ["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)],
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            **self.process_options(),
+        )
         return tried.returncode == 0
 
 
@@ -124,8 +130,18 @@ def open_programs(installed: Path, program: Path, user: ServerUser) -> None:
 
 def _runs(program: Path, user: ServerUser) -> bool:
     with suppress(OSError):
-        return subprocess.run([str(program), "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/",
-                              stderr=subprocess.DEVNULL, check=False, **user.process_options()).returncode == 0
+        return (
+            subprocess.run(
+                [str(program), "--version"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                cwd="/",
+                stderr=subprocess.DEVNULL,
+                check=False,
+                **user.process_options(),
+            ).returncode
+            == 0
+        )
     return False
 
 
@@ -152,8 +168,10 @@ def _open_path(folder: Path, user: ServerUser) -> None:
                 break
     if not user.can_enter(folder):
         closed = next(each for each in (*reversed(folder.parents), folder) if not user.can_enter(each))
-        raise ConfigError(f"as root, the embedded Postgres runs as the user {SERVER_USER}, who cannot enter {closed}: "
-                          f"run `chmod o+x {closed}`, or use a folder elsewhere (SYNC_HOME={folder})")
+        raise ConfigError(
+            f"as root, the embedded Postgres runs as the user {SERVER_USER}, who cannot enter {closed}: "
+            f"run `chmod o+x {closed}`, or use a folder elsewhere (SYNC_HOME={folder})"
+        )
 
 
 def grant_passage(folder: Path, uid: int) -> None:
@@ -167,8 +185,11 @@ def grant_passage(folder: Path, uid: int) -> None:
     entries = _read_acl(folder)
     mask = next((rights for tag, rights, _ in entries if tag == _MASK), None)
     limit = 7 if mask is None else mask
-    kept = [(tag, rights & limit if tag in (_USER, _GROUP_OBJECT, _GROUP) else rights, number)
-            for tag, rights, number in entries if tag != _MASK and (tag, number) != (_USER, uid)]
+    kept = [
+        (tag, rights & limit if tag in (_USER, _GROUP_OBJECT, _GROUP) else rights, number)
+        for tag, rights, number in entries
+        if tag != _MASK and (tag, number) != (_USER, uid)
+    ]
     group = next(rights for tag, rights, _ in kept if tag == _GROUP_OBJECT)
     new_mask = (group if mask is None else mask) | _EXECUTE
     entries = sorted([*kept, (_USER, _EXECUTE, uid), (_MASK, new_mask, _NO_ID)], key=lambda entry: (entry[0], entry[2]))
@@ -182,7 +203,7 @@ def _read_acl(folder: Path) -> list[tuple[int, int, int]]:
     except OSError:
         mode = folder.stat().st_mode
         return [(_OWNER, mode >> 6 & 7, _NO_ID), (_GROUP_OBJECT, mode >> 3 & 7, _NO_ID), (_OTHER, mode & 7, _NO_ID)]
-    return list(_ACL_ENTRY.iter_unpack(raw[_ACL_HEAD.size:]))
+    return list(_ACL_ENTRY.iter_unpack(raw[_ACL_HEAD.size :]))
 
 
 @contextmanager

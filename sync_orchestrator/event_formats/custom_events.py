@@ -57,8 +57,13 @@ def change_event_of(
     event = _Event(document, headers, shape)
     name = _entity(event, source, config)
     made = {
-        "specversion": "1.0", "source": source, "type": f"{name}.{_action(event)}", "subject": event.text("key"),
-        "version": _version(event, name, source, config), "group": event.value("group"), "data": event.value("data"),
+        "specversion": "1.0",
+        "source": source,
+        "type": f"{name}.{_action(event)}",
+        "subject": event.text("key"),
+        "version": _version(event, name, source, config),
+        "group": event.value("group"),
+        "data": event.value("data"),
     }
     is_content_id = shape.id is None and message is None
     made["id"] = event.text("id") if shape.id is not None else message or digest(made).hex()
@@ -124,8 +129,9 @@ def _entity(event: _Event, source: str, config: Config) -> str:
 
 
 def _action(event: _Event) -> str:
-    return _translated(event, "action", event.shape.actions or {
-        name: name for name in ("created", "updated", "deleted")})
+    return _translated(
+        event, "action", event.shape.actions or {name: name for name in ("created", "updated", "deleted")}
+    )
 
 
 def _translated(event: _Event, field: str, table: Mapping[str, str]) -> str:

@@ -67,15 +67,21 @@ def _fraction(text: str) -> float | Decimal:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction)
+    object_pairs_hook=_unique, parse_constant=_constant, parse_int=_whole, parse_float=_fraction
+)
 
 
 def _check_depth(document: Any, depth: int) -> None:
     """Walks without recursion, so that depth is a figure and not a crash."""
     level = [document]
     for _ in range(depth):
-        level = [value for outer in level if isinstance(outer, _CONTAINERS)
-                 for value in (outer.values() if isinstance(outer, dict) else outer) if isinstance(value, _CONTAINERS)]
+        level = [
+            value
+            for outer in level
+            if isinstance(outer, _CONTAINERS)
+            for value in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(value, _CONTAINERS)
+        ]
         if not level:
             return
     raise InvalidEvent("the JSON is nested too deeply")

@@ -104,6 +104,7 @@ def kind_of(value: Any) -> str:
 
 # Texts.
 
+
 def trim(value: Any, signs: Any = None) -> str:
     """Without blanks (or ``signs``) at both ends."""
     return _text(value).strip(None if signs is None else _text(signs))
@@ -137,7 +138,7 @@ def upper(value: Any) -> str:
 
 def cut(value: Any, length: Any) -> str:
     """The first ``length`` characters."""
-    return _text(value)[:_whole(length)]
+    return _text(value)[: _whole(length)]
 
 
 def line_breaks(value: Any) -> str:
@@ -166,14 +167,16 @@ def split(value: Any, separator: Any, count: Any = None) -> list[str]:
 
 # Lists.
 
+
 def join(values: Any, glue: Any) -> str | None:
     """One text of a list of texts and numbers. The arguments may come in either order."""
     if isinstance(values, str):
         values, glue = glue, values
     if values is None:
         return None
-    pieces = [to_string(item) if _is_scalar(item) else _refuse(f"{kind_of(item)} in the list")
-              for item in _list(values)]
+    pieces = [
+        to_string(item) if _is_scalar(item) else _refuse(f"{kind_of(item)} in the list") for item in _list(values)
+    ]
     between = _text(glue)
     _check_length(sum(map(len, pieces)) + len(between) * len(pieces))
     return between.join(pieces)
@@ -193,6 +196,7 @@ def unique(values: Any) -> list[Any]:
 
 
 # Numbers.
+
 
 def round_half_up(value: Any, digits: Any = 0) -> Any:
     """Rounded to ``digits`` behind the point, halves away from zero."""
@@ -226,6 +230,7 @@ def to_string(value: Any) -> str:
 
 # Null.
 
+
 def coalesce(*values: Any) -> Any:
     """The first of its arguments that is not null; null if all are."""
     return next((value for value in values if value is not None), None)
@@ -242,6 +247,7 @@ def empty_as_null(value: Any) -> Any:
 
 
 # What they share.
+
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else _refuse(f"{kind_of(value)} is no text")
@@ -311,22 +317,38 @@ def _functions() -> dict[str, ValueFunction]:
     digits: _Checks = {"digits": _digits}
     times: _Checks = {"format": value_times.check_format, "zone": value_times.zone_of}
     simple: list[Callable[..., Any]] = [
-        trim, collapse_spaces, replace, lower, upper, line_breaks, nfc, html_unescape, split, join, sort, unique]
-    return {each.name: each for each in (
-        *(ValueFunction(function.__name__, function) for function in simple),
-        ValueFunction("cut", cut, checks={"length": _whole}),
-        ValueFunction("round", round_half_up, checks=digits),
-        ValueFunction("round_half_even", round_half_even, checks=digits),
-        ValueFunction("fixed", fixed, checks=digits),
-        ValueFunction("to_number", to_number),
-        ValueFunction("to_string", to_string, takes_null=True),
-        ValueFunction("parse_time", value_times.parse_time, checks={
-            **times, "format": value_times.check_readable_format}),
-        ValueFunction("format_time", value_times.format_time, checks=times),
-        ValueFunction("coalesce", coalesce, takes_null=True),
-        ValueFunction("null_as_empty", null_as_empty, takes_null=True),
-        ValueFunction("empty_as_null", empty_as_null),
-    )}
+        trim,
+        collapse_spaces,
+        replace,
+        lower,
+        upper,
+        line_breaks,
+        nfc,
+        html_unescape,
+        split,
+        join,
+        sort,
+        unique,
+    ]
+    return {
+        each.name: each
+        for each in (
+            *(ValueFunction(function.__name__, function) for function in simple),
+            ValueFunction("cut", cut, checks={"length": _whole}),
+            ValueFunction("round", round_half_up, checks=digits),
+            ValueFunction("round_half_even", round_half_even, checks=digits),
+            ValueFunction("fixed", fixed, checks=digits),
+            ValueFunction("to_number", to_number),
+            ValueFunction("to_string", to_string, takes_null=True),
+            ValueFunction(
+                "parse_time", value_times.parse_time, checks={**times, "format": value_times.check_readable_format}
+            ),
+            ValueFunction("format_time", value_times.format_time, checks=times),
+            ValueFunction("coalesce", coalesce, takes_null=True),
+            ValueFunction("null_as_empty", null_as_empty, takes_null=True),
+            ValueFunction("empty_as_null", empty_as_null),
+        )
+    }
 
 
 FUNCTIONS = _functions()

@@ -87,8 +87,9 @@ def check_calls(expression: str) -> None:
         if name in FUNCTIONS:
             FUNCTIONS[name].check([_literal(child) for child in children], {})
         elif name not in _ExactFunctions.FUNCTION_TABLE:
-            raise ValueError(f"unknown function '{name}'; expected one of: "
-                             f"{', '.join(sorted(_ExactFunctions.FUNCTION_TABLE))}")
+            raise ValueError(
+                f"unknown function '{name}'; expected one of: {', '.join(sorted(_ExactFunctions.FUNCTION_TABLE))}"
+            )
         else:
             _check_number(name, len(children))
 

@@ -33,8 +33,29 @@ from sync_orchestrator.expressions.times import ValueFailed
 
 _ALONE = re.compile(r"\s*\{\{-?(.*?)-?\}\}\s*", re.DOTALL)
 _NAME = re.compile(r"\{\{ *([A-Za-z_][A-Za-z0-9_]*) *\}\}")
-_WORDS_OF_JINJA = frozenset({"true", "false", "none", "True", "False", "None", "not", "and", "or", "in", "is", "if",
-                             "else", "loop", "self", "super", "caller", "varargs", "kwargs"})
+_WORDS_OF_JINJA = frozenset(
+    {
+        "true",
+        "false",
+        "none",
+        "True",
+        "False",
+        "None",
+        "not",
+        "and",
+        "or",
+        "in",
+        "is",
+        "if",
+        "else",
+        "loop",
+        "self",
+        "super",
+        "caller",
+        "varargs",
+        "kwargs",
+    }
+)
 _TILDE_SAFE = re.compile(r"[A-Za-z0-9_-]")
 
 
@@ -87,8 +108,9 @@ def _check_filters(parsed: nodes.Template) -> None:
     """Checks the arguments of value functions, as far as they are literals. Raises ValueError."""
     for call in parsed.find_all(nodes.Filter):
         if call.name in FUNCTIONS and call.dyn_args is None and call.dyn_kwargs is None:
-            FUNCTIONS[call.name].check([UNKNOWN, *map(_literal, call.args)],
-                                       {str(pair.key): _literal(pair.value) for pair in call.kwargs})
+            FUNCTIONS[call.name].check(
+                [UNKNOWN, *map(_literal, call.args)], {str(pair.key): _literal(pair.value) for pair in call.kwargs}
+            )
 
 
 def _literal(node: nodes.Node) -> Any:
@@ -176,9 +198,13 @@ def takes_fields_of(template: Any, name: str) -> bool:
 
 def constants_added(template: str, name: str) -> list[str]:
     """The constants that ``plus`` adds to an object, such as ``type`` of ``{{ payload | plus(type='x') }}``."""
-    return [str(pair.key) for call in _text.parse(template).find_all(nodes.Filter) if call.name == "plus"
-            for pair in call.kwargs if isinstance(pair.value, nodes.Const)
-            and any(node.name == name for node in call.find_all(nodes.Name))]
+    return [
+        str(pair.key)
+        for call in _text.parse(template).find_all(nodes.Filter)
+        if call.name == "plus"
+        for pair in call.kwargs
+        if isinstance(pair.value, nodes.Const) and any(node.name == name for node in call.find_all(nodes.Name))
+    ]
 
 
 def text_at(template: Any, place: Iterable[str | int]) -> Any:
@@ -247,7 +273,8 @@ def _tilde(found: Any) -> str:
     """Datasette's encoding of keys in paths: ``~`` and two hexadecimal digits; a space is ``+``."""
     encoded = "".join(
         chr(byte) if _TILDE_SAFE.match(chr(byte)) else "+" if byte == 0x20 else f"~{byte:02X}"
-        for byte in _plain(found).encode("utf-8", "replace"))
+        for byte in _plain(found).encode("utf-8", "replace")
+    )
     return Encoded(encoded) if encoded else ""
 
 
@@ -283,8 +310,10 @@ def _urlencode(found: Any) -> str:
 
 def _as_filter(function: ValueFunction) -> Callable[..., Any]:
     def filtered(*args: Any, **named: Any) -> Any:
-        return function.call(*(_argument(function, found) for found in args),
-                             **{name: _argument(function, found) for name, found in named.items()})
+        return function.call(
+            *(_argument(function, found) for found in args),
+            **{name: _argument(function, found) for name, found in named.items()},
+        )
 
     return filtered
 
@@ -310,12 +339,20 @@ def _from_environment(context: Any, name: str) -> str:
 def _environment(finalize: Callable[[Any], str]) -> _Environment:
     # Encoding is by place (path, query, body), so HTML escaping would only spoil values.
     environment = _Environment(
-        undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True)
+        undefined=StrictUndefined, autoescape=False, finalize=finalize, keep_trailing_newline=True
+    )
     environment.filters |= {name: _as_filter(function) for name, function in FUNCTIONS.items()}
-    environment.filters |= {"urlencode": _urlencode, "tilde": _tilde, "odata": _odata, "base64": _base64,
-                            "tojson": _tojson, "plus": _plus, "uuid": _uuid,
-                            "environment": _from_environment,
-                            "raw": lambda found: Encoded(_plain(found))}
+    environment.filters |= {
+        "urlencode": _urlencode,
+        "tilde": _tilde,
+        "odata": _odata,
+        "base64": _base64,
+        "tojson": _tojson,
+        "plus": _plus,
+        "uuid": _uuid,
+        "environment": _from_environment,
+        "raw": lambda found: Encoded(_plain(found)),
+    }
     environment.globals.clear()
     return environment
 

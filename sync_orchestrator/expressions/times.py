@@ -23,7 +23,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)"
-    r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,12}))? ?([Zz]|UTC|[+-]\d\d(?::?[0-5]\d)?)?)?", re.ASCII)
+    r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,12}))? ?([Zz]|UTC|[+-]\d\d(?::?[0-5]\d)?)?)?",
+    re.ASCII,
+)
 _OFFSET = re.compile(r"([+-])(\d\d):?([0-5]\d)?", re.ASCII)
 _PATTERN = re.compile(r"(?:[^%]|%-?[aAbBdHIjmMpSUWwyYfzZGuV%]){1,100}")
 _YEAR = re.compile(r"%%|%Y")
@@ -84,10 +86,11 @@ def written_as(moment: datetime, format: str, zone: str = "UTC") -> Any:
 
 def check_format(format: Any) -> str:
     """Refuses what is no form of a time. Raises ValueError."""
-    if not isinstance(format, str) or (
-            format not in _WRITE and ("%" not in format or not _PATTERN.fullmatch(format))):
-        raise ValueError(f"unknown time format {format!r:.60}; expected one of: {', '.join(_WRITE)}, or a pattern such "
-                         "as '%d.%m.%Y %H:%M'")
+    if not isinstance(format, str) or (format not in _WRITE and ("%" not in format or not _PATTERN.fullmatch(format))):
+        raise ValueError(
+            f"unknown time format {format!r:.60}; expected one of: {', '.join(_WRITE)}, or a pattern such "
+            "as '%d.%m.%Y %H:%M'"
+        )
     return format
 
 
@@ -134,7 +137,8 @@ def _of_iso(value: Any, zone: tzinfo) -> datetime:
         raise ValueError(f"{value!r:.60} is no time in ISO 8601: it has a fraction of a minute")
     try:
         found = datetime.fromisoformat(f"{day} {time or '00:00'}").replace(
-            microsecond=int((fraction or "0").ljust(6, "0")[:6]))
+            microsecond=int((fraction or "0").ljust(6, "0")[:6])
+        )
     except ValueError as error:
         raise ValueError(f"{value!r:.60} is no time: {error}") from None
     if offset is None:
@@ -187,13 +191,21 @@ def _iso(moment: datetime, fraction: str | None = None) -> str:
     offset = moment.strftime("%z")
     if len(offset) > len("+0000"):  # of a time before there were zones, with seconds, which ISO 8601 cannot say
         return _iso(moment.astimezone(UTC), fraction)
-    return (f"{moment.replace(tzinfo=None, microsecond=0).isoformat()}{f'.{fraction}' if fraction else ''}"
-            f"{'Z' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}")
+    return (
+        f"{moment.replace(tzinfo=None, microsecond=0).isoformat()}{f'.{fraction}' if fraction else ''}"
+        f"{'Z' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}"
+    )
 
 
 _READ: dict[str, Callable[[Any, tzinfo], datetime]] = {
-    "iso": _of_iso, "iso_seconds": _of_iso, "iso_ms": _of_iso, "iso_us": _of_iso, "date": _of_iso,
-    "epoch": _of_number(0), "epoch_ms": _of_number(-3), "json_date": _of_iso,
+    "iso": _of_iso,
+    "iso_seconds": _of_iso,
+    "iso_ms": _of_iso,
+    "iso_us": _of_iso,
+    "date": _of_iso,
+    "epoch": _of_number(0),
+    "epoch_ms": _of_number(-3),
+    "json_date": _of_iso,
 }
 _WRITE: dict[str, Callable[[datetime], Any]] = {
     "iso": _iso,

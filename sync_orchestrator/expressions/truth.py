@@ -13,14 +13,26 @@ from sync_orchestrator.errors import SyncError
 from sync_orchestrator.expressions.selectors import OPTIONS, compiled
 
 _WORDS = {
-    "true": True, "t": True, "yes": True, "y": True, "on": True, "1": True,
-    "false": False, "f": False, "no": False, "n": False, "off": False, "0": False, "": False,
+    "true": True,
+    "t": True,
+    "yes": True,
+    "y": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "f": False,
+    "no": False,
+    "n": False,
+    "off": False,
+    "0": False,
+    "": False,
 }
 _BITS = {"AA==": False, "AQ==": True}
 """One byte 0 or 1, such as a BIT(1), in base64, which ``core/values/plain_json.py`` writes bytes in."""
 _JOINING = frozenset({"not_expression", "and_expression", "or_expression", "filter_projection"})
-_GOING_DOWN = frozenset({"subexpression", "index_expression", "pipe", "projection", "filter_projection",
-                         "value_projection"})
+_GOING_DOWN = frozenset(
+    {"subexpression", "index_expression", "pipe", "projection", "filter_projection", "value_projection"}
+)
 
 
 class NoTruth(SyncError):
@@ -91,13 +103,16 @@ class Condition:
         try:
             holds = truth(self.result(document))
         except NoTruth as error:
-            raise NoTruth(f"'{self._expression}' is to be true or false: {error}; configure a comparison, such as "
-                          f"\"{self._expression} == 'X'\"") from None
+            raise NoTruth(
+                f"'{self._expression}' is to be true or false: {error}; configure a comparison, such as "
+                f"\"{self._expression} == 'X'\""
+            ) from None
         except (JMESPathError, TypeError, ValueError, ArithmeticError) as error:
             raise NoTruth(f"'{self._expression}' does not fit: {str(error).partition(chr(10))[0]}") from None
         if holds and self._needs_one_of and isinstance(document, dict) and self._needs_one_of.isdisjoint(document):
-            raise NoTruth(f"'{self._expression}' is true only because there is no field "
-                          f"'{sorted(self._needs_one_of)[0]}'")
+            raise NoTruth(
+                f"'{self._expression}' is true only because there is no field '{sorted(self._needs_one_of)[0]}'"
+            )
         return holds
 
     def applies(self, document: Any) -> bool:

@@ -42,8 +42,9 @@ def _start_database() -> None:
     """
     if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home() / "postgres"):
         return
-    started = subprocess.run([sys.executable, "-m", "sync_orchestrator", "db", "url"], capture_output=True, text=True,
-                             check=False)
+    started = subprocess.run(
+        [sys.executable, "-m", "sync_orchestrator", "db", "url"], capture_output=True, text=True, check=False
+    )
     if started.returncode:
         raise ConfigError(" ".join(started.stderr.split()))
 

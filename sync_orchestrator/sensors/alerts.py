@@ -30,9 +30,13 @@ _GO_ON = {incremental_sync.name, maintenance.name}
 """Jobs whose next run goes on where an interrupted one stopped."""
 
 
-@dg.sensor(job_name=report_alerts.name, minimum_interval_seconds=10, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Looks each minute for work that waits too long, sends the alerts that are due, and requests "
-                       "the evaluation of the check `open_alerts` when alerts or pauses change.")
+@dg.sensor(
+    job_name=report_alerts.name,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Looks each minute for work that waits too long, sends the alerts that are due, and requests "
+    "the evaluation of the check `open_alerts` when alerts or pauses change.",
+)
 def alert_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """The cursor is when it last looked, and what the check last showed."""
     settings = system.context.config.alerts
@@ -85,8 +89,9 @@ def _is_to_be_shown(before: AlertCursor, now: AlertCursor) -> bool:
 def _figures(instance: dg.DagsterInstance, system: System, found: OpenAlerts) -> str:
     """The counts, and the newest materialization of each mirror, after which the check's status counts as outdated."""
     keys = [mirror_key(name) for name in system.context.entities]
-    newest = sorted(record.asset_entry.last_materialization_storage_id or 0
-                    for record in instance.get_asset_records(keys))
+    newest = sorted(
+        record.asset_entry.last_materialization_storage_id or 0 for record in instance.get_asset_records(keys)
+    )
     return f"{found.digest_of_figures()} {' '.join(map(str, newest))}"
 
 
@@ -98,8 +103,11 @@ def _seconds_since(at: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds() if at else math.inf
 
 
-@dg.run_failure_sensor(minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING,
-                       description="Writes an alert for a run that failed.")
+@dg.run_failure_sensor(
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Writes an alert for a run that failed.",
+)
 def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
     """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
     run = context.dagster_run
@@ -107,13 +115,21 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
         return
     cause = cause_of(run)
     with system.context.engine.begin() as connection:
-        alerts.tell(connection, "run_failed", cause, f"a run of {cause} failed",
-                    examples=[run.run_id, (context.failure_event.message or "")[:500]])
+        alerts.tell(
+            connection,
+            "run_failed",
+            cause,
+            f"a run of {cause} failed",
+            examples=[run.run_id, (context.failure_event.message or "")[:500]],
+        )
 
 
-@dg.run_status_sensor(run_status=dg.DagsterRunStatus.SUCCESS, minimum_interval_seconds=15,
-                      default_status=dg.DefaultSensorStatus.RUNNING,
-                      description="Ends the alert for a run that failed once another of the same has succeeded.")
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ends the alert for a run that failed once another of the same has succeeded.",
+)
 def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
     """The counterpart of ``failed_runs``."""
     with system.context.engine.begin() as connection:

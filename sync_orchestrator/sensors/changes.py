@@ -37,8 +37,12 @@ _LOOK_SECONDS = 0.5
 _FAILURES_COUNTED = 8
 
 
-@dg.sensor(job_name=incremental_sync.name, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Waits on the ledger and requests a drain when something is due.")
+@dg.sensor(
+    job_name=incremental_sync.name,
+    minimum_interval_seconds=1,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Waits on the ledger and requests a drain when something is due.",
+)
 def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """No run key: the ledger is what tells events apart."""
     heartbeat(system.context.engine, "sensor")
@@ -68,30 +72,30 @@ def _wait(context: dg.SensorEvaluationContext, system: System) -> str | None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _cared_for(
-    instance: dg.DagsterInstance, system: System, drains: AtWork, systems: dict[str, str]
-) -> str | None:
+def _cared_for(instance: dg.DagsterInstance, system: System, drains: AtWork, systems: dict[str, str]) -> str | None:
     """Why no further drain may be requested now, or None.
 
     Those at work suffice unless they are to be relieved, or do not keep up and there may be more of them.
     """
     if drains.staying and not (
-            drains.staying < system.context.config.limits.drains
-            and is_due(system.context.engine, systems, age=BEHIND_SECONDS)):
+        drains.staying < system.context.config.limits.drains
+        and is_due(system.context.engine, systems, age=BEHIND_SECONDS)
+    ):
         return f"a drain is at work, heard of {drains.age:.0f} s ago"
     runs = instance.get_run_records(dg.RunsFilter(job_name=incremental_sync.name), limit=_FAILURES_COUNTED)
-    return unless_needed([(run.dagster_run.status, run.start_time, run.end_time) for run in runs
-                          if not never_started(run)], time.time())
+    return unless_needed(
+        [(run.dagster_run.status, run.start_time, run.end_time) for run in runs if not never_started(run)], time.time()
+    )
 
 
-def unless_needed(
-    runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float | None]], now: float
-) -> str | None:
+def unless_needed(runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float | None]], now: float) -> str | None:
     """Why runs whose drain is not heard of (status, start, end; newest first) speak against another, or None."""
     if any(status in _COMING for status, _, _ in runs):
         return "a drain is about to start"
-    if any(status is dg.DagsterRunStatus.STARTED and start is not None and now - start < FIRST_BEAT_SECONDS
-           for status, start, _ in runs):
+    if any(
+        status is dg.DagsterRunStatus.STARTED and start is not None and now - start < FIRST_BEAT_SECONDS
+        for status, start, _ in runs
+    ):
         return "a drain has just started, or is ending"
     failures = 0
     for status, _, _ in runs:
@@ -111,12 +115,17 @@ def _quiet(system: System, systems: dict[str, str]) -> str:
         totals = conservation(connection)
         pauses = pauses_of(connection, systems)
     waits = "".join(f"{pause.text()}; " for pause in pauses.values())
-    return (f"{waits}nothing {'else ' if waits else ''}is due: {totals.received} events received, "
-            f"{totals.states['done']} done, {totals.states['waiting']} waiting, {totals.states['dead']} dead")
+    return (
+        f"{waits}nothing {'else ' if waits else ''}is due: {totals.received} events received, "
+        f"{totals.states['done']} done, {totals.states['waiting']} waiting, {totals.states['dead']} dead"
+    )
 
 
-@dg.sensor(minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Asks the source systems which business groups exist, and keeps the partitions in step.")
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Asks the source systems which business groups exist, and keeps the partitions in step.",
+)
 def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """A source that does not answer keeps no other from being asked."""
     asked = []
@@ -129,8 +138,10 @@ def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.S
                 context.log.exception(f"unexpected error while asking for the business groups of {entity.name}")
             asked.append(f"{entity.name}: the owner could not be asked ({error})")
     _tell_of_unnameable(system)
-    return dg.SensorResult(skip_reason="business groups known: " + ", ".join(asked),
-                           dynamic_partitions_requests=_new_partitions(context, system))
+    return dg.SensorResult(
+        skip_reason="business groups known: " + ", ".join(asked),
+        dynamic_partitions_requests=_new_partitions(context, system),
+    )
 
 
 def _tell_of_unnameable(system: System) -> None:
@@ -138,8 +149,14 @@ def _tell_of_unnameable(system: System) -> None:
     with system.context.engine.begin() as connection:
         for entity in system.context.entities:
             if groups := unnameable.get(entity):
-                alerts.tell(connection, "group_name", entity, f"{entity}: business groups that cannot be a partition",
-                            entity=entity, examples=[ascii(group) for group in groups[:10]])
+                alerts.tell(
+                    connection,
+                    "group_name",
+                    entity,
+                    f"{entity}: business groups that cannot be a partition",
+                    entity=entity,
+                    examples=[ascii(group) for group in groups[:10]],
+                )
             else:
                 alerts.resolve(connection, "group_name", entity)
 

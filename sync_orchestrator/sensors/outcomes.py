@@ -12,8 +12,11 @@ from sync_orchestrator.core.notifications.outcomes import send_due
 from sync_orchestrator.resources.system import System
 
 
-@dg.sensor(minimum_interval_seconds=5, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Tells the receivers of the configuration what became of changes.")
+@dg.sensor(
+    minimum_interval_seconds=5,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Tells the receivers of the configuration what became of changes.",
+)
 def outcome_outbox(context: dg.SensorEvaluationContext, system: System) -> dg.SkipReason:
     """Requests no run: sending works off an outbox."""
     config = system.context.config

@@ -13,8 +13,11 @@ from sync_orchestrator.resources.instance.config import end_dead_runs
 from sync_orchestrator.resources.system import System
 
 
-@dg.sensor(minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING,
-           description="Marks runs as failed whose process is gone: their heartbeat stands still for a minute.")
+@dg.sensor(
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Marks runs as failed whose process is gone: their heartbeat stands still for a minute.",
+)
 def dead_runs(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """The cursor is what the last look found, and when that was."""
     now = time.time()

@@ -14,26 +14,33 @@ from sync_orchestrator.resources.system import System
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
-    """Validation and the sources as often as the most demanding entity wants it, at most each minute; the ledger daily.
-    """
+    """Validation and source checks as often as the most demanding entity wants (each minute at most); ledger: daily."""
     every = min(entity.validation.every for entity in config.entities.values())
 
-    @dg.schedule(cron_schedule=cron(every), job_name="validate", default_status=dg.DefaultScheduleStatus.RUNNING,
-                 description="Validates the business groups that are due.")
-    def validate_due_groups(
-        context: dg.ScheduleEvaluationContext, system: System
-    ) -> dg.RunRequest | dg.SkipReason:
+    @dg.schedule(
+        cron_schedule=cron(every),
+        job_name="validate",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Validates the business groups that are due.",
+    )
+    def validate_due_groups(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
         if under_way(context.instance, "validate"):
             return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
-            waits = {reason for name in system.context.entities
-                     if (reason := waits_for_third_party(system, name)) is not None}
+            waits = {
+                reason
+                for name in system.context.entities
+                if (reason := waits_for_third_party(system, name)) is not None
+            }
             return dg.SkipReason("; ".join(["no business group is due", *sorted(waits)]))
         return dg.RunRequest()
 
-    @dg.schedule(cron_schedule=cron(_source_tick(config)), job_name="check_sources",
-                 default_status=dg.DefaultScheduleStatus.RUNNING,
-                 description="Holds the sources against the archive, in the business groups that are due.")
+    @dg.schedule(
+        cron_schedule=cron(_source_tick(config)),
+        job_name="check_sources",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Holds the sources against the archive, in the business groups that are due.",
+    )
     def check_due_sources(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
         if under_way(context.instance, "check_sources"):
             return dg.SkipReason("a check is under way")
@@ -45,10 +52,13 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
         validate_due_groups,
         check_due_sources,
         dg.ScheduleDefinition(
-            name="ledger_maintenance", job=maintenance, cron_schedule="17 3 * * *",
+            name="ledger_maintenance",
+            job=maintenance,
+            cron_schedule="17 3 * * *",
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description="Creates upcoming partitions of the ledger's tables, checks that its totals add up, and "
-                        "deletes history that is over."),
+            "deletes history that is over.",
+        ),
     ]
 
 

@@ -83,7 +83,10 @@ class Tree:
         self.programs: list[Program] = []
         self.guard = subprocess.Popen(
             [sys.executable, "-m", __name__, self.mark, *([] if database is None else [str(database)])],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
             env={name: value for name, value in os.environ.items() if name != MARK},
         )
 
@@ -96,8 +99,13 @@ class Tree:
         # to append: see ``Program.trim_log``
         with open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "ab") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=self.environment,
-                start_new_session=True, preexec_fn=_set_up_child if os.name == "posix" else None,
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self.environment,
+                start_new_session=True,
+                preexec_fn=_set_up_child if os.name == "posix" else None,
             )
         program = Program(name, process, log, url)
         self.programs.append(program)

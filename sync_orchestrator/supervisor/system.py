@@ -54,7 +54,8 @@ class System:
     def exports(self) -> str:
         """The shell's line after which other commands reach this system; secrets are left to whoever set them."""
         return "export " + " ".join(
-            f"{name}={shlex.quote(self.environment[name])}" for name in ("SYNC_HOME", "SYNC_CONFIG"))
+            f"{name}={shlex.quote(self.environment[name])}" for name in ("SYNC_HOME", "SYNC_CONFIG")
+        )
 
     def check(self) -> None:
         """Raises ProgramEnded where a part of the system has ended."""
@@ -116,8 +117,12 @@ def start_all(port: int = 3000, api_port: int = 8700, *, told: Tell = print) -> 
     _close_files(home)
     owned = None if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home / "postgres") else home / "postgres"
     system = System(
-        Tree(home / "logs", {}, database=owned), home, f"http://127.0.0.1:{api_port}", f"http://127.0.0.1:{port}",
-        owned_database=owned)
+        Tree(home / "logs", {}, database=owned),
+        home,
+        f"http://127.0.0.1:{api_port}",
+        f"http://127.0.0.1:{port}",
+        owned_database=owned,
+    )
     try:
         guard = psutil.Process(system.tree.guard.pid)
         write_private_file(home / "up.pid", f"{guard.pid} {guard.create_time()}")
@@ -156,9 +161,14 @@ def _start_database(system: System, told: Tell) -> None:
     composition.open_database(url).dispose()
     told("database ready")
     system.environment = {
-        **os.environ, "SYNC_HOME": str(system.home), "SYNC_CONFIG": str(composition.config_path()), "SYNC_DATABASE_URL": url,
-        "DAGSTER_HOME": str(system.home / "dagster"), "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(url),
-        "PYTHONUNBUFFERED": "1", "SYNC_UI_URL": system.ui_url,
+        **os.environ,
+        "SYNC_HOME": str(system.home),
+        "SYNC_CONFIG": str(composition.config_path()),
+        "SYNC_DATABASE_URL": url,
+        "DAGSTER_HOME": str(system.home / "dagster"),
+        "SYNC_DAGSTER_DATABASE_URL": embedded.pgurl_for_dagster(url),
+        "PYTHONUNBUFFERED": "1",
+        "SYNC_UI_URL": system.ui_url,
     }
     system.tree.environment.update(system.environment)
 
@@ -175,11 +185,14 @@ def _prepare(system: System, told: Tell) -> None:
 def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, consumes: bool) -> None:
     bin_folder = Path(sys.executable).parent
     tree, load = system.tree, ["-w", str(spaces)]
-    tree.start("api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)],
-               f"{system.api_url}/readyz")
-    tree.start("webserver", [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces),
-                             "--port", str(port)],
-               f"{system.ui_url}/server_info")
+    tree.start(
+        "api", [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(api_port)], f"{system.api_url}/readyz"
+    )
+    tree.start(
+        "webserver",
+        [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces), "--port", str(port)],
+        f"{system.ui_url}/server_info",
+    )
     if consumes:
         tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])

@@ -18,7 +18,8 @@ MAX_HOST_CHARACTERS = 270
 _HOST = re.compile(
     r"(?:\[(?P<address>[0-9a-f:.]{2,45})\]|(?P<name>[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*)\.?)"
     r"(?::(?P<port>[0-9]{1,5}))?",
-    re.IGNORECASE | re.ASCII)
+    re.IGNORECASE | re.ASCII,
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -145,8 +146,10 @@ def check_allowed_host(value: str) -> str:
     try:
         return str(Host.parse(value))
     except InvalidHost:
-        raise ValueError("write a host name or an address, with or without a port, such as dagster.example.org or "
-                         "10.0.0.7:8700: no scheme, no path, no wildcard; non-ASCII names as xn--…") from None
+        raise ValueError(
+            "write a host name or an address, with or without a port, such as dagster.example.org or "
+            "10.0.0.7:8700: no scheme, no path, no wildcard; non-ASCII names as xn--…"
+        ) from None
 
 
 def port_without_default(port: int | None, scheme: str) -> int | None:

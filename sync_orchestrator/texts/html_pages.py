@@ -58,7 +58,7 @@ def _end_of(lower: str, start: int) -> int:
 
 def _is_tag(text: str, position: int, name: str) -> bool:
     stop = position + 1 + len(name)
-    following = text[stop:stop + 1]
+    following = text[stop : stop + 1]
     return text[position:stop].lower() == f"<{name}" and not (following.isalnum() or following == "_")
 
 

@@ -118,9 +118,12 @@ def _secret(word: str) -> _Secret:
     in_base64 = base64.b64encode(word.encode("utf-8", "surrogatepass")).decode()
     ways = [_ways_to_spell(char) for char in word]
     spelled = "".join(f"(?:{'|'.join(map(re.escape, some))})" if len(some) > 1 else re.escape(some[0]) for some in ways)
-    return _Secret(re.compile(f"{spelled}|{re.escape(in_base64.rstrip('='))}=*"),
-                   max(_SPELLED_IN_WAYS.split(word), key=len), in_base64.rstrip("="),
-                   max(sum(len(some[0]) for some in ways), len(in_base64)))
+    return _Secret(
+        re.compile(f"{spelled}|{re.escape(in_base64.rstrip('='))}=*"),
+        max(_SPELLED_IN_WAYS.split(word), key=len),
+        in_base64.rstrip("="),
+        max(sum(len(some[0]) for some in ways), len(in_base64)),
+    )
 
 
 _SPELLED_IN_WAYS = re.compile(r"[^A-Za-z0-9._~-]")

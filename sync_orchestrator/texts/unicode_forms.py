@@ -24,5 +24,7 @@ def normalized(form: Literal["NFC", "NFD", "NFKC", "NFKD"], text: str) -> str:
 def _in_order(form: Literal["NFD", "NFKD"], text: str) -> str:
     """Decomposed, with the combining characters of each run in order."""
     decomposed = "".join(sign if sign.isascii() else unicodedata.normalize(form, sign) for sign in text)
-    return "".join("".join(sorted(run, key=unicodedata.combining) if combining else run)
-                   for combining, run in groupby(decomposed, key=lambda sign: unicodedata.combining(sign) != 0))
+    return "".join(
+        "".join(sorted(run, key=unicodedata.combining) if combining else run)
+        for combining, run in groupby(decomposed, key=lambda sign: unicodedata.combining(sign) != 0)
+    )

@@ -51,8 +51,9 @@ class Refusal:
 class UiGuard:
     """Refuses requests that pages of other origins can make a browser send."""
 
-    def __init__(self, app: ASGIApp, hosts: AllowedHosts, public_origins: frozenset[Origin],
-                 is_page: Callable[[Scope], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: AllowedHosts, public_origins: frozenset[Origin], is_page: Callable[[Scope], bool]
+    ) -> None:
         """``public_origins``: where the UI is for its users, if a proxy is before it. ``is_page``: whether a request is
         for the HTML of the UI, and not for data."""
         self._app = app
@@ -85,8 +86,11 @@ class UiGuard:
         if host is None:
             return Refusal(400, "A Host header is required.")
         if not self._hosts.allows(host):
-            return Refusal(421, f"The UI does not answer for the host '{host}'. To allow it, add it to "
-                                "ui.allowed_hosts in sync.yaml and restart.")
+            return Refusal(
+                421,
+                f"The UI does not answer for the host '{host}'. To allow it, add it to "
+                "ui.allowed_hosts in sync.yaml and restart.",
+            )
         return self._check_origin(scope, host) or self._check_site(scope) or _check_form(scope)
 
     def _check_origin(self, scope: Scope, host: Host) -> Refusal | None:
@@ -95,8 +99,11 @@ class UiGuard:
             return None
         origin = Origin.parse(origins[0])
         if len(origins) > 1 or origin is None or not self._is_own_origin(origin, host, scope):
-            return Refusal(403, "Refused: the request comes from a page of another origin. Behind a proxy that changes "
-                                "Host, set alerts.ui_url in sync.yaml to the public URL of the UI and restart.")
+            return Refusal(
+                403,
+                "Refused: the request comes from a page of another origin. Behind a proxy that changes "
+                "Host, set alerts.ui_url in sync.yaml to the public URL of the UI and restart.",
+            )
         return None
 
     def _is_own_origin(self, origin: Origin, host: Host, scope: Scope) -> bool:

@@ -46,12 +46,20 @@ def serve(workspace: Path, host: str, port: int, log_level: str = "warning") -> 
     try:
         with dg.DagsterInstance.get() as instance:
             instance.optimize_for_webserver(
-                DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW)
+                DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW
+            )
             target = WorkspaceFileTarget(paths=[str(workspace)])
             with WorkspaceProcessContext(
-                    instance, version=__version__, read_only=False, workspace_load_target=target) as context:
-                uvicorn.run(create_guarded_app(context, config), host=host, port=port, log_level=log_level,
-                            proxy_headers=False, timeout_graceful_shutdown=5)
+                instance, version=__version__, read_only=False, workspace_load_target=target
+            ) as context:
+                uvicorn.run(
+                    create_guarded_app(context, config),
+                    host=host,
+                    port=port,
+                    log_level=log_level,
+                    proxy_headers=False,
+                    timeout_graceful_shutdown=5,
+                )
     except KeyboardInterrupt:
         return
 

@@ -30,37 +30,89 @@ def configuration(upstream: str) -> dict[str, Any]:
     return {
         "sources": {
             "shop": {"base_url": f"{upstream}/shop", "timeout": "1s"},
-            "lab": {"base_url": f"{upstream}/shop", "timeout": "1s",
-                    "events": {"entity": "item", "id": "body.id", "key": "body.key", "action": "body.op",
-                               "version": "body.v", "data": "body.row"}}},
-        "third_parties": {"erp": {
-            "base_url": f"{upstream}/erp", "timeout": "1s", "search_lag": 0, "landing": 0, "concurrency": 16,
-            "breaker": {"failures": 1_000_000, "probe_after": 0.01, "probe_cap": 0.01},
-            "throttle": {"headers": False}}},
-        "entities": {"item": {
-            "owner": "shop",
-            "parts": {
-                "shop": {"key": "key", "group": "store", "version": {"path": "v", "kind": "number"},
-                         "list": {"path": "/rows", "params": {"store": "{{ group }}"}, "items": "rows"},
-                         "read": {"path": "/rows/{{ key }}"}},
-                "lab": {"key": "key", "version": {"path": "v", "kind": "number"}, "required": False,
-                        "list": {"path": "/rows"}, "read": {"path": "/rows/{{ key }}"}}},
-            "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-            "on_missing": "upsert", "retry": {"retries": 100, "first_wait": 0.01, "max_wait": 0.05},
-            "third_party": {
-                "system": "erp", "key_field": "code", "group": "store", "create": {"method": "POST", "path": "/items"},
-                "update": {"method": "PUT", "path": "/items/{{ id }}"}, "delete": {"path": "/items/{{ id }}"},
-                "read": {"path": "/items/{{ id }}"},
-                "lookup": {"path": "/items", "params": {"code": "{{ key }}"}, "items": "items"},
-                "list": {"path": "/items", "params": {"store": "{{ group }}"}, "items": "items"}}}},
+            "lab": {
+                "base_url": f"{upstream}/shop",
+                "timeout": "1s",
+                "events": {
+                    "entity": "item",
+                    "id": "body.id",
+                    "key": "body.key",
+                    "action": "body.op",
+                    "version": "body.v",
+                    "data": "body.row",
+                },
+            },
+        },
+        "third_parties": {
+            "erp": {
+                "base_url": f"{upstream}/erp",
+                "timeout": "1s",
+                "search_lag": 0,
+                "landing": 0,
+                "concurrency": 16,
+                "breaker": {"failures": 1_000_000, "probe_after": 0.01, "probe_cap": 0.01},
+                "throttle": {"headers": False},
+            }
+        },
+        "entities": {
+            "item": {
+                "owner": "shop",
+                "parts": {
+                    "shop": {
+                        "key": "key",
+                        "group": "store",
+                        "version": {"path": "v", "kind": "number"},
+                        "list": {"path": "/rows", "params": {"store": "{{ group }}"}, "items": "rows"},
+                        "read": {"path": "/rows/{{ key }}"},
+                    },
+                    "lab": {
+                        "key": "key",
+                        "version": {"path": "v", "kind": "number"},
+                        "required": False,
+                        "list": {"path": "/rows"},
+                        "read": {"path": "/rows/{{ key }}"},
+                    },
+                },
+                "mapping": {"code": "key", "store": "group", "name": "shop.name"},
+                "on_missing": "upsert",
+                "retry": {"retries": 100, "first_wait": 0.01, "max_wait": 0.05},
+                "third_party": {
+                    "system": "erp",
+                    "key_field": "code",
+                    "group": "store",
+                    "create": {"method": "POST", "path": "/items"},
+                    "update": {"method": "PUT", "path": "/items/{{ id }}"},
+                    "delete": {"path": "/items/{{ id }}"},
+                    "read": {"path": "/items/{{ id }}"},
+                    "lookup": {"path": "/items", "params": {"code": "{{ key }}"}, "items": "items"},
+                    "list": {"path": "/items", "params": {"store": "{{ group }}"}, "items": "items"},
+                },
+            }
+        },
         "routes": {
-            "stone": {"path": "/stones/{sku}", "query": ["lang"], "headers": ["X-Shop"], "third_party": "erp",
-                      "call": {"path": "/any/{{ sku }}", "params": {"l": "{{ query.lang }}"}}, "timeout": "2s"},
-            "order": {**post, "path": "/orders/{no}", "call": {"method": "POST", "path": "/any/{{ no }}"},
-                      "timeout": "2s"},
-            "old": {"path": "/old/{sku}", "headers": ["X-Shop"], "third_party": "erp",
-                    "call": {"path": "/any/{{ sku }}"}, "rollout": {"by_header": "X-Shop"},
-                    "legacy": {"base_url": f"{upstream}/legacy", "timeout": "1s"}}},
+            "stone": {
+                "path": "/stones/{sku}",
+                "query": ["lang"],
+                "headers": ["X-Shop"],
+                "third_party": "erp",
+                "call": {"path": "/any/{{ sku }}", "params": {"l": "{{ query.lang }}"}},
+                "timeout": "2s",
+            },
+            "order": {
+                **post,
+                "path": "/orders/{no}",
+                "call": {"method": "POST", "path": "/any/{{ no }}"},
+                "timeout": "2s",
+            },
+            "old": {
+                "path": "/old/{sku}",
+                "headers": ["X-Shop"],
+                "third_party": "erp",
+                "call": {"path": "/any/{{ sku }}"},
+                "rollout": {"by_header": "X-Shop"},
+                "legacy": {"base_url": f"{upstream}/legacy", "timeout": "1s"},
+            },
+        },
         "alerts": {"group_wait": 0},
     }
 
@@ -100,8 +152,13 @@ class Service:
 
 
 def environment(folder: Path, database_url: str) -> dict[str, str]:
-    return {**os.environ, "SYNC_CONFIG": str(folder / "sync.yaml"), "SYNC_DATABASE_URL": database_url,
-            "SYNC_HOME": str(folder / "home"), "PYTHONWARNINGS": "default"}
+    return {
+        **os.environ,
+        "SYNC_CONFIG": str(folder / "sync.yaml"),
+        "SYNC_DATABASE_URL": database_url,
+        "SYNC_HOME": str(folder / "home"),
+        "PYTHONWARNINGS": "default",
+    }
 
 
 @contextmanager
@@ -110,8 +167,12 @@ def running_service(folder: Path, database_url: str, upstream: str, port: int) -
     (folder / "sync.yaml").write_text(yaml.safe_dump(configuration(upstream)))
     log = folder / "api.log"
     with log.open("wb") as errors:
-        process = subprocess.Popen([sys.executable, "-m", "sync_orchestrator", "api", "--port", str(port)],
-                                   env=environment(folder, database_url), stdout=errors, stderr=errors)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sync_orchestrator", "api", "--port", str(port)],
+            env=environment(folder, database_url),
+            stdout=errors,
+            stderr=errors,
+        )
     try:
         yield Service(port, process, Memory(psutil.Process(process.pid)), log)
     finally:
@@ -127,8 +188,9 @@ async def until_ready(service: Service) -> None:
     ends = time.monotonic() + _START_SECONDS
     while True:
         try:
-            if (await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
-                               2)).status == 200:
+            if (
+                await exchange(service.port, b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 2)
+            ).status == 200:
                 return
         except OSError:
             pass
@@ -208,12 +270,21 @@ async def watching(service: Service, key: str, name: str) -> AsyncIterator[Watch
         while True:
             number += 1
             service.memory.look()
-            await _probe(service, watch, "healthz",
-            b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200)
+            await _probe(
+                service, watch, "healthz", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", 200
+            )
             event_id = f"good-{name}-{number}"
-            body = json.dumps({"specversion": "1.0", "id": event_id, "source": "shop", "type": "item.updated",
-                               "subject": f"good{number % 20}", "version": number,
-                               "data": {"key": f"good{number % 20}", "name": "n", "store": "A", "v": number}}).encode()
+            body = json.dumps(
+                {
+                    "specversion": "1.0",
+                    "id": event_id,
+                    "source": "shop",
+                    "type": "item.updated",
+                    "subject": f"good{number % 20}",
+                    "version": number,
+                    "data": {"key": f"good{number % 20}", "name": "n", "store": "A", "v": number},
+                }
+            ).encode()
             request = post("/v1/events", body, key, b"application/cloudevents+json")
             if await _probe(service, watch, "event", request, 202):
                 watch.sent.append(event_id)
@@ -238,6 +309,13 @@ async def _probe(service: Service, watch: Watch, name: str, request: bytes, stat
 
 
 def post(path: str, body: bytes, key: str, kind: bytes = b"application/json", *headers: bytes) -> bytes:
-    lines = [f"POST {path} HTTP/1.1".encode(), b"Host: 127.0.0.1", b"Connection: close", b"X-API-Key: " + key.encode(),
-             b"Content-Type: " + kind, b"Content-Length: %d" % len(body), *headers]
+    lines = [
+        f"POST {path} HTTP/1.1".encode(),
+        b"Host: 127.0.0.1",
+        b"Connection: close",
+        b"X-API-Key: " + key.encode(),
+        b"Content-Type: " + kind,
+        b"Content-Length: %d" % len(body),
+        *headers,
+    ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + body

@@ -24,41 +24,170 @@ GATED: set[str] = set()
 callers with ``websocket``."""
 
 STATUS_LINES = [
-    *(b"HTTP/1.1 %d X" % status for status in (
-        200, 200, 200, 201, 202, 203, 204, 205, 206, 226, 299, 300, 301, 302, 304, 307, 308, 400, 401, 402, 403, 404,
-        405, 408, 409, 410, 412, 413, 415, 418, 422, 423, 424, 425, 428, 429, 431, 451, 499, 500, 501, 502, 503, 504,
-        507, 511, 520, 599, 600, 999)),
-    b"HTTP/1.1 099 X", b"HTTP/1.1 000 X", b"HTTP/1.1 101 X", b"HTTP/1.1 100 Continue", b"HTTP/1.1 103 Early",
-    b"HTTP/1.1 200", b"HTTP/1.1  200 X", b"HTTP/1.1 2000 X", b"HTTP/1.1 abc X", b"HTTP/1.0 200 OK", b"HTTP/2 200 OK",
-    b"HTTP/0.9 200 OK", b"http/1.1 200 ok", b"ICY 200 OK", b"HTTP/1.1 200 \xff\xfe", b"HTTP/1.1 200 " + b"x" * 9000,
-    b"<html>", b"", b"\x00\x00", b"+OK", b"SSH-2.0-x", b"HTTP/1.1 -200 OK"]
+    *(
+        b"HTTP/1.1 %d X" % status
+        for status in (
+            200,
+            200,
+            200,
+            201,
+            202,
+            203,
+            204,
+            205,
+            206,
+            226,
+            299,
+            300,
+            301,
+            302,
+            304,
+            307,
+            308,
+            400,
+            401,
+            402,
+            403,
+            404,
+            405,
+            408,
+            409,
+            410,
+            412,
+            413,
+            415,
+            418,
+            422,
+            423,
+            424,
+            425,
+            428,
+            429,
+            431,
+            451,
+            499,
+            500,
+            501,
+            502,
+            503,
+            504,
+            507,
+            511,
+            520,
+            599,
+            600,
+            999,
+        )
+    ),
+    b"HTTP/1.1 099 X",
+    b"HTTP/1.1 000 X",
+    b"HTTP/1.1 101 X",
+    b"HTTP/1.1 100 Continue",
+    b"HTTP/1.1 103 Early",
+    b"HTTP/1.1 200",
+    b"HTTP/1.1  200 X",
+    b"HTTP/1.1 2000 X",
+    b"HTTP/1.1 abc X",
+    b"HTTP/1.0 200 OK",
+    b"HTTP/2 200 OK",
+    b"HTTP/0.9 200 OK",
+    b"http/1.1 200 ok",
+    b"ICY 200 OK",
+    b"HTTP/1.1 200 \xff\xfe",
+    b"HTTP/1.1 200 " + b"x" * 9000,
+    b"<html>",
+    b"",
+    b"\x00\x00",
+    b"+OK",
+    b"SSH-2.0-x",
+    b"HTTP/1.1 -200 OK",
+]
 HEADERS = [
-    b"Set-Cookie: sid=\xe6\x97\xa5\xe6\x9c\xac; Path=/", b"Set-Cookie: a=b; Domain=.; Path=/", b"Set-Cookie: \xff",
-    b"Set-Cookie: " + b"c" * 8000, b"Set-Cookie: a=b\x01", b"Set-Cookie: =; =;;", b"X-Name: \xe6\x97\xa5",
+    b"Set-Cookie: sid=\xe6\x97\xa5\xe6\x9c\xac; Path=/",
+    b"Set-Cookie: a=b; Domain=.; Path=/",
+    b"Set-Cookie: \xff",
+    b"Set-Cookie: " + b"c" * 8000,
+    b"Set-Cookie: a=b\x01",
+    b"Set-Cookie: =; =;;",
+    b"X-Name: \xe6\x97\xa5",
     b"X-Name: \xe9",
-    b"X-Name: a\x01b", b"X-Name: a\x7f", b"X Name: 1", b": 1", b"X(N): 1", b"\xff: 1", b"X-Big: " + b"a" * 20_000,
-    b"Content-Type: text/html; charset=\xff", b"Content-Type: application/json; charset=utf-7", b"Content-Type: \x01",
-    b"Content-Type: application/problem+json", b"Content-Encoding: foo", b"Content-Encoding: gzip, gzip, gzip",
-    b"Content-Encoding: br", b"Content-Encoding: \xff", b"Content-Encoding: gzip", b"Content-Encoding: deflate",
-    b"Retry-After: soon", b"Retry-After: 1e999", b"Retry-After: -5", b"Retry-After: nan", b"Retry-After: 0",
-    b"Retry-After: \xd9\xa1", b"Retry-After: Thu, 99 Foo 9999 99:99:99 GMT", b"RateLimit: limit=x;w=\xff",
+    b"X-Name: a\x01b",
+    b"X-Name: a\x7f",
+    b"X Name: 1",
+    b": 1",
+    b"X(N): 1",
+    b"\xff: 1",
+    b"X-Big: " + b"a" * 20_000,
+    b"Content-Type: text/html; charset=\xff",
+    b"Content-Type: application/json; charset=utf-7",
+    b"Content-Type: \x01",
+    b"Content-Type: application/problem+json",
+    b"Content-Encoding: foo",
+    b"Content-Encoding: gzip, gzip, gzip",
+    b"Content-Encoding: br",
+    b"Content-Encoding: \xff",
+    b"Content-Encoding: gzip",
+    b"Content-Encoding: deflate",
+    b"Retry-After: soon",
+    b"Retry-After: 1e999",
+    b"Retry-After: -5",
+    b"Retry-After: nan",
+    b"Retry-After: 0",
+    b"Retry-After: \xd9\xa1",
+    b"Retry-After: Thu, 99 Foo 9999 99:99:99 GMT",
+    b"RateLimit: limit=x;w=\xff",
     b"RateLimit-Reset: -1",
-    b"X-RateLimit-Reset: 99999999999999999999", b"Location: http://127.0.0.1:1/", b"Location: http://u:p@[::1",
+    b"X-RateLimit-Reset: 99999999999999999999",
+    b"Location: http://127.0.0.1:1/",
+    b"Location: http://u:p@[::1",
     b"Location: \xff",
-    b"Location: //x\\y", b"Link: " + b"<" * 4000, b"Link: <http://u:p@127.0.0.1/>; rel=next", b"Date: never",
-    b"Date: Thu, 01 Jan 1970 00:00:00 GMT", b"ETag: \xff", b"Connection: x-served-from, content-length",
+    b"Location: //x\\y",
+    b"Link: " + b"<" * 4000,
+    b"Link: <http://u:p@127.0.0.1/>; rel=next",
+    b"Date: never",
+    b"Date: Thu, 01 Jan 1970 00:00:00 GMT",
+    b"ETag: \xff",
+    b"Connection: x-served-from, content-length",
     b"Connection: \xff",
-    b"Trailer: X", b"Upgrade: h2c", b"Alt-Svc: h3=\":1\"", b"Age: x", b"Vary: *", b"WWW-Authenticate: Digest \xff",
-    b"Keep-Alive: timeout=x", b"X-Served-From: archive", b"Content-Length: 5", b"Content-Length: x",
+    b"Trailer: X",
+    b"Upgrade: h2c",
+    b'Alt-Svc: h3=":1"',
+    b"Age: x",
+    b"Vary: *",
+    b"WWW-Authenticate: Digest \xff",
+    b"Keep-Alive: timeout=x",
+    b"X-Served-From: archive",
+    b"Content-Length: 5",
+    b"Content-Length: x",
     b"Content-Length: 1, 1",
-    b"Content-Length: 99999999999999999999", b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip",
-    b"Content-Range: bytes x"]
+    b"Content-Length: 99999999999999999999",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: gzip",
+    b"Content-Range: bytes x",
+]
 
 
 _ODD_DOCUMENTS = [
-    b"null", b"true", b"0", b'""', b"[]", b"{}", b'{"id": null}', b'{"id": {"a": 1}}', b'{"id": [1]}', b'{"id": 1.5}',
-    b'{"id": ""}', b'{"id": true}', b'{"error": "\\u0000"}', b'{"items": null}', b'{"items": 7}', b'{"items": [null]}',
-    b'{"items": ["x"]}', b'"\\ud800"', b'{"rows": {}}']
+    b"null",
+    b"true",
+    b"0",
+    b'""',
+    b"[]",
+    b"{}",
+    b'{"id": null}',
+    b'{"id": {"a": 1}}',
+    b'{"id": [1]}',
+    b'{"id": 1.5}',
+    b'{"id": ""}',
+    b'{"id": true}',
+    b'{"error": "\\u0000"}',
+    b'{"items": null}',
+    b'{"items": 7}',
+    b'{"items": [null]}',
+    b'{"items": ["x"]}',
+    b'"\\ud800"',
+    b'{"rows": {}}',
+]
 
 
 def _html_comments(count: int) -> bytes:
@@ -67,9 +196,31 @@ def _html_comments(count: int) -> bytes:
 
 def _body(random: Random, good: bytes) -> tuple[bytes, list[bytes]]:
     """A body, and the headers that belong to it."""
-    kinds = ["good", "good", "empty", "html", "comments", "doctype", "bytes", "json", "deep", "numbers", "nan", "twice",
-             "surrogate", "bom", "utf16", "truncated", "gzip", "gzip cut", "bomb", "big bomb", "deflate", "large",
-             "text"]
+    kinds = [
+        "good",
+        "good",
+        "empty",
+        "html",
+        "comments",
+        "doctype",
+        "bytes",
+        "json",
+        "deep",
+        "numbers",
+        "nan",
+        "twice",
+        "surrogate",
+        "bom",
+        "utf16",
+        "truncated",
+        "gzip",
+        "gzip cut",
+        "bomb",
+        "big bomb",
+        "deflate",
+        "large",
+        "text",
+    ]
     kind = random.choice([each for each in kinds if each not in GATED])
     match kind:
         case "empty":
@@ -109,12 +260,13 @@ def _body(random: Random, good: bytes) -> tuple[bytes, list[bytes]]:
         case "big bomb":
             return _big_bomb(), [b"Content-Encoding: gzip"]
         case "deflate":
-            return zlib.compress(good)[random.choice([0, 2]):], [b"Content-Encoding: deflate"]
+            return zlib.compress(good)[random.choice([0, 2]) :], [b"Content-Encoding: deflate"]
         case "large":
             return b'{"x": "' + b"x" * 300_000 + b'"}', []
         case "text":
-            return random.choice([b"OK", b"error", b"<error/>",
-                                  b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"]), []
+            return random.choice(
+                [b"OK", b"error", b"<error/>", b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>"]
+            ), []
     return good, [b"Content-Type: application/json"]
 
 
@@ -148,14 +300,17 @@ def odd_response(seed: int, number: int, good: bytes) -> Odd:
     body, headers = _body(random, good)
     if "unstorable" in GATED:
         body = re.sub(rb"\\u(0000|d[89a-f]..)", b"", body.replace(b"\0", b"0"))
-    headers += [each for each in random.sample(HEADERS, random.choice([0, 0, 1, 1, 2, 4]))
-                if each.isascii() or "non-ascii" not in GATED]
+    headers += [
+        each
+        for each in random.sample(HEADERS, random.choice([0, 0, 1, 1, 2, 4]))
+        if each.isascii() or "non-ascii" not in GATED
+    ]
     match random.randrange(10):
         case 0:
             headers.append(b"Content-Length: %d" % (len(body) + 7))
         case 1:
             size = random.choice([1, 100, 5000])
-            pieces = [body[at:at + size] for at in range(0, min(len(body), 50 * size), size)]
+            pieces = [body[at : at + size] for at in range(0, min(len(body), 50 * size), size)]
             body = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
             body += random.choice([b"0\r\n\r\n", b"0\r\nX: \xff\r\n\r\n", b"", b"zz\r\n", b"-1\r\n\r\n"])
             headers.append(b"Transfer-Encoding: chunked")
@@ -169,8 +324,9 @@ def odd_response(seed: int, number: int, good: bytes) -> Odd:
     data = separator.join([line, *headers]) + separator * 2 + body
     if random.random() < 0.04:
         data = data[: random.randrange(len(data) + 1)]
-    way = random.choices(["send", "reset", "nothing", "drip", "hang", "early hints", "twice"],
-                         [90, 2, 2, 0.5, 0.5, 2, 2])[0]
+    way = random.choices(
+        ["send", "reset", "nothing", "drip", "hang", "early hints", "twice"], [90, 2, 2, 0.5, 0.5, 2, 2]
+    )[0]
     if way == "early hints":
         data = b"HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n" * random.choice([1, 50]) + data
     if way == "twice":
@@ -203,8 +359,13 @@ class OddUpstream:
         try:
             while await self._one(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError,
-                asyncio.CancelledError):  # the last at the end of the test, which no traceback needs to tell
+        except (
+            ConnectionError,
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            TimeoutError,
+            asyncio.CancelledError,
+        ):  # the last at the end of the test, which no traceback needs to tell
             pass
         finally:
             writer.close()
@@ -245,14 +406,15 @@ class OddUpstream:
                 await asyncio.sleep(3)
             case "drip":
                 for at in range(min(len(odd.data), 30)):
-                    writer.write(odd.data[at:at + 1])
+                    writer.write(odd.data[at : at + 1])
                     await asyncio.sleep(0.1)
             case _:
                 writer.write(odd.data)
                 await writer.drain()
 
-    def _respond(self, system: str, method: str, path: list[str], query: dict[str, str], body: bytes, *, done: bool
-                 ) -> tuple[int, Any]:
+    def _respond(
+        self, system: str, method: str, path: list[str], query: dict[str, str], body: bytes, *, done: bool
+    ) -> tuple[int, Any]:
         if system == "shop":
             return self._row(path, query)
         if system == "legacy" or path[:1] != ["items"]:
@@ -260,8 +422,11 @@ class OddUpstream:
         if method == "POST":
             return self._create(json.loads(body), done=done)
         if path == ["items"]:
-            found = [{"id": each, **record} for each, record in self.store.items()
-                     if all(record.get(name) == value for name, value in query.items())]
+            found = [
+                {"id": each, **record}
+                for each, record in self.store.items()
+                if all(record.get(name) == value for name, value in query.items())
+            ]
             return 200, {"items": found}
         number = path[1]
         if number not in self.store:

@@ -97,8 +97,9 @@ class Row:
     accepted: int = 0
     ids: set[str] = field(default_factory=set)
 
-    def add(self, request: bytes, found: Exchange, upstream_statuses: Iterable[int] = (), *, legacy: bool = False
-            ) -> None:
+    def add(
+        self, request: bytes, found: Exchange, upstream_statuses: Iterable[int] = (), *, legacy: bool = False
+    ) -> None:
         """Counts a response. What legacy says passes as it is, its own 5xx too."""
         self.requests += 1
         self.worst_seconds = max(self.worst_seconds, found.seconds)
@@ -115,8 +116,16 @@ class Row:
 
     def shown(self) -> list[str]:
         watch = [self.watch.figures("healthz"), self.watch.figures("event")] if self.watch else ["", ""]
-        return [self.name, f"{self.requests} in {self.seconds:.0f} s", str(len(self.ours)), str(self.upstreams),
-                str(len(self.hangs)), str(self.unanswered), f"{self.worst_seconds:.1f} s", *watch]
+        return [
+            self.name,
+            f"{self.requests} in {self.seconds:.0f} s",
+            str(len(self.ours)),
+            str(self.upstreams),
+            str(len(self.hangs)),
+            str(self.unanswered),
+            f"{self.worst_seconds:.1f} s",
+            *watch,
+        ]
 
 
 @dataclass
@@ -125,8 +134,17 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
-        head = ["run", "requests", "5xx of ours", "502-504", "hangs", "unanswered", "worst", "/healthz meanwhile",
-                "a good event meanwhile"]
+        head = [
+            "run",
+            "requests",
+            "5xx of ours",
+            "502-504",
+            "hangs",
+            "unanswered",
+            "worst",
+            "/healthz meanwhile",
+            "a good event meanwhile",
+        ]
         lines = [head, ["---"] * len(head), *(row.shown() for row in self.rows)]
         return "\n".join(["", *("| " + " | ".join(line) + " |" for line in lines), "", *self.notes, ""])
 
@@ -159,6 +177,7 @@ async def in_parallel(count: int, work: Callable[[int], Awaitable[None]]) -> Non
 
 
 # Callers ------------------------------------------------------------------------------------------------------------
+
 
 async def flood(service: Service, key: str, row: Row, count: int, make: Callable[[int, int, str], Case]) -> None:
     """Sends the requests of one kind, with good ones beside them."""
@@ -196,14 +215,18 @@ def note_accepted(row: Row, request: bytes, found: Exchange) -> None:
 def describe(service: Service, key: str, row: Row, count: int) -> None:
     """Requests that Schemathesis makes of the service's own description, and its checks of the responses."""
     began = time.monotonic()
-    schema = schemathesis.openapi.from_url(
-        f"http://127.0.0.1:{service.port}/openapi.json", headers={"X-API-Key": key})
+    schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json", headers={"X-API-Key": key})
     operations = [found.ok() for found in schema.get_all_operations()]
 
     def checked(operation: Any) -> None:
         @hypothesis.seed(SEED)
-        @hypothesis.settings(max_examples=max(1, count // len(operations)), deadline=None, database=None,
-                             phases=[hypothesis.Phase.generate], suppress_health_check=list(hypothesis.HealthCheck))
+        @hypothesis.settings(
+            max_examples=max(1, count // len(operations)),
+            deadline=None,
+            database=None,
+            phases=[hypothesis.Phase.generate],
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
         @hypothesis.given(case=operation.as_strategy())
         def one(case: Any) -> None:
             sent = time.monotonic()
@@ -213,8 +236,9 @@ def describe(service: Service, key: str, row: Row, count: int) -> None:
             row.worst_seconds = max(row.worst_seconds, time.monotonic() - sent)
             if response.status_code >= 500:
                 row.ours.append(f"{response.status_code} {response.text[:200]} to {case.as_curl_command()[:600]}")
-            case.validate_response(response, checks=[not_a_server_error, status_code_conformance,
-                                                     content_type_conformance])
+            case.validate_response(
+                response, checks=[not_a_server_error, status_code_conformance, content_type_conformance]
+            )
 
         one()
 
@@ -240,9 +264,11 @@ async def callers(engine: Engine, url: str, folder: Path, sizes: Sizes, table: T
                 async with watching(service, key, "described") as rows[3].watch:
                     await asyncio.to_thread(describe, service, key, rows[3], sizes.described)
             assert service.is_alive, service.log.read_text()[-3000:]
-            table.notes.append(f"callers: the service used {service.memory.first / 2**20:.0f} MB at first and "
-                               f"{service.memory.peak / 2**20:.0f} MB at most; {sum(row.accepted for row in rows)} "
-                               "events were acknowledged")
+            table.notes.append(
+                f"callers: the service used {service.memory.first / 2**20:.0f} MB at first and "
+                f"{service.memory.peak / 2**20:.0f} MB at most; {sum(row.accepted for row in rows)} "
+                "events were acknowledged"
+            )
             check_service(service, rows)
     check_ledger(engine, rows)
 
@@ -277,8 +303,14 @@ def check_ledger(engine: Engine, rows: list[Row]) -> None:
 
 # Upstreams ----------------------------------------------------------------------------------------------------------
 
-PROXIED = ["GET /proxy/stones/{n}", "GET /proxy/stones/{n}?lang=de", "POST /proxy/orders/{n}", "GET /proxy/old/{n}",
-           "GET /proxy/old/{n}", "HEAD /proxy/old/{n}"]
+PROXIED = [
+    "GET /proxy/stones/{n}",
+    "GET /proxy/stones/{n}?lang=de",
+    "POST /proxy/orders/{n}",
+    "GET /proxy/old/{n}",
+    "GET /proxy/old/{n}",
+    "HEAD /proxy/old/{n}",
+]
 
 
 async def proxied(service: Service, upstream: OddUpstream, key: str, row: Row, count: int) -> None:
@@ -290,8 +322,9 @@ async def proxied(service: Service, upstream: OddUpstream, key: str, row: Row, c
         is_good = number % 20 == 19
         method, path = PROXIED[number % len(PROXIED)].split(" ")
         path = path.format(n="good" if is_good else f"p{number}")
-        request = (post(path, b"{}", key) if method == "POST" else
-                   f"{method} {path} {HEAD}X-API-Key: {key}\r\n\r\n".encode())
+        request = (
+            post(path, b"{}", key) if method == "POST" else f"{method} {path} {HEAD}X-API-Key: {key}\r\n\r\n".encode()
+        )
         for _ in range(3 if is_good else 1):  # a connection that the upstream is closing may be in the pool still
             found = await exchange(service.port, request, DEADLINE_SECONDS)
             row.add(request, found, (502, 503, 504), legacy=path.startswith("/proxy/old/"))
@@ -312,15 +345,20 @@ def rows_of(engine: Engine, statement: str) -> Any:
         return run(connection, statement)
 
 
-async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: str, folder: Path, key: str, row: Row,
-                  count: int) -> Memory:
+async def drained(
+    service: Service, upstream: OddUpstream, engine: Engine, url: str, folder: Path, key: str, row: Row, count: int
+) -> Memory:
     """Pushes and reads of a drain whose systems respond oddly, then in order; in the end all is in sync."""
     began = time.monotonic()
     end = folder / "end"
     with (folder / "drain.log").open("wb") as log:
         drain = await asyncio.to_thread(
-            subprocess.Popen, [sys.executable, str(Path(__file__).with_name("fuzz_drain.py")), str(end)],
-            env={**environment(folder, url), "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=log, stderr=log)
+            subprocess.Popen,
+            [sys.executable, str(Path(__file__).with_name("fuzz_drain.py")), str(end)],
+            env={**environment(folder, url), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=log,
+            stderr=log,
+        )
     memory = Memory(psutil.Process(drain.pid))
     version = 0
 
@@ -332,16 +370,24 @@ async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: 
             number = 10**6 * version + index
             name = f"d{index}"
             upstream.versions[name] = number
-            event = good_event(number, id=f"d{number}", subject=name, version=number, data={
-                "key": name, "name": f"n{number}", "store": "A", "v": number})
+            event = good_event(
+                number,
+                id=f"d{number}",
+                subject=name,
+                version=number,
+                data={"key": name, "name": f"n{number}", "store": "A", "v": number},
+            )
             if index % 10 == 9:
                 del event["data"]  # thin: it is read from its source
             if index % 10 == 8 and version % 3 == 2:
                 event["type"] = "item.deleted"
                 del upstream.versions[name]
             events.append(event)
-        found = await exchange(service.port, post("/v1/events", json.dumps(events).encode(), key,
-                                                  b"application/cloudevents-batch+json"), DEADLINE_SECONDS)
+        found = await exchange(
+            service.port,
+            post("/v1/events", json.dumps(events).encode(), key, b"application/cloudevents-batch+json"),
+            DEADLINE_SECONDS,
+        )
         row.add(b"the batch", found)
         assert found.status == 202, found.data
 
@@ -349,8 +395,9 @@ async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: 
     try:
         async with watching(service, key, "drained") as row.watch:
             stuck_since, seen = time.monotonic(), before
-            while ((now := sum(upstream.counts.values())) - before < count
-                   or upstream.counts["erp"] - of_erp < count * 2 // 3):
+            while (now := sum(upstream.counts.values())) - before < count or upstream.counts[
+                "erp"
+            ] - of_erp < count * 2 // 3:
                 if now > seen:
                     stuck_since, seen = time.monotonic(), now
                 assert drain.poll() is None, (folder / "drain.log").read_text()[-3000:]
@@ -388,16 +435,23 @@ async def drained(service: Service, upstream: OddUpstream, engine: Engine, url: 
 
 def check_outcomes(engine: Engine, upstream: OddUpstream) -> None:
     """Each call of a write has an outcome that there is, and what is called certain is so at the third party."""
-    found = Counter({row.outcome: row.n for row in rows_of(
-        engine, "SELECT outcome, count(*) AS n FROM sync.push_attempts GROUP BY 1")})
+    found = Counter(
+        {
+            row.outcome: row.n
+            for row in rows_of(engine, "SELECT outcome, count(*) AS n FROM sync.push_attempts GROUP BY 1")
+        }
+    )
     assert set(found) <= OUTCOMES, found
     assert found["unknown"] or found.total() < 200, found  # few may hold none by chance
     # A record that is in sync by its row was acknowledged under the id that it has at the third party.
-    certain = rows_of(engine,
-    "SELECT key, external_id FROM sync.records WHERE applied_revision > 0 AND NOT out_of_step "
-                              "AND lease_until IS NULL AND NOT deleted AND applied_digest IS NOT NULL")
-    wrong = [(row.key, row.external_id) for row in certain
-             if upstream.store.get(row.external_id, {}).get("code") != row.key]
+    certain = rows_of(
+        engine,
+        "SELECT key, external_id FROM sync.records WHERE applied_revision > 0 AND NOT out_of_step "
+        "AND lease_until IS NULL AND NOT deleted AND applied_digest IS NOT NULL",
+    )
+    wrong = [
+        (row.key, row.external_id) for row in certain if upstream.store.get(row.external_id, {}).get("code") != row.key
+    ]
     assert not wrong, wrong[:5]
 
 
@@ -433,7 +487,8 @@ async def upstreams(engine: Engine, url: str, folder: Path, sizes: Sizes, table:
             table.notes.append(
                 f"upstreams: the service used {service.memory.first / 2**20:.0f} MB at first and "
                 f"{service.memory.peak / 2**20:.0f} MB at most, the drain {memory.first / 2**20:.0f} and "
-                f"{memory.peak / 2**20:.0f} MB")
+                f"{memory.peak / 2**20:.0f} MB"
+            )
             check_service(service, rows)
             assert memory.growth_mb < MAX_GROWTH_MB
             assert rows[0].unanswered == 0, rows[0].statuses
@@ -443,31 +498,35 @@ async def upstreams(engine: Engine, url: str, folder: Path, sizes: Sizes, table:
 
 # Small with all tests, whole by make test-fuzz ----------------------------------------------------------------------
 
+
 @pytest.fixture(autouse=True)
 def gated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_upstreams, "GATED", set(filter(None, os.environ.get(
-        "SYNC_FUZZ_WITHOUT", "").split(","))))
+    monkeypatch.setattr(fuzz_upstreams, "GATED", set(filter(None, os.environ.get("SYNC_FUZZ_WITHOUT", "").split(","))))
 
 
-async def test_some_odd_requests_of_callers_break_nothing(engine: Engine, database_url: str, tmp_path: Path,
-                                                          table: Table) -> None:
+async def test_some_odd_requests_of_callers_break_nothing(
+    engine: Engine, database_url: str, tmp_path: Path, table: Table
+) -> None:
     await callers(engine, database_url, tmp_path, TINY, table)
 
 
-async def test_some_odd_responses_of_upstreams_break_nothing(engine: Engine, database_url: str, tmp_path: Path,
-                                                             table: Table) -> None:
+async def test_some_odd_responses_of_upstreams_break_nothing(
+    engine: Engine, database_url: str, tmp_path: Path, table: Table
+) -> None:
     await upstreams(engine, database_url, tmp_path, TINY, table)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_no_request_of_a_caller_breaks_anything(engine: Engine, database_url: str, tmp_path: Path, table: Table
-                                                      ) -> None:
+async def test_no_request_of_a_caller_breaks_anything(
+    engine: Engine, database_url: str, tmp_path: Path, table: Table
+) -> None:
     await callers(engine, database_url, tmp_path, WHOLE, table)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-async def test_no_response_of_an_upstream_breaks_anything(engine: Engine, database_url: str, tmp_path: Path,
-                                                          table: Table) -> None:
+async def test_no_response_of_an_upstream_breaks_anything(
+    engine: Engine, database_url: str, tmp_path: Path, table: Table
+) -> None:
     await upstreams(engine, database_url, tmp_path, WHOLE, table)

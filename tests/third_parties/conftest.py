@@ -54,17 +54,16 @@ def _product(number: int) -> Record:
 class Company:
     """The backoffice, what it tells of its changes, and our side of the third party."""
 
-    def __init__(
-        self, engine: Engine, third_party: ThirdPartyServer, backoffice: Backoffice, **changes: Any
-    ) -> None:
+    def __init__(self, engine: Engine, third_party: ThirdPartyServer, backoffice: Backoffice, **changes: Any) -> None:
         """``changes``: other settings of the third party."""
         self.engine = engine
         self.third_party = third_party
         self.backoffice = backoffice
         config = composition.load_config()
         ((self.system_name, system),) = config.third_parties.items()
-        self.context = composition.open_context(engine, config.model_copy(
-            update={"third_parties": {self.system_name: system.model_copy(update=changes)}}))
+        self.context = composition.open_context(
+            engine, config.model_copy(update={"third_parties": {self.system_name: system.model_copy(update=changes)}})
+        )
         self.entity = self.context.entities["product"]
         self._ticks = itertools.count(1)
 
@@ -90,8 +89,7 @@ class Company:
 
     def full_sync(self, **options: Any) -> list[StepReport]:
         """Of all groups, one after the other."""
-        return [perform(self.context, full_sync(self.context, self.entity, group, **options))[1]
-                for group in GROUPS]
+        return [perform(self.context, full_sync(self.context, self.entity, group, **options))[1] for group in GROUPS]
 
     def full_sync_when_free(self) -> None:
         """Of all groups, as soon as the lease of a process that was killed lets it."""
@@ -109,8 +107,12 @@ class Company:
         """Runs a command as a process, and kills it when it has written records and has more calls under way."""
         before = self.third_party.records()
         url = self.engine.url.render_as_string(hide_password=False)
-        process = subprocess.Popen([sys.executable, "-m", "sync_orchestrator", *words], stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.PIPE, env={**os.environ, "SYNC_DATABASE_URL": url})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sync_orchestrator", *words],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "SYNC_DATABASE_URL": url},
+        )
         try:
             while len(self.third_party.records()) == len(before):
                 assert process.poll() is None, process.communicate()[1].decode()
@@ -135,8 +137,7 @@ class Company:
             self.drain(linger=1)
 
     def validate(self, **options: Any) -> dict[str, GroupValidation]:
-        return {group: perform(self.context, validate(self.context, self.entity, group, **options))
-                for group in GROUPS}
+        return {group: perform(self.context, validate(self.context, self.entity, group, **options)) for group in GROUPS}
 
     def check_clean(self) -> None:
         """The third party holds what the backoffice says; validation finds so too, by count and record by record."""
@@ -144,7 +145,8 @@ class Company:
         for full in (False, True):
             found = self.validate(full=full)
             assert {group: (each.verdict, each.drift, each.foreign, each.reason) for group, each in found.items()} == (
-                dict.fromkeys(GROUPS, ("in_step", [], 0, None)))
+                dict.fromkeys(GROUPS, ("in_step", [], 0, None))
+            )
             assert sum(each.counted or 0 for each in found.values()) == len(self.expected())
         assert self.states().keys() <= {"done", "superseded"}
 
@@ -154,8 +156,10 @@ class Company:
 
     def expected(self) -> list[Record]:
         """What it should hold, past our archive."""
-        return [{name: product["shop" if name == "merchant" else name] for name in FIELDS}
-                for product in self.backoffice.products.values()]
+        return [
+            {name: product["shop" if name == "merchant" else name] for name in FIELDS}
+            for product in self.backoffice.products.values()
+        ]
 
     def states(self) -> dict[str, int]:
         """Change events by state, those that are not zero."""
@@ -215,12 +219,21 @@ def _with_short_waits(page: str) -> Any:
     document = parse_yaml(text)
     (system,) = document["third_parties"]
     timeout = document["third_parties"][system].get("timeout", "5s")
-    waits = {"timeout": timeout, "landing": "1s", "search_lag": "0s",
-             "breaker": {"probe_after": "200ms", "probe_cap": "1s"}}
-    return merge(document, {
-        "third_parties": {system: waits}, "entities": {"product": {"validation": {"confirm_after": "100ms"}}},
-        "limits": {"lease": f"{2 * int(timeout.removesuffix('s')) + 1}s"},
-        "retry": {"retries": 8, "first_wait": "200ms", "max_wait": "1s"}})
+    waits = {
+        "timeout": timeout,
+        "landing": "1s",
+        "search_lag": "0s",
+        "breaker": {"probe_after": "200ms", "probe_cap": "1s"},
+    }
+    return merge(
+        document,
+        {
+            "third_parties": {system: waits},
+            "entities": {"product": {"validation": {"confirm_after": "100ms"}}},
+            "limits": {"lease": f"{2 * int(timeout.removesuffix('s')) + 1}s"},
+            "retry": {"retries": 8, "first_wait": "200ms", "max_wait": "1s"},
+        },
+    )
 
 
 @pytest.fixture

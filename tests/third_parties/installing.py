@@ -59,8 +59,18 @@ def _install_with_npm(folder: Path, packages: Path) -> None:
         raise SystemExit(f"{folder.name} needs Node.js 20 or newer with npm; install them and try again")
     shutil.copy(packages, folder / "package.json")
     shutil.copy(HERE / ".npmrc", folder)
-    _run(npm, "install", "--prefix", folder, "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts",
-         "--loglevel", "error")
+    _run(
+        npm,
+        "install",
+        "--prefix",
+        folder,
+        "--no-package-lock",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--loglevel",
+        "error",
+    )
 
 
 def _run(*words: str | Path) -> None:

@@ -114,11 +114,21 @@ def test_drift_is_found_and_repaired(company: Company) -> None:
     if company.entity.third_party.traits.own_ids and not server.keeps_keys_unique:
         left["p0024"] = server.add(theirs["p0024"])
     found = company.validate(full=True)
-    kinds = {"p0020": "different", 'say "x"': "different", "p0021": "different", "ä漢🙂": "missing", "p0100": "extra",
-             "p0024": "twin", "nobody's": "foreign"}
+    kinds = {
+        "p0020": "different",
+        'say "x"': "different",
+        "p0021": "different",
+        "ä漢🙂": "missing",
+        "p0100": "extra",
+        "p0024": "twin",
+        "nobody's": "foreign",
+    }
     statuses = {drift.key: (drift.kind, drift.status) for each in found.values() for drift in each.drift}
-    assert statuses == {key: (kind, "left" if key in left else "repairing") for key, kind in kinds.items()
-                        if kind != "twin" or key in left}
+    assert statuses == {
+        key: (kind, "left" if key in left else "repairing")
+        for key, kind in kinds.items()
+        if kind != "twin" or key in left
+    }
     company.drain()
     for key, its_id in left.items():
         server.remove(key, its_id)

@@ -16,8 +16,15 @@ from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 PATIENCE_MS = 45_000
 LOCATION = "/locations/sync_orchestrator"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @contextmanager
@@ -74,8 +81,9 @@ class Dagster:
         dialog.get_by_text("Failed and missing" if only_failed else "All", exact=True).click()
         self.picture("launch_full_sync" if not only_failed else "resume_full_sync")
         dialog.get_by_text("Launch backfill").click()
-        return eventually(lambda: next((new for new in self._backfills() if new not in before), ""),
-                          "the backfill is launched")
+        return eventually(
+            lambda: next((new for new in self._backfills() if new not in before), ""), "the backfill is launched"
+        )
 
     def _backfills(self) -> list[str]:
         found = self._play.ask("{partitionBackfillsOrError(limit: 20) {... on PartitionBackfills {results {id}}}}")
@@ -83,14 +91,17 @@ class Dagster:
 
     def backfill_status(self, backfill: str) -> str:
         """The status of a backfill, such as ``COMPLETED_SUCCESS``."""
-        found = self._play.ask(f'{{partitionBackfillOrError(backfillId: "{backfill}") {{... on PartitionBackfill '
-                               '{status}}}')
+        found = self._play.ask(
+            f'{{partitionBackfillOrError(backfillId: "{backfill}") {{... on PartitionBackfill {{status}}}}}}'
+        )
         return str(found["partitionBackfillOrError"]["status"])
 
     def runs_of(self, backfill: str) -> list[str]:
         """The ids of a backfill's runs."""
-        found = self._play.ask(f'{{runsOrError(filter: {{tags: [{{key: "dagster/backfill", value: "{backfill}"}}]}}) '
-                               '{... on Runs {results {id}}}}')
+        found = self._play.ask(
+            f'{{runsOrError(filter: {{tags: [{{key: "dagster/backfill", value: "{backfill}"}}]}}) '
+            "{... on Runs {results {id}}}}"
+        )
         return [each["id"] for each in found["runsOrError"]["results"]]
 
     def cancel_backfill(self, backfill: str) -> None:
@@ -125,8 +136,9 @@ class Dagster:
         return eventually(lambda: next((new for new in self._runs(job) if new not in before), ""), f"{job} is launched")
 
     def _runs(self, job: str) -> list[str]:
-        found = self._play.ask(f'{{runsOrError(filter: {{pipelineName: "{job}"}}, limit: 20) {{... on Runs '
-                               '{results {id}}}}')
+        found = self._play.ask(
+            f'{{runsOrError(filter: {{pipelineName: "{job}"}}, limit: 20) {{... on Runs {{results {{id}}}}}}}}'
+        )
         return [each["id"] for each in found["runsOrError"]["results"]]
 
     def finish(self, run: str, status: str) -> None:
@@ -144,16 +156,17 @@ class Dagster:
         """Opens the page of a check of the entity's archive or mirror."""
         self.open(f"/assets/product/{asset}?view=checks&checkDetail={name}").get_by_text(name).first.wait_for()
 
-
     def partitions_of_check(self) -> None:
         """Shows the partitions of the check whose page is open."""
         self._page.get_by_role("tab", name="Partitions").last.click()
 
     def status_of_check(self, name: str) -> str:
         """The status of a check of the mirror, severity and description of its newest evaluation."""
-        found = self._play.ask('{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {'
-                               'assetChecksOrError {... on AssetChecks {checks {name executionForLatestMaterialization '
-                               '{status evaluation {severity description}}}}}}}}')
+        found = self._play.ask(
+            '{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {'
+            "assetChecksOrError {... on AssetChecks {checks {name executionForLatestMaterialization "
+            "{status evaluation {severity description}}}}}}}}"
+        )
         checks = found["assetNodeOrError"]["assetChecksOrError"]["checks"]
         [check] = [check for check in checks if check["name"] == name]
         newest = check["executionForLatestMaterialization"]

@@ -42,8 +42,17 @@ def eventually(check: Callable[[], T], what: str, patience: float = PATIENCE) ->
 
 def products() -> list[dict[str, Any]]:
     """A few products of each shop."""
-    return [{"sku": f"{shop}-{number:02}", "shop": shop, "name": f"product {number} of {shop}", "price": 100 + number,
-             "updated_at": f"2026-01-{number + 1:02}T10:00:00Z"} for shop in SHOPS for number in range(PRODUCTS_EACH)]
+    return [
+        {
+            "sku": f"{shop}-{number:02}",
+            "shop": shop,
+            "name": f"product {number} of {shop}",
+            "price": 100 + number,
+            "updated_at": f"2026-01-{number + 1:02}T10:00:00Z",
+        }
+        for shop in SHOPS
+        for number in range(PRODUCTS_EACH)
+    ]
 
 
 class Erp(Partner):
@@ -70,28 +79,63 @@ class Erp(Partner):
 def configuration(source_url: str, erp_url: str) -> dict[str, Any]:
     """The ``sync.yaml``: drift waits for an operator, and an outage is noticed within seconds."""
     return {
-        "sources": {"backoffice": {"base_url": source_url, "headers": {"Authorization": "Bearer source-secret"},
-                                   "timeout": "5s"}},
-        "third_parties": {"erp": {"base_url": erp_url, "headers": {"X-Api-Key": "partner-secret"}, "timeout": "2s",
-                                  "landing": "2s", "search_lag": "0s", "concurrency": 2,
-                                  "breaker": {"failures": 4, "probe_after": "1s", "probe_cap": "2s"}}},
-        "entities": {"product": {
-            "owner": "backoffice",
-            "parts": {"backoffice": {
-                "key": "sku", "group": "shop", "version": {"path": "updated_at"},
-                "list": {"path": "/products", "params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "100"},
-                         "items": "products", "paging": "page"},
-                "read": {"path": "/products/{{ key }}"},
-                "groups": {"path": "/shops"}}},
-            "mapping": {"sku": "key", "shop": "group", "name": "backoffice.name", "price": "backoffice.price"},
-            "third_party": {
-                "system": "erp", "key_field": "sku", "group": "shop", "id": "id",
-                "create": {"path": "/items"}, "update": {"method": "PUT", "path": "/items/{{ id }}"},
-                "delete": {"path": "/items/{{ id }}"}, "read": {"path": "/items/{{ id }}"},
-                "lookup": {"path": "/items", "params": {"sku": "{{ key }}"}, "items": "data"},
-                "list": {"path": "/items", "params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "100"},
-                         "items": "data", "paging": "page"}},
-            "validation": {"every": "1h", "confirm_after": "1s", "repair": "ask"}}},
+        "sources": {
+            "backoffice": {
+                "base_url": source_url,
+                "headers": {"Authorization": "Bearer source-secret"},
+                "timeout": "5s",
+            }
+        },
+        "third_parties": {
+            "erp": {
+                "base_url": erp_url,
+                "headers": {"X-Api-Key": "partner-secret"},
+                "timeout": "2s",
+                "landing": "2s",
+                "search_lag": "0s",
+                "concurrency": 2,
+                "breaker": {"failures": 4, "probe_after": "1s", "probe_cap": "2s"},
+            }
+        },
+        "entities": {
+            "product": {
+                "owner": "backoffice",
+                "parts": {
+                    "backoffice": {
+                        "key": "sku",
+                        "group": "shop",
+                        "version": {"path": "updated_at"},
+                        "list": {
+                            "path": "/products",
+                            "params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "100"},
+                            "items": "products",
+                            "paging": "page",
+                        },
+                        "read": {"path": "/products/{{ key }}"},
+                        "groups": {"path": "/shops"},
+                    }
+                },
+                "mapping": {"sku": "key", "shop": "group", "name": "backoffice.name", "price": "backoffice.price"},
+                "third_party": {
+                    "system": "erp",
+                    "key_field": "sku",
+                    "group": "shop",
+                    "id": "id",
+                    "create": {"path": "/items"},
+                    "update": {"method": "PUT", "path": "/items/{{ id }}"},
+                    "delete": {"path": "/items/{{ id }}"},
+                    "read": {"path": "/items/{{ id }}"},
+                    "lookup": {"path": "/items", "params": {"sku": "{{ key }}"}, "items": "data"},
+                    "list": {
+                        "path": "/items",
+                        "params": {"shop": "{{ group }}", "page": "{{ page }}", "limit": "100"},
+                        "items": "data",
+                        "paging": "page",
+                    },
+                },
+                "validation": {"every": "1h", "confirm_after": "1s", "repair": "ask"},
+            }
+        },
         "retry": {"retries": 2, "first_wait": "1s"},
         "limits": {"lease": "20s", "linger": "2s", "drain_seconds": "15s"},
     }
@@ -110,14 +154,30 @@ class Play:
         config = folder / "sync.yaml"
         config.write_text(yaml.safe_dump(configuration(*(server.url for server in self._servers)), sort_keys=False))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SYNC_", "DAGSTER_"))}
-        self.environment = {**kept, "SYNC_HOME": str(folder / "home"), "SYNC_CONFIG": str(config),
-                            "SYNC_DATABASE_URL": database_url}
+        self.environment = {
+            **kept,
+            "SYNC_HOME": str(folder / "home"),
+            "SYNC_CONFIG": str(config),
+            "SYNC_DATABASE_URL": database_url,
+        }
         self.log = folder / "up.log"
         self._out = self.log.open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sync_orchestrator", "up", "--port", str(self.ui_port),
-             "--api-port", str(self.api_port)],
-            cwd=ROOT, env=self.environment, stdout=self._out, stderr=subprocess.STDOUT)
+            [
+                sys.executable,
+                "-m",
+                "sync_orchestrator",
+                "up",
+                "--port",
+                str(self.ui_port),
+                "--api-port",
+                str(self.api_port),
+            ],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=self._out,
+            stderr=subprocess.STDOUT,
+        )
 
     def wait_until_ready(self) -> None:
         """Returns when the UI and the API service respond and every shop is a partition."""
@@ -127,8 +187,10 @@ class Play:
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, self.log.read_text()
         try:
-            return all(httpx.get(url, trust_env=False, timeout=5).status_code == 200
-                       for url in (f"{self.url}/server_info", f"http://127.0.0.1:{self.api_port}/readyz"))
+            return all(
+                httpx.get(url, trust_env=False, timeout=5).status_code == 200
+                for url in (f"{self.url}/server_info", f"http://127.0.0.1:{self.api_port}/readyz")
+            )
         except httpx.TransportError:
             return False
 
@@ -140,8 +202,9 @@ class Play:
 
     def partitions(self) -> list[str]:
         """The business groups that Dagster knows."""
-        found = self.ask('{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {'
-                         'partitionKeys}}}')
+        found = self.ask(
+            '{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {partitionKeys}}}'
+        )
         return list(found["assetNodeOrError"]["partitionKeys"])
 
     def run_status(self, run_id: str) -> str:
@@ -150,14 +213,22 @@ class Play:
 
     def newest_run(self, job: str) -> str:
         """The id of the newest run of a job."""
-        found = self.ask(f'{{runsOrError(filter: {{pipelineName: "{job}"}}, limit: 1) {{... on Runs {{results {{id}}'
-                         '}}}')
+        found = self.ask(
+            f'{{runsOrError(filter: {{pipelineName: "{job}"}}, limit: 1) {{... on Runs {{results {{id}}}}}}}}'
+        )
         return str(found["runsOrError"]["results"][0]["id"])
 
     def command(self, *words: str) -> str:
         """What a command of the command line prints."""
-        done = subprocess.run([sys.executable, "-m", "sync_orchestrator", *words], cwd=ROOT, env=self.environment,
-                              capture_output=True, text=True, timeout=PATIENCE, check=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "sync_orchestrator", *words],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
         return done.stdout
 
     def change_price(self, sku: str, price: int, key: str) -> None:
@@ -165,10 +236,20 @@ class Play:
         record = self.backoffice.products[sku]
         record.update(price=price, updated_at="2026-02-01T10:00:00Z")
         response = httpx.post(
-            f"http://127.0.0.1:{self.api_port}/v1/events", trust_env=False, timeout=30,
+            f"http://127.0.0.1:{self.api_port}/v1/events",
+            trust_env=False,
+            timeout=30,
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/cloudevents+json"},
-            json={"specversion": "1.0", "id": f"{sku}-{price}", "source": "backoffice", "type": "product.updated",
-                  "subject": sku, "time": record["updated_at"], "data": record})
+            json={
+                "specversion": "1.0",
+                "id": f"{sku}-{price}",
+                "source": "backoffice",
+                "type": "product.updated",
+                "subject": sku,
+                "time": record["updated_at"],
+                "data": record,
+            },
+        )
         assert response.status_code == 202, response.text
 
     def stop(self) -> None:

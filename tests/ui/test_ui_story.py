@@ -18,8 +18,11 @@ from play import PRODUCTS_EACH, SHOPS, Play, eventually, playing
 BROWSER = find_browser()
 ALL = PRODUCTS_EACH * len(SHOPS)
 
-pytestmark = [pytest.mark.ui, pytest.mark.timeout(600),
-              pytest.mark.skipif(BROWSER is None, reason="needs a Chromium: apt-get install chromium")]
+pytestmark = [
+    pytest.mark.ui,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(BROWSER is None, reason="needs a Chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +45,7 @@ def dagster(play: Play) -> Iterator[Dagster]:
 def in_sync(play: Play) -> bool:
     """Whether the third party holds exactly what the back office has, seen from outside of the product."""
     theirs = {item["sku"]: (item["shop"], item["name"], item["price"]) for item in play.erp.items.values()}
-    ours = {sku: (record["shop"], record["name"], record["price"])
-            for sku, record in play.backoffice.products.items()}
+    ours = {sku: (record["shop"], record["name"], record["price"]) for sku, record in play.backoffice.products.items()}
     return theirs == ours and len(play.erp.items) == len(ours)
 
 
@@ -80,10 +82,13 @@ def test_a_live_change_is_seen(play: Play, dagster: Dagster) -> None:
     key = play.command("keys", "create", "backoffice", "--scope", "events:backoffice").split()[-1]
     play.change_price("lyon-03", 777, key)
     eventually(lambda: play.erp.item("lyon-03")["price"] == 777, "the change arrives")
-    eventually(lambda: dagster.shows("/assets/product/mirror?view=events&partition=lyon", "lyon-03"),
-               "the drain reports the changed record")
-    run = dagster.launch("show_record", {"ops": {"show_one_record": {"config": {
-        "entity": "product", "key": "lyon-03"}}}})
+    eventually(
+        lambda: dagster.shows("/assets/product/mirror?view=events&partition=lyon", "lyon-03"),
+        "the drain reports the changed record",
+    )
+    run = dagster.launch(
+        "show_record", {"ops": {"show_one_record": {"config": {"entity": "product", "key": "lyon-03"}}}}
+    )
     dagster.finish(run, "SUCCESS")
 
 
@@ -129,8 +134,10 @@ def test_a_full_sync_fails_with_its_cause_while_the_third_party_is_stopped(play:
 
 
 def test_pause_and_resume(play: Play, dagster: Dagster) -> None:
-    dagster.finish(dagster.launch("pause", {"ops": {"pause_pushes": {"config": {
-        "name": "product", "reason": "stocktaking"}}}}), "SUCCESS")
+    dagster.finish(
+        dagster.launch("pause", {"ops": {"pause_pushes": {"config": {"name": "product", "reason": "stocktaking"}}}}),
+        "SUCCESS",
+    )
     eventually(lambda: "is paused" in dagster.status_of_check("open_alerts"), "the check shows the pause")
     dagster.check("mirror", "open_alerts")
     dagster.see("product is paused")

@@ -18,12 +18,20 @@ BROKER, MARK = os.environ["PEER_BROKER"], os.environ["PEER_MARK"]
 
 app = Celery("peer", broker=BROKER)
 app.conf.update(
-    task_ignore_result=True, worker_prefetch_multiplier=64, task_default_queue=MARK, control_exchange=MARK,
-    event_exchange=f"{MARK}.events", broker_connection_retry_on_startup=True,
-    broker_transport_options={"global_keyprefix": f"{MARK}."} if BROKER.startswith("redis") else {})
+    task_ignore_result=True,
+    worker_prefetch_multiplier=64,
+    task_default_queue=MARK,
+    control_exchange=MARK,
+    event_exchange=f"{MARK}.events",
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"global_keyprefix": f"{MARK}."} if BROKER.startswith("redis") else {},
+)
 
 RETRIED: dict[str, Any] = {
-    "autoretry_for": (requests.RequestException,), "retry_backoff": True, "retry_kwargs": {"max_retries": 5}}
+    "autoretry_for": (requests.RequestException,),
+    "retry_backoff": True,
+    "retry_kwargs": {"max_retries": 5},
+}
 
 
 @cache

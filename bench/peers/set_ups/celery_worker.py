@@ -30,10 +30,29 @@ class Worker:
 
     def __init__(self, pool: str, concurrency: int) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "celery_tasks", "worker", "-n", NODE, "-Q", MARK, "-P", pool,
-             *(["-c", str(concurrency)] if concurrency else []), "--without-gossip", "--without-mingle",
-             "-l", "WARNING"],
-            cwd=Path(__file__).parent, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+            [
+                sys.executable,
+                "-m",
+                "celery",
+                "-A",
+                "celery_tasks",
+                "worker",
+                "-n",
+                NODE,
+                "-Q",
+                MARK,
+                "-P",
+                pool,
+                *(["-c", str(concurrency)] if concurrency else []),
+                "--without-gossip",
+                "--without-mingle",
+                "-l",
+                "WARNING",
+            ],
+            cwd=Path(__file__).parent,
+            stdin=subprocess.DEVNULL,
+            stdout=sys.stderr,
+        )
         ends = time.monotonic() + 40
         while not app.control.ping(destination=[NODE], timeout=0.5):
             if self.process.poll() is not None or time.monotonic() > ends:

@@ -42,10 +42,16 @@ def daemon() -> Iterator[None]:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("CREATE TABLE changes (id INTEGER PRIMARY KEY, how, url, record)")
     process = subprocess.Popen(
-        [str(Path(sys.executable).with_name("dagster-daemon")), "run",
-         "-f", str(Path(__file__).with_name("dagster_sensor.py"))],
+        [
+            str(Path(sys.executable).with_name("dagster-daemon")),
+            "run",
+            "-f",
+            str(Path(__file__).with_name("dagster_sensor.py")),
+        ],
         env={**os.environ, "DAGSTER_HOME": str(HOME), "PEER_DATABASE": str(DATABASE)},
-        stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+    )
     try:
         ends = time.monotonic() + 60
         while not DATABASE.with_name("looked").exists():

@@ -19,15 +19,25 @@ BATCH = 500
 DATABASE = Path(os.environ["PEER_DATABASE"])
 
 
-@dg.op(config_schema={"after": int, "until": int},
-       retry_policy=dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL))
+@dg.op(
+    config_schema={"after": int, "until": int},
+    retry_policy=dg.RetryPolicy(max_retries=3, delay=1, backoff=dg.Backoff.EXPONENTIAL),
+)
 def push(context: dg.OpExecutionContext) -> None:
     with sqlite3.connect(DATABASE) as database:
-        rows = database.execute("SELECT how, url, record FROM changes WHERE id > ? AND id <= ? ORDER BY id",
-                                (context.op_config["after"], context.op_config["until"])).fetchall()
+        rows = database.execute(
+            "SELECT how, url, record FROM changes WHERE id > ? AND id <= ? ORDER BY id",
+            (context.op_config["after"], context.op_config["until"]),
+        ).fetchall()
     session = requests.Session()
-    session.mount("http://", requests.adapters.HTTPAdapter(max_retries=Retry(
-        total=5, backoff_factor=0.05, status_forcelist=[429, 500, 502, 503, 504], allowed_methods=None)))
+    session.mount(
+        "http://",
+        requests.adapters.HTTPAdapter(
+            max_retries=Retry(
+                total=5, backoff_factor=0.05, status_forcelist=[429, 500, 502, 503, 504], allowed_methods=None
+            )
+        ),
+    )
     how, url = rows[0][:2]
     records = [json.loads(row[2]) for row in rows]
     if how == "bulk":
@@ -49,8 +59,9 @@ def new_changes(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
         newest = database.execute("SELECT coalesce(max(id), 0) FROM changes").fetchone()[0]
     for start in range(after, newest, BATCH):
         until = min(start + BATCH, newest)
-        yield dg.RunRequest(run_key=f"{start}-{until}", run_config={
-            "ops": {"push": {"config": {"after": start, "until": until}}}})
+        yield dg.RunRequest(
+            run_key=f"{start}-{until}", run_config={"ops": {"push": {"config": {"after": start, "until": until}}}}
+        )
     context.update_cursor(str(newest))
     DATABASE.with_name("looked").touch()
 

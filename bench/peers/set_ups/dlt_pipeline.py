@@ -39,17 +39,23 @@ def prepared(case: Case) -> Iterator[Callable[[], None]]:
     source = case.folder / "changes.jsonl"
     source.write_text("".join(json.dumps(record) + "\n" for record in case.records))
     a_file = max(1, BATCH if case.how == "bulk" else -(-len(case.records) // case.connections))
-    os.environ.update({
-        "LOAD__WORKERS": str(case.connections), "DATA_WRITER__FILE_MAX_ITEMS": str(a_file),
-        "DATA_WRITER__BUFFER_MAX_ITEMS": str(a_file), "RUNTIME__DLTHUB_TELEMETRY": "false",
-        "RUNTIME__LOG_LEVEL": "ERROR"})
+    os.environ.update(
+        {
+            "LOAD__WORKERS": str(case.connections),
+            "DATA_WRITER__FILE_MAX_ITEMS": str(a_file),
+            "DATA_WRITER__BUFFER_MAX_ITEMS": str(a_file),
+            "RUNTIME__DLTHUB_TELEMETRY": "false",
+            "RUNTIME__LOG_LEVEL": "ERROR",
+        }
+    )
 
     @dlt.resource(name="changes")
     def changes() -> Iterator[list[dict[str, Any]]]:
         yield from batches([json.loads(line) for line in source.read_text().splitlines()])
 
-    pipeline = dlt.pipeline(f"peer_{case.folder.name}", destination=destination(case),
-                            pipelines_dir=str(case.folder / "pipelines"))
+    pipeline = dlt.pipeline(
+        f"peer_{case.folder.name}", destination=destination(case), pipelines_dir=str(case.folder / "pipelines")
+    )
     yield lambda: print(pipeline.run(changes()))
 
 

@@ -117,8 +117,9 @@ class Guard:
                 return await begin()
         except CallFailed as failure:
             if not isinstance(failure.kind, Failure):
-                raise self._failure(method, f"raised CallFailed of kind {failure.kind!r}, which is no Failure",
-                                    unknown=writes) from None
+                raise self._failure(
+                    method, f"raised CallFailed of kind {failure.kind!r}, which is no Failure", unknown=writes
+                ) from None
             if failure.retry_after:
                 await self._hold_off.ask(failure.retry_after, self._shown(failure.detail))
             if failure.status == 429:
@@ -134,14 +135,23 @@ class Guard:
             raise self._failure(method, "was cancelled from within", unknown=writes) from None
         except (Exception, SystemExit) as error:
             if timer.expired() and isinstance(error, TimeoutError):
-                raise self._failure(method, f"has not ended within {most:.3g} s", unknown=writes,
-                                    about_system=True) from None
-            raise self._failure(method, f"raised {type(error).__name__}: {error}{where(error, self._file())}",
-                                unknown=writes, about_system=isinstance(error, OSError)) from None
+                raise self._failure(
+                    method, f"has not ended within {most:.3g} s", unknown=writes, about_system=True
+                ) from None
+            raise self._failure(
+                method,
+                f"raised {type(error).__name__}: {error}{where(error, self._file())}",
+                unknown=writes,
+                about_system=isinstance(error, OSError),
+            ) from None
 
     def _failure(self, method: str, what: str, *, unknown: bool = False, about_system: bool = False) -> CallFailed:
-        return CallFailed(Failure.TRANSIENT, self._shown(f"{self._class.__name__}.{method} {what}"), unknown=unknown,
-                          about_system=about_system)
+        return CallFailed(
+            Failure.TRANSIENT,
+            self._shown(f"{self._class.__name__}.{method} {what}"),
+            unknown=unknown,
+            about_system=about_system,
+        )
 
     def _shown(self, text: Any) -> str:
         return shown(str(text), self._secrets)

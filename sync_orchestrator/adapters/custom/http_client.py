@@ -41,8 +41,14 @@ class Client:
         self._sign = sign
 
     async def call(
-        self, method: Method, path: str, *, params: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None, body: Any = None, reads: bool | None = None,
+        self,
+        method: Method,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+        reads: bool | None = None,
     ) -> Answer:
         """One call; its answer is a good one.
 
@@ -56,9 +62,13 @@ class Client:
         system: TRANSIENT.
         """
         prepared = Prepared(
-            Request(method=method, path="/"), path,
-            {name: str(value) for name, value in (params or {}).items() if value is not None}, dict(headers or {}),
-            body, self._sign)
+            Request(method=method, path="/"),
+            path,
+            {name: str(value) for name, value in (params or {}).items() if value is not None},
+            dict(headers or {}),
+            body,
+            self._sign,
+        )
         write = writing.get()
         is_create = write is not None and write.creates and method == "POST"
         prepared = replace(prepared, about="collection" if is_create else "unknown")

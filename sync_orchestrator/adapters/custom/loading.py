@@ -37,12 +37,17 @@ def wrong_classes(config: Config) -> Iterator[tuple[Place, str]]:
         if system.adapter is not None:
             places: list[tuple[Place, Mapping[str, Any]]] = [
                 (("entities", entity, "third_party", "settings"), settings.third_party.settings)
-                for entity, settings in config.entities.items() if settings.third_party.system == name]
+                for entity, settings in config.entities.items()
+                if settings.third_party.system == name
+            ]
             yield from _wrong(("third_parties", name), system.adapter, ThirdPartyAdapter, system.settings, places)
     for name, source in config.sources.items():
         if isinstance(source, ClassSystem):
-            places = [(("entities", entity, "parts", name, "settings"), settings.parts[name].settings)
-                      for entity, settings in config.entities.items() if name in settings.parts]
+            places = [
+                (("entities", entity, "parts", name, "settings"), settings.parts[name].settings)
+                for entity, settings in config.entities.items()
+                if name in settings.parts
+            ]
             yield from _wrong(("sources", name), source.adapter, SourceAdapter, source.settings, places)
 
 
@@ -86,7 +91,10 @@ def secrets_in(*settings: Any) -> list[str]:
 
 
 def _wrong(
-    system: Place, named: str, base: type[Adapter], settings: Mapping[str, Any],
+    system: Place,
+    named: str,
+    base: type[Adapter],
+    settings: Mapping[str, Any],
     places: list[tuple[Place, Mapping[str, Any]]],
 ) -> Iterator[tuple[Place, str]]:
     adapter = (*system, "adapter")
@@ -109,8 +117,10 @@ def class_of(named: str, base: type[A]) -> type[A]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise ValueError(f"there is no module '{error.name}'; put it beside the configuration, install it, or name "
-                             "its folder in PYTHONPATH") from None
+            raise ValueError(
+                f"there is no module '{error.name}'; put it beside the configuration, install it, or name "
+                "its folder in PYTHONPATH"
+            ) from None
         raise ValueError(f"the import of {module_name} failed: {error}{where(error)}") from None
     except (Exception, SystemExit) as error:
         raise ValueError(f"the import of {module_name} failed: {type(error).__name__}: {error}{where(error)}") from None
@@ -120,8 +130,10 @@ def class_of(named: str, base: type[A]) -> type[A]:
         close = difflib.get_close_matches(name, classes, n=1)
         raise ValueError(f"{module_name} has no class '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
     if not (inspect.isclass(found) and issubclass(found, base)):
-        raise ValueError(f"'{name}' must be a class that begins with sync_orchestrator.adapters.custom.base."
-                         f"{base.__name__}: class {name}({base.__name__})")
+        raise ValueError(
+            f"'{name}' must be a class that begins with sync_orchestrator.adapters.custom.base."
+            f"{base.__name__}: class {name}({base.__name__})"
+        )
     return found
 
 
@@ -150,8 +162,10 @@ def _obligations(found: type[Adapter], base: type[Adapter]) -> Iterator[str]:
     try:
         inspect.signature(found).bind(None)
     except TypeError:
-        yield (f"{found.__name__} must be made with one argument: def __init__(self, given: Given), and "
-               "super().__init__(given) in it")
+        yield (
+            f"{found.__name__} must be made with one argument: def __init__(self, given: Given), and "
+            "super().__init__(given) in it"
+        )
     except ValueError:
         pass  # its signature cannot be seen
     if found.Settings is not None and not (inspect.isclass(found.Settings) and issubclass(found.Settings, BaseModel)):
@@ -181,7 +195,8 @@ def _complaints(found: type[Adapter], settings: Mapping[str, Any]) -> Iterator[t
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
             mend = {"missing": "is needed", "extra_forbidden": f"{found.__name__} has no such setting"}.get(
-                details["type"], details["msg"].removeprefix("Value error, ").removeprefix("Input "))
+                details["type"], details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            )
             if details["type"] == "extra_forbidden":
                 mend += "; known here: " + ", ".join(sorted(model.model_fields))
             yield details["loc"], mend
@@ -209,5 +224,6 @@ def _made(place: str, found: type[A], given: Given) -> A:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{place}: {found.__name__} cannot be made: {type(error).__name__}: {error}{where(error)}"
-                          ) from None
+        raise ConfigError(
+            f"{place}: {found.__name__} cannot be made: {type(error).__name__}: {error}{where(error)}"
+        ) from None

@@ -49,8 +49,11 @@ def require_inside(path: Path, folder: Path) -> Path:
             return real
     except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
         raise CallFailed(Failure.PERMANENT, f"{path}: its symbolic links cannot be followed: {error}") from None
-    raise CallFailed(Failure.PERMANENT, f"{path} leads out of the source's folder, to {real}: nothing is read. Put a "
-                                        f"copy of the file in {folder}, or set folder to the one that has all files")
+    raise CallFailed(
+        Failure.PERMANENT,
+        f"{path} leads out of the source's folder, to {real}: nothing is read. Put a "
+        f"copy of the file in {folder}, or set folder to the one that has all files",
+    )
 
 
 def rows_of(path: Path, name: str, part: Part, folder: Path) -> Iterator[Row]:
@@ -196,16 +199,21 @@ class _Lines:
         self.number += 1
         self.is_cut = not line.endswith(("\n", "\r"))
         if self.is_cut and len(line) == _LONGEST_LINE:
-            raise CallFailed(Failure.PERMANENT, f"{self.name}:{self.number}: the line is longer than {_LONGEST_LINE} "
-                                                "characters: is files.format right?")
+            raise CallFailed(
+                Failure.PERMANENT,
+                f"{self.name}:{self.number}: the line is longer than {_LONGEST_LINE} "
+                "characters: is files.format right?",
+            )
         return line
 
 
 def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
     """A row of which it is not certain where it ends: what may follow is not read."""
     if lines.at_end or lines.is_cut:
-        return CallFailed(Failure.TRANSIENT, f"{lines.name}:{line}: {why}: the file ends in the midst of a row; is it "
-                                             "still being written?")
+        return CallFailed(
+            Failure.TRANSIENT,
+            f"{lines.name}:{line}: {why}: the file ends in the midst of a row; is it still being written?",
+        )
     return CallFailed(Failure.PERMANENT, f"{lines.name}:{line}: {why}: nothing from this line on is read; fix the file")
 
 
@@ -214,8 +222,9 @@ def _parquet(opened: BinaryIO, name: str, part: Part) -> Iterator[Row]:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise CallFailed(Failure.PERMANENT, f"{name}: Parquet needs pyarrow, which is not installed: pip install "
-                                            "pyarrow") from None
+        raise CallFailed(
+            Failure.PERMANENT, f"{name}: Parquet needs pyarrow, which is not installed: pip install pyarrow"
+        ) from None
     number = 0
     try:
         with closing(parquet.ParquetFile(opened)) as file:

@@ -163,8 +163,9 @@ class FileSource(Source):
             if row.problem is None:
                 newest[row.key] = max(row.version, newest.get(row.key, row.version))
         unreadable = [row for row in rows if row.key in here and row.problem is not None]
-        last = once_each([row for row in rows
-                          if row.key in here and row.problem is None and row.version == newest[row.key]])
+        last = once_each(
+            [row for row in rows if row.key in here and row.problem is None and row.version == newest[row.key]]
+        )
         yield from unreadable
         yield from (row for row in last if row.problem is not None or row.group in (None, group))
 

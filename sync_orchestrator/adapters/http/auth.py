@@ -148,8 +148,9 @@ class _ByLogin(SystemAuth):
                 given = await self._log_in(last)
         except TimeoutError:
             await asyncio.to_thread(self._store.release, lease)
-            raise CallFailed(Failure.TRANSIENT, f"the login failed: it took more than {most:g} s",
-                             about_system=True) from None
+            raise CallFailed(
+                Failure.TRANSIENT, f"the login failed: it took more than {most:g} s", about_system=True
+            ) from None
         except BaseException as error:
             await asyncio.to_thread(self._store.release, lease)
             if isinstance(error, CallFailed) and error.kind is Failure.AUTH:
@@ -180,7 +181,8 @@ class _ByLogin(SystemAuth):
     async def _ask(self, request: Request, last: Given) -> Given:
         try:
             prepared = self._http.prepared(
-                request, {"token": last.token, "refresh": last.refresh or ""}, base_url=self._login.base_url)
+                request, {"token": last.token, "refresh": last.refresh or ""}, base_url=self._login.base_url
+            )
             self._learn(*_leaves([prepared.params, prepared.headers, prepared.content]))
             answer = await self._http.exchange(prepared, {})
             self._learn(*(str(value) for value in self._picked(answer).values()))
@@ -189,14 +191,21 @@ class _ByLogin(SystemAuth):
         except CallFailed as failure:
             redirects = failure.status is not None and 300 <= failure.status < 400
             passing = failure.kind in (Failure.TRANSIENT, Failure.THROTTLED) and not redirects
-            raise CallFailed(failure.kind if passing else Failure.AUTH, f"the login failed: {failure.detail}",
-                             retry_after=failure.retry_after, about_system=True) from None
+            raise CallFailed(
+                failure.kind if passing else Failure.AUTH,
+                f"the login failed: {failure.detail}",
+                retry_after=failure.retry_after,
+                about_system=True,
+            ) from None
         return self._given(answer, last)
 
     def _picked(self, answer: Answer) -> dict[str, Any]:
         """What stands at the configured places, by their names in the settings."""
-        places = {"token": self._login.token, "refresh": self._login.refresh,
-                  **{f"values.{name}": place for name, place in self._login.values.items()}}
+        places = {
+            "token": self._login.token,
+            "refresh": self._login.refresh,
+            **{f"values.{name}": place for name, place in self._login.values.items()},
+        }
         told = {name: found(place, answer.document) for name, place in places.items()}
         return {name: value for name, value in told.items() if value not in (None, "")}
 
@@ -209,9 +218,11 @@ class _ByLogin(SystemAuth):
             raise self._garbage("refresh", answer)
         lifetime = seconds_until(found(self._login.expires_in, answer.document), datetime.now(UTC))
         given = Given(
-            str(picked["token"]), str(picked["refresh"]) if "refresh" in picked else last.refresh,
+            str(picked["token"]),
+            str(picked["refresh"]) if "refresh" in picked else last.refresh,
             {name: str(picked[f"values.{name}"]) for name in self._login.values},
-            lifetime - min(_EARLIER, lifetime * _EARLIER_SHARE) if lifetime else None)
+            lifetime - min(_EARLIER, lifetime * _EARLIER_SHARE) if lifetime else None,
+        )
         headers = self._headers(given)
         self._learn(*headers.values())
         if not all(text.isascii() and text.isprintable() for text in headers.values()):
@@ -221,17 +232,22 @@ class _ByLogin(SystemAuth):
     def _garbage(self, name: str, answer: Answer) -> CallFailed:
         """What came is told by its shape alone: a token may stand anywhere in it."""
         place = {"token": self._login.token, "refresh": self._login.refresh}.get(name) or self._login.values[
-            name.removeprefix("values.")]
-        return CallFailed(Failure.AUTH, f"the login failed: nothing usable as '{name}' at '{place}' in answer "
-                                        f"{answer.status}: {_shape(answer)}", about_system=True)
+            name.removeprefix("values.")
+        ]
+        return CallFailed(
+            Failure.AUTH,
+            f"the login failed: nothing usable as '{name}' at '{place}' in answer {answer.status}: {_shape(answer)}",
+            about_system=True,
+        )
 
     def _headers(self, given: Given) -> dict[str, str]:
         values = {**given.values, "token": given.token}
         try:
             return {name: templates.text(text, values) for name, text in self._login.headers.items()}
         except TemplateFailed as error:
-            raise CallFailed(Failure.AUTH, f"no header can be made of the login: {self._http.shown(str(error))}",
-                             about_system=True) from None
+            raise CallFailed(
+                Failure.AUTH, f"no header can be made of the login: {self._http.shown(str(error))}", about_system=True
+            ) from None
 
     def _proof_of(self, session: Session) -> Proof:
         headers = self._headers(session.given)

@@ -100,8 +100,9 @@ class Prepared:
 class Room:
     """When a system may be called: not while it asked to be left alone, within its rate, and so many at once."""
 
-    def __init__(self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff,
-                 limit: CallLimit | None = None) -> None:
+    def __init__(
+        self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff, limit: CallLimit | None = None
+    ) -> None:
         self._before_call = before_call
         self._hold_off = hold_off
         self.limit = limit
@@ -128,8 +129,9 @@ class Room:
             while (left := await self._hold_off.left()) > 0:
                 if time.monotonic() + left > latest:
                     why = f": {self._hold_off.reason}" if self._hold_off.reason else ""
-                    raise CallFailed(Failure.THROTTLED, f"asked to stay away for {left:.0f} s more{why}",
-                                     retry_after=left)
+                    raise CallFailed(
+                        Failure.THROTTLED, f"asked to stay away for {left:.0f} s more{why}", retry_after=left
+                    )
                 await asyncio.sleep(left)
             if self._before_call is None:
                 return
@@ -148,8 +150,13 @@ class Http:
     """
 
     def __init__(
-        self, settings: HttpSettings, before_call: Callable[[], Awaitable[None]] | None = None, *,
-        hold_off: HoldOff | None = None, logins: LoginStore | None = None, secrets: Sequence[str] = (),
+        self,
+        settings: HttpSettings,
+        before_call: Callable[[], Awaitable[None]] | None = None,
+        *,
+        hold_off: HoldOff | None = None,
+        logins: LoginStore | None = None,
+        secrets: Sequence[str] = (),
         limit: CallLimit | None = None,
     ) -> None:
         self.concurrency = settings.concurrency
@@ -161,8 +168,9 @@ class Http:
         self._further_secrets = tuple(secrets)
         self._auth = auth_of(settings, self, logins)
         self._masked: tuple[tuple[str, ...] | None, tuple[str, ...]] = None, ()
-        self._wire = Wire(settings.base_url, settings.headers, connections=settings.concurrency,
-                          timeout=settings.timeout)
+        self._wire = Wire(
+            settings.base_url, settings.headers, connections=settings.concurrency, timeout=settings.timeout
+        )
 
     async def read(
         self, request: Request, values: Values, outcomes: Sequence[Outcome] = (), *, about: About | None = None
@@ -193,8 +201,12 @@ class Http:
         base = httpx.URL(self._settings.base_url)
         if target.userinfo:
             bare = self.shown(_shown_origin(target.copy_with(userinfo=b"")))
-            raise CallFailed(Failure.TRANSIENT, f"the address of the next page, on {bare}, holds a user name or a "
-                             "password; it is not requested with them", about_system=True)
+            raise CallFailed(
+                Failure.TRANSIENT,
+                f"the address of the next page, on {bare}, holds a user name or a "
+                "password; it is not requested with them",
+                about_system=True,
+            )
         ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
         way = ways.get(_origin(target))
         if way == "follow":
@@ -205,19 +217,31 @@ class Http:
             if is_below(target.raw_path, base.raw_path):
                 return target
             raise CallFailed(
-                Failure.TRANSIENT, f"the next page is not below base_url: {self.shown(target.path)}. Shorten base_url "
-                f"to what all paths have in common, or set 'next_origins: {{\"{self.shown(_shown_origin(base))}\": "
-                "follow}' of this system to request any path there, with our credentials", about_system=True)
+                Failure.TRANSIENT,
+                f"the next page is not below base_url: {self.shown(target.path)}. Shorten base_url "
+                f'to what all paths have in common, or set \'next_origins: {{"{self.shown(_shown_origin(base))}": '
+                "follow}' of this system to request any path there, with our credentials",
+                about_system=True,
+            )
         there = self.shown(_shown_origin(target))
         raise CallFailed(
-            Failure.TRANSIENT, f"the next page is on another origin: {there}, and base_url is "
+            Failure.TRANSIENT,
+            f"the next page is on another origin: {there}, and base_url is "
             f"{self.shown(_shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
             "request such pages from base_url, or 'follow' to request them there, with our credentials",
-            about_system=True)
+            about_system=True,
+        )
 
     async def send(
-        self, request: Request, values: Values, *, write: bool, outcomes: Sequence[Outcome] = (),
-        deadline: float | None = None, body: Any = None, about: About = "record",
+        self,
+        request: Request,
+        values: Values,
+        *,
+        write: bool,
+        outcomes: Sequence[Outcome] = (),
+        deadline: float | None = None,
+        body: Any = None,
+        about: About = "record",
     ) -> Answer:
         """One call, once. ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request
         has none of its own. Raises CallFailed.
@@ -230,8 +254,13 @@ class Http:
     ) -> Answer:
         """The same as ``send`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
-        return await self._answer(prepared, outcomes, write=write, deadline=deadline,
-                                  latest=latest if deadline is None else min(latest, deadline))
+        return await self._answer(
+            prepared,
+            outcomes,
+            write=write,
+            deadline=deadline,
+            latest=latest if deadline is None else min(latest, deadline),
+        )
 
     async def log_in(self) -> None:
         """Has what goes with a call, by a login where that takes one. Raises CallFailed."""
@@ -284,19 +313,34 @@ class Http:
         return Prepared(request, url, _filled(params), _filled(headers), content, about=about)
 
     async def failure_of(
-        self, answer: Answer, request: Request, outcomes: Sequence[Outcome] = (), *, write: bool = False,
+        self,
+        answer: Answer,
+        request: Request,
+        outcomes: Sequence[Outcome] = (),
+        *,
+        write: bool = False,
         about: About = "record",
     ) -> CallFailed | None:
         """The failure that an answer stands for; what it asks for in waiting is kept from here on."""
         throttle = self._settings.throttle
         try:
             wait = wait_of(answer, throttle)
-            failure = failure_of(answer, self._rules(request, outcomes), write=write, about=about,
-                                 secrets=self._secrets, retry_after=None if wait is None else wait.seconds)
+            failure = failure_of(
+                answer,
+                self._rules(request, outcomes),
+                write=write,
+                about=about,
+                secrets=self._secrets,
+                retry_after=None if wait is None else wait.seconds,
+            )
         except Exception as error:  # the third stage: the call was made, so its outcome is unknown
             _log.exception("a response could not be understood")
-            return CallFailed(Failure.TRANSIENT, f"answer {answer.status} cannot be understood: {self._named(error)}",
-                              status=answer.status, unknown=write)
+            return CallFailed(
+                Failure.TRANSIENT,
+                f"answer {answer.status} cannot be understood: {self._named(error)}",
+                status=answer.status,
+                unknown=write,
+            )
         try:
             await self._note_waiting(answer, failure, wait)
         except Exception as error:  # the call was made: what came of it must not be lost with a note about waiting
@@ -321,7 +365,11 @@ class Http:
             await self._hold_off.ask(pause.seconds, self.shown(pause.why))
 
     async def exchange(
-        self, prepared: Prepared, proof: Mapping[str, str], *, deadline: float | None = None,
+        self,
+        prepared: Prepared,
+        proof: Mapping[str, str],
+        *,
+        deadline: float | None = None,
         latest: float | None = None,
     ) -> Answer:
         """One call and whatever comes back, without a look at it.
@@ -347,11 +395,19 @@ class Http:
         """
         try:
             request = self._wire.request(
-                prepared.request.method, prepared.url, params=prepared.params or None,
-                **_sent(prepared.request, headers, prepared.content))
+                prepared.request.method,
+                prepared.url,
+                params=prepared.params or None,
+                **_sent(prepared.request, headers, prepared.content),
+            )
             if prepared.sign is not None:
-                request.headers.update(prepared.sign(Outgoing(
-                    request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content)))
+                request.headers.update(
+                    prepared.sign(
+                        Outgoing(
+                            request.method, request.url.raw_path.decode("ascii"), dict(request.headers), request.content
+                        )
+                    )
+                )
             return request
         except CallFailed:
             raise
@@ -373,17 +429,24 @@ class Http:
             raise CallFailed(Failure.TRANSIENT, within, unknown=True, about_system=True) from None
         except ResponseTooLarge:
             raise CallFailed(
-                Failure.PERMANENT, f"an answer of more than {max_bytes} bytes, the most that is read of one",
-                unknown=True) from None
+                Failure.PERMANENT,
+                f"an answer of more than {max_bytes} bytes, the most that is read of one",
+                unknown=True,
+            ) from None
         except ResponseUnreadable as error:
-            raise CallFailed(Failure.TRANSIENT, f"an answer that cannot be read: {self.shown(str(error))}",
-                             unknown=True, about_system=True) from None
+            raise CallFailed(
+                Failure.TRANSIENT,
+                f"an answer that cannot be read: {self.shown(str(error))}",
+                unknown=True,
+                about_system=True,
+            ) from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise _no_answer(error) from None
         except Exception as error:
             _log.exception("a response could not be read")
-            raise CallFailed(Failure.TRANSIENT, f"no usable answer: {self._named(error)}", unknown=True,
-                             about_system=True) from None
+            raise CallFailed(
+                Failure.TRANSIENT, f"no usable answer: {self._named(error)}", unknown=True, about_system=True
+            ) from None
 
     def _named(self, error: Exception) -> str:
         return self.shown(f"{type(error).__name__}: {error}")
@@ -392,7 +455,9 @@ class Http:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_may_pass), wait=_wait, reraise=True,
+            retry=retry_if_exception(_may_pass),
+            wait=_wait,
+            reraise=True,
             stop=stop_after_attempt(_READ_ATTEMPTS) | stop_before_delay(self._settings.timeout),
         ):
             with attempt:
@@ -409,7 +474,12 @@ class Http:
         return answer
 
     async def looked_at(
-        self, prepared: Prepared, outcomes: Sequence[Outcome] = (), *, write: bool, deadline: float | None = None,
+        self,
+        prepared: Prepared,
+        outcomes: Sequence[Outcome] = (),
+        *,
+        write: bool,
+        deadline: float | None = None,
         latest: float | None = None,
     ) -> tuple[Answer, CallFailed | None]:
         """One call, what came back, and the failure that it stands for; another one where the first is told that its
@@ -433,8 +503,12 @@ class Http:
 
     def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
-        return failure.kind is Failure.AUTH and (answer.status == 401 or any(
-            rule.means == "auth" and picks(rule.when, answer.document) for rule in self._rules(request, outcomes)))
+        return failure.kind is Failure.AUTH and (
+            answer.status == 401
+            or any(
+                rule.means == "auth" and picks(rule.when, answer.document) for rule in self._rules(request, outcomes)
+            )
+        )
 
     def _rules(self, request: Request, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [*request.outcomes, *outcomes, *self._settings.outcomes]
@@ -443,8 +517,10 @@ class Http:
     def _secrets(self) -> tuple[str, ...]:
         told, masked = self._masked
         if told is not self._auth.secrets:
-            told, masked = self._auth.secrets, words_in(
-                [*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets])
+            told, masked = (
+                self._auth.secrets,
+                words_in([*self._settings.headers.values(), *self._auth.secrets, *self._further_secrets]),
+            )
             self._masked = told, masked
         return masked
 
@@ -489,8 +565,9 @@ def _no_answer(error: Exception) -> CallFailed:
     """httpx-aiohttp tells a refused connection as a time-out, so the error below it decides."""
     if isinstance(error, _NEVER_CONNECTED) or isinstance(error.__cause__, _NEVER_CONNECTED):
         return CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
-    return CallFailed(Failure.TRANSIENT, f"no answer ({type(error.__cause__ or error).__name__})", unknown=True,
-                      about_system=True)
+    return CallFailed(
+        Failure.TRANSIENT, f"no answer ({type(error.__cause__ or error).__name__})", unknown=True, about_system=True
+    )
 
 
 def may_pass_soon(failure: CallFailed) -> bool:
@@ -502,7 +579,8 @@ def may_pass_soon(failure: CallFailed) -> bool:
 def _may_pass(error: BaseException) -> bool:
     """What a wait may mend: one of our own choice, or the one that is asked for."""
     return isinstance(error, CallFailed) and (
-        may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None))
+        may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None)
+    )
 
 
 def _wait(state: RetryCallState) -> float:

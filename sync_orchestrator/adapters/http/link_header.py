@@ -17,7 +17,7 @@ def next_link(header: str) -> str | None:
             return None
         parameters, position = _parameters(header, end + 1)
         if "next" in parameters.get("rel", "").lower().split() and "anchor" not in parameters:
-            return header[start + 1:end].strip()
+            return header[start + 1 : end].strip()
     return None
 
 
@@ -26,14 +26,14 @@ def _parameters(header: str, position: int) -> tuple[dict[str, str], int]:
     found: dict[str, str] = {}
     while True:
         position = _skip(header, position, _SPACE)
-        if header[position:position + 1] != ";":
+        if header[position : position + 1] != ";":
             return found, position
         start = _skip(header, position + 1, _SPACE)
-        position = _until(header, start, " \t=;,<\"")
+        position = _until(header, start, ' \t=;,<"')
         name = header[start:position].lower()
         position = _skip(header, position, _SPACE)
         value = ""
-        if header[position:position + 1] == "=":
+        if header[position : position + 1] == "=":
             value, position = _value(header, _skip(header, position + 1, _SPACE))
         if name:
             found.setdefault(name, value)
@@ -41,15 +41,15 @@ def _parameters(header: str, position: int) -> tuple[dict[str, str], int]:
 
 def _value(header: str, position: int) -> tuple[str, int]:
     """A token or a quoted text, and where it ends."""
-    if header[position:position + 1] != '"':
-        end = _until(header, position, " \t;,\"")
+    if header[position : position + 1] != '"':
+        end = _until(header, position, ' \t;,"')
         return header[position:end], end
     pieces: list[str] = []
     position += 1
     while position < len(header) and header[position] != '"':
         if header[position] == "\\":
             position += 1
-        pieces.append(header[position:position + 1])
+        pieces.append(header[position : position + 1])
         position += 1
     return "".join(pieces), min(position + 1, len(header))
 

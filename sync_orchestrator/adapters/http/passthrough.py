@@ -63,8 +63,9 @@ class Upstream:
         self._most_withheld = len(self._withheld) + _MAX_WITHHELD_NAMES
         self._session: aiohttp.ClientSession | None = None
 
-    async def call(self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, most: int
-                   ) -> Passed:
+    async def call(
+        self, method: str, target: str, headers: Iterable[tuple[bytes, bytes]], content: bytes, most: int
+    ) -> Passed:
         """Sends one request and reads its response of at most ``most`` bytes, before and after decompression.
 
         ``target`` is path and query as they go out. Redirects are not followed. Raises CallFailed: permanent and not
@@ -79,7 +80,8 @@ class Upstream:
         try:
             async with asyncio.timeout(self._timeout):
                 async with self._opened().request(
-                        method, url, headers=sent, data=content or None, allow_redirects=False) as response:
+                    method, url, headers=sent, data=content or None, allow_redirects=False
+                ) as response:
                     _check(response)
                     body = await _read(response, most)
                     if method == "HEAD" or response.status in _WITHOUT_BODY:
@@ -121,27 +123,45 @@ class Upstream:
 
     def _note_withheld(self, name: str) -> None:
         """Logs each name once, so that an operator who moves traffic here learns what the upstream misses."""
-        if (name in self._withheld or len(self._withheld) >= self._most_withheld or not name.replace("-", "").isalnum()
-                or not name.isascii() or _ADDED_ON_THE_WAY.match(name)):
+        if (
+            name in self._withheld
+            or len(self._withheld) >= self._most_withheld
+            or not name.replace("-", "").isalnum()
+            or not name.isascii()
+            or _ADDED_ON_THE_WAY.match(name)
+        ):
             return
         self._withheld.add(name)
-        _log.warning("the header %s of a caller is not passed on to %s; if it is needed there, list it under "
-                     "legacy.pass_headers", name, self._base_url)
+        _log.warning(
+            "the header %s of a caller is not passed on to %s; if it is needed there, list it under "
+            "legacy.pass_headers",
+            name,
+            self._base_url,
+        )
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                                             ssl=trusted_certificates())
+            connector = aiohttp.TCPConnector(
+                limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=trusted_certificates()
+            )
             # No cookie of one caller is kept for the next, and no header is added that nobody sent.
             self._session = aiohttp.ClientSession(
-                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(), skip_auto_headers=("Accept", "User-Agent", "Content-Type"))
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                timeout=aiohttp.ClientTimeout(),
+                skip_auto_headers=("Accept", "User-Agent", "Content-Type"),
+            )
         return self._session
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[str]:
-    return {normalize_header_name(word.strip()) for name, value in headers if name.lower() == b"connection"
-            for word in value.decode("latin-1").split(",")}
+    return {
+        normalize_header_name(word.strip())
+        for name, value in headers
+        if name.lower() == b"connection"
+        for word in value.decode("latin-1").split(",")
+    }
 
 
 def _check(response: aiohttp.ClientResponse) -> None:
@@ -168,16 +188,24 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 def _passed(method: str, response: aiohttp.ClientResponse, body: bytes, most: int) -> Passed:
     left_out = _NOT_FOR_CALLERS | _named_by_connection(response.raw_headers)
-    headers = [(name.lower(), value) for name, value in response.raw_headers
-               if _NAME.fullmatch(name) and not _NOT_ALLOWED_IN_VALUES.search(value)
-               and normalize_header_name(name.decode("latin-1")) not in left_out]
+    headers = [
+        (name.lower(), value)
+        for name, value in response.raw_headers
+        if _NAME.fullmatch(name)
+        and not _NOT_ALLOWED_IN_VALUES.search(value)
+        and normalize_header_name(name.decode("latin-1")) not in left_out
+    ]
     if method == "HEAD":
         lengths = [value for name, value in response.raw_headers if name.lower() == b"content-length"]
         return Passed(response.status, headers + [(b"content-length", value.strip()) for value in lengths[:1]], b"")
     if response.status in _WITHOUT_BODY:
         return Passed(response.status, headers, b"")
-    codings = [word.strip().lower() for value in response.headers.getall("Content-Encoding", [])
-               for word in value.split(",") if word.strip().lower() not in ("", "identity")]
+    codings = [
+        word.strip().lower()
+        for value in response.headers.getall("Content-Encoding", [])
+        for word in value.split(",")
+        if word.strip().lower() not in ("", "identity")
+    ]
     if not body or (codings and codings[-1] in _OTHER_CODINGS):
         return Passed(response.status, headers, body)
     if len(codings) > 1 or (codings and codings[0] not in CODINGS):

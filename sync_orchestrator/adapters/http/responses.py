@@ -30,8 +30,13 @@ MAX_SCANNED = 20_000
 _MEANS_DONE_OR_ABSENT = ("ok", "created", "missing", "duplicate")
 _OF_GATEWAYS = (402, 407, 408, 421, 425, 502, 503, 504, 511, *range(520, 531))
 _NO_SUCH_ADDRESS = (404, 405, 410)
-_WAITING = {"auth": Failure.AUTH, "throttled": Failure.THROTTLED, "transient": Failure.TRANSIENT,
-            "reference_missing": Failure.REFERENCE, "remake": Failure.TRANSIENT}
+_WAITING = {
+    "auth": Failure.AUTH,
+    "throttled": Failure.THROTTLED,
+    "transient": Failure.TRANSIENT,
+    "reference_missing": Failure.REFERENCE,
+    "remake": Failure.TRANSIENT,
+}
 
 About = Literal["record", "collection", "unknown"]
 """What a call addresses: one record, all of them (a create, a listing, a search, a count), or nobody here knows."""
@@ -98,15 +103,24 @@ strict_json = exact_json.parse
 
 
 def failure_of(
-    answer: Answer, rules: Sequence[Outcome], *, write: bool, about: About = "record", secrets: Sequence[str] = (),
+    answer: Answer,
+    rules: Sequence[Outcome],
+    *,
+    write: bool,
+    about: About = "record",
+    secrets: Sequence[str] = (),
     retry_after: float | None = None,
 ) -> CallFailed | None:
     """The failure an answer stands for, or None for a good one; the first rule that fits decides."""
     try:
         rule = rule_for(answer, rules)
     except NoTruth as error:
-        return CallFailed(Failure.TRANSIENT, f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
-                          status=answer.status, unknown=write)
+        return CallFailed(
+            Failure.TRANSIENT,
+            f"answer {answer.status}: outcomes.when {shown(str(error), secrets)}",
+            status=answer.status,
+            unknown=write,
+        )
     if rule is not None:
         reason = found(rule.message, answer.document)
         return _meant(rule.means, answer, reason, write=write, secrets=secrets, retry_after=retry_after)
@@ -118,8 +132,14 @@ def rule_for(answer: Answer, rules: Sequence[Outcome]) -> Outcome | None:
 
     Raises NoTruth where a rule for a success or an absence depends on a value that is no truth value.
     """
-    return next((rule for rule in rules if applies_to(
-        rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)), None)
+    return next(
+        (
+            rule
+            for rule in rules
+            if applies_to(rule.when, answer.document, strictly=rule.means in _MEANS_DONE_OR_ABSENT)
+        ),
+        None,
+    )
 
 
 def applies_to(when: str, document: Any, *, strictly: bool = False) -> bool:
@@ -155,7 +175,11 @@ def found(expression: str | None, document: Any) -> Any:
 
 
 def classed(
-    answer: Answer, *, write: bool, about: About = "record", secrets: Sequence[str] = (),
+    answer: Answer,
+    *,
+    write: bool,
+    about: About = "record",
+    secrets: Sequence[str] = (),
     retry_after: float | None = None,
 ) -> CallFailed | None:
     """The failure that a response stands for by its status and the kind of its body, or None for a good one.
@@ -171,22 +195,40 @@ def classed(
         return CallFailed(Failure.TRANSIENT, detail, status=status, unknown=write, about_system=True)
     if 300 <= status < 400:
         where = shown(answer.headers.get("location", "nowhere"), secrets)
-        return CallFailed(Failure.TRANSIENT, f"answer {status}: redirects to {where}, which is not followed",
-                          status=status, unknown=write, about_system=True)
+        return CallFailed(
+            Failure.TRANSIENT,
+            f"answer {status}: redirects to {where}, which is not followed",
+            status=status,
+            unknown=write,
+            about_system=True,
+        )
     is_page = answer.is_html if about == "unknown" else answer.is_markup
     may_be_done = write and (is_page or _may_have_been_done(status))
     if status in (401, 403):
-        return CallFailed(Failure.AUTH, detail, status=status, unknown=may_be_done and status == 403,
-                          about_system=True)
+        return CallFailed(Failure.AUTH, detail, status=status, unknown=may_be_done and status == 403, about_system=True)
     if status == 429:
         return CallFailed(Failure.THROTTLED, detail, status=status, retry_after=retry_after)
     if is_page or status in _OF_GATEWAYS or (about == "collection" and status in _NO_SUCH_ADDRESS):
-        return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after, unknown=may_be_done,
-                          about_system=True, is_page=is_page)
+        return CallFailed(
+            Failure.TRANSIENT,
+            detail,
+            status=status,
+            retry_after=retry_after,
+            unknown=may_be_done,
+            about_system=True,
+            is_page=is_page,
+        )
     if status >= 500 or status == 423:
         return CallFailed(Failure.TRANSIENT, detail, status=status, retry_after=retry_after, unknown=may_be_done)
-    return CallFailed(Failure.PERMANENT, detail, status=status, duplicate=status == 409,
-                      missing=status in (404, 410), conflict=status in (409, 412, 428), too_large=status == 413)
+    return CallFailed(
+        Failure.PERMANENT,
+        detail,
+        status=status,
+        duplicate=status == 409,
+        missing=status in (404, 410),
+        conflict=status in (409, 412, 428),
+        too_large=status == 413,
+    )
 
 
 def _meant(
@@ -197,11 +239,18 @@ def _meant(
     kind = _WAITING.get(means, Failure.PERMANENT)
     said = reason if isinstance(reason, str) else exact_json.text(reason, spaced=True) if reason else ""
     return CallFailed(
-        kind, f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
-        status=answer.status, retry_after=retry_after if means in _WAITING else None, duplicate=means == "duplicate",
-        missing=means == "missing", conflict=means == "conflict", too_large=means == "too_large",
+        kind,
+        f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
+        status=answer.status,
+        retry_after=retry_after if means in _WAITING else None,
+        duplicate=means == "duplicate",
+        missing=means == "missing",
+        conflict=means == "conflict",
+        too_large=means == "too_large",
         unknown=write and means == "transient" and _may_have_been_done(answer.status),
-        about_system=means == "auth", reason=shown(said, secrets) if said else None, remake=means == "remake",
+        about_system=means == "auth",
+        reason=shown(said, secrets) if said else None,
+        remake=means == "remake",
     )
 
 
@@ -222,7 +271,7 @@ def shown(text: str, secrets: Sequence[str] = ()) -> str:
         secrets: Further secrets than those of the environment, as ``texts/masking.py`` finds them.
     """
     # A secret that begins before the cut is masked whole, so that no part of it is left at the end.
-    masked = mask(text[:MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]
+    masked = mask(text[: MAX_SCANNED + longest_secret(secrets)], secrets)[:MAX_SCANNED]
     if html_pages.is_html_page(masked):
         masked = "an HTML page: " + mask(html_pages.text_of(masked), secrets)
     plain = " ".join(masked.split())

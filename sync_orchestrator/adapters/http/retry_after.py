@@ -73,8 +73,9 @@ def wait_of(answer: Answer, throttle: Throttle) -> Asked | None:
     for header, unit in (("retry-after", 1.0), ("retry-after-ms", 1000.0)):
         text = answer.headers.get(header, "")
         if (seconds := retry_after(text, now)) is not None:
-            return Asked(min(seconds / unit, LONGEST), seconds / unit,
-                         f"{header}: {_clipped(text)} (answer {answer.status})")
+            return Asked(
+                min(seconds / unit, LONGEST), seconds / unit, f"{header}: {_clipped(text)} (answer {answer.status})"
+            )
     return _until_reset(answer, throttle, now, or_untold=answer.status == 429) if answer.status < 500 else None
 
 
@@ -114,8 +115,11 @@ def seconds_until(told: Any, now: datetime) -> float | None:
     if isinstance(told, str):
         told = told.strip()
         try:
-            told = float(told) if re.fullmatch(r"-?\d{1,20}(\.\d{1,20})?", told, re.ASCII) else datetime.fromisoformat(
-                told.upper())
+            told = (
+                float(told)
+                if re.fullmatch(r"-?\d{1,20}(\.\d{1,20})?", told, re.ASCII)
+                else datetime.fromisoformat(told.upper())
+            )
         except ValueError:
             told = _http_date(told)
         if isinstance(told, datetime):
@@ -132,8 +136,7 @@ def seconds_until(told: Any, now: datetime) -> float | None:
 
 def _tells_of_time(answer: Answer, expression: str | None) -> bool:
     """Whether there is anything to look at; most answers say nothing of the kind."""
-    return expression is not None or any(
-        name.startswith("retry-after") or "limit" in name for name in answer.headers)
+    return expression is not None or any(name.startswith("retry-after") or "limit" in name for name in answer.headers)
 
 
 def _now_there(answer: Answer) -> datetime:
@@ -155,9 +158,7 @@ def _until_reset(answer: Answer, throttle: Throttle, now: datetime, *, or_untold
     return Asked(min(seconds, LONGEST_BY_HEADER), seconds, why, by_header=True)
 
 
-def _of_headers(
-    headers: Mapping[str, str], prefix: str, now: datetime, or_untold: bool
-) -> tuple[float, str] | None:
+def _of_headers(headers: Mapping[str, str], prefix: str, now: datetime, or_untold: bool) -> tuple[float, str] | None:
     remaining = headers.get(f"{prefix}remaining")
     if not (or_untold if remaining is None else re.fullmatch(r"\s*0+(\.0+)?\s*", remaining) is not None):
         return None

@@ -35,12 +35,18 @@ class Wire:
         self._last: _Client | None = None
 
     def request(
-        self, method: str, url: str, *, params: Mapping[str, str] | None, headers: Mapping[str, str],
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
         **body: Any,
     ) -> httpx.Request:
         """A request to a path, or to an absolute address. Raises httpx.InvalidURL."""
-        return self._client().request(self._base_url + url if url.startswith("/") else url, method, params, headers,
-                                      body)
+        return self._client().request(
+            self._base_url + url if url.startswith("/") else url, method, params, headers, body
+        )
 
     async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
         """What comes back, of at most this number of bytes once it is unpacked; redirects are not followed.
@@ -84,20 +90,31 @@ class _Client:
     No cookie is kept from one call to the next (rule 27): a session that a login gives is sent by ``auth.headers``.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Transport, headers: Mapping[str, str],
-                 timeout: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, transport: Transport, headers: Mapping[str, str], timeout: float
+    ) -> None:
         self.loop = loop
         self._transport = transport
         client = httpx.AsyncClient(headers={"Accept-Encoding": ACCEPTED, **headers}, transport=transport)
         self._headers = {name.lower(): (name, text) for name, text in client.headers.items()}
         self._extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
 
-    def request(self, url: str, method: str, params: Mapping[str, str] | None, headers: Mapping[str, str],
-                body: Mapping[str, Any]) -> httpx.Request:
+    def request(
+        self,
+        url: str,
+        method: str,
+        params: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+    ) -> httpx.Request:
         own = {name.lower(): (name, text) for name, text in headers.items()}
         return httpx.Request(
-            method, with_params(url, params or {}), headers=list({**self._headers, **own}.values()),
-            extensions=self._extensions, **body)
+            method,
+            with_params(url, params or {}),
+            headers=list({**self._headers, **own}.values()),
+            extensions=self._extensions,
+            **body,
+        )
 
     async def answer(self, request: httpx.Request, max_bytes: int) -> Received:
         return await self._transport.whole(request, max_bytes)
@@ -132,8 +149,9 @@ class Transport(AiohttpTransport):
     """
 
     def get_client(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=self.limits.max_connections or 0, ssl=self.ssl_context,
-                                         keepalive_timeout=self.limits.keepalive_expiry)
+        connector = aiohttp.TCPConnector(
+            limit=self.limits.max_connections or 0, ssl=self.ssl_context, keepalive_timeout=self.limits.keepalive_expiry
+        )
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
 
     async def whole(self, request: httpx.Request, max_bytes: int) -> Received:
@@ -157,10 +175,17 @@ class Transport(AiohttpTransport):
             self.client = self.get_client()
         waits = request.extensions.get("timeout", {})
         return await self.client.request(
-            request.method, URL(str(request.url), encoded=True), headers=request.headers,
-            data=request.content or None, allow_redirects=False, auto_decompress=False, compress=False,
+            request.method,
+            URL(str(request.url), encoded=True),
+            headers=request.headers,
+            data=request.content or None,
+            allow_redirects=False,
+            auto_decompress=False,
+            compress=False,
             timeout=aiohttp.ClientTimeout(
-                sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")))
+                sock_connect=waits.get("connect"), sock_read=waits.get("read"), connect=waits.get("pool")
+            ),
+        )
 
 
 def _headers(answer: aiohttp.ClientResponse) -> dict[str, str]:

@@ -11,8 +11,11 @@ from collections.abc import Iterator
 ACCEPTED = "gzip, deflate"
 """``Accept-Encoding`` of our calls: the codings that can be unpacked here."""
 
-_WINDOWS = {"gzip": (zlib.MAX_WBITS | 16,), "x-gzip": (zlib.MAX_WBITS | 16,),
-            "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS)}
+_WINDOWS = {
+    "gzip": (zlib.MAX_WBITS | 16,),
+    "x-gzip": (zlib.MAX_WBITS | 16,),
+    "deflate": (zlib.MAX_WBITS, -zlib.MAX_WBITS),
+}
 CODINGS = frozenset(_WINDOWS)
 """The values of ``Content-Encoding`` that can be unpacked here."""
 

@@ -49,7 +49,10 @@ class _Waiting:
 
 
 def in_bulk(
-    http: Http, target: Target, references: References, records: Records,
+    http: Http,
+    target: Target,
+    references: References,
+    records: Records,
     lost: Callable[[Iterable[str]], None] = lambda keys: None,
 ) -> dict[str, Send]:
     """The writes of a target that go with others, by verb; those that are set up alike go in one call.
@@ -105,8 +108,11 @@ class _Sent:
             raise self._unread(f"its result shows another id than {item.external_id}", result)
         if other is not None:
             by_id = self._call.bulk.match == "id" or external_id == item.external_id
-            raise not_ours(item.external_id, other) if by_id else self._unread(
-                f"its result shows another record, {other}", result)
+            raise (
+                not_ours(item.external_id, other)
+                if by_id
+                else self._unread(f"its result shows another record, {other}", result)
+            )
 
     def _unread(self, what: str, result: Any) -> CallFailed:
         return self._call.http.garbage(what, result, write=True)
@@ -115,8 +121,14 @@ class _Sent:
 class InBulk:
     """Calls of many items to one system."""
 
-    def __init__(self, http: Http, bulk: Bulk, outcomes: Sequence[Outcome], references: References,
-                 lost: Callable[[Iterable[str]], None] = lambda keys: None) -> None:
+    def __init__(
+        self,
+        http: Http,
+        bulk: Bulk,
+        outcomes: Sequence[Outcome],
+        references: References,
+        lost: Callable[[Iterable[str]], None] = lambda keys: None,
+    ) -> None:
         self._lost = lost
         self.http = http
         self.bulk = bulk
@@ -128,7 +140,8 @@ class InBulk:
         self._result_key = compiled(bulk.result_key)
         self._status = compiled(bulk.status) if bulk.status else None
         self._queues: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str | None, dict[str, _Waiting]]] = (
-            WeakKeyDictionary())
+            WeakKeyDictionary()
+        )
         self._calls: set[asyncio.Task[None]] = set()
         self._alone: dict[str, None] = {}
         self._in_items = names_in(bulk.item) & references.names
@@ -227,13 +240,18 @@ class InBulk:
 
     async def _call(self, batch: Sequence[_Waiting]) -> Answer:
         items = [waiting.shape for waiting in batch]
-        values = await self._references.known(
-            self.bulk.request, {"items": items, "group": batch[0].item["group"]})
+        values = await self._references.known(self.bulk.request, {"items": items, "group": batch[0].item["group"]})
         plain = self.bulk.item is None
         deadlines = [waiting.deadline for waiting in batch if waiting.deadline is not None]
         answer = await self.http.send(
-            self.bulk.request, values, write=True, outcomes=self._outcomes, deadline=min(deadlines, default=None),
-            body=[item.get("payload", item["id"]) for item in items] if plain else items, about="collection")
+            self.bulk.request,
+            values,
+            write=True,
+            outcomes=self._outcomes,
+            deadline=min(deadlines, default=None),
+            body=[item.get("payload", item["id"]) for item in items] if plain else items,
+            about="collection",
+        )
         if answer.is_markup:
             raise self.http.garbage("the answer is not JSON", answer.text, write=True, about_system=True)
         errors = isinstance(answer.body, dict) and (answer.body.get("errors") or answer.body.get("error"))
@@ -260,8 +278,14 @@ class InBulk:
         """Refused for one of them: each is looked up before it is written again, and goes alone the next time."""
         for waiting in batch:
             self._alone[str(waiting.item["key"])] = None
-            waiting.fails(CallFailed(Failure.TRANSIENT, f"the call with {len(batch) - 1} others failed: {failure}",
-                                     status=failure.status, unknown=True))
+            waiting.fails(
+                CallFailed(
+                    Failure.TRANSIENT,
+                    f"the call with {len(batch) - 1} others failed: {failure}",
+                    status=failure.status,
+                    unknown=True,
+                )
+            )
         while len(self._alone) > _REMEMBERED:
             self._alone.pop(next(iter(self._alone)))
 
@@ -296,8 +320,13 @@ class InBulk:
             return found
         else:
             by_name = self._by_name(found)
-        return [by_name.get(_text(waiting.item[self.bulk.match]), CallFailed(
-            Failure.TRANSIENT, "no result for it among those of its call", unknown=True)) for waiting in batch]
+        return [
+            by_name.get(
+                _text(waiting.item[self.bulk.match]),
+                CallFailed(Failure.TRANSIENT, "no result for it among those of its call", unknown=True),
+            )
+            for waiting in batch
+        ]
 
     def _by_name(self, results: Sequence[Any]) -> dict[str | None, Any]:
         """The results by the id or key that they show; a failure for a name with results that differ."""
@@ -319,11 +348,19 @@ class InBulk:
         read = status if type(status) is int and 100 <= status <= 599 else None
         if not self._judged and read is not None and 200 <= read < 300:
             return None
-        own = Answer(answer.status if read is None else read, answer.headers, exact_json.dumps(result), answer.url,
-                     status_is_known=read is not None or self._status is None)
+        own = Answer(
+            answer.status if read is None else read,
+            answer.headers,
+            exact_json.dumps(result),
+            answer.url,
+            status_is_known=read is not None or self._status is None,
+        )
         failure = await self.http.failure_of(own, self._of_an_item, self._outcomes, write=True)
-        if failure is None and not own.status_is_known and not self.http.has_rule(
-                own, self._of_an_item, self._outcomes):
+        if (
+            failure is None
+            and not own.status_is_known
+            and not self.http.has_rule(own, self._of_an_item, self._outcomes)
+        ):
             return self.http.garbage(f"no status at '{self.bulk.status}' in its result", result, write=True)
         return failure
 

@@ -45,8 +45,9 @@ class Codecs:
 
         Raises MappingFailed naming the field.
         """
-        return {name: self._codecs[name].encode(value) if name in self._codecs else value
-                for name, value in payload.items()}
+        return {
+            name: self._codecs[name].encode(value) if name in self._codecs else value for name, value in payload.items()
+        }
 
     def decode(self, record: Any) -> dict[str, Any]:
         """The mapped fields of one of their records as plain values.
@@ -57,15 +58,16 @@ class Codecs:
             return {name: record.get(name) for name in self._names}
         return {name: codec.decode(record) for name, codec in self._codecs.items()}
 
-
     def as_sent(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The payload as it would be read from what was written, which a template, or reading, may make another value
         of.
 
         A field that is read from elsewhere, or that cannot be written, stays as it is.
         """
-        return {name: self._codecs[name].as_sent(value) if name in self._codecs else value
-                for name, value in payload.items()}
+        return {
+            name: self._codecs[name].as_sent(value) if name in self._codecs else value
+            for name, value in payload.items()
+        }
 
     @property
     def change_values(self) -> bool:
@@ -87,11 +89,14 @@ class _FieldCodec:
         self._replaces_null = templates.replaces_null(codec.write)
         self._to_theirs, self._to_ours = _KINDS[codec.kind](codec)
         shows_value = self._place is not None and templates.is_name(
-            templates.text_at(codec.write, self._place), "value")
+            templates.text_at(codec.write, self._place), "value"
+        )
         is_moved = codec.read is not None and _PLACE.fullmatch(codec.read) is not None
         self.changes_values = codec.kind == "time" or (
-            (codec.write is not None and not shows_value) if codec.read is None else
-            codec.write is not None or not is_moved)
+            (codec.write is not None and not shows_value)
+            if codec.read is None
+            else codec.write is not None or not is_moved
+        )
         self._reads_by_function = codec.read is not None and not is_moved
 
     def encode(self, value: Any) -> Any:
@@ -270,6 +275,11 @@ def _of_numeral(text: str) -> int | float | Decimal:
 
 
 _KINDS = {
-    "plain": _plain, "text": _text, "number": _number_kind, "decimal_text": _decimal_text,
-    "minor_units": _minor_units, "bool_number": _bool_number, "time": _time,
+    "plain": _plain,
+    "text": _text,
+    "number": _number_kind,
+    "decimal_text": _decimal_text,
+    "minor_units": _minor_units,
+    "bool_number": _bool_number,
+    "time": _time,
 }

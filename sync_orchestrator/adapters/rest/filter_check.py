@@ -53,13 +53,22 @@ class Filters:
             came = await self._came(call, {**values, **impossible}, outcomes)
         except CallFailed as failure:
             if not is_refusal(failure):
-                raise CallFailed(failure.kind, f"{place} cannot be checked, asked for {asked}: {failure.detail}",
-                                 status=failure.status, retry_after=failure.retry_after) from None
+                raise CallFailed(
+                    failure.kind,
+                    f"{place} cannot be checked, asked for {asked}: {failure.detail}",
+                    status=failure.status,
+                    retry_after=failure.retry_after,
+                ) from None
             came = None
         if came:
-            raise CallFailed(Failure.PERMANENT, (
-                f"{place} is ignored: asked for {asked}, of which there is nothing, it answers with {came}; write "
-                f"'{name}' with a filter that the other side knows, or set 'filter_check: {{off: true}}' to trust it"))
+            raise CallFailed(
+                Failure.PERMANENT,
+                (
+                    f"{place} is ignored: asked for {asked}, of which there is nothing, it answers with {came}; "
+                    f"write '{name}' with a filter that the other side knows, or set "
+                    "'filter_check: {off: true}' to trust it"
+                ),
+            )
         self._proven[name] = now + KEEP
 
     def _impossible(self, filter: str) -> Any:

@@ -32,7 +32,12 @@ KeyOf = Callable[[Any], str]
 
 
 async def pages(
-    http: Http, listing: Listing, values: Values, *, key_of: KeyOf | None = None, after: str | None = None,
+    http: Http,
+    listing: Listing,
+    values: Values,
+    *,
+    key_of: KeyOf | None = None,
+    after: str | None = None,
     outcomes: Sequence[Outcome] = (),
 ) -> AsyncIterator[tuple[list[Any], str | None]]:
     """The items of each page, with the last key where paging goes by key (None otherwise).
@@ -104,8 +109,9 @@ async def get_list(http: Http, call: Get, values: Values, outcomes: Sequence[Out
     answer = await http.read(call, values, outcomes, about="collection")
     found = _found(http, call, answer)
     if not isinstance(found, list):
-        raise http.garbage(f"no list at '{call.record}' in the answer to {_named(call)}", answer.text,
-                           about_system=True)
+        raise http.garbage(
+            f"no list at '{call.record}' in the answer to {_named(call)}", answer.text, about_system=True
+        )
     return found
 
 
@@ -116,17 +122,22 @@ async def get_count(http: Http, call: Count, values: Values, outcomes: Sequence[
         came = answer.headers.get(call.header.lower(), "")
         number = _digits(came.partition("/")[2] if "/" in came else came)
         if number is None:
-            raise http.garbage(f"no number in the header '{call.header}' of the answer to {_named(call)}",
-                               came or "nothing", about_system=True)
+            raise http.garbage(
+                f"no number in the header '{call.header}' of the answer to {_named(call)}",
+                came or "nothing",
+                about_system=True,
+            )
         return number
     found = http.search(compiled(call.number), answer.body)
     number = _whole(found)
     if number is None and answer.headers.get("content-type", "").lower().startswith("text/plain"):
         number = _digits(answer.text.strip().strip('"'))
     if number is None:
-        raise http.garbage(f"no number at '{call.number}' in the answer to {_named(call)}"
-                           f"{_hint_of_digits(call.number, found)}", answer.text,
-                           about_system=True)
+        raise http.garbage(
+            f"no number at '{call.number}' in the answer to {_named(call)}{_hint_of_digits(call.number, found)}",
+            answer.text,
+            about_system=True,
+        )
     return number
 
 
@@ -207,15 +218,18 @@ class _Walk:
             return ""
         if self._listing.includes_after or self._key_of(items[0]) != self._requested:
             return ""
-        return ("the page begins with the key that it was requested after; set 'includes_after: true', or let the "
-                "server skip that item (such as 'skip: 1' after the first page): ")
+        return (
+            "the page begins with the key that it was requested after; set 'includes_after: true', or let the "
+            "server skip that item (such as 'skip: 1' after the first page): "
+        )
 
     def end(self) -> None:
         """The listing says that it is at its end."""
         self.over = True
         if self._least is not None and self._new < self._least:
-            raise self._garbage(f"the listing ends after {self._new} items, of which it says that they are",
-                                str(self._least))
+            raise self._garbage(
+                f"the listing ends after {self._new} items, of which it says that they are", str(self._least)
+            )
 
     def _new_of(self, items: list[Any]) -> list[Any]:
         self._empty = 0 if items else self._empty + 1
@@ -229,8 +243,9 @@ class _Walk:
             raise self._garbage("the listing gives the same page again", str(items))
         new = [item for item, mark in zip(items, marks, strict=True) if mark not in self._before]
         if self._listing.paging == "after" and len(new) < len(items):
-            raise self._garbage(f"{self._start_hint(items)}the page overlaps the one before, which ended before it, at",
-                                str(items))
+            raise self._garbage(
+                f"{self._start_hint(items)}the page overlaps the one before, which ended before it, at", str(items)
+            )
         self._pages.add(page)
         self._before = set(marks)
         return new
@@ -265,8 +280,9 @@ class _Walk:
         found = self._http.search(compiled(self._listing.total), answer.body)
         total = _whole(found)
         if total is None:
-            raise self._garbage(f"no number at '{self._listing.total}'{_hint_of_digits(self._listing.total, found)}",
-                                answer.text)
+            raise self._garbage(
+                f"no number at '{self._listing.total}'{_hint_of_digits(self._listing.total, found)}", answer.text
+            )
         self._least = total if self._least is None else min(self._least, total)
         return self._came >= total
 

@@ -31,8 +31,11 @@ class Records:
     def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
         self.own_ids = target.ids == "theirs"
         self.codecs = Codecs(target.fields, mapped_fields)
-        self._mapping = Mapping(dict.fromkeys(mapped_fields, "@"), target.fields,
-                                as_sent=self.codecs.as_sent if self.codecs.change_values else None)
+        self._mapping = Mapping(
+            dict.fromkeys(mapped_fields, "@"),
+            target.fields,
+            as_sent=self.codecs.as_sent if self.codecs.change_values else None,
+        )
         self._http = http
         self._target = target
         self._id = compiled(target.id)
@@ -54,8 +57,11 @@ class Records:
 
     def key_in(self, record: Any) -> str | None:
         """Our key in a record; None where there is none. Raises CallFailed for what cannot be a key."""
-        return self._name(self.codecs.decoded(record, self._target.key_field), record) if isinstance(
-            record, dict) else None
+        return (
+            self._name(self.codecs.decoded(record, self._target.key_field), record)
+            if isinstance(record, dict)
+            else None
+        )
 
     def key_of(self, record: Any) -> str:
         """Our key in a record. Raises CallFailed where there is none."""
@@ -121,8 +127,9 @@ class Records:
         return unquote(match[1]) or None if match and match[1] else None
 
     def _their_id(self, record: Any) -> str | None:
-        return self._name(self._http.search(self._id, record), record, of_ours=False) if isinstance(
-            record, dict) else None
+        return (
+            self._name(self._http.search(self._id, record), record, of_ours=False) if isinstance(record, dict) else None
+        )
 
     def _name(self, value: Any, record: Any, *, of_ours: bool = True) -> str | None:
         if isinstance(value, bool | dict | list):

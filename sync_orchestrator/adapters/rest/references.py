@@ -29,7 +29,10 @@ class References:
     """The references of one target. ``outcomes`` are the target's; ``clock`` gives seconds."""
 
     def __init__(
-        self, http: Http, references: Mapping[str, Reference], outcomes: Sequence[Outcome] = (),
+        self,
+        http: Http,
+        references: Mapping[str, Reference],
+        outcomes: Sequence[Outcome] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._http = http
@@ -107,8 +110,13 @@ class References:
             found = self._in_answer(reference, answer)
         except CallFailed as failure:
             if not failure.missing:
-                raise CallFailed(failure.kind, f"reference '{name}': {failure.detail}", status=failure.status,
-                                 retry_after=failure.retry_after, about_system=failure.about_system) from None
+                raise CallFailed(
+                    failure.kind,
+                    f"reference '{name}': {failure.detail}",
+                    status=failure.status,
+                    retry_after=failure.retry_after,
+                    about_system=failure.about_system,
+                ) from None
             found, came = None, failure.detail
         else:
             came = f"answer {answer.status}: {self._http.shown(answer.text)}"
@@ -122,8 +130,9 @@ class References:
             return None
         found = record_in(self._http, reference, answer)
         if isinstance(found, bool):
-            raise self._http.garbage(f"a truth value at '{reference.record}', where a reference is expected",
-                                     answer.text)
+            raise self._http.garbage(
+                f"a truth value at '{reference.record}', where a reference is expected", answer.text
+            )
         return None if found in ("", [], {}) else found
 
     def _keep(self, key: bytes, found: Any, until: float) -> None:

@@ -55,7 +55,8 @@ class Sender:
         self._wanted = _names_asked_for(target)
         self._record_is_configured = "record" in target.model_fields_set
         self._error_names = tuple(
-            name for name in ("errors", "error") if name not in records.codecs.names and name != target.key_field)
+            name for name in ("errors", "error") if name not in records.codecs.names and name != target.key_field
+        )
 
     def place(self, item: Item) -> dict[str, Any]:
         """What the templates of a delete know."""
@@ -82,7 +83,8 @@ class Sender:
         """One writing call; ``body`` is sent where it has none of its own. Raises CallFailed."""
         known = await self._references.known(call, values)
         answer = await self._http.send(
-            call, known, write=True, outcomes=self._target.outcomes, deadline=item.deadline, body=body, about=about)
+            call, known, write=True, outcomes=self._target.outcomes, deadline=item.deadline, body=body, about=about
+        )
         if answer.content and answer.body is None and answer.text.strip() != "null":
             raise self._http.garbage("the answer is not JSON", answer.text, write=True, about_system=True)
         if self._names_errors(answer) and not self._http.has_rule(answer, call, self._target.outcomes):
@@ -113,9 +115,14 @@ class Sender:
         is_expected = call.record is not None or (self._record_is_configured and answer.status != 204)
         if shown is None and is_expected:
             where = call.record or self._target.record
-            return Written(None, answer.body, self._http.garbage(
-                f"no record at '{where}' in the response {answer.status} to an update", answer.text, write=True),
-                answer.status)
+            return Written(
+                None,
+                answer.body,
+                self._http.garbage(
+                    f"no record at '{where}' in the response {answer.status} to an update", answer.text, write=True
+                ),
+                answer.status,
+            )
         return Written(None, answer.body, status=answer.status)
 
     async def delete(self, item: Item, values: Values) -> Written:
@@ -155,14 +162,22 @@ def _own_body(call: Request, values: Values) -> Any:
 
 def not_ours(external_id: str | None, shown_key: str) -> CallFailed:
     """The failure of a call under an id of ours that shows another record: ours is not there."""
-    return CallFailed(Failure.PERMANENT, f"the id {external_id} is the id of another record by now: {shown_key}",
-                      missing=True, not_ours=shown_key)
+    return CallFailed(
+        Failure.PERMANENT,
+        f"the id {external_id} is the id of another record by now: {shown_key}",
+        missing=True,
+        not_ours=shown_key,
+    )
 
 
 def another_answered(shown_key: str, verb: str) -> CallFailed:
     """The failure of a write whose response shows another record: neither its id nor its content is ours."""
-    return CallFailed(Failure.PERMANENT, f"the response to its {verb} shows another record: {shown_key}",
-                      unknown=True, not_ours=shown_key)
+    return CallFailed(
+        Failure.PERMANENT,
+        f"the response to its {verb} shows another record: {shown_key}",
+        unknown=True,
+        not_ours=shown_key,
+    )
 
 
 def _names_asked_for(target: Target) -> set[str]:

@@ -102,8 +102,9 @@ class RestSource:
 
     async def keys(self, group: str) -> AsyncIterator[list[PartRead]]:
         """Pages of the keys and versions of a business group, by the call ``keys`` where there is one."""
-        async for rows, _ in self._of_group(*(("list", self._list) if self._part.keys is None else
-                                              ("keys", self._part.keys)), group):
+        async for rows, _ in self._of_group(
+            *(("list", self._list) if self._part.keys is None else ("keys", self._part.keys)), group
+        ):
             yield rows
 
     async def _of_group(
@@ -117,9 +118,13 @@ class RestSource:
                 if "group" in listing.names():
                     await self._filters.prove(name, listing, values, "group")
                 elif all(row.group is None for row in rows):
-                    raise CallFailed(Failure.PERMANENT, (
-                        f"no business group at '{self._part.group}', and '{name}' does not ask for one with "
-                        "{{ group }}: " + self._http.shown(repr(items[0]))))
+                    raise CallFailed(
+                        Failure.PERMANENT,
+                        (
+                            f"no business group at '{self._part.group}', and '{name}' does not ask for one with "
+                            "{{ group }}: " + self._http.shown(repr(items[0]))
+                        ),
+                    )
                 else:  # it names the group of others: these have none, and hold up nothing else
                     rows = [self._grouped(row) for row in rows]
             yield rows if seen is None else [self._first_time(row, seen) for row in rows], last
@@ -138,8 +143,12 @@ class RestSource:
         before = seen.setdefault(hash(row.key), now)
         if before == now or before[0] != row.version:
             return row
-        return PartRead(row.key, 0, {}, problem=f"the key is not unique: pages show rows with key {row.key} and one "
-                                                "version, which differ")
+        return PartRead(
+            row.key,
+            0,
+            {},
+            problem=f"the key is not unique: pages show rows with key {row.key} and one version, which differ",
+        )
 
     async def changes(self, since: int) -> AsyncIterator[list[PartRead]]:
         """Pages of what has changed since a version, in whatever order the source gives them.
@@ -179,8 +188,11 @@ class RestSource:
         try:
             return [text for item in found if (text := canonical_name(item)) is not None]
         except NoName as error:
-            raise CallFailed(Failure.PERMANENT, f"no business group in the response to 'groups': {error}; 'record' "
-                             "has to find a list of names, such as 'items[].name'") from None
+            raise CallFailed(
+                Failure.PERMANENT,
+                f"no business group in the response to 'groups': {error}; 'record' "
+                "has to find a list of names, such as 'items[].name'",
+            ) from None
 
     async def ungrouped(self) -> Ungrouped | None:
         """None: an API that lists by group does not show them."""

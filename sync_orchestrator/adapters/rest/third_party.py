@@ -48,8 +48,9 @@ class RestThirdParty:
         self._references = references if target.references else None
         self._sender = Sender(http, target, records, references)
         self._lost = LostBatches(self._reads.pages)
-        self._writes = Writes(target, self._sender, self._reads, records,
-                              in_bulk(http, target, references, records, self._lost.add))
+        self._writes = Writes(
+            target, self._sender, self._reads, records, in_bulk(http, target, references, records, self._lost.add)
+        )
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids it is the update that makes it."""
@@ -73,8 +74,9 @@ class RestThirdParty:
         except CallFailed as failure:
             definite = failure.kind is Failure.PERMANENT and failure.status is not None and not failure.unknown
             if definite and await self._references_changed(item, began):
-                raise CallFailed(Failure.TRANSIENT, f"a reference has changed meanwhile: {failure.detail}",
-                                 status=failure.status) from None
+                raise CallFailed(
+                    Failure.TRANSIENT, f"a reference has changed meanwhile: {failure.detail}", status=failure.status
+                ) from None
             raise
         if written is None and write == self._writes.update and await self._references_changed(item, began):
             raise CallFailed(Failure.TRANSIENT, "a reference has changed meanwhile: no such record under the old one")
@@ -120,11 +122,15 @@ class RestThirdParty:
         """
         values = self._sender.content(item)
         writes = [call for call in (self._target.create, self._target.update) if call is not None]
-        requests = [*writes, *(call for write in writes for call in write.then), *(
-            [] if self._target.delete is None else [self._target.delete])]
+        requests = [
+            *writes,
+            *(call for write in writes for call in write.then),
+            *([] if self._target.delete is None else [self._target.delete]),
+        ]
         bulks = self._target.bulks().values()
-        asked = set[str]().union(*(call.names() for call in requests),
-                                 *(bulk.request.names() | names_in(bulk.item) for bulk in bulks))
+        asked = set[str]().union(
+            *(call.names() for call in requests), *(bulk.request.names() | names_in(bulk.item) for bulk in bulks)
+        )
         found = {} if self._references is None else await self._references.resolve(values, asked)
         known = {**values, **found}
         if self.traits.own_ids:
@@ -141,9 +147,15 @@ def traits_of(target: Target) -> Traits:
     bulks = [bulk.request for bulk in (target.bulk_update, target.bulk_delete) if bulk is not None]
     addresses = [call.path for call in (target.update, target.delete, target.read, *bulks) if call is not None]
     writes = [call for call in (target.create, target.update) if call is not None]
-    sent = set().union(*(call.names() for call in writes), *(step.names() for call in writes for step in call.then), *(
-        bulk.request.names() | names_in(bulk.item) for bulk in (target.bulk_create, target.bulk_update)
-        if bulk is not None))
+    sent = set().union(
+        *(call.names() for call in writes),
+        *(step.names() for call in writes for step in call.then),
+        *(
+            bulk.request.names() | names_in(bulk.item)
+            for bulk in (target.bulk_create, target.bulk_update)
+            if bulk is not None
+        ),
+    )
     return Traits(
         own_ids=target.ids == "theirs",
         can_lookup=target.lookup is not None,
@@ -152,8 +164,11 @@ def traits_of(target: Target) -> Traits:
         grouped_address=any(target.uses_group(names_in(address)) for address in addresses),
         search_first=target.search_first,
         look_first=target.look_first,
-        reads_before=tuple(verb for verb, call in (("update", target.update), ("delete", target.delete))
-                           if target.revision is not None and call is not None and "revision" in call.names()),
+        reads_before=tuple(
+            verb
+            for verb, call in (("update", target.update), ("delete", target.delete))
+            if target.revision is not None and call is not None and "revision" in call.names()
+        ),
         bulk_update=target.bulk_update is not None,
         sends_group=target.uses_group(sent),
         shows_group=target.group is not None,

@@ -42,8 +42,13 @@ class Writes:
         self._sender = sender
         self._reads = reads
         self._records = records
-        self._send: dict[str, Send] = {"create": sender.create, "update": sender.update, "delete": sender.delete,
-                                        "refused": sender.refused, **(bulks or {})}
+        self._send: dict[str, Send] = {
+            "create": sender.create,
+            "update": sender.update,
+            "delete": sender.delete,
+            "refused": sender.refused,
+            **(bulks or {}),
+        }
         refused = target.delete.refused if target.delete else None
         calls: dict[Verb, Request | None] = {"update": target.update, "delete": target.delete, "refused": refused}
         self._with_revision = {verb for verb, call in calls.items() if call is not None and "revision" in call.names()}
@@ -59,8 +64,10 @@ class Writes:
             return await self._create(item)
         if await self.update(item) is None:
             raise CallFailed(
-                Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
-                about_system=True)
+                Failure.TRANSIENT,
+                'the third party responds "not found" to a write that makes what is missing',
+                about_system=True,
+            )
         return item.key
 
     async def update(self, item: Item) -> str | None:
@@ -145,8 +152,11 @@ class Writes:
             found = await self._reads.lookup(item.key, item.group)
         except CallFailed:
             raise unnamed from None
-        same = sorted(record.external_id for record in found
-                      if record.key == item.key and self._records.are_written(item.payload, record.fields))
+        same = sorted(
+            record.external_id
+            for record in found
+            if record.key == item.key and self._records.are_written(item.payload, record.fields)
+        )
         if not same:
             raise unnamed
         return same[0]
@@ -206,8 +216,9 @@ class Writes:
         """What a write came to in the end: of a second conflict, that others are writing the record, which passes."""
         if not (failure.conflict and verb in self._with_revision):
             return failure
-        return CallFailed(Failure.TRANSIENT, f"its revision has moved on again: {failure.detail}",
-                          status=failure.status)
+        return CallFailed(
+            Failure.TRANSIENT, f"its revision has moved on again: {failure.detail}", status=failure.status
+        )
 
     async def _follow(self, verb: Literal["create", "update"], item: Item, written: Written) -> None:
         """The calls that belong to a write, in order; where one fails the record is there all the same."""
@@ -224,10 +235,16 @@ class Writes:
                 answer = await self._answer_of(call, item, values)
             except CallFailed as failure:
                 raise CallFailed(
-                    failure.kind, f"{call.method} {call.path}, after the {verb}: {failure.detail}",
-                    status=failure.status, retry_after=failure.retry_after, unknown=failure.unknown,
-                    external_id=item.external_id, about_system=failure.about_system, reason=failure.reason,
-                    remake=failure.remake) from None
+                    failure.kind,
+                    f"{call.method} {call.path}, after the {verb}: {failure.detail}",
+                    status=failure.status,
+                    retry_after=failure.retry_after,
+                    unknown=failure.unknown,
+                    external_id=item.external_id,
+                    about_system=failure.about_system,
+                    reason=failure.reason,
+                    remake=failure.remake,
+                ) from None
             before = {"status": answer.status, "body": answer.body}
             if call.name is not None:
                 steps[call.name] = before
@@ -251,8 +268,10 @@ def _is_due(call: LinkedCall, values: Values, place: str) -> bool:
         found = condition(call.when).result(document)
         return bool(found) if isinstance(found, dict | list) else truth(found)
     except (NoTruth, JMESPathError, TypeError, ValueError, ArithmeticError) as error:
-        raise CallFailed(Failure.PERMANENT, f"{place}.when: '{call.when}' is neither true nor false of this record: "
-                                            f"{str(error).partition(chr(10))[0]}") from None
+        raise CallFailed(
+            Failure.PERMANENT,
+            f"{place}.when: '{call.when}' is neither true nor false of this record: {str(error).partition(chr(10))[0]}",
+        ) from None
 
 
 def _is_refusal(failure: CallFailed) -> bool:

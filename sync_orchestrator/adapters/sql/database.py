@@ -42,7 +42,8 @@ _STATEMENTS = 3
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
     "psycopg": ("connect_timeout", "prepare_threshold", "client_encoding"),
     "psycopg2": ("connect_timeout", "client_encoding"),
-    "pymysql": ("connect_timeout", "read_timeout"), "mysqldb": ("connect_timeout", "read_timeout"),
+    "pymysql": ("connect_timeout", "read_timeout"),
+    "mysqldb": ("connect_timeout", "read_timeout"),
     "pymssql": ("login_timeout", "timeout"),
 }
 _SESSION: dict[str, tuple[str, ...]] = {
@@ -58,14 +59,33 @@ _SESSION: dict[str, tuple[str, ...]] = {
     "sqlite": ("PRAGMA query_only = ON",),
 }
 """What each session is set to, so that values have one form whatever the server, the database or the role prefers."""
-_ODD_IN_PYTHON = ("timestamptz", "timestamp", "date", "time", "timetz", "interval", "numeric", "json", "jsonb", "inet",
-                  "cidr", "uuid", "tsrange", "tstzrange", "daterange", "tsmultirange", "tstzmultirange",
-                  "datemultirange")
+_ODD_IN_PYTHON = (
+    "timestamptz",
+    "timestamp",
+    "date",
+    "time",
+    "timetz",
+    "interval",
+    "numeric",
+    "json",
+    "jsonb",
+    "inet",
+    "cidr",
+    "uuid",
+    "tsrange",
+    "tstzrange",
+    "daterange",
+    "tsmultirange",
+    "tstzmultirange",
+    "datemultirange",
+)
 """Types of Postgres with values that Python's own type cannot hold, or that its driver cannot read."""
 _TEXTS = ("text", "varchar", "bpchar", "name")
 _REFUSED = re.compile(
     r"authentication failed|no password supplied|access denied|login failed|invalid username/password|ORA-01017"
-    r"|no pg_hba\.conf entry|role .* does not exist|permission denied", re.IGNORECASE)
+    r"|no pg_hba\.conf entry|role .* does not exist|permission denied",
+    re.IGNORECASE,
+)
 _MAX_SCANNED = 2000
 _LASTING = re.compile(r"no such (table|column|function)|syntax error|not a database", re.IGNORECASE)
 
@@ -180,20 +200,34 @@ def _engine(name: str, url: URL, settings: SqlSystem) -> Engine:
         if url.get_dialect().is_async:
             raise ConfigError(f"sources.{name}.url: {url.drivername} is an asynchronous driver: name another, or none")
         engine = create_engine(
-            url, poolclass=QueuePool, pool_size=settings.connections, max_overflow=0, pool_pre_ping=True,
-            hide_parameters=True, execution_options={"postgresql_readonly": True}, **_arguments(url, settings))
+            url,
+            poolclass=QueuePool,
+            pool_size=settings.connections,
+            max_overflow=0,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            execution_options={"postgresql_readonly": True},
+            **_arguments(url, settings),
+        )
     except NoSuchModuleError:
-        raise ConfigError(f"sources.{name}.url: nothing installed knows '{url.drivername}': install the package that "
-                          "brings it to SQLAlchemy") from None
+        raise ConfigError(
+            f"sources.{name}.url: nothing installed knows '{url.drivername}': install the package that "
+            "brings it to SQLAlchemy"
+        ) from None
     except ImportError as error:
-        raise ConfigError(f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
-                          f"installed: install the package that brings it, such as pip install {error.name}") from None
+        raise ConfigError(
+            f"sources.{name}.url: {url.drivername} needs the driver '{error.name}', which is not "
+            f"installed: install the package that brings it, such as pip install {error.name}"
+        ) from None
     if engine.driver == "psycopg":
         event.listen(engine, "connect", lambda connection, _: _take_any_value(connection), insert=True)
     milliseconds = math.ceil(settings.timeout * 1000)
     chosen = "timezone" in str(url.query.get("options", "")).lower()  # a URL that names a zone means it
-    statements = [statement.format(milliseconds=milliseconds) for statement in _SESSION.get(engine.dialect.name, ())
-                  if not (chosen and "TimeZone" in statement)]
+    statements = [
+        statement.format(milliseconds=milliseconds)
+        for statement in _SESSION.get(engine.dialect.name, ())
+        if not (chosen and "TimeZone" in statement)
+    ]
     event.listen(engine, "connect", lambda connection, _: _prepare(connection, statements))
     return engine
 
@@ -202,9 +236,14 @@ def _arguments(url: URL, settings: SqlSystem) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"creator": lambda: _open_sqlite(url, settings.timeout)}
     statement = max(1, math.ceil(settings.timeout))
-    values = {"connect_timeout": _CONNECT_SECONDS, "login_timeout": _CONNECT_SECONDS, "read_timeout": statement,
-              "timeout": statement, "client_encoding": "UTF8",
-              "prepare_threshold": None}  # a prepared SELECT * fails once the table was altered
+    values = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "login_timeout": _CONNECT_SECONDS,
+        "read_timeout": statement,
+        "timeout": statement,
+        "client_encoding": "UTF8",
+        "prepare_threshold": None,
+    }  # a prepared SELECT * fails once the table was altered
     names = _ARGUMENTS.get(url.get_driver_name(), ())
     return {"connect_args": {name: values[name] for name in names if name not in url.query}}
 

@@ -166,8 +166,12 @@ class SqlSource(Source):
 
     def _chunk(self, connection: Connection, keys: Sequence[str]) -> list[PartRead]:
         convert = self._known(connection).key
-        values = [value for key in keys for spelling in spellings(key)
-                  if (value := _value(connection, convert, spelling, alike_will_do=True)) is not None]
+        values = [
+            value
+            for key in keys
+            for spelling in spellings(key)
+            if (value := _value(connection, convert, spelling, alike_will_do=True)) is not None
+        ]
         if not values:
             return []
         chosen = self._select().where(self._key.in_(bindparam("keys", values, NullType(), expanding=True)))
@@ -183,8 +187,9 @@ class SqlSource(Source):
         rows = list(_fetched(connection, behind.order_by(self._key).limit(self._page)))
         ends = len(rows) < self._page
         if not ends:
-            same = list(_fetched(connection, chosen.where(self._key == bindparam(
-                "same", rows[-1][self._part.key], NullType()))))
+            same = list(
+                _fetched(connection, chosen.where(self._key == bindparam("same", rows[-1][self._part.key], NullType())))
+            )
             shown = {repr(row) for row in same}
             rows = [row for row in rows if repr(row) not in shown] + (same or rows[-1:])
         if not rows:
@@ -217,8 +222,9 @@ class SqlSource(Source):
         values = list(dict.fromkeys(row[self._part.key] for row in rows))
         found: set[str] = set()
         for at in range(0, len(values), _KEYS_AT_ONCE):
-            chosen = self._select(self._key).where(self._key.in_(
-                bindparam("keys", values[at : at + _KEYS_AT_ONCE], NullType(), expanding=True)))
+            chosen = self._select(self._key).where(
+                self._key.in_(bindparam("keys", values[at : at + _KEYS_AT_ONCE], NullType(), expanding=True))
+            )
             repeated = connection.execute(chosen.group_by(self._key).having(func.count() > 1)).scalars()
             found |= {_alike(_name(value)) for value in repeated}
         return list(dict.fromkeys(part.key for part in parts if part.key and _alike(part.key) in found))
@@ -226,8 +232,11 @@ class SqlSource(Source):
     def _unique(self, connection: Connection) -> bool:
         """Whether the database itself keeps the key unique; a query cannot say."""
         if self._key_is_unique is None:
-            self._key_is_unique = self._part.sql is not None and self._part.sql.table is not None and _is_unique(
-                connection, self._part.sql.table, self._part.key)
+            self._key_is_unique = (
+                self._part.sql is not None
+                and self._part.sql.table is not None
+                and _is_unique(connection, self._part.sql.table, self._part.key)
+            )
         return self._key_is_unique
 
     def _without_group(self, connection: Connection) -> Ungrouped:
@@ -304,8 +313,9 @@ class SqlSource(Source):
         convert = self._known(connection).group
         if self._group is None:
             return chosen
-        values = [value for spelling in spellings(group)
-                  if (value := _value(connection, convert, spelling)) is not None]
+        values = [
+            value for spelling in spellings(group) if (value := _value(connection, convert, spelling)) is not None
+        ]
         if len(values) == 1:
             return chosen.where(self._group == bindparam("group", values[0], NullType()))
         if not values:
@@ -317,8 +327,10 @@ class SqlSource(Source):
         grouped = self._group is not None
         if self._types.key is None or (grouped and self._types.group is None):
             self._check_columns(connection)
-            self._types = _Types(self._convert(connection, self._key, "key"),
-                                 None if self._group is None else self._convert(connection, self._group, "group"))
+            self._types = _Types(
+                self._convert(connection, self._key, "key"),
+                None if self._group is None else self._convert(connection, self._group, "group"),
+            )
         return self._types
 
     def _check_columns(self, connection: Connection) -> None:
@@ -327,17 +339,23 @@ class SqlSource(Source):
         needed = {"key": self._part.key, "group": self._part.group, "version.path": self._part.version.path}
         for name, wanted in needed.items():
             if wanted is not None and wanted not in there:
-                raise CallFailed(Failure.PERMANENT, f"{self._what} has no column '{wanted}', which {name} names; it "
-                                                    f"has {', '.join(there)}")
+                raise CallFailed(
+                    Failure.PERMANENT,
+                    f"{self._what} has no column '{wanted}', which {name} names; it has {', '.join(there)}",
+                )
 
     def _convert(self, connection: Connection, told: ColumnElement[Any], name: str) -> Convert | None:
         sample = connection.execute(self._select(told).where(told.is_not(None)).limit(1)).scalar()
         if sample is None:
             return None
         if type(sample) not in _CONVERT:
-            raise CallFailed(Failure.PERMANENT, (
-                f"{self._what}: its {name} is a {type(sample).__name__}, which has no plain text: give it as a text "
-                "with sql.query"))
+            raise CallFailed(
+                Failure.PERMANENT,
+                (
+                    f"{self._what}: its {name} is a {type(sample).__name__}, which has no plain text: give it "
+                    "as a text with sql.query"
+                ),
+            )
         return _CONVERT[type(sample)]
 
     def _part_of(self, row: dict[str, Any]) -> PartRead:
@@ -346,10 +364,15 @@ class SqlSource(Source):
             try:
                 plain[name] = as_json(value, self._zone)
             except Exception as error:  # a value of a driver's own: it spoils its row alone
-                return unusable(str(plain.get(self._part.key, row.get(self._part.key, ""))),
-                                f"column '{name}' cannot be read: {type(error).__name__}: {error}")
-        exact = {name: value for name in (self._part.key, self._part.group)
-                 if name is not None and isinstance(value := row.get(name), Decimal)}
+                return unusable(
+                    str(plain.get(self._part.key, row.get(self._part.key, ""))),
+                    f"column '{name}' cannot be read: {type(error).__name__}: {error}",
+                )
+        exact = {
+            name: value
+            for name in (self._part.key, self._part.group)
+            if name is not None and isinstance(value := row.get(name), Decimal)
+        }
         return self._rows.part_of(plain, names=exact)
 
 

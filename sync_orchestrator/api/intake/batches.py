@@ -42,8 +42,11 @@ class Form:
         """Raises Refused (400) for a body that is not what the content type says."""
         if self.kind != "either" and is_array != (self.kind == "batch"):
             wanted = "an array" if self.kind == "batch" else "an object"
-            raise Refused(400, f"A body of this content type must be {wanted}.",
-                          errors=[located(0, InvalidEvent(f"must be {wanted}"))])
+            raise Refused(
+                400,
+                f"A body of this content type must be {wanted}.",
+                errors=[located(0, InvalidEvent(f"must be {wanted}"))],
+            )
 
 
 @dataclass(slots=True)
@@ -166,8 +169,7 @@ def _measured(at: int | None, value: Any, written_bytes: int, caps: Caps) -> Doc
 
 def _attributes(headers: Mapping[str, str]) -> dict[str, str]:
     """Of an event whose data is the body (HTTP protocol binding of CloudEvents 1.0.2)."""
-    found = {name.removeprefix(_PREFIX): unquote(value) for name, value in headers.items()
-             if name.startswith(_PREFIX)}
+    found = {name.removeprefix(_PREFIX): unquote(value) for name, value in headers.items() if name.startswith(_PREFIX)}
     if "data" in found or "data_base64" in found:
         raise Refused(400, "The data of an event in binary mode is the body.")
     return found

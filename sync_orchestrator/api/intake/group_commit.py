@@ -75,8 +75,9 @@ class GroupCommit:
     async def record_prepared(self, events: Sequence[PreparedEvent]) -> Recorded:
         """The same for events that are written already."""
         sources = tuple(sorted({event.source for event in events}))
-        own = _Waiting(events, asyncio.get_running_loop().create_future(), sources,
-                       sum(len(event.row) for event in events))
+        own = _Waiting(
+            events, asyncio.get_running_loop().create_future(), sources, sum(len(event.row) for event in events)
+        )
         self._waiting.setdefault(sources, deque()).append(own)
         self._size += len(events)
         if self._is_worth_another(sources):
@@ -91,7 +92,7 @@ class GroupCommit:
         if running < _AT_ONCE and self._size >= _ENOUGH:
             return True
         under_way = [sum(len(waiting.events) for waiting in chosen) for chosen in self._running.values()]
-        return (running < _AT_ONCE_WITH_OTHERS and self._under_way(sources) == 0 and min(under_way) > _LONG)
+        return running < _AT_ONCE_WITH_OTHERS and self._under_way(sources) == 0 and min(under_way) > _LONG
 
     def _under_way(self, sources: Sources) -> int:
         return sum(any(waiting.sources == sources for waiting in chosen) for chosen in self._running.values())
@@ -112,8 +113,11 @@ class GroupCommit:
         chosen: list[_Waiting] = []
         events = size = 0
         is_busy = any(len(waiting.events) > _MAX_EVENTS for chosen in self._running.values() for waiting in chosen)
-        free = [sources for sources, queue in self._waiting.items() if self._under_way(sources) < _AT_ONCE
-                and not (is_busy and len(queue[0].events) > _MAX_EVENTS)]
+        free = [
+            sources
+            for sources, queue in self._waiting.items()
+            if self._under_way(sources) < _AT_ONCE and not (is_busy and len(queue[0].events) > _MAX_EVENTS)
+        ]
         limit = _MAX_EVENTS if len(self._waiting) == 1 else _MAX_SHARED_EVENTS
         while free:
             for sources in list(free):

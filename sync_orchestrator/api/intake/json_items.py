@@ -69,5 +69,5 @@ def _without_escapes(piece: bytes, escaped: bool) -> tuple[bytes, bool]:
         piece = b" " + piece[1:]
     if b"\\" not in piece:
         return piece, False
-    piece = piece.replace(rb"\\", b"  ").replace(rb'\"', b"  ")
+    piece = piece.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
     return piece, piece.endswith(b"\\")

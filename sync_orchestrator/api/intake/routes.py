@@ -104,8 +104,10 @@ class Intake:
         await self._group_commit.aclose()
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/events", self.events, methods=["POST"]),
-                Route("/v1/sources/{source}/events", self.own_events, methods=["POST"])]
+        return [
+            Route("/v1/events", self.events, methods=["POST"]),
+            Route("/v1/sources/{source}/events", self.own_events, methods=["POST"]),
+        ]
 
     async def events(self, request: Request) -> Response:
         """Takes one CloudEvent or a batch: 202 once they are committed.
@@ -134,8 +136,9 @@ class Intake:
                 body = await bodies.read(request, limit, reservation)
                 return await self._answer_sent(caller, None, body, headers, source, partial=partial)
         if BINARY in headers:
-            raise Refused(400, "A signature covers no headers, so a signed event must be a JSON document, not binary "
-                               "mode.")
+            raise Refused(
+                400, "A signature covers no headers, so a signed event must be a JSON document, not binary mode."
+            )
         with self._unproven.reserve("", _UNPROVEN_REQUEST_BYTES) as reservation:
             body = await bodies.read(request, limit, reservation)
             if len(body) > _THREAD_BYTES:
@@ -151,7 +154,13 @@ class Intake:
             raise Refused(404, "There is no source system of this name with events of its own shape.")
 
     async def _answer_sent(
-        self, caller: Caller, claim: Claim | None, body: bytes, headers: Mapping[str, str], source: str | None, *,
+        self,
+        caller: Caller,
+        claim: Claim | None,
+        body: bytes,
+        headers: Mapping[str, str],
+        source: str | None,
+        *,
         partial: bool,
     ) -> Response:
         """Takes what a known sender sent. ``claim``: its signature, which covers nothing of the headers."""

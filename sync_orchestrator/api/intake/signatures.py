@@ -43,8 +43,11 @@ class Claim:
     def signer(self, body: bytes) -> Caller:
         """The source system that signed the body, as it was sent. Raises Refused (401)."""
         prefix = f"{self.ident}.{self.timestamp}.".encode()
-        sources = [name for name, secrets in self.secrets.items()
-                   if any(self._is_by(secret, prefix, body) for secret in secrets)]
+        sources = [
+            name
+            for name, secrets in self.secrets.items()
+            if any(self._is_by(secret, prefix, body) for secret in secrets)
+        ]
         if not sources:
             raise refused()
         return Caller(f"the signature of {sources[0]}", frozenset(f"events:{name}" for name in sources))
@@ -98,6 +101,8 @@ class Signatures:
 
 def refused() -> Refused:
     """The refusal of a signature, the same for all that may be wrong with it."""
-    return Refused(401, "The signature does not fit the body, the time or any secret that is good at this path.",
-                   {"WWW-Authenticate": "Bearer"})
-
+    return Refused(
+        401,
+        "The signature does not fit the body, the time or any secret that is good at this path.",
+        {"WWW-Authenticate": "Bearer"},
+    )

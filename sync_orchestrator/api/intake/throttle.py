@@ -31,8 +31,11 @@ class Throttle:
         costs = {source: n / self._rates[source] for source, n in Counter(sources).items() if source in self._rates}
         waits = [self._wait(source, cost, now) for source, cost in costs.items()]
         if max(waits, default=0) > 0:
-            raise Refused(429, "This source system sends more than it may; nothing was recorded.",
-                          {"Retry-After": str(math.ceil(max(waits)))})
+            raise Refused(
+                429,
+                "This source system sends more than it may; nothing was recorded.",
+                {"Retry-After": str(math.ceil(max(waits)))},
+            )
         for source, cost in costs.items():
             self._paid_until[source] = max(self._paid_until[source], now) + cost
 

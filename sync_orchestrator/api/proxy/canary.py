@@ -44,8 +44,9 @@ class Grey:
         self._new = new
         self._known = known
         self._tally = tally
-        self._legacy = Upstream(route.legacy.base_url, route.legacy.headers, route.legacy.timeout,
-                                route.passed_headers())
+        self._legacy = Upstream(
+            route.legacy.base_url, route.legacy.headers, route.legacy.timeout, route.passed_headers()
+        )
         self._compared = compiled(self._settings.compare)
         self._shadows: set[asyncio.Task[None]] = set()
 
@@ -170,8 +171,9 @@ class Grey:
 
     async def _pass(self, asked: Asked) -> Passed:
         try:
-            return await self._legacy.call(asked.method, asked.target, asked.sent_headers(), asked.body,
-                                           self._route.answer_bytes)
+            return await self._legacy.call(
+                asked.method, asked.target, asked.sent_headers(), asked.body, self._route.answer_bytes
+            )
         except CallFailed as failure:
             _log.warning("route %s: legacy: %s", self._name, failure.detail)
             if failure.kind is Failure.PERMANENT and not failure.unknown:

@@ -83,8 +83,11 @@ class Paths:
                     return name, parts
                 allowed.add(verb)
         if allowed:
-            raise Refused(405, "This method is not known here; /openapi.json says which are.",
-                          {"Allow": ", ".join(sorted(allowed))})
+            raise Refused(
+                405,
+                "This method is not known here; /openapi.json says which are.",
+                {"Allow": ", ".join(sorted(allowed))},
+            )
         raise Refused(404, "There is no such route; /openapi.json says what there is.")
 
 

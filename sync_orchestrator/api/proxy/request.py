@@ -42,8 +42,9 @@ class Asked:
 
     def sent_headers(self) -> list[tuple[bytes, bytes]]:
         """The caller's headers as bytes, without a key of this service."""
-        return [(name, value) for name, value in self.headers.raw
-                if not (name.lower() in _OUR_KEYS and b"sync_" in value)]
+        return [
+            (name, value) for name, value in self.headers.raw if not (name.lower() in _OUR_KEYS and b"sync_" in value)
+        ]
 
     def refuse_ambiguous(self, route: Route) -> None:
         """Raises Refused (400) for a request that two servers may read in two ways.

@@ -44,8 +44,12 @@ class _Wanted(BaseModel):
     override: bool = False
 
     def change(self) -> rollout.Change:
-        return rollout.Change(self.percent, self.shadow, None if self.allow is None else frozenset(self.allow),
-                              None if self.deny is None else frozenset(self.deny))
+        return rollout.Change(
+            self.percent,
+            self.shadow,
+            None if self.allow is None else frozenset(self.allow),
+            None if self.deny is None else frozenset(self.deny),
+        )
 
 
 class Rollouts:
@@ -56,8 +60,11 @@ class Rollouts:
         self._known = known
 
     def routes(self) -> list[Route]:
-        return [Route("/v1/rollouts", self.all), Route("/v1/rollouts/{route}", self.one),
-                Route("/v1/rollouts/{route}", self.change, methods=["PUT"])]
+        return [
+            Route("/v1/rollouts", self.all),
+            Route("/v1/rollouts/{route}", self.one),
+            Route("/v1/rollouts/{route}", self.change, methods=["PUT"]),
+        ]
 
     async def all(self, request: Request) -> Response:
         """Each route's that has a legacy upstream."""
@@ -79,29 +86,42 @@ class Rollouts:
         name, wanted = self._name(request), await _wanted(request)
 
         def work(connection: Connection) -> rollout.Rollout:
-            return rollout.change(connection, self._config, name, wanted.change(), who=f"the key {caller.name!r}"[:500],
-                                  why=wanted.why, override=wanted.override)
+            return rollout.change(
+                connection,
+                self._config,
+                name,
+                wanted.change(),
+                who=f"the key {caller.name!r}"[:500],
+                why=wanted.why,
+                override=wanted.override,
+            )
 
         try:
             after = await self._database.ask(lambda: in_transaction(self._database.engine, work))
         except NotYet as error:
-            raise Refused(409, "Validation does not allow a step up; override: true does it all the same.",
-                          errors=[{"index": 0, "field": "percent", "reason": str(error)}]) from None
+            raise Refused(
+                409,
+                "Validation does not allow a step up; override: true does it all the same.",
+                errors=[{"index": 0, "field": "percent", "reason": str(error)}],
+            ) from None
         except ValueError as error:
-            raise Refused(422, "The change cannot be made.",
-                          errors=[{"index": 0, "field": None, "reason": str(error)}]) from None
+            raise Refused(
+                422, "The change cannot be made.", errors=[{"index": 0, "field": None, "reason": str(error)}]
+            ) from None
         self._known.forget()
         return JSONResponse(rollout.described(after))
 
     def figures(self, connection: Connection) -> Iterator[Metric]:
         """For ``/metrics``."""
-        shares = GaugeMetricFamily("sync_rollout_share", "Per cent of a route's values that take the new path.",
-                                   labels=("route",))
+        shares = GaugeMetricFamily(
+            "sync_rollout_share", "Per cent of a route's values that take the new path.", labels=("route",)
+        )
         known = rollout.rollouts(connection)
         for each in rollout.of_routes(self._config, known):
             shares.add_metric([each.route], 0.0 if each.halted else each.percent)
-        calls = CounterMetricFamily("sync_rollout_calls", "Calls by the way that they took and how they fared.",
-                                    labels=("route", "what"))
+        calls = CounterMetricFamily(
+            "sync_rollout_calls", "Calls by the way that they took and how they fared.", labels=("route", "what")
+        )
         for row in run(connection, service_queries.LIST_ROUTE_TOTALS):
             calls.add_metric([row.route, row.what], float(row.n))
         return iter((shares, calls))
@@ -131,6 +151,11 @@ async def _wanted(request: Request) -> _Wanted:
     except InvalidEvent:
         raise Refused(400, "The body cannot be read as JSON.") from None
     except ValidationError as error:
-        raise Refused(422, "The change cannot be made.", errors=[
-            {"index": 0, "field": ".".join(map(str, each["loc"])) or None, "reason": each["msg"]}
-            for each in error.errors(include_input=False, include_url=False)[:100]]) from None
+        raise Refused(
+            422,
+            "The change cannot be made.",
+            errors=[
+                {"index": 0, "field": ".".join(map(str, each["loc"])) or None, "reason": each["msg"]}
+                for each in error.errors(include_input=False, include_url=False)[:100]
+            ],
+        ) from None

@@ -37,8 +37,11 @@ class Proxy:
         self._known = known
         self.tally = Tally(database, context.config, known)
         self._new = {name: self._new_path(name, route, context, database) for name, route in self._settings.items()}
-        self._grey = {name: Grey(name, route, self._new[name], known, self.tally)
-                      for name, route in self._settings.items() if route.legacy is not None}
+        self._grey = {
+            name: Grey(name, route, self._new[name], known, self.tally)
+            for name, route in self._settings.items()
+            if route.legacy is not None
+        }
 
     def _new_path(self, name: str, route: Route, context: Context, database: Database) -> NewPath:
         mapping = None if route.entity is None else Mapping(context.config.entities[route.entity].mapping)
@@ -53,8 +56,15 @@ class Proxy:
         pieces = segments(request.scope["raw_path"])[1:]
         name, parts = self._paths.find(request.method, pieces)
         limit = self._settings[name].request_bytes
-        asked = Asked(request.method, spelt(pieces), parts, request.scope["query_string"].decode("latin-1"),
-                      request.headers, await bodies.read(request, limit), limit)
+        asked = Asked(
+            request.method,
+            spelt(pieces),
+            parts,
+            request.scope["query_string"].decode("latin-1"),
+            request.headers,
+            await bodies.read(request, limit),
+            limit,
+        )
         asked.refuse_ambiguous(self._settings[name])
         return await (self._grey.get(name) or self._new[name]).answer(asked)
 
@@ -78,13 +88,19 @@ def _operation(name: str, route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": f"proxy_{name}",
         "summary": f"The route {name}",
-        "parameters": [{"name": part, "in": place, "required": place == "path", "schema": {"type": "string"}}
-                       for place, part in places],
+        "parameters": [
+            {"name": part, "in": place, "required": place == "path", "schema": {"type": "string"}}
+            for place, part in places
+        ],
         "responses": {
-            str(route.status or "2XX"): {"description": "What was asked for.",
-                                         "content": {"application/json": {"schema": {}}}},
-            **{status: {"$ref": "#/components/responses/Problem"}
-               for status in sorted({*_PROBLEMS, *(str(error.status) for error in route.errors)})},
+            str(route.status or "2XX"): {
+                "description": "What was asked for.",
+                "content": {"application/json": {"schema": {}}},
+            },
+            **{
+                status: {"$ref": "#/components/responses/Problem"}
+                for status in sorted({*_PROBLEMS, *(str(error.status) for error in route.errors)})
+            },
             "429": {"$ref": "#/components/responses/Later"},
             "503": {"$ref": "#/components/responses/Later"},
         },

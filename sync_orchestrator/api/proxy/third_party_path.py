@@ -47,8 +47,9 @@ class NotSent(Refused):
 class NewPath:
     """One route's. ``mapping``: of its entity, where the archive may answer."""
 
-    def __init__(self, name: str, route: Route, http: Http, database: Database, known: Known,
-                 mapping: PayloadMapping | None) -> None:
+    def __init__(
+        self, name: str, route: Route, http: Http, database: Database, known: Known, mapping: PayloadMapping | None
+    ) -> None:
         self._name = name
         self._route = route
         self._http = http
@@ -110,7 +111,8 @@ class NewPath:
         for last in (False, True) if self._route.is_read else (True,):
             try:
                 answer, failure = await self._http.looked_at(
-                    prepared, write=not self._route.is_read, deadline=latest, latest=latest)
+                    prepared, write=not self._route.is_read, deadline=latest, latest=latest
+                )
             except CallFailed as error:
                 answer, failure = None, error
             if failure is None or last or not may_pass_soon(failure):
@@ -152,9 +154,16 @@ class NewPath:
         if failure.kind is Failure.TRANSIENT:
             if nothing_done:
                 return NotSent(503, "The third party cannot be reached; try again later.")
-            return self._no_answer() if failure.status is None else Refused(
-                502, "The third party failed." if self._route.is_read else
-                "The third party failed; it may have been done all the same.")
+            return (
+                self._no_answer()
+                if failure.status is None
+                else Refused(
+                    502,
+                    "The third party failed."
+                    if self._route.is_read
+                    else "The third party failed; it may have been done all the same.",
+                )
+            )
         if failure.missing:
             return Refused(404, "The third party has no such thing.")
         if failure.duplicate or failure.conflict or failure.kind is Failure.REFERENCE:
@@ -166,8 +175,12 @@ class NewPath:
         return Refused(422, "The third party refused what was sent.")
 
     def _no_answer(self) -> Refused:
-        return Refused(504, "The third party did not answer in time." if self._route.is_read else
-                       "The third party did not answer in time; it may have been done all the same.")
+        return Refused(
+            504,
+            "The third party did not answer in time."
+            if self._route.is_read
+            else "The third party did not answer in time; it may have been done all the same.",
+        )
 
     async def _archived(self, values: Mapping[str, Any], instead_of: Refused | None) -> Response:
         """From the archive; the failure where that does not know the record either. Raises Refused."""
@@ -191,8 +204,9 @@ class NewPath:
             if record is None and instead_of is not None:
                 raise instead_of
             return problem(404, "The archive has no such record.", _SERVED_FROM)
-        shown = found(settings.answer, {"payload": record.payload, "key": key, "group": record.group,
-                                        "revision": record.revision})
+        shown = found(
+            settings.answer, {"payload": record.payload, "key": key, "group": record.group, "revision": record.revision}
+        )
         response = _json(shown, 200)
         response.headers.update({**_SERVED_FROM, "X-Archive-Revision": str(record.revision)})
         if record.applied_at is not None:

@@ -48,8 +48,10 @@ def named_groups(system: System, entities: Sequence[str], groups: Sequence[str])
 def unknown_groups(entities: Sequence[str], groups: Sequence[str], known: set[str]) -> dg.Failure:
     """The failure of a run over business groups that do not exist."""
     of = ", ".join(entities)
-    return dg.Failure("; ".join(unknown_name(f"business group '{group}' of {of}", group, known) for group in groups),
-                      allow_retries=False)
+    return dg.Failure(
+        "; ".join(unknown_name(f"business group '{group}' of {of}", group, known) for group in groups),
+        allow_retries=False,
+    )
 
 
 def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: str) -> list[str]:
@@ -60,8 +62,9 @@ def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: s
     own = groups_of(system.context, name)
     if not (context.has_partition_key or context.has_partition_key_range):
         return sorted(own)
-    if unknown := [group for group in context.partition_keys
-                   if group not in own and not is_group_of_any(system.context, group)]:
+    if unknown := [
+        group for group in context.partition_keys if group not in own and not is_group_of_any(system.context, group)
+    ]:
         raise unknown_groups([name], unknown, own)
     return sorted(own.intersection(context.partition_keys))
 
@@ -82,5 +85,7 @@ def by_group(
         else:
             yield group, result
     if broken:
-        raise dg.Failure(f"{len(broken)} of {len(groups)} business groups of {name} could not be {what}: "
-                         + "; ".join(broken), allow_retries=False)
+        raise dg.Failure(
+            f"{len(broken)} of {len(groups)} business groups of {name} could not be {what}: " + "; ".join(broken),
+            allow_retries=False,
+        )

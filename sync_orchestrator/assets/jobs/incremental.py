@@ -69,8 +69,10 @@ class Reporter:
         for (entity, group), mirrored in touched:
             self.entities.add(entity)
             figures: dict[str, Any] = {"records_mirrored": mirrored, **_named(entity, keys.get((entity, group), []))}
-            events += [dg.AssetObservation(asset_key=asset, partition=group, metadata=figures)
-                       for asset in (archive_key(entity), mirror_key(entity))]
+            events += [
+                dg.AssetObservation(asset_key=asset, partition=group, metadata=figures)
+                for asset in (archive_key(entity), mirror_key(entity))
+            ]
         report(self._context, events)
         self._log_records(keys)
 
@@ -78,9 +80,11 @@ class Reporter:
         """One line for each entity, with the first records: never one for each record or group."""
         for entity in sorted({entity for entity, _ in keys}):
             some = list(dict.fromkeys(key for (of, _), found in sorted(keys.items()) if of == entity for key in found))
-            self._context.log.info(f"{entity}: mirrored {', '.join(some[:MAX_KEYS])}"
-                                   + (", and others" if len(some) > MAX_KEYS else "")
-                                   + f". See one: sync-orchestrator records show {entity} KEY")
+            self._context.log.info(
+                f"{entity}: mirrored {', '.join(some[:MAX_KEYS])}"
+                + (", and others" if len(some) > MAX_KEYS else "")
+                + f". See one: sync-orchestrator records show {entity} KEY"
+            )
 
     def _line(self, so_far: DrainReport) -> str:
         return ", ".join(f"{value} {name}" for name, value in self._figures(so_far).items())
@@ -89,10 +93,16 @@ class Reporter:
         settled = so_far.settled
         seconds = max(0.001, so_far.seconds or time.monotonic() - self._started)
         return {
-            "events_claimed": so_far.events, "events_done": settled.done, "events_superseded": settled.superseded,
-            "records_mirrored": settled.acknowledged, "calls": so_far.calls, "attempts_failed": settled.failed,
-            "dead": settled.dead, "events_per_second": round(so_far.events / seconds, 1),
-            "calls_per_second": round(so_far.calls / seconds, 1), "slowest_seconds": round(settled.slowest, 3),
+            "events_claimed": so_far.events,
+            "events_done": settled.done,
+            "events_superseded": settled.superseded,
+            "records_mirrored": settled.acknowledged,
+            "calls": so_far.calls,
+            "attempts_failed": settled.failed,
+            "dead": settled.dead,
+            "events_per_second": round(so_far.events / seconds, 1),
+            "calls_per_second": round(so_far.calls / seconds, 1),
+            "slowest_seconds": round(settled.slowest, 3),
             "seconds": round(seconds, 2),
         }
 
@@ -130,8 +140,10 @@ def _log_pauses(context: dg.OpExecutionContext, system: System) -> None:
         context.log.warning(f"{pause.text()}; {pause.next_step}")
 
 
-@dg.job(**IN_ONE_RUN,
-        description="Mirrors the changes that have come in. Its sensor requests it; several at once do no harm.")
+@dg.job(
+    **IN_ONE_RUN,
+    description="Mirrors the changes that have come in. Its sensor requests it; several at once do no harm.",
+)
 def incremental_sync() -> None:
     drain_ledger()
 
@@ -145,9 +157,16 @@ def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterato
         with system.context.engine.begin() as connection:
             totals = look_after(connection)
         forgotten = {**forget(system.context.engine, settings), "runs": forget_runs(context.instance, settings)}
-    yield dg.Output(None, metadata={
-        "received": totals.received, "duplicates": totals.duplicates, **totals.states, "balanced": totals.balanced,
-        **{f"forgotten_{what}": n for what, n in forgotten.items()}})
+    yield dg.Output(
+        None,
+        metadata={
+            "received": totals.received,
+            "duplicates": totals.duplicates,
+            **totals.states,
+            "balanced": totals.balanced,
+            **{f"forgotten_{what}": n for what, n in forgotten.items()},
+        },
+    )
 
 
 @dg.job(**IN_ONE_RUN, description="Looks after the ledger.")

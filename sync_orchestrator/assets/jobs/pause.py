@@ -33,8 +33,11 @@ def resume_pushes(context: dg.OpExecutionContext, config: PauseOptions, system: 
     with system.context.engine.begin() as connection:
         suspension = suspension_of(connection, _system_of(system, config.name))
     if suspension is not None:
-        raise dg.Failure(f"pushes to {_system_of(system, config.name)} stay suspended: {suspension.reason}. Run "
-                         "`sync-orchestrator adopt`", allow_retries=False)
+        raise dg.Failure(
+            f"pushes to {_system_of(system, config.name)} stay suspended: {suspension.reason}. Run "
+            "`sync-orchestrator adopt`",
+            allow_retries=False,
+        )
 
 
 def _switch(
@@ -63,14 +66,22 @@ def pause_jobs(config: Config) -> list[dg.JobDefinition]:
     options = with_choices(PauseOptions, name=list(dict.fromkeys([*config.entities, *config.third_parties])))
     pause_op, resume_op = op_with(pause_pushes, options), op_with(resume_pushes, options)
 
-    @dg.job(name="pause", **IN_ONE_RUN, description=(
-        "Stops the pushes of an entity or of a third party; changes are still recorded and archived. The same as "
-        "`sync-orchestrator pause`."))
+    @dg.job(
+        name="pause",
+        **IN_ONE_RUN,
+        description=(
+            "Stops the pushes of an entity or of a third party; changes are still recorded and archived. The same as "
+            "`sync-orchestrator pause`."
+        ),
+    )
     def pause() -> None:
         pause_op()
 
-    @dg.job(name="resume", **IN_ONE_RUN, description=(
-        "Lets the pushes of an entity or of a third party go on. The same as `sync-orchestrator resume`."))
+    @dg.job(
+        name="resume",
+        **IN_ONE_RUN,
+        description=("Lets the pushes of an entity or of a third party go on. The same as `sync-orchestrator resume`."),
+    )
     def resume() -> None:
         resume_op()
 

@@ -54,8 +54,11 @@ def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: 
             if told := [*notes(plans), *system.perform(ungrouped_notes(system.entity(name)))]:
                 metadata[f"{name}: notes"] = dg.MetadataValue.md("\n".join(f"- {note}" for note in told))
     if failed:
-        raise dg.Failure(f"{len(failed)} business groups could not be planned: " + "; ".join(failed), metadata=metadata,
-                         allow_retries=False)
+        raise dg.Failure(
+            f"{len(failed)} business groups could not be planned: " + "; ".join(failed),
+            metadata=metadata,
+            allow_retries=False,
+        )
     yield dg.Output(None, metadata=metadata)
 
 
@@ -75,16 +78,24 @@ def _groups(config: PlanOptions, system: System, entities: Sequence[str], failed
     everywhere = set().union(*known.values())
     if not failed and (unknown := [group for group in config.groups if group not in everywhere]):
         raise unknown_groups(entities, unknown, everywhere)
-    return {name: sorted(groups.intersection(config.groups) if config.groups else groups)
-            for name, groups in known.items()}
+    return {
+        name: sorted(groups.intersection(config.groups) if config.groups else groups) for name, groups in known.items()
+    }
 
 
-def _plans(context: dg.OpExecutionContext, config: PlanOptions, system: System, entity: EntityContext,
-           groups: Sequence[str], failed: list[str]) -> Iterator[GroupPlan]:
+def _plans(
+    context: dg.OpExecutionContext,
+    config: PlanOptions,
+    system: System,
+    entity: EntityContext,
+    groups: Sequence[str],
+    failed: list[str],
+) -> Iterator[GroupPlan]:
     for number, group in enumerate(groups, 1):
         try:
-            made = system.perform(plan_group(system.context, entity, group,
-                                             allow_deletions=config.allow_deletions or None))
+            made = system.perform(
+                plan_group(system.context, entity, group, allow_deletions=config.allow_deletions or None)
+            )
         except SyncError as error:
             failed.append(f"{entity.name} {group}: {error}")
             context.log.error(failed[-1])
@@ -99,8 +110,12 @@ def plan_job(config: Config) -> dg.JobDefinition:
     options = with_choices(PlanOptions, entity=entity_choices(config))
     plan_op = op_with(plan_full_sync, options)
 
-    @dg.job(name="plan", **IN_ONE_RUN, config=all_defaults(plan_op.name, options), description=(
-        "Shows what full syncs would do, of every business group or of those named. Nothing is written."))
+    @dg.job(
+        name="plan",
+        **IN_ONE_RUN,
+        config=all_defaults(plan_op.name, options),
+        description=("Shows what full syncs would do, of every business group or of those named. Nothing is written."),
+    )
     def plan() -> None:
         plan_op()
 

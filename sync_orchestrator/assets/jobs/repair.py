@@ -35,11 +35,17 @@ class RepairOptions(dg.Config):
     """What an operator may set when launching a repair; by default all groups that wait for one."""
 
     entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
-    groups: list[str] = Field(default=[], description=(
-        f"{GROUPS} By default all groups in which drift or lost notifications were found and wait for an operator."))
+    groups: list[str] = Field(
+        default=[],
+        description=(
+            f"{GROUPS} By default all groups in which drift or lost notifications were found and wait for an operator."
+        ),
+    )
     key: str = Field(default="", description="Only the record with this key.")
-    allow_deletions: int = Field(default=0, description=(
-        f"{ALLOW_DELETIONS} It applies to records that are at the third party and should not be."))
+    allow_deletions: int = Field(
+        default=0,
+        description=(f"{ALLOW_DELETIONS} It applies to records that are at the third party and should not be."),
+    )
 
 
 def repair_groups(
@@ -65,11 +71,17 @@ def _waiting(system: System, entities: Sequence[str], key: str) -> dict[str, lis
         return {name: groups_to_repair(connection, name, key or None) for name in entities}
 
 
-def _repaired(context: dg.OpExecutionContext, config: RepairOptions, system: System, name: str,
-              groups: Sequence[str]) -> Iterator[Repaired]:
+def _repaired(
+    context: dg.OpExecutionContext, config: RepairOptions, system: System, name: str, groups: Sequence[str]
+) -> Iterator[Repaired]:
     def work(group: str) -> Awaitable[Repaired]:
-        return repair(system.context, system.entity(name), group, key=config.key or None,
-                      allow_deletions=config.allow_deletions or None)
+        return repair(
+            system.context,
+            system.entity(name),
+            group,
+            key=config.key or None,
+            allow_deletions=config.allow_deletions or None,
+        )
 
     for group, result in by_group(context, system, name, groups, work, "repaired"):
         context.log.info(f"{name} {group}: {summary(result)}")
@@ -91,8 +103,9 @@ def summary(result: Repaired) -> str:
     return "; ".join(parts)
 
 
-def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: RepairOptions,
-              results: Sequence[Repaired]) -> dict[str, Any]:
+def _metadata(
+    context: dg.OpExecutionContext, entities: Sequence[str], config: RepairOptions, results: Sequence[Repaired]
+) -> dict[str, Any]:
     """The result of all groups: one line, the numbers, and a table with the worst group first."""
     sent = sum(result.sent for result in results)
     left, dead = sum(_drift_left(result) for result in results), sum(_dead(result) for result in results)
@@ -100,8 +113,10 @@ def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: R
         of = f"record '{config.key}' of " if config.key else ""
         line = f"nothing was found open in {of}{', '.join(entities)}"
     else:
-        line = (f"{sent} sent to repair in {len(results)} business groups; {left} differences and {dead} dead records "
-                "are left")
+        line = (
+            f"{sent} sent to repair in {len(results)} business groups; {left} differences and {dead} dead records "
+            "are left"
+        )
     context.log.info(line)
     metadata: dict[str, Any] = {"result": line, "sent": sent, "drift_left": left, "dead": dead}
     if results:
@@ -111,12 +126,26 @@ def _metadata(context: dg.OpExecutionContext, entities: Sequence[str], config: R
 
 def _groups_table(results: Sequence[Repaired]) -> Table:
     def place(result: Repaired) -> tuple[int, int, str, str]:
-        return (_WORST_FIRST.get(_verdict(result), 1), -_drift_left(result) - _dead(result), result.entity,
-                result.group)
+        return (
+            _WORST_FIRST.get(_verdict(result), 1),
+            -_drift_left(result) - _dead(result),
+            result.entity,
+            result.group,
+        )
 
-    rows = [[result.entity, result.group, result.sent, _verdict(result).replace("_", " "), _drift_left(result),
-             _dead(result), len(result.sources.lost) if result.sources is not None else 0, summary(result)]
-            for result in sorted(results, key=place)]
+    rows = [
+        [
+            result.entity,
+            result.group,
+            result.sent,
+            _verdict(result).replace("_", " "),
+            _drift_left(result),
+            _dead(result),
+            len(result.sources.lost) if result.sources is not None else 0,
+            summary(result),
+        ]
+        for result in sorted(results, key=place)
+    ]
     return ["entity", "group", "sent", "verdict", "drift left", "dead", "lost notifications", "result"], rows
 
 
@@ -137,9 +166,15 @@ def repair_job(config: Config) -> dg.JobDefinition:
     options = with_choices(RepairOptions, entity=entity_choices(config))
     repair_op = op_with(repair_groups, options)
 
-    @dg.job(name="repair", **IN_ONE_RUN, config=all_defaults(repair_op.name, options), description=(
-        "Repairs what was found and waits for an operator (`repair: ask`), in all business groups or in those named, "
-        "then validates these groups again."))
+    @dg.job(
+        name="repair",
+        **IN_ONE_RUN,
+        config=all_defaults(repair_op.name, options),
+        description=(
+            "Repairs what was found and waits for an operator (`repair: ask`), in all business groups or in those "
+            "named, then validates these groups again."
+        ),
+    )
     def repair_found() -> None:
         repair_op()
 

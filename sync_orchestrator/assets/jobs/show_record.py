@@ -42,8 +42,10 @@ def show_one_record(context: dg.OpExecutionContext, config: RecordOptions, syste
             raise dg.Failure(str(error), allow_retries=False) from None
     record = found["record"] or {"not archived": "yet"}
     metadata: dict[str, Any] = {
-        "state": shown_table((["field", "value"], [[name, _cell(value)] for name, value in record.items()
-                                                   if value is not None]))}
+        "state": shown_table(
+            (["field", "value"], [[name, _cell(value)] for name, value in record.items() if value is not None])
+        )
+    }
     for name in _LISTS:
         metadata |= _list_metadata(name, found[name])
     context.log.info(f"{config.entity} '{config.key}': " + ", ".join(f"{len(found[name])} {name}" for name in _LISTS))
@@ -73,9 +75,15 @@ def record_job(config: Config) -> dg.JobDefinition:
     options = with_choices(RecordOptions, entity=list(config.entities))
     show_op = op_with(show_one_record, options)
 
-    @dg.job(name="show_record", **IN_ONE_RUN, config=all_defaults(show_op.name, options), description=(
-        "Shows everything known of one record: its state, parts, events, pushes and drift. The same as "
-        "`sync-orchestrator records show`."))
+    @dg.job(
+        name="show_record",
+        **IN_ONE_RUN,
+        config=all_defaults(show_op.name, options),
+        description=(
+            "Shows everything known of one record: its state, parts, events, pushes and drift. The same as "
+            "`sync-orchestrator records show`."
+        ),
+    )
     def show_record() -> None:
         show_op()
 

@@ -14,8 +14,16 @@ from sync_orchestrator.cli.starter.resources import PARAMETER, Place, Resource, 
 
 _PAGES = ("page", "pagenumber", "pageno", "pageindex", "currentpage", "p")
 _OFFSETS = ("offset", "skip", "start", "startindex", "from")
-_CURSORS = ("cursor", "pagetoken", "after", "startingafter", "nexttoken", "continuationtoken",
-            "pagecursor", "pageafter")
+_CURSORS = (
+    "cursor",
+    "pagetoken",
+    "after",
+    "startingafter",
+    "nexttoken",
+    "continuationtoken",
+    "pagecursor",
+    "pageafter",
+)
 _LIMITS = ("limit", "pagesize", "perpage", "size", "top", "take", "count", "maxresults", "itemsperpage", "pagelimit")
 _NEXT_CURSORS = ("nextcursor", "nextpagetoken", "nexttoken", "continuationtoken", "endcursor", "cursor", "after")
 _NEXT_ADDRESSES = ("next", "nexturl", "nextlink", "nextpage", "odatanextlink", "nextpageurl")
@@ -90,9 +98,15 @@ def propose_columns(document: Document, resource: Resource) -> tuple[Column, ...
     shown = document.properties(place.schema) if place else {}
     parameter = plain_name(resource.id_parameter or "")
     return tuple(
-        Column(name, _column_kind(field), is_unique=plain_name(name) in (parameter, *_IDS),
-               is_nullable=name not in document.required(place.schema if place else {}))
-        for name, field in shown.items() if "items" not in field)
+        Column(
+            name,
+            _column_kind(field),
+            is_unique=plain_name(name) in (parameter, *_IDS),
+            is_nullable=name not in document.required(place.schema if place else {}),
+        )
+        for name, field in shown.items()
+        if "items" not in field
+    )
 
 
 def propose_part(document: Document, resource: Resource, names: Names) -> Calls:
@@ -123,16 +137,20 @@ class _Proposer:
         write = self._resource.create or self._resource.update
         assert write is not None
         _, body = _unwrapped(self._document, self._resource, self._document.request(write)[1])
-        properties = {name: field for name, field in self._document.properties(body).items()
-                      if not field.get("readOnly")}
+        properties = {
+            name: field for name, field in self._document.properties(body).items() if not field.get("readOnly")
+        }
         required = self._document.required(body)
         is_ours = self._ids_are_ours(properties)
         key_field = self._key_field(properties, is_ours, fields)
         group = self._group_field([name for name in properties if name != key_field.value], fields)
         group_field = None if group is None else str(group.value)
         mapping, optional = self._mapping(write, properties, required, key_field, group, source, fields)
-        settings: Calls = {"ids": guessed("ours", f"the path ends with {{{self._resource.id_parameter}}}, which is the "
-                                                  "key") if is_ours else "theirs"}
+        settings: Calls = {
+            "ids": guessed("ours", f"the path ends with {{{self._resource.id_parameter}}}, which is the key")
+            if is_ours
+            else "theirs"
+        }
         settings["key_field"] = key_field
         shown = self._shown(properties)
         self._group_of_records(settings, group_field, shown)
@@ -147,12 +165,21 @@ class _Proposer:
             settings["create"] = self._write(self._resource.create, properties)
         elif not is_ours:
             settings["create"] = todo(f"the document has no operation that makes a record of {self._resource.path}")
-        settings["update"] = self._write(self._resource.update, properties) if self._resource.update else todo(
-            f"the document has no operation that changes a record of {self._resource.path}")
-        settings["delete"] = self._call(self._resource.delete) if self._resource.delete else todo(
-            f"the document has no operation that deletes a record of {self._resource.path}")
-        settings["read"] = self._read(properties) if self._resource.read else todo(
-            f"the document has no operation that reads one record of {self._resource.path}")
+        settings["update"] = (
+            self._write(self._resource.update, properties)
+            if self._resource.update
+            else todo(f"the document has no operation that changes a record of {self._resource.path}")
+        )
+        settings["delete"] = (
+            self._call(self._resource.delete)
+            if self._resource.delete
+            else todo(f"the document has no operation that deletes a record of {self._resource.path}")
+        )
+        settings["read"] = (
+            self._read(properties)
+            if self._resource.read
+            else todo(f"the document has no operation that reads one record of {self._resource.path}")
+        )
         if not is_ours:
             settings["lookup"] = self._lookup(str(key_field.value), properties)
         settings["list"] = self._list(properties)
@@ -162,8 +189,11 @@ class _Proposer:
         parameter = plain_name(self._resource.id_parameter or "")
         if self._resource.create is None:
             return self._resource.update is not None
-        return any(plain_name(name) == parameter for name in properties) and parameter != "id" and (
-            self._resource.update is not None and parameter in map(plain_name, (*KEY_NAMES, self._names.key)))
+        return (
+            any(plain_name(name) == parameter for name in properties)
+            and parameter != "id"
+            and (self._resource.update is not None and parameter in map(plain_name, (*KEY_NAMES, self._names.key)))
+        )
 
     def _group_field(self, names: Collection[str], fields: Collection[str]) -> Value | None:
         """The field of theirs that the business group is written to."""
@@ -189,8 +219,14 @@ class _Proposer:
         return todo("no field of the document is named like our key: the field of theirs that holds it")
 
     def _mapping(
-        self, write: Operation, properties: Mapping[str, Schema], required: Collection[str], key_field: Value,
-        group: Value | None, source: str, fields: Sequence[str],
+        self,
+        write: Operation,
+        properties: Mapping[str, Schema],
+        required: Collection[str],
+        key_field: Value,
+        group: Value | None,
+        source: str,
+        fields: Sequence[str],
     ) -> tuple[Calls, Calls]:
         mapping: Calls = {key_field.value: Value("key", key_field.comment) if key_field.value == TODO else "key"}
         optional: Calls = {}
@@ -212,8 +248,13 @@ class _Proposer:
             else:
                 optional[name] = Value(joined(source, name), kind)
         if not properties:
-            mapping.update({name: guessed(joined(source, name), "the document describes no body") for name in fields
-                            if name not in mapping})
+            mapping.update(
+                {
+                    name: guessed(joined(source, name), "the document describes no body")
+                    for name in fields
+                    if name not in mapping
+                }
+            )
         return mapping, optional
 
     def _shown(self, properties: Collection[str]) -> Mapping[str, Schema]:
@@ -249,7 +290,8 @@ class _Proposer:
 
     def _revision(self) -> bool:
         return self._resource.update is not None and any(
-            name.lower() == "if-match" for name in self._resource.update.names_of("header"))
+            name.lower() == "if-match" for name in self._resource.update.names_of("header")
+        )
 
     # Calls ----------------------------------------------------------------------------------------------------------
 
@@ -262,8 +304,10 @@ class _Proposer:
             fitting, comment = parents, f"{parents[0]} is the business group"
         if len(parents) > len(fitting):
             unknown = next(name for name in parents if name not in fitting)
-            return todo(f"{operation.path}: what {{{unknown}}} is, as {{{{ group }}}} or a fixed text; "
-                        f"{{{{ {last} }}}} is the record's")
+            return todo(
+                f"{operation.path}: what {{{unknown}}} is, as {{{{ group }}}} or a fixed text; "
+                f"{{{{ {last} }}}} is the record's"
+            )
         for name in own:
             filled = "group" if name in fitting else last
             template = template.replace("{" + name + "}", "{{ " + filled + " }}")
@@ -281,8 +325,11 @@ class _Proposer:
         for place, section in (("query", "params"), ("header", "headers")):
             for each in operation.parameters:
                 name = str(each.get("name"))
-                if each.get("in") != place or name in known or name.lower() in (
-                        "authorization", "content-type", "accept"):
+                if (
+                    each.get("in") != place
+                    or name in known
+                    or name.lower() in ("authorization", "content-type", "accept")
+                ):
                     continue
                 if name.lower() == "if-match" and self._revision():
                     call.setdefault("headers", {})[name] = "{{ revision }}"
@@ -291,8 +338,10 @@ class _Proposer:
                     value = _constant(schema) or schema.get("default")
                     filled = "{{ group }}" if plain_name(name) in self._group_names else None
                     call.setdefault(section, {})[name] = filled or (
-                        guessed(str(value), "its default") if value is not None
-                        else todo(f"{operation.title} requires it ({_described(schema)})"))
+                        guessed(str(value), "its default")
+                        if value is not None
+                        else todo(f"{operation.title} requires it ({_described(schema)})")
+                    )
 
     def _write(self, operation: Operation, properties: Collection[str]) -> Calls:
         call = self._call(operation)
@@ -333,10 +382,15 @@ class _Proposer:
         listing = self._resource.listing
         name = None if listing is None or key_field == TODO else _filter_named(listing, {plain_name(key_field)})
         if listing is None or name is None:
-            where = "no operation lists records" if listing is None else (
-                f"no parameter of {listing.title} is named like the key field")
-            return todo(f"{where}: a call that finds records by their key. Remove this line if there is none; creates "
-                        "of unknown outcome then wait for an operator")
+            where = (
+                "no operation lists records"
+                if listing is None
+                else (f"no parameter of {listing.title} is named like the key field")
+            )
+            return todo(
+                f"{where}: a call that finds records by their key. Remove this line if there is none; creates "
+                "of unknown outcome then wait for an operator"
+            )
         call: Calls = {"path": self._path(listing), "params": {name: _filter_value(name, key_field, "key")}}
         self._needed(listing, call, {name})
         self._items(listing, call, properties)
@@ -354,11 +408,15 @@ class _Proposer:
         if len(alike) == 1 and (by is None or by.startswith("$")) and not self._is_group_found(listing):
             by, comment = alike[0], "the only parameter that is named like a part of the data"
         if by is not None and "{{ group }}" not in path:
-            params[by] = guessed("{{ group }}", comment) if comment else _filter_value(
-                by, str(self._names.group), "group")
+            params[by] = (
+                guessed("{{ group }}", comment) if comment else _filter_value(by, str(self._names.group), "group")
+            )
         elif "{{ group }}" not in path and path != TODO:
-            params[TODO] = Value("{{ group }}", f"{TODO}: no parameter of {listing.title} is named like the business "
-                                                "group: the parameter that filters by it")
+            params[TODO] = Value(
+                "{{ group }}",
+                f"{TODO}: no parameter of {listing.title} is named like the business "
+                "group: the parameter that filters by it",
+            )
         paging = self._paging(listing, params)
         if params:
             call["params"] = params
@@ -418,8 +476,11 @@ class _Proposer:
     def part(self) -> Calls:
         calls: Calls = {"list": self._list(())}
         if self._resource.read is not None:
-            listed = list_place(self._document, self._document.response(self._resource.listing), ()) if (
-                self._resource.listing) else None
+            listed = (
+                list_place(self._document, self._document.response(self._resource.listing), ())
+                if (self._resource.listing)
+                else None
+            )
             calls["read"] = self._read(self._document.properties(listed.schema) if listed else (), last="key")
         return calls
 
@@ -431,7 +492,13 @@ def _unwrapped(document: Document, resource: Resource, schema: Schema) -> tuple[
         properties = document.properties(schema)
         objects = [name for name, field in properties.items() if document.properties(field)]
         is_document = "attributes" in objects and properties.keys() <= {
-            "id", "type", "attributes", "relationships", "links", "meta"}
+            "id",
+            "type",
+            "attributes",
+            "relationships",
+            "links",
+            "meta",
+        }
         if is_document:
             constants: Calls = {"id": "{{ id }}"} if "id" in properties else {}
             if "type" in properties:
@@ -464,7 +531,8 @@ def _filter_named(listing: Operation, names: Collection[str]) -> str | None:
 def _fits(parameter: str, names: Collection[str]) -> bool:
     """Whether a parameter such as ``shop`` or ``filters[shop][$eq]`` is named like one of these."""
     return plain_name(parameter) in names or any(
-        plain_name(word) in names for word in re.split(r"[^\w-]+", parameter) if word)
+        plain_name(word) in names for word in re.split(r"[^\w-]+", parameter) if word
+    )
 
 
 def _filter_value(parameter: str, field: str, name: str) -> Any:
@@ -498,6 +566,9 @@ def _described(field: Schema) -> str:
     kind = field.get("type", "any")
     named = "/".join(str(each) for each in kind if each != "null") if isinstance(kind, list) else str(kind)
     choices = field.get("enum")
-    more = f", one of {', '.join(map(str, choices[:6]))}" if isinstance(choices, list) else (
-        f", {field['format']}" if isinstance(field.get("format"), str) else "")
+    more = (
+        f", one of {', '.join(map(str, choices[:6]))}"
+        if isinstance(choices, list)
+        else (f", {field['format']}" if isinstance(field.get("format"), str) else "")
+    )
     return f"{named}{more}"

@@ -9,14 +9,73 @@ from typing import Literal
 
 ColumnKind = Literal["text", "number", "time", "bool", "binary", "other"]
 
-KEY_NAMES = ("sku", "code", "number", "no", "external_id", "externalid", "reference", "ref", "uuid", "guid", "key",
-             "handle", "slug", "ean", "gtin", "name")
-GROUP_NAMES = ("shop", "store", "merchant", "tenant", "company", "warehouse", "location", "site", "branch", "plant",
-               "channel", "market", "region", "country", "customer", "account", "organization", "organisation", "brand",
-               "category", "department", "project", "team", "locale", "language", "type")
-VERSION_NAMES = ("updatedat", "updated", "updatedon", "modifiedat", "modified", "modifiedon", "lastmodified",
-                 "lastmodifiedat", "lastupdated", "lastupdate", "changedat", "changed", "writedate", "datemodified",
-                 "dateupdated", "updatetime", "mtime", "tstamp", "timestamp")
+KEY_NAMES = (
+    "sku",
+    "code",
+    "number",
+    "no",
+    "external_id",
+    "externalid",
+    "reference",
+    "ref",
+    "uuid",
+    "guid",
+    "key",
+    "handle",
+    "slug",
+    "ean",
+    "gtin",
+    "name",
+)
+GROUP_NAMES = (
+    "shop",
+    "store",
+    "merchant",
+    "tenant",
+    "company",
+    "warehouse",
+    "location",
+    "site",
+    "branch",
+    "plant",
+    "channel",
+    "market",
+    "region",
+    "country",
+    "customer",
+    "account",
+    "organization",
+    "organisation",
+    "brand",
+    "category",
+    "department",
+    "project",
+    "team",
+    "locale",
+    "language",
+    "type",
+)
+VERSION_NAMES = (
+    "updatedat",
+    "updated",
+    "updatedon",
+    "modifiedat",
+    "modified",
+    "modifiedon",
+    "lastmodified",
+    "lastmodifiedat",
+    "lastupdated",
+    "lastupdate",
+    "changedat",
+    "changed",
+    "writedate",
+    "datemodified",
+    "dateupdated",
+    "updatetime",
+    "mtime",
+    "tstamp",
+    "timestamp",
+)
 REVISION_NAMES = ("version", "revision", "rev", "rowversion", "lockversion", "versionnumber")
 _CREATED = re.compile(r"creat|insert|birth|deleted")
 _SECRET = re.compile(r"passw|secret|token|hash|salt|apikey")
@@ -59,7 +118,10 @@ class Guesses:
 
 
 def guess_columns(
-    columns: Sequence[Column], entity: str, theirs: Collection[str] = (), chosen: Collection[str] = (),
+    columns: Sequence[Column],
+    entity: str,
+    theirs: Collection[str] = (),
+    chosen: Collection[str] = (),
 ) -> Guesses:
     """Guesses key, version and business group of a source.
 
@@ -90,12 +152,17 @@ def copied_columns(columns: Sequence[Column], chosen: Collection[str]) -> tuple[
     a numbered primary key, and the times of creation and of the last change.
     """
     others = [column for column in columns if column.name not in chosen]
-    left_out = tuple(column.name for column in others
-                     if column.kind == "binary" or _SECRET.search(plain_name(column.name)))
+    left_out = tuple(
+        column.name for column in others if column.kind == "binary" or _SECRET.search(plain_name(column.name))
+    )
     primary = [column.name for column in columns if column.is_primary]
-    return tuple(column.name for column in others if column.name not in left_out and not _is_housekeeping(column)
-                 and not (primary == [column.name] and (column.kind == "number" or plain_name(column.name) == "id"))
-                 ), left_out
+    return tuple(
+        column.name
+        for column in others
+        if column.name not in left_out
+        and not _is_housekeeping(column)
+        and not (primary == [column.name] and (column.kind == "number" or plain_name(column.name) == "id"))
+    ), left_out
 
 
 def _is_housekeeping(column: Column) -> bool:
@@ -125,8 +192,11 @@ def _shared_key(columns: Sequence[Column], theirs: Collection[str]) -> Guess | N
 def _guess_key(columns: Sequence[Column], entity: str) -> Guess:
     primary = [column for column in columns if column.is_primary]
     if len(primary) == 1:
-        others = [column.name for column in columns if column.is_unique and not column.is_primary
-                  and column.kind in ("text", "number")]
+        others = [
+            column.name
+            for column in columns
+            if column.is_unique and not column.is_primary and column.kind in ("text", "number")
+        ]
         also = f"; unique, too: {', '.join(others)}" if others else ""
         return Guess(primary[0].name, f"the primary key{also}")
     unique = [column for column in columns if column.is_unique and column.kind in ("text", "number")]
@@ -141,8 +211,11 @@ def _guess_key(columns: Sequence[Column], entity: str) -> Guess:
         for column in columns:
             if plain_name(column.name) == name and column.repeats is not True and column.kind in ("text", "number"):
                 return Guess(column.name, "by its name; nothing says that it is unique")
-    why = f"the primary key has several columns ({', '.join(column.name for column in primary)})" if primary else (
-        "no column is unique")
+    why = (
+        f"the primary key has several columns ({', '.join(column.name for column in primary)})"
+        if primary
+        else ("no column is unique")
+    )
     return Guess(None, why)
 
 
@@ -162,15 +235,21 @@ def _guess_version(columns: Sequence[Column]) -> tuple[Guess, Literal["time", "n
 
 
 def _guess_group(columns: Sequence[Column]) -> Guess:
-    fitting = [column for column in columns if not column.is_unique and column.repeats is not False
-               and column.kind in ("text", "number", "other")]
+    fitting = [
+        column
+        for column in columns
+        if not column.is_unique and column.repeats is not False and column.kind in ("text", "number", "other")
+    ]
     for is_foreign in (True, False):
         for name in GROUP_NAMES:
             for column in fitting:
                 if column.is_foreign >= is_foreign and plain_name(column.name) in group_forms(name):
                     why = "a foreign key, by its name" if column.is_foreign else "by its name"
-                    nullable = "; rows without a value belong to no group" if column.is_nullable and (
-                        column.repeats is None) else ""
+                    nullable = (
+                        "; rows without a value belong to no group"
+                        if column.is_nullable and (column.repeats is None)
+                        else ""
+                    )
                     return Guess(column.name, why + nullable)
     foreign = [column for column in fitting if column.is_foreign]
     if len(foreign) == 1:

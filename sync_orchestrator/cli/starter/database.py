@@ -17,8 +17,14 @@ from sync_orchestrator.cli.starter.columns import Column, ColumnKind
 from sync_orchestrator.errors import ConfigError
 
 _KINDS: tuple[tuple[type[Any], ColumnKind], ...] = (
-    (types.DateTime, "time"), (types.Boolean, "bool"), (types.Numeric, "number"), (types.Integer, "number"),
-    (types.LargeBinary, "binary"), (types.String, "text"), (types.Uuid, "text"))
+    (types.DateTime, "time"),
+    (types.Boolean, "bool"),
+    (types.Numeric, "number"),
+    (types.Integer, "number"),
+    (types.LargeBinary, "binary"),
+    (types.String, "text"),
+    (types.Uuid, "text"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +60,10 @@ def list_tables(url: URL) -> list[str]:
             if schema in ("information_schema", "pg_catalog", "mysql", "performance_schema", "sys"):
                 continue
             prefix = "" if schema == default else f"{schema}."
-            found += [prefix + name for name in
-                      (*inspector.get_table_names(schema=schema), *inspector.get_view_names(schema=schema))]
+            found += [
+                prefix + name
+                for name in (*inspector.get_table_names(schema=schema), *inspector.get_view_names(schema=schema))
+            ]
         return sorted(found)
 
 
@@ -69,8 +77,10 @@ def read_table(url: URL, name: str) -> Table:
         try:
             found = inspector.get_columns(table, schema=schema or None)
         except NoSuchTableError:
-            raise ConfigError(f"--source-table: unknown table '{name}'; expected one of: "
-                              f"{', '.join(list_tables(url)) or 'none, the database is empty'}") from None
+            raise ConfigError(
+                f"--source-table: unknown table '{name}'; expected one of: "
+                f"{', '.join(list_tables(url)) or 'none, the database is empty'}"
+            ) from None
 
         def optional(read: Callable[..., Any]) -> Any:
             try:
@@ -81,21 +91,35 @@ def read_table(url: URL, name: str) -> Table:
         primary = (optional(inspector.get_pk_constraint) or {}).get("constrained_columns") or []
         # SQLite keeps unique constraints as indexes that SQLAlchemy leaves out by default.
         more: dict[str, Any] = {"include_auto_indexes": True} if url.get_backend_name() == "sqlite" else {}
-        indexes = [index for index in optional(partial(inspector.get_indexes, **more)) or ()
-                   if None not in index["column_names"]]
+        indexes = [
+            index
+            for index in optional(partial(inspector.get_indexes, **more)) or ()
+            if None not in index["column_names"]
+        ]
         unique = [each["column_names"] for each in optional(inspector.get_unique_constraints) or ()]
-        unique += [index["column_names"] for index in indexes
-                   if index.get("unique") and not (index.get("dialect_options") or {}).get("postgresql_where")]
+        unique += [
+            index["column_names"]
+            for index in indexes
+            if index.get("unique") and not (index.get("dialect_options") or {}).get("postgresql_where")
+        ]
         foreign = {name for key in optional(inspector.get_foreign_keys) or () for name in key["constrained_columns"]}
     ordered = [tuple(names) for names in (primary, *unique, *(index["column_names"] for index in indexes))]
-    return Table(name, tuple(
-        Column(
-            name=column["name"], kind=_kind(column["type"]), is_primary=column["name"] in primary,
-            is_unique=primary == [column["name"]] or [column["name"]] in unique,
-            is_indexed=any(names[:1] == (column["name"],) for names in ordered),
-            is_foreign=column["name"] in foreign,
-            is_nullable=bool(column.get("nullable", True)) and column["name"] not in primary)
-        for column in found), tuple(dict.fromkeys(names for names in ordered if names)))
+    return Table(
+        name,
+        tuple(
+            Column(
+                name=column["name"],
+                kind=_kind(column["type"]),
+                is_primary=column["name"] in primary,
+                is_unique=primary == [column["name"]] or [column["name"]] in unique,
+                is_indexed=any(names[:1] == (column["name"],) for names in ordered),
+                is_foreign=column["name"] in foreign,
+                is_nullable=bool(column.get("nullable", True)) and column["name"] not in primary,
+            )
+            for column in found
+        ),
+        tuple(dict.fromkeys(names for names in ordered if names)),
+    )
 
 
 def _kind(kind: Any) -> ColumnKind:
@@ -112,11 +136,14 @@ def _reading(url: URL) -> Iterator[Inspector]:
         engine = create_engine(url, hide_parameters=True)
         yield inspect(engine)
     except NoSuchModuleError:
-        raise ConfigError(f"--source-url: unknown kind of database '{url.drivername}'; install the package that "
-                          "brings it to SQLAlchemy") from None
+        raise ConfigError(
+            f"--source-url: unknown kind of database '{url.drivername}'; install the package that "
+            "brings it to SQLAlchemy"
+        ) from None
     except ImportError as error:
-        raise ConfigError(f"--source-url: {url.drivername} needs the driver '{error.name}': pip install {error.name}"
-                          ) from None
+        raise ConfigError(
+            f"--source-url: {url.drivername} needs the driver '{error.name}': pip install {error.name}"
+        ) from None
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise ConfigError(f"--source-url: {url.render_as_string(hide_password=True)}: {reason}") from None

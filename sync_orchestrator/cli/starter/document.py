@@ -75,9 +75,17 @@ def start_of(answers: Answers) -> str:
     values["fields"] = [name for name in answers.fields if name not in (answers.key, answers.group)]  # they have lines
     values |= _prepared(answers)
     environment = Environment(
-        variable_start_string="<<", variable_end_string=">>", block_start_string="<%", block_end_string="%>",
-        comment_start_string="<#", comment_end_string="#>", trim_blocks=True, keep_trailing_newline=True,
-        undefined=StrictUndefined, autoescape=False)
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+        autoescape=False,
+    )
     environment.filters["tojson"] = quoted
     template = Path(__file__).with_name("starter.yaml").read_text(encoding="utf-8")
     text: str = environment.from_string(template).render(values)
@@ -91,14 +99,18 @@ def start_of(answers: Answers) -> str:
 
 def marked_lines(text: str) -> list[int]:
     """The numbers of the lines that have to be filled in before ``check`` takes the file."""
-    return [number for number, line in enumerate(text.splitlines(), 1)
-            if f"# {TODO}: " in line and re.search(rf"\b{TODO}\b", line.partition("#")[0])]
+    return [
+        number
+        for number, line in enumerate(text.splitlines(), 1)
+        if f"# {TODO}: " in line and re.search(rf"\b{TODO}\b", line.partition("#")[0])
+    ]
 
 
 def _is_only_marks(complaints: str, text: str) -> bool:
     marked = {f"sync.yaml:{number}" for number in marked_lines(text)}
-    return all(line.rpartition(": ")[0].startswith(tuple(f"{mark}: " for mark in marked))
-               for line in complaints.splitlines())
+    return all(
+        line.rpartition(": ")[0].startswith(tuple(f"{mark}: " for mark in marked)) for line in complaints.splitlines()
+    )
 
 
 def _prepared(answers: Answers) -> dict[str, str]:
@@ -112,18 +124,25 @@ def _prepared(answers: Answers) -> dict[str, str]:
         made["source_settings"] = lines(answers.source_settings, 4)
     if answers.guesses is not None:
         guesses = answers.guesses
-        made["guessed_part"] = lines({
-            "key": _guessed(answers.key, guesses.key, "the column that names a record"),
-            "group": _guessed(answers.group, guesses.group, "the column that splits the records in parts of reasonable "
-                                                            "size"),
-            "version": {
-                "path": _guessed(answers.version, guesses.version, "a time or number that grows with each change"),
-                "kind": answers.version_kind}}, 8)
+        made["guessed_part"] = lines(
+            {
+                "key": _guessed(answers.key, guesses.key, "the column that names a record"),
+                "group": _guessed(
+                    answers.group, guesses.group, "the column that splits the records in parts of reasonable size"
+                ),
+                "version": {
+                    "path": _guessed(answers.version, guesses.version, "a time or number that grows with each change"),
+                    "kind": answers.version_kind,
+                },
+            },
+            8,
+        )
     if answers.part:
         made["part_lines"] = lines(answers.part, 8)
     if answers.proposal is not None:
         made["mapping_lines"] = lines(answers.proposal.mapping, 6) + "".join(
-            f"      # {line}\n" for line in yaml_lines(answers.proposal.optional, 0))
+            f"      # {line}\n" for line in yaml_lines(answers.proposal.optional, 0)
+        )
         made["target_lines"] = lines(answers.proposal.settings, 6)
     return made
 

@@ -92,11 +92,16 @@ def gather_answers(given: Given, ask: Ask, say: Say) -> Answers:
     if source is None:
         answers = _answers_without_columns(given, entity, ask)
     else:
-        answers = _answers_by_columns(given, entity, source, [] if service is None else writable_fields(*service), ask,
-                                      say)
+        answers = _answers_by_columns(
+            given, entity, source, [] if service is None else writable_fields(*service), ask, say
+        )
     if service is None:
-        return replace(answers, third_party_url=ask(
-            "--third-party-url", given.third_party_url, "Where is the service that is kept in sync?"))
+        return replace(
+            answers,
+            third_party_url=ask(
+                "--third-party-url", given.third_party_url, "Where is the service that is kept in sync?"
+            ),
+        )
     return _with_proposal(given, answers, *service, ask)
 
 
@@ -147,8 +152,13 @@ def _read_files(pattern: str) -> _Source:
             files["encoding"] = sample.encoding
         if sample.format == "csv" and sample.delimiter != ",":
             files["delimiter"] = sample.delimiter
-    return _Source("files", sample.columns, f"{sample.rows} rows of {pattern}",
-                   {"kind": "files", "folder": str(sample.folder)}, {"files": files})
+    return _Source(
+        "files",
+        sample.columns,
+        f"{sample.rows} rows of {pattern}",
+        {"kind": "files", "folder": str(sample.folder)},
+        {"files": files},
+    )
 
 
 def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> _Source:
@@ -162,8 +172,9 @@ def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> 
         names |= {plain_name(entity)[:-1] + "ies"} if entity.endswith("y") else set()
         fitting = [table for table in tables if plain_name(table.rpartition(".")[2]) in names]
         say(f"tables: {', '.join(tables)}")
-        name = ask("--source-table", None, "Which table or view has the records?",
-                   fitting[0] if len(fitting) == 1 else None)
+        name = ask(
+            "--source-table", None, "Which table or view has the records?", fitting[0] if len(fitting) == 1 else None
+        )
     table = database.read_table(url, name)
     shown = url.render_as_string(hide_password=False)
     if url.password is not None:
@@ -175,14 +186,20 @@ def _read_database(given: Given, text: str, entity: str, ask: Ask, say: Say) -> 
 
 
 def _answers_by_columns(
-    given: Given, entity: str, source: _Source, theirs: Sequence[str], ask: Ask, say: Say,
+    given: Given,
+    entity: str,
+    source: _Source,
+    theirs: Sequence[str],
+    ask: Ask,
+    say: Say,
 ) -> Answers:
     by_expression = {joined("@", column.name): column for column in source.columns}
     options = (given.key, given.version, given.group)
     guesses = guess_columns(source.columns, entity, theirs, _names_of(by_expression, options))
     say(f"{source.what} has {', '.join(column.name for column in source.columns) or 'no columns'}")
-    for what, option, guess in zip(("key", "version", "group"), options, (guesses.key, guesses.version, guesses.group),
-                                   strict=True):
+    for what, option, guess in zip(
+        ("key", "version", "group"), options, (guesses.key, guesses.version, guesses.group), strict=True
+    ):
         if option is None:
             say(f"guessed {what}: {guess.value or 'nothing'} ({guess.why})")
     chosen = [
@@ -190,31 +207,53 @@ def _answers_by_columns(
         for option, value, question, guess in (
             ("--key", given.key, "Which field names a record?", guesses.key),
             ("--version", given.version, "Which field grows with each change?", guesses.version),
-            ("--group", given.group, "Which field splits the records in groups?", guesses.group))]
+            ("--group", given.group, "Which field splits the records in groups?", guesses.group),
+        )
+    ]
     key, version, group = chosen
     fields, left_out = copied_columns(source.columns, _names_of(by_expression, chosen))
     if left_out:
         say(f"left out, binary or secret by their names: {', '.join(left_out)}")
     copied = [joined("@", name) for name in fields]
-    names = _split(ask("--fields", given.fields, "Which fields are copied? (separated by commas)",
-                       ",".join(copied) or "name"))
-    expressions = [joined("@", guess.value) if guess.value else None
-                   for guess in (guesses.key, guesses.version, guesses.group)]
+    names = _split(
+        ask("--fields", given.fields, "Which fields are copied? (separated by commas)", ",".join(copied) or "name")
+    )
+    expressions = [
+        joined("@", guess.value) if guess.value else None for guess in (guesses.key, guesses.version, guesses.group)
+    ]
     part = dict(source.part)
     if source.kind == "sql" and TODO not in (key, group):
         say(f"With an index on ({group}, {key}), each page of a listing costs the same.")
     if source.document is not None and source.resource is not None:
         part = propose_part(source.document, source.resource, Names(key, None if group == TODO else group))
     kind = given.version_kind or (
-        guesses.version_kind if version == expressions[1] else
-        version_kind_of(by_expression[version]) if version in by_expression else "time")
+        guesses.version_kind
+        if version == expressions[1]
+        else version_kind_of(by_expression[version])
+        if version in by_expression
+        else "time"
+    )
     return Answers(
-        entity=entity, source_url=source.url or "https://localhost", third_party_url="", key=key, version=version,
-        group=group, version_kind=kind, fields=names, source=given.source, third_party=given.third_party,
-        source_path=given.source_path, third_party_path=given.third_party_path,
-        third_party_items=given.third_party_items, groups_path=given.groups_path, ids=given.ids,
-        source_kind=source.kind, source_settings=source.settings, part=part,
-        guesses=_as_expressions(guesses, expressions))
+        entity=entity,
+        source_url=source.url or "https://localhost",
+        third_party_url="",
+        key=key,
+        version=version,
+        group=group,
+        version_kind=kind,
+        fields=names,
+        source=given.source,
+        third_party=given.third_party,
+        source_path=given.source_path,
+        third_party_path=given.third_party_path,
+        third_party_items=given.third_party_items,
+        groups_path=given.groups_path,
+        ids=given.ids,
+        source_kind=source.kind,
+        source_settings=source.settings,
+        part=part,
+        guesses=_as_expressions(guesses, expressions),
+    )
 
 
 def _names_of(by_expression: Mapping[str, Column], chosen: Iterable[str | None]) -> set[str]:
@@ -223,8 +262,10 @@ def _names_of(by_expression: Mapping[str, Column], chosen: Iterable[str | None])
 
 
 def _as_expressions(guesses: Guesses, expressions: Sequence[str | None]) -> Guesses:
-    key, version, group = (replace(guess, value=expression) for guess, expression in zip(
-        (guesses.key, guesses.version, guesses.group), expressions, strict=True))
+    key, version, group = (
+        replace(guess, value=expression)
+        for guess, expression in zip((guesses.key, guesses.version, guesses.group), expressions, strict=True)
+    )
     return replace(guesses, key=key, version=version, group=group)
 
 
@@ -235,19 +276,28 @@ def _answers_without_columns(given: Given, entity: str, ask: Ask) -> Answers:
         third_party_url="",
         key=ask("--key", given.key, "Which field names a record?", "id"),
         version=ask("--version", given.version, "Which field grows with each change?", "updated_at"),
-        group=ask("--group", given.group, "Which field splits the records in groups? (shop, store, merchant …)",
-                  "shop"),
+        group=ask(
+            "--group", given.group, "Which field splits the records in groups? (shop, store, merchant …)", "shop"
+        ),
         fields=_split(ask("--fields", given.fields, "Which fields are copied? (separated by commas)", "name")),
-        version_kind=given.version_kind or "time", source=given.source, third_party=given.third_party,
-        source_path=given.source_path, third_party_path=given.third_party_path, source_items=given.source_items,
-        third_party_items=given.third_party_items, groups_path=given.groups_path, ids=given.ids)
+        version_kind=given.version_kind or "time",
+        source=given.source,
+        third_party=given.third_party,
+        source_path=given.source_path,
+        third_party_path=given.third_party_path,
+        source_items=given.source_items,
+        third_party_items=given.third_party_items,
+        groups_path=given.groups_path,
+        ids=given.ids,
+    )
 
 
 def _with_proposal(given: Given, answers: Answers, document: Document, resource: Resource, ask: Ask) -> Answers:
     names = Names(_plain(answers.key), None if answers.group == TODO else _plain(answers.group))
     proposal = propose_third_party(document, resource, names, answers.source, [_plain(name) for name in answers.fields])
-    url = ask("--third-party-url", given.third_party_url or document.server,
-              "Where is the service that is kept in sync?")
+    url = ask(
+        "--third-party-url", given.third_party_url or document.server, "Where is the service that is kept in sync?"
+    )
     return replace(answers, third_party_url=url, proposal=proposal, login_lines=tuple(_login_lines(document)))
 
 
@@ -274,5 +324,3 @@ def _plain(expression: str) -> str:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
-
-

@@ -53,5 +53,14 @@ def yaml_lines(content: Mapping[str, Any], indent: int) -> Iterator[str]:
 def quoted(text: str) -> str:
     """A text as plain as YAML allows."""
     is_plain = re.fullmatch(r"[A-Za-z_/][\w/.:-]*", text) and text.lower() not in (
-        "y", "n", "yes", "no", "on", "off", "true", "false", "null")
+        "y",
+        "n",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "true",
+        "false",
+        "null",
+    )
     return text if is_plain and not text.endswith(":") else json.dumps(text, ensure_ascii=False)

@@ -94,8 +94,11 @@ class Document:
         return found
 
     def _joined(self, schema: Schema, depth: int) -> Schema:
-        choices = [each for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
-                   if isinstance(each, dict) and each.get("type") != "null"]
+        choices = [
+            each
+            for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ()))
+            if isinstance(each, dict) and each.get("type") != "null"
+        ]
         parts = [each for each in schema.get("allOf", ()) if isinstance(each, dict)]
         if not parts and not (choices and "properties" not in schema):
             return schema
@@ -127,8 +130,9 @@ class Document:
     def response(self, operation: Operation) -> Schema:
         """The schema of the body that an operation responds with where it succeeds."""
         responses = operation.content.get("responses")
-        for status, response in sorted((str(status), each) for status, each in responses.items()) if isinstance(
-                responses, dict) else ():
+        for status, response in (
+            sorted((str(status), each) for status, each in responses.items()) if isinstance(responses, dict) else ()
+        ):
             if status.startswith("2"):
                 _, schema = self._body(self.resolve(response).get("content"))
                 if schema:
@@ -168,8 +172,10 @@ def read_document(source: str) -> Document:
     version = str(content.get("openapi", ""))
     if not version.startswith("3."):
         found = f"Swagger {content['swagger']}" if "swagger" in content else f"openapi: {version or 'nothing'}"
-        raise ConfigError(f"{source}: expected OpenAPI 3.0 or 3.1, found {found}; a converter such as "
-                          "https://converter.swagger.io makes one of the other")
+        raise ConfigError(
+            f"{source}: expected OpenAPI 3.0 or 3.1, found {found}; a converter such as "
+            "https://converter.swagger.io makes one of the other"
+        )
     return _with_operations(Document(source, content))
 
 
@@ -181,10 +187,13 @@ def _with_operations(document: Document) -> Document:
         for method in _METHODS:
             if isinstance(content := item.get(method), dict):
                 own = [document.resolve(each) for each in content.get("parameters") or ()]
-                parameters = tuple({**each, "schema": document.resolve(each.get("schema"))} for each in {
-                    (each.get("in"), each.get("name")): each for each in (*shared, *own)}.values())
+                parameters = tuple(
+                    {**each, "schema": document.resolve(each.get("schema"))}
+                    for each in {(each.get("in"), each.get("name")): each for each in (*shared, *own)}.values()
+                )
                 document.paths.setdefault(str(path).rstrip("/") or "/", {})[method] = Operation(
-                    method.upper(), str(path), parameters, content)
+                    method.upper(), str(path), parameters, content
+                )
     if not document.paths:
         raise ConfigError(f"{document.source}: it has no operations under 'paths'")
     return document

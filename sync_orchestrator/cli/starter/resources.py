@@ -47,10 +47,15 @@ def resources(document: Document) -> list[Resource]:
         parent, _, last = path.rpartition("/")
         if PARAMETER.fullmatch(last):
             items.setdefault(parent, path)
-    found = [_resource(document, path, items.get(path)) for path in {**document.paths, **items}
-             if not PARAMETER.search(path.rpartition("/")[2])]
-    return sorted((each for each in found if len(each.operations) > 1 and (each.create or each.update)),
-                  key=lambda each: (-len(each.operations), len(each.parents), each.path))
+    found = [
+        _resource(document, path, items.get(path))
+        for path in {**document.paths, **items}
+        if not PARAMETER.search(path.rpartition("/")[2])
+    ]
+    return sorted(
+        (each for each in found if len(each.operations) > 1 and (each.create or each.update)),
+        key=lambda each: (-len(each.operations), len(each.parents), each.path),
+    )
 
 
 def find_resource(document: Document, entity: str, path: str = "", *, reads: bool = False) -> Resource:
@@ -68,8 +73,9 @@ def find_resource(document: Document, entity: str, path: str = "", *, reads: boo
     known = resources(document)
     if reads:
         paths = document.paths.keys() - {each.path for each in known}
-        only_listed = (_resource(document, path, None) for path in sorted(paths)
-                       if not PARAMETER.search(path.rpartition("/")[2]))
+        only_listed = (
+            _resource(document, path, None) for path in sorted(paths) if not PARAMETER.search(path.rpartition("/")[2])
+        )
         known += [each for each in only_listed if each.listing is not None]
     option = "--source-path" if reads else "--third-party-path"
     names = ", ".join(each.path for each in known) or "none: no path has operations that list and write records"
@@ -82,14 +88,18 @@ def find_resource(document: Document, entity: str, path: str = "", *, reads: boo
     fitting = [each for each in known if plain_name(each.path.rpartition("/")[2]) in _plurals(entity)]
     if not fitting and len(known) == 1:
         return known[0]
-    best = [each for each in fitting if len(each.operations) == len(fitting[0].operations)
-            and len(each.parents) == len(fitting[0].parents)]
+    best = [
+        each
+        for each in fitting
+        if len(each.operations) == len(fitting[0].operations) and len(each.parents) == len(fitting[0].parents)
+    ]
     if len(best) == 1:
         return best[0]
     what = "several collections" if best else "no collection"
     choices = ", ".join(each.path for each in best) if best else names
-    raise ConfigError(f"{document.source}: {what} may be the one of '{entity}': name it with {option}; expected one "
-                      f"of: {choices}")
+    raise ConfigError(
+        f"{document.source}: {what} may be the one of '{entity}': name it with {option}; expected one of: {choices}"
+    )
 
 
 def plain_path(path: str) -> str:
@@ -106,9 +116,15 @@ def _plurals(entity: str) -> set[str]:
 def _resource(document: Document, path: str, item: str | None) -> Resource:
     here, below = document.paths.get(path, {}), document.paths.get(item or "", {})
     return Resource(
-        path=path, id_parameter=PARAMETER.findall(item)[-1] if item else None, parents=tuple(PARAMETER.findall(path)),
-        create=here.get("post"), listing=here.get("get"), read=below.get("get"),
-        update=below.get("patch") or below.get("put") or below.get("post"), delete=below.get("delete"))
+        path=path,
+        id_parameter=PARAMETER.findall(item)[-1] if item else None,
+        parents=tuple(PARAMETER.findall(path)),
+        create=here.get("post"),
+        listing=here.get("get"),
+        read=below.get("get"),
+        update=below.get("patch") or below.get("put") or below.get("post"),
+        delete=below.get("delete"),
+    )
 
 
 def record_place(document: Document, schema: Schema, fields: Collection[str]) -> Place:

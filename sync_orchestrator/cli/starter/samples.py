@@ -20,7 +20,13 @@ from sync_orchestrator.errors import ConfigError
 MAX_ROWS_READ = 500
 _SAMPLE_BYTES = 1_000_000
 _FORMATS: dict[str, Literal["csv", "jsonl", "parquet"]] = {
-    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d")
 
 
@@ -72,9 +78,16 @@ def read_sample(pattern: str) -> FileSample:
     except OSError as error:
         raise ConfigError(f"--source-files: {path}: {error.strerror}") from None
     fixed = _fixed_folder(wanted.parent)
-    return FileSample(fixed.resolve(), str(wanted.relative_to(fixed)), kind,
-                      path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".parquet"), encoding, delimiter,
-                      tuple(_column(name, [row.get(name) for row in rows]) for name in names), len(rows))
+    return FileSample(
+        fixed.resolve(),
+        str(wanted.relative_to(fixed)),
+        kind,
+        path.suffix.lower() in (".csv", ".jsonl", ".ndjson", ".parquet"),
+        encoding,
+        delimiter,
+        tuple(_column(name, [row.get(name) for row in rows]) for name in names),
+        len(rows),
+    )
 
 
 def _fixed_folder(folder: Path) -> Path:
@@ -89,8 +102,9 @@ def _decoded(path: Path) -> tuple[str, str]:
     encodings = ("utf-8-sig",) if start.startswith(b"\xef\xbb\xbf") else ("utf-8", "cp1252", "latin-1")
     for encoding in encodings:
         try:
-            text = start.decode(encoding, "ignore" if is_cut and encoding.startswith("utf-8") and _is_utf8(start)
-                                else "strict")
+            text = start.decode(
+                encoding, "ignore" if is_cut and encoding.startswith("utf-8") and _is_utf8(start) else "strict"
+            )
         except UnicodeDecodeError:
             continue
         return text.rsplit("\n", 1)[0] if is_cut else text, encoding
@@ -147,8 +161,13 @@ def _column(name: str, values: Sequence[Any]) -> Column:
     texts = [json.dumps(value, sort_keys=True, default=str) for value in given]
     is_unique = len(given) == len(values) > 1 and len(set(texts)) == len(texts)
     kind: ColumnKind = kinds.pop() if len(kinds) == 1 else "text" if given else "other"
-    return Column(name, kind, is_unique=is_unique, is_nullable=len(given) < len(values),
-                  repeats=len(set(texts)) < len(texts) if len(given) > 1 else None)
+    return Column(
+        name,
+        kind,
+        is_unique=is_unique,
+        is_nullable=len(given) < len(values),
+        repeats=len(set(texts)) < len(texts) if len(given) > 1 else None,
+    )
 
 
 def _kind(value: Any) -> ColumnKind:

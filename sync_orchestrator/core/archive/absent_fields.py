@@ -24,8 +24,9 @@ _HANDLE_ABSENCE = frozenset({"or_expression", "and_expression", "not_expression"
 """Expressions whose operands may be absent on purpose, such as ``shop.price || shop.old_price``."""
 
 _FUNCTIONS_OF_ABSENCE = frozenset({"not_null", "coalesce", "type", "keys", "values", "merge", "to_array"})
-_BEGIN_WITH_FIRST = frozenset({
-    "pipe", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "subexpression"})
+_BEGIN_WITH_FIRST = frozenset(
+    {"pipe", "index_expression", "projection", "value_projection", "filter_projection", "flatten", "subexpression"}
+)
 """Expressions whose first operand alone is evaluated on the document itself."""
 
 
@@ -84,8 +85,10 @@ def vanished(data: Json, had: Iterable[str], fields: Iterable[str]) -> list[str]
 def problem_of(names: Sequence[str], part: str) -> str:
     """Why a part without these fields cannot be used."""
     quoted = ", ".join(f"'{name}'" for name in names)
-    return (f"mapped field absent: {quoted} (the archive has a value); send null to clear it, or set "
-            f"parts.{part}.absent_fields to 'null' if this source leaves out what is null")
+    return (
+        f"mapped field absent: {quoted} (the archive has a value); send null to clear it, or set "
+        f"parts.{part}.absent_fields to 'null' if this source leaves out what is null"
+    )
 
 
 def refuse_vanished(
@@ -95,13 +98,24 @@ def refuse_vanished(
 
     Rows that have all mapped fields cost nothing; the others cost one query together.
     """
-    suspects = {row.key for row in rows if row.problem is None and not row.deleted and lacking(row.data, fields)
-                and text_problem(row.key) is None}
+    suspects = {
+        row.key
+        for row in rows
+        if row.problem is None and not row.deleted and lacking(row.data, fields) and text_problem(row.key) is None
+    }
     if not suspects:
         return list(rows)
-    had = {row.key: row.fields for row in run(
-        connection, queries.SELECT_FIELDS_WITH_VALUES, entity=entity, part=part, keys=sorted(suspects),
-        fields=sorted(fields))}
+    had = {
+        row.key: row.fields
+        for row in run(
+            connection,
+            queries.SELECT_FIELDS_WITH_VALUES,
+            entity=entity,
+            part=part,
+            keys=sorted(suspects),
+            fields=sorted(fields),
+        )
+    }
     return [_refused(row, part, had.get(row.key, ()), fields) if row.key in suspects else row for row in rows]
 
 
@@ -181,5 +195,8 @@ class CheckedSource:
     async def _checked(self, rows: list[PartRead]) -> list[PartRead]:
         if not any(row.problem is None and not row.deleted and lacking(row.data, self._fields) for row in rows):
             return rows
-        return await asyncio.to_thread(in_transaction, self._engine, lambda connection: refuse_vanished(
-            connection, self._entity, self._part, rows, self._fields))
+        return await asyncio.to_thread(
+            in_transaction,
+            self._engine,
+            lambda connection: refuse_vanished(connection, self._entity, self._part, rows, self._fields),
+        )

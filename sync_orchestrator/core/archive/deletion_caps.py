@@ -73,8 +73,14 @@ def held_back(connection: Connection, entity: EntityContext, changes: Sequence[C
         if (why := reserve(connection, entity, group, len(some), "flagged")) is not None:
             held += some
             place = f"{entity.name} {group}"
-            alerts.tell(connection, "delete_cap", f"{place}{FLAGGED}", f"{place}: {why}", entity=entity.name,
-                        examples=sorted(change.key for change in some)[:10])
+            alerts.tell(
+                connection,
+                "delete_cap",
+                f"{place}{FLAGGED}",
+                f"{place}: {why}",
+                entity=entity.name,
+                examples=sorted(change.key for change in some)[:10],
+            )
     return held
 
 
@@ -84,8 +90,13 @@ def alive_groups(
     """The business groups of those of some parts, by key and part, that are archived and not deleted."""
     if not changes:
         return {}
-    rows = run(connection, queries.SELECT_LIVE_KEYS, entity=entity.name, key=[change.key for change in changes],
-               part=[change.part for change in changes])
+    rows = run(
+        connection,
+        queries.SELECT_LIVE_KEYS,
+        entity=entity.name,
+        key=[change.key for change in changes],
+        part=[change.part for change in changes],
+    )
     return {(row.key, row.part): row.group_key for row in rows}
 
 

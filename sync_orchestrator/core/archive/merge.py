@@ -60,10 +60,15 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
         return []
     one_by_one(connection)
     rows = run(
-        connection, queries.SELECT_UNLOCKED_KEYS, entity=entity,
-        key=[change.key for change in changes], part=[change.part for change in changes],
-        epoch=[change.stamp.epoch for change in changes], version=[change.stamp.version for change in changes],
-        content_hash=[change.stamp.content_hash for change in changes])
+        connection,
+        queries.SELECT_UNLOCKED_KEYS,
+        entity=entity,
+        key=[change.key for change in changes],
+        part=[change.part for change in changes],
+        epoch=[change.stamp.epoch for change in changes],
+        version=[change.stamp.version for change in changes],
+        content_hash=[change.stamp.content_hash for change in changes],
+    )
     return [changes[row.place - 1] for row in rows]
 
 
@@ -151,15 +156,24 @@ def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
 
 def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
     """The owner's changes first, and the oldest of them first; of equal versions in the order of their arrival."""
-    return sorted(changes, key=lambda change: (
-        change.part != rules.owner, change.stamp.epoch, change.stamp.version, change.stamp.order,
-        change.stamp.content_hash))
+    return sorted(
+        changes,
+        key=lambda change: (
+            change.part != rules.owner,
+            change.stamp.epoch,
+            change.stamp.version,
+            change.stamp.order,
+            change.stamp.content_hash,
+        ),
+    )
 
 
 def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
     """The records that are here, held until the transaction ends."""
-    present = {row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
-               for row in run(connection, queries.LOCK_RECORDS, entity=entity, keys=keys)}
+    present = {
+        row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
+        for row in run(connection, queries.LOCK_RECORDS, entity=entity, keys=keys)
+    }
     if present:
         for row in run(connection, queries.SELECT_STAMPS, entity=entity, keys=sorted(present), lag=lag):
             present[row.key].parts[row.part] = stamp_of(row)
@@ -215,9 +229,13 @@ def _write_records(connection: Connection, entity: str, batch: _Judged, lane: in
 def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]:
     states = [batch.states[key] for key in keys]
     return {
-        "entity": entity, "key": list(keys), "group_key": [state.group for state in states],
-        "revision": [state.revision for state in states], "deleted": [state.deleted for state in states],
-        "ready": [state.ready for state in states]}
+        "entity": entity,
+        "key": list(keys),
+        "group_key": [state.group for state in states],
+        "revision": [state.revision for state in states],
+        "deleted": [state.deleted for state in states],
+        "ready": [state.ready for state in states],
+    }
 
 
 def _new_groups(connection: Connection, entity: str, batch: _Judged, keys: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The queries of ``core/archive/``. Parameters are bound; batches come as arrays."""
 
-
 from sync_orchestrator.core.db.fragments import OF_KEYS, claim_is_free, is_announced
 
 # A row for every key that is not here; one of which nothing came goes again.
@@ -62,7 +61,7 @@ UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
     lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
     attempts = 0, parked = NULL, parked_at = NULL, error = NULL, refusal_retried = false,
-    due_at = CASE WHEN {claim_is_free('r.')} THEN sync.clock() ELSE r.due_at END
+    due_at = CASE WHEN {claim_is_free("r.")} THEN sync.clock() ELSE r.due_at END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
       AS v (key, group_key, revision, deleted, ready) OFFSET 0) v
@@ -78,7 +77,9 @@ NEXT_READ_SEQUENCE = "SELECT nextval('sync.ticket')"
 
 SELECT_CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
 
-NEXT_READ_SEQUENCE_AND_CLOCK = "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
+NEXT_READ_SEQUENCE_AND_CLOCK = (
+    "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
+)
 
 # Which of these groups have had their first full sync; an event of unknown group is covered once all have.
 SELECT_COVERED_GROUPS = """
@@ -175,7 +176,7 @@ SELECT_LIVE_KEYS = f"""
 SELECT p.key, p.part, coalesce(r.group_key, '') AS group_key
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(%(key)s::text[], %(part)s::text[]) AS v (key, part) OFFSET 0) v
 JOIN sync.parts p ON p.entity = v.entity AND p.key = v.key AND p.part = v.part AND NOT p.deleted
-  AND NOT {is_announced('p')}
+  AND NOT {is_announced("p")}
 JOIN sync.records r ON r.entity = v.entity AND r.key = v.key AND NOT r.deleted
 """
 

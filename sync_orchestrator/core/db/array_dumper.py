@@ -60,4 +60,10 @@ def _text(item: Jsonb) -> str:
 
 
 _WRITTEN: dict[type, Callable[[Sequence[Any]], list[str]]] = {
-    str: _texts, int: _numbers, float: _numbers, bool: _truths, bytes: _bytes, Jsonb: _documents}
+    str: _texts,
+    int: _numbers,
+    float: _numbers,
+    bool: _truths,
+    bytes: _bytes,
+    Jsonb: _documents,
+}

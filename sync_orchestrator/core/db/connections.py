@@ -23,24 +23,37 @@ POOLER = (
     "the database is reached through a connection pooler (such as PgBouncer) that gives each transaction another "
     "session or refuses session settings, so settings, prepared statements and LISTEN do not work: set "
     "SYNC_DATABASE_URL to the Postgres server itself, or to a pool with pool_mode = session and "
-    "ignore_startup_parameters = options")
+    "ignore_startup_parameters = options"
+)
 _REFUSED_SETTINGS = "unsupported startup parameter"
 _PROTOCOL_VIOLATION = "08P01"  # a pool of single statements refuses BEGIN
 _LOOKS = 3
 
 READ_ONLY = "25006"
 _SHUT_DOWN = ("57P01", "57P02", "57P03", "57P04", "57P05")
-_BROKEN_STATES = frozenset({
-    READ_ONLY, *_SHUT_DOWN,
-    "25P03", "25P04",  # ended by a timeout of the server
-    "26000", "42P05",  # prepared statements are not as the driver believes
-    "0A000",           # a cached plan must not change its result type
-    "08000", "08001", "08003", "08004", "08006", "08007", "08P01",
-})
+_BROKEN_STATES = frozenset(
+    {
+        READ_ONLY,
+        *_SHUT_DOWN,
+        "25P03",
+        "25P04",  # ended by a timeout of the server
+        "26000",
+        "42P05",  # prepared statements are not as the driver believes
+        "0A000",  # a cached plan must not change its result type
+        "08000",
+        "08001",
+        "08003",
+        "08004",
+        "08006",
+        "08007",
+        "08P01",
+    }
+)
 _REPORTED_READ_ONLY = ("default_transaction_read_only", "in_hot_standby")
 
 
 # Settings ---------------------------------------------------------------------------------------------------------
+
 
 def with_settings(url: URL | str, *, named: bool = True) -> URL:
     """The same database with the settings of our sessions; repeating it changes nothing.
@@ -72,6 +85,7 @@ def allow_idle(connection: Any) -> None:
 
 
 # Sessions that are no longer usable -------------------------------------------------------------------------------
+
 
 def watch(engine: Engine) -> Engine:
     """Has an engine, of psycopg 3 or 2, throw away connections whose session is no longer usable.
@@ -131,6 +145,7 @@ def original(error: BaseException | None) -> BaseException | None:
 
 
 # Poolers ----------------------------------------------------------------------------------------------------------
+
 
 def require_own_sessions(engine: Engine) -> None:
     """Raises ConfigError where connections share sessions, as they do behind a pooler in transaction mode.

@@ -35,8 +35,14 @@ def connect(url: str, *, pool: int = 10) -> Engine:
     """An engine on psycopg 3 whose sessions are set up, and thrown away, as ``sessions.py`` says."""
     from sqlalchemy import create_engine, event
 
-    engine = create_engine(connections.with_settings(url), pool_pre_ping=True, pool_size=pool, max_overflow=pool,
-                           hide_parameters=True, use_native_hstore=False)
+    engine = create_engine(
+        connections.with_settings(url),
+        pool_pre_ping=True,
+        pool_size=pool,
+        max_overflow=pool,
+        hide_parameters=True,
+        use_native_hstore=False,
+    )
     event.listen(engine, "connect", lambda driver, _: prepare(driver))
     return connections.watch(engine)
 
@@ -136,8 +142,10 @@ def lost_to_another(error: BaseException) -> bool:
 
 
 AGAIN: Any = {
-    "retry": retry_if_exception(lost_to_another), "stop": stop_after_attempt(8),
-    "wait": wait_random_exponential(multiplier=0.02, max=1), "reraise": True,
+    "retry": retry_if_exception(lost_to_another),
+    "stop": stop_after_attempt(8),
+    "wait": wait_random_exponential(multiplier=0.02, max=1),
+    "reraise": True,
 }
 """For tenacity: how a transaction is done again."""
 

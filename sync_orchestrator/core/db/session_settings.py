@@ -22,17 +22,24 @@ _ACKNOWLEDGED_WITHIN_SECONDS = 10
 _CONNECT_SECONDS = 10
 
 _CLIENT = {
-    "connect_timeout": _CONNECT_SECONDS, "client_encoding": "utf8", "keepalives": 1,
+    "connect_timeout": _CONNECT_SECONDS,
+    "client_encoding": "utf8",
+    "keepalives": 1,
     **{f"keepalives_{name}": value for name, value in _KEEPALIVE.items()},
     "tcp_user_timeout": _ACKNOWLEDGED_WITHIN_SECONDS * 1000,
 }
 SERVER_SETTINGS = {
     # Plans are made for each execution: one made while a table was small would be kept while it grows. JIT compilation
     # costs seconds where a plan's estimated cost is high, and these statements take milliseconds.
-    "jit": "off", "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "plan_cache_mode": "force_custom_plan",
     # The driver reads these forms only, and a database or role may have others set.
-    "DateStyle": "ISO", "IntervalStyle": "postgres", "TimeZone": "UTC", "extra_float_digits": "1",
-    "bytea_output": "hex", "default_transaction_isolation": "read committed",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "default_transaction_isolation": "read committed",
     # The server notices a client whose machine lost its power, and releases its locks.
     **{f"tcp_keepalives_{name}": str(value) for name, value in _KEEPALIVE.items()},
     "tcp_user_timeout": str(_ACKNOWLEDGED_WITHIN_SECONDS * 1000),
@@ -64,10 +71,12 @@ def application_name() -> str:
     """Which process this is, for ``pg_stat_activity``: its program, its command and its process id."""
     program = Path(sys.argv[0] or "python")
     words = [program.parent.name if program.name == "__main__.py" else program.stem]
-    words += [word for word in sys.argv[1:3] if word.replace("-", "").replace("_", "").isalnum()
-              and not word.startswith("-")]
-    name = " ".join(["sync-orchestrator", *(word for word in words if word not in ("sync_orchestrator",
-                                                                                "sync-orchestrator"))])
+    words += [
+        word for word in sys.argv[1:3] if word.replace("-", "").replace("_", "").isalnum() and not word.startswith("-")
+    ]
+    name = " ".join(
+        ["sync-orchestrator", *(word for word in words if word not in ("sync_orchestrator", "sync-orchestrator"))]
+    )
     return f"{name[:50]} {os.getpid()}".encode("ascii", "replace").decode()
 
 

@@ -72,9 +72,14 @@ Progress = Callable[[DrainReport], None]
 
 
 async def drain(
-    context: Context, *, linger: float | None = None, most_seconds: float | None = None,
-    progress: Progress | None = None, group: tuple[str, str] | None = None,
-    asked_to_end: Callable[[], bool] = lambda: False, hand_over: float = 0.0,
+    context: Context,
+    *,
+    linger: float | None = None,
+    most_seconds: float | None = None,
+    progress: Progress | None = None,
+    group: tuple[str, str] | None = None,
+    asked_to_end: Callable[[], bool] = lambda: False,
+    hand_over: float = 0.0,
 ) -> DrainReport:
     """Works until nothing has been due for ``linger`` seconds, or ``most_seconds`` have passed.
 
@@ -88,16 +93,29 @@ async def drain(
     """
     limits = context.config.limits
     work = _Drain(
-        context, limits.linger if linger is None else linger,
-        limits.drain_seconds if most_seconds is None else most_seconds, progress, group, asked_to_end, hand_over,
+        context,
+        limits.linger if linger is None else linger,
+        limits.drain_seconds if most_seconds is None else most_seconds,
+        progress,
+        group,
+        asked_to_end,
+        hand_over,
     )
     with context.holder.beating():
         return await ended_in_order(work.run(), work.end)
 
 
 class _Drain:
-    def __init__(self, context: Context, linger: float, most_seconds: float, progress: Progress | None,
-                 group: tuple[str, str] | None, asked_to_end: Callable[[], bool], hand_over: float) -> None:
+    def __init__(
+        self,
+        context: Context,
+        linger: float,
+        most_seconds: float,
+        progress: Progress | None,
+        group: tuple[str, str] | None,
+        asked_to_end: Callable[[], bool],
+        hand_over: float,
+    ) -> None:
         self._context = context
         self._hand_over = hand_over
         self._presence = Presence(context.engine) if group is None else None
@@ -119,16 +137,18 @@ class _Drain:
 
     async def run(self) -> DrainReport:
         systems = self._systems()
-        archived = {f"archive {name} {number}": name for name in self._context.entities
-                    for number in range(_ARCHIVING)} if self._group is None else {}
+        archived = (
+            {f"archive {name} {number}": name for name in self._context.entities for number in range(_ARCHIVING)}
+            if self._group is None
+            else {}
+        )
         self._wakes = {name: asyncio.Event() for name in (*systems, *archived)}
         self._busy = set(self._wakes)
         await self._look_at_installation(at_most_every=0.0 if self._group is None else LOOK_INTERVAL_SECONDS)
         try:
             hints = listening(self._context.engine, self._wake) if self._linger else nullcontext()
             async with hints, asyncio.TaskGroup() as tasks:
-                self._archiving = [
-                    tasks.create_task(self._archive(name, entity)) for name, entity in archived.items()]
+                self._archiving = [tasks.create_task(self._archive(name, entity)) for name, entity in archived.items()]
                 for name, system in systems.items():
                     tasks.create_task(_Pusher(self, self._context, name, system, self._group).run())
                 tasks.create_task(self._watch())
@@ -232,10 +252,14 @@ class _Drain:
         while not self.ended:
             if time.monotonic() - released >= _RELEASE_EVERY:
                 released = time.monotonic()
-                await asyncio.to_thread(in_transaction, self._context.engine,
-                                        lambda connection: run(connection, ledger_queries.RELEASE_EXPIRED_EVENTS))
+                await asyncio.to_thread(
+                    in_transaction,
+                    self._context.engine,
+                    lambda connection: run(connection, ledger_queries.RELEASE_EXPIRED_EVENTS),
+                )
             count, settled = await event_batch.work_off(
-                self._context, limits.batch, self._tokens, entities=[entity], alone=self._taking[entity])
+                self._context, limits.batch, self._tokens, entities=[entity], alone=self._taking[entity]
+            )
             self.report.events += count
             self.report.settled.add(settled)
             self.did(name, count > 0)
@@ -256,8 +280,9 @@ class _Pusher:
     More records are claimed, and those that ended are settled, while pushes go on: neither holds up the next one.
     """
 
-    def __init__(self, owner: _Drain, context: Context, name: str, system: ThirdPartySystem,
-                 group: tuple[str, str] | None) -> None:
+    def __init__(
+        self, owner: _Drain, context: Context, name: str, system: ThirdPartySystem, group: tuple[str, str] | None
+    ) -> None:
         self._drain = owner
         self._context = context
         self._name = name
@@ -324,8 +349,9 @@ class _Pusher:
 
     def _start(self, tasks: asyncio.TaskGroup) -> None:
         unsettled = max(_MOST_AHEAD, 2 * self._at_once)
-        while (self._claimed and self._pushing < self._at_once and len(self._ended) < unsettled
-               and not self._drain.ended):
+        while (
+            self._claimed and self._pushing < self._at_once and len(self._ended) < unsettled and not self._drain.ended
+        ):
             self._pushing += 1
             tasks.create_task(self._push(self._claimed.popleft()))
 
@@ -372,8 +398,11 @@ class _Pusher:
     def _claim_in(self, connection: Connection) -> tuple[Gate, list[Claim], float]:
         state = gate(connection, self._name, self._system)
         paused = paused_entities(connection)
-        names = [entity.name for entity in self._context.of_system(self._name)
-                 if entity.name not in paused and (self._group is None or entity.name == self._group[0])]
+        names = [
+            entity.name
+            for entity in self._context.of_system(self._name)
+            if entity.name not in paused and (self._group is None or entity.name == self._group[0])
+        ]
         under_way = self._pushing or self._claimed or self._ended or self._settling
         if state.wait is not None or not names or (state.probe and under_way):
             return state, [], _LONGEST_WAIT
@@ -387,8 +416,9 @@ class _Pusher:
         due = next_due(connection, names, group)
         return state, [], _LONGEST_WAIT if due is None else due
 
-    def _claims_of(self, connection: Connection, names: Sequence[str], group: str | None, *, probe: bool
-                   ) -> list[Claim]:
+    def _claims_of(
+        self, connection: Connection, names: Sequence[str], group: str | None, *, probe: bool
+    ) -> list[Claim]:
         """Where more is due than one claim takes, every second claim takes it in turn, so that nothing starves."""
         most = max(1, self._ahead() - len(self._claimed))
         lease, landing = self._context.config.limits.lease, self._system.landing_seconds
@@ -396,11 +426,20 @@ class _Pusher:
         if self._more and group is None and not probe:
             self._more = False
             claims, self._turn = claim_in_turn(
-                connection, names, self._turn, most=most, lease=lease, landing=landing, hold=hold,
-                timeout=timeout)
+                connection, names, self._turn, most=most, lease=lease, landing=landing, hold=hold, timeout=timeout
+            )
             return claims
-        claims = claim(connection, names, most=most, lease=lease, landing=landing, group=group, probe=probe, hold=hold,
-                       timeout=timeout)
+        claims = claim(
+            connection,
+            names,
+            most=most,
+            lease=lease,
+            landing=landing,
+            group=group,
+            probe=probe,
+            hold=hold,
+            timeout=timeout,
+        )
         self._more = len(claims) >= most
         return claims
 
@@ -455,8 +494,11 @@ class _Pusher:
 
     async def _give_back(self, claims: Collection[Claim]) -> None:
         if claims:
-            await asyncio.to_thread(in_transaction, self._context.engine,
-                                    lambda connection: run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims)))
+            await asyncio.to_thread(
+                in_transaction,
+                self._context.engine,
+                lambda connection: run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims)),
+            )
 
 
 def _columns(claims: Collection[Claim]) -> dict[str, list[Any]]:

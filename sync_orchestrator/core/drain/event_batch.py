@@ -85,7 +85,11 @@ class _Read:
 
 
 async def work_off(
-    context: Context, most: int, tokens: set[int], *, entities: Sequence[str] | None = None,
+    context: Context,
+    most: int,
+    tokens: set[int],
+    *,
+    entities: Sequence[str] | None = None,
     alone: threading.Lock | None = None,
 ) -> tuple[int, Settled]:
     """Takes up to ``most`` due events (of some entities only) and settles each as far as the archive decides it.
@@ -147,15 +151,22 @@ class _Batch:
             reads = await self._ask(self._to_read)
             _read()
             self._to_read = await asyncio.to_thread(
-                in_transaction, self._context.engine, partial(self._merge_read, reads=reads, result=result))
+                in_transaction, self._context.engine, partial(self._merge_read, reads=reads, result=result)
+            )
 
     def merge_told(self, connection: Connection, result: Settled) -> None:
         """Merges what the events told, in the transaction that took them, and leases those that are to be read."""
         fates = self._merge_told(connection, result)
         self._to_read = fates.to_read
         if fates.to_read:
-            run(connection, ledger_queries.CLAIM_EVENTS, token=self._token, lease=self._context.config.limits.lease,
-                holder=self._holder, seqs=[event.seq for event in fates.to_read])
+            run(
+                connection,
+                ledger_queries.CLAIM_EVENTS,
+                token=self._token,
+                lease=self._context.config.limits.lease,
+                holder=self._holder,
+                seqs=[event.seq for event in fates.to_read],
+            )
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
         run(connection, groups_queries.LOCK_JUDGING, entity=self._entity.name)
@@ -192,8 +203,14 @@ class _Batch:
         for part, source in self._entity.sources.items():
             if not isinstance(source, CheckedSource):
                 continue
-            some = [event for event in self._events.values() if event.source == part and event.data is not None
-                    and event.action != "delete" and lacking(event.data, source.fields)]
+            some = [
+                event
+                for event in self._events.values()
+                if event.source == part
+                and event.data is not None
+                and event.action != "delete"
+                and lacking(event.data, source.fields)
+            ]
             rows = [PartRead(event.key, event.version, event.data) for event in some]
             checked = refuse_vanished(connection, self._entity.name, part, rows, source.fields) if rows else []
             problems |= {event.seq: row.problem for event, row in zip(some, checked, strict=True) if row.problem}
@@ -204,8 +221,17 @@ class _Batch:
         return seconds_too_far(version, settings.parts[part].version.kind, now, settings.max_ahead)
 
     def _waits_for_clock(self, event: Any, seconds: float, fates: _Fates) -> None:
-        fates.failed.append((event.seq, "waiting", event.attempts, seconds + 1,
-                             "its version lies too far in the future", "clock", False))
+        fates.failed.append(
+            (
+                event.seq,
+                "waiting",
+                event.attempts,
+                seconds + 1,
+                "its version lies too far in the future",
+                "clock",
+                False,
+            )
+        )
         fates.ahead.append(event.key)
 
     def _is_partial(self, told: Change) -> bool:
@@ -243,8 +269,9 @@ class _Batch:
         for change in held:
             if change.seq is not None:
                 event = self._events[change.seq]
-                fates.failed.append((event.seq, "waiting", event.attempts, _MAX_PAUSE_SECONDS, deletion_caps.HELD,
-                                     "deletions", False))
+                fates.failed.append(
+                    (event.seq, "waiting", event.attempts, _MAX_PAUSE_SECONDS, deletion_caps.HELD, "deletions", False)
+                )
         return [change for change in changes if change not in held]
 
     def _fate(self, event: Any, merged: Merged, fates: _Fates) -> None:
@@ -285,8 +312,9 @@ class _Batch:
         return {row.group_key: row.covered for row in rows}
 
     def _fails(self, event: Any, failure: CallFailed, fates: _Fates, *, awaiting: str | None = None) -> None:
-        decision = after_failure(self._entity.retry, event.attempts, failure.kind, retry_after=failure.retry_after,
-                                 draw=random.random())
+        decision = after_failure(
+            self._entity.retry, event.attempts, failure.kind, retry_after=failure.retry_after, draw=random.random()
+        )
         state = "dead" if decision.wait is None else "waiting"
         fates.failed.append((event.seq, state, decision.attempts, decision.wait, failure.detail, awaiting, False))
         if state == "dead":
@@ -341,8 +369,17 @@ class _Batch:
 
     def _stamps_of(self, connection: Connection, keys: Sequence[str]) -> dict[tuple[str, str], Stamp]:
         """What is archived of some records, by key and part."""
-        rows = run(connection, archive_queries.SELECT_STAMPS, entity=self._entity.name, keys=sorted(set(keys)),
-                   lag=self._entity.rules.lag) if keys else ()
+        rows = (
+            run(
+                connection,
+                archive_queries.SELECT_STAMPS,
+                entity=self._entity.name,
+                keys=sorted(set(keys)),
+                lag=self._entity.rules.lag,
+            )
+            if keys
+            else ()
+        )
         return {(row.key, row.part): stamp_of(row) for row in rows}
 
     def _forget_ids(self, connection: Connection, reads: Sequence[_Read]) -> None:
@@ -356,8 +393,9 @@ class _Batch:
         if read.failure is not None:
             self._not_read(event, read.failure, fates)
             return []
-        ahead = max((self._ahead(part, found.version, event.now) for part, found in read.parts.items() if found),
-                    default=0.0)
+        ahead = max(
+            (self._ahead(part, found.version, event.now) for part, found in read.parts.items() if found), default=0.0
+        )
         if ahead:  # the source may be corrected without another notification
             self._waits_for_clock(event, min(ahead, _ASK_AGAIN_SECONDS), fates)
             return []
@@ -376,7 +414,8 @@ class _Batch:
         told = [self._told(event)] if own is None else []
         return told + [
             self._change_of(found, part, read, seq=event.seq if part == event.source else None)
-            for part, found in read.parts.items() if found is not None
+            for part, found in read.parts.items()
+            if found is not None
         ]
 
     def _change_of(self, found: PartRead, part: str, read: _Read, *, seq: int | None = None) -> Change:
@@ -388,8 +427,9 @@ class _Batch:
         """The source has no such record: that confirms a delete event, and contradicts any other (rule 20)."""
         event = read.event
         if event.action == "delete" and read.parts.get(event.source, _NOT_ASKED) is None:
-            gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH,
-                         inferred=event.origin != "notification")
+            gone = Stamp(
+                event.epoch, event.version, read.ticket, TOMBSTONE_HASH, inferred=event.origin != "notification"
+            )
             return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
         archived = self._archived_stamps.get((event.key, event.source))
         if archived is not None and (archived.epoch, archived.version) > (event.epoch, event.version):
@@ -429,46 +469,98 @@ class _Batch:
         if waited >= self._entity.rules.lag:
             fates.behind[f"'{event.source}' cannot be read"].append(event.key)
         pause = min(_MAX_PAUSE_SECONDS, max(self._entity.retry.first_wait, waited))
-        fates.failed.append((event.seq, "waiting", event.attempts, max(pause, failure.retry_after or 0.0),
-                             failure.detail, "source", False))
+        fates.failed.append(
+            (
+                event.seq,
+                "waiting",
+                event.attempts,
+                max(pause, failure.retry_after or 0.0),
+                failure.detail,
+                "source",
+                False,
+            )
+        )
 
     def _write(self, connection: Connection, fates: _Fates, result: Settled, *, held: int | None) -> None:
         """``held``: the token of the events' lease; None in the transaction that took them."""
         name = self._entity.name
         if fates.archived:
             reached = run(
-                connection, ledger_queries.MARK_ARCHIVED, held=held, token=self._token, lease=self._context.config.limits.lease,
-                holder=self._holder, seq=[seq for seq, _ in fates.archived],
-                revision=[revision for _, revision in fates.archived])
+                connection,
+                ledger_queries.MARK_ARCHIVED,
+                held=held,
+                token=self._token,
+                lease=self._context.config.limits.lease,
+                holder=self._holder,
+                seq=[seq for seq, _ in fates.archived],
+                revision=[revision for _, revision in fates.archived],
+            )
             if reached:
                 finish_reached(connection, name, sorted(row.key for row in reached), result)
         if fates.superseded:
-            rows = run(connection, ledger_queries.FINISH_SUPERSEDED, held=held,
-                       seq=[seq for seq, _ in fates.superseded], reason=[reason for _, reason in fates.superseded])
+            rows = run(
+                connection,
+                ledger_queries.FINISH_SUPERSEDED,
+                held=held,
+                seq=[seq for seq, _ in fates.superseded],
+                reason=[reason for _, reason in fates.superseded],
+            )
             result.superseded += sum(row.n for row in rows)
         if fates.failed:
             columns = list(zip(*fates.failed, strict=True))
-            rows = run(connection, ledger_queries.MARK_FAILED, held=held,
-                       **dict(zip(("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
-                                  map(list, columns), strict=True)))
+            rows = run(
+                connection,
+                ledger_queries.MARK_FAILED,
+                held=held,
+                **dict(
+                    zip(
+                        ("seq", "state", "attempts", "wait", "error", "awaiting", "absent"),
+                        map(list, columns),
+                        strict=True,
+                    )
+                ),
+            )
             result.failed += len(fates.failed)
             self._tell_of_dead(connection, fates, {row.seq for row in rows})
         for cause, keys in fates.dead.items():
             result.dead += len(keys)
-            alerts.tell_of_records(connection, "dead", f"{name}: {cause}",
-                                   f"{name}: changes that could not be mirrored", name, keys)
+            alerts.tell_of_records(
+                connection, "dead", f"{name}: {cause}", f"{name}: changes that could not be mirrored", name, keys
+            )
         for cause, keys in fates.behind.items():
-            alerts.tell_of_records(connection, "source_behind", f"{name}: {cause}",
-                                   f"{name}: sources do not show what was announced: {cause}", name, keys)
+            alerts.tell_of_records(
+                connection,
+                "source_behind",
+                f"{name}: {cause}",
+                f"{name}: sources do not show what was announced: {cause}",
+                name,
+                keys,
+            )
         if fates.ahead:
-            alerts.tell_of_records(connection, "ahead", f"{name}: versions in the future",
-                                   f"{name}: versions lie too far in the future", name, fates.ahead)
+            alerts.tell_of_records(
+                connection,
+                "ahead",
+                f"{name}: versions in the future",
+                f"{name}: versions lie too far in the future",
+                name,
+                fates.ahead,
+            )
         _before_merge_commit()
 
     def _tell_of_dead(self, connection: Connection, fates: _Fates, ours: set[int]) -> None:
-        told = [(self._events[seq].key, {"group": self._events[seq].group_key, "source": self._events[seq].source,
-                                         "error": error, "attempts": attempts})
-                for seq, state, attempts, _, error, *_ in fates.failed if state == "dead" and seq in ours]
+        told = [
+            (
+                self._events[seq].key,
+                {
+                    "group": self._events[seq].group_key,
+                    "source": self._events[seq].source,
+                    "error": error,
+                    "attempts": attempts,
+                },
+            )
+            for seq, state, attempts, _, error, *_ in fates.failed
+            if state == "dead" and seq in ours
+        ]
         outcomes.note(connection, self._entity, "dead", told)
 
 

@@ -24,13 +24,14 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s) AND entity = ANY(%(entities)s))
     OR EXISTS (SELECT FROM sync.events
                WHERE state = 'leased' AND lease_until < sync.clock() - make_interval(secs => %(age)s))
-    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL AND lease_holder = ANY({HOLDER_IS_GONE})
+    OR EXISTS (SELECT FROM sync.events WHERE state = 'leased' AND revision IS NULL
+                 AND lease_holder = ANY({HOLDER_IS_GONE})
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s))
     OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
                LEFT JOIN sync.entities n ON n.name = r.entity
                WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
                  AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
-                 AND {claim_is_free('r.')}
+                 AND {claim_is_free("r.")}
                  AND NOT s.paused AND s.suspended_at IS NULL AND NOT coalesce(n.paused, false)
                  AND coalesce(s.probe_at, '-infinity') <= sync.clock()
                  AND coalesce(s.not_before, '-infinity') <= sync.clock()) AS due
@@ -42,7 +43,8 @@ _RECONNECT_SECONDS = 1.0
 
 def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
     connection: psycopg.Connection[tuple[object, ...]] = psycopg.connect(
-        **connections.arguments(engine.url), autocommit=True)
+        **connections.arguments(engine.url), autocommit=True
+    )
     connection.execute(f"LISTEN {CHANNEL}")
     return connection
 
@@ -93,8 +95,10 @@ def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bo
             listener = _heard(listener, left)
 
 
-def _heard(listener: psycopg.Connection[tuple[object, ...]] | None, seconds: float,
-           ) -> psycopg.Connection[tuple[object, ...]] | None:
+def _heard(
+    listener: psycopg.Connection[tuple[object, ...]] | None,
+    seconds: float,
+) -> psycopg.Connection[tuple[object, ...]] | None:
     """Waits for an announcement; returns the listener, or None where its session is lost."""
     if listener is None:
         time.sleep(seconds)

@@ -73,8 +73,14 @@ _Page = tuple[Sequence[PartRead], str | None, dict[str, Sequence[PartRead]], int
 class Fill:
     """Filling one group's archive under its lease; ``merged`` is called after each page that may have brought news."""
 
-    def __init__(self, context: Context, entity: EntityContext, lease: GroupLease, progress: Progress | None,
-                 merged: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        entity: EntityContext,
+        lease: GroupLease,
+        progress: Progress | None,
+        merged: Callable[[], None] = lambda: None,
+    ) -> None:
         self._context = context
         self._entity = entity
         self._lease = lease
@@ -131,8 +137,13 @@ class Fill:
         self._merge(connection, self._without_flagged(connection, changes))
         resumable = position is not None and text_problem(position) is None and not self._flagged
         done = self._lease.fenced(
-            connection, queries.NOTE_PAGE_DONE, sync_id=self._sync_id, cursor=position if resumable else None,
-            n=self._listed(connection, owner, rows), lease=self._lease.seconds)
+            connection,
+            queries.NOTE_PAGE_DONE,
+            sync_id=self._sync_id,
+            cursor=position if resumable else None,
+            n=self._listed(connection, owner, rows),
+            lease=self._lease.seconds,
+        )
         self.report.listed = done.sync_listed  # type: ignore[attr-defined]
         _before_page_commit()
 
@@ -167,8 +178,11 @@ class Fill:
             number = await self._reads.ticket()
             async with aclosing(self._entity.sources[part].pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
-                    await asyncio.to_thread(in_transaction, self._context.engine,
-                                            partial(self._merge_listed, part=part, rows=rows, number=number))
+                    await asyncio.to_thread(
+                        in_transaction,
+                        self._context.engine,
+                        partial(self._merge_listed, part=part, rows=rows, number=number),
+                    )
                     number = await self._reads.ticket()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
@@ -195,9 +209,17 @@ class Fill:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
         self._lease.fenced(connection, groups_queries.SET_PHASE, phase="delete", lease=self._lease.seconds)
         one_by_one(connection)
-        rows = run(connection, queries.SELECT_UNLISTED_KEYS, entity=self._entity.name, group=self._lease.group,
-                   owner=self._entity.rules.owner, parts=sorted(self._entity.sources))
-        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._lease.group)[0][0]
+        rows = run(
+            connection,
+            queries.SELECT_UNLISTED_KEYS,
+            entity=self._entity.name,
+            group=self._lease.group,
+            owner=self._entity.rules.owner,
+            parts=sorted(self._entity.sources),
+        )
+        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._lease.group)[
+            0
+        ][0]
         owner = self._entity.rules.owner
         flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
         found = [row for row in rows if row.part == owner or row.key not in flagged]
@@ -210,13 +232,25 @@ class Fill:
         place = f"{self._entity.name} {self._lease.group}"
         alerts.resolve(connection, "delete_cap", place)
         if self._behind:
-            alerts.tell(connection, "source_behind", place, examples=self._behind[:EXAMPLES], entity=self._entity.name,
-                        title=f"{place}: the source shows {len(self._behind)} records at an older version")
+            alerts.tell(
+                connection,
+                "source_behind",
+                place,
+                examples=self._behind[:EXAMPLES],
+                entity=self._entity.name,
+                title=f"{place}: the source shows {len(self._behind)} records at an older version",
+            )
         else:
             alerts.resolve(connection, "source_behind", place)
         if self.report.unusable:
-            alerts.tell(connection, "unusable", place, f"{place}: its sources have parts that cannot be used",
-                        entity=self._entity.name, examples=self.report.problems)
+            alerts.tell(
+                connection,
+                "unusable",
+                place,
+                f"{place}: its sources have parts that cannot be used",
+                entity=self._entity.name,
+                examples=self.report.problems,
+            )
         else:
             alerts.resolve(connection, "unusable", place)
 
@@ -230,14 +264,20 @@ class Fill:
 
     def _hold(self, reason: str, examples: Sequence[str]) -> None:
         place = f"{self._entity.name} {self._lease.group}"
-        in_transaction(self._context.engine, lambda connection: alerts.tell(
-            connection, "delete_cap", place, f"{place}: {reason}", entity=self._entity.name, examples=examples))
-        raise DeletionsHeld(f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once "
-                            f"with --allow-deletions")
+        in_transaction(
+            self._context.engine,
+            lambda connection: alerts.tell(
+                connection, "delete_cap", place, f"{place}: {reason}", entity=self._entity.name, examples=examples
+            ),
+        )
+        raise DeletionsHeld(
+            f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once with --allow-deletions"
+        )
 
     async def _confirm(self, part: str, unlisted: Sequence[Any], size: int, allowed: int | None) -> None:
         changes, here = await self._reads.confirm(
-            part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id)
+            part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id
+        )
         gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._sync_id]
         inferred = [change for change in changes if change.stamp.inferred and change not in gone]
         flagged = [*self._flagged[part], *inferred]
@@ -250,8 +290,9 @@ class Fill:
                 why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
                 if why is not None:
                     raise DeletionsHeld(why)
-            merged = merge(connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules,
-                           lane=BACKFILL)
+            merged = merge(
+                connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules, lane=BACKFILL
+            )
             deleted = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
             if part == self._entity.rules.owner:
                 self.report.deleted += deleted
@@ -288,9 +329,15 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
         if found is None or not found.count:
             alerts.resolve(connection, "unusable", cause)
             return 0
-        alerts.tell(connection, "unusable", cause, entity=entity.name, examples=list(found.examples),
-                    title=f"{entity.name}: {found.count} records of '{entity.settings.owner}' name no business group, "
-                          "so they are not in sync")
+        alerts.tell(
+            connection,
+            "unusable",
+            cause,
+            entity=entity.name,
+            examples=list(found.examples),
+            title=f"{entity.name}: {found.count} records of '{entity.settings.owner}' name no business group, "
+            "so they are not in sync",
+        )
         return found.count
 
     return await asyncio.to_thread(in_transaction, context.engine, report)

@@ -45,7 +45,11 @@ def known_groups(connection: Connection, entity: str) -> list[str]:
 
 
 async def fill(
-    context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
+    context: Context,
+    entity: EntityContext,
+    group: str,
+    *,
+    allow_deletions: int | None = None,
     progress: Progress | None = None,
 ) -> FillReport:
     """Brings a group's archive to what its sources say, and finds what the owner no longer has.
@@ -62,7 +66,11 @@ async def fill(
 
 
 async def bring_in_step(
-    context: Context, entity: EntityContext, group: str, *, patience: float | None = None,
+    context: Context,
+    entity: EntityContext,
+    group: str,
+    *,
+    patience: float | None = None,
     progress: Progress | None = None,
 ) -> StepReport:
     """Pushes what of a group is out of step, then compensates: all that failed meanwhile is tried again.
@@ -76,8 +84,13 @@ async def bring_in_step(
 
 
 async def full_sync(
-    context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
-    patience: float | None = None, progress: Progress | None = None,
+    context: Context,
+    entity: EntityContext,
+    group: str,
+    *,
+    allow_deletions: int | None = None,
+    patience: float | None = None,
+    progress: Progress | None = None,
     filled: Callable[[FillReport], None] = lambda report: None,
 ) -> tuple[FillReport, StepReport]:
     """Both halves, the second beginning with the first page that the first has merged.

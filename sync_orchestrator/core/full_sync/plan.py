@@ -110,12 +110,18 @@ async def ungrouped_notes(entity: EntityContext) -> list[str]:
         return [f"'{owner}' could not be asked for rows without a business group: {failure}"]
     if found is None or not found.count:
         return []
-    return [f"{found.count} rows of '{owner}' have no business group and are mirrored nowhere, such as "
-            + ", ".join(found.examples)]
+    return [
+        f"{found.count} rows of '{owner}' have no business group and are mirrored nowhere, such as "
+        + ", ".join(found.examples)
+    ]
 
 
 async def plan_group(
-    context: Context, entity: EntityContext, group: str, *, allow_deletions: int | None = None,
+    context: Context,
+    entity: EntityContext,
+    group: str,
+    *,
+    allow_deletions: int | None = None,
     progress: Progress | None = None,
 ) -> GroupPlan:
     """What a full sync of the group would do now. ``allow_deletions`` raises the cap, as for the full sync.
@@ -157,8 +163,9 @@ class _Record:
 
 
 class _Plan:
-    def __init__(self, context: Context, entity: EntityContext, group: str, allowed: int | None,
-                 tell: Progress) -> None:
+    def __init__(
+        self, context: Context, entity: EntityContext, group: str, allowed: int | None, tell: Progress
+    ) -> None:
         self._engine: Engine = context.engine
         self._entity = entity
         self._group = group
@@ -227,15 +234,26 @@ class _Plan:
     def _is_alive(self, change: Change) -> bool:
         """Whether a deletion would take something away."""
         record = self._records.get(change.key)
-        return (record is not None and not record.state.deleted and change.part in record.state.parts
-                and change.part not in record.deleted_parts and change.part not in record.announced_parts)
+        return (
+            record is not None
+            and not record.state.deleted
+            and change.part in record.state.parts
+            and change.part not in record.deleted_parts
+            and change.part not in record.announced_parts
+        )
 
     def _load(self, connection: Connection, keys: list[str]) -> None:
         for row in run(connection, queries.PLAN_RECORDS, entity=self._entity.name, keys=keys, group=self._group):
             state = RecordState(row.revision, row.group_key, row.deleted, row.ready)
             self._records[row.key] = _Record(state, row)
-        for part in run(connection, queries.PLAN_PARTS, entity=self._entity.name, keys=sorted(self._records),
-                        since=self._since, lag=self._entity.rules.lag):
+        for part in run(
+            connection,
+            queries.PLAN_PARTS,
+            entity=self._entity.name,
+            keys=sorted(self._records),
+            since=self._since,
+            lag=self._entity.rules.lag,
+        ):
             record = self._records[part.key]
             record.state.parts[part.part] = stamp_of(part)
             if part.settled:
@@ -264,10 +282,13 @@ class _Plan:
     async def delete(self) -> None:
         """Finds what the sources no longer have: proven, capped, confirmed by key, as a full sync does."""
         unlisted = self._unlisted()
-        size = sum(1 for record in self._records.values()
-                   if record.state.group == self._group and not record.state.deleted)
-        parts = sorted(unlisted.keys() | {part for part, some in self._flagged.items() if some},
-                       key=lambda part: (part != self._entity.rules.owner, part))
+        size = sum(
+            1 for record in self._records.values() if record.state.group == self._group and not record.state.deleted
+        )
+        parts = sorted(
+            unlisted.keys() | {part for part, some in self._flagged.items() if some},
+            key=lambda part: (part != self._entity.rules.owner, part),
+        )
         confirmed: dict[str, list[Change]] = {}
         for part in parts:
             rows, flagged = unlisted.get(part, []), self._flagged[part]
@@ -306,8 +327,11 @@ class _Plan:
             rows = [
                 (key, record.state.parts[part].epoch, record.state.parts[part].version)
                 for key, record in sorted(self._records.items())
-                if record.state.group == self._group and not record.state.deleted and part in record.state.parts
-                and part not in record.deleted_parts and part not in record.moved_parts
+                if record.state.group == self._group
+                and not record.state.deleted
+                and part in record.state.parts
+                and part not in record.deleted_parts
+                and part not in record.moved_parts
                 and part not in record.announced_parts
                 and key not in self._listed[part]
                 and (part == owner or (key in self._listed[owner] and key not in flagged))
@@ -339,7 +363,9 @@ class _Plan:
     def _foreign(self, there: dict[str | None, list[Found]]) -> None:
         unknown = sorted(key for key in there if key is not None and key not in self._records)
         with self._engine.begin() as connection:
-            known = {row.key for row in run(connection, queries.PLAN_KNOWN_KEYS, entity=self._entity.name, keys=unknown)}
+            known = {
+                row.key for row in run(connection, queries.PLAN_KNOWN_KEYS, entity=self._entity.name, keys=unknown)
+            }
         for key in sorted({*unknown, *([None] if None in there else [])} - known, key=str):
             for found in there[key]:
                 self._counts["foreign"] += 1
@@ -348,8 +374,13 @@ class _Plan:
     async def _elsewhere(self, key: str, record: _Record) -> list[Found]:
         """A record that comes from another group, where it is under the same address there."""
         row = record.row
-        if row is None or row.applied_digest is None or not record.out_of_step or self._moves_in(record) or (
-                row.applied_group in (None, self._group)):
+        if (
+            row is None
+            or row.applied_digest is None
+            or not record.out_of_step
+            or self._moves_in(record)
+            or (row.applied_group in (None, self._group))
+        ):
             return []
         found = await self._entity.third_party.read(Item(key, row.applied_group, {}, row.external_id))
         return [found] if found is not None and other_key(key, found.key) is None else []
@@ -388,9 +419,15 @@ class _Plan:
 
     def _is_regrouped(self, record: _Record) -> bool:
         row, traits = record.row, self._entity.third_party.traits
-        return (row is not None and traits.sends_group and not traits.grouped_address and not record.state.deleted
-                and row.applied_digest is not None and row.applied_group is not None
-                and row.applied_group != record.state.group)
+        return (
+            row is not None
+            and traits.sends_group
+            and not traits.grouped_address
+            and not record.state.deleted
+            and row.applied_digest is not None
+            and row.applied_group is not None
+            and row.applied_group != record.state.group
+        )
 
     def _mapped_otherwise(self, record: _Record, wanted: bytes | None) -> bool:
         """By a mapping that has changed since the record was acknowledged (``remap.py``)."""
@@ -401,17 +438,26 @@ class _Plan:
         row, moved = record.row, self._moves_in(record)
         known = row is not None
         return Situation(
-            deleted=record.state.deleted, digest=wanted,
+            deleted=record.state.deleted,
+            digest=wanted,
             applied_digest=as_bytes(row.applied_digest) if known else None,
             rejected_digest=None,  # a full sync tries again what was refused
             external_id=row.external_id if known and not moved else None,
-            ever_applied=known and row.ever_applied, moved=moved, unsettled_for=row.unsettled_for if known else None,
-            regrouped=self._is_regrouped(record))
+            ever_applied=known and row.ever_applied,
+            moved=moved,
+            unsettled_for=row.unsettled_for if known else None,
+            regrouped=self._is_regrouped(record),
+        )
 
     def _moves_in(self, record: _Record) -> bool:
         row = record.row
-        return (row is not None and self._entity.third_party.traits.grouped_address and row.applied_digest is not None
-                and row.applied_group is not None and row.applied_group != record.state.group)
+        return (
+            row is not None
+            and self._entity.third_party.traits.grouped_address
+            and row.applied_digest is not None
+            and row.applied_group is not None
+            and row.applied_group != record.state.group
+        )
 
     def _is_discarded(self, record: _Record) -> bool:
         row = record.row
@@ -429,8 +475,15 @@ class _Plan:
         if wanted is not None or there:
             self._count("unchanged" if fits else "drift", key)
 
-    def _written(self, key: str, record: _Record, step: Step | None, payload: dict[str, Any], wanted: bytes,
-                 there: Sequence[Found]) -> None:
+    def _written(
+        self,
+        key: str,
+        record: _Record,
+        step: Step | None,
+        payload: dict[str, Any],
+        wanted: bytes,
+        there: Sequence[Found],
+    ) -> None:
         if step is Step.CREATE and there and self._entity.third_party.traits.own_ids:
             self._count("twins", key)
             self._act("create", key, payload, wanted, there)
@@ -452,8 +505,14 @@ class _Plan:
             if name == "held":
                 self._actions.append([name, key])
 
-    def _act(self, action: str, key: str, payload: dict[str, Any] | None = None, ours: bytes | None = None,
-             theirs: Sequence[Found] = ()) -> None:
+    def _act(
+        self,
+        action: str,
+        key: str,
+        payload: dict[str, Any] | None = None,
+        ours: bytes | None = None,
+        theirs: Sequence[Found] = (),
+    ) -> None:
         self._counts[action] += 1
         shown = self._entity.mapping.digest_of_theirs(theirs[0].fields) if theirs else None
         self._actions.append([action, key, (ours or b"").hex(), (shown or b"").hex()])
@@ -485,8 +544,10 @@ class _Plan:
         for problem in self._reads.problems:
             self._note(problem)
         if "twins" in self._counts:
-            self._note("records with these keys are there already: where the third party does not refuse a second one, "
-                       "creates make twins; third_party.lookup with search_first takes over what is there")
+            self._note(
+                "records with these keys are there already: where the third party does not refuse a second one, "
+                "creates make twins; third_party.lookup with search_first takes over what is there"
+            )
         self.plan.counts = {name: self._counts[name] for name in COUNTS if self._counts[name]}
         self.plan.samples = [sample for samples in self._samples.values() for sample in samples]
         self.plan.digest = digest(sorted(self._actions)).hex()

@@ -57,12 +57,18 @@ def differences(planned: Sequence[GroupPlan], now: Sequence[GroupPlan]) -> dict[
     found = {plan.group: plan for plan in now}
     differ = dict.fromkeys(found.keys() - then.keys(), "is not in the plan")
     differ |= dict.fromkeys(then.keys() - found.keys(), "is not there any more")
-    differ |= {group: _how(then[group], found[group]) for group in then.keys() & found.keys()
-               if then[group].digest != found[group].digest}
+    differ |= {
+        group: _how(then[group], found[group])
+        for group in then.keys() & found.keys()
+        if then[group].digest != found[group].digest
+    }
     return dict(sorted(differ.items()))
 
 
 def _how(then: GroupPlan, now: GroupPlan) -> str:
-    counts = [f"{name} {then.counts.get(name, 0)}, now {now.counts.get(name, 0)}" for name in COUNTS
-              if then.counts.get(name, 0) != now.counts.get(name, 0)]
+    counts = [
+        f"{name} {then.counts.get(name, 0)}, now {now.counts.get(name, 0)}"
+        for name in COUNTS
+        if then.counts.get(name, 0) != now.counts.get(name, 0)
+    ]
     return "; ".join(counts) or "as many records as planned, but others, or with other content"

@@ -26,8 +26,12 @@ def counts_table(plans: Sequence[GroupPlan]) -> Table:
 
 def samples_table(plans: Sequence[GroupPlan], most: int) -> Table:
     """A row a differing field of the sampled records."""
-    rows = [[plan.group, sample.action, sample.key, line["field"], line["ours"], line["theirs"]]
-            for plan in plans for sample in plan.samples for line in sample.fields]
+    rows = [
+        [plan.group, sample.action, sample.key, line["field"], line["ours"], line["theirs"]]
+        for plan in plans
+        for sample in plan.samples
+        for line in sample.fields
+    ]
     return ["group", "action", "key", "field", "ours", "theirs"], rows[:most]
 
 

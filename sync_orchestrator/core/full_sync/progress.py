@@ -115,8 +115,12 @@ class SyncProgress:
     def figures(self, connection: Connection) -> dict[str, Figures]:
         """The present figures by group."""
         found = outstanding(connection, self._entity.name, self._own)
-        return {name: Figures(own.read, own.changed, own.written, found[name].waiting, found[name].failing,
-                              found[name].causes) for name, own in self._own.items()}
+        return {
+            name: Figures(
+                own.read, own.changed, own.written, found[name].waiting, found[name].failing, found[name].causes
+            )
+            for name, own in self._own.items()
+        }
 
 
 def group_left_over(connection: Connection, entity: EntityContext, group: str) -> str | None:
@@ -130,8 +134,9 @@ def group_left_over(connection: Connection, entity: EntityContext, group: str) -
     if not (figures.waiting or figures.failing):
         return None
     figures.causes = outstanding(connection, entity.name, [group])[group].causes
-    counts = ", ".join(f"{n} records {what}" for what, n in (
-        ("waiting", figures.waiting), ("failing", figures.failing)) if n)
+    counts = ", ".join(
+        f"{n} records {what}" for what, n in (("waiting", figures.waiting), ("failing", figures.failing)) if n
+    )
     causes = "; ".join(f"{count}: {cause}" for cause, count in figures.causes.most_common(_MAX_CAUSES))
     waits = why_push_waits(connection, entity.name, entity.system_name)
     return f"{counts}" + (f" ({entity.system_name}: {causes})" if causes else "") + (f"; {waits}" if waits else "")
@@ -156,9 +161,11 @@ def left_over(connection: Connection, entity: str, groups: Collection[str], fail
     if not (total.waiting or total.failing or failed_events):
         return None
     causes = "; ".join(f"{count}: {cause}" for cause, count in total.causes.most_common(_MAX_CAUSES))
-    what = (f"not in sync: {total.waiting} records are waiting and {total.failing} failing"
-            + (f" ({causes})" if causes else "")
-            + (f", {failed_events} events failed" if failed_events else ""))
+    what = (
+        f"not in sync: {total.waiting} records are waiting and {total.failing} failing"
+        + (f" ({causes})" if causes else "")
+        + (f", {failed_events} events failed" if failed_events else "")
+    )
     if total.failing:
         command = f"`sync-orchestrator records list {entity} --dead` lists dead ones, `status` shows the third party"
     elif failed_events:
@@ -169,8 +176,9 @@ def left_over(connection: Connection, entity: str, groups: Collection[str], fail
 
 
 @asynccontextmanager
-async def reported(progress: SyncProgress, tell: Callable[[list[str]], None], every: float = REPORT_SECONDS
-                   ) -> AsyncIterator[None]:
+async def reported(
+    progress: SyncProgress, tell: Callable[[list[str]], None], every: float = REPORT_SECONDS
+) -> AsyncIterator[None]:
     """Passes the lines of a progress to ``tell`` every few seconds while the block lasts."""
 
     async def report() -> None:
@@ -188,4 +196,3 @@ async def reported(progress: SyncProgress, tell: Callable[[list[str]], None], ev
     finally:
         reporting.cancel()
         await asyncio.wait([reporting])
-

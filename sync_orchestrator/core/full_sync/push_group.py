@@ -93,7 +93,8 @@ async def push_group(context: Context, report: StepReport, ends: float, progress
     loop = asyncio.get_running_loop()
     system = context.entities[report.entity].system_name
     suspension = await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: suspension_of(connection, system))
+        in_transaction, context.engine, lambda connection: suspension_of(connection, system)
+    )
     report.suspended = None if suspension is None else suspension.reason
     if suspension is not None:
         await _look(context, report)
@@ -110,14 +111,22 @@ async def push_group(context: Context, report: StepReport, ends: float, progress
 
 async def _look(context: Context, report: StepReport) -> float | None:
     """What is left, and in how many seconds the next of it is due; None where none is open."""
-    left = (await asyncio.to_thread(in_transaction, context.engine, lambda connection: run(
-        connection, queries.COUNT_OUTSTANDING, entity=report.entity, group=report.group)))[0]
+    left = (
+        await asyncio.to_thread(
+            in_transaction,
+            context.engine,
+            lambda connection: run(connection, queries.COUNT_OUTSTANDING, entity=report.entity, group=report.group),
+        )
+    )[0]
     report.open, report.parked = left.open, left.parked
     return left.next if left.open else None
 
 
 async def _drain_group(
-    context: Context, report: StepReport, ends: float | None, progress: Progress | None,
+    context: Context,
+    report: StepReport,
+    ends: float | None,
+    progress: Progress | None,
     asked_to_end: Callable[[], bool] = lambda: False,
 ) -> None:
     before = report.acknowledged
@@ -127,8 +136,16 @@ async def _drain_group(
             progress("push", before + drained.settled.acknowledged)
 
     left = None if ends is None else max(0.0, ends - asyncio.get_running_loop().time())
-    report.add(await drain(context, linger=0, most_seconds=left, progress=told, group=(report.entity, report.group),
-                           asked_to_end=asked_to_end))
+    report.add(
+        await drain(
+            context,
+            linger=0,
+            most_seconds=left,
+            progress=told,
+            group=(report.entity, report.group),
+            asked_to_end=asked_to_end,
+        )
+    )
 
 
 def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
@@ -140,10 +157,16 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     lease.fenced(connection, queries.COMPLETE_GROUP)
     tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
     if tried:
-        run(connection, ledger_queries.REDRIVE_ARCHIVED_EVENTS, entity=lease.entity, keys=sorted(row.key for row in tried))
+        run(
+            connection,
+            ledger_queries.REDRIVE_ARCHIVED_EVENTS,
+            entity=lease.entity,
+            keys=sorted(row.key for row in tried),
+        )
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
-    redriven = run(connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group,
-                   all_covered=covered)
+    redriven = run(
+        connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group, all_covered=covered
+    )
     if tried or redriven:
         run(connection, notify.NOTIFY_WORK)
     return len(tried), len(redriven)

@@ -1,6 +1,5 @@
 """The queries of ``core/full_sync/``. Parameters are bound; batches come as arrays."""
 
-
 from sync_orchestrator.core.db.fragments import is_announced
 
 # Starts anew: the ticket is older than every read of this listing and later than all before.
@@ -38,7 +37,7 @@ FROM (SELECT r.entity, r.key, g.sync_id, g.sync_started_at FROM sync.records r
       WHERE r.entity = %(entity)s AND r.group_key = %(group)s AND NOT r.deleted OFFSET 0) r
 CROSS JOIN LATERAL (SELECT entity, part, key, epoch, version, changed_at FROM sync.parts
                     WHERE entity = r.entity AND key = r.key AND part = ANY(%(parts)s) AND NOT deleted OFFSET 0) p
-WHERE p.changed_at < r.sync_started_at AND NOT {is_announced('p')}
+WHERE p.changed_at < r.sync_started_at AND NOT {is_announced("p")}
   AND NOT EXISTS (SELECT FROM sync.full_sync_keys k
                   WHERE k.sync_id = r.sync_id AND k.part = p.part AND k.key = p.key OFFSET 0)
   AND (p.part = %(owner)s OR EXISTS (SELECT FROM sync.full_sync_keys k
@@ -113,7 +112,7 @@ WHERE entity = %(entity)s AND revision > 0
 
 PLAN_PARTS = f"""
 SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted, data, changed_at < %(since)s AS unmoved,
-       changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled, {is_announced('p')} AS announced
+       changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled, {is_announced("p")} AS announced
 FROM sync.parts p WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 

@@ -110,11 +110,14 @@ class GroupReads:
         count = await self._entity.sources[part].count(self._group)
         if count == listed:
             return None
-        return (f"{unlisted} records were not listed by '{part}', but its listing is not proven complete "
-                f"({listed} listed, {count} counted)")
+        return (
+            f"{unlisted} records were not listed by '{part}', but its listing is not proven complete "
+            f"({listed} listed, {count} counted)"
+        )
 
-    async def confirm(self, part: str, unlisted: Sequence[tuple[str, int, int]], number: int
-                      ) -> tuple[list[Change], int]:
+    async def confirm(
+        self, part: str, unlisted: Sequence[tuple[str, int, int]], number: int
+    ) -> tuple[list[Change], int]:
         """What is true of unlisted parts (key, epoch, version), asked for by key where that can be.
 
         What the source does not have becomes a tombstone with the last version and the listing's ticket. Returns the
@@ -125,8 +128,11 @@ class GroupReads:
         if part in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.sources[part].read(key) for key, _, _ in unlisted))
             here = {read.key: read for read in reads if read is not None}
-        gone = [Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH, inferred=True), None)
-                for key, epoch, version in unlisted if key not in here]
+        gone = [
+            Change(key, part, "delete", Stamp(epoch, version, number, TOMBSTONE_HASH, inferred=True), None)
+            for key, epoch, version in unlisted
+            if key not in here
+        ]
         return [*self.changes(list(here.values()), part, asked), *gone], len(here)
 
     def outage(self, part: str, listed: int, gone: int, size: int, allowed: int | None) -> str | None:
@@ -134,5 +140,7 @@ class GroupReads:
         few = part != self._entity.rules.owner and gone == 1  # a part that only one record of the group had
         if listed or not gone or few or (allowed is not None and gone <= allowed):
             return None
-        return (f"'{part}' listed nothing of a business group that has {size} records here: that counts as an outage "
-                "of the source")
+        return (
+            f"'{part}' listed nothing of a business group that has {size} records here: that counts as an outage "
+            "of the source"
+        )

@@ -51,19 +51,26 @@ class GroupLease:
         """
         rows = run(connection, statement, entity=self.entity, group=self.group, token=self.token, **params)
         if not rows:
-            raise GroupBusy(f"another full sync has taken over {self.entity} {self.group}: "
-                            + busy_text(connection, self.entity, self.group))
+            raise GroupBusy(
+                f"another full sync has taken over {self.entity} {self.group}: "
+                + busy_text(connection, self.entity, self.group)
+            )
         return rows[0]
 
     async def phase(self, phase: str) -> None:
         """Notes what is done now, and renews the lease. Raises GroupBusy."""
-        await asyncio.to_thread(in_transaction, self._context.engine, lambda connection: self.fenced(
-            connection, queries.SET_PHASE, phase=phase, lease=self.seconds))
+        await asyncio.to_thread(
+            in_transaction,
+            self._context.engine,
+            lambda connection: self.fenced(connection, queries.SET_PHASE, phase=phase, lease=self.seconds),
+        )
 
     def renew(self) -> None:
         """Holds the group for another lease. Raises GroupBusy."""
-        in_transaction(self._context.engine, lambda connection: self.fenced(
-            connection, queries.RENEW_GROUP_LEASE, lease=self.seconds))
+        in_transaction(
+            self._context.engine,
+            lambda connection: self.fenced(connection, queries.RENEW_GROUP_LEASE, lease=self.seconds),
+        )
 
 
 def lease_seconds(context: Context) -> float:
@@ -79,9 +86,11 @@ def busy_text(connection: Connection, entity: str, group: str) -> str:
     row = rows[0]
     holder = row.holder or "a process that left no name"
     age = "" if row.age is None else f" for {row.age:.0f} s"
-    return (f"a full sync of {entity} {group} is under way: {holder} holds the group{age}, and until "
-            f"{row.until:%H:%M:%S} UTC ({row.left:.0f} s from now) unless it renews its lease. Wait for it, or end "
-            "that process")
+    return (
+        f"a full sync of {entity} {group} is under way: {holder} holds the group{age}, and until "
+        f"{row.until:%H:%M:%S} UTC ({row.left:.0f} s from now) unless it renews its lease. Wait for it, or end "
+        "that process"
+    )
 
 
 @asynccontextmanager
@@ -114,8 +123,17 @@ async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[Grou
 
 
 def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
-    in_transaction(context.engine, lambda connection: run(
-        connection, queries.RELEASE_GROUP_LEASE, entity=lease.entity, group=lease.group, token=lease.token, error=error))
+    in_transaction(
+        context.engine,
+        lambda connection: run(
+            connection,
+            queries.RELEASE_GROUP_LEASE,
+            entity=lease.entity,
+            group=lease.group,
+            token=lease.token,
+            error=error,
+        ),
+    )
 
 
 async def _take(context: Context, entity: str, group: str) -> GroupLease:

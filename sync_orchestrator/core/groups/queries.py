@@ -1,7 +1,5 @@
 """The queries of ``core/groups/``. Parameters are bound; batches come as arrays."""
 
-
-
 ADD_GROUPS = """
 INSERT INTO sync.groups (entity, group_key) SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g
 ON CONFLICT DO NOTHING

@@ -45,8 +45,12 @@ class Polled:
 
 def polled_parts(context: Context) -> list[tuple[EntityContext, str]]:
     """The parts whose sources are asked for their changes."""
-    return [(entity, part) for entity in context.entities.values() for part, source in entity.sources.items()
-            if source.can_poll]
+    return [
+        (entity, part)
+        for entity in context.entities.values()
+        for part, source in entity.sources.items()
+        if source.can_poll
+    ]
 
 
 async def poll_due(context: Context) -> list[Polled | CallFailed]:
@@ -60,8 +64,11 @@ async def poll_due(context: Context) -> list[Polled | CallFailed]:
         except Exception as error:  # ports contain their errors; whatever gets here fails this poll alone (rule 37)
             _log.exception("unexpected error while polling %s of %s", part, entity.name)
             failure = CallFailed(Failure.TRANSIENT, f"unexpected {type(error).__name__}: {error}")
-        await asyncio.to_thread(in_transaction, context.engine, lambda connection: _tell_of_failure(
-            connection, context, entity, part, failure))
+        await asyncio.to_thread(
+            in_transaction,
+            context.engine,
+            lambda connection: _tell_of_failure(connection, context, entity, part, failure),
+        )
         return failure
 
     ends = await asyncio.gather(*(one(entity, part) for entity, part in polled_parts(context)))
@@ -72,8 +79,11 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     """Asks one source what has changed; None where it is not its turn. Raises CallFailed."""
     settings = entity.settings.parts[part]
     is_time = settings.version.kind == "time"
-    begin = await asyncio.to_thread(in_transaction, context.engine, lambda connection: run(
-        connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=is_time)[0])
+    begin = await asyncio.to_thread(
+        in_transaction,
+        context.engine,
+        lambda connection: run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=is_time)[0],
+    )
     if due_only and begin.ago is not None and begin.ago < settings.poll_every:
         return None
     polled = Polled(entity.name, part)
@@ -86,24 +96,38 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
         problems += [f"{row.key!a}: {row.problem}" for row in unusable]
         polled.shown += len(rows)
         polled.new += await asyncio.to_thread(
-            in_transaction, context.engine, lambda connection, usable=usable, number=number: _take(
-                connection, entity, part, usable, number))
+            in_transaction,
+            context.engine,
+            lambda connection, usable=usable, number=number: _take(connection, entity, part, usable, number),
+        )
         number = await asyncio.to_thread(in_transaction, context.engine, ticket)
         newest = max([newest, *(row.version for row in usable)])
     polled.unusable = len(problems)
-    await asyncio.to_thread(in_transaction, context.engine, lambda connection: _asked(
-        connection, polled, problems, newest, is_time=is_time))
+    await asyncio.to_thread(
+        in_transaction, context.engine, lambda connection: _asked(connection, polled, problems, newest, is_time=is_time)
+    )
     return polled
 
 
 def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
     """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
     keys = [row.key for row in rows]
-    stamps = {row.key: stamp_of(row) for row in run(
-        connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag) if row.part == part}
+    stamps = {
+        row.key: stamp_of(row)
+        for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag)
+        if row.part == part
+    }
     offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get(row.key), row)]
-    active = {(row.key, bytes(row.content_hash)) for row in run(
-        connection, queries.SELECT_ACTIVE_EVENT_STAMPS, entity=entity.name, part=part, keys=[event.key for event in offered])}
+    active = {
+        (row.key, bytes(row.content_hash))
+        for row in run(
+            connection,
+            queries.SELECT_ACTIVE_EVENT_STAMPS,
+            entity=entity.name,
+            part=part,
+            keys=[event.key for event in offered],
+        )
+    }
     news = [event for event in offered if (event.key, event.content_hash()) not in active]
     return record_in(connection, news).accepted
 
@@ -117,30 +141,55 @@ def _is_news(archived: Stamp | None, row: PartRead) -> bool:
 def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
     content = TOMBSTONE_HASH if row.deleted else digest(row.data)
     return ChangeEvent(
-        part, f"poll/{entity.name}/{row.key}/{row.version}/{content.hex()}/{number}", entity.name, row.key,
-        "delete" if row.deleted else "create", row.version, None if row.deleted else row.data, row.group, "poll",
-        ticket=number)
+        part,
+        f"poll/{entity.name}/{row.key}/{row.version}/{content.hex()}/{number}",
+        entity.name,
+        row.key,
+        "delete" if row.deleted else "create",
+        row.version,
+        None if row.deleted else row.data,
+        row.group,
+        "poll",
+        ticket=number,
+    )
 
 
 def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:
     """A version in the future does not hide what changes until then."""
     present = int(clock(connection) * 1e6)
-    run(connection, queries.NOTE_POLLED, entity=polled.entity, part=polled.part,
-        newest=min(newest, present) if is_time else newest)
+    run(
+        connection,
+        queries.NOTE_POLLED,
+        entity=polled.entity,
+        part=polled.part,
+        newest=min(newest, present) if is_time else newest,
+    )
     place = f"{polled.entity} {polled.part}"
     alerts.resolve(connection, "not_asked", place)
     if problems:
-        alerts.tell(connection, "unusable", f"{place}: changes", f"{place}: it shows changes that cannot be used",
-                    entity=polled.entity, examples=problems[:_EXAMPLES])
+        alerts.tell(
+            connection,
+            "unusable",
+            f"{place}: changes",
+            f"{place}: it shows changes that cannot be used",
+            entity=polled.entity,
+            examples=problems[:_EXAMPLES],
+        )
     else:
         alerts.resolve(connection, "unusable", f"{place}: changes")
 
 
-def _tell_of_failure(connection: Connection, context: Context, entity: EntityContext, part: str,
-                     failure: CallFailed) -> None:
+def _tell_of_failure(
+    connection: Connection, context: Context, entity: EntityContext, part: str, failure: CallFailed
+) -> None:
     begin = run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=True)[0]
     if begin.ago is None or begin.ago > context.config.alerts.overdue_after:
         since = "yet" if begin.ago is None else f"for {begin.ago / 60:.0f} minutes"
-        alerts.tell(connection, "not_asked", f"{entity.name} {part}",
-                    f"{entity.name}: '{part}' could not be asked for its changes {since}",
-                    entity=entity.name, examples=[str(failure)])
+        alerts.tell(
+            connection,
+            "not_asked",
+            f"{entity.name} {part}",
+            f"{entity.name}: '{part}' could not be asked for its changes {since}",
+            entity=entity.name,
+            examples=[str(failure)],
+        )

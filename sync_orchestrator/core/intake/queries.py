@@ -1,7 +1,5 @@
 """The queries of ``core/intake/``. Parameters are bound; batches come as arrays."""
 
-
-
 # Where a poll begins, and how long ago the last one was; the first one begins now, or at the newest number known here.
 BEGIN_POLL = """
 INSERT INTO sync.polls (entity, part, newest, asked_at)
@@ -57,8 +55,12 @@ UPDATE sync.rejected SET ended_at = sync.clock(), ending = %(ending)s, ending_re
 WHERE id = ANY(%(ids)s) AND ended_at IS NULL RETURNING consumer
 """
 
-COUNT_OPEN_REJECTED_OF_CONSUMER = "SELECT count(*) AS n FROM sync.rejected WHERE ended_at IS NULL AND consumer = %(consumer)s"
+COUNT_OPEN_REJECTED_OF_CONSUMER = (
+    "SELECT count(*) AS n FROM sync.rejected WHERE ended_at IS NULL AND consumer = %(consumer)s"
+)
 
-COUNT_OPEN_REJECTED = "SELECT consumer, count(*) AS n FROM sync.rejected WHERE ended_at IS NULL GROUP BY consumer ORDER BY consumer"
+COUNT_OPEN_REJECTED = (
+    "SELECT consumer, count(*) AS n FROM sync.rejected WHERE ended_at IS NULL GROUP BY consumer ORDER BY consumer"
+)
 
 DELETE_OLD_REJECTED = "DELETE FROM sync.rejected WHERE ended_at < sync.clock() - make_interval(days => %(days)s)"

@@ -50,17 +50,30 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
         headers = dict(each.headers) if problem(each.headers) is None else {"unreadable": ascii(dict(each.headers))}
         content_type = None if each.content_type is None else _text(each.content_type)
         told = canonical([content_type, headers]).encode("utf-8", "surrogatepass")
-        run(connection, queries.INSERT_REJECTED, consumer=each.consumer, reason=_text(each.reason)[:_LONGEST_REASON],
-            digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(), content_type=content_type,
-            headers=json(headers), body=each.body[:most_bytes], size=len(each.body))
+        run(
+            connection,
+            queries.INSERT_REJECTED,
+            consumer=each.consumer,
+            reason=_text(each.reason)[:_LONGEST_REASON],
+            digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(),
+            content_type=content_type,
+            headers=json(headers),
+            body=each.body[:most_bytes],
+            size=len(each.body),
+        )
     by_consumer: dict[str, list[str]] = {}
     for each in found:
         by_consumer.setdefault(each.consumer, []).append(_text(each.reason))
     for consumer, reasons in sorted(by_consumer.items()):
         alerts.decide_alone(connection, "rejected", consumer)
         count = run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n
-        alerts.tell(connection, "rejected", consumer, f"{consumer}: {count} messages cannot be read",
-                    examples=list(dict.fromkeys(reasons))[:3])
+        alerts.tell(
+            connection,
+            "rejected",
+            consumer,
+            f"{consumer}: {count} messages cannot be read",
+            examples=list(dict.fromkeys(reasons))[:3],
+        )
 
 
 def listed(connection: Connection, consumer: str | None, most: int) -> list[dict[str, Any]]:
@@ -77,12 +90,16 @@ def show(connection: Connection, number: int) -> dict[str, Any]:
 
 
 def retry(
-    engine: Engine, understand: Callable[[Rejected], Sequence[ChangeEvent]], ids: Sequence[int] | None,
+    engine: Engine,
+    understand: Callable[[Rejected], Sequence[ChangeEvent]],
+    ids: Sequence[int] | None,
     consumer: str | None = None,
 ) -> tuple[int, int]:
     """Puts messages (None: all, or all of a consumer) through again; returns how many went and how many did not."""
     with engine.begin() as connection:
-        rows = run(connection, queries.LIST_OPEN_REJECTED_IDS, ids=None if ids is None else list(ids), consumer=consumer)
+        rows = run(
+            connection, queries.LIST_OPEN_REJECTED_IDS, ids=None if ids is None else list(ids), consumer=consumer
+        )
     ends = [in_transaction(engine, partial(_again, understand=understand, number=row.id)) for row in rows]
     return sum(ends), len(ends) - sum(ends)
 

@@ -1,6 +1,5 @@
 """The queries of ``core/ledger/``. Parameters are bound; batches come as arrays."""
 
-
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_IS_GONE, OF_KEYS, claim_ends_at
 
 # Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
@@ -296,7 +295,8 @@ SELECT EXTRACT(epoch FROM least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
         AND entity = ANY(%(entities)s) AND due_at <> 'infinity'),
     (SELECT min(lease_until) FROM sync.events WHERE state = 'leased'),
-    (SELECT min({claim_ends_at('events.', HOLDER_GONE_SECONDS)}) FROM sync.events WHERE state = 'leased' AND revision IS NULL))
+    (SELECT min({claim_ends_at("events.", HOLDER_GONE_SECONDS)})
+     FROM sync.events WHERE state = 'leased' AND revision IS NULL))
     - sync.clock())::float8 AS seconds
 """
 

@@ -80,7 +80,7 @@ class PreparedEvent:
 
     def with_id(self, event_id: str) -> PreparedEvent:
         """The same under another id. Both are ASCII, as ids made of the content are."""
-        rest = self.row[len(_id_in_row(self.event_id)):]
+        rest = self.row[len(_id_in_row(self.event_id)) :]
         return replace(self, event_id=event_id, row=_id_in_row(event_id) + rest)
 
 
@@ -192,18 +192,25 @@ def _told_apart(events: Sequence[PreparedEvent]) -> list[PreparedEvent]:
         if event.content_id and not repeats:
             seen[made] += 1
         last[record] = event.event_id
-        apart.append(event.with_id(f"{event.event_id}#{seen[made]}")
-                     if event.content_id and seen[made] > 1 else event)
+        apart.append(event.with_id(f"{event.event_id}#{seen[made]}") if event.content_id and seen[made] > 1 else event)
     return apart
 
 
 def _row(event: ChangeEvent) -> dict[str, Any]:
     """As the statement takes it: one document costs less than an array for each column."""
     return {
-        "event_id": event.event_id, "source": event.source, "entity": event.entity, "key": event.key,
-        "group_key": event.group, "action": event.action, "version": event.version,
-        "thin": event.data is None and event.action != "delete", "data": event.data,
-        "content_hash": event.content_hash().hex(), "origin": event.origin, "trace": event.trace,
+        "event_id": event.event_id,
+        "source": event.source,
+        "entity": event.entity,
+        "key": event.key,
+        "group_key": event.group,
+        "action": event.action,
+        "version": event.version,
+        "thin": event.data is None and event.action != "delete",
+        "data": event.data,
+        "content_hash": event.content_hash().hex(),
+        "origin": event.origin,
+        "trace": event.trace,
         "ticket": event.ticket,
     }
 
@@ -229,7 +236,8 @@ def conservation(connection: Connection, entity: str | None = None) -> Conservat
         if entity is None or row.entity == entity:
             counts[row.what] = counts.get(row.what, 0) + row.n
     return Conservation(
-        counts.get("received", 0), counts.get("duplicate", 0),
+        counts.get("received", 0),
+        counts.get("duplicate", 0),
         {str(state): counts.get(str(state), 0) for state in (*ACTIVE, *FINISHED)},
     )
 
@@ -250,8 +258,12 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
             by_entity.setdefault(row.entity, []).append(row)
         for name, events in sorted(by_entity.items()):
             keys = [event.key for event in events]
-            run(connection, push_queries.RELEASE_FROM_HOLD, entity=name,
-                keys=[event.key for event in events if event.revision is not None])
+            run(
+                connection,
+                push_queries.RELEASE_FROM_HOLD,
+                entity=name,
+                keys=[event.key for event in events if event.revision is not None],
+            )
             run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
             finish_reached(connection, name, keys, Settled())
         run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
@@ -275,8 +287,13 @@ def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
             archived.setdefault(row.entity, []).append(row.key)
         rows = run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason)
         for name, keys in sorted(archived.items()):
-            run(connection, dead_records_queries.DISCARD_RECORDS_WITH_EVENTS, entity=name, keys=sorted(set(keys)),
-                reason=reason)
+            run(
+                connection,
+                dead_records_queries.DISCARD_RECORDS_WITH_EVENTS,
+                entity=name,
+                keys=sorted(set(keys)),
+                reason=reason,
+            )
         run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
         return sum(row.n for row in rows)
 
@@ -299,7 +316,9 @@ def check_conservation(connection: Connection) -> Conservation:
         alerts.resolve(connection, "conservation")
     else:
         alerts.tell(
-            connection, "conservation", "events",
+            connection,
+            "conservation",
+            "events",
             f"{totals.received} events received, {sum(totals.states.values())} accounted for",
         )
     return totals

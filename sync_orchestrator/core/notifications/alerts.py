@@ -39,15 +39,30 @@ _LONGEST_TEXT = 300
 _MOST_MESSAGES = 10
 
 
-def tell(connection: Connection, kind: str, cause: str, title: str, *, entity: str | None = None,
-         examples: Sequence[Any] = ()) -> None:
+def tell(
+    connection: Connection,
+    kind: str,
+    cause: str,
+    title: str,
+    *,
+    entity: str | None = None,
+    examples: Sequence[Any] = (),
+) -> None:
     """Writes an alert of something that is not about single records, or what is new of an open one."""
-    run(connection, queries.RAISE_ALERT, kind=kind, cause=_cut(cause), title=_cut(mask(title)), entity=entity,
-        examples=json(storable_json(mask_all(list(examples)))))
+    run(
+        connection,
+        queries.RAISE_ALERT,
+        kind=kind,
+        cause=_cut(cause),
+        title=_cut(mask(title)),
+        entity=entity,
+        examples=json(storable_json(mask_all(list(examples)))),
+    )
 
 
-def tell_of_records(connection: Connection, kind: str, cause: str, title: str, entity: str,
-                    keys: Sequence[str]) -> None:
+def tell_of_records(
+    connection: Connection, kind: str, cause: str, title: str, entity: str, keys: Sequence[str]
+) -> None:
     """Writes or adds to the one alert of this cause; a record counts once for it.
 
     Where many causes of a kind and entity are open, further ones share one alert.
@@ -58,8 +73,15 @@ def tell_of_records(connection: Connection, kind: str, cause: str, title: str, e
         known = run(connection, queries.LIST_OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
         if known.n >= MAX_OPEN_CAUSES and not known.is_open:
             cause = others
-        run(connection, queries.RAISE_ALERTS_FOR_RECORDS, kind=kind, cause=_cut(cause), title=_cut(mask(title)),
-            entity=entity, keys=sorted(set(keys)))
+        run(
+            connection,
+            queries.RAISE_ALERTS_FOR_RECORDS,
+            kind=kind,
+            cause=_cut(cause),
+            title=_cut(mask(title)),
+            entity=entity,
+            keys=sorted(set(keys)),
+        )
 
 
 def decide_alone(connection: Connection, kind: str, about: str) -> None:
@@ -137,8 +159,13 @@ def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Wri
 def _take(connection: Connection, receiver: Receiver, settings: Alerts) -> Sequence[Any]:
     """The next message for a receiver: due alerts of one kind and entity, which are this sender's for a minute."""
     run(connection, "SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
-    return run(connection, queries.CLAIM_DUE_ALERTS, receiver=receiver.digest, group_wait=settings.group_wait,
-               repeat_after=settings.repeat_after)
+    return run(
+        connection,
+        queries.CLAIM_DUE_ALERTS,
+        receiver=receiver.digest,
+        group_wait=settings.group_wait,
+        repeat_after=settings.repeat_after,
+    )
 
 
 def _note(connection: Connection, receiver: Receiver, alerts: Sequence[Any], error: str | None) -> None:
@@ -148,5 +175,10 @@ def _note(connection: Connection, receiver: Receiver, alerts: Sequence[Any], err
     elif alerts[0].resolved_at is not None:
         run(connection, queries.MARK_ALERT_END_SENT, receiver=receiver.digest, ids=ids)
     else:
-        run(connection, queries.MARK_ALERT_SENT, receiver=receiver.digest, ids=ids,
-            told_as=[alert.updated_at for alert in alerts])
+        run(
+            connection,
+            queries.MARK_ALERT_SENT,
+            receiver=receiver.digest,
+            ids=ids,
+            told_as=[alert.updated_at for alert in alerts],
+        )

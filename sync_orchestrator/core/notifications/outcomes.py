@@ -53,9 +53,14 @@ class Outcome:
     def cloud_event(self, source: str) -> dict[str, Any]:
         """It as a CloudEvent; the same each time it is sent."""
         return {
-            "specversion": "1.0", "id": self.event_id, "source": source, "type": f"{self.entity}.{self.kind}",
-            "subject": self.key, "time": self.at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-            "datacontenttype": "application/json", "data": self.data,
+            "specversion": "1.0",
+            "id": self.event_id,
+            "source": source,
+            "type": f"{self.entity}.{self.kind}",
+            "subject": self.key,
+            "time": self.at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "datacontenttype": "application/json",
+            "data": self.data,
         }
 
 
@@ -88,8 +93,15 @@ def note(connection: Connection, entity: EntityContext, kind: str, told: Sequenc
     keys = [key for key, _ in told]
     # Of one record the later transaction has the larger number.
     run(connection, push_queries.LOCK_CLAIMED_RECORDS, entity=[entity.name] * len(keys), key=keys)
-    run(connection, queries.INSERT_OUTCOMES, receivers=list(receivers), kind=kind, entity=entity.name, keys=keys,
-        data=[json({"third_party": entity.system_name, **data}) for _, data in told])
+    run(
+        connection,
+        queries.INSERT_OUTCOMES,
+        receivers=list(receivers),
+        kind=kind,
+        entity=entity.name,
+        keys=keys,
+        data=[json({"third_party": entity.system_name, **data}) for _, data in told],
+    )
 
 
 def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
@@ -101,7 +113,9 @@ def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts
 
 def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
     """By receiver: how many outcomes wait for it, and why it does not take them."""
-    return {row.receiver: {"unsent": row.n, "error": row.error} for row in run(connection, queries.COUNT_UNSENT_OUTCOMES)}
+    return {
+        row.receiver: {"unsent": row.n, "error": row.error} for row in run(connection, queries.COUNT_UNSENT_OUTCOMES)
+    }
 
 
 def _send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
@@ -134,22 +148,37 @@ def _take(connection: Connection, name: str) -> tuple[int, list[Outcome]]:
         return 0, []
     rows = run(connection, queries.CLAIM_DUE_OUTCOMES, receiver=name, most=_BATCH)
     return leased[0].lease_token, [
-        Outcome(row.id, str(row.event_id), row.kind, row.entity, row.key, row.data, row.at) for row in rows]
+        Outcome(row.id, str(row.event_id), row.kind, row.entity, row.key, row.data, row.at) for row in rows
+    ]
 
 
 def _note_delivery(connection: Connection, name: str, token: int, delivery: Delivery, settings: Alerts) -> None:
     if delivery.taken:
         run(connection, queries.MARK_OUTCOME_SENT, ids=delivery.taken)
     if delivery.refused:
-        run(connection, queries.MARK_OUTCOME_REFUSED, ids=list(delivery.refused), errors=list(delivery.refused.values()))
+        run(
+            connection, queries.MARK_OUTCOME_REFUSED, ids=list(delivery.refused), errors=list(delivery.refused.values())
+        )
     if delivery.down is None:
         run(connection, queries.RELEASE_RECEIVER, receiver=name, token=token)
     else:
-        run(connection, queries.RELEASE_OUTCOMES, receiver=name, token=token, error=delivery.down, at_least=delivery.rest)
+        run(
+            connection,
+            queries.RELEASE_OUTCOMES,
+            receiver=name,
+            token=token,
+            error=delivery.down,
+            at_least=delivery.rest,
+        )
     tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=name)[0]
     if tried.seconds is None:
         alerts.resolve(connection, "not_told", name)
     elif tried.seconds > settings.overdue_after:
         reasons = [delivery.down] if delivery.down is not None else list(dict.fromkeys(delivery.refused.values()))[:3]
-        alerts.tell(connection, "not_told", name, examples=reasons,
-                    title=f"{name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes")
+        alerts.tell(
+            connection,
+            "not_told",
+            name,
+            examples=reasons,
+            title=f"{name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes",
+        )

@@ -1,7 +1,5 @@
 """The queries of ``core/notifications/``. Parameters are bound; batches come as arrays."""
 
-
-
 # One alert for a cause, however many records it hits; a record counts once for it.
 RAISE_ALERTS_FOR_RECORDS = """
 WITH fresh AS (

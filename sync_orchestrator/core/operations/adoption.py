@@ -144,8 +144,13 @@ def link(standing: Standing, there: Listed | None, *, can_look_up: bool) -> Link
 
 
 async def adopt(
-    context: Context, entities: Sequence[EntityContext], *, groups: Sequence[str] | None = None,
-    recreate_missing: bool = False, allow_deletions: int | None = None, progress: Progress = lambda line: None,
+    context: Context,
+    entities: Sequence[EntityContext],
+    *,
+    groups: Sequence[str] | None = None,
+    recreate_missing: bool = False,
+    allow_deletions: int | None = None,
+    progress: Progress = lambda line: None,
 ) -> list[Adoption]:
     """Adopts entities one after the other; pushes go on when all entities of a third party are adopted.
 
@@ -154,12 +159,19 @@ async def adopt(
     records to be missing than the cap on deletions. Raises CallFailed where the owner or the account cannot be asked.
     """
     suspended_here = await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: _suspend_all(connection, entities))
+        in_transaction, context.engine, lambda connection: _suspend_all(connection, entities)
+    )
     results = []
     for entity in entities:
         needed = entities if entity.system_name in suspended_here else context.of_system(entity.system_name)
-        work = _Adoption(context, entity, [each.name for each in needed if each.system_name == entity.system_name],
-                         recreate_missing, allow_deletions, progress)
+        work = _Adoption(
+            context,
+            entity,
+            [each.name for each in needed if each.system_name == entity.system_name],
+            recreate_missing,
+            allow_deletions,
+            progress,
+        )
         results.append(await work.run(groups))
     lifted = {result.system for result in results if result.lifted}
     for entity, result in zip(entities, results, strict=True):
@@ -183,8 +195,15 @@ class _Overtaken(Exception):
 
 
 class _Adoption:
-    def __init__(self, context: Context, entity: EntityContext, needed: Sequence[str], recreate_missing: bool,
-                 allow_deletions: int | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        context: Context,
+        entity: EntityContext,
+        needed: Sequence[str],
+        recreate_missing: bool,
+        allow_deletions: int | None,
+        progress: Progress,
+    ) -> None:
         self._context = context
         self._entity = entity
         self._needed = list(needed)
@@ -208,8 +227,11 @@ class _Adoption:
         left = await self._list_groups(groups)
         if left:
             failed = sum(1 for listing in self.result.groups if listing.error is not None)
-            self.result.stopped = (f"{failed} business groups could not be adopted" if failed else
-                                   f"{len(left)} business groups are not listed yet, such as {left[0]}")
+            self.result.stopped = (
+                f"{failed} business groups could not be adopted"
+                if failed
+                else f"{len(left)} business groups are not listed yet, such as {left[0]}"
+            )
             return self.result
         _listed()
         if not self._entity.third_party.traits.can_lookup:
@@ -254,7 +276,11 @@ class _Adoption:
 
     def _seconds_under_way(self, connection: Connection) -> float:
         landing = self._entity.system.landing_seconds
-        known = float(run(connection, adoption_queries.COUNT_CALLS_IN_FLIGHT, entity=self._entity.name, landing=landing)[0].seconds)
+        known = float(
+            run(connection, adoption_queries.COUNT_CALLS_IN_FLIGHT, entity=self._entity.name, landing=landing)[
+                0
+            ].seconds
+        )
         if not is_about_database(self._reason):
             return known
         suspension = suspension_of(connection, self._entity.system_name)  # calls that the database forgot
@@ -262,10 +288,16 @@ class _Adoption:
 
     async def _list_groups(self, chosen: Sequence[str] | None) -> list[str]:
         """Lists the chosen groups, or all; returns those that are still to be listed."""
-        known = await self._db(lambda connection: run(
-            connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since))
-        due = {row.group_key: bool(row.listed) for row in known
-               if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())}
+        known = await self._db(
+            lambda connection: run(
+                connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since
+            )
+        )
+        due = {
+            row.group_key: bool(row.listed)
+            for row in known
+            if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())
+        }
         self._due = set(due)
         places = asyncio.Semaphore(GROUPS_AT_ONCE)
 
@@ -273,8 +305,9 @@ class _Adoption:
             async with places:
                 return await self._list_group(group)
 
-        self.result.groups = list(await asyncio.gather(*(
-            one(group) for group in due if chosen is None or group in chosen)))
+        self.result.groups = list(
+            await asyncio.gather(*(one(group) for group in due if chosen is None or group in chosen))
+        )
         for listing in self.result.groups:
             due[listing.group] = listing.error is None
         return [group for group, listed in due.items() if not listed]
@@ -312,8 +345,9 @@ class _Adoption:
             "digest": [self._entity.digest_of_found(found, found.group or group) for found in page],
         }
         if page:
-            await self._db(lambda connection: run(
-                connection, adoption_queries.ADD_TO_LISTING, entity=self._entity.name, **columns))
+            await self._db(
+                lambda connection: run(connection, adoption_queries.ADD_TO_LISTING, entity=self._entity.name, **columns)
+            )
 
     async def _read_missing(self) -> None:
         """Reads records that no listing shows under the ids that they had: no search will find them before a create.
@@ -329,8 +363,15 @@ class _Adoption:
                 return await self._entity.third_party.read(Item(row.key, row.group_key, {}, row.external_id))
 
         after = ""
-        while rows := await self._db(lambda connection, after=after: run(  # type: ignore[misc]
-                connection, adoption_queries.COUNT_MISSING_WITH_ID, entity=self._entity.name, after=after, limit=BATCH_SIZE)):
+        while rows := await self._db(
+            lambda connection, after=after: run(  # type: ignore[misc]
+                connection,
+                adoption_queries.COUNT_MISSING_WITH_ID,
+                entity=self._entity.name,
+                after=after,
+                limit=BATCH_SIZE,
+            )
+        ):
             found = await asyncio.gather(*(one(row) for row in rows))
             for row, record in zip(rows, found, strict=True):
                 if record is not None and record.key == row.key:
@@ -343,9 +384,11 @@ class _Adoption:
         cap = self._entity.settings.validation.deletions.cap(row.acknowledged)
         if self._recreate_missing or row.missing <= cap:
             return None
-        return (f"{row.missing} of {row.acknowledged} acknowledged records are not at the third party, more than the "
-                f"cap of {cap}, such as {', '.join(row.examples[:3])}. Nothing was linked. Make sure that the account "
-                "sees all records, then run again with --recreate-missing")
+        return (
+            f"{row.missing} of {row.acknowledged} acknowledged records are not at the third party, more than the "
+            f"cap of {cap}, such as {', '.join(row.examples[:3])}. Nothing was linked. Make sure that the account "
+            "sees all records, then run again with --recreate-missing"
+        )
 
     # Linking ----------------------------------------------------------------------------------------------------------
 
@@ -356,8 +399,11 @@ class _Adoption:
         after: str | None = ""
         outcomes: Counter[str] = Counter()
         while after is not None:
-            after, linked = await self._db(lambda connection, after=after: self._link_batch(  # type: ignore[misc]
-                connection, adoption_queries.SELECT_RECORDS_BESIDE_LISTING, after=after, limit=BATCH_SIZE))
+            after, linked = await self._db(
+                lambda connection, after=after: self._link_batch(  # type: ignore[misc]
+                    connection, adoption_queries.SELECT_RECORDS_BESIDE_LISTING, after=after, limit=BATCH_SIZE
+                )
+            )
             outcomes.update(linked)
             _linked()
         self.result.linked = dict(sorted(outcomes.items()))
@@ -372,20 +418,35 @@ class _Adoption:
             return None, Counter()
         wanted = self._wanted(connection, rows)
         links = [link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=traits.can_lookup) for row in rows]
-        run(connection, adoption_queries.LINK_RECORDS, entity=self._entity.name, keys=[row.key for row in rows],
-            external_id=[each.external_id for each in links], digest=[each.digest for each in links],
-            applied_group=[each.group for each in links], revision=[each.revision for each in links],
-            look_up=[each.look_up for each in links])
-        finish_reached(connection, self._entity.name, [
-            row.key for row, each in zip(rows, links, strict=True) if each.revision == row.revision], Settled())
+        run(
+            connection,
+            adoption_queries.LINK_RECORDS,
+            entity=self._entity.name,
+            keys=[row.key for row in rows],
+            external_id=[each.external_id for each in links],
+            digest=[each.digest for each in links],
+            applied_group=[each.group for each in links],
+            revision=[each.revision for each in links],
+            look_up=[each.look_up for each in links],
+        )
+        finish_reached(
+            connection,
+            self._entity.name,
+            [row.key for row, each in zip(rows, links, strict=True) if each.revision == row.revision],
+            Settled(),
+        )
         return str(rows[-1].key), Counter(each.outcome for each in links)
 
     def _wanted(self, connection: Connection, rows: Sequence[Any]) -> dict[str, bytes]:
         """By key the digest of what would be sent now, for records that the third party shows."""
         chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
         parts: dict[str, dict[str, Any]] = {}
-        for part in run(connection, push_queries.SELECT_PARTS, entity=[self._entity.name] * len(chosen),
-                        key=[row.key for row in chosen]):
+        for part in run(
+            connection,
+            push_queries.SELECT_PARTS,
+            entity=[self._entity.name] * len(chosen),
+            key=[row.key for row in chosen],
+        ):
             parts.setdefault(part.key, {})[part.part] = part.data
         wanted = {}
         for row in chosen:
@@ -403,8 +464,10 @@ class _Adoption:
         self._report(connection)
         run(connection, adoption_queries.MARK_ADOPTED, entity=name)
         _forget_listing(connection, entity=name, group=None)
-        self.result.still_to_adopt = [row.name for row in run(
-            connection, adoption_queries.SELECT_NOT_ADOPTED, entities=self._needed, since=self._since)]
+        self.result.still_to_adopt = [
+            row.name
+            for row in run(connection, adoption_queries.SELECT_NOT_ADOPTED, entities=self._needed, since=self._since)
+        ]
         if not self.result.still_to_adopt:
             self.result.lifted = lift(connection, system, account=self._account)
         _before_commit()
@@ -412,8 +475,10 @@ class _Adoption:
     def _report(self, connection: Connection) -> None:
         unmanaged = run(connection, adoption_queries.LIST_UNMANAGED, entity=self._entity.name)[0]
         self.result.unmanaged, self.result.unmanaged_examples = unmanaged.n, list(unmanaged.examples)
-        self.result.duplicates = {row.key: list(row.external_ids) for row in run(
-            connection, adoption_queries.LIST_DUPLICATES, entity=self._entity.name)}
+        self.result.duplicates = {
+            row.key: list(row.external_ids)
+            for row in run(connection, adoption_queries.LIST_DUPLICATES, entity=self._entity.name)
+        }
 
 
 def _forget_listing(connection: Connection, entity: str, group: str | None) -> None:
@@ -438,7 +503,8 @@ async def _prove(context: Context, entity: EntityContext, result: Adoption, prog
         progress(f"{entity.name} {listing.group}: checking the sources and validating")
         result.checks.append(await check_sources(context, entity, listing.group, repair="auto"))
         await drain(context, linger=0)
-        await push_group(context, StepReport(entity.name, listing.group),
-                         loop.time() + context.config.limits.drain_seconds, None)
+        await push_group(
+            context, StepReport(entity.name, listing.group), loop.time() + context.config.limits.drain_seconds, None
+        )
         await asyncio.sleep(min(entity.system.search_lag, _MAX_SEARCH_LAG_SECONDS))
         result.validations.append(await validate(context, entity, listing.group, full=True))

@@ -71,8 +71,18 @@ class DeadRecord:
     def from_row(cls, row: Any) -> DeadRecord:
         """Makes one from a row of the database."""
         cause = row.error or "" if row.state == "discarded" else cause_of_error(row.error, row.key)
-        return cls(entity=row.entity, key=row.key, group=row.group_key, kind=row.kind, state=row.state, cause=cause,
-                   error=row.error, since=row.since, attempts=row.attempts, event_seq=row.seq)
+        return cls(
+            entity=row.entity,
+            key=row.key,
+            group=row.group_key,
+            kind=row.kind,
+            state=row.state,
+            cause=cause,
+            error=row.error,
+            since=row.since,
+            attempts=row.attempts,
+            event_seq=row.seq,
+        )
 
     @property
     def brought_by(self) -> str:
@@ -98,8 +108,13 @@ class DeadCounts:
 def count_dead_of_group(connection: Connection, entity: str, group: str) -> DeadCounts:
     """Counts the dead records of one business group."""
     row = run(connection, dead_records_queries.COUNT_DEAD_OF_GROUP, entity=entity, group=group)[0]
-    return DeadCounts(dead=row.dead, on_hold=row.on_hold, discarded=row.discarded, records=row.records,
-                      without_group=row.without_group)
+    return DeadCounts(
+        dead=row.dead,
+        on_hold=row.on_hold,
+        discarded=row.discarded,
+        records=row.records,
+        without_group=row.without_group,
+    )
 
 
 def describe_dead_of_entity(connection: Connection, entity: str) -> str | None:
@@ -132,8 +147,9 @@ def redrive_dead_records(engine: Engine, selection: DeadSelection, *, confirmed_
     """
     assert selection.entity is not None
     assert selection.keys is not None or not confirmed_absent
-    return in_transaction(engine, lambda connection: _redrive(
-        connection, str(selection.entity), selection, confirmed_absent))
+    return in_transaction(
+        engine, lambda connection: _redrive(connection, str(selection.entity), selection, confirmed_absent)
+    )
 
 
 def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) -> int:
@@ -147,8 +163,10 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
         raise NotFound("a discard needs a reason")
     count = in_transaction(engine, lambda connection: _discard(connection, str(selection.entity), selection, reason))
     if not count:
-        raise NotFound(f"nothing of {selection.entity} that is selected is dead; "
-                       f"`sync-orchestrator records list {selection.entity} --dead` shows what is")
+        raise NotFound(
+            f"nothing of {selection.entity} that is selected is dead; "
+            f"`sync-orchestrator records list {selection.entity} --dead` shows what is"
+        )
     return count
 
 
@@ -170,8 +188,16 @@ def summarize_dead_records(connection: Connection) -> list[dict[str, Any]]:
     for place, found in sorted(causes.items()):
         entity, state = place
         top = sorted(found.items(), key=lambda item: (-item[1]["count"], item[0]))[:_MAX_CAUSES]
-        summary += [{"entity": entity, "state": state, "cause": cause, "count": counted["count"],
-                     "since": counted["since"].isoformat()} for cause, counted in top]
+        summary += [
+            {
+                "entity": entity,
+                "state": state,
+                "cause": cause,
+                "count": counted["count"],
+                "since": counted["since"].isoformat(),
+            }
+            for cause, counted in top
+        ]
         if rest := totals[place] - sum(counted["count"] for _, counted in top):
             summary.append({"entity": entity, "state": state, "cause": "other causes", "count": rest, "since": None})
     return summary
@@ -224,8 +250,10 @@ def _end_alerts(connection: Connection, entity: str, keys: Sequence[str]) -> Non
 
 def _parameters(selection: DeadSelection, states: Sequence[State]) -> dict[str, Any]:
     return {
-        "entity": selection.entity, "keys": None if selection.keys is None else list(selection.keys),
-        "group": selection.group, "states": list(states),
+        "entity": selection.entity,
+        "keys": None if selection.keys is None else list(selection.keys),
+        "group": selection.group,
+        "states": list(states),
         "cause": None if selection.cause is None else _pattern(selection.cause, selection.entity),
     }
 

@@ -32,12 +32,16 @@ def look_after(connection: Connection) -> Conservation:
 def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
     suspended = {row.name for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS)}
-    tell_of_overdue(connection, settings.overdue_after, sorted(
-        name for name, entity in (entities or {}).items() if entity.third_party.system in suspended))
+    tell_of_overdue(
+        connection,
+        settings.overdue_after,
+        sorted(name for name, entity in (entities or {}).items() if entity.third_party.system in suspended),
+    )
     tell_of_silence(connection, settings.silent_after)
     for name, entity in (entities or {}).items():
-        tell_of_not_validated(connection, name, entity.third_party.system,
-                              2 * entity.validation.every + settings.silent_after)
+        tell_of_not_validated(
+            connection, name, entity.third_party.system, 2 * entity.validation.every + settings.silent_after
+        )
     tell_of_long_waiting(connection, settings.waiting_after)
     run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
     end_old_strays(connection)
@@ -65,8 +69,9 @@ def tell_of_silence(connection: Connection, after: float) -> None:
     if seconds is None or seconds <= after:
         alerts.resolve(connection, "silent", "sensor")
     else:
-        alerts.tell(connection, "silent", "sensor",
-                    f"the sensor has not looked for changes for {seconds / 60:.0f} minutes")
+        alerts.tell(
+            connection, "silent", "sensor", f"the sensor has not looked for changes for {seconds / 60:.0f} minutes"
+        )
 
 
 def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
@@ -75,15 +80,33 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
     if not late.n:
         alerts.resolve(connection, "not_validated", entity)
     else:
-        alerts.tell(connection, "not_validated", entity, entity=entity, examples=late.groups,
-                    title=f"{entity}: {late.n} groups could not be validated for {late.seconds / 60:.0f} minutes")
+        alerts.tell(
+            connection,
+            "not_validated",
+            entity,
+            entity=entity,
+            examples=late.groups,
+            title=f"{entity}: {late.n} groups could not be validated for {late.seconds / 60:.0f} minutes",
+        )
 
 
 def tell_of_long_waiting(connection: Connection, after: float) -> None:
     """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
     for row in run(connection, notifications_queries.LIST_LONG_WAITING, after=after):
-        alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for its record",
-                               f"{row.entity}: changes wait for records that never came", row.entity, row.keys)
+        alerts.tell_of_records(
+            connection,
+            "waiting_long",
+            f"{row.entity}: waits for its record",
+            f"{row.entity}: changes wait for records that never came",
+            row.entity,
+            row.keys,
+        )
     for row in run(connection, notifications_queries.COUNT_LONG_REFERRING, after=after):
-        alerts.tell_of_records(connection, "waiting_long", f"{row.entity}: waits for what it refers to",
-                               f"{row.entity}: records refer to something that never came", row.entity, row.keys)
+        alerts.tell_of_records(
+            connection,
+            "waiting_long",
+            f"{row.entity}: waits for what it refers to",
+            f"{row.entity}: records refer to something that never came",
+            row.entity,
+            row.keys,
+        )

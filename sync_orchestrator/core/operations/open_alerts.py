@@ -50,14 +50,21 @@ class OpenAlerts:
 
     def digest(self) -> str:
         """Changes when an alert begins or ends, or a pause does."""
-        return _digest([[[entity, each.kind, each.cause] for entity, some in self.alerts.items() for each in some],
-                        [[pause.entity, pause.reason] for pause in self.pauses.values()]])
+        return _digest(
+            [
+                [[entity, each.kind, each.cause] for entity, some in self.alerts.items() for each in some],
+                [[pause.entity, pause.reason] for pause in self.pauses.values()],
+            ]
+        )
 
     def digest_of_figures(self) -> str:
         """Changes when anything does that is reported, such as the count of an alert."""
-        return _digest([[[entity, each.kind, each.title, each.count] for entity, some in self.alerts.items()
-                         for each in some],
-                        [[pause.entity, pause.waiting] for pause in self.pauses.values()]])
+        return _digest(
+            [
+                [[entity, each.kind, each.title, each.count] for entity, some in self.alerts.items() for each in some],
+                [[pause.entity, pause.waiting] for pause in self.pauses.values()],
+            ]
+        )
 
 
 def open_alerts(connection: Connection, systems: Mapping[str, str]) -> OpenAlerts:
@@ -67,10 +74,15 @@ def open_alerts(connection: Connection, systems: Mapping[str, str]) -> OpenAlert
         connection: A connection within a transaction.
         systems: Third parties by the entities that are mirrored to them.
     """
-    found = [OpenAlert(row.kind, row.cause, row.entity, row.title, row.n, row.created_at)
-             for row in run(connection, alerts_queries.LIST_OPEN_ALERTS)]
-    return OpenAlerts({entity: [alert for alert in found if _concerns(alert, entity, systems)] for entity in systems},
-                      pauses_of(connection, systems), len(found))
+    found = [
+        OpenAlert(row.kind, row.cause, row.entity, row.title, row.n, row.created_at)
+        for row in run(connection, alerts_queries.LIST_OPEN_ALERTS)
+    ]
+    return OpenAlerts(
+        {entity: [alert for alert in found if _concerns(alert, entity, systems)] for entity in systems},
+        pauses_of(connection, systems),
+        len(found),
+    )
 
 
 def _concerns(alert: OpenAlert, entity: str, systems: Mapping[str, str]) -> bool:

@@ -68,11 +68,19 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
         raise NotFound(f"nothing is known of {entity} '{key}'")
     return {
         "record": dict(records[0]._mapping) if records else None,
-        "parts": [dict(row._mapping) for row in run(connection, archive_queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)],
+        "parts": [
+            dict(row._mapping) for row in run(connection, archive_queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)
+        ],
         "events": [dict(row._mapping) for row in events],
-        "pushes": [dict(row._mapping) for row in run(connection, push_queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)],
-        "drift": [dict(row._mapping) for row in run(
-            connection, validation_queries.LIST_DRIFT_OF_RECORD, entity=entity, group=None, key=key, most=100)],
+        "pushes": [
+            dict(row._mapping) for row in run(connection, push_queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)
+        ],
+        "drift": [
+            dict(row._mapping)
+            for row in run(
+                connection, validation_queries.LIST_DRIFT_OF_RECORD, entity=entity, group=None, key=key, most=100
+            )
+        ],
     }
 
 
@@ -87,11 +95,13 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
     before, number = await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), ticket(connection)))
+        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), ticket(connection))
+    )
     found = await asyncio.gather(*(_read(entity.sources[part], key) for part in readable))
     reads = dict(zip(readable, found, strict=True))
-    await asyncio.to_thread(in_transaction, context.engine,
-                            lambda connection: _take(connection, entity, key, reads, before, number))
+    await asyncio.to_thread(
+        in_transaction, context.engine, lambda connection: _take(connection, entity, key, reads, before, number)
+    )
     return {part: _told(part, reads) for part in entity.sources}
 
 
@@ -104,8 +114,13 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
     rows = run(connection, push_queries.PUSH_AGAIN, entity=entity, key=key)
     if not rows:
         known = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
-        why = "is not archived" if not known else "lacks a required part" if not known[0].ready else (
-            "is being pushed now")
+        why = (
+            "is not archived"
+            if not known
+            else "lacks a required part"
+            if not known[0].ready
+            else ("is being pushed now")
+        )
         raise NotFound(f"{entity} '{key}' {why}")
     _try_again(connection, entity, key, [])
     return str(rows[0].group_key)
@@ -130,12 +145,20 @@ def _told(part: str, reads: dict[str, PartRead | None]) -> str:
 
 
 def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Row[Any]]:
-    return {row.part: row for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=[key],
-                                        lag=entity.rules.lag)}
+    return {
+        row.part: row
+        for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=[key], lag=entity.rules.lag)
+    }
 
 
-def _take(connection: Connection, entity: EntityContext, key: str, reads: dict[str, PartRead | None],
-          before: dict[str, Row[Any]], number: int) -> None:
+def _take(
+    connection: Connection,
+    entity: EntityContext,
+    key: str,
+    reads: dict[str, PartRead | None],
+    before: dict[str, Row[Any]],
+    number: int,
+) -> None:
     from sync_orchestrator.core.drain.event_batch import change_of_read  # brings all of a push
 
     run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
@@ -162,8 +185,11 @@ def _stamp(row: Row[Any] | None) -> Stamp | None:
 def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:
     run(connection, push_queries.RELEASE_FROM_HOLD, entity=entity, keys=[key])
     run(connection, ledger_queries.FINISH_REREAD, entity=entity, key=key, parts=parts)
-    failed = [row.seq for row in run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
-              if row.state in ("waiting", "dead")]
+    failed = [
+        row.seq
+        for row in run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
+        if row.state in ("waiting", "dead")
+    ]
     run(connection, ledger_queries.REDRIVE_EVENTS, seqs=failed, entity=entity)
     run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=[key])
     run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)

@@ -29,8 +29,9 @@ _REMEMBER = "UPDATE sync.entities SET fingerprint = %(fingerprint)s WHERE name =
 
 def remap(context: Context) -> int:
     """Compares each entity's mapping with the one before; returns how many records it put out of step."""
-    return sum(in_transaction(context.engine, partial(_remap_entity, entity=entity))
-               for entity in context.entities.values())
+    return sum(
+        in_transaction(context.engine, partial(_remap_entity, entity=entity)) for entity in context.entities.values()
+    )
 
 
 def _remap_entity(connection: Connection, entity: EntityContext) -> int:

@@ -54,8 +54,13 @@ def groups_to_repair(connection: Connection, entity: str, key: str | None = None
 
 
 async def repair(
-    context: Context, entity: EntityContext, group: str, *, key: str | None = None,
-    allow_deletions: int | None = None, progress: Progress | None = None,
+    context: Context,
+    entity: EntityContext,
+    group: str,
+    *,
+    key: str | None = None,
+    allow_deletions: int | None = None,
+    progress: Progress | None = None,
 ) -> Repaired:
     """Repairs what was found in a group, or of one record in it, and validates the group again.
 
@@ -76,8 +81,9 @@ async def repair(
 
 
 class _Repair:
-    def __init__(self, context: Context, entity: EntityContext, group: str, key: str | None,
-                 allowed: int | None) -> None:
+    def __init__(
+        self, context: Context, entity: EntityContext, group: str, key: str | None, allowed: int | None
+    ) -> None:
         self._entity = entity
         self._group = group
         self._key = key
@@ -92,11 +98,15 @@ class _Repair:
             return lost
         chosen = self._within_cap(connection, run(connection, repair_queries.LIST_FOUND_DRIFT, **known))
         rows = run(
-            connection, validation_queries.MARK_DUE_FOR_REPAIR, entity=self._entity.name,
-            keys=[row.key for row in chosen], revisions=[row.revision for row in chosen],
+            connection,
+            validation_queries.MARK_DUE_FOR_REPAIR,
+            entity=self._entity.name,
+            keys=[row.key for row in chosen],
+            revisions=[row.revision for row in chosen],
             theirs=[row.theirs for row in chosen],
             external_ids=[None if row.theirs is None else row.external_id for row in chosen],
-            places=[None if row.theirs is None else self._group for row in chosen])
+            places=[None if row.theirs is None else self._group for row in chosen],
+        )
         sent = {row.key for row in rows}
         run(connection, repair_queries.MARK_UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
         self.result.sent, self.result.overtaken = len(sent), len(chosen) - len(sent)

@@ -99,12 +99,14 @@ def status(engine: Engine) -> dict[str, Any]:
     with engine.begin() as connection:
         run(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         events: dict[str, int] = dict.fromkeys(
-            ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0)
+            ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0
+        )
         for row in run(connection, ledger_queries.COUNT_CONSERVATION):
             events[row.what] += row.n
         states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
         records = dict.fromkeys(
-            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held", "discarded"), 0)
+            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held", "discarded"), 0
+        )
         for row in run(connection, archive_queries.COUNT_RECORDS):
             for what in records:
                 records[what] += getattr(row, what)
@@ -119,7 +121,8 @@ def status(engine: Engine) -> dict[str, Any]:
             "oldest_due_seconds": float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
             "lost_notifications": [
                 {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
-                for row in run(connection, validation_queries.SUM_LOST_CHANGES, days=_DAYS_OF_LOST)],
+                for row in run(connection, validation_queries.SUM_LOST_CHANGES, days=_DAYS_OF_LOST)
+            ],
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, _AGES)},
             "alerts": _alerts(connection),
             "rejected": {row.consumer: row.n for row in run(connection, intake_queries.COUNT_OPEN_REJECTED)},
@@ -136,9 +139,14 @@ def entity_totals(connection: Connection, entity: str) -> dict[str, int]:
     """
     row = run(connection, archive_queries.SUM_ENTITY_TOTALS, entity=entity)[0]
     return {
-        "in_sync": row.in_sync, "pending": row.pending_records + row.pending_events,
-        "dead": row.dead_records + row.dead_events, "on_hold": row.on_hold, "drift": row.drift,
-        "unmanaged": row.unmanaged, "open_alerts": row.open_alerts}
+        "in_sync": row.in_sync,
+        "pending": row.pending_records + row.pending_events,
+        "dead": row.dead_records + row.dead_events,
+        "on_hold": row.on_hold,
+        "drift": row.drift,
+        "unmanaged": row.unmanaged,
+        "open_alerts": row.open_alerts,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,33 +167,43 @@ def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals
 def systems_of(connection: Connection) -> dict[str, dict[str, Any]]:
     """Source systems and third parties by name: pauses, breakers, limits."""
     return {
-        row.name: {"paused": row.paused, "epoch": row.epoch,
-                   "breaker": "open" if row.open_since else "closed",
-                   "open_since": row.open_since.isoformat() if row.open_since else None,
-                   "held_off_seconds": round(row.held_off or 0.0, 1),
-                   "held_off_because": row.held_off_because,
-                   "rate_share": round(row.rate_share, 2),
-                   "call_limit": _call_limit(row),
-                   "account": row.account,
-                   "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
-                   "suspended_reason": row.suspended_reason}
-        for row in run(connection, _SYSTEMS)}
+        row.name: {
+            "paused": row.paused,
+            "epoch": row.epoch,
+            "breaker": "open" if row.open_since else "closed",
+            "open_since": row.open_since.isoformat() if row.open_since else None,
+            "held_off_seconds": round(row.held_off or 0.0, 1),
+            "held_off_because": row.held_off_because,
+            "rate_share": round(row.rate_share, 2),
+            "call_limit": _call_limit(row),
+            "account": row.account,
+            "suspended_since": row.suspended_at.isoformat() if row.suspended_at else None,
+            "suspended_reason": row.suspended_reason,
+        }
+        for row in run(connection, _SYSTEMS)
+    }
 
 
 def _call_limit(row: Any) -> dict[str, Any] | None:
     """How many calls the system gets at once, and why; None where that is what is configured."""
     if not row.is_limited:
         return None
-    return {"calls_at_once": max(1, int(row.calls_at_once)), "configured": row.calls_max,
-            "batch_share": round(row.batch_share, 2), "since": row.calls_lost_at.isoformat(),
-            "reason": row.calls_reason}
+    return {
+        "calls_at_once": max(1, int(row.calls_at_once)),
+        "configured": row.calls_max,
+        "batch_share": round(row.batch_share, 2),
+        "since": row.calls_lost_at.isoformat(),
+        "reason": row.calls_reason,
+    }
 
 
 def call_limit_text(name: str, limit: dict[str, Any]) -> str:
     """The present limit of calls to a system in one sentence; ``limit`` as ``status`` has it."""
     batches = "" if limit["batch_share"] >= 1 else f", and bulk calls have {limit['batch_share']:.0%} of their size"
-    return (f"{name}: {limit['calls_at_once']} of {limit['configured']} calls at once are made in each process{batches}"
-            f", since calls were not answered in time ({limit['since'][:19]}: {limit['reason']})")
+    return (
+        f"{name}: {limit['calls_at_once']} of {limit['configured']} calls at once are made in each process{batches}"
+        f", since calls were not answered in time ({limit['since'][:19]}: {limit['reason']})"
+    )
 
 
 def _alerts(connection: Connection) -> dict[str, Any]:
@@ -193,8 +211,14 @@ def _alerts(connection: Connection) -> dict[str, Any]:
     errors = run(connection, notifications_queries.SELECT_SEND_ERROR)
     return {
         "open": [
-            {"kind": row.kind, "cause": row.cause, "title": row.title, "count": row.n,
-             "since": row.created_at.isoformat(), "sent": row.sent}
+            {
+                "kind": row.kind,
+                "cause": row.cause,
+                "title": row.title,
+                "count": row.n,
+                "since": row.created_at.isoformat(),
+                "sent": row.sent,
+            }
             for row in run(connection, notifications_queries.COUNT_OPEN_ALERTS, most=50)
         ],
         "unsent": run(connection, notifications_queries.COUNT_UNSENT_ALERTS)[0].n,

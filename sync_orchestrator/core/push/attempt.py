@@ -134,8 +134,16 @@ class PushTarget(Protocol):
 
 
 def claim(
-    connection: Connection, entities: Sequence[str], *, most: int, lease: float, landing: float,
-    group: str | None = None, probe: bool = False, hold: Hold | None = None, timeout: float = 0.0,
+    connection: Connection,
+    entities: Sequence[str],
+    *,
+    most: int,
+    lease: float,
+    landing: float,
+    group: str | None = None,
+    probe: bool = False,
+    hold: Hold | None = None,
+    timeout: float = 0.0,
 ) -> list[Claim]:
     """Leases records that are out of step and due, live changes first, and announces the intent to push them.
 
@@ -156,8 +164,15 @@ def claim(
 
 
 def claim_in_turn(
-    connection: Connection, entities: Sequence[str], after: Place, *, most: int, lease: float, landing: float,
-    hold: Hold | None = None, timeout: float = 0.0,
+    connection: Connection,
+    entities: Sequence[str],
+    after: Place,
+    *,
+    most: int,
+    lease: float,
+    landing: float,
+    hold: Hold | None = None,
+    timeout: float = 0.0,
 ) -> tuple[list[Claim], Place]:
     """The same, of some business groups that have work, the first one behind ``after``, and of both lanes alike.
 
@@ -168,8 +183,15 @@ def claim_in_turn(
     rows: Sequence[Any] = ()
     for entity, group in dict.fromkeys((after, FIRST_PLACE)):
         rows = rows or run(
-            connection, queries.CLAIM_DUE_RECORDS_IN_TURN, entities=list(entities), most=most, after_entity=entity,
-            after_group=group, places=_PLACES_IN_TURN, **_terms(lease, landing, hold, timeout))
+            connection,
+            queries.CLAIM_DUE_RECORDS_IN_TURN,
+            entities=list(entities),
+            most=most,
+            after_entity=entity,
+            after_group=group,
+            places=_PLACES_IN_TURN,
+            **_terms(lease, landing, hold, timeout),
+        )
     if not rows:
         return [], FIRST_PLACE
     last = max(rows, key=lambda row: row.turn)
@@ -177,8 +199,12 @@ def claim_in_turn(
 
 
 def _terms(lease: float, landing: float, hold: Hold | None, timeout: float) -> dict[str, Any]:
-    return {"lease": lease, "landing": landing, "holder": None if hold is None else hold.id,
-            "gives_up": HOLDER_VALID_SECONDS + timeout}
+    return {
+        "lease": lease,
+        "landing": landing,
+        "holder": None if hold is None else hold.id,
+        "gives_up": HOLDER_VALID_SECONDS + timeout,
+    }
 
 
 def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> list[Claim]:
@@ -189,11 +215,31 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
         parts.setdefault((part.entity, part.key), {})[part.part] = part.data
     return [
         Claim(
-            row.entity, row.key, row.group_key, row.revision, row.deleted, as_bytes(row.applied_digest),
-            row.applied_group, row.external_id, row.attempts, as_bytes(row.rejected_digest), row.lease_token,
-            row.ever_applied, row.unsettled_until, row.unsettled_for, deadline, row.acknowledged_at,
-            row.waiting_for, parts.get((row.entity, row.key), {}), tuple(row.unsettled_groups), row.late_creates,
-            row.applied_revision, row.trace, row.refusal_retried, row.acknowledged_ago, row.refused_at,
+            row.entity,
+            row.key,
+            row.group_key,
+            row.revision,
+            row.deleted,
+            as_bytes(row.applied_digest),
+            row.applied_group,
+            row.external_id,
+            row.attempts,
+            as_bytes(row.rejected_digest),
+            row.lease_token,
+            row.ever_applied,
+            row.unsettled_until,
+            row.unsettled_for,
+            deadline,
+            row.acknowledged_at,
+            row.waiting_for,
+            parts.get((row.entity, row.key), {}),
+            tuple(row.unsettled_groups),
+            row.late_creates,
+            row.applied_revision,
+            row.trace,
+            row.refusal_retried,
+            row.acknowledged_ago,
+            row.refused_at,
         )
         for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
     ]
@@ -242,8 +288,9 @@ async def _carried_out(attempt: _Attempt, claimed: Claim) -> Pushed:
 class _Attempt:
     """The calls of one push, in order, and what has been learnt on the way."""
 
-    def __init__(self, entity: PushTarget, claimed: Claim, payload: dict[str, Any] | None,
-                 wanted: bytes | None) -> None:
+    def __init__(
+        self, entity: PushTarget, claimed: Claim, payload: dict[str, Any] | None, wanted: bytes | None
+    ) -> None:
         self._third_party = entity.third_party
         self._mapping = entity.mapping
         self._search_lag = entity.system.search_lag
@@ -252,7 +299,9 @@ class _Attempt:
         self._wanted = wanted
         traits = entity.third_party.traits
         self._moved = (
-            traits.grouped_address and claimed.applied_group is not None and claimed.applied_group != claimed.group
+            traits.grouped_address
+            and claimed.applied_group is not None
+            and claimed.applied_group != claimed.group
             and claimed.applied_digest is not None
         )
         new_place = self._moved and not claimed.deleted
@@ -266,15 +315,22 @@ class _Attempt:
             deadline=claimed.deadline,
         )
         self._elsewhere = tuple(
-            group for group in claimed.unsettled_groups
-            if traits.grouped_address and claimed.unsettled_for is not None and group != self.item.group)
+            group
+            for group in claimed.unsettled_groups
+            if traits.grouped_address and claimed.unsettled_for is not None and group != self.item.group
+        )
         self._situation = Situation(
-            deleted=claimed.deleted, digest=wanted, applied_digest=claimed.applied_digest,
+            deleted=claimed.deleted,
+            digest=wanted,
+            applied_digest=claimed.applied_digest,
             rejected_digest=wanted if claimed.rejected_digest == self._write_digest else None,
             external_id=self.item.external_id,
-            ever_applied=claimed.ever_applied, moved=self._moved, unsettled_for=claimed.unsettled_for,
+            ever_applied=claimed.ever_applied,
+            moved=self._moved,
+            unsettled_for=claimed.unsettled_for,
             elsewhere=bool(set(self._elsewhere) - ({claimed.applied_group} if self._moved else set())),
-            acknowledged_ago=claimed.acknowledged_ago, regrouped=self._is_regrouped(),
+            acknowledged_ago=claimed.acknowledged_ago,
+            regrouped=self._is_regrouped(),
         )
         self.step = plan(self._situation, traits)
         self.called = False
@@ -343,9 +399,15 @@ class _Attempt:
         """The end of a push that a failure ended."""
         refused = self.refused or self.step is Step.REJECTED
         return Pushed(
-            self._claim, self.step, called=self.called, failure=failure,
-            rejected_digest=self._write_digest if refused else None, external_id=self._id_to_keep(),
-            created=self._created, cleared=self._cleared, refused=self._create_refused,
+            self._claim,
+            self.step,
+            called=self.called,
+            failure=failure,
+            rejected_digest=self._write_digest if refused else None,
+            external_id=self._id_to_keep(),
+            created=self._created,
+            cleared=self._cleared,
+            refused=self._create_refused,
         )
 
     def _id_to_keep(self) -> str | None:
@@ -381,8 +443,10 @@ class _Attempt:
         if not traits.own_ids:
             if self._wrote and not self._remade:
                 raise CallFailed(
-                    Failure.TRANSIENT, 'the third party responds "not found" to a write that makes what is missing',
-                    about_system=True)
+                    Failure.TRANSIENT,
+                    'the third party responds "not found" to a write that makes what is missing',
+                    about_system=True,
+                )
             self.step = Step.UPDATE
             return
         self.item = replace(self.item, external_id=None)
@@ -533,8 +597,13 @@ class _Attempt:
     def _note_stray(self, item: Item, shown_key: str) -> None:
         if self.stray is None and item.external_id is not None:
             self.stray = StrayId(item.external_id, shown_key)
-            _log.warning("%s %r: the id %s is the id of another record by now: %r", self._claim.entity,
-                         self._claim.key, item.external_id, shown_key)
+            _log.warning(
+                "%s %r: the id %s is the id of another record by now: %r",
+                self._claim.entity,
+                self._claim.key,
+                item.external_id,
+                shown_key,
+            )
 
     async def _create(self) -> None:
         try:
@@ -569,8 +638,11 @@ class _Attempt:
             return False
         if failure.kind is Failure.PERMANENT:
             return True
-        return failure.kind in (Failure.TRANSIENT, Failure.REFERENCE) and failure.status is not None and (
-            400 <= failure.status < 500)
+        return (
+            failure.kind in (Failure.TRANSIENT, Failure.REFERENCE)
+            and failure.status is not None
+            and (400 <= failure.status < 500)
+        )
 
     async def _take_over(self, duplicate: CallFailed) -> None:
         """Another has the key: a record that somebody made, or that an older create of ours did."""
@@ -578,14 +650,18 @@ class _Attempt:
         self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
         may_lag = self._search_lag or self._situation.unsettled_for is not None
         if self.item.external_id is None and may_lag:
-            raise CallFailed(Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet",
-                             status=duplicate.status) from duplicate
+            raise CallFailed(
+                Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet", status=duplicate.status
+            ) from duplicate
         if self.item.external_id is None or not await self._update():
             if self._remade:
                 self.item = replace(self.item, external_id=None)
                 self._cleared = True
-                raise CallFailed(Failure.TRANSIENT, "a part of the record had its key and is deleted; it is made anew",
-                                 status=duplicate.status) from None
+                raise CallFailed(
+                    Failure.TRANSIENT,
+                    "a part of the record had its key and is deleted; it is made anew",
+                    status=duplicate.status,
+                ) from None
             self.refused = refused
             raise duplicate
 
@@ -606,8 +682,14 @@ class _Attempt:
             raise
 
     def _postponed(self, wait: float) -> Pushed:
-        return Pushed(self._claim, Step.LOOK_UP, called=True, postponed=wait, external_id=self._id_to_keep(),
-                      cleared=self._cleared)
+        return Pushed(
+            self._claim,
+            Step.LOOK_UP,
+            called=True,
+            postponed=wait,
+            external_id=self._id_to_keep(),
+            cleared=self._cleared,
+        )
 
     def _without_its_id(self) -> Pushed:
         """Waits until no older call can still land: only then does an id that leads to nothing prove that it is gone.
@@ -616,11 +698,19 @@ class _Attempt:
         """
         if self.step is Step.FORGET:
             landed = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
-            return Pushed(self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=landed,
-                          refused=True)
+            return Pushed(
+                self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=landed, refused=True
+            )
         left = self._situation.unsettled_for
-        return Pushed(self._claim, self.step, called=True, postponed=self._landing if left is None else max(left, 0.0),
-                      external_id=self._claim.external_id, cleared=self._cleared, unsettled=left is None)
+        return Pushed(
+            self._claim,
+            self.step,
+            called=True,
+            postponed=self._landing if left is None else max(left, 0.0),
+            external_id=self._claim.external_id,
+            cleared=self._cleared,
+            unsettled=left is None,
+        )
 
     async def _hold(self) -> Pushed:
         """A person decides of what is unknown; what is known to be too much goes."""
@@ -630,16 +720,29 @@ class _Attempt:
         return self._held()
 
     def _held(self) -> Pushed:
-        return Pushed(self._claim, Step.HOLD, called=self.called, held=True, cleared=self._cleared, failure=CallFailed(
-            Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"))
+        return Pushed(
+            self._claim,
+            Step.HOLD,
+            called=self.called,
+            held=True,
+            cleared=self._cleared,
+            failure=CallFailed(
+                Failure.PERMANENT, "a create's outcome is unknown, and the third party cannot be searched by key"
+            ),
+        )
 
     def _acknowledged(self, look_again: float = 0.0) -> Pushed:
         gone = self._claim.deleted
         external_id = self.item.external_id if self.item.external_id is not None else self._claim.external_id
         settled = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
         return Pushed(
-            self._claim, Step.DELETE if gone and self._deleted else self.step, called=self.called, digest=self._wanted,
-            external_id=None if gone and settled else external_id, created=self._created, look_again=look_again,
+            self._claim,
+            Step.DELETE if gone and self._deleted else self.step,
+            called=self.called,
+            digest=self._wanted,
+            external_id=None if gone and settled else external_id,
+            created=self._created,
+            look_again=look_again,
         )
 
 

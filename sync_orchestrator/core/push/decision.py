@@ -107,8 +107,12 @@ def _proves_itself(situation: Situation, traits: Traits) -> bool:
     """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
     update together with others does not cost less."""
     landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
-    return landed and not situation.moved and not situation.regrouped and not (
-        traits.has_linked_calls or traits.bulk_update)
+    return (
+        landed
+        and not situation.moved
+        and not situation.regrouped
+        and not (traits.has_linked_calls or traits.bulk_update)
+    )
 
 
 def after_lookup(situation: Situation, found: str | None, search_lag: float) -> Step | None:

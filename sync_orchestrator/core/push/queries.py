@@ -1,6 +1,5 @@
 """The queries of ``core/push/``. Parameters are bound; batches come as arrays."""
 
-
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, claim_ends_at, claim_is_free
 
 # Out-of-step records that are due and that nobody pushes, live changes first.
@@ -231,13 +230,16 @@ WHERE entity = %(entity)s AND key = %(key)s ORDER BY at
 """
 
 # Seconds until the next record is due for a push; null where none is.
-_FREE_AT = ("CASE WHEN lease_until IS NULL THEN due_at "
-            f"ELSE greatest(due_at, {claim_ends_at('records.', HOLDER_GONE_SECONDS)}) END")
+_FREE_AT = (
+    "CASE WHEN lease_until IS NULL THEN due_at "
+    f"ELSE greatest(due_at, {claim_ends_at('records.', HOLDER_GONE_SECONDS)}) END"
+)
 
 _SECONDS_UNTIL_FREE = f"EXTRACT(epoch FROM min({_FREE_AT}) - sync.clock())::float8"
 
 SECONDS_UNTIL_NEXT_PUSH = f"""
-SELECT {_SECONDS_UNTIL_FREE} AS seconds FROM sync.records WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+SELECT {_SECONDS_UNTIL_FREE} AS seconds FROM sync.records
+WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
 """
 
 SECONDS_UNTIL_NEXT_PUSH_OF_GROUP = f"""

@@ -78,7 +78,10 @@ class Settled:
 
 
 def settle(
-    connection: Connection, name: str, system: ThirdPartySystem, entities: dict[str, EntityContext],
+    connection: Connection,
+    name: str,
+    system: ThirdPartySystem,
+    entities: dict[str, EntityContext],
     pushed: Sequence[Pushed],
 ) -> Settled:
     """Writes down how pushes at one third party ended.
@@ -89,8 +92,12 @@ def settle(
     result = Settled()
     state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
-    run(connection, queries.LOCK_CLAIMED_RECORDS, entity=[end.claim.entity for end in ordered],
-        key=[end.claim.key for end in ordered])
+    run(
+        connection,
+        queries.LOCK_CLAIMED_RECORDS,
+        entity=[end.claim.entity for end in ordered],
+        key=[end.claim.key for end in ordered],
+    )
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
     accepted, since = _acknowledge(connection, good)
@@ -110,8 +117,11 @@ def settle(
 
 def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> None:
     """Ids that show other keys: a few are told, many suspend the third party (rule 28)."""
-    strays = [(end.claim.entity, end.claim.key, stray.external_id, stray.shown_key)
-              for end in ends if (stray := end.not_ours) is not None]
+    strays = [
+        (end.claim.entity, end.claim.key, stray.external_id, stray.shown_key)
+        for end in ends
+        if (stray := end.not_ours) is not None
+    ]
     if strays:
         note_stray_ids(connection, name, strays)
 
@@ -143,13 +153,16 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tu
     if not good:
         return set(), None
     rows = run(
-        connection, queries.ACKNOWLEDGE_PUSHES, **_claims(good),
+        connection,
+        queries.ACKNOWLEDGE_PUSHES,
+        **_claims(good),
         revision=[end.claim.revision for end in good],
         digest=[end.digest for end in good],
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
         external_id=[end.external_id for end in good],
-        settles=[end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 and not end.look_again
-                 for end in good],
+        settles=[
+            end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 and not end.look_again for end in good
+        ],
         unsettled_until=[end.claim.unsettled_until for end in good],
         late_creates=[json(end.claim.late_creates) for end in good],
         look_again=[end.look_again for end in good],
@@ -182,9 +195,17 @@ def _tell_of_mirrored(
     for end in acknowledged:
         claimed = end.claim
         if (claimed.applied_revision, claimed.applied_digest) != (claimed.revision, end.digest):
-            told[claimed.entity].append((claimed.key, {
-                "group": claimed.group, "revision": claimed.revision, "deleted": claimed.deleted,
-                "external_id": end.external_id}))
+            told[claimed.entity].append(
+                (
+                    claimed.key,
+                    {
+                        "group": claimed.group,
+                        "revision": claimed.revision,
+                        "deleted": claimed.deleted,
+                        "external_id": end.external_id,
+                    },
+                )
+            )
     for name, news in told.items():
         outcomes.note(connection, entities[name], "mirrored", news)
 
@@ -208,8 +229,13 @@ def _breaker_heard_success(connection: Connection, name: str, state: Any, good: 
 
 
 def _failures(
-    connection: Connection, name: str, system: ThirdPartySystem, entities: dict[str, EntityContext],
-    bad: Sequence[Pushed], state: Any, result: Settled,
+    connection: Connection,
+    name: str,
+    system: ThirdPartySystem,
+    entities: dict[str, EntityContext],
+    bad: Sequence[Pushed],
+    state: Any,
+    result: Settled,
 ) -> list[Pushed]:
     """Settles what failed or was postponed; returns those whose lease was no longer theirs."""
     if not bad:
@@ -222,7 +248,10 @@ def _failures(
     if now_open or was_open:
         decisions = [_spared(end, decision) for end, decision in zip(bad, decisions, strict=True)]
     rows = run(
-        connection, queries.FAIL_PUSHES, **_claims(bad), landing=system.landing_seconds,
+        connection,
+        queries.FAIL_PUSHES,
+        **_claims(bad),
+        landing=system.landing_seconds,
         revision=[end.claim.revision for end in bad],
         attempts=[decision.attempts for decision in decisions],
         wait=[float(decision.wait or 0.0) for decision in decisions],
@@ -240,7 +269,8 @@ def _failures(
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
     fates = [
-        (end, decision) for end, decision in zip(bad, decisions, strict=True)
+        (end, decision)
+        for end, decision in zip(bad, decisions, strict=True)
         if end.failure is not None and (row := kept.get((end.claim.entity, end.claim.key))) and row.same_revision
     ]
     _events_follow(connection, fates)
@@ -252,14 +282,21 @@ def _failures(
 
 def _counts_for_breaker(end: Pushed) -> bool:
     return (
-        end.called and end.failure is not None and not end.held
+        end.called
+        and end.failure is not None
+        and not end.held
         and end.failure.kind not in (Failure.THROTTLED, Failure.REFERENCE)
     )
 
 
 def _breaker_open(
-    connection: Connection, name: str, system: ThirdPartySystem, state: Any, bad: Sequence[Pushed],
-    decisions: Sequence[Decision], entities: dict[str, EntityContext],
+    connection: Connection,
+    name: str,
+    system: ThirdPartySystem,
+    state: Any,
+    bad: Sequence[Pushed],
+    decisions: Sequence[Decision],
+    entities: dict[str, EntityContext],
 ) -> bool:
     """Counts distinct records; opens the breaker, or puts off the next probe where it is open.
 
@@ -278,26 +315,39 @@ def _breaker_open(
         run(connection, systems_queries.OPEN_BREAKER, name=name, wait=wait)
         return True
     rows = run(
-        connection, systems_queries.ADD_BREAKER_FAILURES, system=name,
-        entity=[end.claim.entity for end in counting], key=[end.claim.key for end in counting],
+        connection,
+        systems_queries.ADD_BREAKER_FAILURES,
+        system=name,
+        entity=[end.claim.entity for end in counting],
+        key=[end.claim.key for end in counting],
         attempts=[end.claim.attempts for end in counting],
     )
     failures = run(connection, systems_queries.COUNT_BREAKER_FAILURES, system=name)[0]
     failing = int(failures.records)
     times = {(row.entity, row.key): row.times for row in rows}
-    last = [end for end, decision in zip(bad, decisions, strict=True)
-            if (failed := times.get((end.claim.entity, end.claim.key))) is not None
-            and (decision.wait is None or failed > entities[end.claim.entity].retry.retries)]
+    last = [
+        end
+        for end, decision in zip(bad, decisions, strict=True)
+        if (failed := times.get((end.claim.entity, end.claim.key))) is not None
+        and (decision.wait is None or failed > entities[end.claim.entity].retry.retries)
+    ]
     unproven = any(
         _says_nothing(end, failing) and not _is_proven_well(end, times[end.claim.entity, end.claim.key], state)
-        for end in last)
-    is_silent = (failing > 1 and failures.seconds >= _SILENT_TIMEOUTS * system.timeout
-                 and any(end.failure is not None and is_unanswered(end.failure) for end in counting))
+        for end in last
+    )
+    is_silent = (
+        failing > 1
+        and failures.seconds >= _SILENT_TIMEOUTS * system.timeout
+        and any(end.failure is not None and is_unanswered(end.failure) for end in counting)
+    )
     if failing < system.breaker.failures and not unproven and not is_silent:
         return False
     run(connection, systems_queries.OPEN_BREAKER, name=name, wait=system.breaker.probe_after)
     alerts.tell(
-        connection, "breaker_open", name, f"{name} does not answer as it should: pushes to it wait",
+        connection,
+        "breaker_open",
+        name,
+        f"{name} does not answer as it should: pushes to it wait",
         examples=[str(counting[-1].failure)],
     )
     return True
@@ -330,9 +380,15 @@ def _others_under_way(
 ) -> bool:
     """Whether a conflict with another record may pass by itself, since others are under way."""
     refused = [end for end in bad if _names_another(end)]
-    return bool(refused) and bool(run(
-        connection, queries.COUNT_OTHERS_IN_FLIGHT, entities=_entities_of(name, entities),
-        entity=[end.claim.entity for end in refused], key=[end.claim.key for end in refused])[0].found)
+    return bool(refused) and bool(
+        run(
+            connection,
+            queries.COUNT_OTHERS_IN_FLIGHT,
+            entities=_entities_of(name, entities),
+            entity=[end.claim.entity for end in refused],
+            key=[end.claim.key for end in refused],
+        )[0].found
+    )
 
 
 def _is_settled_refusal(end: Pushed) -> bool:
@@ -343,8 +399,13 @@ def _is_settled_refusal(end: Pushed) -> bool:
 def _names_another(end: Pushed) -> bool:
     """Whether a payload was refused because of another record, such as one that has the same unique value."""
     failure = end.failure
-    return (end.called and end.rejected_digest is not None and failure is not None
-            and (failure.duplicate or failure.conflict) and not end.claim.refusal_retried)
+    return (
+        end.called
+        and end.rejected_digest is not None
+        and failure is not None
+        and (failure.duplicate or failure.conflict)
+        and not end.claim.refusal_retried
+    )
 
 
 def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
@@ -357,8 +418,13 @@ def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
     if passing and _names_another(end):
         return after_conflict(entity.retry, end.claim.attempts, draw=random.random())
     return after_failure(
-        entity.retry, end.claim.attempts, end.failure.kind, retry_after=end.failure.retry_after,
-        waited=end.claim.waiting_for, draw=random.random())
+        entity.retry,
+        end.claim.attempts,
+        end.failure.kind,
+        retry_after=end.failure.retry_after,
+        waited=end.claim.waiting_for,
+        draw=random.random(),
+    )
 
 
 def _spared(end: Pushed, decision: Decision) -> Decision:
@@ -385,22 +451,33 @@ def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) 
     asked = [(end.failure.retry_after, end.failure.detail) for end in bad if end.failure and end.failure.retry_after]
     if asked:
         seconds, reason = max(asked)
-        run(connection, systems_queries.HOLD_OFF_UNTIL, name=name, seconds=min(_MOST_RETRY_AFTER, seconds), reason=reason)
+        run(
+            connection,
+            systems_queries.HOLD_OFF_UNTIL,
+            name=name,
+            seconds=min(_MOST_RETRY_AFTER, seconds),
+            reason=reason,
+        )
 
 
 def _events_follow(connection: Connection, fates: Sequence[tuple[Pushed, Decision]]) -> None:
     if fates:
         run(
-            connection, ledger_queries.NOTE_PUSH_FAILED,
-            entity=[end.claim.entity for end, _ in fates], key=[end.claim.key for end, _ in fates],
+            connection,
+            ledger_queries.NOTE_PUSH_FAILED,
+            entity=[end.claim.entity for end, _ in fates],
+            key=[end.claim.key for end, _ in fates],
             state=["dead" if decision.wait is None else "waiting" for _, decision in fates],
-            attempts=[decision.attempts for _, decision in fates], wait=[decision.wait for _, decision in fates],
+            attempts=[decision.attempts for _, decision in fates],
+            wait=[decision.wait for _, decision in fates],
             error=[str(end.failure) for end, _ in fates],
         )
 
 
 def _tell_of_dead(
-    connection: Connection, entities: dict[str, EntityContext], fates: Sequence[tuple[Pushed, Decision]],
+    connection: Connection,
+    entities: dict[str, EntityContext],
+    fates: Sequence[tuple[Pushed, Decision]],
     result: Settled,
 ) -> None:
     by_cause: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -408,15 +485,24 @@ def _tell_of_dead(
     for end, decision in fates:
         if decision.wait is None:
             assert end.failure is not None
-            told[end.claim.entity].append((end.claim.key, {
-                "group": end.claim.group, "revision": end.claim.revision, "error": str(end.failure),
-                "attempts": decision.attempts}))
+            told[end.claim.entity].append(
+                (
+                    end.claim.key,
+                    {
+                        "group": end.claim.group,
+                        "revision": end.claim.revision,
+                        "error": str(end.failure),
+                        "attempts": decision.attempts,
+                    },
+                )
+            )
             cause = cause_of(end.failure, end.claim.key)
             by_cause["held" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
-        alerts.tell_of_records(connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored",
-                               entity, keys)
+        alerts.tell_of_records(
+            connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored", entity, keys
+        )
     for entity, news in told.items():
         outcomes.note(connection, entities[entity], "dead", news)
 
@@ -428,8 +514,11 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
     records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
     run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, landing=system.landing_seconds)
     rows = run(
-        connection, queries.REMEMBER_LATE_CREATE, **records,
-        group=[end.claim.group for end in late], external_id=[end.external_id if end.created else None for end in late],
+        connection,
+        queries.REMEMBER_LATE_CREATE,
+        **records,
+        group=[end.claim.group for end in late],
+        external_id=[end.external_id if end.created else None for end in late],
     )
     for row in rows:
         end = made.get((row.entity, row.key))
@@ -441,9 +530,12 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
 def _attempts(connection: Connection, called: Sequence[Pushed]) -> None:
     if called:
         run(
-            connection, queries.INSERT_ATTEMPTS,
-            entity=[end.claim.entity for end in called], key=[end.claim.key for end in called],
-            revision=[end.claim.revision for end in called], step=[str(end.step) for end in called],
+            connection,
+            queries.INSERT_ATTEMPTS,
+            entity=[end.claim.entity for end in called],
+            key=[end.claim.key for end in called],
+            revision=[end.claim.revision for end in called],
+            step=[str(end.step) for end in called],
             outcome=[_outcome(end) for end in called],
             status=[end.failure.status if end.failure else None for end in called],
             detail=[end.failure.detail[:500] if end.failure else end.external_id for end in called],

@@ -16,7 +16,8 @@ def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequenc
     """What creates made that came too late, but for the record itself, should it be one of them."""
     own_place = own.group if third_party.traits.grouped_address else None
     return [
-        replace(own, group=group, external_id=external_id) for group, external_id in late_creates
+        replace(own, group=group, external_id=external_id)
+        for group, external_id in late_creates
         if external_id != own.external_id or (own_place is not None and group != own_place)
     ]
 
@@ -24,8 +25,12 @@ def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequenc
 async def take_back(third_party: ThirdParty, item: Item) -> None:
     """Deletes what a create made too late, unless its id is another record's by now. Raises CallFailed."""
     traits, external_id = third_party.traits, item.external_id
-    if traits.own_ids and external_id is not None and traits.look_first != "never" and (
-            traits.look_first == "always" or may_be_given_again(external_id)):
+    if (
+        traits.own_ids
+        and external_id is not None
+        and traits.look_first != "never"
+        and (traits.look_first == "always" or may_be_given_again(external_id))
+    ):
         found = await third_party.read(item)
         if found is not None and other_key(item.key, found.key) is not None:
             return
@@ -43,7 +48,9 @@ async def found_at(third_party: ThirdParty, own: Item, places: Iterable[str]) ->
         return []
     return [
         replace(own, group=place, external_id=record.external_id)
-        for place in places for record in await third_party.lookup(own.key, place)
-        if record.external_id != own.external_id and record.group in (None, place)
+        for place in places
+        for record in await third_party.lookup(own.key, place)
+        if record.external_id != own.external_id
+        and record.group in (None, place)
         and other_key(own.key, record.key) is None
     ]

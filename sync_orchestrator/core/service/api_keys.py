@@ -45,8 +45,9 @@ class Caller:
         return "admin" in self.scopes or any(scope.startswith("events:") for scope in self.scopes)
 
 
-def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: Collection[str],
-             lifetime: float | None = None) -> str:
+def make_key(
+    connection: Connection, name: str, scopes: Sequence[str], sources: Collection[str], lifetime: float | None = None
+) -> str:
     """Makes a key and returns it: the only time that it can be seen. ``lifetime`` in seconds, None: without end.
 
     Raises NotFound for a scope that there is not.
@@ -59,8 +60,15 @@ def make_key(connection: Connection, name: str, scopes: Sequence[str], sources: 
         raise NotFound("a key needs a name: whose is it?")
     ident = secrets.token_hex(6)
     key = f"sync_{ident}_{secrets.token_urlsafe(32)}"
-    run(connection, queries.INSERT_API_KEY, id=ident, name=name, secret=_hash(key), scopes=sorted(set(scopes)),
-        lifetime=lifetime)
+    run(
+        connection,
+        queries.INSERT_API_KEY,
+        id=ident,
+        name=name,
+        secret=_hash(key),
+        scopes=sorted(set(scopes)),
+        lifetime=lifetime,
+    )
     return key
 
 

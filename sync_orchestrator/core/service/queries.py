@@ -1,7 +1,5 @@
 """The queries of ``core/service/``. Parameters are bound; batches come as arrays."""
 
-
-
 INSERT_API_KEY = """
 INSERT INTO sync.api_keys (id, name, secret, scopes, expires_at)
 VALUES (%(id)s, %(name)s, %(secret)s, %(scopes)s, sync.clock() + make_interval(secs => %(lifetime)s))
@@ -17,7 +15,9 @@ UPDATE sync.api_keys SET used_at = sync.clock()
 WHERE id = %(id)s AND (used_at IS NULL OR used_at < sync.clock() - interval '1 minute')
 """
 
-LIST_API_KEYS = "SELECT id, name, scopes, created_at, expires_at, revoked_at, used_at FROM sync.api_keys ORDER BY created_at, id"
+LIST_API_KEYS = (
+    "SELECT id, name, scopes, created_at, expires_at, revoked_at, used_at FROM sync.api_keys ORDER BY created_at, id"
+)
 
 REVOKE_API_KEY = """
 UPDATE sync.api_keys SET revoked_at = coalesce(revoked_at, sync.clock()) WHERE id = %(id)s RETURNING id

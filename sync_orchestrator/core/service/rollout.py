@@ -82,8 +82,11 @@ class Change:
 
     def of(self, before: Rollout) -> Rollout:
         told = {name: getattr(self, name) for name in ("percent", "shadow", "allow", "deny")}
-        return replace(before, halted=before.halted and self.percent is None,
-                       **{name: value for name, value in told.items() if value is not None})
+        return replace(
+            before,
+            halted=before.halted and self.percent is None,
+            **{name: value for name, value in told.items() if value is not None},
+        )
 
 
 def rollouts(connection: Connection) -> dict[str, Rollout]:
@@ -100,8 +103,11 @@ def current(connection: Connection, config: Config, name: str) -> Rollout:
 
 def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> dict[str, int]:
     """What was counted under the present version: calls of the new path, those that failed, compared, different."""
-    return dict(run(connection, queries.SUM_RECENT_ROUTE_CALLS, route=rollout.route, version=rollout.version,
-                    window=within)[0]._mapping)
+    return dict(
+        run(connection, queries.SUM_RECENT_ROUTE_CALLS, route=rollout.route, version=rollout.version, window=within)[
+            0
+        ]._mapping
+    )
 
 
 def history(connection: Connection, route: str) -> Sequence[Row[Any]]:
@@ -118,8 +124,9 @@ def switched(config: Config, name: str) -> Route:
     return route
 
 
-def change(connection: Connection, config: Config, name: str, wanted: Change, *, who: str, why: str,
-           override: bool = False) -> Rollout:
+def change(
+    connection: Connection, config: Config, name: str, wanted: Change, *, who: str, why: str, override: bool = False
+) -> Rollout:
     """Changes a route's rollout and keeps who did it and why.
 
     Raises NotFound; NotYet for a step up while the entity is not known to be in step, unless it is overridden, which
@@ -146,10 +153,21 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
         if what in _COUNTED:
             rated[route, version][what] += n
     keys = sorted(rated)
-    run(connection, queries.SUM_ROUTE_TOTALS, route=[key[0] for key in sorted(totals)],
-        what=[key[1] for key in sorted(totals)], n=[totals[key] for key in sorted(totals)])
-    run(connection, queries.COUNT_ROUTE_CALL, piece=_PIECE_SECONDS, route=[key[0] for key in keys],
-        version=[key[1] for key in keys], **{what: [rated[key][what] for key in keys] for what in _COUNTED})
+    run(
+        connection,
+        queries.SUM_ROUTE_TOTALS,
+        route=[key[0] for key in sorted(totals)],
+        what=[key[1] for key in sorted(totals)],
+        n=[totals[key] for key in sorted(totals)],
+    )
+    run(
+        connection,
+        queries.COUNT_ROUTE_CALL,
+        piece=_PIECE_SECONDS,
+        route=[key[0] for key in keys],
+        version=[key[1] for key in keys],
+        **{what: [rated[key][what] for key in keys] for what in _COUNTED},
+    )
     return [name for name in sorted({key[0] for key in keys}) if _fell_back(connection, config, name)]
 
 
@@ -178,8 +196,10 @@ def _too_much(connection: Connection, rollout: Rollout, route: Route) -> str | N
     limits = route.rollout
     assert limits is not None
     counted = fared(connection, rollout, limits.window)
-    for bad, of, most, text in ((counted["failed"], counted["tried"], limits.error_rate, "failed"),
-                                (counted["different"], counted["compared"], limits.difference_rate, "differed")):
+    for bad, of, most, text in (
+        (counted["failed"], counted["tried"], limits.error_rate, "failed"),
+        (counted["different"], counted["compared"], limits.difference_rate, "differed"),
+    ):
         if of >= limits.least and bad > of * most:
             return f"{bad} of {of} calls of the new path {text} within {limits.window:g} s"
     return None
@@ -199,15 +219,21 @@ def _against(connection: Connection, config: Config, route: Route) -> str | None
     if route.entity is None:
         return None
     every = config.entities[route.entity].validation.every
-    found = run(connection, queries.LIST_UNVALIDATED_ENTITIES, entity=route.entity, longest=every * _LATE_AFTER_ROUNDS)[0]
+    found = run(connection, queries.LIST_UNVALIDATED_ENTITIES, entity=route.entity, longest=every * _LATE_AFTER_ROUNDS)[
+        0
+    ]
     if not found.groups:
         return f"no business group of {route.entity} was ever validated"
     if found.unclean:
-        return (f"{found.unclean} of {found.groups} business groups of {route.entity} are not in step, "
-                f"such as {found.example!r}")
+        return (
+            f"{found.unclean} of {found.groups} business groups of {route.entity} are not in step, "
+            f"such as {found.example!r}"
+        )
     if found.late:
-        return (f"{found.late} of {found.groups} business groups of {route.entity} were not validated for more than "
-                f"{every * _LATE_AFTER_ROUNDS:g} s, such as {found.example!r}")
+        return (
+            f"{found.late} of {found.groups} business groups of {route.entity} were not validated for more than "
+            f"{every * _LATE_AFTER_ROUNDS:g} s, such as {found.example!r}"
+        )
     return describe_dead_of_entity(connection, route.entity)
 
 
@@ -224,22 +250,40 @@ def _check(wanted: Change, who: str, why: str) -> None:
 
 
 def _write(connection: Connection, after: Rollout, who: str, why: str, overrode: str | None) -> Rollout:
-    return _rollout(run(
-        connection, queries.CHANGE_ROLLOUT_SHARE, route=after.route, percent=after.percent, shadow=after.shadow,
-        allow=sorted(after.allow), deny=sorted(after.deny), halted=after.halted, who=who, why=why,
-        overrode=overrode)[0])
+    return _rollout(
+        run(
+            connection,
+            queries.CHANGE_ROLLOUT_SHARE,
+            route=after.route,
+            percent=after.percent,
+            shadow=after.shadow,
+            allow=sorted(after.allow),
+            deny=sorted(after.deny),
+            halted=after.halted,
+            who=who,
+            why=why,
+            overrode=overrode,
+        )[0]
+    )
 
 
 def _rollout(row: Any) -> Rollout:
-    return Rollout(row.route, row.version, row.percent, row.shadow, frozenset(row.allow), frozenset(row.deny),
-                   row.halted)
+    return Rollout(
+        row.route, row.version, row.percent, row.shadow, frozenset(row.allow), frozenset(row.deny), row.halted
+    )
 
 
 def described(rollout: Rollout) -> dict[str, Any]:
     """For people and programs."""
-    return {"route": rollout.route, "percent": rollout.percent, "shadow": rollout.shadow,
-            "allow": sorted(rollout.allow), "deny": sorted(rollout.deny), "halted": rollout.halted,
-            "version": rollout.version}
+    return {
+        "route": rollout.route,
+        "percent": rollout.percent,
+        "shadow": rollout.shadow,
+        "allow": sorted(rollout.allow),
+        "deny": sorted(rollout.deny),
+        "halted": rollout.halted,
+        "version": rollout.version,
+    }
 
 
 def of_routes(config: Config, known: Mapping[str, Rollout]) -> Iterable[Rollout]:

@@ -51,8 +51,7 @@ async def is_same_account(context: Context, system: str, *, at_most_every: float
         return True
     if account is None:
         return True
-    return await asyncio.to_thread(
-        in_transaction, context.engine, partial(_compare, system=system, account=account))
+    return await asyncio.to_thread(in_transaction, context.engine, partial(_compare, system=system, account=account))
 
 
 def _compare(connection: Connection, system: str, account: str) -> bool:

@@ -94,8 +94,14 @@ def raised(limit: Limit, most: int, slowest: float, timeout: float) -> Limit:
     """
     calls, batch = limit.calls, limit.batch
     steps = [calls, most / 16] if not limit.was_lowered else [most / 16]
-    wider = next((calls + step for step in (*(max(1.0, step) for step in steps), 1.0)
-                  if slowest * (calls + step) / calls < _NEAR * timeout), calls)
+    wider = next(
+        (
+            calls + step
+            for step in (*(max(1.0, step) for step in steps), 1.0)
+            if slowest * (calls + step) / calls < _NEAR * timeout
+        ),
+        calls,
+    )
     if batch < 1 and slowest < _FAIR * timeout:
         batch = min(1.0, batch * (2 if slowest < _FAIR / 2 * timeout else 1.25))
     elif calls < most and wider > calls:
@@ -186,7 +192,8 @@ class CallLimit:
             while (left := self._paused_until - time.monotonic()) > 0:
                 if time.monotonic() + left > latest:
                     raise CallFailed(
-                        Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}")
+                        Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}"
+                    )
                 await asyncio.sleep(left)
             await self._enter(slots, latest)
         try:
@@ -238,8 +245,14 @@ class CallLimit:
         self._window = _Window(now)
         if window.slowest > _SLOW * self._timeout:
             self._lowered_at = now
-            await self._set(eased(self._limit, f"a call took {window.slowest:.1f} s of the {self._timeout:g} s that "
-                                               "'timeout' gives it"), now - window.began, lowers=True)
+            await self._set(
+                eased(
+                    self._limit,
+                    f"a call took {window.slowest:.1f} s of the {self._timeout:g} s that 'timeout' gives it",
+                ),
+                now - window.began,
+                lowers=True,
+            )
         elif (window.was_full and not self.is_full) or not self._limit.is_known:
             higher = raised(self._limit, self._most, window.slowest, self._timeout)
             if higher != self._limit:
@@ -278,8 +291,10 @@ class CallLimit:
             if turn.done() and not turn.cancelled():
                 return  # its turn came at the same time
             raise CallFailed(
-                Failure.THROTTLED, f"no room for another call: {self.calls} at once are made now"
-                + (f", since {self._limit.reason}" if self._limit.reason else "")) from None
+                Failure.THROTTLED,
+                f"no room for another call: {self.calls} at once are made now"
+                + (f", since {self._limit.reason}" if self._limit.reason else ""),
+            ) from None
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 slots.under_way -= 1
@@ -327,16 +342,26 @@ class SharedCallLimit(CallLimit):
         if row is not None:
             self._take(self._of_row(row))
         if lowers:
-            _log.info("%s: %d calls at once, %.0f %% of the batch size: %s", self._name, self.calls,
-                      100 * self._limit.batch, limit.reason)
+            _log.info(
+                "%s: %d calls at once, %.0f %% of the batch size: %s",
+                self._name,
+                self.calls,
+                100 * self._limit.batch,
+                limit.reason,
+            )
 
     def _of_row(self, row: Any) -> Limit:
         if row.calls_at_once is None:
             return Limit(float(min(self._most, FIRST_CALLS)))
         if row.lost_ago is not None and row.lost_ago > FORGOTTEN_AFTER_SECONDS:
             return Limit(float(self._most), is_known=True)
-        return Limit(min(float(self._most), row.calls_at_once), row.batch_share, True, row.lost_ago is not None,
-                     row.calls_reason or "")
+        return Limit(
+            min(float(self._most), row.calls_at_once),
+            row.batch_share,
+            True,
+            row.lost_ago is not None,
+            row.calls_reason or "",
+        )
 
     def _read(self) -> Any:
         with self._engine.begin() as connection:
@@ -346,9 +371,17 @@ class SharedCallLimit(CallLimit):
     def _write(self, limit: Limit, within: float, lowers: bool) -> Any:
         """Writes what was observed, unless another process has written since the observation began."""
         with self._engine.begin() as connection:
-            rows = run(connection, queries.SET_CALL_LIMIT, name=self._name, calls=limit.calls, most=self._most,
-                       batch=limit.batch, reason=limit.reason,
-                       within=within, lowers=lowers)
+            rows = run(
+                connection,
+                queries.SET_CALL_LIMIT,
+                name=self._name,
+                calls=limit.calls,
+                most=self._most,
+                batch=limit.batch,
+                reason=limit.reason,
+                within=within,
+                lowers=lowers,
+            )
             rows = rows or run(connection, queries.SELECT_CALL_LIMIT, name=self._name)
         return rows[0] if rows else None
 

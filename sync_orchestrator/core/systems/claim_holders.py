@@ -114,8 +114,11 @@ class Holder:
         name = f"{application_name()} on {socket.gethostname()}"
 
         def begin(connection: Connection) -> int:
-            run(connection, queries.DELETE_GONE_CLAIM_HOLDERS,
-                seconds=fragments.HOLDER_GONE_SECONDS + _FORGET_AFTER_LEASES * self._lease_seconds)
+            run(
+                connection,
+                queries.DELETE_GONE_CLAIM_HOLDERS,
+                seconds=fragments.HOLDER_GONE_SECONDS + _FORGET_AFTER_LEASES * self._lease_seconds,
+            )
             return int(run(connection, queries.INSERT_CLAIM_HOLDER, name=name)[0].id)
 
         return Hold(in_transaction(self._engine, begin), began + fragments.HOLDER_VALID_SECONDS)
@@ -138,8 +141,10 @@ class Holder:
             return
         if self.hold is not hold:  # it ended meanwhile
             return
-        _log.warning("this process was not heard of for more than %g s: others take over what it had claimed",
-                     fragments.HOLDER_VALID_SECONDS)
+        _log.warning(
+            "this process was not heard of for more than %g s: others take over what it had claimed",
+            fragments.HOLDER_VALID_SECONDS,
+        )
         new = self._begin()
         with self._lock:
             if self.hold is hold:

@@ -142,8 +142,11 @@ def read_installation(connection: Connection, refused: set[str] | None = None) -
     if here.in_recovery:
         return None
     refused = set() if refused is None else refused
-    return Installation(str(_read(connection, queries.SELECT_SYSTEM_IDENTIFIER, refused) or ""),
-                        int(_read(connection, queries.SELECT_TIMELINE, refused) or 0), int(here.database_oid))
+    return Installation(
+        str(_read(connection, queries.SELECT_SYSTEM_IDENTIFIER, refused) or ""),
+        int(_read(connection, queries.SELECT_TIMELINE, refused) or 0),
+        int(here.database_oid),
+    )
 
 
 def _read(connection: Connection, statement: str, refused: set[str]) -> str | int | None:
@@ -163,8 +166,13 @@ def _read(connection: Connection, statement: str, refused: set[str]) -> str | in
 
 
 def _remember(connection: Connection, present: Installation) -> None:
-    run(connection, queries.STORE_INSTALLATION, system_identifier=present.system_identifier,
-        timeline=present.timeline, database_oid=present.database_oid)
+    run(
+        connection,
+        queries.STORE_INSTALLATION,
+        system_identifier=present.system_identifier,
+        timeline=present.timeline,
+        database_oid=present.database_oid,
+    )
 
 
 def _from_row(row: object) -> Installation:
@@ -219,5 +227,8 @@ class Marks:
         except (OSError, ConfigError) as error:
             if not self._complained:
                 self._complained = True
-                _log.warning("A restore into the same database would not be noticed: %s cannot be written: %s.",
-                             self._file, error)
+                _log.warning(
+                    "A restore into the same database would not be noticed: %s cannot be written: %s.",
+                    self._file,
+                    error,
+                )

@@ -119,13 +119,22 @@ class SharedLogins:
                 return Taken(session)
             if row.taken:
                 return Taken()
-            return Taken(session, run(connection, queries.LEASE_LOGIN_SESSION, system=self._system, seconds=seconds)[0][0])
+            return Taken(
+                session, run(connection, queries.LEASE_LOGIN_SESSION, system=self._system, seconds=seconds)[0][0]
+            )
 
         return in_transaction(self._engine, work)
 
     def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
-        kept = self._run(queries.STORE_LOGIN_SESSION, lease=lease, mark=mark, token=given.token, refresh=given.refresh,
-                         picked=json(dict(given.values)), renew_in=given.renew_in)
+        kept = self._run(
+            queries.STORE_LOGIN_SESSION,
+            lease=lease,
+            mark=mark,
+            token=given.token,
+            refresh=given.refresh,
+            picked=json(dict(given.values)),
+            renew_in=given.renew_in,
+        )
         return _session(lease, given) if kept else None
 
     def release(self, lease: int) -> None:
@@ -133,7 +142,8 @@ class SharedLogins:
 
     def _run(self, statement: str, **params: Any) -> Any:
         return in_transaction(
-            self._engine, lambda connection: run(connection, statement, system=self._system, **params))
+            self._engine, lambda connection: run(connection, statement, system=self._system, **params)
+        )
 
 
 def _session(number: int, given: Given) -> Session:

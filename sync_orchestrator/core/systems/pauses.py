@@ -52,10 +52,25 @@ def _pause_of(row: Any) -> Pause:
     paused = [name for name, is_paused in ((row.name, row.entity_paused), (row.system, row.system_paused)) if is_paused]
     if paused:
         commands = " and ".join(f"`sync-orchestrator resume {name}`" for name in paused)
-        return Pause(row.name, f"{' and '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused", True,
-                     row.waiting, f"launch the job `resume`, or run {commands}")
+        return Pause(
+            row.name,
+            f"{' and '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused",
+            True,
+            row.waiting,
+            f"launch the job `resume`, or run {commands}",
+        )
     if row.suspended_at is not None:
-        return Pause(row.name, f"pushes to {row.system} are suspended ({row.suspended_reason})", False, row.waiting,
-                     "run `sync-orchestrator adopt`")
-    return Pause(row.name, f"the circuit breaker of {row.system} is open since {row.open_since:%Y-%m-%d %H:%M:%S %Z}",
-                 False, row.waiting, "pushes go on when a probe succeeds; look at the third party")
+        return Pause(
+            row.name,
+            f"pushes to {row.system} are suspended ({row.suspended_reason})",
+            False,
+            row.waiting,
+            "run `sync-orchestrator adopt`",
+        )
+    return Pause(
+        row.name,
+        f"the circuit breaker of {row.system} is open since {row.open_since:%Y-%m-%d %H:%M:%S %Z}",
+        False,
+        row.waiting,
+        "pushes go on when a probe succeeds; look at the third party",
+    )

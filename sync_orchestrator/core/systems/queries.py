@@ -1,6 +1,5 @@
 """The queries of ``core/systems/``. Parameters are bound; batches come as arrays."""
 
-
 from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
 
 INSERT_CLAIM_HOLDER = """

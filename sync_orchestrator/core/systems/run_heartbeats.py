@@ -30,8 +30,10 @@ NEVER_BEATEN_SECONDS = 600.0
 LONGEST_GAP_SECONDS = 30.0
 """The most that counts between two looks: nobody beats while the database, or the machine, is down."""
 
-_BEATS = "SELECT substr(name, 5) AS run_id, EXTRACT(epoch FROM at)::float8 AS at FROM sync.heartbeats " \
-         "WHERE name LIKE 'run %%'"
+_BEATS = (
+    "SELECT substr(name, 5) AS run_id, EXTRACT(epoch FROM at)::float8 AS at FROM sync.heartbeats "
+    "WHERE name LIKE 'run %%'"
+)
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error)
 _log = logging.getLogger("sync_orchestrator.runs")
 

@@ -87,8 +87,15 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
         for name in sorted({stray[0] for stray in strays}):
             alerts.decide_alone(connection, STRAY_ALERT, name)
         entity, key, external_id, shown_key = (list(column) for column in zip(*strays, strict=True))
-        run(connection, queries.INSERT_STRAY_IDS, system=system, entity=entity, key=key, external_id=external_id,
-            shown_key=shown_key)
+        run(
+            connection,
+            queries.INSERT_STRAY_IDS,
+            system=system,
+            entity=entity,
+            key=key,
+            external_id=external_id,
+            shown_key=shown_key,
+        )
     if suspension_of(connection, system) is not None:
         return True
     if not strays:
@@ -98,9 +105,12 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
         _report_single(connection, strays)
         return False
     known = run(connection, queries.LIST_STRAY_IDS, system=system, limit=_MAX_EXAMPLES)
-    suspend(connection, system,
-            f"{count} ids that it gave us show other keys, as after a restore of its data or with another account",
-            examples=[f"{row.entity} {row.key}: id {row.external_id} is {row.shown_key}" for row in known])
+    suspend(
+        connection,
+        system,
+        f"{count} ids that it gave us show other keys, as after a restore of its data or with another account",
+        examples=[f"{row.entity} {row.key}: id {row.external_id} is {row.shown_key}" for row in known],
+    )
     for entity_name in sorted({row.entity for row in run(connection, queries.LIST_ENTITIES_WITH_STRAY_IDS)}):
         alerts.resolve(connection, STRAY_ALERT, entity_name)
     return True
@@ -122,8 +132,9 @@ def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None
     for entity, key, _, _ in strays:
         keys[entity].append(key)
     for entity, some in sorted(keys.items()):
-        alerts.tell_of_records(connection, STRAY_ALERT, entity, f"{entity}: the third party gave ids of ours to others",
-                               entity, some)
+        alerts.tell_of_records(
+            connection, STRAY_ALERT, entity, f"{entity}: the third party gave ids of ours to others", entity, some
+        )
 
 
 def _forget_strays(connection: Connection, system: str) -> None:

@@ -36,8 +36,18 @@ class Suspect:
     known_id: str | None = None
 
 
-OURS = ["key", "external_id", "applied_digest", "prior_digest", "revision", "applied_at", "deleted", "ever_applied",
-        "present", "ambiguous"]
+OURS = [
+    "key",
+    "external_id",
+    "applied_digest",
+    "prior_digest",
+    "revision",
+    "applied_at",
+    "deleted",
+    "ever_applied",
+    "present",
+    "ambiguous",
+]
 THEIRS = ["key", "external_id", "digest"]
 
 
@@ -55,7 +65,9 @@ def suspects(ours: Iterable[Any], theirs: Iterable[Row]) -> tuple[list[Suspect],
     known = judged[judged["_merge"] != "right_only"]
     present = known[known["present"].astype(bool)]
     found = [
-        *_missing(present), *_different(present), *_twins(known),
+        *_missing(present),
+        *_different(present),
+        *_twins(known),
         *_extra(known[~known["present"].astype(bool) & (known["_merge"] == "both")]),
     ]
     unknown = set(judged.loc[judged["_merge"] == "right_only", "key"])
@@ -66,7 +78,8 @@ def foreign(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
     """The third party's records without a key of ours, or with one of ``keys``, which nobody here knows."""
     return [
         Suspect(key or str(external_id), "foreign", external_id, None, theirs)
-        for key, external_id, theirs in there if key is None or key in keys
+        for key, external_id, theirs in there
+        if key is None or key in keys
     ]
 
 
@@ -94,8 +107,19 @@ def misplaced(
         else:
             continue
         belongs_to = None if row.deleted else row.group_key
-        found.append(Suspect(key, kind, external_id, _bytes(row.applied_digest), theirs, row.revision, row.applied_at,
-                             belongs_to, row.external_id))
+        found.append(
+            Suspect(
+                key,
+                kind,
+                external_id,
+                _bytes(row.applied_digest),
+                theirs,
+                row.revision,
+                row.applied_at,
+                belongs_to,
+                row.external_id,
+            )
+        )
     return found
 
 
@@ -129,15 +153,21 @@ def _twins(known: pd.DataFrame) -> list[Suspect]:
 def _extra(gone: pd.DataFrame) -> list[Suspect]:
     return [
         _suspect(row, "extra" if row.ever_applied else "foreign")
-        for row in gone.drop_duplicates("key").itertuples() if row.deleted
+        for row in gone.drop_duplicates("key").itertuples()
+        if row.deleted
     ]
 
 
 def _suspect(row: Any, kind: Kind) -> Suspect:
     there = row._merge == "both" if hasattr(row, "_merge") else kind != "missing"
     return Suspect(
-        row.key, kind, row.external_id_theirs if there else row.external_id, _bytes(row.applied_digest),
-        _bytes(row.digest) if there else None, int(row.revision), _none(row.applied_at),
+        row.key,
+        kind,
+        row.external_id_theirs if there else row.external_id,
+        _bytes(row.applied_digest),
+        _bytes(row.digest) if there else None,
+        int(row.revision),
+        _none(row.applied_at),
         known_id=_none(row.external_id),
     )
 

@@ -71,14 +71,24 @@ def _unlike(ours: Slices, theirs: Slices) -> Iterator[tuple[list[Row], Collectio
             yield [row for row in there if row[0] in keys], [key for key in keys if key is not None]
 
 
-def _suspects(connection: Connection, entity: EntityContext, known: dict[str, Any], there: list[Row],
-              keys: Collection[str], counts: GroupDiff) -> list[Suspect]:
+def _suspects(
+    connection: Connection,
+    entity: EntityContext,
+    known: dict[str, Any],
+    there: list[Row],
+    keys: Collection[str],
+    counts: GroupDiff,
+) -> list[Suspect]:
     rows = run(connection, queries.SELECT_OURS, **known, keys=sorted(keys))
     found, unknown = suspects(rows, there)
     elsewhere = run(connection, queries.SELECT_ELSEWHERE, **{**known, "keys": sorted(unknown)})
     alive = {row.key for row in elsewhere if not row.deleted}
     counts.of_other_groups += sum(1 for key, _, _ in there if key in alive)
     traits = entity.third_party.traits
-    found += misplaced(there, elsewhere, grouped_address=traits.grouped_address,
-                       group_is_known=traits.lists_by_group or traits.shows_group)
+    found += misplaced(
+        there,
+        elsewhere,
+        grouped_address=traits.grouped_address,
+        group_is_known=traits.lists_by_group or traits.shows_group,
+    )
     return found + foreign(there, unknown - {row.key for row in elsewhere})

@@ -15,12 +15,30 @@ from sqlalchemy import Engine
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
 
-COLUMNS = ("entity", "group", "key", "kind", "status", "field", "ours", "theirs", "id_there", "found_at",
-           "last_seen_at", "repaired_at")
+COLUMNS = (
+    "entity",
+    "group",
+    "key",
+    "kind",
+    "status",
+    "field",
+    "ours",
+    "theirs",
+    "id_there",
+    "found_at",
+    "last_seen_at",
+    "repaired_at",
+)
 KINDS = ("missing", "stale", "different", "extra", "twin", "foreign")
 _AT_ONCE = 1000
-_BUCKETS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(days=1),
-            timedelta(days=7))
+_BUCKETS = (
+    timedelta(minutes=1),
+    timedelta(minutes=10),
+    timedelta(hours=1),
+    timedelta(hours=6),
+    timedelta(days=1),
+    timedelta(days=7),
+)
 _MOST_BUCKETS = 90
 
 
@@ -52,9 +70,17 @@ def listed(engine: Engine, chosen: Chosen) -> Iterator[dict[str, Any]]:
         with engine.begin() as connection:
             rows = run(connection, queries.LIST_DRIFT, after=after, most=_AT_ONCE, **chosen.params())
         for row in rows:
-            told = {"entity": row.entity, "group": row.group_key, "key": row.key, "kind": row.kind,
-                    "status": row.status, "id_there": row.external_id, "found_at": row.found_at,
-                    "last_seen_at": row.last_seen_at, "repaired_at": row.repaired_at}
+            told = {
+                "entity": row.entity,
+                "group": row.group_key,
+                "key": row.key,
+                "kind": row.kind,
+                "status": row.status,
+                "id_there": row.external_id,
+                "found_at": row.found_at,
+                "last_seen_at": row.last_seen_at,
+                "repaired_at": row.repaired_at,
+            }
             for line in row.sample or [{"field": None, "ours": None, "theirs": None}]:
                 yield {name: told[name] if name in told else line.get(name) for name in COLUMNS}
         if len(rows) < _AT_ONCE:
@@ -75,5 +101,7 @@ def over_time(engine: Engine, chosen: Chosen) -> OverTime:
     for row in rows:
         counts.setdefault(row.at, {})[row.kind] = row.n
     first, last = min(counts), max(counts)
-    return OverTime(width, [(at, counts.get(at, {})) for number in range((last - first) // width + 1)
-                            for at in [first + number * width]])
+    return OverTime(
+        width,
+        [(at, counts.get(at, {})) for number in range((last - first) // width + 1) for at in [first + number * width]],
+    )

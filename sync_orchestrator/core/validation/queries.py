@@ -1,7 +1,5 @@
 """The queries of ``core/validation/``. Parameters are bound; batches come as arrays."""
 
-
-
 SELECT_NOW = "SELECT sync.clock() AS now"
 
 SELECT_GROUP = """
@@ -228,7 +226,9 @@ FROM unnest(%(source)s::text[]) AS v (source) GROUP BY v.source ORDER BY v.sourc
 ON CONFLICT (entity, source, day) DO UPDATE SET n = sync.lost_tallies.n + excluded.n
 """
 
-COUNT_OPEN_LOST_CHANGES = "SELECT count(*) AS n FROM sync.lost_notifications WHERE entity = %(entity)s AND group_key = %(group)s"
+COUNT_OPEN_LOST_CHANGES = (
+    "SELECT count(*) AS n FROM sync.lost_notifications WHERE entity = %(entity)s AND group_key = %(group)s"
+)
 
 LIST_PARTS_WITH_LOST_CHANGES = "SELECT DISTINCT part FROM sync.lost_notifications WHERE entity = %(entity)s"
 

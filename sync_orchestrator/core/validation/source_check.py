@@ -86,7 +86,10 @@ def checks_by_itself(entity: EntityContext) -> bool:
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
     """Business groups whose sources are due to be checked, the longest unseen first; ``every`` in seconds."""
-    return [row.group_key for row in run(connection, queries.LIST_GROUPS_DUE_FOR_SOURCE_CHECK, entity=entity, every=every, most=most)]
+    return [
+        row.group_key
+        for row in run(connection, queries.LIST_GROUPS_DUE_FOR_SOURCE_CHECK, entity=entity, every=every, most=most)
+    ]
 
 
 async def check_sources(
@@ -100,9 +103,7 @@ async def check_sources(
 
 
 class _Check:
-    def __init__(
-        self, context: Context, entity: EntityContext, group: str, repair: Repair, key: str | None
-    ) -> None:
+    def __init__(self, context: Context, entity: EntityContext, group: str, repair: Repair, key: str | None) -> None:
         self._context = context
         self._entity = entity
         self._group = group
@@ -162,8 +163,11 @@ class _Check:
 
     async def _list(self) -> None:
         self._number = await self._reads.ticket()
-        by_key = [part for part, source in self._entity.sources.items()
-                  if part != self._owner and part in self._entity.rules.readable and not source.can_list_keys]
+        by_key = [
+            part
+            for part, source in self._entity.sources.items()
+            if part != self._owner and part in self._entity.rules.readable and not source.can_list_keys
+        ]
         async for rows in self._pages(self._owner):
             keys = [row.key for row in self._take(self._owner, rows) if not row.deleted]
             found = await asyncio.gather(*(self._entity.sources[part].read_many(keys) for part in by_key))
@@ -210,8 +214,11 @@ class _Check:
         behind = [key for key in keys if self._checked_to is None or key > self._checked_to]
         chosen = (behind or keys)[: self._entity.settings.source_check.contents]
         for part in parts:
-            older = [key for (of, key), row in self._rows.items() if of == part and (of, key) in archived
-                     and row.version < archived[of, key].version]
+            older = [
+                key
+                for (of, key), row in self._rows.items()
+                if of == part and (of, key) in archived and row.version < archived[of, key].version
+            ]
             wanted = sorted({*older[:_MAX_OLDER], *(key for key in chosen if (part, key) in self._rows)})
             found = self._reads.usable(await self._entity.sources[part].read_many(wanted), part) if wanted else []
             self._rows |= {(part, row.key): row for row in found}
@@ -223,19 +230,30 @@ class _Check:
     def _suspects(self, connection: Connection) -> set[Lost]:
         archived = self._archive = self._archived(connection)
         self.result.contents = sum(1 for place in self._whole if place in archived)
-        found = {lost for (part, key), row in self._rows.items()
-                 if (lost := self._compared(part, key, row, archived)) is not None}
-        self._size = sum(1 for row in archived.values()
-                         if row.part == self._owner and row.of_group and not row.deleted)
-        found |= {Lost(part, key, "gone", row.version) for (part, key), row in archived.items()
-                  if self._looks_gone(row)}
+        found = {
+            lost
+            for (part, key), row in self._rows.items()
+            if (lost := self._compared(part, key, row, archived)) is not None
+        }
+        self._size = sum(1 for row in archived.values() if row.part == self._owner and row.of_group and not row.deleted)
+        found |= {
+            Lost(part, key, "gone", row.version) for (part, key), row in archived.items() if self._looks_gone(row)
+        }
         return self._not_on_the_way(connection, found)
 
     def _archived(self, connection: Connection) -> dict[Place, Any]:
         keys = sorted({key for _, key in self._rows})
-        return {(row.part, row.key): row for row in run(
-            connection, queries.SELECT_ARCHIVED_PARTS, entity=self._entity.name, group=self._group, keys=keys,
-            since=self._since)}
+        return {
+            (row.part, row.key): row
+            for row in run(
+                connection,
+                queries.SELECT_ARCHIVED_PARTS,
+                entity=self._entity.name,
+                group=self._group,
+                keys=keys,
+                since=self._since,
+            )
+        }
 
     def _compared(self, part: str, key: str, row: PartRead, archived: dict[Place, Any]) -> Lost | None:
         there = archived.get((part, key))
@@ -251,13 +269,22 @@ class _Check:
         return Lost(part, key, kind, row.version)
 
     def _looks_gone(self, row: Any) -> bool:
-        return (row.of_group and not row.deleted and not row.moved and row.part in self._entity.sources
-                and row.key not in self._keys[row.part]
-                and (row.part == self._owner or row.key in self._keys[self._owner]))
+        return (
+            row.of_group
+            and not row.deleted
+            and not row.moved
+            and row.part in self._entity.sources
+            and row.key not in self._keys[row.part]
+            and (row.part == self._owner or row.key in self._keys[self._owner])
+        )
 
     def _not_on_the_way(self, connection: Connection, found: set[Lost]) -> set[Lost]:
-        rows = run(connection, queries.SELECT_KEYS_WITH_ACTIVE_EVENTS, entity=self._entity.name,
-                   keys=sorted({lost.key for lost in found}))
+        rows = run(
+            connection,
+            queries.SELECT_KEYS_WITH_ACTIVE_EVENTS,
+            entity=self._entity.name,
+            keys=sorted({lost.key for lost in found}),
+        )
         under_way = {(row.source, row.key) for row in rows}
         self._on_the_way = {lost for lost in found if (lost.part, lost.key) in under_way}
         self.result.on_the_way = len(self._on_the_way)
@@ -317,7 +344,13 @@ class _Check:
         if self._repair == "auto":
             self.result.repaired = record_in(connection, self._events()).accepted
         self._tell(connection, new)
-        run(connection, queries.INSERT_SOURCE_CHECK, **known, again=self.result.repaired > 0, checked_to=self._checked_to)
+        run(
+            connection,
+            queries.INSERT_SOURCE_CHECK,
+            **known,
+            again=self.result.repaired > 0,
+            checked_to=self._checked_to,
+        )
         still = run(connection, queries.COUNT_OPEN_LOST_CHANGES, **known)[0].n
         if found or still:
             earlier = f"{still} found earlier are not known to be made up for yet" if not found else None
@@ -332,8 +365,11 @@ class _Check:
         What an unreadable source no longer lists is left to a full sync, which proves its listing complete.
         """
         readable = self._entity.rules.readable
-        return [self._event(lost, self._rows.get((lost.part, lost.key))) for lost in self.result.lost
-                if (lost.kind != "gone" or lost.part in readable) and self._key in (None, lost.key)]
+        return [
+            self._event(lost, self._rows.get((lost.part, lost.key)))
+            for lost in self.result.lost
+            if (lost.kind != "gone" or lost.part in readable) and self._key in (None, lost.key)
+        ]
 
     def _event(self, lost: Lost, row: PartRead | None) -> ChangeEvent:
         """A finding may be made again: its id stands for it only while its event is active."""
@@ -341,10 +377,18 @@ class _Check:
         deleted = lost.kind == "gone" or (told is not None and told.deleted)
         makes = lost.part == self._owner
         return ChangeEvent(
-            lost.part, f"audit/{self._entity.name}/{lost.key}/{lost.kind}/{lost.version}", self._entity.name, lost.key,
-            "delete" if deleted else "create" if makes else "update", lost.version,
-            None if told is None or deleted else told.data, self._group, "audit",
-            ticket=self._number if told is not None or deleted else 0, content_id=True)
+            lost.part,
+            f"audit/{self._entity.name}/{lost.key}/{lost.kind}/{lost.version}",
+            self._entity.name,
+            lost.key,
+            "delete" if deleted else "create" if makes else "update",
+            lost.version,
+            None if told is None or deleted else told.data,
+            self._group,
+            "audit",
+            ticket=self._number if told is not None or deleted else 0,
+            content_id=True,
+        )
 
     def _tell(self, connection: Connection, new: Sequence[Any]) -> None:
         name = self._entity.name
@@ -353,12 +397,21 @@ class _Check:
         for part in sorted({row.part for row in new}):
             keys = [row.key for row in new if row.part == part]
             alerts.tell_of_records(
-                connection, "lost_notifications", f"{name} {part}", f"{name}: notifications of '{part}' never came",
-                name, [key for key in keys if (part, key) not in older])
+                connection,
+                "lost_notifications",
+                f"{name} {part}",
+                f"{name}: notifications of '{part}' never came",
+                name,
+                [key for key in keys if (part, key) not in older],
+            )
             alerts.tell_of_records(
-                connection, "source_behind", f"{name} {part}: older",
+                connection,
+                "source_behind",
+                f"{name} {part}: older",
                 f"{name}: '{part}' shows records at an older version than the archive",
-                name, [key for key in keys if (part, key) in older])
+                name,
+                [key for key in keys if (part, key) in older],
+            )
         still = {row.part for row in run(connection, queries.LIST_PARTS_WITH_LOST_CHANGES, entity=name)}
         for part in sorted(self._entity.sources.keys() - still):
             alerts.resolve(connection, "lost_notifications", f"{name} {part}")
@@ -395,5 +448,9 @@ def compared_kind(row: PartRead, version: int, content_hash: bytes, *, is_whole:
 
 
 def _columns(found: Sequence[Lost]) -> dict[str, Any]:
-    return {"part": [lost.part for lost in found], "key": [lost.key for lost in found],
-            "kind": [lost.kind for lost in found], "version": [lost.version for lost in found]}
+    return {
+        "part": [lost.part for lost in found],
+        "key": [lost.key for lost in found],
+        "kind": [lost.kind for lost in found],
+        "version": [lost.version for lost in found],
+    }

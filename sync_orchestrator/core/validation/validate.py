@@ -99,7 +99,10 @@ class GroupValidation:
 
 def groups_due(connection: Connection, entity: str, every: float, most: int) -> list[str]:
     """Business groups whose validation is due, the longest unseen first; ``every`` in seconds."""
-    return [row.group_key for row in run(connection, queries.LIST_GROUPS_DUE_FOR_VALIDATION, entity=entity, every=every, most=most)]
+    return [
+        row.group_key
+        for row in run(connection, queries.LIST_GROUPS_DUE_FOR_VALIDATION, entity=entity, every=every, most=most)
+    ]
 
 
 def groups_with_drift(connection: Connection, entity: str) -> dict[str, bool]:
@@ -107,8 +110,7 @@ def groups_with_drift(connection: Connection, entity: str) -> dict[str, bool]:
 
     Unmanaged records are left where they are, so such a group stays here until a full comparison finds them gone.
     """
-    return {row.group_key: row.only_unmanaged
-            for row in run(connection, queries.LIST_GROUPS_WITH_DRIFT, entity=entity)}
+    return {row.group_key: row.only_unmanaged for row in run(connection, queries.LIST_GROUPS_WITH_DRIFT, entity=entity)}
 
 
 async def validate(
@@ -161,8 +163,13 @@ class _Validation:
 
     def _begin(self, connection: Connection) -> tuple[datetime, str | None]:
         since = run(connection, queries.SELECT_NOW)[0].now
-        rows = run(connection, queries.SELECT_GROUP, entity=self._entity.name, group=self._group,
-                   audit_every=self._settings.audit_every)
+        rows = run(
+            connection,
+            queries.SELECT_GROUP,
+            entity=self._entity.name,
+            group=self._group,
+            audit_every=self._settings.audit_every,
+        )
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
         if (closed := closed_reason(connection, self._entity.system_name)) is not None:
@@ -171,8 +178,12 @@ class _Validation:
         return since, None
 
     def _ours(self, since: datetime) -> dict[str, Any]:
-        return {"entity": self._entity.name, "group": self._group, "since": since,
-                "lag": self._entity.system.search_lag}
+        return {
+            "entity": self._entity.name,
+            "group": self._group,
+            "since": since,
+            "lag": self._entity.system.search_lag,
+        }
 
     async def _count_fits(self, since: datetime) -> bool:
         counted = await self._entity.third_party.count(self._group)
@@ -203,19 +214,28 @@ class _Validation:
         looked = await asyncio.gather(*(self._look_again(suspect, limit) for suspect in found))
         if any(wrong is None for wrong, _ in looked):
             self._by_listing = await self._misplaced_by_listing(found)
-        return [(suspect, there) for suspect, (wrong, there) in zip(found, looked, strict=True)
-                if (self._is_by_listing(suspect) if wrong is None else wrong)]
+        return [
+            (suspect, there)
+            for suspect, (wrong, there) in zip(found, looked, strict=True)
+            if (self._is_by_listing(suspect) if wrong is None else wrong)
+        ]
 
     async def _misplaced_by_listing(self, found: Sequence[Suspect]) -> set[tuple[str, str | None]]:
         """Lists the group again for records that do not name their group, which a read cannot confirm.
 
         Returns key and id of those that are still listed here and belong elsewhere, or belong here and are not listed.
         """
-        listed = {(record.key, record.external_id)
-                  async for page in self._entity.third_party.pages(self._group) for record in page}
+        listed = {
+            (record.key, record.external_id)
+            async for page in self._entity.third_party.pages(self._group)
+            for record in page
+        }
         keys = {key for key, _ in listed}
-        return {_identity(suspect) for suspect in found if (
-            _identity(suspect) in listed if suspect.belongs_to is not None else suspect.key not in keys)}
+        return {
+            _identity(suspect)
+            for suspect in found
+            if (_identity(suspect) in listed if suspect.belongs_to is not None else suspect.key not in keys)
+        }
 
     def _is_by_listing(self, suspect: Suspect) -> bool:
         return _identity(suspect) in self._by_listing
@@ -261,8 +281,11 @@ class _Validation:
 
     def _differs(self, suspect: Suspect, there: Found) -> bool:
         suspect_for_its_id = suspect.theirs is not None and suspect.theirs == suspect.ours
-        return (suspect_for_its_id or there.external_id != suspect.external_id
-                or self._entity.mapping.digest_of_theirs(there.fields) != suspect.ours)
+        return (
+            suspect_for_its_id
+            or there.external_id != suspect.external_id
+            or self._entity.mapping.digest_of_theirs(there.fields) != suspect.ours
+        )
 
     def _untouched(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
@@ -270,8 +293,12 @@ class _Validation:
         """Those that nobody changed, pushed or sent to repair since they were listed."""
         known = [suspect for suspect, _ in confirmed if suspect.revision]
         rows = run(
-            connection, queries.SELECT_UNCHANGED, entity=self._entity.name, keys=[suspect.key for suspect in known],
-            revisions=[suspect.revision for suspect in known], applied_at=[suspect.applied_at for suspect in known],
+            connection,
+            queries.SELECT_UNCHANGED,
+            entity=self._entity.name,
+            keys=[suspect.key for suspect in known],
+            revisions=[suspect.revision for suspect in known],
+            applied_at=[suspect.applied_at for suspect in known],
         )
         still = {row.key for row in rows}
         return [(suspect, there) for suspect, there in confirmed if suspect.kind == "foreign" or suspect.key in still]
@@ -286,8 +313,10 @@ class _Validation:
         if self._strays and note_stray_ids(connection, self._entity.system_name, self._strays):
             self._not_validated(connection, closed_reason(connection, self._entity.system_name) or "")
             return False
-        before = {_thing(row.key, row.kind, row.external_id): row
-                  for row in run(connection, queries.SELECT_OPEN_DRIFT, entity=self._entity.name, group=self._group)}
+        before = {
+            _thing(row.key, row.kind, row.external_id): row
+            for row in run(connection, queries.SELECT_OPEN_DRIFT, entity=self._entity.name, group=self._group)
+        }
         confirmed = self._untouched(connection, confirmed)  # after ``before``: a repair that it shows is seen here, too
         samples = self._samples(connection, confirmed)
         ids = _ids(confirmed, before)
@@ -304,17 +333,25 @@ class _Validation:
         self._write_end(connection, audited=True)
         return True
 
-    def _statuses(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]],
-                  ids: Sequence[str | None], before: dict[Any, Any]) -> list[str]:
+    def _statuses(
+        self,
+        connection: Connection,
+        confirmed: Sequence[tuple[Suspect, Found | None]],
+        ids: Sequence[str | None],
+        before: dict[Any, Any],
+    ) -> list[str]:
         extra = sum(1 for suspect, _ in confirmed if suspect.kind == "extra")
         cap = 0
         if extra:
-            size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._group)[0][0]
+            size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._group)[0][
+                0
+            ]
             cap = self._settings.deletions.cap(size)
         self._tell_of_cap(connection, "extra", extra, cap)
         return [
-            self._status(suspect, there, before.get(_thing(suspect.key, _kind(suspect, there), external_id)),
-                         capped=extra > cap)
+            self._status(
+                suspect, there, before.get(_thing(suspect.key, _kind(suspect, there), external_id)), capped=extra > cap
+            )
             for (suspect, there), external_id in zip(confirmed, ids, strict=True)
         ]
 
@@ -322,8 +359,13 @@ class _Validation:
         """Says whether there are more of a kind than may be deleted at once."""
         place = f"{self._entity.name} {self._group}"
         if count > cap:
-            alerts.tell(connection, "delete_cap", f"{place}: {kind}", entity=self._entity.name,
-                        title=f"{place}: {count} {kind} records at the third party, more than the cap of {cap}")
+            alerts.tell(
+                connection,
+                "delete_cap",
+                f"{place}: {kind}",
+                entity=self._entity.name,
+                title=f"{place}: {count} {kind} records at the third party, more than the cap of {cap}",
+            )
         else:
             alerts.resolve(connection, "delete_cap", f"{place}: {kind}")
         return count > cap
@@ -331,8 +373,11 @@ class _Validation:
     def _status(self, suspect: Suspect, there: Found | None, earlier: Any, *, capped: bool) -> str:
         if suspect.kind in ("foreign", "twin"):
             return "left"
-        unchanged = earlier is not None and _same(earlier.ours, suspect.ours) and _same(
-            earlier.theirs, self._theirs(suspect, there))
+        unchanged = (
+            earlier is not None
+            and _same(earlier.ours, suspect.ours)
+            and _same(earlier.theirs, self._theirs(suspect, there))
+        )
         if earlier is not None and unchanged and earlier.status in ("repairing", "stubborn"):
             return "stubborn"
         return "found" if self._repair != "auto" or (capped and suspect.kind == "extra") else "repairing"
@@ -357,8 +402,12 @@ class _Validation:
     def _note(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         if confirmed:
             run(
-                connection, queries.INSERT_DRIFT, entity=self._entity.name, group=self._group,
-                key=[drift.key for drift in self.result.drift], kind=[drift.kind for drift in self.result.drift],
+                connection,
+                queries.INSERT_DRIFT,
+                entity=self._entity.name,
+                group=self._group,
+                key=[drift.key for drift in self.result.drift],
+                kind=[drift.kind for drift in self.result.drift],
                 revision=[suspect.revision for suspect, _ in confirmed],
                 ours=[suspect.ours for suspect, _ in confirmed],
                 theirs=[self._theirs(suspect, there) for suspect, there in confirmed],
@@ -369,14 +418,18 @@ class _Validation:
 
     def _send_to_repair(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
         chosen = [
-            (suspect, there) for (suspect, there), drift in zip(confirmed, self.result.drift, strict=True)
+            (suspect, there)
+            for (suspect, there), drift in zip(confirmed, self.result.drift, strict=True)
             if drift.status == "repairing"
         ]
         if chosen:
             chosen.sort(key=lambda pair: pair[0].key)
             rows = run(
-                connection, queries.MARK_DUE_FOR_REPAIR, entity=self._entity.name,
-                keys=[suspect.key for suspect, _ in chosen], revisions=[suspect.revision for suspect, _ in chosen],
+                connection,
+                queries.MARK_DUE_FOR_REPAIR,
+                entity=self._entity.name,
+                keys=[suspect.key for suspect, _ in chosen],
+                revisions=[suspect.revision for suspect, _ in chosen],
                 theirs=[self._theirs(suspect, there) for suspect, there in chosen],
                 external_ids=[None if there is None else there.external_id for _, there in chosen],
                 places=[None if there is None else self._place(there) for _, there in chosen],
@@ -392,9 +445,24 @@ class _Validation:
         self.result.verdict, self.result.reason = "drift" if wrong else "in_step", None
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if _thing(drift.key, drift.kind, drift.external_id) not in before]
-        outcomes.note(connection, self._entity, "drift", [
-            (drift.key, {"group": self._group, "drift": drift.kind, "status": drift.status,
-                         "external_id": drift.external_id, "sample": drift.sample}) for drift in news])
+        outcomes.note(
+            connection,
+            self._entity,
+            "drift",
+            [
+                (
+                    drift.key,
+                    {
+                        "group": self._group,
+                        "drift": drift.kind,
+                        "status": drift.status,
+                        "external_id": drift.external_id,
+                        "sample": drift.sample,
+                    },
+                )
+                for drift in news
+            ],
+        )
         if news:
             kinds = Counter(drift.kind for drift in self.result.drift)
             counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
@@ -403,14 +471,24 @@ class _Validation:
             alerts.resolve(connection, "drift", cause)
         stubborn = [drift for drift in self.result.drift if drift.status == "stubborn"]
         if any(before[_thing(drift.key, drift.kind, drift.external_id)].status != "stubborn" for drift in stubborn):
-            self._tell_of_drift(connection, f"{cause}: stubborn",
-                                f"{cause}: {len(stubborn)} stubborn, repair does not mend it", stubborn)
+            self._tell_of_drift(
+                connection,
+                f"{cause}: stubborn",
+                f"{cause}: {len(stubborn)} stubborn, repair does not mend it",
+                stubborn,
+            )
         elif not stubborn:
             alerts.resolve(connection, "drift", f"{cause}: stubborn")
 
     def _tell_of_drift(self, connection: Connection, cause: str, title: str, drift: Sequence[Drift]) -> None:
-        alerts.tell(connection, "drift", cause, title, entity=self._entity.name,
-                    examples=[_example(each) for each in drift[:10]])
+        alerts.tell(
+            connection,
+            "drift",
+            cause,
+            title,
+            entity=self._entity.name,
+            examples=[_example(each) for each in drift[:10]],
+        )
 
     def _samples(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]
@@ -429,8 +507,9 @@ class _Validation:
             except MappingFailed:
                 ours = {}
         theirs = {} if there is None else there.fields
-        differences: list[dict[str, Any]] = storable_json(mask_all(
-            [*self._differences_of_place(suspect, there), *self._entity.mapping.differences(ours, theirs)]))
+        differences: list[dict[str, Any]] = storable_json(
+            mask_all([*self._differences_of_place(suspect, there), *self._entity.mapping.differences(ours, theirs)])
+        )
         return differences
 
     def _differences_of_place(self, suspect: Suspect, there: Found | None) -> list[dict[str, Any]]:
@@ -440,8 +519,12 @@ class _Validation:
         group, known_id = suspect.belongs_to or self._group, suspect.known_id
         traits = self._entity.third_party.traits
         if self._is_by_listing(suspect):
-            return differences_of_place(replace(traits, shows_group=True), group=group, external_id=known_id,
-                                        found=replace(there, group=self._listed_in(suspect)))
+            return differences_of_place(
+                replace(traits, shows_group=True),
+                group=group,
+                external_id=known_id,
+                found=replace(there, group=self._listed_in(suspect)),
+            )
         return differences_of_place(traits, group=group, external_id=known_id, found=there)
 
     async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
@@ -461,9 +544,18 @@ class _Validation:
         """Deletes it unless it is ours by now; what becomes ours during the call is looked after by its push."""
         known = {"entity": self._entity.name, "key": suspect.key}
         grouped = self._entity.third_party.traits.grouped_address
-        ours = await self._db(lambda connection: run(
-            connection, queries.SELECT_OURS_BY_NOW, **known, group=self._group, grouped=grouped,
-            external_id=suspect.external_id)[0].ours)
+        ours = await self._db(
+            lambda connection: (
+                run(
+                    connection,
+                    queries.SELECT_OURS_BY_NOW,
+                    **known,
+                    group=self._group,
+                    grouped=grouped,
+                    external_id=suspect.external_id,
+                )[0].ours
+            )
+        )
         if ours:
             return
         item = Item(suspect.key, self._group, {}, suspect.external_id)
@@ -473,9 +565,16 @@ class _Validation:
         try:
             await self._entity.third_party.delete(item)
         finally:  # one whose answer is lost can still land
-            await self._db(lambda connection: run(
-                connection, push_queries.MARK_OUTCOME_UNKNOWN, entity=[self._entity.name], key=[suspect.key],
-                external_id=[None], landing=self._entity.system.landing_seconds))
+            await self._db(
+                lambda connection: run(
+                    connection,
+                    push_queries.MARK_OUTCOME_UNKNOWN,
+                    entity=[self._entity.name],
+                    key=[suspect.key],
+                    external_id=[None],
+                    landing=self._entity.system.landing_seconds,
+                )
+            )
 
     async def _end(self, *, reason: str | None = None) -> GroupValidation:
         if reason is None:
@@ -497,20 +596,38 @@ class _Validation:
         open_drift = run(connection, queries.COUNT_OPEN_DRIFT, entity=result.entity, group=result.group)[0][0]
         if result.verdict == "in_step" and open_drift:
             result.verdict = "drift"
-            result.reason = "1 difference found earlier is not known to be repaired yet" if open_drift == 1 else (
-                f"{open_drift} differences found earlier are not known to be repaired yet")
+            result.reason = (
+                "1 difference found earlier is not known to be repaired yet"
+                if open_drift == 1
+                else (f"{open_drift} differences found earlier are not known to be repaired yet")
+            )
         if result.verdict == "in_step":
             result.reason = "; ".join(filter(None, (result.reason, self._reason_of_count()))) or None
         to_compare = result.verdict == "drift"
         self._count_dead(connection)
         run(
-            connection, queries.INSERT_VALIDATION, entity=result.entity, group=result.group, verdict=result.verdict,
-            reason=result.reason, expected=result.expected, counted=result.counted, ambiguous=result.ambiguous,
-            compared=result.compared, drift=len(result.drift),
+            connection,
+            queries.INSERT_VALIDATION,
+            entity=result.entity,
+            group=result.group,
+            verdict=result.verdict,
+            reason=result.reason,
+            expected=result.expected,
+            counted=result.counted,
+            ambiguous=result.ambiguous,
+            compared=result.compared,
+            drift=len(result.drift),
         )
         if result.verdict != "not_validated":
-            run(connection, queries.MARK_GROUP_VALIDATED, entity=result.entity, group=result.group, audited=audited,
-                drift=to_compare, every=self._settings.every)
+            run(
+                connection,
+                queries.MARK_GROUP_VALIDATED,
+                entity=result.entity,
+                group=result.group,
+                audited=audited,
+                drift=to_compare,
+                every=self._settings.every,
+            )
 
     def _reason_of_count(self) -> str | None:
         """Why the records that are there are not as many as expected, though no difference was found; None if they are.
@@ -522,9 +639,15 @@ class _Validation:
             return None
         reasons = []
         if result.counted != result.expected:
-            known = [f"{number} {what}" for number, what in (
-                (self._ambiguous, "in flight"), (result.unmanaged, "unmanaged"),
-                (self._of_other_groups, "of other business groups")) if number]
+            known = [
+                f"{number} {what}"
+                for number, what in (
+                    (self._ambiguous, "in flight"),
+                    (result.unmanaged, "unmanaged"),
+                    (self._of_other_groups, "of other business groups"),
+                )
+                if number
+            ]
             why = ", ".join(known) or "records were compared one by one, and changed meanwhile"
             reasons.append(f"{result.counted} counted, {result.expected} expected: {why}")
         if result.compared is not None and self._count_said not in (None, result.compared):
@@ -544,7 +667,8 @@ class _Validation:
         reasons = [result.reason] if result.reason else []
         if counts.dead:
             result.dead_records = list_dead_records(
-                connection, DeadSelection(result.entity, group=result.group), _MAX_DEAD_EXAMPLES)
+                connection, DeadSelection(result.entity, group=result.group), _MAX_DEAD_EXAMPLES
+            )
             on_hold = f", {counts.on_hold} of them on hold" if counts.on_hold else ""
             reasons.append(f"{count_text(counts.dead)}{on_hold}")
         if counts.without_group:
@@ -573,8 +697,9 @@ def _thing(key: str, kind: str, external_id: str | None) -> tuple[str, str, str 
     return key, "different" if kind == "stale" else kind, external_id
 
 
-def _ids(confirmed: Sequence[tuple[Suspect, Found | None]], before: Collection[tuple[str, str, str | None]]
-         ) -> list[str | None]:
+def _ids(
+    confirmed: Sequence[tuple[Suspect, Found | None]], before: Collection[tuple[str, str, str | None]]
+) -> list[str | None]:
     """The ids that differences are noted under.
 
     A record that is missing again after it was made again has another id each time. It is noted without one, so that a

@@ -14,7 +14,8 @@ _NEVER_GIVEN_AGAIN = re.compile(
     r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}"  # UUID
     r"|[0-9a-f]{24}"  # ObjectId
     r"|[0-7][0-9a-hjkmnp-tv-z]{25}",  # ULID
-    re.IGNORECASE)
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)

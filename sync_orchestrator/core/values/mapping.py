@@ -33,8 +33,13 @@ class Mapping:
     payload as the third party has it once it was written, where templates make another value of it.
     """
 
-    def __init__(self, expressions: dict[str, str], codecs: Codecs = _NO_CODECS, *,
-                 as_sent: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self,
+        expressions: dict[str, str],
+        codecs: Codecs = _NO_CODECS,
+        *,
+        as_sent: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
         self._compiled = {name: compiled(text) for name, text in expressions.items()}
         self.fields = tuple(expressions)
         self._names = expressions.keys()
@@ -70,22 +75,30 @@ class Mapping:
         """The fields in which a payload and a record of the third party differ, with their values as they are."""
         sent = payload if self._as_sent is None or not payload else self._as_sent(payload)
         ours, theirs = self._normalized(sent), self._normalized(fields)
-        return [{"field": name, "ours": payload.get(name), "theirs": fields.get(name)} for name in self.fields
-                if digest(ours.get(name)) != digest(theirs.get(name))]
+        return [
+            {"field": name, "ours": payload.get(name), "theirs": fields.get(name)}
+            for name in self.fields
+            if digest(ours.get(name)) != digest(theirs.get(name))
+        ]
 
     def _normalized(self, fields: dict[str, Any]) -> dict[str, Any]:
         if not self._normalizers:
             return fields
-        return {name: self._normalizers[name](value) if name in self._normalizers else value
-                for name, value in fields.items()}
+        return {
+            name: self._normalizers[name](value) if name in self._normalizers else value
+            for name, value in fields.items()
+        }
 
 
 def _compared_by(codecs: Codecs, *, sent: bool) -> dict[str, Any]:
     """What of the codecs decides how payloads are compared; nothing where all is compared as it is."""
-    changing = {name: codec.model_dump(mode="json", include=_COMPARED | (_OF_TIMES if codec.kind == "time" else set()),
-                                       exclude_defaults=True)
-                for name, codec in codecs.items()
-                if codec.normalize or codec.kind == "time" or (sent and {"read", "write"} & codec.model_fields_set)}
+    changing = {
+        name: codec.model_dump(
+            mode="json", include=_COMPARED | (_OF_TIMES if codec.kind == "time" else set()), exclude_defaults=True
+        )
+        for name, codec in codecs.items()
+        if codec.normalize or codec.kind == "time" or (sent and {"read", "write"} & codec.model_fields_set)
+    }
     return {"compared by": changing} if changing else {}
 
 
@@ -104,7 +117,8 @@ def canonical(value: Any) -> str:
 
 def _sorted_json(value: Any) -> bytes:
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | exact_json.ONLY_JSON,
-                            default=exact_json.decimal_fragment)
+        return orjson.dumps(
+            value, option=orjson.OPT_SORT_KEYS | exact_json.ONLY_JSON, default=exact_json.decimal_fragment
+        )
     except TypeError:  # whole numbers of more than 64 bits, lone surrogates, great depth
         return exact_json.text(value, sort_keys=True).encode("utf-8", "surrogatepass")

@@ -71,8 +71,9 @@ def alike(one: str, other: str) -> bool:
 
 def spelt_otherwise(known: str, asked: str) -> str:
     """What to say where a source knows a record under another spelling of the key that it was asked for."""
-    return (f"the source knows this record as '{known}', not '{asked}': notifications and other parts must use its "
-            "spelling")
+    return (
+        f"the source knows this record as '{known}', not '{asked}': notifications and other parts must use its spelling"
+    )
 
 
 def _of_float(value: float) -> str:

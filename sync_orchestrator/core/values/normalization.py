@@ -91,8 +91,10 @@ def _of_number(name: str, *args: Any) -> Normalizer:
 
 
 _STEPS: dict[str, Normalizer] = {
-    **{name: _of_text(name) for name in (
-        "trim", "collapse_spaces", "lower", "upper", "nfc", "html_unescape", "line_breaks")},
+    **{
+        name: _of_text(name)
+        for name in ("trim", "collapse_spaces", "lower", "upper", "nfc", "html_unescape", "line_breaks")
+    },
     "unescape_html": _of_text("html_unescape"),
     "time": _of_text("parse_time"),
     "empty_as_null": _if_it_fits("empty_as_null"),

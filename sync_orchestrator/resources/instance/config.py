@@ -31,12 +31,16 @@ _RETENTION = {"purge_after_days": {"skipped": 1, "started": 1, "success": 7, "fa
 
 _SETTINGS: dict[str, Any] = {
     # Each tick of a sensor opens the storage anew: looking each time whether its tables are there costs more than it.
-    "storage": {"custom": {
-        "module": "sync_orchestrator.resources.instance.storage", "class": "KeptConnections",
-        "config": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False},
-    }},
+    "storage": {
+        "custom": {
+            "module": "sync_orchestrator.resources.instance.storage",
+            "class": "KeptConnections",
+            "config": {"postgres_url": {"env": DATABASE_VARIABLE}, "should_autocreate_tables": False},
+        }
+    },
     "run_coordinator": {
-        "module": "sync_orchestrator.resources.instance.run_coordinator", "class": "DrainsAtOnce",
+        "module": "sync_orchestrator.resources.instance.run_coordinator",
+        "class": "DrainsAtOnce",
         "config": {"dequeue_interval_seconds": 5},
     },
     # Full syncs are held to a few runs at once, and leave room for what must never wait for them.
@@ -49,8 +53,12 @@ _SETTINGS: dict[str, Any] = {
     # A run whose worker crashed starts again where the database says it stopped; what failed in order does not.
     "run_retries": {"enabled": True, "max_retries": 2, "retry_on_asset_or_op_failure": False},
     "run_monitoring": {
-        "enabled": True, "poll_interval_seconds": 20, "start_timeout_seconds": 120, "cancel_timeout_seconds": 120,
-        "max_runtime_seconds": 86_400, "free_slots_after_run_end_seconds": 60,
+        "enabled": True,
+        "poll_interval_seconds": 20,
+        "start_timeout_seconds": 120,
+        "cancel_timeout_seconds": 120,
+        "max_runtime_seconds": 86_400,
+        "free_slots_after_run_end_seconds": 60,
     },
     "retention": {"sensor": _RETENTION, "schedule": _RETENTION},
     "telemetry": {"enabled": False},
@@ -112,12 +120,17 @@ def under_way(instance: dg.DagsterInstance, job: str) -> bool:
 def never_started(record: dg.RunRecord) -> bool:
     """Whether a run was made and never launched: the process that made it died in between."""
     made = record.create_timestamp.replace(tzinfo=UTC)
-    return (record.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED
-            and (datetime.now(UTC) - made).total_seconds() > _LAUNCHED_WITHIN_SECONDS)
+    return (
+        record.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED
+        and (datetime.now(UTC) - made).total_seconds() > _LAUNCHED_WITHIN_SECONDS
+    )
 
 
 def end_dead_runs(
-    instance: dg.DagsterInstance, engine: Engine, jobs: Collection[str], known: Mapping[str, Watched],
+    instance: dg.DagsterInstance,
+    engine: Engine,
+    jobs: Collection[str],
+    known: Mapping[str, Watched],
     gap_seconds: float,
 ) -> tuple[dict[str, Watched], list[str]]:
     """Ends runs of these jobs that are said to be at work and whose heartbeat stands still.
@@ -134,7 +147,10 @@ def end_dead_runs(
     found = watched(engine, known, runs.keys(), gap_seconds)
     dead = [run_id for run_id, each in found.items() if each.is_dead]
     for run_id in dead:
-        end_gone(instance, runs[run_id], f"The process of this run is gone: it has not been heard of for "
-                                         f"{found.pop(run_id).still_seconds:.0f} s.")
+        end_gone(
+            instance,
+            runs[run_id],
+            f"The process of this run is gone: it has not been heard of for {found.pop(run_id).still_seconds:.0f} s.",
+        )
         forget(engine, run_id)
     return found, dead

@@ -25,8 +25,11 @@ Execution = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExec
 
 
 def partitioned_check(
-    function: Callable[..., Iterable[dg.AssetCheckEvaluation | dg.Output[None]]], op: str, asset: dg.AssetKey,
-    name: str, description: str,
+    function: Callable[..., Iterable[dg.AssetCheckEvaluation | dg.Output[None]]],
+    op: str,
+    asset: dg.AssetKey,
+    name: str,
+    description: str,
 ) -> dg.AssetChecksDefinition:
     """Declares an asset check that is partitioned by business group.
 
@@ -40,8 +43,15 @@ def partitioned_check(
 
 
 def evaluation(
-    context: Execution, asset: dg.AssetKey, name: str, group: str, *, passed: bool, description: str,
-    metadata: Mapping[str, Any], severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+    context: Execution,
+    asset: dg.AssetKey,
+    name: str,
+    group: str,
+    *,
+    passed: bool,
+    description: str,
+    metadata: Mapping[str, Any],
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckEvaluation:
     """An evaluation for one group, tied to the group's last materialization, without which the UI shows no status.
 
@@ -49,14 +59,21 @@ def evaluation(
     descriptions of evaluations as plain text, so back-ticks are left out.
     """
     records = context.instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[group]), limit=1).records
+        dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[group]), limit=1
+    ).records
     target = None
     if records:
         target = AssetCheckEvaluationTargetMaterializationData(
-            storage_id=records[0].storage_id, run_id=records[0].run_id, timestamp=records[0].timestamp)
+            storage_id=records[0].storage_id, run_id=records[0].run_id, timestamp=records[0].timestamp
+        )
     return dg.AssetCheckEvaluation(
-        asset_key=asset, check_name=name, partition=group, passed=passed, severity=severity,
-        description=f"{group}: {description}".replace("`", ""), metadata={"group": group, **metadata},
+        asset_key=asset,
+        check_name=name,
+        partition=group,
+        passed=passed,
+        severity=severity,
+        description=f"{group}: {description}".replace("`", ""),
+        metadata={"group": group, **metadata},
         target_materialization_data=target,
     )
 
@@ -73,8 +90,11 @@ def reported_output(
 
     Dagster materializes no partition for it again. The steps that depend on it run, as they would not without it.
     """
-    return dg.Output(None, output_name=context.assets_def.get_output_name_for_asset_key(asset),
-                     metadata={**metadata, SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+    return dg.Output(
+        None,
+        output_name=context.assets_def.get_output_name_for_asset_key(asset),
+        metadata={**metadata, SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True},
+    )
 
 
 def check_output(context: dg.AssetCheckExecutionContext, asset: dg.AssetKey, name: str) -> dg.Output[None]:
@@ -90,6 +110,7 @@ def is_materialized_here(context: dg.AssetCheckExecutionContext, asset: dg.Asset
 
 def report(context: Execution, events: Sequence[AssetEvent]) -> None:
     """Stores materializations and observations of many groups, at a fraction of a millisecond each."""
+
     def kind(event: AssetEvent) -> tuple[str, list[str]]:
         return type(event).__name__, list(event.asset_key.path)
 
@@ -110,9 +131,18 @@ def _entry(context: Execution, event: AssetEvent) -> EventLogEntry:
         else (DagsterEventType.ASSET_OBSERVATION, AssetObservationData(event))
     )
     return EventLogEntry(  # type: ignore[no-untyped-call]
-        error_info=None, level=logging.DEBUG, user_message="", run_id=context.run.run_id, timestamp=time.time(),
-        step_key=step, job_name=context.run.job_name,
+        error_info=None,
+        level=logging.DEBUG,
+        user_message="",
+        run_id=context.run.run_id,
+        timestamp=time.time(),
+        step_key=step,
+        job_name=context.run.job_name,
         dagster_event=DagsterEvent(
-            event_type_value=kind.value, job_name=context.run.job_name, step_key=step, event_specific_data=data,
-            message=event.description or ""),
+            event_type_value=kind.value,
+            job_name=context.run.job_name,
+            step_key=step,
+            event_specific_data=data,
+            message=event.description or "",
+        ),
     )

@@ -27,8 +27,12 @@ def forget_runs(instance: dg.DagsterInstance, settings: Retention, now: datetime
         return 0
     before = (now or datetime.now(UTC)) - timedelta(days=settings.runs_days)
     forgotten = 0
-    kept = {run.dagster_run.run_id for run in instance.get_run_records(
-        dg.RunsFilter(job_name=_KEEPS_NEWEST, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1)}
+    kept = {
+        run.dagster_run.run_id
+        for run in instance.get_run_records(
+            dg.RunsFilter(job_name=_KEEPS_NEWEST, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1
+        )
+    }
     for job in FORGOTTEN:
         over = dg.RunsFilter(job_name=job, statuses=_OVER, created_before=before)
         while forgotten < _MOST:

@@ -46,11 +46,19 @@ class KeptConnections(DagsterPostgresStorage):
 
     @classmethod
     def from_config_value(cls, inst_data: Any, config_value: Any) -> KeptConnections:
-        return cls(postgres_url=pg_url_from_config(config_value), inst_data=inst_data,
-                   should_autocreate_tables=config_value.get("should_autocreate_tables", True))
+        return cls(
+            postgres_url=pg_url_from_config(config_value),
+            inst_data=inst_data,
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+        )
 
 
 def _optimize(storage: Any, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
     """Dagster's counterpart makes an engine that knows nothing of our sessions."""
-    storage._engine = _engine(storage.postgres_url, statement_timeout=statement_timeout, pool_size=1,
-                              pool_recycle=pool_recycle, max_overflow=max_overflow)
+    storage._engine = _engine(
+        storage.postgres_url,
+        statement_timeout=statement_timeout,
+        pool_size=1,
+        pool_recycle=pool_recycle,
+        max_overflow=max_overflow,
+    )

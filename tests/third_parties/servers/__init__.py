@@ -14,6 +14,7 @@ from servers.pouchdb import PouchDB
 from servers.vendure import Vendure
 
 SERVERS: dict[str, type[ThirdPartyServer]] = {
-    server.name: server for server in (Datasette, ParseServer, PouchDB, Cap, Vendure)}
+    server.name: server for server in (Datasette, ParseServer, PouchDB, Cap, Vendure)
+}
 
 __all__ = ["SERVERS", "Datasette", "Record", "ThirdPartyServer"]

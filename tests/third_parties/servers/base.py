@@ -63,8 +63,11 @@ class ThirdPartyServer(ABC):
 
     def start(self) -> None:
         """Starts it, also again after its end, and returns when it responds."""
-        self._tree.start(self.name, ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *self._command()],
-                         self.url + self._ready_path())
+        self._tree.start(
+            self.name,
+            ["sh", "-c", 'cd "$0" && exec "$@"', str(self.folder), *self._command()],
+            self.url + self._ready_path(),
+        )
         wait_ready(self._tree, lambda line: None, _START_SECONDS)
         if not self._prepared:
             self._prepare()

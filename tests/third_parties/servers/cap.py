@@ -47,15 +47,33 @@ class Cap(ThirdPartyServer):
         assert database is not None
         (folder / "schema.cds").write_text(_MODEL)
         (folder / "node_modules").symlink_to(self.installed("node_modules"))
-        credentials = {"host": database.query.get("host") or database.host, "port": database.port or 5432,
-                       "user": database.username, "password": database.password or "", "database": database.database}
-        (folder / "package.json").write_text(json.dumps({
-            "dependencies": {"@sap/cds": "*", "@cap-js/postgres": "*"},
-            "cds": {"requires": {
-                "db": {"kind": "postgres", "impl": "@cap-js/postgres", "credentials": credentials},
-                "auth": {"kind": "basic", "users": {"sync": {"password": SECRET}}}}}}))
-        subprocess.run(["node", self._program("deploy")], cwd=folder, env={**os.environ, **self._variables()},
-                       check=True, capture_output=True)
+        credentials = {
+            "host": database.query.get("host") or database.host,
+            "port": database.port or 5432,
+            "user": database.username,
+            "password": database.password or "",
+            "database": database.database,
+        }
+        (folder / "package.json").write_text(
+            json.dumps(
+                {
+                    "dependencies": {"@sap/cds": "*", "@cap-js/postgres": "*"},
+                    "cds": {
+                        "requires": {
+                            "db": {"kind": "postgres", "impl": "@cap-js/postgres", "credentials": credentials},
+                            "auth": {"kind": "basic", "users": {"sync": {"password": SECRET}}},
+                        }
+                    },
+                }
+            )
+        )
+        subprocess.run(
+            ["node", self._program("deploy")],
+            cwd=folder,
+            env={**os.environ, **self._variables()},
+            check=True,
+            capture_output=True,
+        )
         self.environment = {"ODATA_URL": f"{self.url}/odata/v4/shop", "ODATA_USER": "sync", "ODATA_PASSWORD": SECRET}
         self._client.auth = ("sync", SECRET)
 

@@ -28,15 +28,19 @@ class Datasette(ThirdPartyServer):
         super().__init__(folder, database)
         self._file = folder / "shop.db"
         with sqlite3.connect(self._file) as database:
-            database.execute("CREATE TABLE products (sku TEXT PRIMARY KEY, merchant TEXT, name TEXT, "
-                             "price REAL CHECK (typeof(price) IN ('real', 'null')), stock INTEGER, active INTEGER, "
-                             "released TEXT)")
+            database.execute(
+                "CREATE TABLE products (sku TEXT PRIMARY KEY, merchant TEXT, name TEXT, "
+                "price REAL CHECK (typeof(price) IN ('real', 'null')), stock INTEGER, active INTEGER, "
+                "released TEXT)"
+            )
         database.close()
         allowed = {action: {"id": "sync"} for action in ("insert-row", "update-row", "delete-row")}
-        (folder / "datasette.json").write_text(json.dumps(
-            {"databases": {"shop": {"tables": {"products": {"permissions": allowed}}}}}))
-        made = subprocess.run([self._program, "create-token", "sync", "--secret", SECRET], check=True,
-                              capture_output=True, text=True)
+        (folder / "datasette.json").write_text(
+            json.dumps({"databases": {"shop": {"tables": {"products": {"permissions": allowed}}}}})
+        )
+        made = subprocess.run(
+            [self._program, "create-token", "sync", "--secret", SECRET], check=True, capture_output=True, text=True
+        )
         self.environment = {"DATASETTE_URL": self.url, "DATASETTE_TOKEN": made.stdout.strip()}
         self._client.headers["Authorization"] = f"Bearer {self.environment['DATASETTE_TOKEN']}"
 
@@ -45,8 +49,19 @@ class Datasette(ThirdPartyServer):
         return self.installed("bin", "datasette")
 
     def _command(self) -> Sequence[str]:
-        return [self._program, "serve", str(self._file), "--config", str(self.folder / "datasette.json"), "--secret",
-                SECRET, "--host", "127.0.0.1", "--port", str(self.port)]
+        return [
+            self._program,
+            "serve",
+            str(self._file),
+            "--config",
+            str(self.folder / "datasette.json"),
+            "--secret",
+            SECRET,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+        ]
 
     def _ready_path(self) -> str:
         return "/-/versions.json"
@@ -87,5 +102,4 @@ class Datasette(ThirdPartyServer):
 def _tilde(key: str) -> str:
     """Datasette's own way to write a key in a path."""
     plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-"
-    return "".join(letter if letter in plain else "".join(f"~{byte:02X}" for byte in letter.encode())
-                   for letter in key)
+    return "".join(letter if letter in plain else "".join(f"~{byte:02X}" for byte in letter.encode()) for letter in key)

@@ -23,18 +23,43 @@ class ParseServer(ThirdPartyServer):
     def __init__(self, folder: Path, database: URL | None = None) -> None:
         super().__init__(folder, database)
         assert database is not None
-        kinds = {"sku": "String", "merchant": "String", "name": "String", "price": "Number", "stock": "Number",
-                 "active": "Boolean", "released": "Date"}
+        kinds = {
+            "sku": "String",
+            "merchant": "String",
+            "name": "String",
+            "price": "Number",
+            "stock": "Number",
+            "active": "Boolean",
+            "released": "Date",
+        }
         anybody = {action: {"*": True} for action in ("find", "count", "get", "create", "update", "delete")}
-        product = {"className": "Product", "fields": {name: {"type": kind} for name, kind in kinds.items()},
-                   "classLevelPermissions": anybody}
-        (folder / "parse.json").write_text(json.dumps({
-            "appId": "shop", "masterKey": SECRET, "restAPIKey": "rest", "host": "127.0.0.1", "port": self.port,
-            "serverURL": f"{self.url}/parse", "allowClientClassCreation": False,
-            "databaseURI": f"postgres://localhost/{database.database}",
-            "databaseOptions": {"host": database.query.get("host") or database.host, "port": database.port or 5432,
-                                "user": database.username, "password": database.password or ""},
-            "schema": {"definitions": [product]}, "silent": True}))
+        product = {
+            "className": "Product",
+            "fields": {name: {"type": kind} for name, kind in kinds.items()},
+            "classLevelPermissions": anybody,
+        }
+        (folder / "parse.json").write_text(
+            json.dumps(
+                {
+                    "appId": "shop",
+                    "masterKey": SECRET,
+                    "restAPIKey": "rest",
+                    "host": "127.0.0.1",
+                    "port": self.port,
+                    "serverURL": f"{self.url}/parse",
+                    "allowClientClassCreation": False,
+                    "databaseURI": f"postgres://localhost/{database.database}",
+                    "databaseOptions": {
+                        "host": database.query.get("host") or database.host,
+                        "port": database.port or 5432,
+                        "user": database.username,
+                        "password": database.password or "",
+                    },
+                    "schema": {"definitions": [product]},
+                    "silent": True,
+                }
+            )
+        )
         self.environment = {"PARSE_URL": self.url, "PARSE_APPLICATION_ID": "shop", "PARSE_REST_KEY": "rest"}
         self._client.headers.update({"X-Parse-Application-Id": "shop", "X-Parse-Master-Key": SECRET})
 

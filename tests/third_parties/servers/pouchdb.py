@@ -45,9 +45,10 @@ class PouchDB(ThirdPartyServer):
     def clear(self) -> None:
         self._client.delete("/products")
         self._client.put("/products").raise_for_status()
-        self._client.put("/products/_design/sync", json={
-            "views": {"by_merchant": {"map": _MAP, "reduce": "_count"}},
-            "validate_doc_update": _VALIDATION}).raise_for_status()
+        self._client.put(
+            "/products/_design/sync",
+            json={"views": {"by_merchant": {"map": _MAP, "reduce": "_count"}}, "validate_doc_update": _VALIDATION},
+        ).raise_for_status()
 
     def records(self) -> list[Record]:
         found = self._client.get("/products/_all_docs", params={"include_docs": "true"}).raise_for_status().json()

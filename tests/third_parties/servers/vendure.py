@@ -40,8 +40,15 @@ class Vendure(ThirdPartyServer):
     name = "vendure"
     page = "vendure"
     many = 120
-    skipped_behaviours = frozenset({"bulk-results-are-item-by-item", "repeated-create-makes-no-twin",
-                                    "values-large-integers", "values-null", "wrong-login-is-told"})
+    skipped_behaviours = frozenset(
+        {
+            "bulk-results-are-item-by-item",
+            "repeated-create-makes-no-twin",
+            "values-large-integers",
+            "values-null",
+            "wrong-login-is-told",
+        }
+    )
     write_calls = ("POST", "/admin-api")
 
     def __init__(self, folder: Path, database: URL | None = None) -> None:
@@ -49,17 +56,32 @@ class Vendure(ThirdPartyServer):
         assert database is not None
         (folder / "server.js").write_text(_SERVER)
         (folder / "node_modules").symlink_to(self.installed("node_modules"))
-        (folder / "settings.json").write_text(json.dumps({
-            "port": self.port, "administrator": {"identifier": "sync", "password": SECRET},
-            "database": {"host": database.query.get("host") or database.host, "port": database.port or 5432,
-                         "username": database.username, "password": database.password or "",
-                         "database": database.database}}))
+        (folder / "settings.json").write_text(
+            json.dumps(
+                {
+                    "port": self.port,
+                    "administrator": {"identifier": "sync", "password": SECRET},
+                    "database": {
+                        "host": database.query.get("host") or database.host,
+                        "port": database.port or 5432,
+                        "username": database.username,
+                        "password": database.password or "",
+                        "database": database.database,
+                    },
+                }
+            )
+        )
         self.environment = {"VENDURE_URL": self.url, "VENDURE_USER": "sync", "VENDURE_PASSWORD": SECRET}
 
     def fit(self, product: Record) -> Record:
         """A name, a price and a stock level are required, and integers have 32 bits."""
-        return {**product, "name": product["name"] or product["sku"], "price": product["price"] or 0,
-                "stock": (product["stock"] or 0) % 2**31, "active": bool(product["active"])}
+        return {
+            **product,
+            "name": product["name"] or product["sku"],
+            "price": product["price"] or 0,
+            "stock": (product["stock"] or 0) % 2**31,
+            "active": bool(product["active"]),
+        }
 
     def _variables(self) -> Mapping[str, str]:
         return {"VENDURE_DISABLE_TELEMETRY": "true", "NODE_NO_WARNINGS": "1"}
@@ -71,14 +93,21 @@ class Vendure(ThirdPartyServer):
         return "/health"
 
     def _prepare(self) -> None:
-        response = self._client.post("/admin-api", json={
-            "query": "mutation($password: String!) { login(username: \"sync\", password: $password) { __typename } }",
-            "variables": {"password": SECRET}}).raise_for_status()
+        response = self._client.post(
+            "/admin-api",
+            json={
+                "query": 'mutation($password: String!) { login(username: "sync", password: $password) { __typename } }',
+                "variables": {"password": SECRET},
+            },
+        ).raise_for_status()
         self._client.headers["Authorization"] = f"Bearer {response.headers['vendure-auth-token']}"
-        zone = self._run("mutation { createZone(input: { name: \"everywhere\" }) { id } }")["createZone"]["id"]
-        self._run("mutation($zone: ID!) { updateChannel(input: { id: 1, defaultTaxZoneId: $zone, "
-                  "defaultShippingZoneId: $zone }) { __typename } }", zone=zone)
-        self._run("mutation { createTaxCategory(input: { name: \"all\", isDefault: true }) { id } }")
+        zone = self._run('mutation { createZone(input: { name: "everywhere" }) { id } }')["createZone"]["id"]
+        self._run(
+            "mutation($zone: ID!) { updateChannel(input: { id: 1, defaultTaxZoneId: $zone, "
+            "defaultShippingZoneId: $zone }) { __typename } }",
+            zone=zone,
+        )
+        self._run('mutation { createTaxCategory(input: { name: "all", isDefault: true }) { id } }')
 
     def clear(self) -> None:
         if ids := [product["id"] for product in self._products()]:
@@ -98,16 +127,23 @@ class Vendure(ThirdPartyServer):
     def add(self, record: Record) -> str:
         made = self._run(
             "mutation($input: CreateProductInput!) { createProduct(input: $input) { id } }",
-            input=_product_input(record))["createProduct"]["id"]
-        self._run("mutation($input: [CreateProductVariantInput!]!) { createProductVariants(input: $input) { id } }",
-                  input=[{"productId": made, **_variant_input(record)}])
+            input=_product_input(record),
+        )["createProduct"]["id"]
+        self._run(
+            "mutation($input: [CreateProductVariantInput!]!) { createProductVariants(input: $input) { id } }",
+            input=[{"productId": made, **_variant_input(record)}],
+        )
         return str(made)
 
     def _update(self, product: str, variant: str, record: Record) -> None:
-        self._run("mutation($input: UpdateProductInput!) { updateProduct(input: $input) { id } }",
-                  input={"id": product, **_product_input(record)})
-        self._run("mutation($input: [UpdateProductVariantInput!]!) { updateProductVariants(input: $input) { id } }",
-                  input=[{"id": variant, **_variant_input(record)}])
+        self._run(
+            "mutation($input: UpdateProductInput!) { updateProduct(input: $input) { id } }",
+            input={"id": product, **_product_input(record)},
+        )
+        self._run(
+            "mutation($input: [UpdateProductVariantInput!]!) { updateProductVariants(input: $input) { id } }",
+            input=[{"id": variant, **_variant_input(record)}],
+        )
 
     def _products(self) -> list[Record]:
         found: list[Record] = []
@@ -134,20 +170,36 @@ def _plain(product: Record) -> Record:
     assert len(variants) <= 1
     variant = variants[0] if variants else {"sku": None, "price": None, "stockLevels": [{"stockOnHand": None}]}
     assert variant["sku"] in (None, fields["externalId"])
-    return {"id": product["id"], "sku": fields["externalId"], "merchant": fields["merchant"],
-            "name": translation["name"], "price": None if variant["price"] is None else variant["price"] / 100,
-            "stock": variant["stockLevels"][0]["stockOnHand"], "active": product["enabled"],
-            "released": None if day is None else day[:10]}
+    return {
+        "id": product["id"],
+        "sku": fields["externalId"],
+        "merchant": fields["merchant"],
+        "name": translation["name"],
+        "price": None if variant["price"] is None else variant["price"] / 100,
+        "stock": variant["stockLevels"][0]["stockOnHand"],
+        "active": product["enabled"],
+        "released": None if day is None else day[:10],
+    }
 
 
 def _product_input(record: Record) -> Record:
     day = record["released"]
     translation = {"languageCode": "en", "name": record["name"], "slug": record["sku"], "description": ""}
-    return {"enabled": record["active"], "translations": [translation],
-            "customFields": {"externalId": record["sku"], "merchant": record["merchant"],
-                             "released": None if day is None else f"{day}T00:00:00.000Z"}}
+    return {
+        "enabled": record["active"],
+        "translations": [translation],
+        "customFields": {
+            "externalId": record["sku"],
+            "merchant": record["merchant"],
+            "released": None if day is None else f"{day}T00:00:00.000Z",
+        },
+    }
 
 
 def _variant_input(record: Record) -> Record:
-    return {"sku": record["sku"], "price": round(record["price"] * 100), "stockOnHand": record["stock"],
-            "translations": [{"languageCode": "en", "name": record["name"]}]}
+    return {
+        "sku": record["sku"],
+        "price": round(record["price"] * 100),
+        "stockOnHand": record["stock"],
+        "translations": [{"languageCode": "en", "name": record["name"]}],
+    }

@@ -1,7 +1,6 @@
 """The statements of suspensions, of noticing a restore or another account, and of adoptions."""
 
 
-
 # Adoption -----------------------------------------------------------------------------------------------------------
 
 # Seconds until no call that has begun can take effect any more.
@@ -78,9 +77,13 @@ LEFT JOIN LATERAL (
 WHERE r.entity = %(entity)s AND r.revision > 0
 """
 
-SELECT_RECORDS_BESIDE_LISTING = f"{_RECORDS_BESIDE_LISTING} AND r.key > %(after)s ORDER BY r.key LIMIT %(limit)s FOR UPDATE OF r"
+SELECT_RECORDS_BESIDE_LISTING = (
+    f"{_RECORDS_BESIDE_LISTING} AND r.key > %(after)s ORDER BY r.key LIMIT %(limit)s FOR UPDATE OF r"
+)
 
-SELECT_CHANGED_BESIDE_LISTING = f"{_RECORDS_BESIDE_LISTING} AND r.changed_at >= %(since)s ORDER BY r.key FOR UPDATE OF r"
+SELECT_CHANGED_BESIDE_LISTING = (
+    f"{_RECORDS_BESIDE_LISTING} AND r.changed_at >= %(since)s ORDER BY r.key FOR UPDATE OF r"
+)
 
 # The record is now what the third party shows. Nothing that older calls left behind counts any more.
 LINK_RECORDS = """

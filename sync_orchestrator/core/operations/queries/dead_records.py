@@ -1,7 +1,5 @@
 """The statements of dead records: refused, out of attempts, on hold or discarded; and of changes that died before."""
 
-
-
 # A record belongs to the group where it should be, and to the one where the third party has it still. A cause is
 # looked for in the error, and among the alerts that name the record.
 _CAUSE = """

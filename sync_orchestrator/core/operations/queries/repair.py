@@ -1,7 +1,5 @@
 """The statements of repairs that a person starts."""
 
-
-
 # Groups with drift, or with lost notifications, that nothing is done about by itself.
 LIST_GROUPS_TO_REPAIR = """
 SELECT group_key FROM sync.drift

@@ -1,7 +1,5 @@
 """The statements that forget what is over. Each deletes some thousand rows at most: no lock is held for long."""
 
-
-
 # Partitions by month that ended before a time.
 LIST_OLD_PARTITIONS = """
 SELECT c.relname AS name FROM pg_inherits i
@@ -26,13 +24,21 @@ DELETE_HISTORY = _BATCH.format(table="event_history_default", over=_IS_OLD.forma
 DELETE_ATTEMPTS = _BATCH.format(table="push_attempts_default", over=_IS_OLD.format(column="at"))
 
 # An event that is active still keeps its id, however long it waits.
-DELETE_EVENT_IDS = _BATCH.format(table="event_ids", over=_IS_OLD.format(column="received_at") + """
-    AND NOT EXISTS (SELECT FROM sync.events e WHERE e.source = t.source AND e.event_id = t.event_id)""")
+DELETE_EVENT_IDS = _BATCH.format(
+    table="event_ids",
+    over=_IS_OLD.format(column="received_at")
+    + """
+    AND NOT EXISTS (SELECT FROM sync.events e WHERE e.source = t.source AND e.event_id = t.event_id)""",
+)
 
 # The last word on a group stays.
-DELETE_VALIDATIONS = _BATCH.format(table="validations", over=_IS_OLD.format(column="at") + """
+DELETE_VALIDATIONS = _BATCH.format(
+    table="validations",
+    over=_IS_OLD.format(column="at")
+    + """
     AND EXISTS (SELECT FROM sync.validations v
-                WHERE v.entity = t.entity AND v.group_key = t.group_key AND v.at > t.at)""")
+                WHERE v.entity = t.entity AND v.group_key = t.group_key AND v.at > t.at)""",
+)
 
 DELETE_DRIFT = _BATCH.format(table="drift", over="status = 'repaired' AND " + _IS_OLD.format(column="repaired_at"))
 
