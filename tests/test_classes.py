@@ -31,7 +31,7 @@ from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
 GOOD = """
-from sync_orchestrator.adapters.base import SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.adapters.custom.base import SourceAdapter, ThirdPartyAdapter
 from sync_orchestrator.core.ports import Traits
 class Good(ThirdPartyAdapter):
     async def create(self, item): return "1"

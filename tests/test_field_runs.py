@@ -238,7 +238,7 @@ def test_a_sensor_has_none(dagster: Dagster) -> None:  # noqa: F811
 BEATS_UNTIL_KILLED = """
 import sys, time
 from sync_orchestrator.core import runs
-from sync_orchestrator.core.sql import connect
+from sync_orchestrator.core.db.session import connect
 runs.BEAT_SECONDS = 0.05
 with runs.beating(connect(sys.argv[1]), sys.argv[2]):
     print("beating", flush=True)

@@ -30,10 +30,10 @@ TAKE = (
 WORKER = """
 import asyncio, sys
 from fakes import FakeSource, FakeThirdParty, two_part_config
-from sync_orchestrator.app import assemble
-from sync_orchestrator.core.group_lease import leased
-from sync_orchestrator.core.sql import connect
-from sync_orchestrator.performing import perform
+from sync_orchestrator.composition import assemble
+from sync_orchestrator.core.groups.lease import leased
+from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.runtime import perform
 
 context = assemble(connect(sys.argv[1]), two_part_config(), {"item": {"shop": FakeSource(), "stock": FakeSource()}},
                    {"item": FakeThirdParty()})

@@ -44,7 +44,7 @@ from sync_orchestrator.texts.unicode_forms import normalized
 TIME_LIMIT_SECONDS = 2.0
 """Far more than a scan takes, far less than an explosion."""
 
-WHERE = ("adapters", "api", "brokers", "core", "cli/terminal.py")
+WHERE = ("adapters", "api", "brokers", "core", "event_formats", "expressions", "texts", "cli/terminal.py")
 """Whose patterns may meet text of others; those elsewhere meet the configuration and an operator's own words."""
 
 MADE_OF_PARTS = {
