@@ -274,8 +274,9 @@ class _Trial:
         source = None if part is None else build_sources(smaller)[self._name][part]
         there = None if part is not None else build_third_parties(smaller, paces_of(smaller))[self._name]
         try:
-            pages = _rows_alone(source.pages(group)) if source is not None else there.pages(group)  # type: ignore[union-attr]
-            found = [[row.key for row in rows] async for rows in _some(pages, 3)]
+            listing: AsyncIterator[Sequence[PartRead | Found]]
+            listing = _rows_alone(source.pages(group)) if source is not None else there.pages(group)  # type: ignore[union-attr]
+            found = [[row.key for row in rows] async for rows in _some(listing, 3)]
         except CallFailed as failure:
             if failure.kind is Failure.PERMANENT and failure.status is not None:
                 self._skip(
