@@ -27,7 +27,7 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.types import webhook_key
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.recording import conservation
+from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.service.api_keys import Caller, find, keys, make_key, revoke
 from sync_orchestrator.errors import NotFound
 
@@ -36,7 +36,7 @@ SECRETS = [f"whsec_{base64.b64encode(bytes([n]) * 24).decode()}" for n in range(
 
 def received(engine: Engine) -> int:
     with engine.begin() as connection:
-        return conservation(connection).received
+        return count_conservation(connection).received
 
 
 # Keys ---------------------------------------------------------------------------------------------------------------

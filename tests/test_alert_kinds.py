@@ -31,8 +31,9 @@ from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 from sync_orchestrator.core.operations.maintenance import look_after, watch
-from sync_orchestrator.core.operations.status import heartbeat, pause
 from sync_orchestrator.core.service import rollout
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld
@@ -328,7 +329,7 @@ def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     world = make_world(alerts={"urls": [webhook.url], "group_wait": 0, "ui_url": UI})
     watchdog = Watchdog(Database(world.engine), world.config)
     assert watchdog.look() == 0  # no sensor was ever there
-    heartbeat(world.engine, "sensor")
+    record_heartbeat(world.engine, "sensor")
     world.put("a")
     world.later(200)
     assert watchdog.look() == 0
@@ -338,7 +339,7 @@ def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
         "the sensor has not looked for changes for 63 minutes",
         "work is due for 63 minutes and not done",
     ]
-    heartbeat(world.engine, "sensor")
+    record_heartbeat(world.engine, "sensor")
     minutely(world)
     alerts.send_due(world.engine, world.config.alerts)
     assert any(title.startswith("Over: the sensor") for title in webhook.titles), webhook.titles
@@ -366,7 +367,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
 
 def test_groups_of_a_third_party_that_a_person_paused_are_not_told_of(make_world: Make) -> None:
     world = synced(make_world())
-    pause(world.engine, "erp", {"item"}, paused=True)
+    set_paused(world.engine, "erp", {"item"}, paused=True)
     world.later(HOUR)
     minutely(world)
     assert world.query("SELECT kind FROM sync.alerts WHERE kind = 'not_validated'") == []

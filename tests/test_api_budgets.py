@@ -33,7 +33,8 @@ from sync_orchestrator.api.intake.group_commit import GroupCommit
 from sync_orchestrator.api.intake.turns import Turns
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_on
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, record_on
 from sync_orchestrator.core.service.api_keys import make_key
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.event_formats.strict_json import parse
@@ -43,7 +44,7 @@ MIB = 1024 * 1024
 
 def received(engine: Engine) -> int:
     with engine.begin() as connection:
-        return conservation(connection).received
+        return count_conservation(connection).received
 
 
 # Events of one request ----------------------------------------------------------------------------------------------

@@ -24,8 +24,9 @@ from sync_orchestrator.api.intake.throttle import Throttle
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, conservation, record_each, record_on
-from sync_orchestrator.core.operations.status import heartbeat
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, record_each, record_on
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ async def test_requests_that_wait_together_share_a_commit(engine: Engine, monkey
     assert (sum(each.accepted for each in found), sum(each.duplicates for each in found)) == (40, 10)
     assert all(each.accepted + each.duplicates == 1 for each in found)
     with engine.begin() as connection:
-        assert conservation(connection).duplicates == 10
+        assert count_conservation(connection).duplicates == 10
 
 
 def test_each_batch_hears_of_its_own(engine: Engine) -> None:
@@ -395,7 +396,7 @@ def test_figures(world: World) -> None:
 
 
 async def test_ready_tells_of_the_sensor(client: httpx.AsyncClient, engine: Engine) -> None:
-    heartbeat(engine, "sensor")
+    record_heartbeat(engine, "sensor")
     assert (await client.get("/readyz")).json()["sensor"] == "ok"
 
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.terminal import clean
-from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
 from sync_orchestrator.supervisor import system as processes
 
 Command = Callable[..., Result]
@@ -256,7 +256,7 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
     ) in nobody
     command("drain")
     world.erp.store.pop(world.row("a").external_id)
-    heartbeat(world.engine, "sensor")
+    record_heartbeat(world.engine, "sensor")
     assert "1 differences are marked for repair: a drain that runs pushes them" in command("verify", "--full").stdout
     end_heartbeat(world.engine, "sensor")
     command("drain")

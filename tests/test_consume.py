@@ -38,7 +38,8 @@ from sync_orchestrator.config import Config, Consumer
 from sync_orchestrator.config.brokers import BROKERS
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
-from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
@@ -77,12 +78,12 @@ def config_for(broker: Broker, **changes: Any) -> Config:
 
 def received(engine: Engine) -> int:
     with engine.begin() as connection:
-        return conservation(connection).received
+        return count_conservation(connection).received
 
 
 def duplicates(engine: Engine) -> int:
     with engine.begin() as connection:
-        return conservation(connection).duplicates
+        return count_conservation(connection).duplicates
 
 
 def open_rejected(engine: Engine) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.recording import conservation
+from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts, outcomes
 
 # test_consume.py, test_field_restore.py and test_linked_calls.py have those
@@ -92,7 +92,7 @@ def test_killed_there_and_started_again_all_is_in_step(
         untold = outcomes.unsent(connection)
         revisions = {row.key: row.revision for row in run(connection, "SELECT key, revision FROM sync.records")}
         held = [row.item for row in run(connection, "SELECT item FROM third_party")]
-        totals = conservation(connection)
+        totals = count_conservation(connection)
         recorded, ids = run(
             connection,
             """

@@ -32,8 +32,9 @@ from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.progress import group_left_over
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.operations.status import heartbeat, pause
 from sync_orchestrator.core.systems.breaker import shared_rate
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system
@@ -326,14 +327,14 @@ def test_sensor_says_why_it_requests_nothing(dagster: Dagster) -> None:
     """A quiet ledger, and a drain at work: each is a reason with figures."""
     assert "0 events received" in dagster.tick(changes.change_events).skip_message
     dagster.world.put("k1")
-    heartbeat(dagster.world.engine, "drain")
+    record_heartbeat(dagster.world.engine, "drain")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
 
 
 def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> None:
     """A drain that was killed is gone, whatever its run's status says."""
     dagster.world.put("k1")
-    heartbeat(dagster.world.engine, "drain")
+    record_heartbeat(dagster.world.engine, "drain")
     dagster.world.later(presence.ALIVE_SECONDS + 1)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
@@ -444,7 +445,7 @@ def test_a_full_sync_whose_third_party_is_down_materializes_no_mirror(impatient:
 
 
 def test_a_full_sync_while_the_entity_is_paused_says_so_and_ends(impatient: Dagster) -> None:
-    pause(impatient.world.engine, "item", {"item"}, paused=True)
+    set_paused(impatient.world.engine, "item", {"item"}, paused=True)
     ran = impatient.run("full_sync", groups=["A"])
     waits = "pushes wait: item is paused; launch the job `resume`, or run `sync-orchestrator resume item`"
     assert waits in messages(impatient, ran, "WARNING")
@@ -466,9 +467,9 @@ def test_a_change_that_comes_after_the_completion_of_a_group_is_not_left_over(sy
 
 async def drain_archive_only(world: World) -> None:
     """Archives what has come in while the pushes of the entity are paused."""
-    pause(world.engine, "item", {"item"}, paused=True)
+    set_paused(world.engine, "item", {"item"}, paused=True)
     await drain(world.context, linger=0, most_seconds=5)
-    pause(world.engine, "item", {"item"}, paused=False)
+    set_paused(world.engine, "item", {"item"}, paused=False)
 
 
 def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> None:

@@ -16,18 +16,14 @@ from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.mirror_checks import metadata_of, summary
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
-from sync_orchestrator.core.ledger import recording
-from sync_orchestrator.core.operations.dead_records import (
-    DeadRecord,
-    DeadSelection,
-    discard_dead_records,
-    list_dead_records,
-    redrive_dead_records,
-)
+from sync_orchestrator.core.operations import events
+from sync_orchestrator.core.operations.dead_records import discard_dead_records, redrive_dead_records
 from sync_orchestrator.core.operations.records import push_again, refresh
-from sync_orchestrator.core.operations.status import pause, status
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import PartRead
+from sync_orchestrator.core.push.dead_records import DeadRecord, DeadSelection, list_dead_records
 from sync_orchestrator.core.service.rollout import describe_dead_of_entity
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.validation.validate import groups_due
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
@@ -109,7 +105,7 @@ def test_rule_39_records_that_events_brought_are_dead_in_the_verdict_too(world: 
 
 def test_what_is_in_flight_is_not_dead(world: World) -> None:
     dead_by_full_sync(world, "k001")
-    pause(world.engine, "item", {"item"}, paused=True)
+    set_paused(world.engine, "item", {"item"}, paused=True)
     world.put("k002", name="archived and not pushed yet")
     world.drain()
     result = world.validate(full=True)
@@ -487,7 +483,7 @@ def test_events_redrive_leaves_a_discarded_record_alone(world: World) -> None:
     dead_by_full_sync(world, "k001")
     discard(world, keys=["k001"])
     unreadable_change(world, "k001")
-    assert recording.redrive(world.engine) == 1
+    assert events.redrive_events(world.engine) == 1
     assert world.row("k001").parked == "discarded"
 
 
@@ -628,9 +624,9 @@ def dead_seqs(world: World) -> list[int]:
 def test_a_dead_record_is_discarded_with_the_last_of_its_dead_events(world: World) -> None:
     dead_by_events(world, "a")
     first, last = dead_seqs(world)
-    recording.discard(world.engine, [first], "not wanted there")
+    events.discard_events(world.engine, [first], "not wanted there")
     assert (world.row("a").parked, world.validate().dead) == ("dead", 1)
-    recording.discard(world.engine, [last], "not wanted there")
+    events.discard_events(world.engine, [last], "not wanted there")
     assert (world.row("a").parked, world.row("a").error) == ("discarded", "not wanted there")
     assert (world.validate().verdict, world.validate().discarded, open_alerts(world)) == ("in_step", 1, [])
 
@@ -640,7 +636,7 @@ def test_the_event_of_an_older_state_takes_no_newer_dead_record_with_it(world: W
     refuse(world, "a")
     world.put("a", name="newer", tell=False)
     world.full_sync()
-    recording.discard(world.engine, dead_seqs(world), "not wanted there")
+    events.discard_events(world.engine, dead_seqs(world), "not wanted there")
     result = world.validate()
     assert (world.row("a").parked, result.verdict, result.dead) == ("dead", "drift", 1)
     assert result.dead_records[0].brought_by == "full sync"
@@ -650,7 +646,7 @@ def test_parked_at_is_set_and_cleared_with_parked(world: World) -> None:
     dead_by_events(world, "a")
     died = world.row("a").parked_at
     assert died is not None
-    recording.redrive(world.engine, dead_seqs(world))
+    events.redrive_events(world.engine, dead_seqs(world))
     assert (world.row("a").parked, world.row("a").parked_at) == (None, None)
     refuse(world, "a")
     world.later(100)

@@ -32,10 +32,11 @@ from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications.outcomes import Outcome
-from sync_orchestrator.core.operations.status import pause, status
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
 
 READ = Get(path="/things")
@@ -221,7 +222,7 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
     assert "erp: calls are held off for 1" in shown
     assert "s more: x-ratelimit-remaining: 0, x-ratelimit-reset: 120." in shown
     assert re.search(r"erp: calls were refused as too fast, so 7\d% of its rate is used for now\.", shown)
-    pause(world.engine, "erp", {"item"}, paused=False)
+    set_paused(world.engine, "erp", {"item"}, paused=False)
     assert status(world.engine)["systems"]["erp"]["held_off_seconds"] == 0
 
 

@@ -334,7 +334,7 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
 ) -> None:
     from fakes import answer
 
-    from sync_orchestrator.core.ledger.recording import discard
+    from sync_orchestrator.core.operations.events import discard_events
 
     synced(world, 6)
     world.put("k001", name="silent", tell=False)
@@ -345,7 +345,7 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
     world.drain()
     assert world.states()["dead"] == 2
     if discarded:
-        discard(
+        discard_events(
             world.engine,
             [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead'")],
             "not now",

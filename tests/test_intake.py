@@ -23,7 +23,8 @@ from sync_orchestrator.api import bodies
 from sync_orchestrator.api.intake import group_commit, routes
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent
 from sync_orchestrator.errors import InvalidEvent
 from sync_orchestrator.event_formats.cloud_events import change_event
 from sync_orchestrator.event_formats.strict_json import parse
@@ -42,7 +43,7 @@ async def client(engine: Engine, config: Config) -> AsyncIterator[httpx.AsyncCli
 
 def received(engine: Engine) -> int:
     with engine.begin() as connection:
-        return conservation(connection).received
+        return count_conservation(connection).received
 
 
 # What an event means ------------------------------------------------------------------------------------------------

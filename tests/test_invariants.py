@@ -33,8 +33,9 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.core.crash_points import REGISTERED
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.recording import conservation, redrive
+from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.operations.adoption import adopt
+from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, CannotPlan, DeletionsHeld, GroupBusy
@@ -345,8 +346,8 @@ class Histories(RuleBasedStateMachine):
                 self.deadly = None
 
     def _redrive(self) -> None:
-        redrive(self.world.engine)
-        redrive(self.world.engine)
+        redrive_events(self.world.engine)
+        redrive_events(self.world.engine)
 
     def _lease_is_lost(self) -> None:
         """As after a crash between claim and push: events and records are left leased."""
@@ -367,7 +368,7 @@ class Histories(RuleBasedStateMachine):
         if not self._looked_at:
             with self.world.engine.begin() as connection:
                 self._looked_at = {name: run(connection, statement) for name, statement in LOOKS.items()}
-                self._looked_at["totals"] = conservation(connection)
+                self._looked_at["totals"] = count_conservation(connection)
         return self._looked_at[what]
 
     @invariant()
@@ -466,7 +467,7 @@ class Histories(RuleBasedStateMachine):
         world = self.world
         for _ in range(3):
             world.later(70)
-            redrive(world.engine)
+            redrive_events(world.engine)
             world.query(
                 "UPDATE sync.records SET parked = NULL, rejected_digest = NULL, due_at = sync.clock() WHERE out_of_step"
             )

@@ -15,7 +15,7 @@ from fakes import FakeThirdParty
 from test_full_sync import fill
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.operations.status import pause
+from sync_orchestrator.core.systems.pauses import set_paused
 
 THIRD_PARTIES = {
     "a field": lambda: FakeThirdParty(),
@@ -31,7 +31,7 @@ def world(make_world: Callable[..., World], group_is: str) -> World:
 
 
 def paused(world: World, *, paused: bool) -> None:
-    pause(world.engine, "erp", {"item"}, paused=paused)
+    set_paused(world.engine, "erp", {"item"}, paused=paused)
 
 
 def move(world: World, key: str, *, tell: bool = True) -> None:

@@ -27,10 +27,10 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.operations.status import pause
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems import breaker
 from sync_orchestrator.core.systems.breaker import shared_rate
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
 
 HOUR = 3600.0
@@ -153,7 +153,7 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
     assert world.validate().verdict == "in_step"
     world.erp.before = lambda verb, key: answer(503) if verb in ("count", "list") else None
     assert world.validate().verdict == world.validate(full=True).verdict == "not_validated"
-    pause(world.engine, "erp", {"item"}, paused=True)
+    set_paused(world.engine, "erp", {"item"}, paused=True)
     assert world.validate().verdict == "not_validated"
     assert watched(world) == []
 
@@ -209,14 +209,14 @@ def test_a_hot_record_that_changes_at_every_push_holds_up_nobody(make_world: Cal
 
 def test_live_changes_go_before_what_a_full_sync_of_a_large_group_filled_in(make_world: Callable[..., World]) -> None:
     world = make_world(system={"concurrency": 1})
-    pause(world.engine, "erp", {"item"}, paused=True)
+    set_paused(world.engine, "erp", {"item"}, paused=True)
     fill(world, 40)
     world.full_sync(patience=0)
     world.put("live", group="B")
     world.drain()
     order: list[str] = []
     world.erp.before = lambda verb, key: order.append(key)
-    pause(world.engine, "erp", {"item"}, paused=False)
+    set_paused(world.engine, "erp", {"item"}, paused=False)
     world.drain()
     assert (order[0], len(order)) == ("live", 41)
 
@@ -275,16 +275,16 @@ KEYS = tuple("abcdefgh")
 
 
 def test_a_paused_third_party_or_entity_holds_up_nobody_else_and_goes_on_when_resumed(two: TwoThirdParties) -> None:
-    pause(two.engine, "erp", set(two.context.entities), paused=True)
-    pause(two.engine, "note", set(two.context.entities), paused=True)
+    set_paused(two.engine, "erp", set(two.context.entities), paused=True)
+    set_paused(two.engine, "note", set(two.context.entities), paused=True)
     for entity in ("item", "order", "note"):
         two.create(entity, *KEYS)
     two.drain()
     assert {entity: two.in_step(entity) for entity in two.context.entities} == {"item": 0, "note": 0, "order": 8}
-    pause(two.engine, "erp", set(two.context.entities), paused=False)
+    set_paused(two.engine, "erp", set(two.context.entities), paused=False)
     two.drain()
     assert {entity: two.in_step(entity) for entity in two.context.entities} == {"item": 8, "note": 0, "order": 8}
-    pause(two.engine, "note", set(two.context.entities), paused=False)
+    set_paused(two.engine, "note", set(two.context.entities), paused=False)
     two.drain()
     assert two.states() == {"done": 48}
 

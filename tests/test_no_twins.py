@@ -16,7 +16,7 @@ from fakes import FakeThirdParty, answer, lost_answer
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
-from sync_orchestrator.core.ledger.recording import redrive
+from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import Found
 from sync_orchestrator.core.push.attempt import claim, push
 from sync_orchestrator.core.push.settlement import settle
@@ -174,7 +174,7 @@ def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_
     held = "a" if world.row("a").parked else "b"
     world.put(held, name="changed meanwhile")
     settled_by(world)
-    redrive(world.engine)
+    redrive_events(world.engine)
     settled_by(world)
     world.full_sync()
     settled_by(world)

@@ -15,7 +15,7 @@ from fakes import FakeThirdParty, answer, lost_answer
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
-from sync_orchestrator.core.ledger.recording import redrive
+from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import TOO_OLD, Found
 from sync_orchestrator.core.push import attempt as pushing
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
@@ -118,7 +118,7 @@ def test_a_move_between_places_that_fails_half_way_leaves_no_twin(
     world.put("a", group="B")
     for _ in range(4):
         world.drain()
-        redrive(world.engine)
+        redrive_events(world.engine)
         world.later(45)
     assert world.mirrored() == world.truth()
     assert len(world.erp.store) == 1

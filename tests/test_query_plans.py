@@ -11,12 +11,13 @@ import pytest
 from conftest import World
 
 from sync_orchestrator.core.archive import queries as archive_queries
+from sync_orchestrator.core.db.locks import LOCK_RECORDS_IN_ORDER
 from sync_orchestrator.core.db.session import one_by_one, run
 from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.full_sync import queries as full_sync_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.operations.queries import dead_records as dead_records_queries
+from sync_orchestrator.core.operations import queries as operations_queries
 from sync_orchestrator.core.push import queries as push_queries
 
 KEYS = [f"k{number}" for number in range(500)]
@@ -62,12 +63,12 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
-    "dead records of a group": (dead_records_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "dead records of a group": (operations_queries.dead_records.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
     "list of dead records of a group": (
-        dead_records_queries.LIST_DEAD,
+        operations_queries.dead_records.LIST_DEAD,
         {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50},
     ),
-    "dead records of an entity": (dead_records_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
+    "dead records of an entity": (operations_queries.dead_records.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
     "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
 }
 
@@ -92,7 +93,7 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
         {"held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
     ),
     "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
-    "locks of a settlement": (push_queries.LOCK_CLAIMED_RECORDS, {"entity": ["item"] * 500, "key": KEYS}),
+    "locks of a settlement": (LOCK_RECORDS_IN_ORDER, {"entity": ["item"] * 500, "key": KEYS}),
     "parts of a claim": (push_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
 }
 """Batches of keys, which are joined with tables that a queue fills and empties."""

@@ -20,10 +20,12 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.operations.status import call_limit_text, pause, status
+from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import Found, Traits
 from sync_orchestrator.core.push.decision import Situation, Step, plan
 from sync_orchestrator.core.systems.call_limit import CallLimit, Limit, SharedCallLimit, eased, lowered, raised
+from sync_orchestrator.core.systems.overview import describe_call_limit
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
 
 WRITE = Call(method="PUT", path="/things", body={"a": 1})
@@ -148,8 +150,8 @@ async def test_all_processes_obey_a_limit_that_one_of_them_lowered_and_status_sa
     assert (one.calls, other.calls) == (16, 16)
     limit = status(world.engine)["systems"]["erp"]["call_limit"]
     assert (limit["calls_at_once"], limit["configured"], limit["reason"]) == (16, 32, LOST)
-    assert "16 of 32 calls at once" in call_limit_text("erp", limit)
-    assert LOST in call_limit_text("erp", limit)
+    assert "16 of 32 calls at once" in describe_call_limit("erp", limit)
+    assert LOST in describe_call_limit("erp", limit)
 
 
 async def test_calls_that_were_under_way_together_are_one_loss_over_all_processes(world: World) -> None:
@@ -176,7 +178,7 @@ async def test_a_limit_that_was_not_lowered_for_an_hour_is_over(world: World) ->
 async def test_resume_ends_a_limit(world: World) -> None:
     one = shared(world.engine)
     await one.lost(time.monotonic(), LOST)
-    pause(world.engine, "erp", set(), paused=False)
+    set_paused(world.engine, "erp", set(), paused=False)
     assert status(world.engine)["systems"]["erp"]["call_limit"] is None
 
 

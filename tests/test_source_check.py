@@ -18,8 +18,8 @@ from test_cli import command as command
 from test_full_sync import fill
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ledger.recording import discard
 from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.operations.events import discard_events
 from sync_orchestrator.core.validation.source_check import (
     Lost,
     SourceCheck,
@@ -310,7 +310,7 @@ def test_the_same_finding_is_one_event_and_a_person_may_end_it(synced: World) ->
     assert [check(synced).repaired, check(synced).repaired] == [1, 0]
     synced.drain()
     seqs = [row.seq for row in synced.query("SELECT seq FROM sync.events WHERE state = 'dead'")]
-    assert discard(synced.engine, seqs, "not wanted there") == 1
+    assert discard_events(synced.engine, seqs, "not wanted there") == 1
     assert check(synced).verdict == "in_step"
 
 

@@ -18,8 +18,8 @@ from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.event_batch import work_off
-from sync_orchestrator.core.ledger.recording import discard, redrive
 from sync_orchestrator.core.ledger.states import FINISHED, MOVES, State
+from sync_orchestrator.core.operations.events import discard_events, redrive_events
 from sync_orchestrator.core.operations.records import refresh
 
 Move = tuple[State, State]
@@ -270,7 +270,7 @@ def the_create_comes_after_its_update(world: World) -> None:
 @shows(WAITING, PENDING)
 def a_person_tries_again_what_waits(world: World) -> None:
     failed(world)
-    redrive(world.engine)
+    redrive_events(world.engine)
     world.drain()
 
 
@@ -340,14 +340,14 @@ def a_person_has_the_record_of_a_future_version_reread(world: World) -> None:
 @shows(DEAD, PENDING)
 def a_person_tries_again_what_is_dead(world: World) -> None:
     refused(world)
-    redrive(world.engine)
+    redrive_events(world.engine)
     world.drain()
 
 
 @shows(DEAD, DISCARDED)
 def a_person_gives_up(world: World) -> None:
     refused(world)
-    discard(world.engine, [row.seq for row in world.query("SELECT seq FROM sync.events")], "not wanted there")
+    discard_events(world.engine, [row.seq for row in world.query("SELECT seq FROM sync.events")], "not wanted there")
 
 
 @shows(DEAD, DONE)

@@ -17,7 +17,7 @@ from sync_orchestrator.cli import app
 from sync_orchestrator.core.full_sync import progress as sync_progress
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, left_over, reported
-from sync_orchestrator.core.operations.status import pause
+from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
 
 Command = Callable[..., Result]
@@ -135,9 +135,9 @@ def test_the_progress_says_that_pushes_wait_and_what_ends_it(world: World) -> No
     progress = SyncProgress(world.context, world.entity)
     progress.of_group("A")
     assert not [line for line in progress.lines() if "pushes wait" in line]
-    pause(world.engine, "item", {"item"}, paused=True)
+    set_paused(world.engine, "item", {"item"}, paused=True)
     assert progress.lines()[-1] == (
         "pushes wait: item is paused; launch the job `resume`, or run `sync-orchestrator resume item`"
     )
-    pause(world.engine, "erp", {"item"}, paused=True)
+    set_paused(world.engine, "erp", {"item"}, paused=True)
     assert progress.lines()[-1].endswith("`sync-orchestrator resume item` and `sync-orchestrator resume erp`")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.systems import queries
+from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.suspension import suspend
 from sync_orchestrator.errors import CallFailed
 
@@ -55,11 +55,11 @@ async def is_same_account(context: Context, system: str, *, at_most_every: float
 
 
 def _compare(connection: Connection, system: str, account: str) -> bool:
-    if run(connection, queries.SELECT_SUSPENSION, name=system)[0].account == account:
+    if run(connection, systems_queries.SELECT_SUSPENSION, name=system)[0].account == account:
         return True
-    row = run(connection, queries.LOCK_SUSPENSION, name=system)[0]
+    row = run(connection, systems_queries.LOCK_SUSPENSION, name=system)[0]
     if row.account is None:
-        run(connection, queries.STORE_ACCOUNT, name=system, account=account)
+        run(connection, systems_queries.STORE_ACCOUNT, name=system, account=account)
         return True
     if row.account == account:
         return True
