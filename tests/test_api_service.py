@@ -381,8 +381,8 @@ def test_figures(world: World) -> None:
     def of(name: str, **labels: str) -> float:
         return found[(name, *sorted(labels.items()))]
 
-    assert of("sync_events_total", entity="item", source="shop", what="received") == 2
-    assert of("sync_events_total", entity="item", source="stock", what="done") == 1
+    assert of("sync_events_total", entity="item", source="shop", outcome="received") == 2
+    assert of("sync_events_total", entity="item", source="stock", outcome="done") == 1
     assert of("sync_events_open", entity="item", source="shop", state="pending") == 1
     assert of("sync_pushes_total", entity="item", outcome="acknowledged") == 1
     assert of("sync_event_seconds_bucket", entity="item", le="5.0") == 0

@@ -12,12 +12,12 @@ from test_full_sync import fill
 from test_no_storms import watched
 
 from sync_orchestrator.adapters.http.responses import Answer, failure_of
-from sync_orchestrator.api.health import _figures
 from sync_orchestrator.assets.mirror_checks import metadata_of, summary
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
 from sync_orchestrator.core.operations import events
 from sync_orchestrator.core.operations.dead_records import discard_dead_records, redrive_dead_records
+from sync_orchestrator.core.operations.metrics import read_figures
 from sync_orchestrator.core.operations.records import push_again, refresh
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import PartRead
@@ -693,8 +693,8 @@ def test_metrics_count_dead_records_by_state(world: World) -> None:
     discard(world, keys=["k002"])
     unreadable_change(world, "new")
     with world.engine.begin() as connection:
-        [family] = [family for family in _figures(connection) if family.name == "sync_dead_records"]
-    assert {(sample.labels["entity"], sample.labels["state"]): sample.value for sample in family.samples} == {
+        [figure] = [figure for figure in read_figures(connection) if figure.name == "sync_dead_records"]
+    assert figure.values == {
         ("item", "dead"): 1,
         ("item", "discarded"): 1,
         ("item", "event"): 1,
