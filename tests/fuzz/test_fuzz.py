@@ -40,6 +40,7 @@ from fuzz_service import (
     watching,
 )
 from fuzz_upstreams import OddUpstream, odd_upstream
+from paths import SUPPORT
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from sqlalchemy import Engine
@@ -356,7 +357,7 @@ async def drained(
     with (folder / "drain.log").open("wb") as log:
         drain = await asyncio.to_thread(
             subprocess.Popen,
-            [sys.executable, str(Path(__file__).with_name("fuzz_drain.py")), str(end)],
+            [sys.executable, str(SUPPORT / "fuzz_drain.py"), str(end)],
             env={**environment(folder, url), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=log,
             stderr=log,
