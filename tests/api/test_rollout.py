@@ -636,4 +636,4 @@ async def test_shares_stand_in_the_figures(serve: Serve, engine: Engine) -> None
         for sample in family.samples
     }
     assert figures["sync_rollout_share", "stone"] == 40
-    assert figures["sync_rollout_calls_total", "stone", "new"] == 1
+    assert figures["sync_rollout_calls_total", "new", "stone"] == 1
