@@ -104,7 +104,7 @@ WHERE place <= %(most)s
 PLAN_RECORDS = """
 SELECT key, group_key, revision, deleted, ready, applied_revision, applied_digest, applied_group, external_id,
        rejected_digest, stopped, first_applied_at IS NOT NULL AS ever_applied,
-       EXTRACT(epoch FROM outcome_unknown_until - sync.clock())::float8 AS unsettled_for
+       EXTRACT(epoch FROM outcome_unknown_until - sync.clock())::float8 AS outcome_unknown_for
 FROM sync.records
 WHERE entity = %(entity)s AND revision > 0
   AND (key = ANY(%(keys)s) OR group_key = %(group)s OR applied_group = %(group)s)

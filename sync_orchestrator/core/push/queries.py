@@ -97,7 +97,7 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
           EXTRACT(epoch FROM sync.clock() - r.applied_at)::float8 AS acknowledged_ago,
           coalesce(EXTRACT(epoch FROM r.refused_at) * 1e6, 0)::bigint AS refused_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
-          EXTRACT(epoch FROM r.outcome_unknown_until - sync.clock())::float8 AS unsettled_for
+          EXTRACT(epoch FROM r.outcome_unknown_until - sync.clock())::float8 AS outcome_unknown_for
 """
 
 CLAIM_DUE_RECORDS = f"WITH {_DUE_RECORDS} {_CLAIM_CHOSEN}"

@@ -112,7 +112,7 @@ def test_while_an_older_call_may_still_land(
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
-@pytest.mark.parametrize("unsettled_for", [LANDED, 0.0])
+@pytest.mark.parametrize("outcome_unknown_for", [LANDED, 0.0])
 @pytest.mark.parametrize(
     ("situation", "searchable", "idempotent", "blind", "our_keys"),
     [
@@ -152,7 +152,7 @@ def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situat
 
 
 @pytest.mark.parametrize(
-    ("situation", "unsettled_for", "found", "step"),
+    ("situation", "outcome_unknown_for", "found", "step"),
     [
         (NEW, None, None, CREATE),
         (NEW, None, "7", UPDATE),
