@@ -6,7 +6,8 @@ SyncError
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
 ├── BrokerDown         a message broker that cannot be worked with now
-├── NotFound           a person named something that is not here
+├── NotFound           a name of something that is not here
+├── UsageError         a command or function was called with arguments that do not go together
 ├── NotYet             more traffic shall take a new path whose data is not known to be right
 ├── GroupBusy          another full sync of the same business group holds its lease
 ├── DeletionsHeld      a full sync would delete more than the cap allows
@@ -60,6 +61,10 @@ class BrokerDown(SyncError):
 
 class NotFound(SyncError):
     """What a person named does not exist."""
+
+
+class UsageError(SyncError):
+    """A command or function was called with arguments that do not go together, or without one that it needs."""
 
 
 class NotYet(SyncError):

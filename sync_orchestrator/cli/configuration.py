@@ -13,7 +13,7 @@ import typer
 
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, complain, say, show_endings, show_step, steps, table
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from sync_orchestrator.conformance.report import Ending
@@ -115,7 +115,7 @@ def conformance_command(
         )
     samples = None if sample is None else samples_in(sample)
     if samples is not None and sum(part is None for _, part in todo) > 1:
-        raise NotFound(f"a sample is of one entity: name one, {', '.join(config.entities)}")
+        raise UsageError(f"a sample is of one entity: name one, {', '.join(config.entities)}")
     endings: list[Ending] = []
     with steps("conformance") as bar:
         for entity, part in todo:

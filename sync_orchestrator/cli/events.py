@@ -12,7 +12,7 @@ import typer
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, say, table
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import NotFound, UsageError
 
 Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
 
@@ -63,7 +63,7 @@ def events_redrive(
 ) -> None:
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
-        raise NotFound("name events by number, or say --all")
+        raise UsageError("name events by number, or say --all")
     from sync_orchestrator.core.operations.events import redrive_events
 
     engine = existing_database()

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from sync_orchestrator.cli.terminal import say
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import UsageError
 
 commands = typer.Typer()
 
@@ -118,5 +118,5 @@ def _ask(option: str, value: str | None, question: str, default: str | None = No
     if value is None and yes:
         value = default
     if value is None and yes:
-        raise NotFound(f"{option} is needed with --yes")
+        raise UsageError(f"{option} is needed with --yes")
     return (typer.prompt(question, default=default) if value is None else value).strip()

@@ -20,7 +20,7 @@ from sync_orchestrator.cli.existing import (
 )
 from sync_orchestrator.cli.options import Group, Json
 from sync_orchestrator.cli.terminal import as_json, say, table
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import UsageError
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.push.dead_records import DeadRecord, DeadSelection
@@ -154,7 +154,7 @@ def records_redrive(
 
     selection = _selection(entity, keys, group, cause, every)
     if absent and not keys:
-        raise NotFound("--absent needs the keys of the records that you have checked")
+        raise UsageError("--absent needs the keys of the records that you have checked")
     engine = existing_database()
     count = redrive_dead_records(engine, selection, confirmed_absent=absent)
     say(f"{count} records redriven")
@@ -191,7 +191,7 @@ def _selection(entity: str, keys: list[str] | None, group: str | None, cause: st
     from sync_orchestrator.core.push.dead_records import DeadSelection
 
     if not (keys or group or cause or every):
-        raise NotFound("name records by key, or use --group, --cause or --all")
+        raise UsageError("name records by key, or use --group, --cause or --all")
     if keys and every:
-        raise NotFound("name records by key, or use --all: not both")
+        raise UsageError("name records by key, or use --all: not both")
     return DeadSelection(entity, keys or None, group, cause)

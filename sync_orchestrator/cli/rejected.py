@@ -12,7 +12,7 @@ import typer
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, say, table
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import UsageError
 
 Ids = Annotated[list[int] | None, typer.Argument(help="Numbers of messages, as `rejected list` shows them.")]
 Consumer = Annotated[str | None, typer.Option(help="Only those of this consumer.")]
@@ -60,7 +60,7 @@ def rejected_retry(
     from sync_orchestrator.brokers.consume import retry_rejected
 
     if not ids and not every:
-        raise NotFound("name messages by number, or say --all")
+        raise UsageError("name messages by number, or say --all")
     config = composition.load_config()
     went, left = retry_rejected(existing_database(), config, ids or None, consumer)
     say(f"{went} messages recorded, {left} still cannot be read")

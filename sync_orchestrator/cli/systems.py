@@ -11,7 +11,7 @@ import typer
 
 from sync_orchestrator.cli.existing import existing_context
 from sync_orchestrator.cli.terminal import complain, say
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context
@@ -65,7 +65,7 @@ def _end_suspension(context: Context, system: str, suspension: Suspension | None
     if suspension is None:
         raise NotFound(f"pushes to '{system}' are not suspended")
     if not reason:
-        raise NotFound("--without-adopting needs a --reason: records of others may be overwritten where ids changed")
+        raise UsageError("--without-adopting needs a --reason: records of others may be overwritten where ids changed")
     with context.engine.begin() as connection:
         lift(connection, system, reason=reason)
     say(f"the suspension of {system} is over, nothing was adopted: {reason}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -102,6 +103,8 @@ class Retention(Model):
 class Config(Model):
     """All of ``sync.yaml``."""
 
+    version: Literal[1] = 1
+    """The version of this file's format."""
     sources: dict[Name, Source] = Field(min_length=1)
     """The source systems, by a name of your choice."""
     third_parties: dict[Name, ThirdPartySystem] = Field(min_length=1)

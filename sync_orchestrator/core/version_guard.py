@@ -21,7 +21,7 @@ class Stamp:
     Attributes:
         epoch: Stepped when the source was restored from a backup.
         version: The source's modification time in microseconds, or any growing number.
-        read sequence: The number of the read that brought the state; 0 where an event told it.
+        read_sequence: The number of the read that brought the state; 0 where an event told it.
         content_hash: The digest of the part's data, TOMBSTONE_HASH for a deletion.
         seq: The number of the event that told it; 0 for a read. Tickets are drawn from the same sequence.
         inferred: A deletion that no delete event asked for.

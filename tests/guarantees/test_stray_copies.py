@@ -262,7 +262,8 @@ def test_what_a_late_create_made_stays_where_the_holder_has_adopted_it(world: Wo
     made_late = pushed(world, late)
     world.query("UPDATE sync.records SET outcome_unknown_until = sync.clock()")
     adopted = pushed(
-        world, holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "outcome_unknown_for": 0.0})
+        world,
+        holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "outcome_unknown_for": 0.0}),
     )
     assert adopted.external_id == made_late.external_id
     settle_one(world, made_late)

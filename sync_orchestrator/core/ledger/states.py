@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import UsageError
 
 
 class State(StrEnum):
@@ -46,6 +46,6 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 def require_discard_reason(reason: str) -> None:
-    """Raises NotFound for a discard without a reason."""
+    """Raises UsageError for a discard without a reason."""
     if not reason.strip():
-        raise NotFound("a discard needs a reason")
+        raise UsageError("a discard needs a reason")

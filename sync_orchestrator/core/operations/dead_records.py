@@ -16,7 +16,7 @@ from sync_orchestrator.core.notifications import queries as notifications_querie
 from sync_orchestrator.core.push import dead_record_queries
 from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.dead_records import ALL_STATES, DEAD_STATES, DeadSelection, State, _parameters
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -39,11 +39,11 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
     """Gives dead records up, with the reason kept; returns how many keys.
 
     A discarded record is not pushed until a new revision of it arrives. Its dead events end as discarded. Raises
-    NotFound without a reason, and where nothing that is selected is dead.
+    UsageError without a reason, and where nothing that is selected is dead.
     """
     assert selection.entity is not None
     if not reason.strip():
-        raise NotFound("a discard needs a reason")
+        raise UsageError("a discard needs a reason")
     count = in_transaction(engine, lambda connection: _discard(connection, str(selection.entity), selection, reason))
     if not count:
         raise NotFound(

@@ -38,8 +38,8 @@ class Step(StrEnum):
 class Situation:
     """A claimed record, as far as it matters for the next call.
 
-    ``outcome_unknown_for``: seconds until an older call of unknown outcome can no longer land; negative when that time is
-    over; None when every outcome is known. ``elsewhere``: an older call of unknown outcome went to another place.
+    ``outcome_unknown_for``: seconds until an older call of unknown outcome can no longer land; negative when that time
+    is over; None when every outcome is known. ``elsewhere``: an older call of unknown outcome went to another place.
     ``lost``: there was an id, and it leads to nothing or to another record. ``acknowledged_ago``: seconds since the
     third party last acknowledged the record; None for never. ``regrouped``: the third party may have it in another
     business group, under the same address.

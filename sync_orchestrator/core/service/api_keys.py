@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.service import queries
-from sync_orchestrator.errors import NotFound
+from sync_orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -57,7 +57,7 @@ def make_key(
         wrong = sorted(set(scopes) - known) or ["none"]
         raise NotFound(f"no scope {wrong[0]}: there is {', '.join(sorted(known))}")
     if not name.strip():
-        raise NotFound("a key needs a name: whose is it?")
+        raise UsageError("a key needs a name: whose is it?")
     ident = secrets.token_hex(6)
     key = f"sync_{ident}_{secrets.token_urlsafe(32)}"
     run(
