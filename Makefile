@@ -71,8 +71,8 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 	--no-emit-index-url --no-emit-find-links --no-strip-extras
 
 requirements: .venv/dev  ## compile the pinned requirement files anew, with the hashes of all packages
-	$(COMPILE) pyproject.toml --group demo --group build -o requirements/run.txt
-	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra all --group demo --group build -o requirements/run.txt
+	$(COMPILE) pyproject.toml --extra all --group demo --group build --group dev -o requirements/dev.txt
 	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/packages/datasette.txt
 	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
 		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \

@@ -2,6 +2,7 @@
 
 SyncError
 ├── ConfigError        sync.yaml or the environment is wrong; the message names the place and the mend
+│   └── MissingExtra   a feature is used whose optional dependency is not installed
 ├── InvalidEvent       a change event that must be refused at the edge
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
@@ -40,6 +41,10 @@ class SyncError(Exception):
 
 class ConfigError(SyncError):
     """The configuration cannot be used; the message names the place and the mend."""
+
+
+class MissingExtra(ConfigError):
+    """A feature is used whose optional dependency is not installed; the message names the extra to install."""
 
 
 class InvalidEvent(SyncError):
