@@ -86,6 +86,8 @@ class PreparedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
+    """How many events were recorded, and how many had been recorded before."""
+
     accepted: int
     duplicates: int
 
@@ -95,7 +97,6 @@ def record(engine: Engine, events: Sequence[ChangeEvent]) -> Recorded:
 
     An event that came before under the same source and id is counted and not recorded again.
     """
-
     return record_each(engine, [events])[0]
 
 
@@ -225,7 +226,7 @@ class Conservation:
 
     @property
     def balanced(self) -> bool:
-        """received = pending + leased + waiting + done + superseded + dead + discarded."""
+        """Received = pending + leased + waiting + done + superseded + dead + discarded."""
         return self.received == sum(self.states.values())
 
 
@@ -248,7 +249,6 @@ def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | Non
     ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
-
     from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:

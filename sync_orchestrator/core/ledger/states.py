@@ -19,6 +19,8 @@ from enum import StrEnum
 
 
 class State(StrEnum):
+    """Where an event is. At any time it is in exactly one state."""
+
     PENDING = "pending"
     LEASED = "leased"
     WAITING = "waiting"

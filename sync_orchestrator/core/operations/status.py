@@ -76,6 +76,7 @@ def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
 
 
 def paused_entities(connection: Connection) -> set[str]:
+    """Returns the names of the entities whose pushes are paused."""
     return {row.name for row in run(connection, "SELECT name FROM sync.entities WHERE paused")}
 
 

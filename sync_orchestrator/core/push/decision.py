@@ -104,8 +104,11 @@ def _by_our_key(situation: Situation, traits: Traits) -> Step:
 
 
 def _proves_itself(situation: Situation, traits: Traits) -> bool:
-    """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
-    update together with others does not cost less."""
+    """Whether a read is worth it.
+
+    It is where it shows all that a write would write, no late write can come, and repeating the update together with
+    others does not cost less.
+    """
     landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
     return (
         landed
