@@ -26,8 +26,10 @@ MAX_DETAIL_LENGTH = 2000
 
 
 class SyncError(Exception):
-    """Base of everything this project raises on purpose. Its message can be stored, and holds no secret of the
-    environment."""
+    """Base of everything this project raises on purpose.
+
+    Its message can be stored, and holds no secret of the environment.
+    """
 
     def __init__(self, *messages: object) -> None:
         super().__init__(

@@ -89,6 +89,7 @@ class ThirdPartySystem(Http):
 
     @property
     def landing_seconds(self) -> float:
+        """How long after a call without a response the call may still take effect, in seconds."""
         return self.timeout if self.landing is None else self.landing
 
 
