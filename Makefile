@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
+.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -37,6 +37,13 @@ test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processe
 test-third-parties: .venv/dev  ## the same promises on five servers that exist, installed from registries; needs npm
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
+
+wheel: .venv/run  ## build the wheel and the source distribution in dist
+	rm -rf build dist
+	$(BIN)/python -c 'from setuptools import build_meta as make; make.build_sdist("dist"); make.build_wheel("dist")'
+
+test-wheel: wheel  ## install the wheel into a clean environment and try it there (some minutes)
+	$(BIN)/python tests/try_wheel.py
 
 bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)
