@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check requirements reference clean
+.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -65,13 +65,17 @@ bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of id
 	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long
 
-check: .venv/dev  ## style, types, architecture, definitions, known vulnerabilities of the pinned packages
+check: .venv/dev  ## style, spelling, docstrings, types, architecture, definitions, known vulnerabilities of the pinned packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	SYNC_CONFIG=demo/sync.yaml VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
 	$(BIN)/python requirements/audit.py
+
+hooks: .venv/dev  ## run the quick checks on each commit of this clone, by pre-commit
+	$(BIN)/pre-commit install
 
 # All files that were published of each version, so that the pins hold on every platform.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
