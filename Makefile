@@ -25,11 +25,11 @@ test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browse
 	$(BIN)/python -m pytest -m ui tests/ui
 
 test-postgres: .venv/dev  ## the tests that matter for SQL, on this machine's Postgres or SYNC_TEST_DATABASE_URL
-	$(BIN)/python tests/on_machines_postgres.py -n 2 --dist loadscope
+	$(BIN)/python tests/support/on_machines_postgres.py -n 2 --dist loadscope
 
 test-long: .venv/dev  ## more and longer random histories, and 1,234 spoiled records under live load
-	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/test_invariants.py
-	$(BIN)/python -m pytest -m long tests/test_validation_under_load.py tests/test_field_outages.py tests/test_cancel.py
+	SYNC_TEST_HISTORIES=2000 SYNC_TEST_STEPS=100 $(BIN)/python -m pytest -m "long or not long" tests/guarantees/test_invariants.py
+	$(BIN)/python -m pytest -m long tests/guarantees/test_validation_under_load.py tests/field/test_field_outages.py tests/dagster/test_run_cancellation.py
 
 test-fuzz: .venv/dev  ## 60,000 odd requests and responses against real processes, with a table at the end (under ten minutes)
 	$(BIN)/python -m pytest -m long tests/fuzz
@@ -43,7 +43,7 @@ wheel: .venv/run  ## build the wheel and the source distribution in dist
 	$(BIN)/python -c 'from setuptools import build_meta as make; make.build_sdist("dist"); make.build_wheel("dist")'
 
 test-wheel: wheel  ## install the wheel into a clean environment and try it there (some minutes)
-	$(BIN)/python tests/try_wheel.py
+	$(BIN)/python tests/support/try_wheel.py
 
 bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)

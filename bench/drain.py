@@ -25,7 +25,8 @@ from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.runtime import perform
 
 CONNECTIONS = 32
@@ -152,7 +153,7 @@ def drained(url: str, config: Config, changes: list[ChangeEvent]) -> DrainReport
     report = perform(context, drain(context, linger=0, most_seconds=600))
     engine = connect(url)
     with engine.begin() as connection:
-        told = conservation(connection)
+        told = count_conservation(connection)
     engine.dispose()
     assert told.states["done"] + told.states["superseded"] == len(changes), told
     return report

@@ -255,6 +255,7 @@ def entity_context(
 ) -> EntityContext:
     """One entity's rules and systems."""
     from sync_orchestrator.core.context import EntityContext
+    from sync_orchestrator.core.notifications.outcomes import OutcomeRouting
     from sync_orchestrator.core.version_guard import Rules
 
     entity = config.entities[name]
@@ -273,5 +274,5 @@ def entity_context(
         sources=sources,
         third_party=third_party,
         system=config.third_parties[entity.third_party.system],
-        told=config.told_of(name),
+        outcomes=OutcomeRouting(name, entity.third_party.system, config.told_of(name)),
     )

@@ -24,7 +24,8 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
-from sync_orchestrator.core.ledger.recording import ChangeEvent, Conservation, conservation, record
+from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first
@@ -149,7 +150,7 @@ class World:
 
     def totals(self) -> Conservation:
         with self.engine.begin() as connection:
-            return conservation(connection)
+            return count_conservation(connection)
 
     def states(self) -> dict[str, int]:
         """Events by state, those that are not zero."""

@@ -1,13 +1,13 @@
 """``/healthz``, ``/readyz`` and ``/metrics``: for those who operate the service.
 
-Not here: what is counted (``core/statements/metrics.py``).
+Not here: what is counted (``core/operations/metrics.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -23,12 +23,9 @@ from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.core.db import connections
-from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.probe import try_to_record
-from sync_orchestrator.core.operations.queries import dead_records as dead_queries
-from sync_orchestrator.core.operations.queries import metrics as metrics_queries
-from sync_orchestrator.core.operations.status import seconds_since_heartbeat
+from sync_orchestrator.core.operations.metrics import read_figures, read_latencies
+from sync_orchestrator.core.systems.heartbeats import seconds_since_heartbeat
 from sync_orchestrator.database.migrate import is_current
 
 READY_SECONDS = 5.0
@@ -36,6 +33,7 @@ READY_SECONDS = 5.0
 
 _REST_SECONDS = 1.0
 _SENSOR_SILENT_SECONDS = 120.0
+_FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 
 Families = Iterator[Metric]
 Collect = Callable[[Connection], Families]
@@ -106,7 +104,7 @@ class Health:
 
     def _exposed(self) -> bytes:
         with self._database.engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
-            found = [*_figures(connection), *(self._more(connection) if self._more else ())]
+            found = [*_families(connection), *(self._more(connection) if self._more else ())]
         registry = CollectorRegistry()
         registry.register(_Collected(found))
         return cast(bytes, generate_latest(registry))  # type: ignore[no-untyped-call]
@@ -120,114 +118,16 @@ class _Collected(Collector):
         yield from self._families
 
 
-def _figures(connection: Connection) -> Families:
-    yield _counter(
-        connection,
-        "sync_events",
-        "Events by what became of them, and what was received.",
-        metrics_queries.COUNT_FINISHED_EVENTS,
-        ("entity", "source", "what"),
-    )
-    yield _gauge(
-        connection,
-        "sync_events_open",
-        "Events that are not finished, by state.",
-        metrics_queries.COUNT_ACTIVE_EVENTS,
-        ("entity", "source", "state"),
-    )
-    yield _single(
-        "sync_oldest_due_seconds",
-        "How long the oldest due work has waited.",
-        float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
-    )
-    yield _counter(
-        connection,
-        "sync_pushes",
-        "Calls that were to write at the third party, by outcome.",
-        metrics_queries.COUNT_PUSHES,
-        ("entity", "outcome"),
-    )
-    yield _latencies(connection)
-    yield _gauge(
-        connection,
-        "sync_breaker_open",
-        "1 while no pushes go to the system.",
-        metrics_queries.LIST_OPEN_BREAKERS,
-        ("system",),
-    )
-    yield _gauge(
-        connection,
-        "sync_suspended",
-        "1 while pushes to the system are suspended until it is adopted.",
-        metrics_queries.LIST_SUSPENDED,
-        ("system",),
-    )
-    yield _gauge(
-        connection,
-        "sync_groups",
-        "Business groups by the verdict of their last validation.",
-        metrics_queries.COUNT_VERDICTS,
-        ("entity", "verdict"),
-    )
-    yield _gauge(
-        connection,
-        "sync_drift",
-        "Differences that validation confirmed and that are not known to be gone.",
-        metrics_queries.COUNT_OPEN_DRIFT,
-        ("entity", "kind"),
-    )
-    yield _gauge(
-        connection,
-        "sync_dead_records",
-        "Records that are not pushed any more: dead, held (on hold) or "
-        "discarded; and changes that died before they were archived (event).",
-        dead_queries.COUNT_DEAD,
-        ("entity", "state"),
-    )
-    yield _gauge(connection, "sync_alerts_open", "Alerts that are open.", metrics_queries.COUNT_OPEN_ALERTS, ("kind",))
-    yield _gauge(
-        connection,
-        "sync_silent_seconds",
-        "How long ago the sensor and the drain were last heard of.",
-        metrics_queries.LIST_HEARTBEAT_AGES,
-        ("name",),
-    )
-
-
-def _counter(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
-    family = CounterMetricFamily(name, help_text, labels=labels)
-    return _filled(family, connection, statement, labels)
-
-
-def _gauge(connection: Connection, name: str, help_text: str, statement: str, labels: tuple[str, ...]) -> Metric:
-    return _filled(GaugeMetricFamily(name, help_text, labels=labels), connection, statement, labels)
-
-
-def _filled(
-    family: CounterMetricFamily | GaugeMetricFamily, connection: Connection, statement: str, labels: tuple[str, ...]
-) -> Metric:
-    for row in run(connection, statement):
-        family.add_metric([str(getattr(row, label)) for label in labels], float(row.n))
-    return family
-
-
-def _single(name: str, help_text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, help_text, value=value)
-
-
-def _latencies(connection: Connection) -> Metric:
+def _families(connection: Connection) -> Families:
+    for figure in read_figures(connection):
+        family = _FAMILIES[figure.kind](figure.name, figure.help_text, labels=figure.labels)
+        for labels, value in figure.values.items():
+            family.add_metric(labels, value)
+        yield family
     family = HistogramMetricFamily(
         "sync_event_seconds", "From being received to being acknowledged by the third party.", labels=("entity",)
     )
-    classes: dict[str, dict[float, int]] = defaultdict(dict)
-    sums: dict[str, float] = defaultdict(float)
-    for row in run(connection, metrics_queries.SUM_LATENCIES):
-        classes[row.entity][row.most] = row.n
-        sums[row.entity] += row.seconds
-    for entity, counted in classes.items():
-        total, buckets = 0, []
-        for most in (*ledger_queries.LATENCY_BUCKETS_SECONDS, float("inf")):
-            total += counted.get(float(most), 0)
-            buckets.append(("+Inf" if most == float("inf") else str(float(most)), float(total)))
-        family.add_metric([entity], buckets, sums[entity])
-    return family
+    for latency in read_latencies(connection):
+        buckets = [("+Inf" if math.isinf(bound) else str(bound), float(count)) for bound, count in latency.buckets]
+        family.add_metric([latency.entity], buckets, latency.sum_seconds)
+    yield family

@@ -19,9 +19,8 @@ from sync_orchestrator.api.auth import Access
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.failure_causes import error_class
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.lookups import find_events_by_id
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.service.api_keys import Caller
 from sync_orchestrator.core.values.names import composed
@@ -69,7 +68,7 @@ class Lookups:
 
         def look() -> list[dict[str, Any]]:
             with self._database.engine.begin() as connection:
-                rows = run(connection, ledger_queries.SELECT_EVENT_BY_ID, sources=sources, id=ident)
+                rows = find_events_by_id(connection, sources, ident)
             return [_for(caller, _plain(row._mapping)) for row in rows]
 
         found = await self._database.ask(look)

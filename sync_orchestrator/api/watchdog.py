@@ -14,7 +14,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.operations.status import seconds_since_heartbeat
+from sync_orchestrator.core.systems.heartbeats import seconds_since_heartbeat
 
 LOOK_SECONDS = 30.0
 

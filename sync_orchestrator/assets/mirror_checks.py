@@ -43,7 +43,7 @@ from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.operations.dead_records import DeadRecord
+from sync_orchestrator.core.push.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report

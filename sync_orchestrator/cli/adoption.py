@@ -15,7 +15,6 @@ from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, JsonLines
 from sync_orchestrator.cli.terminal import as_json, complain, say, steps, table
 from sync_orchestrator.cli.validation import show_validations, validation_as_json
-from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -80,10 +79,10 @@ def adopt_command(
 
 
 def _suspended(context: Context) -> list[EntityContext]:
-    from sync_orchestrator.core.db.session import run
+    from sync_orchestrator.core.systems.suspension import list_suspended_systems
 
     with context.engine.begin() as connection:
-        names = {row.name for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS)}
+        names = set(list_suspended_systems(connection))
     chosen = [entity for entity in context.entities.values() if entity.system_name in names]
     if not chosen:
         raise NotFound(

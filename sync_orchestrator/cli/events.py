@@ -1,19 +1,17 @@
 """``events``: change events in the ledger.
 
-Not here: what becomes of them (``core/ledger/recording.py``).
+Not here: what becomes of them (``core/operations/events.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from sync_orchestrator.cli.existing import existing_database, existing_database_to_read, say_who_pushes
 from sync_orchestrator.cli.options import Json
 from sync_orchestrator.cli.terminal import as_json, say, table
-from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.errors import NotFound
 
 Seqs = Annotated[list[int] | None, typer.Argument(help="Numbers of events, as `events list` shows them.")]
@@ -30,12 +28,12 @@ def events_list(
     json: Json = False,
 ) -> None:
     """List events that are not finished, newest first."""
+    from sync_orchestrator.core.ledger import lookups
     from sync_orchestrator.core.values.names import composed
 
-    rows = [
-        dict(row._mapping)
-        for row in _query(ledger_queries.LIST_EVENTS, state=state, entity=entity, key=key and composed(key), most=most)
-    ]
+    with existing_database_to_read().begin() as connection:
+        found = lookups.list_events(connection, state=state, entity=entity, key=key and composed(key), limit=most)
+    rows = [dict(row._mapping) for row in found]
     if json:
         as_json(rows)
         return
@@ -48,10 +46,13 @@ def events_list(
 @commands.command("show")
 def events_show(seq: int) -> None:
     """Show one event, finished or not, as JSON."""
-    rows = _query(ledger_queries.SELECT_EVENT, seq=seq)
-    if not rows:
+    from sync_orchestrator.core.ledger.lookups import find_event
+
+    with existing_database_to_read().begin() as connection:
+        event = find_event(connection, seq)
+    if event is None:
         raise NotFound(f"there is no event {seq}")
-    as_json(dict(rows[0]._mapping), indent=2)
+    as_json(dict(event._mapping), indent=2)
 
 
 @commands.command("redrive")
@@ -63,10 +64,10 @@ def events_redrive(
     """Put dead or waiting events back to pending, with fresh attempts."""
     if not seqs and not every:
         raise NotFound("name events by number, or say --all")
-    from sync_orchestrator.core.ledger import recording
+    from sync_orchestrator.core.operations.events import redrive_events
 
     engine = existing_database()
-    count = recording.redrive(engine, seqs or None, entity)
+    count = redrive_events(engine, seqs or None, entity)
     say(f"{count} events re-driven")
     if count:
         say_who_pushes(engine, "they are due")
@@ -75,13 +76,6 @@ def events_redrive(
 @commands.command("discard")
 def events_discard(seqs: Seqs, reason: Annotated[str, typer.Option(help="Why; it is kept.")]) -> None:
     """End dead events for good."""
-    from sync_orchestrator.core.ledger import recording
+    from sync_orchestrator.core.operations.events import discard_events
 
-    say(f"{recording.discard(existing_database(), seqs or [], reason)} events discarded")
-
-
-def _query(statement: str, **parameters: Any) -> Sequence[Any]:
-    from sync_orchestrator.core.db.session import run
-
-    with existing_database_to_read().begin() as connection:
-        return run(connection, statement, **parameters)
+    say(f"{discard_events(existing_database(), seqs or [], reason)} events discarded")

@@ -23,7 +23,7 @@ from sync_orchestrator.cli.terminal import as_json, say, table
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
-    from sync_orchestrator.core.operations.dead_records import DeadRecord, DeadSelection
+    from sync_orchestrator.core.push.dead_records import DeadRecord, DeadSelection
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys of records, as `records list` shows them.")]
 Cause = Annotated[str | None, typer.Option(help="Only records with this text in their error or cause.")]
@@ -98,7 +98,7 @@ def records_list(
     json: Json = False,
 ) -> None:
     """List records that are not pushed any more, with cause and time; the dead ones by default."""
-    from sync_orchestrator.core.operations.dead_records import DEAD_STATES, DeadSelection, list_dead_records
+    from sync_orchestrator.core.push.dead_records import DEAD_STATES, DeadSelection, list_dead_records
 
     states = (*(DEAD_STATES if dead or not discarded else ()), *(("discarded",) if discarded else ()))
     with existing_database_to_read().begin() as connection:
@@ -173,7 +173,8 @@ def records_discard(
     yes: Annotated[bool, typer.Option("--yes", help="Do not prompt.")] = False,
 ) -> None:
     """Give dead records up: they are not pushed until they change, and their dead events end."""
-    from sync_orchestrator.core.operations.dead_records import discard_dead_records, list_dead_records
+    from sync_orchestrator.core.operations.dead_records import discard_dead_records
+    from sync_orchestrator.core.push.dead_records import list_dead_records
 
     selection = _selection(entity, keys, group, cause, every)
     engine = existing_database()
@@ -187,7 +188,7 @@ def records_discard(
 
 def _selection(entity: str, keys: list[str] | None, group: str | None, cause: str | None, every: bool) -> DeadSelection:
     """Which records are meant; all of them only where that is said."""
-    from sync_orchestrator.core.operations.dead_records import DeadSelection
+    from sync_orchestrator.core.push.dead_records import DeadSelection
 
     if not (keys or group or cause or every):
         raise NotFound("name records by key, or use --group, --cause or --all")

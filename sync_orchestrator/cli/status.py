@@ -20,8 +20,8 @@ commands = typer.Typer()
 def status(json: Json = False) -> None:
     """Show how much is where, how old the oldest due work is, and what is wrong."""
     from sync_orchestrator import composition
-    from sync_orchestrator.core.operations.status import call_limit_text
     from sync_orchestrator.core.operations.status import status as read_status
+    from sync_orchestrator.core.systems.overview import describe_call_limit
 
     found = read_status(existing_database_to_read())
     if json:
@@ -75,7 +75,7 @@ def status(json: Json = False) -> None:
         if row["rate_share"] < 1:
             say(f"{name}: calls were refused as too fast, so {row['rate_share']:.0%} of its rate is used for now.")
         if row["call_limit"]:
-            say(f"{call_limit_text(name, row['call_limit'])}.")
+            say(f"{describe_call_limit(name, row['call_limit'])}.")
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
     table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     table(

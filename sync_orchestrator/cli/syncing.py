@@ -18,8 +18,6 @@ import typer
 from sync_orchestrator.cli.existing import entity_named, existing_context
 from sync_orchestrator.cli.options import AllowDeletions, Group, JsonLines
 from sync_orchestrator.cli.terminal import Steps, as_json, complain, say, steps, table
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.errors import CannotPlan, SyncError
 
 if TYPE_CHECKING:
@@ -36,9 +34,9 @@ _MOST_SAMPLES_SHOWN = 60
 @commands.command()
 def drain() -> None:
     """Work off what is due, once, without Dagster."""
-    from sync_orchestrator.core.db.session import run
     from sync_orchestrator.core.drain.drain import drain as run_drain
     from sync_orchestrator.core.runtime import perform
+    from sync_orchestrator.core.systems.suspension import list_suspended_systems
 
     context = existing_context()
     with steps("drain") as bar:
@@ -49,8 +47,8 @@ def drain() -> None:
         f"{settled.failed} failed, {settled.dead} dead"
     )
     with context.engine.begin() as connection:
-        for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS):
-            say(f"nothing was pushed to {row.name}: {row.suspended_reason}. Run `sync-orchestrator adopt`.")
+        for name, reason in list_suspended_systems(connection).items():
+            say(f"nothing was pushed to {name}: {reason}. Run `sync-orchestrator adopt`.")
 
 
 @commands.command()
@@ -262,11 +260,11 @@ def _so_far(report: DrainReport) -> str:
 
 def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) -> int:
     """Events that failed: of the one group that is synced, or of the entity."""
-    from sync_orchestrator.core.db.session import run
+    from sync_orchestrator.core.ledger.lookups import count_failed_of_entity
 
     group = groups[0] if groups is not None and len(groups) == 1 else None
     with context.engine.begin() as connection:
-        return int(run(connection, ledger_queries.COUNT_FAILED_OF_ENTITY, entity=entity, group=group)[0].n)
+        return count_failed_of_entity(connection, entity, group)
 
 
 def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:

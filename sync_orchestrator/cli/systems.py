@@ -72,7 +72,7 @@ def _end_suspension(context: Context, system: str, suspension: Suspension | None
 
 
 def _pause(name: str, *, paused: bool) -> None:
-    from sync_orchestrator.core.operations.status import pause as set_paused
+    from sync_orchestrator.core.systems.pauses import set_paused as set_paused
 
     context = existing_context()
     if name not in (*context.entities, *context.config.third_parties):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sync_orchestrator.core.notifications.outcomes import OutcomeRouting
 from sync_orchestrator.core.ports import Found, SourceSystem, ThirdParty
 from sync_orchestrator.core.systems.call_limit import CallLimit
 from sync_orchestrator.core.systems.claim_holders import Holder
@@ -35,8 +36,8 @@ class EntityContext:
     sources: dict[str, SourceSystem]
     third_party: ThirdParty
     system: ThirdPartySystem
-    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By kind of outcome, the receivers that want to know."""
+    outcomes: OutcomeRouting
+    """Who gets the outcomes of its records."""
 
     @property
     def system_name(self) -> str:

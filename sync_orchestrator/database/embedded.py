@@ -24,6 +24,7 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from sync_orchestrator.core.db.connections import with_settings
+from sync_orchestrator.core.db.locks import AdvisoryLock
 from sync_orchestrator.database.embedded_access import DatabaseAccess
 from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
@@ -397,6 +398,6 @@ def _can_connect(url: URL) -> bool:
 
 def _ensure_database(admin: URL) -> None:
     with psycopg.connect(_plain(admin), autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(7261003)")
+        connection.execute("SELECT pg_advisory_lock(%s)", [int(AdvisoryLock.EMBEDDED_SERVER)])
         if connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:
             connection.execute(f"CREATE DATABASE {DATABASE}".encode())

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.queries import ENSURE_PARTITIONS
+from sync_orchestrator.core.ledger.partitions import ensure_partitions
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-_LOCK = 7_261_001
 _FOLDER = Path(__file__).parent / "migrations"
 
 
 def migrate(engine: Engine) -> None:
     """Runs the migrations that are missing, in one transaction; processes that start together take turns."""
     with engine.begin() as connection:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        lock(connection, AdvisoryLock.MIGRATIONS)
         connection.exec_driver_sql("CREATE SCHEMA IF NOT EXISTS sync")
         if not is_newest(connection):
             _upgrade(connection)
-        run(connection, ENSURE_PARTITIONS)
+        ensure_partitions(connection)
 
 
 def is_current(engine: Engine) -> bool:

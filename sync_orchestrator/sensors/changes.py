@@ -12,9 +12,9 @@ from sync_orchestrator.assets.partitions import business_group, missing_partitio
 from sync_orchestrator.core.drain.presence import AtWork, at_work
 from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
 from sync_orchestrator.core.full_sync.full_sync import discover_groups
-from sync_orchestrator.core.ledger.recording import conservation
+from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.operations.status import heartbeat
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance.config import never_started
@@ -45,7 +45,7 @@ _FAILURES_COUNTED = 8
 )
 def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """No run key: the ledger is what tells events apart."""
-    heartbeat(system.context.engine, "sensor")
+    record_heartbeat(system.context.engine, "sensor")
     partitions = _new_partitions(context, system)
     reason = _wait(context, system)
     if reason is not None:
@@ -112,7 +112,7 @@ def unless_needed(runs: Sequence[tuple[dg.DagsterRunStatus, float | None, float 
 def _quiet(system: System, systems: dict[str, str]) -> str:
     """Why nothing is to be done: pushes that wait come first."""
     with system.context.engine.begin() as connection:
-        totals = conservation(connection)
+        totals = count_conservation(connection)
         pauses = pauses_of(connection, systems)
     waits = "".join(f"{pause.text()}; " for pause in pauses.values())
     return (

@@ -40,13 +40,16 @@ from fuzz_service import (
     watching,
 )
 from fuzz_upstreams import OddUpstream, odd_upstream
+from paths import SUPPORT
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, status_code_conformance
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.ledger.recording import conservation, redrive
-from sync_orchestrator.core.operations.dead_records import DeadSelection, redrive_dead_records
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.operations.dead_records import redrive_dead_records
+from sync_orchestrator.core.operations.events import redrive_events
+from sync_orchestrator.core.push.dead_records import DeadSelection
 
 SEED = int(os.environ.get("SYNC_FUZZ_SEED", "1"))
 DEADLINE_SECONDS = 15.0
@@ -294,7 +297,7 @@ def check_ledger(engine: Engine, rows: list[Row]) -> None:
     with engine.begin() as connection:
         kept = {row.event_id for row in run(connection, "SELECT event_id FROM sync.event_ids")}
         received = sum(row.n for row in run(connection, "SELECT n FROM sync.tallies WHERE what = 'received'"))
-        assert conservation(connection).received == sum(conservation(connection).states.values())
+        assert count_conservation(connection).received == sum(count_conservation(connection).states.values())
     sent = {each for row in rows for each in [*row.ids, *(row.watch.sent if row.watch else [])]}
     assert sent
     assert not sent - kept
@@ -354,7 +357,7 @@ async def drained(
     with (folder / "drain.log").open("wb") as log:
         drain = await asyncio.to_thread(
             subprocess.Popen,
-            [sys.executable, str(Path(__file__).with_name("fuzz_drain.py")), str(end)],
+            [sys.executable, str(SUPPORT / "fuzz_drain.py"), str(end)],
             env={**environment(folder, url), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=log,
             stderr=log,
@@ -411,13 +414,13 @@ async def drained(
         check_outcomes(engine, upstream)
         upstream.is_odd = False
         await change_all()
-        redrive(engine)
+        redrive_events(engine)
         ends = time.monotonic() + CATCH_UP_SECONDS
         while left := unsettled(engine):
             assert time.monotonic() < ends, f"not in sync: {left[:5]}"
             assert drain.poll() is None, (folder / "drain.log").read_text()[-3000:]
             memory.look()
-            redrive(engine)  # an odd response to a call that was under way may have come since
+            redrive_events(engine)  # an odd response to a call that was under way may have come since
             redrive_dead_records(engine, DeadSelection("item"))
             await asyncio.sleep(1)
     finally:

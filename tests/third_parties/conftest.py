@@ -29,7 +29,8 @@ from sync_orchestrator import composition
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
-from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation, record
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 from sync_orchestrator.errors import GroupBusy
@@ -164,7 +165,7 @@ class Company:
     def states(self) -> dict[str, int]:
         """Change events by state, those that are not zero."""
         with self.engine.begin() as connection:
-            return {state: count for state, count in conservation(connection).states.items() if count}
+            return {state: count for state, count in count_conservation(connection).states.items() if count}
 
     def close(self) -> None:
         asyncio.run(self.context.close())

@@ -13,7 +13,7 @@ import pytest
 from browser import find_browser
 from dagster_pages import Dagster, browser_page, pictures_folder
 from databases import create, drop
-from play import PRODUCTS_EACH, SHOPS, Play, eventually, playing
+from ui_play import PRODUCTS_EACH, SHOPS, Play, eventually, playing
 
 BROWSER = find_browser()
 ALL = PRODUCTS_EACH * len(SHOPS)

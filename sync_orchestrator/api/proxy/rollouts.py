@@ -21,8 +21,7 @@ from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.proxy.shared_state import Known
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.service import queries as service_queries
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.errors import InvalidEvent, NotFound, NotYet
 from sync_orchestrator.event_formats.strict_json import parse
@@ -123,10 +122,10 @@ class Rollouts:
         for each in rollout.of_routes(self._config, known):
             shares.add_metric([each.route], 0.0 if each.halted else each.percent)
         calls = CounterMetricFamily(
-            "sync_rollout_calls", "Calls by the way that they took and how they fared.", labels=("route", "what")
+            "sync_rollout_calls", "Calls by the way that they took and how they fared.", labels=("route", "outcome")
         )
-        for row in run(connection, service_queries.LIST_ROUTE_TOTALS):
-            calls.add_metric([row.route, row.what], float(row.n))
+        for (route, outcome), count in rollout.count_route_calls(connection).items():
+            calls.add_metric([route, outcome], float(count))
         return iter((shares, calls))
 
     def _name(self, request: Request) -> str:

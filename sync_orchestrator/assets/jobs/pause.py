@@ -8,8 +8,8 @@ from pydantic import Field
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
 from sync_orchestrator.assets.options import op_with, with_choices
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.operations.status import pause as set_paused
 from sync_orchestrator.core.systems.pauses import pauses_of
+from sync_orchestrator.core.systems.pauses import set_paused as set_paused
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.system import System

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.context import EntityContext
+from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.version_guard import Change
@@ -44,7 +45,7 @@ def reserve(
     if not n or (allowed is not None and n <= allowed):
         return None
     caps = entity.settings.validation.deletions
-    run(connection, queries.LOCK_DELETION_CAP, entity=entity.name)
+    lock(connection, AdvisoryLock.DELETION_CAP, entity.name)
     used = run(connection, queries.SUM_DELETIONS, entity=entity.name, group=group, window=caps.window)[0]
     sizes = run(connection, queries.COUNT_LIVE_RECORDS, entity=entity.name, group=group)[0]
     group_cap = caps.cap(sizes.of_group + used.of_group)

@@ -152,9 +152,6 @@ UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), la
 FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
 """
 
-# One transaction of an entity at a time counts, so that two together cannot exceed the cap.
-LOCK_DELETION_CAP = "SELECT pg_advisory_xact_lock(hashtextextended(%(entity)s, 7261005))"
-
 SUM_DELETIONS = """
 SELECT coalesce(sum(n), 0)::bigint AS of_entity,
        coalesce(sum(n) FILTER (WHERE group_key = %(group)s), 0)::bigint AS of_group

@@ -26,16 +26,16 @@ from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.wakeup import listening
 from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.operations.status import paused_entities
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.shutdown import ended_in_order, ending
-from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import Gate, gate
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
+from sync_orchestrator.core.systems.pauses import list_paused_entities
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import CallFailed
 
@@ -397,7 +397,7 @@ class _Pusher:
 
     def _claim_in(self, connection: Connection) -> tuple[Gate, list[Claim], float]:
         state = gate(connection, self._name, self._system)
-        paused = paused_entities(connection)
+        paused = list_paused_entities(connection)
         names = [
             entity.name
             for entity in self._context.of_system(self._name)

@@ -24,9 +24,9 @@ from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking,
 from sync_orchestrator.core.archive.merge import Merged, merge, stamp_of, ticket
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.failure_causes import cause_of
-from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
@@ -169,7 +169,7 @@ class _Batch:
             )
 
     def _merge_told(self, connection: Connection, result: Settled) -> _Fates:
-        run(connection, groups_queries.LOCK_JUDGING, entity=self._entity.name)
+        share_lock(connection, AdvisoryLock.COMPLETION, self._entity.name)
         fates = _Fates()
         changes = []
         incomplete = self._without_mapped_fields(connection)
@@ -350,7 +350,7 @@ class _Batch:
         return _Read(event, parts, problem, number)
 
     def _merge_read(self, connection: Connection, reads: Sequence[_Read], result: Settled) -> list[Any]:
-        run(connection, groups_queries.LOCK_JUDGING, entity=self._entity.name)
+        share_lock(connection, AdvisoryLock.COMPLETION, self._entity.name)
         fates = _Fates()
         changes: list[Change] = []
         self._archived_stamps = self._stamps_of(connection, [read.event.key for read in reads if _is_absent(read)])
@@ -560,7 +560,7 @@ class _Batch:
             for seq, state, attempts, _, error, *_ in fates.failed
             if state == "dead" and seq in ours
         ]
-        outcomes.note(connection, self._entity, "dead", told)
+        outcomes.record_outcomes(connection, self._entity.outcomes, "dead", told)
 
 
 _NOT_ASKED = object()

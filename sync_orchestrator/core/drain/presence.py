@@ -11,19 +11,11 @@ from uuid import uuid4
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
 
 ALIVE_SECONDS = 10.0
 """A drain that has not been heard of for so long is gone, whatever its run's status says."""
-
-_AT_WORK = """
-SELECT count(*) FILTER (WHERE NOT leaving) AS staying, count(*) FILTER (WHERE leaving) AS leaving, min(age) AS age
-FROM (SELECT coalesce((detail ->> 'leaving')::boolean, false) AS leaving,
-             EXTRACT(epoch FROM sync.clock() - at)::float8 AS age
-      FROM sync.heartbeats WHERE name = 'drain' OR name LIKE 'drain %%') drains
-WHERE age < %(alive)s
-"""
-_FORGET_GONE = "DELETE FROM sync.heartbeats WHERE name LIKE 'drain %%' AND at < sync.clock() - interval '1 hour'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class AtWork:
 def at_work(engine: Engine) -> AtWork:
     """The drains that were heard of lately."""
     with engine.begin() as connection:
-        row = run(connection, _AT_WORK, alive=ALIVE_SECONDS)[0]
+        row = run(connection, systems_queries.COUNT_DRAINS, alive=ALIVE_SECONDS)[0]
     return AtWork(row.staying, row.leaving, None if row.age is None else float(row.age))
 
 
@@ -52,12 +44,12 @@ class Presence:
     def begin(self) -> None:
         """Forgets those that ended without a word long ago, too."""
         with self._engine.begin() as connection:
-            run(connection, _FORGET_GONE)
+            run(connection, systems_queries.DELETE_GONE_DRAINS)
         self.beat()
 
     def beat(self, *, leaving: bool = False, events: int = 0) -> None:
         """Says that it is there."""
-        heartbeat(self._engine, self._name, {"leaving": leaving, "events": events})
+        record_heartbeat(self._engine, self._name, {"leaving": leaving, "events": events})
 
     def end(self) -> None:
         """Says that it has ended in good order."""

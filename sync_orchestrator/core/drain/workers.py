@@ -8,7 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Engine
 
 from sync_orchestrator.core.drain.presence import at_work
-from sync_orchestrator.core.operations.status import seconds_since_heartbeat
+from sync_orchestrator.core.systems.heartbeats import seconds_since_heartbeat
 
 SENSOR_ALIVE_SECONDS = 90.0
 """A sensor that was not heard of for this time does not run: it reports at each tick."""

@@ -22,7 +22,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
-from sync_orchestrator.core.operations.status import call_limit_text, systems_of
+from sync_orchestrator.core.systems.overview import describe_call_limit, list_systems
 from sync_orchestrator.core.systems.pauses import why_push_waits
 
 REPORT_SECONDS = 5.0
@@ -94,7 +94,7 @@ class SyncProgress:
         """The groups under way, and all of them, as they are now; a query, so not for the event loop."""
         with self._context.engine.begin() as connection:
             figures = self.figures(connection)
-            system = systems_of(connection).get(self._entity.system_name)
+            system = list_systems(connection).get(self._entity.system_name)
             waits = why_push_waits(connection, self._entity.name, self._entity.system_name)
         total = Figures()
         for each in figures.values():
@@ -107,7 +107,7 @@ class SyncProgress:
         if system is not None:
             state += f"; breaker {system['breaker']}"
             limit = system["call_limit"]
-            state += f"; {call_limit_text(self._entity.system_name, limit)}" if limit else "; no limit of calls"
+            state += f"; {describe_call_limit(self._entity.system_name, limit)}" if limit else "; no limit of calls"
         under_way = [name for name in figures if name not in self._ended]
         shown = [f"{name}: {figures[name].text()}" for name in under_way[:_MAX_GROUPS_SHOWN]]
         return [*shown, f"{self._entity.name}: {state}", *([] if waits is None else [waits])]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db import notify
+from sync_orchestrator.core.db.locks import AdvisoryLock, lock
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
-from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.push import queries as push_queries
@@ -153,7 +153,7 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
 
     Returns how many records and how many events without one are tried again.
     """
-    run(connection, groups_queries.LOCK_COMPLETING, entity=lease.entity)
+    lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.fenced(connection, queries.COMPLETE_GROUP)
     tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
     if tried:
@@ -168,5 +168,5 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
         connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group, all_covered=covered
     )
     if tried or redriven:
-        run(connection, notify.NOTIFY_WORK)
+        notify_work(connection)
     return len(tried), len(redriven)

@@ -47,8 +47,7 @@ COUNT_GROUP_RECORDS = """
 SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND NOT deleted AND revision > 0
 """
 
-# Whoever completes a group waits for those that complete others, and for those that judge events by what is complete:
-# else the last two would each miss the other, and what is judged meanwhile would wait for ever.
-LOCK_COMPLETING = "SELECT pg_advisory_xact_lock(hashtextextended(%(entity)s, 7261004))"
 
-LOCK_JUDGING = "SELECT pg_advisory_xact_lock_shared(hashtextextended(%(entity)s, 7261004))"
+COUNT_GROUPS = """
+SELECT entity, count(*) AS groups, count(first_completed_at) AS synced FROM sync.groups GROUP BY entity
+"""

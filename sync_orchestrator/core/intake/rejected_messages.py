@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.intake import queries
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in, require_reason
+from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
+from sync_orchestrator.core.ledger.states import require_discard_reason
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.core.values.storable import problem
@@ -123,7 +124,7 @@ def _again(connection: Connection, understand: Callable[[Rejected], Sequence[Cha
 
 def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
     """Ends messages for good, with the reason kept; returns how many. Raises NotFound where none of them is open."""
-    require_reason(reason)
+    require_discard_reason(reason)
     count = in_transaction(engine, lambda connection: _end(connection, ids, "discarded", reason))
     if not count:
         raise NotFound("none of these messages is open; `sync-orchestrator rejected list` shows which are")

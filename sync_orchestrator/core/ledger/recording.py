@@ -17,17 +17,10 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import dumped, in_transaction, run
 from sync_orchestrator.core.ledger import queries
-from sync_orchestrator.core.ledger.states import ACTIVE, FINISHED
-from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.operations.queries import dead_records as dead_records_queries
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import Action
-from sync_orchestrator.errors import NotFound
 from sync_orchestrator.exact_json import decimal_fragment
 
 if TYPE_CHECKING:
@@ -214,111 +207,3 @@ def _row(event: ChangeEvent) -> dict[str, Any]:
         "trace": event.trace,
         "ticket": event.ticket,
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Conservation:
-    """What was received and what became of it, by state, in one snapshot."""
-
-    received: int
-    duplicates: int
-    states: dict[str, int]
-
-    @property
-    def balanced(self) -> bool:
-        """Received = pending + leased + waiting + done + superseded + dead + discarded."""
-        return self.received == sum(self.states.values())
-
-
-def conservation(connection: Connection, entity: str | None = None) -> Conservation:
-    """Counts all events by state; history that was dropped stays counted."""
-    counts: dict[str, int] = {}
-    for row in run(connection, queries.COUNT_CONSERVATION):
-        if entity is None or row.entity == entity:
-            counts[row.what] = counts.get(row.what, 0) + row.n
-    return Conservation(
-        counts.get("received", 0),
-        counts.get("duplicate", 0),
-        {str(state): counts.get(str(state), 0) for state in (*ACTIVE, *FINISHED)},
-    )
-
-
-def redrive(engine: Engine, seqs: Sequence[int] | None = None, entity: str | None = None) -> int:
-    """Puts dead and waiting events back to pending with fresh attempts; returns how many. Doing it twice is harmless.
-
-    ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
-    event brought are redriven by ``dead_records.redrive_dead_records``.
-    """
-    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
-
-    def work(connection: Connection) -> int:
-        rows = run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)
-        by_entity: dict[str, list[Any]] = {}
-        for row in rows:
-            by_entity.setdefault(row.entity, []).append(row)
-        for name, events in sorted(by_entity.items()):
-            keys = [event.key for event in events]
-            run(
-                connection,
-                push_queries.RELEASE_FROM_HOLD,
-                entity=name,
-                keys=[event.key for event in events if event.revision is not None],
-            )
-            run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
-            finish_reached(connection, name, keys, Settled())
-        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
-        run(connection, notify.NOTIFY_WORK)
-        return len(rows)
-
-    return in_transaction(engine, work)
-
-
-def discard(engine: Engine, seqs: Sequence[int], reason: str) -> int:
-    """Ends dead events for good, with the reason kept; returns how many.
-
-    A dead record is discarded with the last of its dead events, if its present state came by one of these. Raises
-    NotFound where none of them is dead.
-    """
-    require_reason(reason)
-
-    def work(connection: Connection) -> int:
-        archived: dict[str, list[str]] = {}
-        for row in run(connection, queries.SELECT_DEAD_RECORDS_OF_EVENTS, seqs=list(seqs)):
-            archived.setdefault(row.entity, []).append(row.key)
-        rows = run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason)
-        for name, keys in sorted(archived.items()):
-            run(
-                connection,
-                dead_records_queries.DISCARD_RECORDS_WITH_EVENTS,
-                entity=name,
-                keys=sorted(set(keys)),
-                reason=reason,
-            )
-        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
-        return sum(row.n for row in rows)
-
-    count = in_transaction(engine, work)
-    if not count:
-        raise NotFound("none of these events is dead; `sync-orchestrator events list --state dead` shows which are")
-    return count
-
-
-def require_reason(reason: str) -> None:
-    """Raises NotFound for a discard without a reason."""
-    if not reason.strip():
-        raise NotFound("a discard needs a reason")
-
-
-def check_conservation(connection: Connection) -> Conservation:
-    """Counts, and alerts where it does not add up."""
-    totals = conservation(connection)
-    if totals.balanced:
-        alerts.resolve(connection, "conservation")
-    else:
-        alerts.tell(
-            connection,
-            "conservation",
-            "events",
-            f"{totals.received} events received, {sum(totals.states.values())} accounted for",
-        )
-    return totals

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from sync_orchestrator.errors import NotFound
+
 
 class State(StrEnum):
     """Where an event is. At any time it is in exactly one state."""
@@ -43,3 +45,9 @@ MOVES: dict[State, frozenset[State]] = {
     State.DISCARDED: frozenset(),
 }
 """Pending events move on without a lease of their own once they are archived: their record's push decides."""
+
+
+def require_discard_reason(reason: str) -> None:
+    """Raises NotFound for a discard without a reason."""
+    if not reason.strip():
+        raise NotFound("a discard needs a reason")

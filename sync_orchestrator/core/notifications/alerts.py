@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.notifications import queries
@@ -34,7 +35,6 @@ _delivered = CrashPoint("alerts.delivered")
 
 Log = Callable[[str], None]
 
-_LOCK = 7_261_004
 _LONGEST_TEXT = 300
 _MOST_MESSAGES = 10
 
@@ -95,7 +95,7 @@ def decide_alone(connection: Connection, kind: str, about: str) -> None:
         kind: The kind of the alerts.
         about: What they have in common, such as an entity or a consumer.
     """
-    run(connection, queries.LOCK_ALERT_DECISION, about=f"{kind} {about}")
+    lock(connection, AdvisoryLock.ALERT_DECISION, f"{kind} {about}")
 
 
 def resolve(connection: Connection, kind: str, cause: str | None = None) -> None:
@@ -158,7 +158,7 @@ def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Wri
 
 def _take(connection: Connection, receiver: Receiver, settings: Alerts) -> Sequence[Any]:
     """The next message for a receiver: due alerts of one kind and entity, which are this sender's for a minute."""
-    run(connection, "SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    lock(connection, AdvisoryLock.ALERT_SENDING)
     return run(
         connection,
         queries.CLAIM_DUE_ALERTS,

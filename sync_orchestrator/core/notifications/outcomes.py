@@ -16,15 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
+from sync_orchestrator.core.db.locks import lock_records_in_order
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.notifications import alerts, queries
-from sync_orchestrator.core.push import queries as push_queries
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from sync_orchestrator.config import Alerts
-    from sync_orchestrator.core.context import EntityContext
 
 _log = logging.getLogger("sync_orchestrator.outcomes")
 _taken = CrashPoint("outcomes.taken")
@@ -85,22 +84,33 @@ class Receiver(Protocol):
         ...
 
 
-def note(connection: Connection, entity: EntityContext, kind: str, told: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Writes what is to be told of records, by key, in the caller's transaction; free where nobody is to be told."""
-    receivers = entity.told.get(kind)
-    if not receivers or not told:
+@dataclass(frozen=True, slots=True)
+class OutcomeRouting:
+    """Who gets the outcomes of an entity: the names of the receivers by kind of outcome."""
+
+    entity: str
+    system: str
+    receivers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def record_outcomes(
+    connection: Connection, routing: OutcomeRouting, kind: str, outcomes: Sequence[tuple[str, dict[str, Any]]]
+) -> None:
+    """Writes outcomes of records, by key, in the caller's transaction; costs nothing where nobody receives them."""
+    receivers = routing.receivers.get(kind)
+    if not receivers or not outcomes:
         return
-    keys = [key for key, _ in told]
+    keys = [key for key, _ in outcomes]
     # Of one record the later transaction has the larger number.
-    run(connection, push_queries.LOCK_CLAIMED_RECORDS, entity=[entity.name] * len(keys), key=keys)
+    lock_records_in_order(connection, [routing.entity] * len(keys), keys)
     run(
         connection,
         queries.INSERT_OUTCOMES,
         receivers=list(receivers),
         kind=kind,
-        entity=entity.name,
+        entity=routing.entity,
         keys=keys,
-        data=[json({"third_party": entity.system_name, **data}) for _, data in told],
+        data=[json({"third_party": routing.system, **data}) for _, data in outcomes],
     )
 
 

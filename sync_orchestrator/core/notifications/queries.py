@@ -23,8 +23,6 @@ ON CONFLICT (kind, cause) WHERE resolved_at IS NULL DO UPDATE
 SET n = alerts.n + 1, title = excluded.title, examples = excluded.examples, updated_at = sync.clock()
 """
 
-LOCK_ALERT_DECISION = "SELECT pg_advisory_xact_lock(hashtextextended(%(about)s, 7261006))"
-
 RESOLVE_ALERT = """
 WITH over AS (
     UPDATE sync.alerts SET resolved_at = sync.clock()

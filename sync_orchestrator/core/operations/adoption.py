@@ -24,9 +24,9 @@ from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.account_check import ask_account
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.accounts import ask_account
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources

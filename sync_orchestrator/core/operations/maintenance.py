@@ -9,13 +9,14 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.ledger.recording import Conservation, check_conservation
+from sync_orchestrator.core.ledger import partitions
+from sync_orchestrator.core.ledger.conservation import Conservation
+from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.operations.events import check_conservation
 from sync_orchestrator.core.service import rollout
-from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.suspension import end_old_strays
+from sync_orchestrator.core.systems.suspension import end_old_strays, list_suspended_systems
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Alerts, Entity
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def look_after(connection: Connection) -> Conservation:
     """The daily round: makes partitions, forgets what ended long ago, counts everything; harmless to repeat."""
-    run(connection, ledger_queries.ENSURE_PARTITIONS)
+    partitions.ensure_partitions(connection)
     rejected_messages.forget_old(connection)
     rollout.forget_old(connection)
     return check_conservation(connection)
@@ -31,7 +32,7 @@ def look_after(connection: Connection) -> Conservation:
 
 def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:
     """The round of every minute: alerts for what waits or is due too long, and the end of alerts that are over."""
-    suspended = {row.name for row in run(connection, systems_queries.LIST_SUSPENDED_SYSTEMS)}
+    suspended = list_suspended_systems(connection)
     tell_of_overdue(
         connection,
         settings.overdue_after,
@@ -52,11 +53,7 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
 
     Records of entities in ``suspended`` wait for an adoption, which has an alert of its own.
     """
-    if suspended:
-        rows = run(connection, ledger_queries.SELECT_OLDEST_DUE_OF_UNSUSPENDED, suspended=list(suspended))
-    else:
-        rows = run(connection, ledger_queries.SELECT_OLDEST_DUE)
-    seconds = float(rows[0].seconds)
+    seconds = seconds_oldest_is_due(connection, without=suspended)
     if seconds <= after:
         alerts.resolve(connection, "overdue", "work")
     else:

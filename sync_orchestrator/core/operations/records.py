@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
-from sync_orchestrator.core.db import notify
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
@@ -193,7 +193,7 @@ def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) 
     run(connection, ledger_queries.REDRIVE_EVENTS, seqs=failed, entity=entity)
     run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=[key])
     run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
-    run(connection, notify.NOTIFY_WORK)
+    notify_work(connection)
 
 
 def step_epoch(engine: Engine, source: str) -> int:

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.errors import MappingFailed
 
-_LOCK = 7_261_002
 _PAGE = 2000
 
 _FINGERPRINT = """
@@ -35,7 +35,7 @@ def remap(context: Context) -> int:
 
 
 def _remap_entity(connection: Connection, entity: EntityContext) -> int:
-    run(connection, "SELECT pg_advisory_xact_lock(%(lock)s)", lock=_LOCK)
+    lock(connection, AdvisoryLock.REMAP)
     before = run(connection, _FINGERPRINT, name=entity.name)[0].fingerprint
     changed = 0
     if before is not None and before != entity.mapping.fingerprint:

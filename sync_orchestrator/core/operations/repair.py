@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db import notify
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.fill import Progress
@@ -110,7 +110,7 @@ class _Repair:
         sent = {row.key for row in rows}
         run(connection, repair_queries.MARK_UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
         self.result.sent, self.result.overtaken = len(sent), len(chosen) - len(sent)
-        run(connection, notify.NOTIFY_WORK)
+        notify_work(connection)
         _before_commit()
         return lost
 

@@ -111,12 +111,6 @@ SELECT p.entity, p.key, p.part, p.data FROM sync.parts p
 JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS k (entity, key) ON p.entity = k.entity AND p.key = k.key
 """
 
-# An update with a join takes its rows in whatever order the plan has; a settlement locks them in key order before that.
-LOCK_CLAIMED_RECORDS = """
-SELECT FROM sync.records r JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key) USING (entity, key)
-ORDER BY r.entity, r.key FOR UPDATE OF r
-"""
-
 # Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record unsettled.
 ACKNOWLEDGE_PUSHES = """
 UPDATE sync.records r

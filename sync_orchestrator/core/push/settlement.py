@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import EntityContext
+from sync_orchestrator.core.db.locks import lock_records_in_order
 from sync_orchestrator.core.db.session import json, one_by_one, run
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -92,12 +93,7 @@ def settle(
     result = Settled()
     state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
-    run(
-        connection,
-        queries.LOCK_CLAIMED_RECORDS,
-        entity=[end.claim.entity for end in ordered],
-        key=[end.claim.key for end in ordered],
-    )
+    lock_records_in_order(connection, [end.claim.entity for end in ordered], [end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
     accepted, since = _acknowledge(connection, good)
@@ -207,7 +203,7 @@ def _tell_of_mirrored(
                 )
             )
     for name, news in told.items():
-        outcomes.note(connection, entities[name], "mirrored", news)
+        outcomes.record_outcomes(connection, entities[name].outcomes, "mirrored", news)
 
 
 def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:
@@ -504,7 +500,7 @@ def _tell_of_dead(
             connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored", entity, keys
         )
     for entity, news in told.items():
-        outcomes.note(connection, entities[entity], "dead", news)
+        outcomes.record_outcomes(connection, entities[entity].outcomes, "dead", news)
 
 
 def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequence[Pushed], result: Settled) -> None:

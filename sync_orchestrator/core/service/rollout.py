@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.operations.dead_records import describe_dead_of_entity
+from sync_orchestrator.core.push.dead_records import describe_dead_of_entity
 from sync_orchestrator.core.service import queries
 from sync_orchestrator.errors import NotFound, NotYet
 from sync_orchestrator.texts.storable_text import text_problem
@@ -292,3 +292,8 @@ def described(rollout: Rollout) -> dict[str, Any]:
 def of_routes(config: Config, known: Mapping[str, Rollout]) -> Iterable[Rollout]:
     """Those of all routes that have a legacy upstream, whether ever changed or not."""
     return [known.get(name, Rollout(name)) for name, route in sorted(config.routes.items()) if route.legacy]
+
+
+def count_route_calls(connection: Connection) -> dict[tuple[str, str], int]:
+    """Returns the number of calls by route and outcome, since the beginning."""
+    return {(row.route, row.what): row.n for row in run(connection, queries.LIST_ROUTE_TOTALS)}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.systems import queries
+from sync_orchestrator.errors import NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +79,23 @@ def _pause_of(row: Any) -> Pause:
         row.waiting,
         "pushes go on when a probe succeeds; look at the third party",
     )
+
+
+def list_paused_entities(connection: Connection) -> set[str]:
+    """Returns the entities that an operator paused."""
+    return {row.name for row in run(connection, queries.LIST_PAUSED_ENTITIES)}
+
+
+def set_paused(engine: Engine, name: str, entities: set[str], *, paused: bool) -> None:
+    """Pauses or resumes the pushes of an entity, or of a whole third party; events go on being archived.
+
+    Resuming a third party also ends the time for which its calls are held off, and the limit of its calls at once.
+
+    Raises NotFound for a name that is neither.
+    """
+    with engine.begin() as connection:
+        if name in entities:
+            run(connection, queries.PAUSE_ENTITY, name=name, paused=paused)
+        elif not run(connection, queries.PAUSE_SYSTEM, name=name, paused=paused):
+            raise NotFound(f"neither an entity nor a third party is called '{name}'")
+        notify_work(connection)

@@ -257,3 +257,63 @@ LEFT JOIN sync.systems s ON s.name = e.system LEFT JOIN sync.entities n ON n.nam
 WHERE n.paused OR s.paused OR s.open_since IS NOT NULL OR s.suspended_at IS NOT NULL
 ORDER BY e.name
 """
+
+
+UPSERT_HEARTBEAT = """
+INSERT INTO sync.heartbeats (name, detail) VALUES (%(name)s, coalesce(%(detail)s, '{}'::jsonb))
+ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
+"""
+
+
+LIST_HEARTBEAT_AGES = """
+SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
+FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' GROUP BY 1
+"""
+
+
+PAUSE_SYSTEM = """
+UPDATE sync.systems SET paused = %(paused)s, not_before = CASE WHEN %(paused)s THEN not_before END,
+    not_before_reason = CASE WHEN %(paused)s THEN not_before_reason END,
+    calls_at_once = CASE WHEN %(paused)s THEN calls_at_once END, batch_share = CASE WHEN %(paused)s THEN batch_share
+    ELSE 1 END, calls_lost_at = CASE WHEN %(paused)s THEN calls_lost_at END
+WHERE name = %(name)s RETURNING name
+"""
+
+
+PAUSE_ENTITY = """
+INSERT INTO sync.entities (name, paused) VALUES (%(name)s, %(paused)s)
+ON CONFLICT (name) DO UPDATE SET paused = excluded.paused
+"""
+
+
+LIST_SYSTEMS = f"""
+SELECT name, epoch, paused, open_since, {RATE_SHARE} AS rate_share,
+       greatest(0, EXTRACT(epoch FROM not_before - sync.clock()))::float8 AS held_off,
+       CASE WHEN not_before > sync.clock() THEN not_before_reason END AS held_off_because,
+       account, suspended_at, suspended_reason, calls_at_once, calls_max, batch_share, calls_reason, calls_lost_at,
+       calls_lost_at > clock_timestamp() - make_interval(secs => %(limit_kept_seconds)s)
+       AND (calls_at_once < calls_max OR batch_share < 1) AS is_limited
+FROM sync.systems ORDER BY name
+"""
+
+
+DELETE_HEARTBEAT = "DELETE FROM sync.heartbeats WHERE name = %(name)s"
+
+LIST_PAUSED_ENTITIES = "SELECT name FROM sync.entities WHERE paused"
+
+LIST_RUN_HEARTBEATS = (
+    "SELECT substr(name, 5) AS run_id, EXTRACT(epoch FROM at)::float8 AS at FROM sync.heartbeats "
+    "WHERE name LIKE 'run %%'"
+)
+
+
+COUNT_DRAINS = """
+SELECT count(*) FILTER (WHERE NOT leaving) AS staying, count(*) FILTER (WHERE leaving) AS leaving, min(age) AS age
+FROM (SELECT coalesce((detail ->> 'leaving')::boolean, false) AS leaving,
+             EXTRACT(epoch FROM sync.clock() - at)::float8 AS age
+      FROM sync.heartbeats WHERE name = 'drain' OR name LIKE 'drain %%') drains
+WHERE age < %(alive)s
+"""
+
+
+DELETE_GONE_DRAINS = "DELETE FROM sync.heartbeats WHERE name LIKE 'drain %%' AND at < sync.clock() - interval '1 hour'"

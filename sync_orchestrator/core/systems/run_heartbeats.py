@@ -16,7 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
+from sync_orchestrator.core.systems import queries
+from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
 
 BEAT_SECONDS = 5.0
 """The time between two heartbeats of a run."""
@@ -30,10 +31,6 @@ NEVER_BEATEN_SECONDS = 600.0
 LONGEST_GAP_SECONDS = 30.0
 """The most that counts between two looks: nobody beats while the database, or the machine, is down."""
 
-_BEATS = (
-    "SELECT substr(name, 5) AS run_id, EXTRACT(epoch FROM at)::float8 AS at FROM sync.heartbeats "
-    "WHERE name LIKE 'run %%'"
-)
 _DATABASE_ERRORS = (SQLAlchemyError, psycopg.Error)
 _log = logging.getLogger("sync_orchestrator.runs")
 
@@ -59,12 +56,12 @@ def beating(engine: Engine, run_id: str) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(BEAT_SECONDS):
             try:
-                heartbeat(engine, name)
+                record_heartbeat(engine, name)
             except _DATABASE_ERRORS as error:
                 _log.warning("the heartbeat of run %s was not written: %s", run_id, type(error).__name__)
 
     with suppress(*_DATABASE_ERRORS):  # the run fails by itself where it needs the database
-        heartbeat(engine, name)
+        record_heartbeat(engine, name)
     thread = threading.Thread(target=beat, name=f"beat {run_id}", daemon=True)
     thread.start()
     try:
@@ -81,7 +78,7 @@ def watched(
 ) -> dict[str, Watched]:
     """What is known of the runs that are said to be under way, ``gap_seconds`` after the last look."""
     with engine.begin() as connection:
-        beats = {row.run_id: float(row.at) for row in run(connection, _BEATS)}
+        beats = {row.run_id: float(row.at) for row in run(connection, queries.LIST_RUN_HEARTBEATS)}
     return {run_id: look(known.get(run_id), beats.get(run_id), gap_seconds) for run_id in running}
 
 

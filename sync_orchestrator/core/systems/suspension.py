@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.db import notify
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.systems import queries
@@ -72,7 +72,7 @@ def lift(connection: Connection, system: str, *, account: str | None = None, rea
     _forget_strays(connection, system)
     alerts.resolve(connection, ALERT, system)
     lifted = bool(run(connection, queries.LIFT_SUSPENSION, name=system, account=account))
-    run(connection, notify.NOTIFY_WORK)
+    notify_work(connection)
     return lifted
 
 
@@ -142,3 +142,8 @@ def _forget_strays(connection: Connection, system: str) -> None:
     run(connection, queries.DELETE_STRAY_IDS, system=system, entity=None)
     for entity in sorted(entities):
         alerts.resolve(connection, STRAY_ALERT, entity)
+
+
+def list_suspended_systems(connection: Connection) -> dict[str, str]:
+    """Returns the third parties whose pushes are suspended, in order of their names, with the reason of each."""
+    return {row.name: row.suspended_reason for row in run(connection, queries.LIST_SUSPENDED_SYSTEMS)}

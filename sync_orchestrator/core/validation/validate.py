@@ -19,21 +19,21 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db import notify
+from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
-from sync_orchestrator.core.operations.dead_records import (
+from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, is_same_account
+from sync_orchestrator.core.push.dead_records import (
     DeadRecord,
     DeadSelection,
     count_dead_of_group,
-    count_text,
+    describe_count,
     list_dead_records,
 )
-from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.shutdown import ended_in_order
-from sync_orchestrator.core.systems.accounts import ASK_AGAIN_SECONDS, is_same_account
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
 from sync_orchestrator.core.systems.suspension import NotedStray, note_stray_ids
@@ -435,7 +435,7 @@ class _Validation:
                 places=[None if there is None else self._place(there) for _, there in chosen],
             )
             self.result.repaired = len(rows)
-            run(connection, notify.NOTIFY_WORK)
+            notify_work(connection)
 
     def _tell(self, connection: Connection, before: dict[Any, Any]) -> None:
         self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
@@ -445,9 +445,9 @@ class _Validation:
         self.result.verdict, self.result.reason = "drift" if wrong else "in_step", None
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if _thing(drift.key, drift.kind, drift.external_id) not in before]
-        outcomes.note(
+        outcomes.record_outcomes(
             connection,
-            self._entity,
+            self._entity.outcomes,
             "drift",
             [
                 (
@@ -670,9 +670,9 @@ class _Validation:
                 connection, DeadSelection(result.entity, group=result.group), _MAX_DEAD_EXAMPLES
             )
             on_hold = f", {counts.on_hold} of them on hold" if counts.on_hold else ""
-            reasons.append(f"{count_text(counts.dead)}{on_hold}")
+            reasons.append(f"{describe_count(counts.dead)}{on_hold}")
         if counts.without_group:
-            reasons.append(f"{count_text(counts.without_group)} without a known business group")
+            reasons.append(f"{describe_count(counts.without_group)} without a known business group")
         if result.verdict != "not_validated":
             result.verdict = "drift" if counts.dead else result.verdict
             result.reason = "; ".join(reasons) or None

@@ -1,6 +1,6 @@
 """The statements behind the figures of ``/metrics``: counters that survive restarts, and what is open now."""
 
-COUNT_FINISHED_EVENTS = "SELECT entity, source, what, sum(n)::bigint AS n FROM sync.tallies GROUP BY 1, 2, 3"
+COUNT_FINISHED_EVENTS = "SELECT entity, source, what AS outcome, sum(n)::bigint AS n FROM sync.tallies GROUP BY 1, 2, 3"
 
 COUNT_ACTIVE_EVENTS = "SELECT entity, source, state, count(*) AS n FROM sync.events GROUP BY 1, 2, 3"
 

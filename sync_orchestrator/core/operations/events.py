@@ -1,0 +1,95 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sync_orchestrator.core.db.notify import notify_work
+from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.ledger import queries
+from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
+from sync_orchestrator.core.ledger.states import require_discard_reason
+from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.push import dead_record_queries
+from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.errors import NotFound
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+
+def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: str | None = None) -> int:
+    """Puts dead and waiting events back to pending with fresh attempts; returns how many. Doing it twice is harmless.
+
+    ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
+    event brought are redriven by ``dead_records.redrive_dead_records``.
+    """
+    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
+
+    def work(connection: Connection) -> int:
+        rows = run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)
+        by_entity: dict[str, list[Any]] = {}
+        for row in rows:
+            by_entity.setdefault(row.entity, []).append(row)
+        for name, events in sorted(by_entity.items()):
+            keys = [event.key for event in events]
+            run(
+                connection,
+                push_queries.RELEASE_FROM_HOLD,
+                entity=name,
+                keys=[event.key for event in events if event.revision is not None],
+            )
+            run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
+            finish_reached(connection, name, keys, Settled())
+        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+        notify_work(connection)
+        return len(rows)
+
+    return in_transaction(engine, work)
+
+
+def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
+    """Ends dead events for good, with the reason kept; returns how many.
+
+    A dead record is discarded with the last of its dead events, if its present state came by one of these. Raises
+    NotFound where none of them is dead.
+    """
+    require_discard_reason(reason)
+
+    def work(connection: Connection) -> int:
+        archived: dict[str, list[str]] = {}
+        for row in run(connection, queries.SELECT_DEAD_RECORDS_OF_EVENTS, seqs=list(seqs)):
+            archived.setdefault(row.entity, []).append(row.key)
+        rows = run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason)
+        for name, keys in sorted(archived.items()):
+            run(
+                connection,
+                dead_record_queries.DISCARD_RECORDS_WITH_EVENTS,
+                entity=name,
+                keys=sorted(set(keys)),
+                reason=reason,
+            )
+        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+        return sum(row.n for row in rows)
+
+    count = in_transaction(engine, work)
+    if not count:
+        raise NotFound("none of these events is dead; `sync-orchestrator events list --state dead` shows which are")
+    return count
+
+
+def check_conservation(connection: Connection) -> Conservation:
+    """Counts, and alerts where it does not add up."""
+    totals = count_conservation(connection)
+    if totals.balanced:
+        alerts.resolve(connection, "conservation")
+    else:
+        alerts.tell(
+            connection,
+            "conservation",
+            "events",
+            f"{totals.received} events received, {sum(totals.states.values())} accounted for",
+        )
+    return totals

@@ -1,0 +1,68 @@
+"""Notices that another account is behind a third party: ids are those of the account that gave them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from sync_orchestrator.core.context import Context
+from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.suspension import suspend
+from sync_orchestrator.errors import CallFailed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_log = logging.getLogger("sync_orchestrator.accounts")
+
+ASK_INTERVAL_SECONDS = 300.0
+"""How long an answer counts in a drain that goes on."""
+
+ASK_AGAIN_SECONDS = 30.0
+"""How long it counts for another piece of work in the same process."""
+
+
+async def ask_account(context: Context, system: str) -> str | None:
+    """The identity of the account behind a third party; None where it cannot be asked for. Raises CallFailed."""
+    for entity in context.of_system(system):
+        account = await entity.third_party.account()
+        if account is not None:
+            return account
+    return None
+
+
+async def is_same_account(context: Context, system: str, *, at_most_every: float = ASK_INTERVAL_SECONDS) -> bool:
+    """Whether pushes may go on: False when another account was noticed, which suspends the third party.
+
+    The account is asked for at most every so many seconds. A third party that does not answer changes nothing.
+    """
+    now = time.monotonic()
+    if now - context.accounts_asked.get(system, float("-inf")) < at_most_every:
+        return True
+    context.accounts_asked[system] = now
+    try:
+        account = await ask_account(context, system)
+    except CallFailed as failure:
+        _log.warning("%s: the account could not be asked for: %s.", system, failure)
+        return True
+    if account is None:
+        return True
+    return await asyncio.to_thread(in_transaction, context.engine, partial(_compare, system=system, account=account))
+
+
+def _compare(connection: Connection, system: str, account: str) -> bool:
+    if run(connection, systems_queries.SELECT_SUSPENSION, name=system)[0].account == account:
+        return True
+    row = run(connection, systems_queries.LOCK_SUSPENSION, name=system)[0]
+    if row.account is None:
+        run(connection, systems_queries.STORE_ACCOUNT, name=system, account=account)
+        return True
+    if row.account == account:
+        return True
+    if row.suspended_at is None:
+        suspend(connection, system, f"it is called with account {account} now; the ids are those of {row.account}")
+    return False

@@ -1,0 +1,29 @@
+"""Heartbeats of processes and tasks: each reports that it is alive, under its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.systems import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+
+def record_heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
+    """Records that the process or task of this name is alive now."""
+    with engine.begin() as connection:
+        run(connection, queries.UPSERT_HEARTBEAT, name=name, detail=json(detail or {}))
+
+
+def end_heartbeat(engine: Engine, name: str) -> None:
+    """Removes the heartbeat of a process or task that has ended in good order."""
+    with engine.begin() as connection:
+        run(connection, queries.DELETE_HEARTBEAT, name=name)
+
+
+def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
+    """Returns the age of the newest heartbeat under this name; None if there never was one."""
+    with engine.begin() as connection:
+        return {row.name: float(row.age) for row in run(connection, queries.LIST_HEARTBEAT_AGES)}.get(name)

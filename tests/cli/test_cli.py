@@ -1,0 +1,507 @@
+"""The command line over a world of fakes: what it says, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from conftest import World
+from fakes import answer, two_part_config
+from sqlalchemy.engine import make_url
+from typer.testing import CliRunner
+
+from sync_orchestrator import composition
+from sync_orchestrator.cli import app
+from sync_orchestrator.cli.terminal import clean
+from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
+from sync_orchestrator.supervisor import system as processes
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs a command against the test's world."""
+    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
+    monkeypatch.setattr(composition, "open_database", lambda: world.engine)
+    monkeypatch.setattr(composition, "require_database", lambda: None)
+
+    def run(*words: object, **environment: str) -> Result:
+        result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+def shell(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SYNC_")}
+    return subprocess.run(
+        [sys.executable, "-m", "sync_orchestrator", *words],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def kill(world: World, key: str = "a") -> list[int]:
+    """Makes a record whose events are dead, and returns their numbers."""
+    world.erp.before = lambda verb, k: answer(422) if k == key else None
+    world.put(key)
+    world.drain()
+    return [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead' ORDER BY seq")]
+
+
+# Status -------------------------------------------------------------------------------------------------------------
+
+
+def test_status_for_programs_is_one_object_with_the_promised_keys(world: World, command: Command) -> None:
+    world.put("a")
+    world.put("b")
+    world.drain()
+    world.put("c")
+    found = json.loads(command("status", "--json").stdout)
+    assert found["events"] == {
+        "received": 6,
+        "pending": 2,
+        "leased": 0,
+        "waiting": 0,
+        "done": 4,
+        "superseded": 0,
+        "dead": 0,
+        "discarded": 0,
+        "duplicates": 0,
+        "balanced": True,
+    }
+    assert (found["records"]["archived"], found["records"]["in_step"]) == (2, 2)
+    assert found["oldest_due_seconds"] > 0
+
+
+def test_status_for_people_shows_what_is_wrong(world: World, command: Command) -> None:
+    kill(world)
+    said = command("status").stdout
+    assert "item: answer 422" in said
+    assert "The oldest due work" in said
+
+
+def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command) -> None:
+    world.erp.before = lambda verb, key: type(answer(422))(answer(422).kind, "\x1b[2J[bold]no[/nonsense]\r\nway")
+    world.put("a")
+    world.drain()
+    said = command("events", "list").stdout
+    assert "\x1b" not in said
+    assert "[bold]no[/nonsense]" in said
+
+
+def test_bytes_are_shown_as_hex() -> None:
+    assert (clean(b"\x01\xff").plain, clean(None).plain) == ("01ff", "")
+
+
+# Events -------------------------------------------------------------------------------------------------------------
+
+
+def test_dead_events_are_listed_shown_and_re_driven(world: World, command: Command) -> None:
+    seqs = kill(world)
+    world.put("b")
+    rows = json.loads(command("events", "list", "--state", "dead", "--json").stdout)
+    assert [(row["seq"], row["state"], row["due_at"]) for row in rows] == [(seq, "dead", None) for seq in seqs[::-1]]
+    assert "answer 422" in command("events", "list", "--key", "a").stdout
+    assert json.loads(command("events", "show", seqs[0]).stdout)["data"]["name"] == "n"
+    world.erp.before = lambda verb, key: None
+    assert command("events", "redrive", *seqs).stdout.splitlines()[0] == "2 events re-driven"
+    assert command("drain").stdout.startswith("4 events done")
+    assert world.mirrored() == world.truth()
+    assert json.loads(command("events", "show", seqs[0]).stdout)["state"] == "done"
+
+
+def test_all_are_re_driven_only_when_that_is_said(world: World, command: Command) -> None:
+    kill(world)
+    assert command("events", "redrive").exit_code == 2
+    assert command("events", "redrive", "--all", "--entity", "order").stdout == "0 events re-driven\n"
+    assert command("events", "redrive", "--all").stdout.splitlines()[0] == "2 events re-driven"
+
+
+def test_discard_needs_a_reason_and_a_dead_event(world: World, command: Command) -> None:
+    seqs = kill(world)
+    assert command("events", "discard", *seqs).exit_code == 2
+    assert command("events", "discard", *seqs, "--reason", " ").exit_code == 2
+    assert command("events", "discard", *seqs, "--reason", "a test record").stdout == "2 events discarded\n"
+    assert json.loads(command("events", "show", seqs[0]).stdout)["reason"] == "a test record"
+    assert command("events", "discard", *seqs, "--reason", "again").exit_code == 2
+
+
+def test_nothing_to_list(command: Command) -> None:
+    assert command("events", "list").stdout == "there are none\n"
+    assert command("events", "list", "--state", "done").exit_code == 2
+
+
+# Records ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_shown_and_reread(world: World, command: Command) -> None:
+    world.put("a", name="first")
+    world.drain()
+    said = command("records", "show", "item", "a").stdout
+    assert "acknowledged" in said
+    assert "group_key         A\n" in said
+    found = json.loads(command("records", "show", "item", "a", "--json").stdout)
+    assert (found["record"]["revision"], len(found["events"]), len(found["pushes"])) == (2, 2, 1)
+    world.put("a", name="second", tell=False)
+    assert command("records", "refresh", "item", "a").stdout.startswith("shop: version ")
+    command("drain")
+    assert world.mirrored()["a"]["name"] == "second"
+
+
+def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Command) -> None:
+    world.tell("shop", "a", "update", 7, {"store": "A"})
+    assert "pending" in command("records", "show", "item", "a").stdout
+
+
+# Full sync and validation -------------------------------------------------------------------------------------------
+
+
+def test_full_sync_does_not_call_in_step_what_it_passed_over(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("b\x00", tell=False)
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout.startswith("not finished: 1 business groups")) == (1, True)
+    assert "A: 1 parts cannot be used and were passed over, such as 'b\\x00': a text holds NUL" in result.stderr
+
+
+def test_full_sync_of_all_groups(world: World, command: Command) -> None:
+    for number in range(6):
+        world.put(f"k{number}", group="AB"[number % 2], tell=False)
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout) == (0, "all of it is in step\n")
+    assert sorted(result.stderr.splitlines()) == [
+        "A: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
+        "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
+    ]
+    assert world.mirrored() == world.truth()
+
+
+def test_full_sync_finishes_what_failed_meanwhile(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what must be asked for twice: an update of a record that its owner does not have."""
+    world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}, "absent_after": 0.1})
+    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
+    world.put("a", tell=False)
+    world.tell("shop", "a", "update", 5, {"name": "older", "store": "A"})
+    world.tell("shop", "gone", "update", 5, {"name": "gone", "store": "A"})
+    world.drain()
+    assert world.states() == {"waiting": 2}
+    assert CliRunner().invoke(app, ["full-sync", "item"]).exit_code == 0
+    assert world.states() == {"superseded": 2}
+
+
+def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("b", tell=False)
+    world.erp.before = lambda verb, key: answer(422) if key == "b" else None
+    result = command("full-sync", "item")
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "not in sync: 0 records are waiting and 1 failing (1: answer 422). Next: `sync-orchestrator records list "
+        "item --dead` lists dead ones, `status` shows the third party\n",
+    )
+
+
+def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World, command: Command) -> None:
+    for number in range(20):
+        world.put(f"a{number}", group="A", tell=False)
+    world.full_sync("A")
+    for number in range(15):
+        world.shop.rows.pop(f"a{number}")
+    world.put("b", group="B", tell=False)
+    result = command("full-sync", "item")
+    assert result.exit_code == 1
+    assert "more than the cap" in result.stderr
+    assert "b" in world.mirrored()
+    assert command("full-sync", "item", "--group", "A", "--allow-deletions", 15).exit_code == 0
+    assert world.mirrored() == world.truth()
+
+
+def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
+    assert command("verify").exit_code == 2
+    world.put("a", tell=False)
+    world.put("b", tell=False)
+    assert command("verify", "item", "--group", "A").exit_code == 2
+    command("full-sync", "item")
+    result = command("verify", "item", "--full")
+    assert (result.exit_code, "in_step" in result.stdout) == (0, True)
+    world.erp.store.pop(world.row("a").external_id)
+    result = command("verify", "--full", "--repair", "off", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["drift"]) == (1, [{"key": "a", "kind": "missing", "status": "found"}])
+    nobody = command("verify", "--full").stdout
+    assert "missing  marked for repair" in nobody
+    assert (
+        "1 differences are marked for repair, and nothing that pushes them runs: start `sync-orchestrator up`, or "
+        "run `sync-orchestrator drain`"
+    ) in nobody
+    command("drain")
+    world.erp.store.pop(world.row("a").external_id)
+    record_heartbeat(world.engine, "sensor")
+    assert "1 differences are marked for repair: a drain that runs pushes them" in command("verify", "--full").stdout
+    end_heartbeat(world.engine, "sensor")
+    command("drain")
+    assert command("verify", "--full").exit_code == 0
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, command: Command) -> None:
+    world.put("a", tell=False)
+    world.put("[/]b", group="[/]", tell=False)
+    assert "━" in command("full-sync", "item", FORCE_COLOR="1", COLUMNS="120").stderr
+    assert sorted(command("verify").stderr.splitlines()) == ["item A: in_step", "item [/]: in_step"]
+
+
+# Switches -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["item", "erp"])
+def test_pause_and_resume(world: World, command: Command, name: str) -> None:
+    world.put("a")
+    assert command("pause", name).stdout == f"pushes of {name} are paused\n"
+    command("drain")
+    assert (world.mirrored(), world.row("a").revision) == ({}, 2)
+    assert command("resume", name).exit_code == 0
+    command("drain")
+    assert world.mirrored() == world.truth()
+
+
+def test_epoch(command: Command) -> None:
+    assert command("epoch", "shop").stdout.startswith("shop is in epoch 1 now")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("pause", "shop"),
+        ("epoch", "erp"),
+        ("epoch", "nobody"),
+        ("verify", "order"),
+        ("full-sync", "order"),
+        ("records", "show", "item", "nothing"),
+        ("records", "refresh", "order", "a"),
+        ("events", "show", 1),
+        ("events", "redrive"),
+        ("verify", "--repair", "perhaps"),
+    ],
+)
+def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[object, ...]) -> None:
+    result = command(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(("error: ", "Usage: "))
+
+
+# The real program ---------------------------------------------------------------------------------------------------
+
+
+# Rollouts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roll(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Commands of ``rollout`` over a route ``thing`` that goes two ways, and ``plain`` that does not."""
+    both = {
+        "path": "/things/{key}",
+        "third_party": "erp",
+        "call": {"path": "/"},
+        "entity": "item",
+        "legacy": {"base_url": "http://127.0.0.1:1"},
+        "rollout": {"by_part": "key"},
+    }
+    plain = {"path": "/plain", "third_party": "erp", "call": {"path": "/"}}
+    config = two_part_config(routes={"thing": both, "plain": plain})
+    monkeypatch.setattr(composition, "load_config", lambda: config)
+    return lambda *words, **environment: command("rollout", *words, **environment)
+
+
+def test_a_share_is_set_and_who_did_it_is_shown(roll: Command, world: World) -> None:
+    refused = roll("set", "thing", 5, "--why", "go")
+    assert (refused.exit_code, "was ever validated" in refused.output) == (2, True)
+    assert roll("set", "thing", 5, "--why", "go", "--override").exit_code == 0
+    assert roll("shadow", "thing", "--why", "look").exit_code == 0
+    world.put("a")
+    world.drain()
+    world.full_sync()
+    world.validate()
+    assert roll("allow", "thing", "x", "y", "--why", "friends").exit_code == 0
+    assert roll("allow", "thing", "y", "--remove", "--why", "no friend").exit_code == 0
+    assert roll("deny", "thing", "z", "--why", "not them").exit_code == 0
+    shown = json.loads(roll("show", "thing", "--json").stdout)
+    assert shown == {
+        "route": "thing",
+        "percent": 5,
+        "shadow": True,
+        "allow": ["x"],
+        "deny": ["z"],
+        "halted": False,
+        "version": 5,
+        "tried": 0,
+        "failed": 0,
+        "compared": 0,
+        "different": 0,
+    }
+    changes = json.loads(roll("history", "thing", "--json").stdout)
+    assert [change["why"] for change in changes] == ["not them", "no friend", "friends", "look", "go"]
+    assert "was ever validated" in changes[-1]["overrode"]
+    assert all(change["who"] for change in changes)
+    [listed] = json.loads(roll("list", "--json").stdout)
+    assert (listed["route"], listed["percent"]) == ("thing", 5)
+    for words in (("list",), ("show", "thing"), ("history", "thing")):
+        assert "thing" in roll(*words).output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("set", "plain", 5, "--why", "x"),
+        ("show", "nothing"),
+        ("history", "plain"),
+        ("set", "thing", 5, "--why", " "),
+        ("set", "thing", 5),
+        ("set", "thing", 101, "--why", "x"),
+        ("allow", "thing", "", "--why", "x"),
+    ],
+)
+def test_rollouts_that_cannot_be(roll: Command, words: tuple[object, ...]) -> None:
+    result = roll(*words)
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """A folder with a configuration, not in pytest's, where the database's own user may be locked out."""
+    folder = Path(tempfile.mkdtemp(prefix="sync-cli-"))
+    settings = two_part_config().model_dump(mode="json", exclude_defaults=True)
+    (folder / "sync.yaml").write_text(yaml.safe_dump(settings))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_check_of_a_good_and_a_bad_configuration(project: Path) -> None:
+    said = shell("check", folder=project).stdout
+    assert said.endswith("sync.yaml is in order: item\n")
+    assert re.search(r"^item +shop, stock +erp +4 +15 m +1 d +$", said, re.MULTILINE)
+    assert re.search(r"^erp +third party +rest +http://127.0.0.1:1 *$", said, re.MULTILINE)
+    assert [system["role"] for system in json.loads(shell("check", "--json", folder=project).stdout)["systems"]] == [
+        "source",
+        "source",
+        "third party",
+    ]
+    (project / "sync.yaml").write_text((project / "sync.yaml").read_text().replace("owner: shop", "owner: nobody"))
+    result = shell("check", folder=project)
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, "", 1)
+    assert "owner 'nobody' is none of the parts" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+        ("postgres://user:canary@127.0.0.1:1/none", "error: the database: connection failed"),
+        ("canary", "error: SYNC_DATABASE_URL must be"),
+        ("mysql://user:canary@127.0.0.1/none", "error: SYNC_DATABASE_URL must be"),
+    ],
+)
+def test_database_that_cannot_be_reached_is_a_line_without_the_password(project: Path, url: str, said: str) -> None:
+    result = shell("status", folder=project, SYNC_DATABASE_URL=url)
+    assert result.returncode == 2
+    assert result.stderr.startswith(said)
+    assert len(result.stderr.splitlines()) == 1
+    assert "canary" not in result.stderr
+
+
+def test_database_commands(project: Path) -> None:
+    url = shell("db", "url", folder=project).stdout.strip()
+    try:
+        assert make_url(url).drivername == "postgresql"
+        assert json.loads(shell("status", "--json", folder=project).stdout)["events"]["received"] == 0
+    finally:
+        assert shell("db", "stop", folder=project).stdout == "stopped\n"
+    assert shell("db", "stop", folder=project).stdout == "it was not running\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("status",),
+        ("events", "list"),
+        ("events", "show", "1"),
+        ("events", "redrive", "--all"),
+        ("records", "show", "item", "a"),
+        ("verify",),
+        ("pause", "item"),
+        ("epoch", "shop"),
+        ("drain",),
+    ],
+)
+def test_looking_makes_no_database(
+    command: Command, project: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    for name in ("SYNC_HOME", "SYNC_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"there is no database in {project / '.sync'}: " in result.stderr
+    assert "export SYNC_HOME=FOLDER" in result.stderr
+    assert not (project / ".sync").exists()
+
+
+def test_a_database_near_by_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".sync" / "demo" / "postgres").mkdir(parents=True)
+    (project / ".sync" / "demo" / "postgres" / "PG_VERSION").touch()
+    monkeypatch.chdir(project)
+    for name in ("SYNC_HOME", "SYNC_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    result = CliRunner().invoke(app, ["status"])
+    assert f"export SYNC_HOME={project / '.sync' / 'demo'}; `sync-orchestrator up`" in result.stderr
+
+
+def test_status_names_its_database_without_the_password(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYNC_DATABASE_URL", "postgresql://user:canary@db.example.org/sync")
+    said = command("status").stdout
+    assert "postgresql://user:***@db.example.org/sync (SYNC_DATABASE_URL)" in said
+    monkeypatch.delenv("SYNC_DATABASE_URL")
+    monkeypatch.setenv("SYNC_HOME", str(tmp_path))
+    assert f"the embedded one in {tmp_path / 'postgres'}" in command("status").stdout
+
+
+def test_demo_that_is_not_here(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workspace.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    result = command("demo")
+    assert (result.exit_code, result.stderr) == (2, "error: the demo is not here: run this in a clone of the project\n")
+
+
+def test_demo_gets_its_options(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "workspace.yaml").touch()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "story.py").touch()
+    monkeypatch.chdir(tmp_path)
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words[1:]))
+    assert command("demo", "--fast", "3").exit_code == 0
+    assert started == [["-m", "demo.story", "--fast", "3"]]
+    assert processes.workspace() == tmp_path / "workspace.yaml"

@@ -1,0 +1,235 @@
+"""Claims of a process that is gone, or stands still, are taken over long before their lease is over, and safely.
+
+Not here: leases that run out (``test_stopped_processes.py``), leases of business groups (``test_group_lease.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import holder_worker
+import pytest
+from conftest import World
+from crash_worker import TableThirdParty
+from paths import SUPPORT
+from sqlalchemy import Engine
+from test_stopped_processes import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
+
+from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.push.attempt import claim
+from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
+
+GONE = HOLDER_GONE_SECONDS + 1
+LANDED = 60.0  # no call of a process that is gone can take effect any more
+
+
+@pytest.fixture
+def shared(make_world: Callable[..., World], engine: Engine) -> World:
+    """A world whose third party other processes see, too."""
+    return make_world(erp=TableThirdParty(engine), **holder_worker.SETTINGS)
+
+
+@contextmanager
+def worker(database_url: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that has sent itself a signal; it is ended in any case."""
+    process = subprocess.Popen(
+        [sys.executable, holder_worker.__file__, database_url, *arguments],
+        env={**os.environ, **environment},
+        text=True,
+        cwd=SUPPORT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert state is not None
+            assert state.si_code in (os.CLD_STOPPED, os.CLD_KILLED), f"it ended: {process.communicate()}"
+            yield process
+        finally:
+            process.kill()
+
+
+def taken_over(world: World) -> bool:
+    """Another process has claimed the record whose call has an unknown outcome."""
+    return world.row("a").unsettled_until is not None
+
+
+def lease_left(world: World) -> float:
+    return float(
+        world.query(
+            "SELECT EXTRACT(epoch FROM max(lease_until) - sync.clock()) AS left FROM sync.records "
+            "WHERE lease_until IS NOT NULL"
+        )[0].left
+        or 0
+    )
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_what_a_killed_process_was_pushing_is_taken_over_soon(shared: World, database_url: str, write: str) -> None:
+    due_for(shared, write)
+    with worker(database_url, "push", "SIGKILL"):
+        shared.later(GONE)
+        assert lease_left(shared) > 20
+        drained_until(shared, taken_over)
+    shared.later(LANDED)
+    assert_in_step(shared)
+
+
+def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> None:
+    shared.put("a")
+    archive(shared)
+    with shared.context.holder.beating():
+        claims = _claimed(shared)
+        assert claims
+        shared.later(HOLDER_VALID_SECONDS - 1)
+        shared.context.holder.beat()
+        shared.later(HOLDER_VALID_SECONDS - 1)
+        assert not _claimed(shared)
+        assert not is_over(claims[0].deadline)
+
+
+def test_the_intent_of_a_call_that_may_be_under_way_counts_from_when_it_was_given_up(shared: World) -> None:
+    shared.put("a")
+    archive(shared)
+    with shared.context.holder.beating():
+        _claimed(shared)
+        shared.later(GONE)
+        (second,) = _claimed(shared)
+        assert second.unsettled_for is not None
+        given_up = HOLDER_VALID_SECONDS + 5 - GONE  # the last call began that late, and has its timeout
+        assert 5 + max(0.0, given_up) - 1 < second.unsettled_for <= 5 + HOLDER_VALID_SECONDS + 5
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_stopped_process_whose_records_were_taken_over_begins_no_write(
+    shared: World, database_url: str, write: str
+) -> None:
+    due_for(shared, write)
+    with worker(database_url, "push", SYNC_STOP_AT="push.before_call") as process:
+        shared.put("a", name="newest")
+        drained_until(shared, taken_over)  # as long as it takes to be sure that the process is gone
+        assert lease_left(shared) > 20 or shared.row("a").lease_until is None
+        shared.later(LANDED)
+        drained_until(shared, settled)
+        assert went_on(process) == []
+    assert held(shared) == list(shared.truth().values())
+    shared.later(LANDED)
+    assert_in_step(shared)
+
+
+def test_what_a_killed_full_sync_was_pushing_is_taken_over_by_the_next_one(shared: World, database_url: str) -> None:
+    holder_worker.fill(shared.shop, shared.stock)
+    with worker(database_url, "full_sync", "SIGKILL"):
+        shared.later(GONE)
+        assert lease_left(shared) > 20
+        shared.full_sync()
+    shared.later(LANDED)
+    shared.full_sync()
+    assert_third_party_is_true(shared)
+
+
+def test_events_that_a_killed_process_was_reading_are_taken_over_soon(shared: World, database_url: str) -> None:
+    holder_worker.fill(shared.shop, shared.stock)
+    shared.tell("shop", "a", "create", 10)
+    with worker(database_url, "read", "SIGKILL"):
+        assert [row.state for row in shared.query("SELECT state FROM sync.events")] == ["leased"]
+        shared.later(GONE)
+        drained_until(shared, archived)
+
+
+def test_events_that_a_stopped_process_was_reading_are_settled_once(shared: World, database_url: str) -> None:
+    holder_worker.fill(shared.shop, shared.stock)
+    shared.tell("shop", "a", "create", 10)
+    with worker(database_url, "read", "SIGSTOP") as process:
+        shared.later(GONE)
+        drained_until(shared, archived)
+        went_on(process)
+    assert archived(shared)
+    assert shared.totals().balanced
+    shared.tell("stock", "a", "create", 10, shared.stock.rows["a"].data)
+    shared.later(LANDED)
+    drained_until(shared, lambda world: world.states() == {"done": 2})
+    assert [row["code"] for row in held(shared)] == ["a"]
+
+
+def archived(world: World) -> bool:
+    """The one event is in the archive; it may be pushed and finished as soon as that."""
+    return bool(
+        world.query(
+            "SELECT FROM sync.events WHERE revision IS NOT NULL UNION ALL "
+            "SELECT FROM sync.event_history WHERE revision IS NOT NULL"
+        )
+    )
+
+
+def assert_third_party_is_true(world: World) -> None:
+    def by_code(items: Any) -> list[Any]:
+        return sorted(items, key=lambda item: str(item["code"]))
+
+    assert by_code(held(world)) == by_code(world.truth().values())
+
+
+def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -> None:
+    holder = Holder(world.engine, 60)
+    with holder.beating():
+        first = holder.hold
+        assert first is not None
+        holder.beat()
+        assert holder.hold is first
+        world.later(HOLDER_VALID_SECONDS + 1)
+        holder.beat()
+        assert holder.hold is not None
+        assert holder.hold.id > first.id
+        assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 2, "what the first one claimed is free"
+
+
+def test_a_holder_that_ends_leaves_nothing_and_one_that_fails_lapses(world: World) -> None:
+    holder = Holder(world.engine, 60)
+    with holder.beating(), holder.beating():
+        assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1
+    assert holder.hold is None
+    assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 0
+    with pytest.raises(RuntimeError), holder.beating():
+        raise RuntimeError
+    assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1
+    world.later(1000)
+    with holder.beating():
+        assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1, "it is forgotten"
+
+
+def test_a_deadline_is_over_with_its_time_or_with_its_hold() -> None:
+    now = time.monotonic()
+    assert not is_over(None)
+    assert not is_over(now + 60)
+    assert is_over(now - 1)
+    assert not is_over(Deadline(now + 60, Hold(1, now + 60)))
+    assert is_over(Deadline(now + 60, Hold(1, now - 1)))
+    assert is_over(Deadline(now - 1, Hold(1, now + 60)))
+    assert min(Deadline(now + 60), Deadline(now + 30)) == now + 30
+
+
+def test_claims_without_a_heartbeat_end_with_their_lease(world: World) -> None:
+    world.put("a")
+    archive(world)
+    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+    world.later(GONE)
+    assert not in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+    world.later(20)
+    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+
+
+def _claimed(world: World) -> list[Any]:
+    return in_transaction(
+        world.engine,
+        lambda connection: claim(
+            connection, ["item"], most=1, lease=60, landing=5, hold=world.context.holder.hold, timeout=5
+        ),
+    )

@@ -1,0 +1,143 @@
+"""SIGSTOP of a real process around its send: what it does when it goes on, long after its lease, ends in step (rule 5).
+
+Not here: processes that are killed (``test_crashes.py``), late workers within one process (``test_no_duplicates.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import stop_worker
+from conftest import World
+from crash_worker import TableThirdParty
+from paths import SUPPORT
+from sqlalchemy import Engine
+
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.drain.event_batch import work_off
+
+WRITES = ["create", "update", "delete"]
+
+
+@pytest.fixture
+def shared(make_world: Callable[..., World], engine: Engine) -> World:
+    """A world whose third party other processes see, too; its clock is left as it is, since theirs is."""
+    return make_world(erp=TableThirdParty(engine), **stop_worker.SETTINGS)
+
+
+def archive(world: World) -> None:
+    """What was told is in the archive before anything is pushed."""
+    asyncio.run(work_off(world.context, 10, set()))
+
+
+def due_for(world: World, write: str) -> None:
+    """Record ``a`` stands before this write, and its older state is archived."""
+    if write != "create":
+        world.put("a", name="first")
+        drained_until(world, settled)
+    if write == "delete":
+        world.remove("a")
+    else:
+        world.put("a", name="older")
+    archive(world)
+
+
+def pushed(world: World) -> bool:
+    row = world.row("a")
+    return row.applied_revision == row.revision
+
+
+def settled(world: World) -> bool:
+    return world.states().keys() <= {"done"} and not world.row("a").out_of_step
+
+
+def drained_until(world: World, reached: Callable[[World], bool]) -> None:
+    asyncio.run(drain(world.context, linger=20, most_seconds=20, asked_to_end=lambda: reached(world)))
+    assert reached(world)
+
+
+def held(world: World) -> list[dict[str, Any]]:
+    return [row.item for row in world.query("SELECT item FROM third_party")]
+
+
+@contextmanager
+def stopped(database_url: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker that has stopped itself; it is ended in any case."""
+    process = subprocess.Popen(
+        [sys.executable, stop_worker.__file__, database_url, *arguments],
+        env={**os.environ, **environment},
+        text=True,
+        cwd=SUPPORT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        try:
+            state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert state is not None
+            assert state.si_code == os.CLD_STOPPED, f"it never stopped: {process.communicate()}"
+            yield process
+        finally:
+            process.kill()
+
+
+def went_on(process: subprocess.Popen[str]) -> list[str]:
+    """Continues it to its end; returns what it wrote at the third party."""
+    process.send_signal(signal.SIGCONT)
+    output, errors = process.communicate(timeout=60)
+    *written, end = output.split()
+    assert (end, process.returncode) == ("ended", 0), errors
+    return written
+
+
+def assert_in_step(world: World) -> None:
+    drained_until(world, settled)
+    assert held(world) == list(world.truth().values())
+    assert world.totals().balanced
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_stopped_before_its_call_until_its_lease_is_over_it_does_not_begin_the_write(
+    shared: World, database_url: str, write: str
+) -> None:
+    due_for(shared, write)
+    with stopped(database_url, SYNC_STOP_AT="push.before_call") as worker:
+        shared.put("a", name="newest")
+        drained_until(shared, pushed)
+        assert went_on(worker) == []
+    assert held(shared) == list(shared.truth().values())
+    assert_in_step(shared)
+
+
+@pytest.mark.parametrize("reached", [pushed, settled])
+@pytest.mark.parametrize(("write", "lands"), [("update", "older"), ("delete", None)])
+def test_a_write_that_lands_over_a_newer_one_is_seen_and_mended(
+    shared: World, database_url: str, write: str, lands: str | None, reached: Callable[[World], bool]
+) -> None:
+    due_for(shared, write)
+    with stopped(database_url, stop_worker.AT_SEND) as worker:
+        shared.put("a", name="newest")
+        drained_until(shared, reached)
+        assert held(shared) == list(shared.truth().values())
+        assert went_on(worker) == [write]
+    assert [item["name"] for item in held(shared)] == ([lands] if lands else [])
+    row = shared.row("a")
+    assert (row.out_of_step, row.unsettled_until is not None) == (True, True)
+    assert_in_step(shared)
+
+
+def test_a_create_that_lands_after_another_drain_has_created_leaves_no_twin(shared: World, database_url: str) -> None:
+    due_for(shared, "create")
+    with stopped(database_url, stop_worker.AT_SEND) as worker:
+        shared.put("a", name="newest")
+        drained_until(shared, settled)
+        assert went_on(worker) == ["create", "delete"]
+    assert_in_step(shared)

@@ -1,0 +1,325 @@
+"""What calls of unknown outcome, half moves and late creates leave behind: it is cleared, and nothing else is.
+
+Not here: moves as such (``test_group_moves.py``), one unknown create at one place (``test_no_duplicates.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from conftest import World
+from fakes import FakeThirdParty, answer, lost_answer
+
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.drain.event_batch import work_off
+from sync_orchestrator.core.ports import Found, Item
+from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
+from sync_orchestrator.core.push.settlement import Settled, settle
+from sync_orchestrator.errors import CallFailed, Failure
+
+
+class Placed(FakeThirdParty):
+    """Finds a record only where it is: its group is part of its address, also where it gives its own ids."""
+
+    def __init__(self, *, own_ids: bool = True, can_lookup: bool = True, idempotent_create: bool = False) -> None:
+        super().__init__(
+            own_ids=own_ids, can_lookup=can_lookup, idempotent_create=idempotent_create, grouped_address=True
+        )
+
+    def _address(self, item: Item) -> str:
+        address = super()._address(item)
+        return address if self.places.get(address, item.group) == item.group else "elsewhere"
+
+
+class SlowToSearch(Placed):
+    """Its search shows a record only when the test says that its index has caught up."""
+
+    indexed = True
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        found = await super().lookup(key, group)
+        return found if self.indexed else []
+
+
+def archive(world: World) -> None:
+    asyncio.run(work_off(world.context, 10, set()))
+
+
+def fail_once(world: World, verb: str, failure: Exception, *, landed: bool = False) -> None:
+    failures = iter([failure])
+    setattr(
+        world.erp, "after" if landed else "before", lambda called, key: next(failures, None) if called == verb else None
+    )
+
+
+def settled(world: World, seconds: float = 45, times: int = 5) -> None:
+    for _ in range(times):
+        world.drain()
+        world.later(seconds)
+
+
+def assert_in_step(world: World) -> None:
+    assert world.mirrored() == world.truth()
+    assert len(world.erp.store) == len(world.truth())
+    for record in world.erp.store.values():
+        assert world.erp.places[next(id_ for id_, r in world.erp.store.items() if r is record)] == record["store"]
+    assert not any(row.out_of_step for row in world.query("SELECT out_of_step FROM sync.records"))
+
+
+def writes(own_ids: bool) -> str:
+    return "create" if own_ids else "update"
+
+
+# Half moves -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("failure", [answer(503), answer(422), lost_answer()])
+def test_a_move_that_fails_half_way_and_is_taken_back_is_not_thought_to_be_still_there(
+    make_world: Callable[..., World], own_ids: bool, failure: Exception
+) -> None:
+    """The record is as it was acknowledged before, but the old place has been cleared."""
+    world = make_world(erp=Placed(own_ids=own_ids))
+    world.put("a", group="A")
+    world.drain()
+    fail_once(world, writes(own_ids), failure)
+    world.put("a", group="B")
+    world.drain()
+    assert world.erp.store == {}
+    world.put("a", group="A")
+    settled(world)
+    assert_in_step(world)
+
+
+def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
+    make_world: Callable[..., World],
+) -> None:
+    """The refusal left nothing unknown: no person is asked."""
+    world = make_world(erp=Placed(can_lookup=False))
+    world.put("a", group="A")
+    world.drain()
+    fail_once(world, "create", CallFailed(Failure.TRANSIENT, "no connection"))
+    world.put("a", group="B")
+    settled(world)
+    assert_in_step(world)
+
+
+def test_the_id_at_the_old_place_is_not_forgotten_for_one_that_is_found_at_the_new(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(erp=Placed())
+    world.put("a", group="A")
+    world.drain()
+    fail_once(world, "update", lost_answer())
+    world.put("a", name="answer lost", group="A")
+    world.drain()
+    world.erp.by_hand({"code": "a"}, "B")
+    fail_once(world, "delete", answer(503))
+    world.put("a", group="B")
+    settled(world)
+    assert_in_step(world)
+
+
+# Places where a call of unknown outcome was sent ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("then", ["moved", "moved twice", "deleted", "moved and deleted"])
+def test_what_a_lost_first_write_left_is_cleared_wherever_the_record_is_by_then(
+    make_world: Callable[..., World], own_ids: bool, then: str
+) -> None:
+    world = make_world(erp=Placed(own_ids=own_ids))
+    fail_once(world, writes(own_ids), lost_answer(), landed=True)
+    world.put("a", group="A")
+    world.drain()
+    assert len(world.erp.store) == 1
+    if "moved" in then:
+        world.put("a", group="B")
+    if "twice" in then:
+        archive(world)
+        world.put("a", group="C")
+    if "deleted" in then:
+        archive(world)
+        world.remove("a")
+    settled(world)
+    assert_in_step(world)
+
+
+@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("then", ["deleted", "moved back", "moved on"])
+def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
+    make_world: Callable[..., World], own_ids: bool, then: str
+) -> None:
+    world = make_world(erp=Placed(own_ids=own_ids))
+    world.put("a", group="A")
+    world.drain()
+    fail_once(world, writes(own_ids), lost_answer(), landed=True)
+    world.put("a", group="B")
+    world.drain()
+    if then == "deleted":
+        world.remove("a")
+    else:
+        world.put("a", group="A" if then == "moved back" else "C")
+    settled(world)
+    assert_in_step(world)
+
+
+def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(make_world: Callable[..., World]) -> None:
+    """With our ids a late update makes the record anew."""
+    world = make_world(erp=Placed(own_ids=False))
+    world.put("a", group="A")
+    world.drain()
+    fail_once(world, "update", lost_answer())
+    world.put("a", name="under way", group="A")
+    world.drain()
+    world.put("a", group="B")
+    world.drain()
+    asyncio.run(world.erp.update(Item("a", "A", {"code": "a", "store": "A", "name": "under way"})))
+    settled(world)
+    assert_in_step(world)
+
+
+def test_an_empty_search_at_an_older_place_is_believed_only_after_search_lag(make_world: Callable[..., World]) -> None:
+    erp = SlowToSearch()
+    world = make_world(erp=erp, system={"search_lag": 30, "landing": 5})
+    fail_once(world, "create", lost_answer(), landed=True)
+    world.put("a", group="A")
+    world.drain()
+    left = set(erp.store)
+    erp.indexed = False
+    world.put("a", group="B")
+    archive(world)
+    world.later(15)
+    world.drain()
+    erp.store = {"made-in-B": {**world.truth()["a"]}} | erp.store
+    erp.places["made-in-B"] = "B"
+    world.query("UPDATE sync.records SET external_id = 'made-in-B'")
+    world.drain()
+    calls = erp.calls.total()
+    world.drain()
+    assert erp.calls.total() == calls, "it is looked at again only when there can be more to see"
+    assert left <= set(erp.store)
+    erp.indexed = True
+    settled(world)
+    assert_in_step(world)
+
+
+def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_for_a_person(
+    make_world: Callable[..., World],
+) -> None:
+    """Its idempotency key is of no use at the new place."""
+    world = make_world(erp=Placed(can_lookup=False, idempotent_create=True))
+    fail_once(world, "create", lost_answer(), landed=True)
+    world.put("a", group="A")
+    world.drain()
+    world.put("a", group="B")
+    settled(world)
+    assert (world.erp.calls["create"], world.row("a").parked) == (1, "held")
+
+
+# Late workers --------------------------------------------------------------------------------------------------------
+
+
+def leased(world: World) -> Claim:
+    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+
+
+def settle_one(world: World, end: Pushed) -> Settled:
+    system = world.config.third_parties["erp"]
+    return in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [end]))
+
+
+def pushed(world: World, claimed: Claim) -> Pushed:
+    return asyncio.run(push(world.entity, claimed))
+
+
+def late_and_holder(world: World) -> tuple[Claim, Claim]:
+    """A lease that ran out, and the one that followed it, which has found nothing there and may create."""
+    world.put("a")
+    archive(world)
+    late = leased(world)
+    world.later(30)
+    leased(world)
+    world.later(30)
+    world.query("UPDATE sync.records SET lease_until = sync.clock(), unsettled_until = NULL, lease_token = NULL")
+    return late, leased(world)
+
+
+def test_what_a_late_create_made_while_another_push_was_under_way_goes(world: World) -> None:
+    late, holder = late_and_holder(world)
+    made_by_holder, made_late = pushed(world, holder), pushed(world, late)
+    assert not settle_one(world, made_late).twins, "the holder may be adopting it"
+    settle_one(world, made_by_holder)
+    settled(world)
+    assert_in_step(world)
+    assert world.row("a").external_id == made_by_holder.external_id
+
+
+def test_what_a_late_create_made_stays_where_the_holder_has_adopted_it(world: World) -> None:
+    late, holder = late_and_holder(world)
+    made_late = pushed(world, late)
+    world.query("UPDATE sync.records SET unsettled_until = sync.clock()")
+    adopted = pushed(
+        world, holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "unsettled_for": 0.0})
+    )
+    assert adopted.external_id == made_late.external_id
+    settle_one(world, made_late)
+    settle_one(world, adopted)
+    settled(world)
+    assert_in_step(world)
+    assert world.erp.calls["delete"] == 0
+
+
+def test_what_a_late_create_made_goes_even_if_the_process_dies_before_it_takes_it_back(world: World) -> None:
+    late, holder = late_and_holder(world)
+    settle_one(world, pushed(world, holder))
+    assert settle_one(world, pushed(world, late)).twins  # and nobody removes them
+    assert len(world.erp.store) == 2
+    settled(world)
+    assert_in_step(world)
+
+
+def test_a_late_create_that_failed_after_it_had_made_the_record_leaves_nothing(world: World) -> None:
+    late, holder = late_and_holder(world)
+    settle_one(world, pushed(world, holder))
+    made = world.erp.by_hand({"code": "a", "store": "A"}, "A")
+    fail_once(world, "create", CallFailed(Failure.TRANSIENT, "its second call failed", external_id=made))
+    settle_one(world, pushed(world, late))
+    settled(world)
+    assert_in_step(world)
+
+
+def test_what_a_late_create_made_of_a_record_that_is_deleted_by_then_goes_from_where_it_was_made(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(erp=Placed(can_lookup=False))
+    world.put("a", group="A")
+    archive(world)
+    late = leased(world)
+    world.later(30)
+    world.query("UPDATE sync.records SET lease_token = NULL, lease_until = NULL")
+    world.put("a", group="B")
+    world.drain()
+    world.remove("a")
+    world.drain()
+    assert world.erp.store == {}
+    settle_one(world, pushed(world, late))
+    assert len(world.erp.store) == 1
+    settled(world)
+    assert world.erp.store == {}
+
+
+def test_a_late_create_that_was_answered_with_the_record_that_is_there_takes_nothing_back(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(erp=FakeThirdParty(can_lookup=False, idempotent_create=True))
+    late, holder = late_and_holder(world)
+    made_by_holder, made_late = pushed(world, holder), pushed(world, late)
+    assert made_by_holder.external_id == made_late.external_id
+    settle_one(world, made_late)
+    settle_one(world, made_by_holder)
+    settled(world)
+    assert world.erp.calls["delete"] == 0
+    assert_in_step(world)

@@ -1,0 +1,567 @@
+"""Consuming from real brokers: acknowledged after the commit, whatever dies, is down, or cannot be read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from brokers import Broker, Proxy, Rabbit
+from brokers import broker as broker
+from brokers import rabbit as rabbit
+from fakes import two_part_config
+from forked_commands import start_command
+from kombu import transport
+from kombu.transport import zookeeper
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import OperationalError
+from typer.testing import CliRunner
+
+from sync_orchestrator import composition
+from sync_orchestrator.brokers import consume as consuming_module
+from sync_orchestrator.brokers.consume import Consumption, consume, retry_rejected
+from sync_orchestrator.brokers.messages import Message, events_of
+from sync_orchestrator.cli import app
+from sync_orchestrator.config import Config, Consumer
+from sync_orchestrator.config.brokers import BROKERS
+from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.recording import ChangeEvent
+from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
+
+STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
+PATIENCE = 30.0
+
+
+def cloud_event(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": f"e{number}",
+        "source": "shop",
+        "type": "item.updated",
+        "subject": f"k{number}",
+        "version": number,
+        "data": {"key": f"k{number}", "store": "A", "v": number},
+        **changes,
+    }
+
+
+def packed(document: Any) -> bytes:
+    return json.dumps(document).encode()
+
+
+def eventually(check: Callable[[], Any], what: str) -> None:
+    """Waits for another thread's or process's doing."""
+    ends = time.monotonic() + PATIENCE
+    while not check():
+        assert time.monotonic() < ends, f"{what} did not come about"
+        time.sleep(0.02)
+
+
+def config_for(broker: Broker, **changes: Any) -> Config:
+    consumer = {"url": broker.url, "queue": broker.queue, **changes.pop("consumer", {})}
+    return two_part_config(consumers={"orders": consumer}, **changes)
+
+
+def received(engine: Engine) -> int:
+    with engine.begin() as connection:
+        return count_conservation(connection).received
+
+
+def duplicates(engine: Engine) -> int:
+    with engine.begin() as connection:
+        return count_conservation(connection).duplicates
+
+
+def open_rejected(engine: Engine) -> list[dict[str, Any]]:
+    with engine.begin() as connection:
+        return rejected_messages.listed(connection, None, 100)
+
+
+def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
+    with engine.begin() as connection:
+        rows = run(
+            connection, "SELECT cause, title FROM sync.alerts WHERE resolved_at IS NULL AND kind = %(kind)s", kind=kind
+        )
+        return [(row.cause, row.title) for row in rows]
+
+
+@contextmanager
+def consuming(engine: Engine, config: Config) -> Iterator[Consumption]:
+    """A consumer at work in a thread; when the block is left it was asked to stop, and has."""
+    stop = threading.Event()
+    consumption = Consumption(engine, config, "orders", stop)
+    thread = threading.Thread(target=consumption.run)
+    thread.start()
+    try:
+        yield consumption
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consuming_module, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(consuming_module, "_WAIT", 0.1)
+
+
+# What a message means -----------------------------------------------------------------------------------------------
+
+
+def meaning(message: Message, **consumer: Any) -> list[ChangeEvent]:
+    settings = Consumer(url="amqp://b", queue="q", **consumer)
+    return events_of(message, settings, two_part_config())
+
+
+EXPECTED = ChangeEvent("shop", "e1", "item", "k1", "update", 1, {"key": "k1", "store": "A", "v": 1}, "A")
+ATTRIBUTES = {name: value for name, value in cloud_event().items() if name != "data"}
+DATA = packed(cloud_event()["data"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(packed(cloud_event()), STRUCTURED),
+        Message(packed(cloud_event()), "application/cloudevents+json; charset=utf-8"),
+        Message(packed(cloud_event()), "application/json"),
+        Message(packed(cloud_event())),
+        Message(packed([cloud_event()]), BATCH),
+        Message(DATA, "application/json", {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}),
+        Message(DATA, "application/json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}),
+        Message(
+            DATA, "application/vnd.shop+json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}
+        ),
+        Message(DATA, None, {f"cloudEvents_{name}": value for name, value in {**ATTRIBUTES, "version": "1"}.items()}),
+    ],
+    ids=str,
+)
+def test_a_cloud_event_is_understood_however_it_is_packed(message: Message) -> None:
+    assert meaning(message) == [EXPECTED]
+
+
+def test_a_binary_event_without_a_body_is_thin() -> None:
+    headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}
+    assert meaning(Message(b"", None, headers))[0].data is None
+
+
+def test_a_time_of_amqp_is_utc() -> None:
+    own = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}, "group": "store"}
+    config = two_part_config(entity={"parts": {"shop": own, "stock": own}})
+    headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items() if name != "version"}
+    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
+    settings = Consumer(url="amqp://b", queue="q")
+    found = [
+        events_of(Message(b"", None, {**headers, "cloudEvents:time": time}), settings, config)[0].version
+        for time in (at, at.replace(tzinfo=None))
+    ]
+    assert found == [int(at.timestamp()) * 1_000_000] * 2
+
+
+def test_a_consumers_source_stands_in_for_what_events_say() -> None:
+    found = meaning(Message(packed(cloud_event(source="/shops/eu"))), source="shop")
+    assert found == [EXPECTED]
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (Message(b"\xff"), "not UTF-8"),
+        (Message(b""), "not JSON"),
+        (Message(b"[]"), "must be a JSON object"),
+        (Message(packed(cloud_event()), BATCH), "must be an array"),
+        (Message(b"<a/>", "text/xml", {"cloudEvents:id": "e1"}), "must be JSON"),
+        (Message(packed(cloud_event(type="nothing.updated"))), "must begin with the name of an entity"),
+        (Message(b" " * 300_000), "has more than 262144 bytes"),
+    ],
+    ids=[str(number) for number in range(7)],
+)
+def test_what_cannot_be_read_says_why(message: Message, said: str) -> None:
+    with pytest.raises(InvalidEvent, match=said):
+        meaning(message)
+
+
+# In order -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engine: Engine) -> None:
+    for number in range(1, 51):
+        broker.send(packed(cloud_event(number)))
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: received(engine) == 50, "50 events")
+        broker.send(packed(cloud_event(51)))
+        eventually(lambda: received(engine) == 51, "one more")
+    assert broker.left() == 0
+
+
+def test_what_has_arrived_is_one_commit(broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    write = Consumption._write
+    monkeypatch.setattr(
+        Consumption,
+        "_write",
+        lambda self, connection, understood: (sizes.append(len(understood)), write(self, connection, understood)),
+    )
+    for number in range(1, 101):
+        broker.send(packed(cloud_event(number)))
+    with consuming(engine, config_for(broker, consumer={"at_once": 60})):
+        eventually(lambda: received(engine) == 100, "100 events")
+    assert max(sizes) > 10
+    assert max(sizes) <= 60
+
+
+def test_what_kombu_sends_with_headers_is_read_in_binary_mode(broker: Broker, engine: Engine) -> None:
+    broker.send(DATA, "application/json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()})
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: received(engine) == 1, "the event")
+    assert open_rejected(engine) == []
+
+
+def test_events_of_the_sources_own_shape(broker: Broker, engine: Engine) -> None:
+    events = {
+        "when": "body.op != 'skip'",
+        "id": "body.nr",
+        "key": "body.sku",
+        "version": "body.v",
+        "action": "body.op",
+        "actions": {"u": "updated"},
+        "data": "body.row",
+    }
+    system = {"base_url": "http://127.0.0.1:1"}
+    config = config_for(
+        broker,
+        consumer={"format": "own", "source": "shop"},
+        sources={"shop": {**system, "events": events}, "stock": system},
+    )
+    for op in ("skip", "u", "x"):
+        broker.send(packed({"op": op, "nr": op, "sku": "k1", "v": 3, "row": {"key": "k1", "store": "A"}}))
+    with consuming(engine, config):
+        eventually(lambda: received(engine) == 1 and open_rejected(engine), "one event, one rejection")
+    assert [row["reason"] for row in open_rejected(engine)] == ["action (body.op): must be one of u"]
+    assert broker.left() == 0
+
+
+def test_a_queue_is_made_and_bound_where_an_exchange_is_named(rabbit: Rabbit, engine: Engine) -> None:
+    exchange, queue = f"{rabbit.queue}-exchange", f"{rabbit.queue}-bound"
+    rabbit.channel.exchange_declare(exchange, "topic", durable=False, auto_delete=False)
+    config = config_for(rabbit, consumer={"exchange": exchange, "bindings": ["shop.*"], "queue": queue})
+    try:
+        with consuming(engine, config):
+
+            def told() -> bool:
+                message = rabbit.channel.prepare_message(packed(cloud_event()))
+                rabbit.channel.basic_publish(message, exchange=exchange, routing_key="shop.item")
+                rabbit.channel.basic_publish(rabbit.channel.prepare_message(b"x"), exchange=exchange, routing_key="b")
+                return received(engine) == 1
+
+            eventually(told, "the event")
+        assert open_rejected(engine) == []
+    finally:
+        rabbit.channel.queue_delete(queue)
+        rabbit.channel.exchange_delete(exchange)
+
+
+def test_a_queue_that_is_not_there_is_waited_for(
+    rabbit: Rabbit, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = f"{rabbit.queue}-later"
+    with consuming(engine, config_for(rabbit, consumer={"queue": queue})):
+        eventually(lambda: "NOT_FOUND - no queue" in caplog.text, "the complaint")
+        rabbit.channel.queue_declare(queue, durable=True, auto_delete=False)
+        rabbit.channel.basic_publish(rabbit.channel.prepare_message(packed(cloud_event())), routing_key=queue)
+        eventually(lambda: received(engine) == 1, "the event")
+    rabbit.channel.queue_delete(queue)
+    assert "guest:guest" not in caplog.text
+
+
+# Unreadable ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_read_stops_nothing_and_is_told_of(broker: Broker, engine: Engine) -> None:
+    for body in (packed(cloud_event(1)), b"not json", packed({"specversion": "0.3"}), packed(cloud_event(2))):
+        broker.send(body)
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: received(engine) == 2, "the good ones")
+        eventually(lambda: len(open_rejected(engine)) == 2, "the bad ones")
+    assert broker.left() == 0
+    assert {row["reason"].split(":")[0] for row in open_rejected(engine)} == {"the body is not JSON", "specversion"}
+    assert alerts_of(engine, "rejected") == [("orders", "orders: 2 messages cannot be read")]
+
+
+def test_the_same_unreadable_message_is_kept_once(broker: Broker, engine: Engine) -> None:
+    for _ in range(3):
+        broker.send(b"not json")
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: [row["times"] for row in open_rejected(engine)] == [3], "one, three times")
+
+
+def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Engine) -> None:
+    broker.send(b"x" * 5000)
+    config = config_for(broker, limits={"event_bytes": 1000})
+    with consuming(engine, config):
+        eventually(lambda: open_rejected(engine), "the rejection")
+    number = open_rejected(engine)[0]["id"]
+    assert retry_rejected(engine, config, [number]) == (0, 1)
+    with engine.begin() as connection:
+        found = rejected_messages.show(connection, number)
+    assert (len(found["body"]), found["size"], found["is_cut"]) == (1000, 5000, True)
+    assert "only 1000 of its 5000 bytes were kept" in found["reason"]
+
+
+def test_what_the_database_cannot_hold_is_found_among_the_others(
+    broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = consuming_module.events_of
+
+    def with_nul(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
+        found = read(message, consumer, config)
+        return [
+            each if each.key != "k2" else ChangeEvent("shop", "e2", "item", "k\x002", "update", 2) for each in found
+        ]
+
+    monkeypatch.setattr(consuming_module, "events_of", with_nul)
+    for number in (1, 2, 3):
+        broker.send(packed(cloud_event(number)))
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: received(engine) == 2 and open_rejected(engine), "two events and one rejection")
+    assert open_rejected(engine)[0]["reason"].startswith("the database cannot hold it")
+    assert broker.left() == 0
+
+
+def test_retry_takes_what_can_be_read_by_now_and_ends_the_alert(broker: Broker, engine: Engine) -> None:
+    broker.send(packed(cloud_event(1, source="/shops/eu")))
+    config = config_for(broker)
+    with consuming(engine, config):
+        eventually(lambda: open_rejected(engine), "the rejection")
+    assert retry_rejected(engine, config, None) == (0, 1)
+    mended = config_for(broker, consumer={"source": "shop"})
+    assert retry_rejected(engine, mended, None) == (1, 0)
+    assert (received(engine), open_rejected(engine), alerts_of(engine, "rejected")) == (1, [], [])
+
+
+def test_discard_keeps_the_reason(broker: Broker, engine: Engine) -> None:
+    broker.send(b"\x00\xff")
+    with consuming(engine, config_for(broker)):
+        eventually(lambda: open_rejected(engine), "the rejection")
+    number = open_rejected(engine)[0]["id"]
+    assert rejected_messages.discard(engine, [number], "sent by mistake") == 1
+    with engine.begin() as connection:
+        found = rejected_messages.show(connection, number)
+        rejected_messages.forget_old(connection)
+        assert rejected_messages.show(connection, number)["ending"] == "discarded"
+    assert (found["ending_reason"], found["body"]) == ("sent by mistake", "\x00\\xff")
+    assert alerts_of(engine, "rejected") == []
+    with pytest.raises(NotFound, match="none of these"):
+        rejected_messages.discard(engine, [number], "again")
+
+
+# Down ---------------------------------------------------------------------------------------------------------------
+
+
+def test_while_the_database_is_down_nothing_is_acknowledged(
+    broker: Broker, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = threading.Event()
+
+    def fail(connection: Any) -> None:
+        if down.is_set() and threading.current_thread() is not threading.main_thread():
+            raise OperationalError("begin", {}, Exception("the database is down"))
+
+    event.listen(engine, "begin", fail)
+    try:
+        down.set()
+        broker.send(packed(cloud_event(1)))
+        with consuming(engine, config_for(broker)):
+            eventually(lambda: caplog.text.count("the database does not answer") >= 2, "two tries")
+        assert (broker.left(), received(engine)) == (1, 0)
+        with consuming(engine, config_for(broker)):
+            eventually(lambda: caplog.text.count("the database does not answer") >= 4, "two tries more")
+            broker.send(packed(cloud_event(2)))
+            down.clear()
+            eventually(lambda: received(engine) == 2, "both events")
+        assert broker.left() == 0
+    finally:
+        event.remove(engine, "begin", fail)
+
+
+def test_a_broker_that_goes_away_and_comes_back(
+    broker: Broker, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    proxy = Proxy(broker.url)
+    config = config_for(broker, consumer={"url": proxy.url}, alerts={"overdue_after": 0})
+    try:
+        with consuming(engine, config):
+            broker.send(packed(cloud_event(1)))
+            eventually(lambda: received(engine) == 1, "the first")
+            proxy.cut()
+            eventually(lambda: caplog.text.count("the next try is in") >= 3, "three tries")
+            eventually(lambda: alerts_of(engine, "not_consumed"), "the alert")
+            broker.send(packed(cloud_event(2)))
+            proxy.open()
+            eventually(lambda: received(engine) == 2, "the second")
+            eventually(lambda: not alerts_of(engine, "not_consumed"), "the end of the alert")
+    finally:
+        proxy.cut()
+    assert broker.left() == 0
+
+
+# Killed -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def process(broker: Broker, database_url: str, tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+    """`sync-orchestrator consume` for real."""
+    config = config_for(broker).model_dump(mode="json", exclude_defaults=True)
+    config["consumers"]["orders"]["url"] = broker.url
+    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(config))
+    environment = {**os.environ, "SYNC_DATABASE_URL": database_url, "SYNC_CONFIG": str(tmp_path / "sync.yaml")}
+    started: list[BaseProcess] = []
+
+    def start(crash_at: str | None = None) -> BaseProcess:
+        started.append(start_command("consume", environment=environment, crash_at=crash_at))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.join()
+        each.close()
+
+
+def ended(process: BaseProcess) -> int | None:
+    """Waits for its end; returns its exit code."""
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+@pytest.mark.parametrize(
+    "point", ["consume.taken", "consume.before_commit", "consume.committed", "consume.acknowledged"]
+)
+def test_killed_there_nothing_is_lost_and_nothing_counts_twice(
+    point: str,
+    broker: Broker,
+    engine: Engine,
+    process: Callable[..., BaseProcess],
+) -> None:
+    broker.send(packed(cloud_event(1)))
+    broker.send(b"not json")
+    assert ended(process(point)) == -signal.SIGKILL
+    before = received(engine)
+    broker.forget_holder()
+    again = process()
+    eventually(lambda: received(engine) == 1 and len(open_rejected(engine)) == 1, "both are here")
+    broker.send(packed(cloud_event(2)))
+    eventually(lambda: received(engine) == 2, "it goes on")
+    again.terminate()
+    assert ended(again) == 0
+    assert broker.left() == 0
+    if point == "consume.committed":
+        assert before == 1
+        assert duplicates(engine) == 1
+
+
+# The command --------------------------------------------------------------------------------------------------------
+
+
+def test_a_consumer_that_is_not_there(engine: Engine) -> None:
+    with pytest.raises(NotFound, match=r"no 'consumers'"):
+        consume(engine, two_part_config())
+    config = two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q"}})
+    with pytest.raises(NotFound, match="there is no consumer 'order'; there is orders"):
+        consume(engine, config, "order")
+
+
+@pytest.mark.parametrize("section", ["consumers", "outcomes"])
+@pytest.mark.parametrize("url", ["nosuch://user:secret@b/x", "nosuch+amqp://user:secret@b/x"])
+def test_a_broker_unheard_of_is_refused_at_load(
+    section: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = two_part_config().model_dump(mode="json", exclude_defaults=True)
+    document[section] = {"orders": {"url": url, "queue": "q"}}
+    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
+    with pytest.raises(ConfigError) as refused:
+        composition.load_config()
+    assert f"{section}.orders.url: there is no broker 'nosuch'; there is amqp, amqps, " in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_all_brokers_of_kombu_are_known() -> None:
+    assert {name.lower() for name in transport.TRANSPORT_ALIASES} == set(BROKERS)
+
+
+@pytest.mark.parametrize("url", ["sqs://user:secret@b", "zookeeper://user:secret@b"])
+def test_a_broker_whose_library_is_missing_ends_the_consumer(
+    engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_transport_cache", {})
+    monkeypatch.setitem(sys.modules, "kombu.transport.SQS", None)  # some cannot be imported without it,
+    monkeypatch.setattr(zookeeper, "kazoo", None)  # others not be made
+    stop = threading.Event()
+    monkeypatch.setattr(stop, "wait", lambda seconds: stop.set())  # a pause would be the end, without an error
+    consumption = Consumption(engine, two_part_config(consumers={"orders": {"url": url, "queue": "q"}}), "orders", stop)
+    consumption.run()
+    assert isinstance(consumption.error, ConfigError)
+    assert f"kombu has no transport for {url[: url.index(':')]}:// here" in str(consumption.error)
+    assert "secret" not in str(consumption.error)
+
+
+def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q"}})
+    document = config.model_dump(mode="json", exclude_defaults=True)
+    document["consumers"]["orders"]["url"] = "amqp://b"
+    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(composition, "open_database", lambda: engine)
+    monkeypatch.setattr(composition, "require_database", lambda: None)
+    monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
+    found = [
+        consuming_module.understand(Message(body, None, {"shop": "eu"}), "orders", config)
+        for body in (b"not json", packed({"specversion": "0.3"}))
+    ]
+    with engine.begin() as connection:
+        rejected_messages.keep(
+            connection, [each for each in found if isinstance(each, rejected_messages.Rejected)], 1000
+        )
+    cli = CliRunner()
+
+    def ran(*arguments: str) -> tuple[int, str]:
+        result = cli.invoke(app, ["rejected", *arguments])
+        return result.exit_code, result.output
+
+    numbers = [str(row["id"]) for row in json.loads(ran("list", "--json")[1])]
+    assert len(numbers) == 2
+    assert json.loads(ran("show", numbers[1])[1])["headers"] == {"shop": "eu"}
+    assert ran("retry", "--all") == (1, "0 messages recorded, 2 still cannot be read\n")
+    assert ran("discard", *numbers, "--reason", "never mind") == (0, "2 messages discarded\n")
+    assert "there are none" in ran("list")[1]
+
+
+@pytest.mark.parametrize(
+    ("consumer", "said"),
+    [
+        ({"format": "own"}, "source: is needed"),
+        ({"format": "own", "source": "shop"}, "sources.shop says nothing of its 'events'"),
+        ({"source": "nobody"}, "there is no source system of that name"),
+        ({"url": "redis://b", "exchange": "x"}, "there is no such thing in Redis"),
+        ({"url": "b:5672"}, "should match pattern"),
+        ({"url": "https://b"}, "there is no broker 'https'; there is amqp, "),
+    ],
+)
+def test_a_consumer_that_cannot_work_is_refused(consumer: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q", **consumer}})

@@ -1,0 +1,401 @@
+"""Each kind of alert, brought about by what it is there for, and received by a webhook that really listens.
+
+Not here: how alerts are gathered, repeated, ended and sent again (``test_alert_delivery.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pytest
+from alert_servers import Webhook
+from conftest import World
+from fakes import FakeThirdParty, answer, lost_answer
+from test_dagster_runs import Dagster, instance, storage, storage_url
+from test_dagster_runs import dagster as dagster
+
+from sync_orchestrator.api.database import Database
+from sync_orchestrator.api.watchdog import Watchdog
+from sync_orchestrator.brokers.consume import Consumption, understand
+from sync_orchestrator.brokers.messages import Message
+from sync_orchestrator.config import Alerts
+from sync_orchestrator.core.intake import rejected_messages
+from sync_orchestrator.core.intake.polling import poll_due
+from sync_orchestrator.core.notifications import alerts, outcomes
+from sync_orchestrator.core.notifications.alert_messages import ACTIONS
+from sync_orchestrator.core.operations.maintenance import look_after, watch
+from sync_orchestrator.core.service import rollout
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
+from sync_orchestrator.core.systems.pauses import set_paused
+from sync_orchestrator.core.systems.suspension import note_stray_ids
+from sync_orchestrator.core.validation.source_check import check_sources
+from sync_orchestrator.errors import DeletionsHeld
+from sync_orchestrator.resources import system
+from sync_orchestrator.sensors import changes
+from sync_orchestrator.sensors.alerts import failed_runs
+
+__all__ = ["dagster", "instance", "storage", "storage_url"]
+
+Make = Callable[..., World]
+HOUR = 3600.0
+UI = "https://dagster.example.org"
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    webhook = Webhook()
+    webhook.up()
+    yield webhook
+    webhook.close()
+
+
+def synced(world: World, number: int = 3) -> World:
+    for each in range(number):
+        world.put(f"k{each}", tell=False)
+    world.full_sync()
+    return world
+
+
+def minutely(world: World) -> None:
+    """The round of every minute."""
+    with world.engine.begin() as connection:
+        watch(connection, world.config.alerts, world.config.entities)
+
+
+# What brings each about ---------------------------------------------------------------------------------------------
+
+
+def a_change_is_refused(make: Make) -> World:
+    world = make()
+    world.erp.before = lambda verb, key: answer(422)
+    world.put("a")
+    world.drain()
+    return world
+
+
+def a_create_is_lost_that_cannot_be_looked_up(make: Make) -> World:
+    world = make(erp=FakeThirdParty(can_lookup=False))
+    world.erp.after = lambda verb, key: lost_answer() if verb == "create" else None
+    world.put("a")
+    for _ in range(4):
+        world.drain()
+        world.later(60)
+    return world
+
+
+def a_third_party_fails_again_and_again(make: Make) -> World:
+    world = make()
+    world.erp.before = lambda verb, key: answer(500)
+    for number in range(10):
+        world.put(f"k{number}")
+    world.drain()
+    return world
+
+
+def a_record_is_altered_there(make: Make) -> World:
+    world = synced(make())
+    name = str(world.row("k1").external_id)
+    world.erp.store[name] = {**world.erp.store[name], "count": -1}
+    assert world.validate(full=True).verdict == "drift"
+    return world
+
+
+def a_version_is_of_tomorrow(make: Make) -> World:
+    part = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}}
+    world = make(entity={"parts": {"shop": {**part, "group": "store"}, "stock": part}})
+    version = int((time.time() + 24 * HOUR) * 1e6)
+    world.tell("shop", "a", "create", version, {"name": "n", "store": "A"}, group="A")
+    world.drain()
+    return world
+
+
+def an_update_comes_whose_record_never_does(make: Make) -> World:
+    world = make()
+    world.tell("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
+    world.drain()
+    world.later(25 * HOUR)
+    minutely(world)
+    return world
+
+
+def nobody_drains(make: Make) -> World:
+    world = make()
+    world.put("a")
+    world.later(HOUR)
+    minutely(world)
+    return world
+
+
+def a_source_lost_most_of_its_records(make: Make) -> World:
+    world = synced(make(), 20)
+    for number in range(15):
+        world.shop.remove(f"k{number}")
+    with suppress(DeletionsHeld):
+        world.full_sync()
+    return world
+
+
+def a_source_does_not_show_what_it_announced(make: Make) -> World:
+    world = synced(make())
+    world.tell("shop", "ghost", "create", 5_000_000)
+    for _ in range(3):
+        world.drain()
+        world.later(500)
+    return world
+
+
+def a_record_holds_what_no_database_takes(make: Make) -> World:
+    world = synced(make())
+    row = world.shop.rows["k1"]
+    world.shop.rows["k1"] = replace(row, data={**row.data, "name": "a\x00b"}, version=row.version + 1)
+    world.full_sync()
+    return world
+
+
+def a_source_does_not_say_what_has_changed(make: Make) -> World:
+    part = {"key": "key", "version": {"path": "v", "kind": "number"}, "list": {"path": "/"}}
+    polled = {**part, "changes": {"path": "/changes"}, "poll_every": 30}
+    world = make(entity={"parts": {"shop": {**part, "group": "store"}, "stock": polled}})
+    world.stock.can_poll = world.stock.down = True
+    asyncio.run(poll_due(world.context))
+    return world
+
+
+def consumer(url: str) -> dict[str, Any]:
+    return {"consumers": {"orders": {"url": url, "queue": "orders"}}}
+
+
+def a_message_is_no_event(make: Make) -> World:
+    world = make(**consumer("redis://127.0.0.1:1"))
+    found = understand(Message(b"hello"), "orders", world.config)
+    assert isinstance(found, rejected_messages.Rejected)
+    with world.engine.begin() as connection:
+        rejected_messages.keep(connection, [found], 1000)
+    return world
+
+
+def a_broker_is_down(make: Make) -> World:
+    world = make(**consumer("redis://127.0.0.1:1"), alerts={"overdue_after": 0, "group_wait": 0})
+    stop = threading.Event()
+    consumption = Consumption(world.engine, world.config, "orders", stop)
+    thread = threading.Thread(target=consumption.run)
+    thread.start()
+    ends = time.monotonic() + 30
+    while not world.query("SELECT FROM sync.alerts") and time.monotonic() < ends:
+        stop.wait(0.05)
+    stop.set()
+    thread.join(30)
+    return world
+
+
+class Absent:
+    """A receiver of outcomes that does not answer."""
+
+    def deliver(self, told: Any) -> outcomes.Delivery:
+        return outcomes.Delivery(down="no connection")
+
+
+def a_receiver_of_outcomes_is_down(make: Make) -> World:
+    world = make(outcomes={"audit": {"url": "https://audit.test"}})
+    world.put("a")
+    world.drain()
+    for _ in range(2):
+        outcomes.send_due(world.engine, {"audit": Absent()}, world.config.alerts)
+        world.later(HOUR)
+    return world
+
+
+def a_source_tells_nobody(make: Make) -> World:
+    world = synced(make())
+    world.put("new", tell=False)
+    asyncio.run(check_sources(world.context, world.entity, "A"))
+    return world
+
+
+def the_new_path_fails(make: Make) -> World:
+    world = make(
+        routes={
+            "stone": {
+                "third_party": "erp",
+                "path": "/stones",
+                "call": {"path": "/stones"},
+                "legacy": {"base_url": "http://127.0.0.1:1"},
+                "rollout": {"by_header": "X-Merchant", "least": 5},
+            }
+        }
+    )
+    with world.engine.begin() as connection:
+        made = rollout.change(
+            connection,
+            world.config,
+            "stone",
+            rollout.Change(percent=100.0),
+            who="somebody",
+            why="because",
+            override=True,
+        )
+        assert rollout.count(
+            connection, world.config, {("stone", made.version, "tried"): 100, ("stone", made.version, "failed"): 100}
+        ) == ["stone"]
+    return world
+
+
+def an_event_vanishes_from_the_ledger(make: Make) -> World:
+    world = make()
+    world.put("a")
+    world.query("DELETE FROM sync.events WHERE source = 'shop' RETURNING key")
+    with world.engine.begin() as connection:
+        assert not look_after(connection).balanced
+    return world
+
+
+def the_third_party_is_down_for_an_hour(make: Make) -> World:
+    world = synced(make())
+    world.later(HOUR)
+    minutely(world)
+    return world
+
+
+def three_ids_show_other_keys(make: Make) -> World:
+    world = synced(make())
+    with world.engine.begin() as connection:
+        assert note_stray_ids(connection, "erp", [("item", f"k{n}", f"id-{n}", "x") for n in range(3)])
+    return world
+
+
+def one_id_shows_another_key(make: Make) -> World:
+    world = synced(make())
+    with world.engine.begin() as connection:
+        assert not note_stray_ids(connection, "erp", [("item", "k1", "id-1", "x")])
+    return world
+
+
+CAUSES: dict[str, Callable[[Make], World]] = {
+    "dead": a_change_is_refused,
+    "held": a_create_is_lost_that_cannot_be_looked_up,
+    "breaker_open": a_third_party_fails_again_and_again,
+    "drift": a_record_is_altered_there,
+    "ahead": a_version_is_of_tomorrow,
+    "waiting_long": an_update_comes_whose_record_never_does,
+    "overdue": nobody_drains,
+    "delete_cap": a_source_lost_most_of_its_records,
+    "source_behind": a_source_does_not_show_what_it_announced,
+    "unusable": a_record_holds_what_no_database_takes,
+    "not_asked": a_source_does_not_say_what_has_changed,
+    "rejected": a_message_is_no_event,
+    "not_consumed": a_broker_is_down,
+    "not_told": a_receiver_of_outcomes_is_down,
+    "lost_notifications": a_source_tells_nobody,
+    "rollout_fell_back": the_new_path_fails,
+    "conservation": an_event_vanishes_from_the_ledger,
+    "not_validated": the_third_party_is_down_for_an_hour,
+    "adoption_needed": three_ids_show_other_keys,
+    "id_reused": one_id_shows_another_key,
+}
+BY_DAGSTER = {"group_name", "run_failed"}
+BY_THE_SERVICE = {"silent"}
+
+
+def test_there_is_no_other_kind() -> None:
+    assert CAUSES.keys() | BY_DAGSTER | BY_THE_SERVICE == ACTIONS.keys()
+
+
+def arrived(world: World, webhook: Webhook, kind: str) -> str:
+    """The one message of that kind, with what happened, where to look, and what to do."""
+    alerts.send_due(world.engine, Alerts(urls=[webhook.url], group_wait=0, ui_url=UI))
+    [message] = [each["message"] for each in webhook.heard if each["message"].endswith(f"Do: {ACTIONS[kind]}")]
+    assert message.startswith("What: ")
+    assert f"\nWhere: {UI}/" in message
+    return str(message)
+
+
+@pytest.mark.parametrize("kind", CAUSES)
+def test_it_arrives_with_what_where_and_what_to_do(kind: str, make_world: Make, webhook: Webhook) -> None:
+    arrived(CAUSES[kind](make_world), webhook, kind)
+
+
+def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alerts(
+    make_world: Make, webhook: Webhook
+) -> None:
+    world = make_world(alerts={"urls": [webhook.url], "group_wait": 0, "ui_url": UI})
+    watchdog = Watchdog(Database(world.engine), world.config)
+    assert watchdog.look() == 0  # no sensor was ever there
+    record_heartbeat(world.engine, "sensor")
+    world.put("a")
+    world.later(200)
+    assert watchdog.look() == 0
+    world.later(HOUR)
+    assert watchdog.look() == 2
+    assert sorted(webhook.titles) == [
+        "the sensor has not looked for changes for 63 minutes",
+        "work is due for 63 minutes and not done",
+    ]
+    record_heartbeat(world.engine, "sensor")
+    minutely(world)
+    alerts.send_due(world.engine, world.config.alerts)
+    assert any(title.startswith("Over: the sensor") for title in webhook.titles), webhook.titles
+
+
+async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: Make) -> None:
+    looks = 0
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Watched(Watchdog):
+        def look(self) -> int:
+            nonlocal looks
+            looks += 1
+            if looks >= 3:
+                loop.call_soon_threadsafe(enough.set)
+            raise RuntimeError("the database does not answer")
+
+    world = make_world()
+    watchdog = Watched(Database(world.engine), world.config, every=0.01)
+    watchdog.start()
+    await asyncio.wait_for(enough.wait(), 20)
+    await watchdog.close()
+
+
+def test_groups_of_a_third_party_that_a_person_paused_are_not_told_of(make_world: Make) -> None:
+    world = synced(make_world())
+    set_paused(world.engine, "erp", {"item"}, paused=True)
+    world.later(HOUR)
+    minutely(world)
+    assert world.query("SELECT kind FROM sync.alerts WHERE kind = 'not_validated'") == []
+
+
+def test_groups_that_are_validated_again_end_it(make_world: Make, webhook: Webhook) -> None:
+    world = the_third_party_is_down_for_an_hour(make_world)
+    arrived(world, webhook, "not_validated")
+    assert world.validate().verdict == "in_step"
+    minutely(world)
+    assert world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL") == []
+
+
+def test_a_group_that_dagster_cannot_name_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
+    dagster.world.put("k1", group="a...b", tell=False)
+    dagster.tick(changes.business_groups)
+    assert "'a...b'" in arrived(dagster.world, webhook, "group_name")
+
+
+def test_a_run_that_failed_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
+    ended = dagster.run("validate", run_config={"ops": {"validate_groups": {"config": {"groups": ["nothing"]}}}})
+    failed_runs(
+        dg.build_run_status_sensor_context(
+            "failed_runs",
+            ended.get_run_failure_event(),
+            dagster.instance,
+            ended.dagster_run,
+            resources={"system": system.System()},
+        ).for_run_failure()
+    )
+    assert ended.run_id in arrived(dagster.world, webhook, "run_failed")

@@ -1,0 +1,179 @@
+"""The statements that a drain makes again and again find their rows by an index, however much is at rest around them.
+
+Not here: groups of a validation (``test_validation_slices.py``), what the statements do (the tests of the core).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import World
+
+from sync_orchestrator.core.archive import queries as archive_queries
+from sync_orchestrator.core.db.locks import LOCK_RECORDS_IN_ORDER
+from sync_orchestrator.core.db.session import one_by_one, run
+from sync_orchestrator.core.drain import wakeup
+from sync_orchestrator.core.full_sync import queries as full_sync_queries
+from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.push import dead_record_queries
+from sync_orchestrator.core.push import queries as push_queries
+
+KEYS = [f"k{number}" for number in range(500)]
+RECORDS = """
+INSERT INTO sync.records (entity, key, group_key, revision, applied_revision, ready, applied_digest, applied_at)
+SELECT 'item', 'k' || n, 'G' || mod(n, 500), 1, CASE WHEN mod(n, 1000) = 0 THEN 0 ELSE 1 END, true, 'x', now()
+FROM generate_series(1, 50000) n
+"""
+EVENTS = """
+INSERT INTO sync.events (source, event_id, entity, key, action, version, thin, content_hash, origin, state, due_at)
+SELECT 'shop', 'e' || n, 'item', 'k' || n, 'update', 1, true, 'x', 'notification',
+       CASE WHEN mod(n, 1000) = 0 THEN 'pending' ELSE 'waiting' END,
+       CASE WHEN mod(n, 1000) = 0 THEN now() ELSE 'infinity' END
+FROM generate_series(1, 50000) n
+"""
+HELD = {"holder": 1, "gives_up": 16}
+HOT: dict[str, tuple[str, dict[str, Any]]] = {
+    "taking events": (ledger_queries.SELECT_DUE_EVENTS, {"entities": ["item"], "most": 100}),
+    "next event": (ledger_queries.SECONDS_UNTIL_NEXT_EVENT, {"entities": ["item"]}),
+    "oldest due": (ledger_queries.SELECT_OLDEST_DUE, {}),
+    "expired leases": (ledger_queries.RELEASE_EXPIRED_EVENTS, {}),
+    "claim of records": (
+        push_queries.CLAIM_DUE_RECORDS,
+        {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD},
+    ),
+    "next record": (push_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
+    "claim in turn": (
+        push_queries.CLAIM_DUE_RECORDS_IN_TURN,
+        {
+            "entities": ["item"],
+            "most": 100,
+            "lease": 60,
+            "landing": 5,
+            **HELD,
+            "after_entity": "",
+            "after_group": "",
+            "places": 50,
+        },
+    ),
+    "claim of a group": (
+        push_queries.CLAIM_DUE_RECORDS_OF_GROUP,
+        {"entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD},
+    ),
+    "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
+    "dead records of a group": (dead_record_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "list of dead records of a group": (
+        dead_record_queries.LIST_DEAD,
+        {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50},
+    ),
+    "dead records of an entity": (dead_record_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
+    "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
+}
+
+
+BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
+    "locks of a merge": (archive_queries.LOCK_RECORDS, {"entity": "item", "keys": KEYS}),
+    "stamps of a merge": (archive_queries.SELECT_STAMPS, {"entity": "item", "keys": KEYS, "lag": 900}),
+    "what a read brings": (
+        archive_queries.SELECT_UNLOCKED_KEYS,
+        {
+            "entity": "item",
+            "key": KEYS,
+            "part": ["shop"] * 500,
+            "epoch": [0] * 500,
+            "version": [1] * 500,
+            "content_hash": [b"x"] * 500,
+        },
+    ),
+    "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
+    "archived events": (
+        ledger_queries.MARK_ARCHIVED,
+        {"held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
+    ),
+    "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
+    "locks of a settlement": (LOCK_RECORDS_IN_ORDER, {"entity": ["item"] * 500, "key": KEYS}),
+    "parts of a claim": (push_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
+}
+"""Batches of keys, which are joined with tables that a queue fills and empties."""
+
+
+@pytest.fixture
+def fresh(world: World) -> World:
+    """Tables that have grown since statistics were taken."""
+    with world.engine.begin() as connection:
+        run(connection, "ANALYZE sync.records, sync.events, sync.parts")
+        run(connection, RECORDS)
+        run(connection, EVENTS)
+    return world
+
+
+@pytest.fixture
+def full(fresh: World) -> World:
+    with fresh.engine.begin() as connection:
+        run(connection, "ANALYZE sync.records, sync.events")
+    return fresh
+
+
+def plan_of(world: World, statement: str, params: dict[str, Any], ordered: bool) -> str:
+    """As the drain has it planned."""
+    with world.engine.connect() as connection:
+        one_by_one(connection, in_order=ordered)
+        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {statement}", **params))
+        connection.rollback()
+    return plan
+
+
+@pytest.mark.parametrize("name", [*BATCHES, *(name for name in HOT if "claim" in name or "taking" in name)])
+def test_without_statistics_rows_are_found_one_by_one_and_in_order(fresh: World, name: str) -> None:
+    statement, params = {**HOT, **BATCHES}[name]
+    plan = plan_of(fresh, statement, params, "claim" in name)
+    for way in ("Seq Scan on records", "Seq Scan on events", "Seq Scan on parts", "Hash Join", "Merge Join", "Bitmap"):
+        assert way not in plan, plan
+    if name in ("claim of records", "claim of a group", "claim in turn", "taking events"):
+        assert "Sort Key: records" not in plan, plan
+
+
+def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -> None:
+    wrong = {}
+    for name, (statement, params) in HOT.items():
+        with full.engine.connect() as connection:
+            plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {statement}", **params))
+            connection.rollback()
+        if "Seq Scan on records" in plan or "Seq Scan on events" in plan:
+            wrong[name] = plan
+    assert not wrong, "\n\n".join(f"{name}:\n{plan}" for name, plan in wrong.items())
+
+
+def test_the_round_of_every_minute_reads_no_record_that_is_in_step(full: World) -> None:
+    with full.engine.begin() as connection:
+        plan = "\n".join(
+            row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60)
+        )
+    assert "Seq Scan on records" not in plan
+
+
+def test_what_was_not_listed_is_looked_up_by_key(fresh: World) -> None:
+    with fresh.engine.begin() as connection:
+        run(
+            connection,
+            "INSERT INTO sync.groups (entity, group_key, sync_id, sync_started_at) VALUES ('item', 'G0', 7, now())",
+        )
+        run(
+            connection,
+            "INSERT INTO sync.full_sync_keys (sync_id, part, key) "
+            "SELECT 7, 'shop', 'k' || n FROM generate_series(1, 20000) n",
+        )
+    plan = plan_of(
+        fresh,
+        full_sync_queries.SELECT_UNLISTED_KEYS,
+        {"entity": "item", "group": "G0", "parts": ["shop", "stock"], "owner": "shop"},
+        ordered=False,
+    )
+    assert plan.count("using full_sync_keys_pkey") == plan.count("(sync_id = g.sync_id) AND (part = ") == 2, plan
+    assert plan.count("using events_record") == plan.count("(entity = p.entity) AND (key = p.key)") == 1, plan
+    assert plan.count("(key = p.key)") == 3, plan
+    assert plan.count("(key = r.key)") == 1, plan
+    for way in ("Seq Scan", "Materialize", "Hash", "Merge Join", "Bitmap"):
+        assert way not in plan, plan

@@ -1,0 +1,251 @@
+"""How long a difference is open, and what else validation may take for one or miss (rules 12, 13, 15, 18).
+
+Not here: the kinds of differences and their repair (``test_validation.py``), moves (``test_group_moves.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import World
+from fakes import FakeThirdParty, lost_answer
+from test_full_sync import fill
+from test_validation import id_of
+
+from sync_orchestrator.assets.mirror_checks import summary
+from sync_orchestrator.core.drain.drain import drain
+from sync_orchestrator.core.validation.validate import GroupValidation, _Validation, groups_due, validate
+
+
+def alter(world: World, key: str, **fields: Any) -> None:
+    world.erp.store[id_of(world, key)].update(fields)
+
+
+def stubborn_alerts(world: World) -> int:
+    told = world.query("SELECT cause FROM sync.alerts WHERE kind = 'drift'")
+    return sum(1 for row in told if row.cause.endswith("stubborn"))
+
+
+def synced(world: World, count: int = 5) -> World:
+    fill(world, count)
+    world.full_sync()
+    world.later(1)
+    return world
+
+
+# Until it is known to be gone ----------------------------------------------------------------------------------------
+
+
+def test_a_repair_that_the_third_party_may_not_show_yet_is_not_called_good(make_world: Callable[..., World]) -> None:
+    world = synced(make_world(system={"search_lag": 30}))
+    world.later(60)
+    alter(world, "k001", name="altered")
+    world.validate(full=True)
+    world.drain()
+    world.later(5)
+    assert world.validate(full=True).verdict == "drift"
+    world.later(60)
+    assert world.validate(full=True).verdict == "in_step"
+
+
+def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world: Callable[..., World]) -> None:
+    world = synced(make_world(system={"search_lag": 30}))
+    for _ in range(3):
+        world.later(60)
+        alter(world, "k001", count=1.5)
+        result = world.validate(full=True)
+        world.drain()
+        world.later(5)
+        world.validate(full=True)
+    assert [drift.status for drift in result.drift] == ["stubborn"]
+
+
+def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) -> None:
+    """It is different at first, and stale once a repair has put it right in vain."""
+    synced(world)
+    found = []
+    for _ in range(3):
+        world.later(1)
+        alter(world, "k001", count=1.5)
+        [drift] = world.validate(full=True).drift
+        found.append((drift.kind, drift.status))
+        world.drain()
+    assert found == [("different", "repairing"), ("stale", "stubborn"), ("stale", "stubborn")]
+    assert stubborn_alerts(world) == 1
+    assert [row.kind for row in world.query("SELECT kind FROM sync.drift WHERE status <> 'repaired'")] == ["stale"]
+
+
+def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_id(world: World) -> None:
+    synced(world)
+    for _ in range(5):
+        for record in world.erp.of_key("k001"):
+            del world.erp.store[id_of(world, record["code"])]
+        world.later(1)
+        result = world.validate(full=True)
+        world.drain()
+    assert [(drift.kind, drift.status) for drift in result.drift] == [("missing", "stubborn")]
+    assert (world.erp.calls["create"], stubborn_alerts(world)) == (7, 1)
+
+
+def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_world: Callable[..., World]) -> None:
+    world = synced(make_world(system={"search_lag": 30}))
+    world.later(60)
+    alter(world, "k001", name="altered")
+    world.validate(full=True)
+    world.put("k001", name="newer")
+    world.drain()
+    world.later(5)
+    assert world.validate(full=True).verdict == "in_step"
+
+
+def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> None:
+    synced(world)
+    alter(world, "k001", name="altered")
+    world.validate(full=True)
+    world.later(1)
+    assert summary(world.validate()) == (
+        "drift, compared 5; 1 difference found earlier is not known to be repaired yet"
+    )
+
+
+def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced(world)
+    alter(world, "k001", name="altered")
+    confirm = _Validation._confirm
+    others: list[GroupValidation] = []
+
+    async def another_ends_first(self: _Validation, found: Any) -> Any:
+        confirmed = await confirm(self, found)
+        monkeypatch.setattr(_Validation, "_confirm", confirm)
+        others.append(await validate(world.context, world.entity, "A", full=True))
+        return confirmed
+
+    monkeypatch.setattr(_Validation, "_confirm", another_ends_first)
+    result = world.validate(full=True)
+    assert [drift.status for drift in others[0].drift] == ["repairing"]
+    assert (result.drift, result.verdict, stubborn_alerts(world)) == ([], "drift", 0)
+
+
+def test_drift_that_repair_does_not_mend_is_looked_at_no_more_often_than_other_groups(world: World) -> None:
+    synced(world)
+    for _ in range(3):
+        alter(world, "k001", count=1.5)
+        world.later(1)
+        result = world.validate(full=True)
+        world.drain()
+    assert result.stubborn == 1
+
+    def due() -> list[str]:
+        with world.engine.begin() as connection:
+            return groups_due(connection, "item", 900, 10)
+
+    world.later(60)
+    assert due() == []
+    world.later(900)
+    assert due() == ["A"]
+    assert world.validate().compared == 5
+
+
+def test_a_group_under_repair_is_looked_at_again_at_once(world: World) -> None:
+    synced(world)
+    alter(world, "k001", name="altered")
+    world.validate(full=True)
+    with world.engine.begin() as connection:
+        assert groups_due(connection, "item", 900, 10) == ["A"]
+
+
+# What is wrong and does not look so ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("looked_at", ["A", "B"])
+def test_a_record_that_somebody_moved_at_the_third_party_is_brought_home(world: World, looked_at: str) -> None:
+    synced(world)
+    fill(world, 2, "B", "b")
+    world.full_sync("B")
+    alter(world, "k001", store="B")
+    world.later(1)
+    verdicts = {group: world.validate(group, full=True) for group in "AB"}
+    assert [(drift.key, drift.kind) for drift in verdicts["A"].drift] == [("k001", "different")]
+    assert verdicts["B"].drift == []
+    world.drain()
+    assert world.mirrored() == world.truth()
+    world.later(1)
+    assert world.validate(looked_at, full=True).verdict == "in_step"
+
+
+@pytest.mark.parametrize("can_lookup", [True, False])
+def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_twin(
+    make_world: Callable[..., World], can_lookup: bool
+) -> None:
+    world = synced(make_world(erp=FakeThirdParty(can_lookup=can_lookup)))
+    world.erp.by_hand(world.erp.store.pop(id_of(world, "k001")), "A")
+    world.later(1)
+    assert [(drift.key, drift.kind) for drift in world.validate(full=True).drift] == [("k001", "different")]
+    world.drain()
+    world.put("k001", name="newer")
+    world.drain()
+    assert (world.mirrored(), len(world.erp.of_key("k001"))) == (world.truth(), 1)
+
+
+# Deletions of foreign records ----------------------------------------------------------------------------------------
+
+
+def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_foreign(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    synced(world)
+    fill(world, 2, "B", "b")
+    world.full_sync("B")
+    kept = id_of(world, "k001")
+    alter(world, "k001", code="changed by hand", store="B")
+    world.later(1)
+    world.validate("B", full=True)
+    assert kept in world.erp.store
+
+
+def test_what_becomes_ours_while_the_answer_to_its_deletion_is_lost_is_there_in_the_end(
+    make_world: Callable[..., World],
+) -> None:
+    world = make_world(
+        erp=FakeThirdParty(own_ids=False), entity={"validation": {"confirm_after": 0, "foreign": "delete"}}
+    )
+    synced(world, 3)
+    world.erp.store["z"] = {"code": "z", "store": "A", "name": "by hand"}
+    world.later(1)
+
+    async def becomes_ours(verb: str, key: str) -> None:
+        if verb == "delete" and "z" not in world.shop.rows:
+            world.put("z")
+            await drain(world.context, linger=0, most_seconds=20)
+
+    world.erp.gate = becomes_ours
+    world.erp.after = lambda verb, key: lost_answer() if verb == "delete" else None
+    result = world.validate(full=True)
+    assert result.reason is not None
+    world.erp.gate = None
+    world.erp.after = lambda verb, key: None
+    for _ in range(2):
+        world.later(61)
+        world.drain()
+    assert world.mirrored() == world.truth()
+
+
+# The breaker ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_breaker_that_opens_while_suspects_are_looked_at_leaves_the_group_not_validated(world: World) -> None:
+    synced(world)
+    alter(world, "k001", name="altered")
+
+    async def opens(verb: str, key: str) -> None:
+        if verb == "read":
+            world.query("UPDATE sync.systems SET open_since = now(), probe_at = now() WHERE name = 'erp'")
+
+    world.erp.gate = opens
+    result = world.validate(full=True)
+    assert (result.verdict, result.drift, result.repaired) == ("not_validated", [], 0)

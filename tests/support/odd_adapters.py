@@ -1,0 +1,108 @@
+"""Classes as somebody writes them: a good third party and a good source in memory, and what can be wrong with such.
+
+Not here: classes that cannot even be loaded (``test_custom_adapters.py`` writes those itself).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from sync_orchestrator.adapters.custom.base import Given, SourceAdapter, ThirdPartyAdapter
+from sync_orchestrator.core.ports import Found, Item, PartRead, Traits
+
+Misbehaviour = Callable[[], Any]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    collection: str = "things"
+    password: SecretStr = SecretStr("")
+    most: int = 3
+
+
+class Shelf(ThirdPartyAdapter):
+    """Keeps records in memory, by collection. ``instead`` is what a method does in place of its work."""
+
+    Settings = Settings
+    traits = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+    settings: Settings
+    kept: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
+    instead: ClassVar[dict[str, Misbehaviour]] = {}
+
+    def __init__(self, given: Given) -> None:
+        super().__init__(given)
+        self.records = self.kept.setdefault(self.settings.collection, {})
+
+    async def create(self, item: Item) -> str:
+        if "create" in self.instead:
+            return await _made(self.instead["create"])
+        external_id = f"s{len(self.records) + 1}"
+        self.records[external_id] = dict(item.payload)
+        return external_id
+
+    async def update(self, item: Item) -> str | None:
+        if "update" in self.instead:
+            return await _made(self.instead["update"])
+        if item.external_id not in self.records:
+            return None
+        self.records[item.external_id] = dict(item.payload)
+        return item.external_id
+
+    async def delete(self, item: Item) -> None:
+        if "delete" in self.instead:
+            return await _made(self.instead["delete"])
+        self.records.pop(item.external_id or "", None)
+        return None
+
+    async def read(self, item: Item) -> Found | None:
+        if "read" in self.instead:
+            return await _made(self.instead["read"])
+        return self._found(item.external_id) if item.external_id in self.records else None
+
+    async def lookup(self, key: str, group: str | None) -> list[Found]:
+        if "lookup" in self.instead:
+            return await _made(self.instead["lookup"])
+        return [self._found(each) for each, record in self.records.items() if record[self.key_field] == key]
+
+    async def pages(self, group: str) -> AsyncIterator[list[Found]]:
+        ids = [each for each, record in self.records.items() if record["store"] == group]
+        for start in range(0, len(ids), self.settings.most):
+            if "pages" in self.instead:
+                yield await _made(self.instead["pages"])
+            yield [self._found(each) for each in ids[start : start + self.settings.most]]
+
+    async def count(self, group: str) -> int | None:
+        if "count" in self.instead:
+            return await _made(self.instead["count"])
+        return sum(record["store"] == group for record in self.records.values())
+
+    def _found(self, external_id: str) -> Found:
+        record = self.records[external_id]
+        return Found(record[self.key_field], external_id, record["store"], dict(record))
+
+
+class Drawer(SourceAdapter):
+    """Rows in memory; nothing but a listing."""
+
+    rows: ClassVar[list[dict[str, Any]]] = []
+
+    async def pages(self, group: str, after: str | None = None) -> AsyncIterator[tuple[list[PartRead], str | None]]:
+        yield [self.part_of(row) for row in self.rows if row["store"] == group], None
+
+    async def groups(self) -> list[str] | None:
+        return sorted({row["store"] for row in self.rows})
+
+
+class ReadableDrawer(Drawer):
+    async def read(self, key: str) -> PartRead | None:
+        return next((self.part_of(row) for row in self.rows if row["key"] == key), None)
+
+
+async def _made(misbehaviour: Misbehaviour) -> Any:
+    came = misbehaviour()
+    return await came if asyncio.iscoroutine(came) else came
