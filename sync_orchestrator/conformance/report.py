@@ -13,10 +13,10 @@ B = TypeVar("B")
 
 
 class Differs(Exception):
-    """It is not as it should be: what came, what was expected; ``mend`` in place of the behaviour's own."""
+    """It is not as it should be: what came, what was expected; ``hint`` in place of the behaviour's own."""
 
     def __init__(
-        self, came: Any, expected: str, mend: str = "", *, fields: Collection[str] = (), cause: str | None = None
+        self, came: Any, expected: str, hint: str = "", *, fields: Collection[str] = (), cause: str | None = None
     ) -> None:
         """Makes the failure of one behavior.
 
@@ -26,7 +26,7 @@ class Differs(Exception):
         super().__init__(f"{came}; expected: {expected}")
         self.came = came if isinstance(came, str) else repr(came)
         self.expected = expected
-        self.mend = mend
+        self.hint = hint
         self.fields = frozenset(fields)
         self.cause = cause or f"{self.came}; {expected}"
 
@@ -59,7 +59,7 @@ class Ending:
     came: str = ""
     """What came of a failed one; why one was skipped."""
     expected: str = ""
-    mend: str = ""
+    hint: str = ""
     because_of: str = ""
     """The behaviour that names the cause, where this one would have failed for the same."""
 
