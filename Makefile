@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
+.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -38,6 +38,13 @@ test-third-parties: .venv/dev  ## the same promises on five servers that exist, 
 	$(BIN)/python tests/third_parties/installing.py
 	$(BIN)/python -m pytest tests/third_parties
 
+wheel: .venv/run  ## build the wheel and the source distribution in dist
+	rm -rf build dist
+	$(BIN)/python -c 'from setuptools import build_meta as make; make.build_sdist("dist"); make.build_wheel("dist")'
+
+test-wheel: wheel  ## install the wheel into a clean environment and try it there (some minutes)
+	$(BIN)/python tests/support/try_wheel.py
+
 bench: .venv/dev  ## measure everything beside bare loops and peers (needs wrk; a quarter of an hour); ARGS=--quick: three minutes
 	$(BIN)/python -m bench.intake $(ARGS)
 	$(BIN)/python -m bench.flood $(ARGS)
@@ -58,21 +65,25 @@ bench-long: .venv/dev  ## full sync, audit and ledger of millions, an hour of id
 	$(BIN)/python -m bench.growth --long
 	$(BIN)/python -m bench.steady --long
 
-check: .venv/dev  ## style, types, architecture, definitions, known vulnerabilities of the pinned packages
+check: .venv/dev  ## style, spelling, docstrings, types, architecture, definitions, known vulnerabilities of the pinned packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	SYNC_CONFIG=demo/sync.yaml VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/dg check defs
 	$(BIN)/python requirements/audit.py
+
+hooks: .venv/dev  ## run the quick checks on each commit of this clone, by pre-commit
+	$(BIN)/pre-commit install
 
 # All files that were published of each version, so that the pins hold on every platform.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url --no-emit-find-links --no-strip-extras
 
 requirements: .venv/dev  ## compile the pinned requirement files anew, with the hashes of all packages
-	$(COMPILE) pyproject.toml --group demo --group build -o requirements/run.txt
-	$(COMPILE) pyproject.toml --group demo --group build --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra all --group demo --group build -o requirements/run.txt
+	$(COMPILE) pyproject.toml --extra all --group demo --group build --group dev -o requirements/dev.txt
 	echo datasette==1.0a41 | $(COMPILE) --no-annotate - -o tests/third_parties/packages/datasette.txt
 	for peer in "celery celery[redis] gevent requests" "dlt dlt requests" "drt drt-core" \
 		"tables datacompy pyarrow reladiff psycopg2-binary psycopg[binary] sqlalchemy"; do set -- $$peer; name=$$1; shift; \

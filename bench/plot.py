@@ -1,48 +1,51 @@
-"""What was measured as bars, a panel for each unit, on a scale of powers of ten. Not here: the table (``table.py``)."""
+"""Plots of what was measured: one panel for each unit, bars on a logarithmic scale. The table is in ``table.py``."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment
+import matplotlib as mpl
+from matplotlib.figure import Figure
 
-_WIDTH, _LEFT, _ROW = 1100, 460, 22
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bench.table import Line
+
 _REACHED, _MISSED, _PLAIN = "#2a9d63", "#d1495b", "#7a8ba3"
-
-_SVG = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ width }} {{ height }}" font-family="sans-serif" font-size="12">
-<rect width="{{ width }}" height="{{ height }}" fill="white"/>
-{% for row in rows %}
-<text x="{{ left - 8 }}" y="{{ row.y + 14 }}" text-anchor="end">{{ row.what }}</text>
-<rect x="{{ left }}" y="{{ row.y + 3 }}" width="{{ row.long | round(1) }}" height="15" fill="{{ row.colour }}"/>
-<text x="{{ left + row.long + 6 }}" y="{{ row.y + 14 }}">{{ row.said }}</text>
-{% endfor %}
-</svg>
-""")
+_WIDTH_INCHES, _BAR_INCHES, _PANEL_INCHES = 12.0, 0.28, 0.45
+_MAX_LABEL_CHARACTERS = 70
 
 
-def draw(path: Path, lines: Sequence[Any]) -> None:
-    """Writes an SVG of ``table.Line``s; green reached what was wanted, red did not."""
-    rows: list[dict[str, Any]] = []
-    y = 10
-    for _, panel in groupby(sorted(lines, key=lambda line: line.unit), lambda line: line.unit):
-        shown = list(panel)
-        most = max(1.0, *(math.log10(max(1.0, line.value)) for line in shown), 1.0)
-        for line in shown:
-            colour = _PLAIN if line.reached is None else _REACHED if line.reached else _MISSED
-            rows.append(
-                {
-                    "y": y,
-                    "what": line.what[:70],
-                    "said": f"{line.value:,.0f} {line.unit}",
-                    "colour": colour,
-                    "long": (_WIDTH - _LEFT - 120) * math.log10(max(1.0, line.value)) / most,
-                }
-            )
-            y += _ROW
-        y += _ROW // 2
-    path.write_text(_SVG.render(rows=rows, width=_WIDTH, height=y + 10, left=_LEFT), encoding="utf-8")
+def draw(path: Path, lines: Sequence[Line]) -> None:
+    """Writes an SVG of measured lines: a green bar reached its goal, a red one did not, a gray one has none.
+
+    Args:
+        path: The file to write.
+        lines: What was measured. A value of 1 or less has no visible bar.
+    """
+    panels = [list(panel) for _, panel in groupby(sorted(lines, key=lambda line: line.unit), lambda line: line.unit)]
+    heights = [_PANEL_INCHES + _BAR_INCHES * len(panel) for panel in panels]
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem, "font.size": 9}):
+        figure = Figure(figsize=(_WIDTH_INCHES, sum(heights) or _PANEL_INCHES), layout="constrained")
+        if panels:
+            rows = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+            for axes, panel in zip(rows, panels, strict=True):
+                _draw_panel(axes, panel)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _draw_panel(axes: Axes, panel: Sequence[Line]) -> None:
+    values = [max(1.0, line.value) for line in panel]
+    colors = [_PLAIN if line.reached is None else _REACHED if line.reached else _MISSED for line in panel]
+    bars = axes.barh(range(len(panel)), values, color=colors)
+    axes.bar_label(bars, [f"{line.value:,.0f} {line.unit}" for line in panel], padding=4)
+    axes.set_yticks(range(len(panel)), [line.what[:_MAX_LABEL_CHARACTERS] for line in panel])
+    axes.invert_yaxis()  # the first line at the top
+    axes.set_xscale("log")
+    axes.set_xlim(1, max(10.0, *values) ** 1.15)  # room for the numbers beside the bars
+    axes.set_xlabel(panel[0].unit)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -10,6 +10,7 @@ import os
 import shlex
 import sys
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -48,11 +49,12 @@ def load_config() -> Config:
     """
     from sync_orchestrator import config as configuration
     from sync_orchestrator.adapters.custom.loading import wrong_classes
+    from sync_orchestrator.config.required_extras import find_missing_extras
 
     path = config_path()
     if (folder := str(path.parent)) not in sys.path:
         sys.path.append(folder)
-    return configuration.load(path, wrong_classes)
+    return configuration.load(path, lambda config: chain(find_missing_extras(config), wrong_classes(config)))
 
 
 def database_place() -> str:

@@ -2,6 +2,7 @@
 
 SyncError
 ├── ConfigError        sync.yaml or the environment is wrong; the message names the place and the hint
+│   └── MissingExtra   a feature is used whose optional dependency is not installed
 ├── InvalidEvent       a change event that must be refused at the edge
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
@@ -26,8 +27,10 @@ MAX_DETAIL_LENGTH = 2000
 
 
 class SyncError(Exception):
-    """Base of everything this project raises on purpose. Its message can be stored, and holds no secret of the
-    environment."""
+    """Base of everything this project raises on purpose.
+
+    Its message can be stored, and holds no secret of the environment.
+    """
 
     def __init__(self, *messages: object) -> None:
         super().__init__(
@@ -41,6 +44,10 @@ class SyncError(Exception):
 
 class ConfigError(SyncError):
     """The configuration cannot be used; the message names the place and the hint."""
+
+
+class MissingExtra(ConfigError):
+    """A feature is used whose optional dependency is not installed; the message names the extra to install."""
 
 
 class InvalidEvent(SyncError):

@@ -1,5 +1,7 @@
-"""JSON whose numbers keep their digits (rule 34): a number is an int or a float where that is exactly what was written,
-else a ``decimal.Decimal``. What Python's own floats cannot hold is neither rounded nor invented on the way.
+"""JSON whose numbers keep their digits (rule 34).
+
+A number is an int or a float where that is exactly what was written, else a ``decimal.Decimal``. What Python's own
+floats cannot hold is neither rounded nor invented on the way.
 
 orjson reads and writes what it can do exactly, which is nearly everything; the rest takes a slower way. Pure.
 """
@@ -80,8 +82,9 @@ def is_absurd(value: Decimal) -> bool:
 
 
 def simplest(value: Decimal) -> int | float | Decimal:
-    """The same number as an int or a float where one is exactly that as it is written, else as a decimal without
-    trailing zeros.
+    """Returns the same number as an int or a float where one is exactly that as it is written.
+
+    Any other number is a decimal without trailing zeros.
 
     Raises ValueError for one that is not finite or of absurd size.
     """

@@ -52,8 +52,10 @@ class Containment:
         return Contained(self, method, write)
 
     def failure_of(self, error: BaseException, method: str, write: bool) -> CallFailed | None:
-        """What a call fails with, with the system's place; None for what is no failure of it, such as the end of the
-        caller's task."""
+        """Returns the failure that an error stands for, with the system's place.
+
+        None for what is no failure of the call, such as the end of the caller's task.
+        """
         failure = self._classified(error, method, write)
         if failure is not None and failure.place is None:
             failure.place = self._place

@@ -41,6 +41,7 @@ class Behind:
     hold_off: HoldOff
 
     def guard(self, adapter: Adapter) -> Guard:
+        """Returns a guard around one adapter that calls this system: its timeout, limits and secrets."""
         return Guard(adapter, self.settings.timeout, self.room, self.hold_off, self._secrets(adapter))
 
     def shown(self, text: str, adapter: Adapter | None = None) -> str:
@@ -54,6 +55,7 @@ class Behind:
         return words_in([*secrets_in(self.settings.settings, *own), *self.settings.headers.values()])
 
     async def close(self) -> None:
+        """Closes the connections of the client, where there is one."""
         if self.http is not None:
             await self.http.close()
 

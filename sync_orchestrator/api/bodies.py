@@ -41,8 +41,10 @@ async def read(request: Request, limit: int, reservation: Reservation | None = N
 
 
 def decoded(body: bytes, coding: str, limit: int) -> bytes:
-    """The body without its compression (``Content-Encoding``), of at most ``limit`` bytes. Raises Refused: 400, 413,
-    415."""
+    """Returns the body without its compression (``Content-Encoding``), of at most ``limit`` bytes.
+
+    Raises Refused: 400, 413, 415.
+    """
     coding = coding.strip().lower()
     if coding in ("", "identity"):
         return body

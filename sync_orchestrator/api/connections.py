@@ -72,17 +72,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self._write_deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Counts the connection, and starts the deadline for the head of its first request."""
         super().connection_made(transport)
         self._guests.add(self)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection and its deadlines."""
         self._guests.remove(self)
         self._stop_deadline()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parses what arrived. Refuses a head that is too large: 431."""
         self._stray_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -93,10 +96,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_deadline()
 
     def on_message_begin(self) -> None:
+        """Begins to count the bytes of a head."""
         self._header_bytes = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        """Counts the target of the request."""
         self._count(len(url))
         super().on_url(url)
 
@@ -106,6 +111,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Begins the request: its head arrived in time. Refuses one pipelined request too many: 503."""
         if len(self.pipeline) >= MAX_PIPELINED:
             raise self._unacceptable(503)
         self._is_head_awaited = False
@@ -117,15 +123,18 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Takes a piece of the body."""
         self._stray_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """Waits for the next head."""
         self._is_head_awaited = True
         self._stray_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        """Counts the connection as idle, and limits how long the rest of an unread body may take."""
         super().on_response_complete()
         if self._has_request or self.transport.is_closing():
             return
@@ -134,14 +143,17 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_deadline()
 
     def send_400_response(self, msg: str) -> None:
+        """Refuses a request that the parser could not read, with the status that says why."""
         self._answer(self._status)
 
     def pause_writing(self) -> None:
+        """Starts the deadline for a caller that does not read its response."""
         super().pause_writing()
         if self._write_deadline is None:
             self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
+        """Stops that deadline."""
         super().resume_writing()
         if self._write_deadline is not None:
             self._write_deadline.cancel()

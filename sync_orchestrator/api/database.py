@@ -38,6 +38,8 @@ _BY_STATE = {
 
 
 class Database:
+    """The database of the API service: runs blocking work in threads, and turns its failures into responses."""
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 

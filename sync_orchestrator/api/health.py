@@ -41,6 +41,8 @@ Collect = Callable[[Connection], Families]
 
 
 class Health:
+    """The open paths for probes and metrics."""
+
     def __init__(self, database: Database, access: Access, more: Collect | None = None) -> None:
         self._database = database
         self._access = access
@@ -50,6 +52,7 @@ class Health:
         self._has_own_sessions = False
 
     def routes(self) -> list[Route]:
+        """The routes of health checks and metrics."""
         return [Route("/healthz", self.healthz), Route("/readyz", self.readyz), Route("/metrics", self.metrics)]
 
     async def healthz(self, request: Request) -> Response:

@@ -29,6 +29,7 @@ class HostCheck:
         self._hosts = AllowedHosts(allowed_hosts, all_addresses=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or refuses it."""
         if scope["type"] == "http" and scope["path"] in OPEN_PATHS:
             try:
                 host = read_host(scope["headers"])

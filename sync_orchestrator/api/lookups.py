@@ -48,12 +48,15 @@ _PART = ("part", "epoch", "version", "deleted")
 
 
 class Lookups:
+    """The paths that show what happened to an event or a record."""
+
     def __init__(self, database: Database, config: Config, access: Access) -> None:
         self._database = database
         self._config = config
         self._access = access
 
     def routes(self) -> list[Route]:
+        """The routes of lookups."""
         return [Route("/v1/events/{id}", self.event), Route("/v1/records/{entity}/{key:path}", self.record)]
 
     async def event(self, request: Request) -> Response:
@@ -102,6 +105,7 @@ class ExactJson(JSONResponse):
     """JSON with all digits of its numbers."""
 
     def render(self, content: Any) -> bytes:
+        """Returns the body of the response, with all digits."""
         return exact_json.dumps(content)
 
 

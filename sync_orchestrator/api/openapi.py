@@ -32,6 +32,7 @@ class Descriptions:
         )
 
     def routes(self) -> list[Route]:
+        """The routes of the descriptions; each needs a key."""
         return [Route("/openapi.json", self._openapi), Route("/asyncapi.json", self._asyncapi)]
 
     async def _openapi(self, request: Request) -> Response:

@@ -83,6 +83,7 @@ class KombuQueue:
         self._consumer.consume()
 
     def take(self, most: int, wait: float) -> list[Taken]:
+        """Returns at most ``most`` messages; waits at most ``wait`` seconds for the first."""
         self._beat()
         if self._arrived or self._drain(wait):
             while len(self._arrived) < most and self._drain(0):
@@ -91,6 +92,7 @@ class KombuQueue:
         return taken
 
     def done(self, taken: Sequence[Taken]) -> None:
+        """Acknowledges messages."""
         for each in taken:
             each.handle.ack()
 

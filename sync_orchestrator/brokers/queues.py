@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.config import Consumer
+from sync_orchestrator.extras import import_from_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,18 @@ class Queue(Protocol):
 
 
 def open_queue(consumer: Consumer, name: str) -> AbstractContextManager[Queue]:
-    """Opens a consumer's queue, until the block is left. Raises BrokerDown, or ConfigError for a broker unheard of."""
+    """Opens a consumer's queue, until the block is left.
+
+    Raises:
+        BrokerDown: The broker cannot be worked with now.
+        ConfigError: The broker is not known, or the extra for it is not installed.
+    """
     if consumer.is_redis:
-        from sync_orchestrator.brokers.redis_queue import opened
+        with import_from_extra("redis"):
+            from sync_orchestrator.brokers.redis_queue import opened
 
         return opened(consumer, name)
-    from sync_orchestrator.brokers import kombu_queue
+    with import_from_extra("rabbitmq"):
+        from sync_orchestrator.brokers import kombu_queue
 
     return kombu_queue.opened(consumer)

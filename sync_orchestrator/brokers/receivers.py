@@ -14,7 +14,8 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.brokers.webhook import WebhookReceiver
 from sync_orchestrator.config import Config, OutcomeReceiver
 from sync_orchestrator.core.notifications.outcomes import DELIVERY_SECONDS, Delivery, Outcome, Receiver
-from sync_orchestrator.errors import BrokerDown, ConfigError
+from sync_orchestrator.errors import BrokerDown, ConfigError, MissingExtra
+from sync_orchestrator.extras import import_from_extra
 
 
 def receivers(config: Config) -> dict[str, Receiver]:
@@ -36,12 +37,12 @@ class RedisReceiver:
 
     def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
         """All of them at once."""
-        from sync_orchestrator.brokers.redis_queue import connected
-
         try:
+            with import_from_extra("redis"):
+                from sync_orchestrator.brokers.redis_queue import connected
             with connected(self._settings.url) as client:
                 client.lpush(str(self._settings.queue), *(_body(each, self._settings) for each in outcomes))
-        except BrokerDown as error:
+        except (BrokerDown, MissingExtra) as error:
             return Delivery(down=str(error))
         return Delivery(taken=[each.id for each in outcomes])
 
@@ -54,13 +55,13 @@ class KombuReceiver:
 
     def deliver(self, outcomes: Sequence[Outcome]) -> Delivery:
         """One after the other."""
-        from sync_orchestrator.brokers.kombu_queue import connected
-
         settings, delivery = self._settings, Delivery()
         is_amqp = settings.url.startswith(("amqp", "pyamqp"))
         options = {"confirm_publish": True, "read_timeout": settings.timeout, "write_timeout": settings.timeout}
         ends = time.monotonic() + DELIVERY_SECONDS
         try:
+            with import_from_extra("rabbitmq"):
+                from sync_orchestrator.brokers.kombu_queue import connected
             with connected(settings.url, options if is_amqp else {}) as connection:
                 producer = self._producer(connection)
                 for outcome in outcomes:

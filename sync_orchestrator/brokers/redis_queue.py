@@ -69,6 +69,7 @@ class RedisQueue:
         self._holds = False
 
     def take(self, most: int, wait: float) -> list[Taken]:
+        """Moves at most ``most`` messages to the list beside; waits at most ``wait`` seconds for the first."""
         if not self._hold():
             time.sleep(min(wait, _TICK))
             return []
@@ -81,12 +82,14 @@ class RedisQueue:
         return [Taken(_unwrapped(item), item) for item in (first, *pipeline.execute()) if item is not None]
 
     def done(self, taken: Sequence[Taken]) -> None:
+        """Removes messages from the list beside."""
         pipeline = self._client.pipeline(transaction=False)
         for each in taken:
             pipeline.lrem(self._taken, -1, each.handle)
         pipeline.execute()
 
     def stay(self, seconds: float) -> None:
+        """Keeps the hold on the list for some seconds, and takes nothing."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
             self._hold()

@@ -8,20 +8,25 @@ from __future__ import annotations
 import csv
 import importlib
 from collections.abc import Callable, Iterable
+from datetime import timedelta
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-from jinja2 import Environment
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, OverTime
 from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.extras import import_from_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _AT_ONCE = 10_000
 _TIMES = ("found_at", "last_seen_at", "repaired_at")
-_COLOURS = dict(zip(KINDS, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 320, 60, 50, 40
+_COLORS = dict(zip(KINDS, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
+_SVG = "http://www.w3.org/2000/svg"
 
 Row = dict[str, Any]
 
@@ -49,10 +54,8 @@ def _csv(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _parquet(path: Path, rows: Iterable[Row]) -> int:
-    try:
+    with import_from_extra("parquet"):
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ConfigError("Parquet needs pyarrow, which is not installed: pip install pyarrow") from None
     schema = arrow.schema(
         [(name, arrow.timestamp("us", "UTC") if name in _TIMES else arrow.string()) for name in COLUMNS]
     )
@@ -82,65 +85,74 @@ def _text(value: Any, name: str) -> str | None:
 
 
 def plot(path: Path, found: OverTime) -> None:
-    """Draws how much was found when, by kind, as bars on each other. Raises ConfigError for another file than SVG."""
+    """Draws how much drift was found in each interval, as stacked bars with one color for each kind.
+
+    The numbers appear when the pointer is over a bar.
+
+    Args:
+        path: The file to write; it must end in ``.svg``.
+        found: The counts by interval and kind.
+
+    Raises:
+        ConfigError: The path has another ending.
+        MissingExtra: The library for plots is not installed.
+    """
     if path.suffix != ".svg":
         raise ConfigError(f"{path}: the plot is written as .svg")
-    most = max((sum(counts.values()) for _, counts in found.buckets), default=0)
-    step = (_WIDTH - _LEFT - 20) / max(1, len(found.buckets))
-    per_one = (_HEIGHT - _TOP - _BOTTOM) / max(1, most)
-    bars, labels = [], []
-    for number, (at, counts) in enumerate(found.buckets):
-        base = float(_HEIGHT - _BOTTOM)
-        for kind in KINDS:
-            if n := counts.get(kind, 0):
-                base -= n * per_one
-                bars.append(
-                    {
-                        "x": _LEFT + number * step,
-                        "y": base,
-                        "height": n * per_one,
-                        "colour": _COLOURS[kind],
-                        "title": f"{at:%Y-%m-%d %H:%M} {kind}: {n}",
-                    }
-                )
-        if number % max(1, len(found.buckets) // 8) == 0:
-            labels.append({"x": _LEFT + number * step, "text": f"{at:%m-%d %H:%M}"})
-    kinds = [kind for kind in KINDS if any(kind in counts for _, counts in found.buckets)]
-    path.write_text(
-        _SVG.render(
-            bars=bars,
-            labels=labels,
-            most=most,
-            bar=max(1.0, step - 1),
-            width=_WIDTH,
-            height=_HEIGHT,
-            left=_LEFT,
-            top=_TOP,
-            ground=_HEIGHT - _BOTTOM,
-            per=str(found.width),
-            legend=[(kind, _COLOURS[kind]) for kind in kinds],
-        ),
-        encoding="utf-8",
-    )
+    with import_from_extra("plots"):
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    titles: dict[str, str] = {}
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "drift"}):
+        figure = Figure(figsize=(12, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(f"Drift found, each {found.width}{'' if found.buckets else ': none'}", loc="left")
+        _draw_bars(axes, found, titles)
+        drawn = BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    path.write_bytes(_with_titles(drawn.getvalue(), titles))
 
 
-_SVG = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {{ width }} {{ height }}" font-family="sans-serif" font-size="12">
-<rect width="{{ width }}" height="{{ height }}" fill="white"/>
-<text x="{{ left }}" y="20" font-size="14">Drift found, each {{ per }}{{ "" if bars else ": none" }}</text>
-{% for kind, colour in legend %}
-<rect x="{{ width - 110 * (legend | length - loop.index0) }}" y="10" width="10" height="10" fill="{{ colour }}"/>
-<text x="{{ width - 110 * (legend | length - loop.index0) + 15 }}" y="20">{{ kind }}</text>
-{% endfor %}
-<line x1="{{ left }}" y1="{{ ground }}" x2="{{ width - 20 }}" y2="{{ ground }}" stroke="#888"/>
-<text x="{{ left - 8 }}" y="{{ ground }}" text-anchor="end">0</text>
-<text x="{{ left - 8 }}" y="{{ top + 5 }}" text-anchor="end">{{ most }}</text>
-{% for bar_ in bars %}
-<rect x="{{ bar_.x | round(1) }}" y="{{ bar_.y | round(1) }}" width="{{ bar | round(1) }}" \
-height="{{ bar_.height | round(1) }}" fill="{{ bar_.colour }}"><title>{{ bar_.title }}</title></rect>
-{% endfor %}
-{% for label in labels %}
-<text x="{{ label.x | round(1) }}" y="{{ ground + 20 }}">{{ label.text }}</text>
-{% endfor %}
-</svg>
-""")
+def _draw_bars(axes: Axes, found: OverTime, titles: dict[str, str]) -> None:
+    """Stacks the bars of each kind on those before it, and adds the text of each bar to ``titles``, by its id."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+    from matplotlib.ticker import MaxNLocator
+
+    begins = [float(date2num(at)) for at, _ in found.buckets]  # type: ignore[no-untyped-call]
+    base = [0] * len(begins)
+    for kind in KINDS:
+        counts = [bucket.get(kind, 0) for _, bucket in found.buckets]
+        if not any(counts):
+            continue
+        width = found.width / timedelta(days=1)  # matplotlib counts time in days
+        bars = axes.bar(begins, counts, width, base, align="edge", label=kind, color=_COLORS[kind])
+        for number, (bar, (at, _), count) in enumerate(zip(bars, found.buckets, counts, strict=True)):
+            if count:
+                bar.set_gid(f"{kind}-{number}")
+                titles[f"{kind}-{number}"] = f"{at:%Y-%m-%d %H:%M} {kind}: {count}"
+        base = [below + count for below, count in zip(base, counts, strict=True)]
+    axes.set_ylim(0, max(base, default=0) * 1.05 or 1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    if titles:
+        locator = AutoDateLocator()  # type: ignore[no-untyped-call]
+        axes.xaxis_date()
+        axes.xaxis.set_major_locator(locator)
+        axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    else:
+        axes.set_xticks([])
+
+
+def _with_titles(svg: bytes, titles: dict[str, str]) -> bytes:
+    """Adds a ``title`` to the elements with the given ids: browsers show it when the pointer is over the element."""
+    for prefix, name in (("", _SVG), ("xlink", "http://www.w3.org/1999/xlink")):
+        ElementTree.register_namespace(prefix, name)
+    root = ElementTree.fromstring(svg)
+    for element in root.iter(f"{{{_SVG}}}g"):
+        if (text := titles.get(element.get("id", ""))) is not None:
+            title = ElementTree.Element(f"{{{_SVG}}}title")
+            title.text = text
+            element.insert(0, title)
+    drawn: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return drawn

@@ -33,6 +33,7 @@ class OneLineErrors(TyperGroup):
     """What went wrong is told in one line on stderr with exit status 2, never as a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
+        """Runs the command. Errors and interrupts become one line and an exit status."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -489,8 +489,11 @@ class Bulk(Model):
 
 
 class FilterCheck(Model):
-    """A filter that a server does not know is often ignored, and everything comes back: so before what a filter found
-    is believed, something impossible is asked for, and must bring nothing. It is asked for again after an hour."""
+    """How it is checked that a server knows a filter.
+
+    A filter that a server does not know is often ignored, and everything comes back. So before the result of a filter
+    is trusted, a request for something impossible must return nothing. The check is repeated after an hour.
+    """
 
     group: str = "sync-orchestrator-no-such-group"
     """A business group that cannot exist, of the form that the other side takes; also for the references."""

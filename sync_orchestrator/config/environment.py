@@ -39,8 +39,10 @@ class FromEnvironment(str):
 
 
 def as_template(value: Any) -> Any:
-    """What a template is made of: a value of the environment stands in it by name, so it is never read as a template
-    itself, nor shown in an error."""
+    """Returns what a template is made of.
+
+    A value of the environment is in it by name, so it is never read as a template itself, nor shown in an error.
+    """
     if isinstance(value, FromEnvironment):
         return value.template
     if isinstance(value, Mapping):

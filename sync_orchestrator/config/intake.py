@@ -16,9 +16,11 @@ _EXPRESSIONS = ("when", "id", "entity", "key", "group", "action", "version", "da
 
 
 class OwnEvents(Model):
-    """Where what stands in a source's own events. Each place is a JMESPath expression on ``{body, headers}``: the
-    event, and the headers that came with it, their names in small letters. A text of your own stands in single quotes:
-    ``"'created'"``."""
+    """Where each value is in the events of a source's custom format.
+
+    Each place is a JMESPath expression on ``{body, headers}``: the event, and the headers that came with it, their
+    names in lower case. Write a fixed text in single quotes: ``"'created'"``.
+    """
 
     when: Expression | None = None
     """Only events for which this is true are taken; the others are passed over."""

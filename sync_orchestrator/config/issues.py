@@ -6,7 +6,6 @@ in …``), and has one line for each thing that is wrong. Not here: what is wron
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pydantic_core import ErrorDetails
 from sync_orchestrator.config.environment import Place
 from sync_orchestrator.config.place_marks import LINE_MARK
 from sync_orchestrator.config.positions import child, line_of
+from sync_orchestrator.texts.nearest_names import MAX_LISTED, find_nearest_names
 
 _POINTED = re.compile(r"'?([a-z_]\w*(?:\.\w+|\[\d+\])*)'?(:?) ?", re.IGNORECASE)
-_MOST_NAMED = 12
 
 _HINTS = {
     "missing": "is needed",
@@ -131,10 +130,9 @@ def _at(node: yaml.Node, place: Place) -> yaml.Node | None:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    if close:
-        return f"there is no such field; did you mean '{close[0]}'?"
-    if 0 < len(known) <= _MOST_NAMED:
+    for nearest in find_nearest_names(name, known, limit=1):
+        return f"there is no such field; did you mean '{nearest}'?"
+    if 0 < len(known) <= MAX_LISTED:
         return f"there is no such field; known here: {', '.join(known)}"
     return "there is no such field"
 

@@ -245,6 +245,7 @@ class Route(Model):
 
     @property
     def is_read(self) -> bool:
+        """Whether a call changes nothing: as ``reads`` says, or by default where the method is GET."""
         return self.method == "GET" if self.reads is None else self.reads
 
     def passed_headers(self) -> frozenset[str]:

@@ -1,5 +1,7 @@
-"""Which headers an expression on ``{body, headers}`` looks at. A signature covers the body and two headers: what the
-others say may not decide what a signed event means."""
+"""Which headers an expression on ``{body, headers}`` looks at.
+
+A signature covers the body and two headers: the other headers may not decide what a signed event means.
+"""
 
 from __future__ import annotations
 

@@ -89,6 +89,7 @@ class ThirdPartySystem(Http):
 
     @property
     def in_flight_seconds(self) -> float:
+        """How long after a call without a response the call may still take effect, in seconds."""
         return self.timeout if self.in_flight_window is None else self.in_flight_window
 
 

@@ -215,6 +215,7 @@ class Bench:
         return [found for page in await self.pages(group, third_party) for found in page]
 
     async def pages(self, group: str | None = None, third_party: ThirdParty | None = None) -> list[list[Found]]:
+        """Returns all pages of a business group, by default of the one that is listed."""
         return [page async for page in (third_party or self.third_party).pages(group or self.listed_group)]
 
     @property

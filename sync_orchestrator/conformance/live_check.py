@@ -71,6 +71,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
+        """Whether no step failed."""
         return all(step.outcome != "failed" for step in self.steps)
 
     @property

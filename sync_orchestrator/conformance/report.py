@@ -18,8 +18,11 @@ class Differs(Exception):
     def __init__(
         self, came: Any, expected: str, hint: str = "", *, fields: Collection[str] = (), cause: str | None = None
     ) -> None:
-        """``fields``: those that differ, where nothing else does. ``cause``: what tells this failure from others, in
-        place of ``came``."""
+        """Makes the failure of one behavior.
+
+        ``fields``: those that differ, where nothing else does. ``cause``: what tells this failure from others, in place
+        of ``came``.
+        """
         super().__init__(f"{came}; expected: {expected}")
         self.came = came if isinstance(came, str) else repr(came)
         self.expected = expected
@@ -112,4 +115,5 @@ class Behaviours(Generic[B]):
 
     @property
     def names(self) -> list[str]:
+        """The names of the behaviors."""
         return [each.name for each in self.all]

@@ -41,10 +41,12 @@ class EntityContext:
 
     @property
     def system_name(self) -> str:
+        """The name of the third party in the configuration."""
         return self.settings.third_party.system
 
     @property
     def owner(self) -> SourceSystem:
+        """The source system of the part that owns the record."""
         return self.sources[self.settings.owner]
 
     def digest_of_found(self, found: Found, group: str | None) -> bytes:
@@ -54,6 +56,8 @@ class EntityContext:
 
 @dataclass(frozen=True, slots=True)
 class Context:
+    """Everything that the core works with: the database, the configuration, and the systems of each entity."""
+
     engine: Engine
     config: Config
     entities: dict[str, EntityContext]
@@ -76,6 +80,7 @@ class Context:
         return [entity for entity in self.entities.values() if entity.system_name == name]
 
     def systems(self) -> Iterator[tuple[str, ThirdPartySystem]]:
+        """The third parties of the configuration with their names."""
         return iter(self.config.third_parties.items())
 
     async def close(self) -> None:

@@ -26,6 +26,7 @@ class CrashPoint:
         }
 
     def __call__(self) -> None:
+        """Sends this process a signal if a test asked for that here; otherwise does nothing."""
         if not self._signals:
             return
         _reached[self.name] = _reached.get(self.name, 0) + 1

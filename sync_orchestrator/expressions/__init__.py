@@ -1,0 +1,1 @@
+"""Expressions of ``sync.yaml``: JMESPath selectors with further functions, and Jinja templates."""

@@ -142,7 +142,7 @@ def cut(value: Any, length: Any) -> str:
 
 
 def line_breaks(value: Any) -> str:
-    """With ``\\n`` for each line break."""
+    """Returns the text with a line feed for each line break."""
     return _text(value).replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -61,8 +61,10 @@ def truth(value: Any) -> bool:
 
 
 def says_something(value: Any) -> bool:
-    """Whether something is there: a truth value is what it says, an object or list counts unless it is empty, and any
-    other number or text counts. For conditions such as ``body.error``, where a text is the error."""
+    """Whether something is there, for conditions such as ``body.error``, where a text is the error.
+
+    A truth value is what it says, an object or list counts unless it is empty, and any other number or text counts.
+    """
     if isinstance(value, dict | list):
         return bool(value)
     try:

@@ -1,0 +1,1 @@
+"""Texts: masking of secrets, forms that can be stored, messages with the nearest name. Pure."""

@@ -54,8 +54,11 @@ class UiGuard:
     def __init__(
         self, app: ASGIApp, hosts: AllowedHosts, public_origins: frozenset[Origin], is_page: Callable[[Scope], bool]
     ) -> None:
-        """``public_origins``: where the UI is for its users, if a proxy is before it. ``is_page``: whether a request is
-        for the HTML of the UI, and not for data."""
+        """Puts the guard around an application.
+
+        ``public_origins``: where the UI is for its users, if a proxy is before it. ``is_page``: whether a request is
+        for the HTML of the UI, and not for data.
+        """
         self._app = app
         self._hosts = hosts
         self._public_origins = public_origins
@@ -63,6 +66,7 @@ class UiGuard:
         self._logged: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on with security headers added to the response, or refuses it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return

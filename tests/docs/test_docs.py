@@ -56,7 +56,8 @@ from sync_orchestrator.expressions import templates
 
 PACKAGE = ROOT / "sync_orchestrator"
 DEMO = ROOT / "demo" / "sync.yaml"
-DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOP = [ROOT / f"{name}.md" for name in ("README", "SECURITY", "CONTRIBUTING", "CHANGELOG")]
+DOCUMENTS = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 OF_THE_READER = {"sync.yaml", "product", "article"}
 """Files and entities that documents name though the reader is to write them."""
 SAMPLES = {"ENTITY": "stone", "KEY": "D-000123", "GROUP": "Round", "NAME": "erp", "SOURCE": "lab"}

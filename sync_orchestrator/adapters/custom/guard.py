@@ -63,8 +63,10 @@ class Guard:
         return came
 
     async def write(self, method: str, item: Item, call: Callable[[Item], Awaitable[T]], problem: Problem) -> T:
-        """A call that writes: it begins before the item's deadline or not at all, and ends within a call's timeout of
-        it. Raises CallFailed."""
+        """Makes a call that writes: it begins before the item's deadline or not at all.
+
+        It ends within a call's timeout of the deadline. Raises CallFailed.
+        """
         latest = time.monotonic() + self._timeout
         async with self._called(latest if item.deadline is None else min(latest, item.deadline), write=True):
             left = self._timeout if item.deadline is None else item.deadline - time.monotonic()

@@ -5,7 +5,6 @@ Not here: what they begin with (``base.py``), what is believed of what they do (
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import traceback
@@ -21,6 +20,7 @@ from sync_orchestrator.config.environment import FromEnvironment, Place
 from sync_orchestrator.config.sources import ClassSystem
 from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.texts.nearest_names import find_nearest_names
 
 A = TypeVar("A", bound=Adapter)
 
@@ -129,8 +129,8 @@ def class_of(named: str, base: type[A]) -> type[A]:
     found = getattr(module, name, None)
     if found is None:
         classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
-        close = difflib.get_close_matches(name, classes, n=1)
-        raise ValueError(f"{module_name} has no class '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        near = find_nearest_names(name, classes, limit=1)
+        raise ValueError(f"{module_name} has no class '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     if not (inspect.isclass(found) and issubclass(found, base)):
         raise ValueError(
             f"'{name}' must be a class that begins with sync_orchestrator.adapters.custom.base."

@@ -21,7 +21,8 @@ from sync_orchestrator import exact_json
 from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import Files
 from sync_orchestrator.core.values.plain_json import as_json
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, MissingExtra
+from sync_orchestrator.extras import import_from_extra
 
 _FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _LONGEST_LINE = 16 * 1024 * 1024
@@ -220,11 +221,10 @@ def _broken(lines: _Lines, line: int, why: str) -> CallFailed:
 def _parquet(opened: BinaryIO, name: str, part: Part) -> Iterator[Row]:
     assert part.files is not None
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise CallFailed(
-            Failure.PERMANENT, f"{name}: Parquet needs pyarrow, which is not installed: pip install pyarrow"
-        ) from None
+        with import_from_extra("parquet"):
+            parquet = importlib.import_module("pyarrow.parquet")
+    except MissingExtra as error:
+        raise CallFailed(Failure.PERMANENT, f"{name}: {error}") from None
     number = 0
     try:
         with closing(parquet.ParquetFile(opened)) as file:

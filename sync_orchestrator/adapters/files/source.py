@@ -72,8 +72,10 @@ class FileSource(Source):
         return await asyncio.to_thread(self._count, group)
 
     async def ungrouped(self) -> Ungrouped | None:
-        """The rows that name no business group, by reading all files; None where no group is configured, or files
-        are named by it."""
+        """Reads all files, and returns the rows that name no business group.
+
+        None where no group is configured, or files are named by it.
+        """
         if self._by_name or self._part.group is None:
             return None
         return await asyncio.to_thread(self._without_group)
@@ -187,8 +189,11 @@ class FileSource(Source):
         return self._repeated[1]
 
     def _read(self, paths: list[Path], *, checked: bool = False, as_they_are: bool = False) -> Generator[PartRead]:
-        """The rows of files. ``checked``: a file without a column that the mapping reads fails. ``as_they_are``: rows
-        without a business group are no failure."""
+        """Yields the rows of files.
+
+        ``checked``: a file without a column that the mapping reads fails. ``as_they_are``: rows without a business
+        group are no failure.
+        """
         for path in paths:
             name = path.relative_to(self._folder).as_posix()
             fields = self._fields if checked and self._has_columns(path) else frozenset()

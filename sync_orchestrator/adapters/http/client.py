@@ -243,8 +243,10 @@ class Http:
         body: Any = None,
         about: About = "record",
     ) -> Answer:
-        """One call, once. ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request
-        has none of its own. Raises CallFailed.
+        """Makes one call, once.
+
+        ``deadline``: the monotonic time before which it must begin. ``body`` goes where the request has none of its
+        own. Raises CallFailed.
         """
         prepared = replace(self.prepared(request, values, body), about=about)
         return await self.once(prepared, outcomes, write=write, deadline=deadline)
@@ -418,8 +420,10 @@ class Http:
             raise CallFailed(Failure.PERMANENT, f"the request cannot be built: {self._named(error)}") from None
 
     async def _exchanged(self, request: httpx.Request, max_bytes: int) -> Received:
-        """Sends a request and reads the response; the second stage. Whether it was carried out is unknown after most
-        failures. Raises CallFailed, for anything that a response may do to the libraries that read it.
+        """Sends a request and reads the response; the second stage.
+
+        Whether it was carried out is unknown after most failures. Raises CallFailed, for anything that a response may
+        do to the libraries that read it.
         """
         try:
             async with asyncio.timeout(self._settings.timeout):
@@ -482,8 +486,10 @@ class Http:
         deadline: float | None = None,
         latest: float | None = None,
     ) -> tuple[Answer, CallFailed | None]:
-        """One call, what came back, and the failure that it stands for; another one where the first is told that its
-        login is over. Raises CallFailed where there is no answer.
+        """Makes one call; returns the response, and the failure that it stands for.
+
+        Makes another call where the response to the first says that its login is over. Raises CallFailed without a
+        response.
         """
 
         async def tried(proof: Proof) -> tuple[Answer, CallFailed | None]:

@@ -149,6 +149,7 @@ class Transport(AiohttpTransport):
     """
 
     def get_client(self) -> aiohttp.ClientSession:
+        """Makes the session of aiohttp, with the limits of this transport and without a cookie jar."""
         connector = aiohttp.TCPConnector(
             limit=self.limits.max_connections or 0, ssl=self.ssl_context, keepalive_timeout=self.limits.keepalive_expiry
         )

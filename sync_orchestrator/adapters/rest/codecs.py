@@ -59,10 +59,10 @@ class Codecs:
         return {name: codec.decode(record) for name, codec in self._codecs.items()}
 
     def as_sent(self, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The payload as it would be read from what was written, which a template, or reading, may make another value
-        of.
+        """Returns the payload as it would be read from what was written.
 
-        A field that is read from elsewhere, or that cannot be written, stays as it is.
+        A template, or reading, may make another value of it. A field that is read from elsewhere, or that cannot be
+        written, stays as it is.
         """
         return {
             name: self._codecs[name].as_sent(value) if name in self._codecs else value

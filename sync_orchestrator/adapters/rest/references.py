@@ -44,6 +44,7 @@ class References:
 
     @property
     def names(self) -> frozenset[str]:
+        """The names by which templates use the references."""
         return frozenset(self._references)
 
     def can_resolve(self, name: str, values: Values) -> bool:

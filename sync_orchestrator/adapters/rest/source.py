@@ -135,8 +135,10 @@ class RestSource:
         return PartRead(row.key, 0, {}, problem=f"no business group at '{self._part.group}'")
 
     def _first_time(self, row: PartRead, seen: dict[int, tuple[int, int]]) -> PartRead:
-        """A key that an earlier page had under the same version with other content is not unique. Under another
-        version it is a record that changed while the pages were read."""
+        """Spoils a row whose key an earlier page had under the same version with other content: it is not unique.
+
+        Under another version it is a record that changed while the pages were read.
+        """
         if row.problem is not None:
             return row
         now = row.version, hash(repr(row))
@@ -199,6 +201,7 @@ class RestSource:
         return None
 
     async def close(self) -> None:
+        """Closes the connections of the client."""
         await self._http.close()
 
     def _key_of(self, item: Any) -> str:

@@ -139,6 +139,7 @@ class RestThirdParty:
         return FilledIn(tuple(f"{call.request.method} {call.url}" for call in filled), found)
 
     async def close(self) -> None:
+        """Closes the connections of the client."""
         await self._http.close()
 
 

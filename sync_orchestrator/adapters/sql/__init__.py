@@ -1,0 +1,1 @@
+"""Source systems whose records are in a SQL database. They are only read."""

@@ -259,8 +259,11 @@ def _open_sqlite(url: URL, timeout: float) -> sqlite3.Connection:
 
 
 def _take_any_value(connection: Any) -> None:
-    """A value that its type's loader cannot read is the text that Postgres writes: ``infinity``, ``24:00:00``, a year
-    before 1 or after 9999. It then spoils its row alone, or nothing if nobody maps its column."""
+    """Makes a value that its type's loader cannot read the text that Postgres writes.
+
+    Such values are ``infinity``, ``24:00:00``, a year before 1 or after 9999. Each then spoils its row alone, or
+    nothing if nobody maps its column.
+    """
     adapters = connection.adapters
     set_json_loads(_json, connection)
     for name in _ODD_IN_PYTHON:

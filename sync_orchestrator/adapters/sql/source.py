@@ -156,6 +156,7 @@ class SqlSource(Source):
         return await self._ask(self._beyond_keys, group)
 
     async def close(self) -> None:
+        """Closes the pool of connections."""
         await self._database.close()
 
     async def _ask(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:

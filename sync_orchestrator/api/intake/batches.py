@@ -138,8 +138,10 @@ async def documents_in_slices(
 
 
 def _items(body: bytes, places: list[tuple[int, int]], first: int) -> list[Any]:
-    """Small items that follow each other, parsed together, which is faster; where they cannot be, the first bad one is
-    named."""
+    """Parses small items that follow each other together, which is faster.
+
+    Where they cannot be parsed, the first bad one is named.
+    """
     try:
         found = parse(b"[%b]" % body[places[0][0] : places[-1][1]])
     except InvalidEvent:

@@ -68,8 +68,10 @@ class GroupCommit:
         self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
 
     async def record(self, events: Sequence[ChangeEvent]) -> Recorded:
-        """Returns once the events are durable. Raises what the database raises, for these events alone, or
-        TimeoutError."""
+        """Returns once the events are durable.
+
+        Raises what the database raises, for these events alone, or TimeoutError.
+        """
         return await self.record_prepared([prepare_event(event) for event in events])
 
     async def record_prepared(self, events: Sequence[PreparedEvent]) -> Recorded:

@@ -101,9 +101,11 @@ class Intake:
         self._unproven = ByteBudget(max(limits.unproven_bytes, limits.request_bytes + _UNPROVEN_REQUEST_BYTES))
 
     async def close(self) -> None:
+        """Closes the connections of the group commit."""
         await self._group_commit.aclose()
 
     def routes(self) -> list[Route]:
+        """The routes that take change events."""
         return [
             Route("/v1/events", self.events, methods=["POST"]),
             Route("/v1/sources/{source}/events", self.own_events, methods=["POST"]),
@@ -179,8 +181,11 @@ class Intake:
             return await self._take(sent, found)
 
     def _reader_of(self, source: str, headers: Mapping[str, str], claim: Claim | None) -> _Read:
-        """How events of a source's own shape are read: of a signed request by its body and its signed headers alone,
-        and without an ``id`` of theirs by the signed id of the message, since a repeated request has that again."""
+        """Returns how events of a source's custom format are read.
+
+        A signed request is read by its body and its signed headers alone. Where its events have no ``id``, the signed
+        id of the message is used, since a repeated request has that again.
+        """
         seen = headers if claim is None else claim.headers()
 
         def read(document: Any, at: int | None) -> ChangeEvent | None:

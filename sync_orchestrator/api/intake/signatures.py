@@ -79,8 +79,11 @@ class Signatures:
                 place[name] = [webhook_key(str(secret)) for secret in source.webhook_secrets]
 
     def claim(self, headers: Mapping[str, str], source: str | None) -> Claim | None:
-        """What a request to a source's own path, or to the common one, says of its signature; None where it says
-        nothing, or nobody signs there. Before any body is read. Raises Refused (401)."""
+        """Reads what a request says of its signature, before any body is read.
+
+        It may be a request to a source's own path, or to the common one. None where it says nothing, or nobody signs
+        there. Raises Refused (401).
+        """
         if SIGNATURE not in headers:
             return None
         own = {name: secrets for name, secrets in self._own.items() if name == source}

@@ -64,6 +64,7 @@ class Grey:
         return _response(passed)
 
     async def close(self) -> None:
+        """Cancels the shadow requests under way, and closes the connections to the legacy service."""
         for task in self._shadows:
             task.cancel()
         await asyncio.gather(*self._shadows, return_exceptions=True)

@@ -55,6 +55,7 @@ class Tally:
             self._known.forget()
 
     async def close(self) -> None:
+        """Writes what is counted and not written yet."""
         if self._writing is not None:
             self._writing.cancel()
         await self.write()

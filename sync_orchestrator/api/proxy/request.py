@@ -26,6 +26,8 @@ _MOST_PARAMETERS = 100
 
 @dataclass(frozen=True, slots=True)
 class Asked:
+    """One request of a caller to the proxy, with its path and headers checked."""
+
     method: str
     path: str
     """In its one spelling, below ``/proxy``."""
@@ -38,6 +40,7 @@ class Asked:
 
     @property
     def target(self) -> str:
+        """The path with the query, as a request line has it."""
         return f"{self.path}?{self.query}" if self.query else self.path
 
     def sent_headers(self) -> list[tuple[bytes, bytes]]:

@@ -52,6 +52,8 @@ class _Wanted(BaseModel):
 
 
 class Rollouts:
+    """The paths that show and change how much traffic takes the new path."""
+
     def __init__(self, database: Database, config: Config, access: Access, known: Known) -> None:
         self._database = database
         self._config = config
@@ -59,6 +61,7 @@ class Rollouts:
         self._known = known
 
     def routes(self) -> list[Route]:
+        """The routes of rollouts."""
         return [
             Route("/v1/rollouts", self.all),
             Route("/v1/rollouts/{route}", self.one),

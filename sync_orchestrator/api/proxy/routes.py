@@ -30,6 +30,8 @@ _PROBLEMS = ("400", "401", "403", "404", "405", "408", "409", "413", "415", "422
 
 
 class Proxy:
+    """All routes of the proxy, each with its canary and its path to the third party."""
+
     def __init__(self, database: Database, context: Context, access: Access, known: Known) -> None:
         self._access = access
         self._settings = context.config.routes
@@ -48,6 +50,7 @@ class Proxy:
         return NewPath(name, route, context.clients[route.third_party], database, self._known, mapping)
 
     def routes(self) -> list[Served]:
+        """The one route of the web framework for all proxied paths; none without proxy routes in ``sync.yaml``."""
         return [Served(_PREFIX + "/{rest:path}", self.serve, methods=_METHODS)] if self._settings else []
 
     async def serve(self, request: Request) -> Response:

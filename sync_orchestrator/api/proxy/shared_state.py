@@ -25,11 +25,15 @@ _PATIENCE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
+    """What all replicas share, as it was at one moment."""
+
     open_breakers: frozenset[str]
     rollouts: Mapping[str, Rollout]
 
 
 class Known:
+    """The shared state of breakers and rollouts, reread from the database when it is too old."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = asyncio.Lock()

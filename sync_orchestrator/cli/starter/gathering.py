@@ -36,7 +36,9 @@ Say = Callable[[str], None]
 class Ask(Protocol):
     """Gives the value of an option, or asks for it; raises NotFound where there is none and nothing may be asked."""
 
-    def __call__(self, option: str, value: str | None, question: str, default: str | None = None) -> str: ...
+    def __call__(self, option: str, value: str | None, question: str, default: str | None = None) -> str:
+        """Returns ``value`` where it is given, else the response to ``question``, or ``default``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ class Resource:
 
     @property
     def operations(self) -> list[Operation]:
+        """The operations that exist, in the order of a record's life."""
         return [each for each in (self.create, self.listing, self.read, self.update, self.delete) if each is not None]
 
 

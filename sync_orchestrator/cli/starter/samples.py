@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sync_orchestrator.cli.starter.columns import Column, ColumnKind
-from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.errors import ConfigError, MissingExtra
+from sync_orchestrator.extras import import_from_extra
 
 MAX_ROWS_READ = 500
 _SAMPLE_BYTES = 1_000_000
@@ -147,9 +148,10 @@ def _json_rows(text: str, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _parquet_rows(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     try:
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise ConfigError(f"--source-files: {path}: Parquet needs the package pyarrow: pip install pyarrow") from None
+        with import_from_extra("parquet"):
+            parquet = importlib.import_module("pyarrow.parquet")
+    except MissingExtra as error:
+        raise ConfigError(f"--source-files: {path}: {error}") from None
     file = parquet.ParquetFile(path)
     batch = next(iter(file.iter_batches(batch_size=MAX_ROWS_READ)), None)
     return ([] if batch is None else batch.to_pylist()), list(file.schema_arrow.names)

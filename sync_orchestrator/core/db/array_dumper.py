@@ -18,6 +18,7 @@ class Columns(ListDumper):
     """Dumps lists of one plain kind at once, to the text that psycopg would make of them; leaves others to psycopg."""
 
     def dump(self, obj: list[Any]) -> Buffer | None:
+        """Returns the list as the text of a Postgres array, or None where psycopg's own dumper returns it."""
         kinds = set(map(type, obj)) - {type(None)}
         write = _numbers if kinds == {int, float} else _WRITTEN.get(kinds.pop()) if len(kinds) == 1 else None
         if write is None:

@@ -194,10 +194,9 @@ class _Batch:
         return fates
 
     def _without_mapped_fields(self, connection: Connection) -> dict[int, str]:
-        """Why some events cannot be taken as they are: fields that the mapping reads vanished from their data (rule
-        33).
+        """Finds events that lost fields which the mapping reads (rule 33); returns the reasons by the events' numbers.
 
-        By the events' numbers. An absent field is not null: it would wipe a value at the third party.
+        An absent field is not null: it would wipe a value at the third party.
         """
         problems: dict[int, str] = {}
         for part, source in self._entity.sources.items():

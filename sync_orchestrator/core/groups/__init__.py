@@ -1,0 +1,1 @@
+"""Business groups: which exist, and the lease that allows one full sync of a group at a time."""

@@ -23,7 +23,7 @@ class Conservation:
 
     @property
     def balanced(self) -> bool:
-        """received = pending + leased + waiting + done + superseded + dead + discarded."""
+        """Received = pending + leased + waiting + done + superseded + dead + discarded."""
         return self.received == sum(self.states.values())
 
 

@@ -79,6 +79,8 @@ class PreparedEvent:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
+    """How many events were recorded, and how many had been recorded before."""
+
     accepted: int
     duplicates: int
 
@@ -88,7 +90,6 @@ def record(engine: Engine, events: Sequence[ChangeEvent]) -> Recorded:
 
     An event that came before under the same source and id is counted and not recorded again.
     """
-
     return record_each(engine, [events])[0]
 
 

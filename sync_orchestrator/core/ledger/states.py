@@ -21,6 +21,8 @@ from sync_orchestrator.errors import UsageError
 
 
 class State(StrEnum):
+    """Where an event is. At any time it is in exactly one state."""
+
     PENDING = "pending"
     LEASED = "leased"
     WAITING = "waiting"

@@ -12,6 +12,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sync_orchestrator.errors import MissingExtra
+from sync_orchestrator.extras import import_from_extra
+
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
@@ -35,8 +38,11 @@ class Receiver:
         name = f"alerts.urls[{self.number}]"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import apprise
-
+            try:
+                with import_from_extra("alerts"):
+                    import apprise
+            except MissingExtra as error:
+                return f"{name}: {error}"
             logging.getLogger("apprise").setLevel(logging.CRITICAL)  # it logs URLs it cannot use, tokens and all
             sender = apprise.Apprise()
             if not sender.add(self.url):

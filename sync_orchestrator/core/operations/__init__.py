@@ -1,0 +1,1 @@
+"""What operators and schedules do: status, redrive, repair, adoption, maintenance, retention."""

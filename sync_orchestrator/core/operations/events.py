@@ -26,7 +26,6 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
     ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
-
     from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:

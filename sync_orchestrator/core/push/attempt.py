@@ -125,13 +125,19 @@ class PushTarget(Protocol):
     """What a push goes to: a collection at a third party, and how payloads are compared there."""
 
     @property
-    def third_party(self) -> ThirdParty: ...
+    def third_party(self) -> ThirdParty:
+        """The collection to push to."""
+        ...
 
     @property
-    def mapping(self) -> Mapping: ...
+    def mapping(self) -> Mapping:
+        """The mapping that makes payloads, and compares them."""
+        ...
 
     @property
-    def system(self) -> ThirdPartySystem: ...
+    def system(self) -> ThirdPartySystem:
+        """The settings of the third party."""
+        ...
 
 
 def claim(

@@ -1,0 +1,1 @@
+"""State that belongs to the API service: its keys, and the rollout of the proxy's routes."""

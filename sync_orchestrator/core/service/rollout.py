@@ -59,6 +59,7 @@ class Rollout:
 
     @property
     def is_off(self) -> bool:
+        """Whether nobody takes the new path."""
         return self.halted or (self.percent <= 0 and not self.allow)
 
 
@@ -81,6 +82,7 @@ class Change:
     deny: frozenset[str] | None = None
 
     def of(self, before: Rollout) -> Rollout:
+        """Returns a rollout with this change. A new percentage also ends a halt."""
         told = {name: getattr(self, name) for name in ("percent", "shadow", "allow", "deny")}
         return replace(
             before,
@@ -172,6 +174,7 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
 
 
 def forget_old(connection: Connection) -> None:
+    """Deletes counts of routes that are too old to decide anything."""
     run(connection, queries.DELETE_OLD_ROUTE_COUNTS)
 
 

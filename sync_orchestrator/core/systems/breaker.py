@@ -140,6 +140,7 @@ class SharedHoldOff(HoldOff):
         self._refusal_noted = 0.0
 
     async def left(self) -> float:
+        """Returns the seconds left; reads the database where the last look is too old."""
         now = time.monotonic()
         if now >= self._look_again:
             self._look_again = now + _LOOK_AFTER
@@ -150,10 +151,12 @@ class SharedHoldOff(HoldOff):
         return await super().left()
 
     async def ask(self, seconds: float, reason: str = "") -> None:
+        """Holds calls off for some seconds, on all machines."""
         await super().ask(seconds, reason)
         await asyncio.to_thread(self._tell, seconds, reason)
 
     async def refused(self) -> None:
+        """Notes that a call was refused, for all machines and at most once in a while."""
         await super().refused()
         now = time.monotonic()
         if now - self._refusal_noted >= _LOOK_AFTER:

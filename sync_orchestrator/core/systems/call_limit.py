@@ -322,6 +322,7 @@ class SharedCallLimit(CallLimit):
         self._look_at = 0.0
 
     async def look(self) -> None:
+        """Rereads the limit where the last look is too old. A limit lowered here since then stays."""
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN_SECONDS

@@ -50,6 +50,7 @@ class Deadline(float):
     hold: Hold | None
 
     def __new__(cls, at: float, hold: Hold | None = None) -> Deadline:
+        """Makes a deadline at a monotonic time in seconds; with a hold, it also ends when that lapses."""
         deadline = super().__new__(cls, at)
         deadline.hold = hold
         return deadline

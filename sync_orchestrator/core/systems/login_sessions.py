@@ -39,13 +39,16 @@ class Session:
 
     @property
     def too_old(self) -> bool:
+        """Whether the login should be renewed before the next call."""
         return self.renew_at is not None and time.monotonic() >= self.renew_at
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """With ``lease`` it is the asker's turn to log in, ``session`` being the last one; without, ``session`` can be
-    used, or somebody else is logging in where it is None.
+    """What a caller gets: a session, or a lease.
+
+    With ``lease`` it is the caller's turn to log in, ``session`` being the last one; without, ``session`` can be used,
+    or somebody else is logging in where it is None.
     """
 
     session: Session | None = None
@@ -78,6 +81,7 @@ class ProcessLogins:
         self._lease: tuple[int, float] | None = None
 
     def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
         with self._lock:
             session = self._session
             if session is not None and session.number != refused and not session.too_old:
@@ -88,6 +92,7 @@ class ProcessLogins:
             return Taken(session, self._lease[0])
 
     def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+        """Stores a new login; returns None where the lease is over."""
         with self._lock:
             if self._lease is None or self._lease[0] != lease:
                 return None
@@ -96,6 +101,7 @@ class ProcessLogins:
             return self._session
 
     def release(self, lease: int) -> None:
+        """Ends a lease without a login."""
         with self._lock:
             if self._lease is not None and self._lease[0] == lease:
                 self._lease = None
@@ -109,6 +115,8 @@ class SharedLogins:
         self._system = system
 
     def take(self, mark: bytes, refused: int | None, seconds: float) -> Taken:
+        """Returns the login to use, or the lease by which the caller logs in. See ``LoginStore.take``."""
+
         def work(connection: Connection) -> Taken:
             run(connection, queries.ENSURE_LOGIN_SESSION, system=self._system)
             row = run(connection, queries.SELECT_LOGIN_SESSION, system=self._system)[0]
@@ -126,6 +134,7 @@ class SharedLogins:
         return in_transaction(self._engine, work)
 
     def keep(self, mark: bytes, lease: int, given: Given) -> Session | None:
+        """Stores a new login for all processes; returns None where the lease is over."""
         kept = self._run(
             queries.STORE_LOGIN_SESSION,
             lease=lease,
@@ -138,6 +147,7 @@ class SharedLogins:
         return _session(lease, given) if kept else None
 
     def release(self, lease: int) -> None:
+        """Ends a lease without a login."""
         self._run(queries.RELEASE_LOGIN_SESSION, lease=lease)
 
     def _run(self, statement: str, **params: Any) -> Any:

@@ -23,8 +23,11 @@ from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
 @dataclass(slots=True)
 class GroupDiff:
-    """``listed``: records there; ``expected``: records that should be, without the ``ambiguous``, which are left out
-    of judgement; ``of_other_groups``: listed records that belong to other business groups here."""
+    """The result of a comparison in numbers.
+
+    ``listed``: records there; ``expected``: records that should be, without the ``ambiguous``, which are left out of
+    judgement; ``of_other_groups``: listed records that belong to other business groups here.
+    """
 
     listed: int = 0
     expected: int = 0

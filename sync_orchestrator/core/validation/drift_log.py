@@ -52,6 +52,7 @@ class Chosen:
     open: bool = False
 
     def params(self) -> dict[str, Any]:
+        """Returns the parameters of the statements that list drift."""
         return {"entity": self.entity, "group": self.group, "since": self.since, "open": self.open}
 
 

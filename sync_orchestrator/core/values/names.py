@@ -64,8 +64,10 @@ def spellings(name: str) -> tuple[str, ...]:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two names may be one to a source that compares less strictly: by letter case, accents, padding, or
-    leading zeros of a number."""
+    """Whether two names may be one to a source that compares less strictly.
+
+    The names may differ by letter case, accents, padding, or leading zeros of a number.
+    """
     return _folded(one) == _folded(other)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import httpx
@@ -12,6 +14,8 @@ from conftest import World
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.trace import TraceState
 
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.db.session import run
@@ -40,8 +44,7 @@ def test_what_can_be_followed(value: Any, expected: str | None) -> None:
     assert tracing.trace_of(value) == expected
 
 
-def test_a_step_is_a_child_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracing, "_telemetry", None)
+def test_without_an_sdk_a_step_is_a_child_of_its_parent() -> None:
     with tracing.following(None, "push"):
         assert tracing.header() == {}
     with tracing.following(PARENT, "push"):
@@ -64,6 +67,28 @@ def test_a_step_is_a_span_of_opentelemetry_where_that_is_set_up(monkeypatch: pyt
     assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == (ID, SPAN)
     assert child == f"00-{ID}-{span.context.span_id:016x}-01"
     assert dict(span.attributes or {}) == {"key": "k1"}
+
+
+def test_the_tracestate_of_a_sampler_goes_on_with_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    class MarkingSampler(Sampler):
+        def should_sample(self, *args: Any, **options: Any) -> SamplingResult:
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, trace_state=TraceState([("vendor", "1")]))
+
+        def get_description(self) -> str:
+            return "marks each trace"
+
+    provider = TracerProvider(sampler=MarkingSampler())
+    monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
+    with tracing.following(PARENT, "push item"):
+        assert tracing.header()["tracestate"] == "vendor=1"
+
+
+def test_the_module_imports_opentelemetry_only_when_it_traces() -> None:
+    code = (
+        "import sys; from sync_orchestrator.core import tracing; assert 'opentelemetry' not in sys.modules; "
+        f"assert tracing.trace_of('{PARENT}') == '{PARENT}'; assert 'opentelemetry.sdk' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""The SQL statements of ``core/operations``, in one module for each subject."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -123,12 +124,15 @@ async def test_parquet(tmp_path: Path) -> None:
     assert failure.detail.startswith("b.parquet: ")
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
-async def test_parquet_without_its_library(tmp_path: Path) -> None:
+async def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     put(tmp_path, "a.parquet", "x")
     failure = await failure_of(read(source(tmp_path)))
     assert failure.kind is Failure.PERMANENT
-    assert failure.detail == "a.parquet: Parquet needs pyarrow, which is not installed: pip install pyarrow"
+    assert failure.detail == (
+        "a.parquet: A Parquet file needs the package pyarrow, which is not installed: "
+        "pip install 'sync-orchestrator[parquet]'"
+    )
 
 
 async def test_several_files_in_their_order_and_folders(tmp_path: Path) -> None:
