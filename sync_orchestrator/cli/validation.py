@@ -39,7 +39,7 @@ _STATUS = {"repairing": "marked for repair"}
 
 
 @commands.command()
-def verify(
+def validate(
     entity: Annotated[str | None, typer.Argument(help="All entities by default.")] = None,
     group: Group = None,
     full: Annotated[bool, typer.Option(help="Compare record by record, whatever the counts say.")] = False,
@@ -54,7 +54,7 @@ def verify(
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else list(context.entities.values())
     if sources:
-        raise typer.Exit(_verify_sources(context, chosen, group, repair, json))
+        raise typer.Exit(_check_sources(context, chosen, group, repair, json))
     with steps("validate") as bar:
         results = _validate(context, chosen, group, full, repair, bar)
     if json:
@@ -69,7 +69,7 @@ def verify(
     raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_sync"} else 2)
 
 
-def _verify_sources(
+def _check_sources(
     context: Context, entities: Sequence[EntityContext], group: str | None, repair: Repair | None, json: bool
 ) -> int:
     from sync_orchestrator.core.validation.source_check import check_sources

@@ -104,8 +104,10 @@ def _by_our_key(situation: Situation, capabilities: Capabilities) -> Step:
 
 
 def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
-    """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
-    update together with others does not cost less.
+    """Returns whether a read is worth its cost.
+
+    It shows all that a write would write, no late write can come, and to repeat the update together with others does
+    not cost less.
     """
     landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
     return (
