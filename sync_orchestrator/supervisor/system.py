@@ -1,4 +1,4 @@
-"""The running system: database, API service, Dagster's webserver and daemon; started together, ended together.
+"""The running system: database, API service, worker, Dagster's webserver and daemon; started and ended together.
 
 ``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster
 is large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
@@ -193,6 +193,7 @@ def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, c
         [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces), "--port", str(port)],
         f"{system.ui_url}/server_info",
     )
+    tree.start("worker", [sys.executable, "-m", "sync_orchestrator", "worker"])
     if consumes:
         tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])
