@@ -303,7 +303,7 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "id_reused": one_id_shows_another_key,
 }
 BY_DAGSTER = {"group_name", "run_failed"}
-BY_THE_SERVICE = {"silent"}
+BY_THE_SERVICE = {"silent", "worker_stalled"}
 
 
 def test_there_is_no_other_kind() -> None:
