@@ -24,6 +24,7 @@ from types import FrameType
 import psutil
 
 from sync_orchestrator import composition
+from sync_orchestrator.core.systems.worker_presence import expect_worker_from_now
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError, SyncError
 from sync_orchestrator.private_files import close_tree, make_private_home, write_private_file
@@ -158,7 +159,10 @@ def _start_database(system: System, told: Tell) -> None:
     if system.owned_database is not None:
         pid = int((system.owned_database / "postmaster.pid").read_text().split()[0])
         system.postgres = psutil.Process(pid)
-    composition.open_database(url).dispose()
+    engine = composition.open_database(url)
+    with engine.begin() as connection:
+        expect_worker_from_now(connection)
+    engine.dispose()
     told("database ready")
     system.environment = {
         **os.environ,

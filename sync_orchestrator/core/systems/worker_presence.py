@@ -95,12 +95,17 @@ def forget_gone_workers(connection: Connection) -> None:
 def end_worker(connection: Connection, worker_id: str) -> None:
     """Removes the heartbeat of a worker that ends in order; from now on another one is expected."""
     run(connection, queries.DELETE_HEARTBEAT, name=f"worker {worker_id}")
-    run(connection, queries.EXPECT_WORKER_FROM_NOW)
+    expect_worker_from_now(connection)
 
 
 def expect_worker(connection: Connection) -> None:
     """Notes that a worker is needed: where none was ever heard of, its silence counts from the first such note."""
     run(connection, queries.EXPECT_WORKER)
+
+
+def expect_worker_from_now(connection: Connection) -> None:
+    """Notes that a worker is about to start, so that a silence before is none."""
+    run(connection, queries.EXPECT_WORKER_FROM_NOW)
 
 
 def read_workers(connection: Connection) -> WorkerReport:
