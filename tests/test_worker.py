@@ -219,10 +219,12 @@ def test_killed_there_another_worker_goes_on_and_nothing_is_lost(site: Site, poi
     process.terminate()
     process.wait(20)
     assert site.recorded() == 3  # what was polled before is not recorded again
-    assert len(site.webhook.titles) <= 2 if point == "alerts.delivered" else len(site.webhook.titles) == 1
-    repeated = 2 if point == "outcomes.delivered" else 1
+    assert len(site.webhook.titles) in (1, 2)  # other tasks may have been killed within a message, too
     for key in KEYS:
-        assert site.told_of(key) == [0, 1, 2] * repeated
+        told = site.told_of(key)
+        before, after = told[:-3], told[-3:]
+        assert (before, after) == ([0, 1, 2][: len(before)], [0, 1, 2])
+        assert point != "outcomes.delivered" or before == [0, 1, 2]
 
 
 def test_two_at_once_send_each_message_once_and_in_order(site: Site) -> None:
