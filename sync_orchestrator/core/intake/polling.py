@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import clock, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import clock, read_sequence, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -166,7 +166,7 @@ class _Poll:
         """Records what is new, page by page; None where the lease was lost on the way."""
         polled, problems, newest = Polled(self._entity.name, self._part), [], self._newest
         overlap = int(self._settings.overlap * 1e6) if self._is_time else int(self._settings.overlap)
-        number = await asyncio.to_thread(in_transaction, self._context.engine, ticket)
+        number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
         async for rows in self._entity.sources[self._part].changes(max(0, self._newest - overlap)):
             usable, unusable = sort_out(rows)
             problems += [f"{row.key!a}: {row.problem}" for row in unusable]
@@ -182,7 +182,7 @@ class _Poll:
             polled.new += taken
             _page_taken()
             self._on_page()
-            number = await asyncio.to_thread(in_transaction, self._context.engine, ticket)
+            number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
             newest = max([newest, *(row.version for row in usable)])
         polled.unusable = len(problems)
         await asyncio.to_thread(
@@ -250,7 +250,7 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
         None if row.deleted else row.data,
         row.group,
         "poll",
-        ticket=number,
+        read_sequence=number,
     )
 
 
@@ -268,18 +268,18 @@ def _asked(
         token=token,
     )
     place = f"{polled.entity} {polled.part}"
-    alerts.resolve(connection, "not_asked", place)
+    alerts.resolve(connection, "poll_failing", place)
     if problems:
         alerts.tell(
             connection,
-            "unusable",
+            "invalid_source_records",
             f"{place}: changes",
             f"{place}: it shows changes that cannot be used",
             entity=polled.entity,
             examples=problems[:_EXAMPLES],
         )
     else:
-        alerts.resolve(connection, "unusable", f"{place}: changes")
+        alerts.resolve(connection, "invalid_source_records", f"{place}: changes")
 
 
 def _tell_of_failure(
@@ -290,7 +290,7 @@ def _tell_of_failure(
         since = "yet" if ago is None else f"for {ago / 60:.0f} minutes"
         alerts.tell(
             connection,
-            "not_asked",
+            "poll_failing",
             f"{entity.name} {part}",
             f"{entity.name}: '{part}' could not be asked for its changes {since}",
             entity=entity.name,
