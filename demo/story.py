@@ -307,7 +307,7 @@ def main() -> int:
         else:
             console.print("RabbitMQ runs here: pricing tells it of its changes, the others post theirs.")
             os.environ["SYNC_CONFIG"] = str(messages.configuration(configured, home / "sync.yaml"))
-        _chapter("Starting database, API service, Dagster's webserver and daemon")
+        _chapter("Starting database, API service, worker, Dagster's webserver and daemon")
         system = start_all(_free_port(), _free_port(), told=lambda line: console.print(f"  {line}"))
         try:
             context = open_context()

@@ -17,12 +17,11 @@ from sync_orchestrator.assets.mirror_checks import mirror_check, validate_jobs
 from sync_orchestrator.composition import load_config
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.system import System
-from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
+from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
 from sync_orchestrator.sensors.changes import business_groups, change_events
-from sync_orchestrator.sensors.outcomes import outcome_outbox
-from sync_orchestrator.sensors.polling import polled_sources
 from sync_orchestrator.sensors.runs import dead_runs
 from sync_orchestrator.sensors.schedules import schedules
+from sync_orchestrator.sensors.worker import worker_report
 
 
 def build(config: Config) -> dg.Definitions:
@@ -35,11 +34,6 @@ def build(config: Config) -> dg.Definitions:
         description="Fills business groups from the sources and brings the third party in sync: launch a backfill. Its "
         "figures move only at the daemon's ticks, every 20 to 30 s; the log of its run is the live "
         "progress. A group that is not in sync at the end fails, the others stay materialized.",
-    )
-    polled = any(
-        part.changes or config.sources[name].kind == "class"
-        for entity in config.entities.values()
-        for name, part in entity.parts.items()
     )
     return dg.Definitions(
         assets=[
@@ -70,12 +64,10 @@ def build(config: Config) -> dg.Definitions:
         sensors=[
             change_events,
             business_groups,
-            alert_outbox,
+            worker_report,
             dead_runs,
             failed_runs,
             recovered_runs,
-            *([polled_sources] if polled else []),
-            *([outcome_outbox] if config.outcomes else []),
         ],
         schedules=schedules(config),
         resources={"system": System()},

@@ -26,6 +26,7 @@ from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.ledger.probe import try_to_record
 from sync_orchestrator.core.operations.metrics import read_figures, read_latencies
 from sync_orchestrator.core.systems.heartbeats import seconds_since_heartbeat
+from sync_orchestrator.core.systems.worker_presence import read_workers
 from sync_orchestrator.database.migrate import is_current
 
 READY_SECONDS = 5.0
@@ -47,7 +48,7 @@ class Health:
         self._database = database
         self._access = access
         self._more = more
-        self._looking: asyncio.Task[tuple[bool, float | None]] | None = None
+        self._looking: asyncio.Task[dict[str, str] | None] | None = None
         self._looked = 0.0
         self._has_own_sessions = False
 
@@ -62,39 +63,41 @@ class Health:
     async def readyz(self, request: Request) -> Response:
         """Green while events can be recorded, which is tried.
 
-        A sensor that is silent is reported and does not make it red: events are recorded all the same.
+        A silent sensor or worker is reported and does not make it red: events are recorded all the same.
         """
         with self._database.answering():
             async with asyncio.timeout(READY_SECONDS):
-                current, silent = await asyncio.shield(self._look())
-        if not current:
+                others = await asyncio.shield(self._look())
+        if others is None:
             raise Refused(503, "The database has not the shape that this version needs; start it with this version.")
-        heard = silent is not None and silent < _SENSOR_SILENT_SECONDS
-        return JSONResponse(
-            {"status": "ready", "database": "ok", "migrations": "ok", "sensor": "ok" if heard else "silent"}
-        )
+        return JSONResponse({"status": "ready", "database": "ok", "migrations": "ok", **others})
 
-    def _look(self) -> asyncio.Task[tuple[bool, float | None]]:
+    def _look(self) -> asyncio.Task[dict[str, str] | None]:
         """One look at a time, and a second of rest between two, however many ask."""
         if self._looking is None or (self._looking.done() and time.monotonic() - self._looked >= _REST_SECONDS):
             self._looking = asyncio.create_task(asyncio.to_thread(self._tried))
             self._looking.add_done_callback(self._ended)
         return self._looking
 
-    def _ended(self, looked: asyncio.Task[tuple[bool, float | None]]) -> None:
+    def _ended(self, looked: asyncio.Task[dict[str, str] | None]) -> None:
         self._looked = time.monotonic()
         if not looked.cancelled():
             looked.exception()  # those who asked may have gone away
 
-    def _tried(self) -> tuple[bool, float | None]:
+    def _tried(self) -> dict[str, str] | None:
+        """Whether the sensor and the worker are ``ok`` or ``silent``; None where the database has another shape."""
         engine = self._database.engine
         if not is_current(engine):
-            return False, None
+            return None
         if not self._has_own_sessions and connections.seems_pooled(engine) and connections.shares_sessions(engine):
             raise Refused(503, connections.POOLER)
         self._has_own_sessions = True
         try_to_record(engine, "api")
-        return True, seconds_since_heartbeat(engine, "sensor")
+        sensor_seconds = seconds_since_heartbeat(engine, "sensor")
+        with engine.begin() as connection:
+            has_worker = read_workers(connection).count > 0
+        hears_sensor = sensor_seconds is not None and sensor_seconds < _SENSOR_SILENT_SECONDS
+        return {"sensor": "ok" if hears_sensor else "silent", "worker": "ok" if has_worker else "silent"}
 
     async def metrics(self, request: Request) -> Response:
         """Figures for Prometheus; they come from the database, so every replica tells the same."""

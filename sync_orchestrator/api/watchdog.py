@@ -1,6 +1,7 @@
-"""Who tells that nobody tells: where sensors are silent, the API service looks for what is to be told, and sends it.
+"""Fallback alerting: while no worker sends alerts, the API service evaluates their conditions and sends them.
 
-Not here: what is told (``core/operations/maintenance.py``), the sensor that does it otherwise (``sensors/alerts.py``).
+Outcomes and polls wait for a worker. Not here: the conditions (``core/operations/maintenance.py``), the worker, which
+does it otherwise (``worker/``).
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from contextlib import suppress
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.systems.heartbeats import seconds_since_heartbeat
+from sync_orchestrator.core.operations.maintenance import watch_if_due
+from sync_orchestrator.core.operations.worker_watch import watch_workers
 
 LOOK_SECONDS = 30.0
+_OF_ALERTS = ("alerts", "watch")
+"""The tasks of a worker that the service does in its place."""
 
 _log = logging.getLogger("sync_orchestrator.watchdog")
 
@@ -52,8 +54,9 @@ class Watchdog:
     def look(self) -> int:
         """One look; returns how many messages were sent."""
         engine, settings = self._database.engine, self._config.alerts
-        silent = seconds_since_heartbeat(engine, "sensor")
-        if silent is None or silent <= settings.silent_after:
+        workers = watch_workers(engine, settings.silent_after)
+        stalled = {task.name for task in workers.stalled_tasks(settings.silent_after)}
+        if not workers.is_silent(settings.silent_after) and stalled.isdisjoint(_OF_ALERTS):
             return 0
-        in_transaction(engine, lambda connection: watch(connection, settings, self._config.entities))
+        watch_if_due(engine, settings, self._config.entities)
         return alerts.send_due(engine, settings)

@@ -1,7 +1,7 @@
 """The check of each mirror that shows open alerts and pauses, and the job that evaluates it when they change.
 
 The check is declared without partitions, and evaluated in a run for all entities: a sensor requests it
-(``sensors/alerts.py``).
+(``sensors/worker.py``).
 """
 
 from collections import Counter
@@ -105,7 +105,7 @@ def report_open_alerts(
 @dg.job(
     **IN_ONE_RUN,
     description=(
-        "Evaluates the check `open_alerts` of each mirror. The sensor `alert_outbox` requests it when alerts or pauses "
+        "Evaluates the check `open_alerts` of each mirror. The sensor `worker` requests it when alerts or pauses "
         "change."
     ),
 )

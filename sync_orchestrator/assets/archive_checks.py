@@ -36,6 +36,7 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
+from sync_orchestrator.assets.ticks import source_check_tick_minutes
 from sync_orchestrator.assets.totals import Verdicts
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
@@ -47,9 +48,6 @@ from sync_orchestrator.resources.instance.dagster_internals import (
     partitioned_check,
 )
 from sync_orchestrator.resources.system import System
-
-LONGEST_TICK = 3600.0
-"""The schedule looks at least so often what is due, in seconds."""
 
 _MOST_SAMPLES = 50
 _MOST_GROUPS = 500
@@ -121,13 +119,17 @@ def check_source_groups(
 
 
 def due_groups(system: System, name: str) -> list[str]:
-    """The groups of an entity whose sources are due to be checked; none where that is switched off."""
+    """The groups of an entity whose sources are due to be checked; none where that is switched off.
+
+    Those that would be due before the middle of the time until the schedule fires next are due now.
+    """
     entity = system.entity(name)
     every = entity.settings.source_check.every
     if every is None or not checks_by_itself(entity):
         return []
     with system.context.engine.begin() as connection:
-        return groups_due(connection, name, every - min(LONGEST_TICK, every) / 2, _MOST_GROUPS)
+        tick_seconds = 60 * source_check_tick_minutes(system.context.config)
+        return groups_due(connection, name, every - min(tick_seconds, every) / 2, _MOST_GROUPS)
 
 
 def evaluations(

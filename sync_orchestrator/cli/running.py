@@ -1,6 +1,6 @@
-"""The commands that run the system: all of it, its consumers, its API service, and the demo.
+"""The commands that run the system: all of it, its worker, its consumers, its API service, and the demo.
 
-Not here: the programs themselves (``supervisor/system.py``, ``brokers/``, ``api/``).
+Not here: the programs themselves (``supervisor/system.py``, ``worker/``, ``brokers/``, ``api/``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,25 @@ def up(
     port: Annotated[int, typer.Option(help="Of the Dagster UI.")] = 3000,
     api_port: Annotated[int, typer.Option(help="Of POST /v1/events.")] = 8700,
 ) -> None:
-    """Start everything on loopback: database, API service, Dagster's UI and daemon. Ctrl-C ends it all."""
+    """Start everything on loopback: database, API service, worker, Dagster's UI and daemon. Ctrl-C ends it all."""
     from sync_orchestrator.supervisor import system
 
     raise typer.Exit(system.up(port, api_port, say))
+
+
+@commands.command()
+def worker() -> None:
+    """Send alerts and outcomes, and poll sources, until SIGINT or SIGTERM.
+
+    `up` runs one. Where Dagster's daemon runs by itself, run at least one worker beside it. Several may run at once.
+    """
+    from sync_orchestrator import composition
+    from sync_orchestrator.worker.process import run_worker
+
+    config = composition.load_config()
+    composition.require_database()
+    _log_to_stderr()
+    run_worker(composition.open_context(config=config))
 
 
 @commands.command()
@@ -39,9 +54,13 @@ def consume(
 
     config = composition.load_config()
     composition.require_database()
+    _log_to_stderr()
+    run_consumers(composition.open_database(), config, name)
+
+
+def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("sync_orchestrator").setLevel(logging.INFO)
-    run_consumers(composition.open_database(), config, name)
 
 
 @commands.command()

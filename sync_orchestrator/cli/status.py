@@ -77,12 +77,25 @@ def status(json: Json = False) -> None:
         if row["call_limit"]:
             say(f"{describe_call_limit(name, row['call_limit'])}.")
     table("alive", ["what", "seconds ago"], list(found["heartbeats"].items()))
+    table(
+        "worker",
+        ["task", "last did", "seconds ago", "error"],
+        [
+            [task["name"], task["did"], "" if (ago := task["did_seconds_ago"]) is None else round(ago), task["error"]]
+            for task in found["worker"]["tasks"]
+        ],
+    )
     table("messages that cannot be read", ["consumer", "count"], list(found["rejected"].items()))
     table(
         "outcomes to be sent",
         ["receiver", "count", "error"],
         [[name, row["unsent"], row["error"]] for name, row in found["outcomes"].items()],
     )
+    if not found["worker"]["running"]:
+        say(
+            "No worker runs: alerts and outcomes are not sent, and sources are not polled. Run `sync-orchestrator "
+            "worker`; `sync-orchestrator up` runs one, too."
+        )
     alerts = found["alerts"]
     table(
         "open alerts",

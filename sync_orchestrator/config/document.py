@@ -66,8 +66,8 @@ class Alerts(Model):
     overdue_after: Seconds = 900
     """Work that is due and not done for so long is told of."""
     silent_after: Seconds = 300
-    """A sensor that has not looked for so long is told of, by the API service, which then sends all alerts; and groups
-    that are not validated so long after their turn."""
+    """Alert when the sensor or the worker has been silent for this time (the API service then sends all alerts), or
+    groups are not validated for this time after their turn."""
 
 
 class UiSettings(Model):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dagster as dg
 
-from sync_orchestrator.assets.archive_checks import LONGEST_TICK
 from sync_orchestrator.assets.archive_checks import due_groups as groups_to_check
 from sync_orchestrator.assets.jobs.incremental import maintenance
 from sync_orchestrator.assets.mirror_checks import due_groups, waits_for_third_party
+from sync_orchestrator.assets.ticks import cron_line, source_check_tick_minutes, validation_tick_minutes
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.instance.config import under_way
 from sync_orchestrator.resources.system import System
 
 
 def schedules(config: Config) -> list[dg.ScheduleDefinition]:
-    """Validation and source checks as often as the most demanding entity wants (each minute at most); ledger: daily."""
-    every = min(entity.validation.every for entity in config.entities.values())
+    """Validation and source checks as often as needed to meet every entity's interval; the ledger's round each day."""
 
     @dg.schedule(
-        cron_schedule=cron(every),
+        cron_schedule=cron_line(validation_tick_minutes(config)),
         job_name="validate",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Validates the business groups that are due.",
@@ -36,7 +35,7 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
         return dg.RunRequest()
 
     @dg.schedule(
-        cron_schedule=cron(_source_tick(config)),
+        cron_schedule=cron_line(source_check_tick_minutes(config)),
         job_name="check_sources",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Holds the sources against the archive, in the business groups that are due.",
@@ -60,17 +59,3 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
             "deletes history that is over.",
         ),
     ]
-
-
-def _source_tick(config: Config) -> float:
-    asked = [entity.source_check.every for entity in config.entities.values()]
-    return min([LONGEST_TICK, *(every for every in asked if every is not None)])
-
-
-def cron(every: float) -> str:
-    """A cron line that fires about every so many seconds: each minute at most, each day at least."""
-    minutes = max(1, round(every / 60))
-    if minutes < 60:
-        return f"*/{minutes} * * * *"
-    hours = min(24, round(minutes / 60))
-    return "0 0 * * *" if hours == 24 else f"0 */{hours} * * *"

@@ -1,4 +1,4 @@
-"""The running system: database, API service, Dagster's webserver and daemon; started together, ended together.
+"""The running system: database, API service, worker, Dagster's webserver and daemon; started and ended together.
 
 ``python -m sync_orchestrator.supervisor.system`` prepares Dagster's instance, in a process of its own because Dagster
 is large. Not here: how a tree of programs is held together (``supervisor/process_tree.py``), what any program does.
@@ -24,6 +24,7 @@ from types import FrameType
 import psutil
 
 from sync_orchestrator import composition
+from sync_orchestrator.core.systems.worker_presence import expect_worker_from_now
 from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError, SyncError
 from sync_orchestrator.private_files import close_tree, make_private_home, write_private_file
@@ -158,7 +159,10 @@ def _start_database(system: System, told: Tell) -> None:
     if system.owned_database is not None:
         pid = int((system.owned_database / "postmaster.pid").read_text().split()[0])
         system.postgres = psutil.Process(pid)
-    composition.open_database(url).dispose()
+    engine = composition.open_database(url)
+    with engine.begin() as connection:
+        expect_worker_from_now(connection)
+    engine.dispose()
     told("database ready")
     system.environment = {
         **os.environ,
@@ -193,6 +197,7 @@ def _start_programs(system: System, spaces: Path, port: int, api_port: int, *, c
         [sys.executable, "-m", "sync_orchestrator.ui", "--workspace", str(spaces), "--port", str(port)],
         f"{system.ui_url}/server_info",
     )
+    tree.start("worker", [sys.executable, "-m", "sync_orchestrator", "worker"])
     if consumes:
         tree.start("consume", [sys.executable, "-m", "sync_orchestrator", "consume"])
     tree.start("daemon", [str(bin_folder / "dagster-daemon"), "run", *load])

@@ -27,6 +27,7 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, record_each, record_on
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
+from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
 
 
 @pytest.fixture
@@ -398,6 +399,17 @@ def test_figures(world: World) -> None:
 async def test_ready_tells_of_the_sensor(client: httpx.AsyncClient, engine: Engine) -> None:
     record_heartbeat(engine, "sensor")
     assert (await client.get("/readyz")).json()["sensor"] == "ok"
+
+
+async def test_ready_tells_of_the_worker(client: httpx.AsyncClient, engine: Engine) -> None:
+    with engine.begin() as connection:
+        record_worker(connection, "w1", "1 on here", [TaskReport("alerts", 2.5)])
+    assert (await client.get("/readyz")).json()["worker"] == "ok"
+
+
+async def test_ready_tells_that_there_is_no_worker(client: httpx.AsyncClient, engine: Engine) -> None:
+    found = (await client.get("/readyz")).json()
+    assert (found["status"], found["worker"]) == ("ready", "silent")
 
 
 async def test_not_ready_on_a_database_of_another_shape(client: httpx.AsyncClient, engine: Engine) -> None:

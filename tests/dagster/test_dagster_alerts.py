@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import dagster as dg
@@ -15,10 +16,11 @@ from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, inst
 from sync_orchestrator.assets.alert_checks import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.open_alerts import open_alerts
+from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
 from sync_orchestrator.resources.system import System
-from sync_orchestrator.sensors import alerts as sensor_module
 from sync_orchestrator.sensors import changes
-from sync_orchestrator.sensors.alerts import AlertCursor, alert_outbox
+from sync_orchestrator.sensors import worker as sensor_module
+from sync_orchestrator.sensors.worker import AlertCursor, worker_report
 
 ALERTS_KEY = dg.AssetCheckKey(MIRROR, ALERTS_CHECK)
 
@@ -126,7 +128,7 @@ def test_the_sensor_requests_the_evaluation_when_alerts_or_pauses_change(
 
     def requested() -> bool:
         nonlocal cursor
-        ticked = dagster.tick(alert_outbox, cursor)
+        ticked = dagster.tick(worker_report, cursor)
         cursor = ticked.cursor
         return bool(ticked.run_requests)
 
@@ -154,25 +156,28 @@ def test_the_sensor_requests_the_evaluation_when_alerts_or_pauses_change(
 
 def test_the_sensor_waits_for_an_evaluation_that_is_under_way(dagster: Dagster) -> None:
     """It may have read what was open before the change."""
-    cursor = dagster.tick(alert_outbox).cursor
+    cursor = dagster.tick(worker_report).cursor
     run = dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("report_alerts"), status=dg.DagsterRunStatus.STARTED
     )
     tell(dagster, "drift", "item A", "item A: drift", entity="item")
-    waiting = dagster.tick(alert_outbox, cursor)
+    waiting = dagster.tick(worker_report, cursor)
     assert not waiting.run_requests
     dagster.instance.report_run_canceled(run)
-    assert len(dagster.tick(alert_outbox, waiting.cursor).run_requests) == 1
+    assert len(dagster.tick(worker_report, waiting.cursor).run_requests) == 1
 
 
 def test_the_cursor_can_be_read_and_one_of_an_earlier_version_is_replaced(dagster: Dagster) -> None:
-    ticked = dagster.tick(alert_outbox, "1796032410.91")
-    assert len(ticked.run_requests) == 1
-    assert json.loads(ticked.cursor)["looked_at"].endswith("+00:00")
-    assert AlertCursor.read(ticked.cursor).written() == ticked.cursor
+    for earlier in ("1796032410.91", '{"looked_at": "2026-01-01T00:00:00+00:00", "alerts": "x"}'):
+        ticked = dagster.tick(worker_report, earlier)
+        assert len(ticked.run_requests) == 1
+        assert json.loads(ticked.cursor)["shown_at"].endswith("+00:00")
+        assert AlertCursor.read(ticked.cursor).written() == ticked.cursor
 
 
-def test_an_alert_is_in_the_log_of_its_tick(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alert_is_in_the_log_of_the_tick_that_has_it_shown(
+    dagster: Dagster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", written.append)
@@ -180,11 +185,55 @@ def test_an_alert_is_in_the_log_of_its_tick(dagster: Dagster, monkeypatch: pytes
     context.log.addHandler(handler)
     tell(dagster, "drift", "item A", "item A: drift of 100%", entity="item")
     with context:
-        alert_outbox.evaluate_tick(context)
+        worker_report.evaluate_tick(context)
     [line] = [record for record in written if "ALERT" in record.getMessage()]
     assert line.levelname == "WARNING"
-    assert line.getMessage().startswith("ALERT item A: drift of 100%\nWhat: item A")
+    assert line.getMessage().startswith("ALERT item A: drift of 100% (drift, since 20")
     assert "Do: See the check's samples." in line.getMessage()
+
+
+# The worker ---------------------------------------------------------------------------------------------------------
+
+
+def heard(dagster: Dagster, *tasks: TaskReport) -> None:
+    """The heartbeat of a worker."""
+    with dagster.world.engine.begin() as connection:
+        record_worker(connection, "w1", "1 on here", tasks)
+
+
+def test_the_sensor_reports_what_the_worker_did(dagster: Dagster) -> None:
+    heard(dagster, TaskReport("alerts", 1, "2 sent", 12), TaskReport("polling item shop", 3))
+    cursor = dagster.tick(worker_report).cursor
+    ticked = dagster.tick(worker_report, cursor)
+    assert re.fullmatch(
+        r"worker heard of \d+ s ago; alerts: 2 sent 1\d s ago; polling item shop: nothing yet; no open alert",
+        ticked.skip_message,
+    )
+    heard(dagster, TaskReport("alerts", 40, "2 sent", 51, "unexpected ValueError"))
+    assert "alerts fails: unexpected ValueError" in dagster.tick(worker_report, cursor).skip_message
+
+
+def test_a_tick_does_none_of_the_workers_work(dagster: Dagster) -> None:
+    tell(dagster, "drift", "item A", "item A: drift", entity="item")
+    dagster.world.later(3600)
+    dagster.tick(worker_report)
+    assert dagster.world.query("SELECT FROM sync.alert_receivers") == []
+
+
+def test_a_worker_that_is_silent_fails_the_tick_after_the_alert_is_shown(dagster: Dagster) -> None:
+    cursor = dagster.tick(worker_report).cursor  # from here on one is expected
+    waiting = dagster.tick(worker_report, cursor).skip_message
+    assert waiting.startswith("no worker runs (not heard of for 0 s): start `sync-orchestrator worker`")
+    dagster.world.later(301)
+    shown = dagster.tick(worker_report, cursor)
+    assert len(shown.run_requests) == 1
+    assert dagster.open_alerts() == {"worker_stalled": "worker"}
+    with pytest.raises(dg.Failure, match=r"no worker runs .*alerts and outcomes are not sent"):
+        dagster.tick(worker_report, shown.cursor)
+    heard(dagster, TaskReport("alerts", 0))
+    ended = dagster.tick(worker_report, shown.cursor)
+    assert (len(ended.run_requests), dagster.open_alerts()) == (1, {})
+    assert "worker heard of" in dagster.tick(worker_report, ended.cursor).skip_message
 
 
 def test_a_pause_is_said_by_the_sensor_and_by_the_runs(synced: Dagster) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +16,18 @@ import pytest
 import yaml
 from dagster import DagsterRunStatus as Status
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from dagster._utils.schedules import schedule_execution_time_iterator
 from fakes import two_part_config
 from paths import ROOT
 
 from demo.up import home_of_demo
 from sync_orchestrator.assets.lineage import archive_key, mirror_key, source_key, third_party_key
+from sync_orchestrator.assets.ticks import cron_line, tick_minutes
 from sync_orchestrator.core.values.mapping_columns import paths_of
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, write_instance
 from sync_orchestrator.sensors.alerts import cause_of, goes_on
 from sync_orchestrator.sensors.changes import unless_needed
-from sync_orchestrator.sensors.schedules import cron
 from sync_orchestrator.texts.nearest_names import unknown_name
 
 
@@ -144,7 +147,7 @@ def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definition
     assert {sensor.name for sensor in sensors if isinstance(sensor, dg.SensorDefinition)} == {
         "change_events",
         "business_groups",
-        "alert_outbox",
+        "worker",
         "dead_runs",
         "failed_runs",
         "recovered_runs",
@@ -162,18 +165,44 @@ def test_the_schedules_say_what_they_do(defs: dg.Definitions) -> None:
 
 
 @pytest.mark.parametrize(
-    ("every", "line"),
+    ("periods", "line"),
     [
-        (1, "*/1 * * * *"),  # never more often than each minute
-        (60, "*/1 * * * *"),
-        (900, "*/15 * * * *"),
-        (3600, "0 */1 * * *"),
-        (86_400, "0 0 * * *"),
-        (604_800, "0 0 * * *"),  # never more seldom than each day: the core knows what is due
+        ([1], "*/1 * * * *"),  # never more often than each minute
+        ([60], "*/1 * * * *"),
+        ([90], "*/1 * * * *"),
+        ([900], "*/15 * * * *"),
+        ([2700], "*/15 * * * *"),  # */45 would fire 15 and 45 minutes apart
+        ([420], "*/1 * * * *"),
+        ([3600], "0 */1 * * *"),
+        ([5400], "*/30 * * * *"),
+        ([7200], "0 */2 * * *"),
+        ([18_000], "0 */1 * * *"),  # */5 would fire 4 and 5 hours apart
+        ([86_400], "0 0 * * *"),
+        ([604_800], "0 0 * * *"),  # never more seldom than each day: the core knows what is due
+        ([1200, 1800], "*/10 * * * *"),
+        ([], "0 0 * * *"),
     ],
 )
-def test_cron_line(every: float, line: str) -> None:
-    assert cron(every) == line
+def test_schedules_look_at_a_regular_interval_of_which_every_period_is_a_multiple(
+    periods: list[float], line: str
+) -> None:
+    assert cron_line(tick_minutes(*periods)) == line
+
+
+@pytest.mark.parametrize("minutes", [7, 15, 20, 45, 50, 90, 300])
+def test_what_is_due_every_so_often_is_found_that_often(minutes: int) -> None:
+    """By the cron line that Dagster evaluates, and by the core's query: due when it is as old as its period."""
+    ticks = schedule_ticks(cron_line(tick_minutes(60 * minutes)))
+    done = [next(ticks)]
+    for at in itertools.islice(ticks, 3 * 1440):
+        if (at - done[-1]).total_seconds() >= 60 * minutes - 30:
+            done.append(at)
+    assert {(later - before).total_seconds() / 60 for before, later in itertools.pairwise(done)} == {minutes}
+
+
+def schedule_ticks(line: str) -> Iterator[datetime]:
+    """The times at which Dagster fires a schedule."""
+    return schedule_execution_time_iterator(datetime(2026, 1, 1, tzinfo=UTC).timestamp(), line, "UTC", ascending=True)
 
 
 NOW = 1000.0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -31,7 +29,6 @@ from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.progress import group_left_over
-from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
@@ -40,7 +37,7 @@ from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system
 from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, reap, write_instance
 from sync_orchestrator.sensors import changes
-from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
+from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
 
 ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
 CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
@@ -804,16 +801,6 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
     assert "run_failed" not in synced.open_alerts()
 
 
-def test_outbox_is_sent_and_what_is_due_too_long_is_told_of(dagster: Dagster) -> None:
-    dagster.world.put("k1")
-    dagster.world.erp.before = lambda verb, key: answer(500)
-    dagster.world.later(3600)
-    ticked = dagster.tick(alert_outbox)
-    assert dagster.open_alerts() == {"overdue": "work"}
-    assert datetime.now(UTC) - datetime.fromisoformat(json.loads(ticked.cursor)["looked_at"]) < timedelta(minutes=1)
-    assert dagster.tick(alert_outbox, ticked.cursor).skip_message == "1 open, none due"
-
-
 def test_maintenance_counts_everything(synced: Dagster) -> None:
     synced.world.put("k1")
     ended = synced.run("maintenance")
@@ -864,17 +851,6 @@ def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
             ).for_run_failure()
         )
     assert dagster.open_alerts() == {}
-
-
-def test_alert_of_the_outbox_goes_where_the_configuration_says(dagster: Dagster) -> None:
-    """Without URLs: the log."""
-    cursor = dagster.tick(alert_outbox).cursor
-    with dagster.world.engine.begin() as connection:
-        alerts.tell(connection, "run_failed", "x", "a run of x failed")
-    assert two_part_config().alerts.urls == []
-    dagster.tick(alert_outbox, cursor)
-    [told] = dagster.world.query("SELECT receiver FROM sync.alert_receivers WHERE told_at IS NOT NULL")
-    assert told.receiver == "log"
 
 
 def test_shared_rate_serves_one_event_loop_after_another(dagster: Dagster) -> None:

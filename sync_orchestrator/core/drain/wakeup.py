@@ -12,8 +12,8 @@ import psycopg
 from psycopg.types.json import Jsonb
 from sqlalchemy import Engine
 
-from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.fragments import HOLDER_IS_GONE, claim_is_free
+from sync_orchestrator.core.db.notify import listen
 from sync_orchestrator.core.db.session import run
 
 CHANNEL = "sync_work"
@@ -42,11 +42,7 @@ _RECONNECT_SECONDS = 1.0
 
 
 def _listen(engine: Engine) -> psycopg.Connection[tuple[object, ...]]:
-    connection: psycopg.Connection[tuple[object, ...]] = psycopg.connect(
-        **connections.arguments(engine.url), autocommit=True
-    )
-    connection.execute(f"LISTEN {CHANNEL}")
-    return connection
+    return listen(engine, CHANNEL)
 
 
 @asynccontextmanager
@@ -58,7 +54,7 @@ async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[N
     loop = asyncio.get_running_loop()
     stop = threading.Event()
 
-    def listen() -> None:
+    def hear() -> None:
         while not stop.is_set():
             with suppress(psycopg.Error), _listen(engine) as connection:
                 while not stop.is_set():
@@ -66,7 +62,7 @@ async def listening(engine: Engine, wake: Callable[[], None]) -> AsyncIterator[N
                         loop.call_soon_threadsafe(wake)
             stop.wait(_RECONNECT_SECONDS)
 
-    thread = threading.Thread(target=listen, name="listen", daemon=True)
+    thread = threading.Thread(target=hear, name="listen", daemon=True)
     thread.start()
     try:
         yield

@@ -1,22 +1,26 @@
 """Sources that notify nobody are asked what has changed; what is new becomes change events.
 
 Each poll goes back by an overlap, for changes that were committed late; what the archive has already, and what is on
-its way, is passed over. Not here: when sources are asked (``sensors/polling.py``), what happens to the events
-(``events.py``).
+its way, is passed over. A poll holds a lease on its source and renews it, so that several workers ask each source once.
+Not here: when sources are polled (``worker/``), what happens to the events (``events.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.merge import clock, read_sequence, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
+from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
@@ -27,7 +31,14 @@ from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
 from sync_orchestrator.errors import CallFailed, Failure
 
+LEASE_SECONDS = 30.0
+"""How long a poll that is not heard of holds its source."""
+
+RENEW_SECONDS = 8.0
+"""The time between two renewals of the lease."""
+
 _EXAMPLES = 10
+_page_taken = CrashPoint("polling.page_taken")
 
 _log = logging.getLogger(__name__)
 
@@ -55,58 +66,147 @@ def polled_parts(context: Context) -> list[tuple[EntityContext, str]]:
 
 async def poll_due(context: Context) -> list[Polled | CallFailed]:
     """Asks all sources whose turn it is; one that fails keeps no other from being asked, and is told of in time."""
-
-    async def one(entity: EntityContext, part: str) -> Polled | CallFailed | None:
-        try:
-            return await poll(context, entity, part)
-        except CallFailed as error:
-            failure = error
-        except Exception as error:  # ports contain their errors; whatever gets here fails this poll alone (rule 37)
-            _log.exception("unexpected error while polling %s of %s", part, entity.name)
-            failure = CallFailed(Failure.TRANSIENT, f"unexpected {type(error).__name__}: {error}")
-        await asyncio.to_thread(
-            in_transaction,
-            context.engine,
-            lambda connection: _tell_of_failure(connection, context, entity, part, failure),
-        )
-        return failure
-
-    ends = await asyncio.gather(*(one(entity, part) for entity, part in polled_parts(context)))
+    ends = await asyncio.gather(*(poll_reporting(context, entity, part) for entity, part in polled_parts(context)))
     return [end for end in ends if end is not None]
 
 
-async def poll(context: Context, entity: EntityContext, part: str, *, due_only: bool = True) -> Polled | None:
-    """Asks one source what has changed; None where it is not its turn. Raises CallFailed."""
-    settings = entity.settings.parts[part]
-    is_time = settings.version.kind == "time"
-    begin = await asyncio.to_thread(
+async def poll_reporting(
+    context: Context, entity: EntityContext, part: str, on_page: Callable[[], None] = lambda: None
+) -> Polled | CallFailed | None:
+    """Polls one source if it is due. A failure is returned, and becomes an alert once it has lasted.
+
+    Args:
+        context: The system.
+        entity: The entity of the part.
+        part: The part whose source is polled.
+        on_page: Called after each page: a long poll makes progress.
+    """
+    try:
+        return await poll(context, entity, part, on_page=on_page)
+    except CallFailed as error:
+        failure = error
+    except Exception as error:  # ports contain their errors; whatever gets here fails this poll alone (rule 37)
+        _log.exception("unexpected error while polling %s of %s", part, entity.name)
+        failure = CallFailed(Failure.TRANSIENT, f"unexpected {type(error).__name__}: {error}")
+    await asyncio.to_thread(
         in_transaction,
         context.engine,
-        lambda connection: run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=is_time)[0],
+        lambda connection: _tell_of_failure(connection, context, entity, part, failure),
     )
-    if due_only and begin.ago is not None and begin.ago < settings.poll_every:
-        return None
-    polled = Polled(entity.name, part)
-    problems: list[str] = []
-    newest = begin.newest
-    overlap = int(settings.overlap * 1e6) if is_time else int(settings.overlap)
-    number = await asyncio.to_thread(in_transaction, context.engine, read_sequence)
-    async for rows in entity.sources[part].changes(max(0, begin.newest - overlap)):
-        usable, unusable = sort_out(rows)
-        problems += [f"{row.key!a}: {row.problem}" for row in unusable]
-        polled.shown += len(rows)
-        polled.new += await asyncio.to_thread(
-            in_transaction,
-            context.engine,
-            lambda connection, usable=usable, number=number: _take(connection, entity, part, usable, number),
+    return failure
+
+
+async def poll(
+    context: Context,
+    entity: EntityContext,
+    part: str,
+    *,
+    due_only: bool = True,
+    on_page: Callable[[], None] = lambda: None,
+) -> Polled | None:
+    """Asks one source what has changed.
+
+    Returns:
+        What it showed, or None where it is not its turn, or another process polls it.
+
+    Raises:
+        CallFailed: The source gave no usable response.
+    """
+    work = _Poll(context, entity, part, on_page)
+    begun = asyncio.create_task(work.begin(due_only=due_only))
+    renewal = asyncio.create_task(work.keep_lease())
+    try:
+        return await work.run() if await asyncio.shield(begun) else None
+    finally:
+        renewal.cancel()
+        await asyncio.wait([begun])  # a cancellation may come while the lease is being taken
+        await work.release()
+
+
+class _Poll:
+    """One poll of one source, under a lease."""
+
+    def __init__(self, context: Context, entity: EntityContext, part: str, on_page: Callable[[], None]) -> None:
+        self._context = context
+        self._entity = entity
+        self._part = part
+        self._on_page = on_page
+        self._settings = entity.settings.parts[part]
+        self._is_time = self._settings.version.kind == "time"
+        self._newest = 0
+        self._token = 0
+
+    async def begin(self, *, due_only: bool) -> bool:
+        """Takes the lease; False where the source is not due, or another process has it."""
+        found = await self._run(
+            queries.CLAIM_POLL,
+            is_time=self._is_time,
+            lease=LEASE_SECONDS,
+            every=self._settings.poll_every if due_only else 0,
         )
-        number = await asyncio.to_thread(in_transaction, context.engine, read_sequence)
-        newest = max([newest, *(row.version for row in usable)])
-    polled.unusable = len(problems)
-    await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: _asked(connection, polled, problems, newest, is_time=is_time)
-    )
-    return polled
+        for row in found:
+            self._newest, self._token = row.newest, row.lease_token
+        return bool(found)
+
+    async def keep_lease(self) -> None:
+        """Renews the lease until it is canceled; a database that is down for a moment costs a renewal."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(SQLAlchemyError):
+                await self._run(queries.RENEW_POLL, token=self._token, lease=LEASE_SECONDS)
+
+    async def release(self) -> None:
+        """Lets others poll the source at once; harmless after a poll that has ended well, or never began."""
+        if not self._token:
+            return
+        with suppress(SQLAlchemyError):  # it ends by itself
+            await self._run(queries.RELEASE_POLL, token=self._token)
+
+    async def run(self) -> Polled | None:
+        """Records what is new, page by page; None where the lease was lost on the way."""
+        polled, problems, newest = Polled(self._entity.name, self._part), [], self._newest
+        overlap = int(self._settings.overlap * 1e6) if self._is_time else int(self._settings.overlap)
+        number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
+        async for rows in self._entity.sources[self._part].changes(max(0, self._newest - overlap)):
+            usable, unusable = sort_out(rows)
+            problems += [f"{row.key!a}: {row.problem}" for row in unusable]
+            polled.shown += len(rows)
+            taken = await asyncio.to_thread(
+                in_transaction,
+                self._context.engine,
+                lambda connection, usable=usable, number=number: self._take(connection, usable, number),
+            )
+            if taken is None:
+                _log.warning("%s: another process polls %s", self._entity.name, self._part)
+                return None
+            polled.new += taken
+            _page_taken()
+            self._on_page()
+            number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
+            newest = max([newest, *(row.version for row in usable)])
+        polled.unusable = len(problems)
+        await asyncio.to_thread(
+            in_transaction,
+            self._context.engine,
+            lambda connection: _asked(connection, polled, problems, newest, self._token, is_time=self._is_time),
+        )
+        return polled
+
+    def _take(self, connection: Connection, rows: Sequence[PartRead], number: int) -> int | None:
+        """Records what is new of a page in the transaction that renews the lease; None where that is lost."""
+        name = self._entity.name
+        if not run(
+            connection, queries.RENEW_POLL, entity=name, part=self._part, token=self._token, lease=LEASE_SECONDS
+        ):
+            return None
+        return _take(connection, self._entity, self._part, rows, number)
+
+    async def _run(self, query: str, **parameters: object) -> Sequence[Row[Any]]:
+        return await asyncio.to_thread(
+            in_transaction,
+            self._context.engine,
+            lambda connection: run(connection, query, entity=self._entity.name, part=self._part, **parameters),
+        )
 
 
 def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
@@ -154,7 +254,9 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
     )
 
 
-def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:
+def _asked(
+    connection: Connection, polled: Polled, problems: Sequence[str], newest: int, token: int, *, is_time: bool
+) -> None:
     """A version in the future does not hide what changes until then."""
     present = int(clock(connection) * 1e6)
     run(
@@ -163,6 +265,7 @@ def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newe
         entity=polled.entity,
         part=polled.part,
         newest=min(newest, present) if is_time else newest,
+        token=token,
     )
     place = f"{polled.entity} {polled.part}"
     alerts.resolve(connection, "poll_failing", place)
@@ -182,9 +285,9 @@ def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newe
 def _tell_of_failure(
     connection: Connection, context: Context, entity: EntityContext, part: str, failure: CallFailed
 ) -> None:
-    begin = run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=True)[0]
-    if begin.ago is None or begin.ago > context.config.alerts.overdue_after:
-        since = "yet" if begin.ago is None else f"for {begin.ago / 60:.0f} minutes"
+    ago = next((row.ago for row in run(connection, queries.SELECT_POLL_AGE, entity=entity.name, part=part)), None)
+    if ago is None or ago > context.config.alerts.overdue_after:
+        since = "yet" if ago is None else f"for {ago / 60:.0f} minutes"
         alerts.tell(
             connection,
             "poll_failing",

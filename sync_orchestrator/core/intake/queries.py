@@ -1,19 +1,38 @@
 """The queries of ``core/intake/``. Parameters are bound; batches come as arrays."""
 
-# Where a poll begins, and how long ago the last one was; the first one begins now, or at the newest number known here.
-BEGIN_POLL = """
-INSERT INTO sync.polls (entity, part, newest, asked_at)
+# Where a poll begins; no row where it is not due yet, or another poller has the lease. The first poll begins now, or at
+# the newest number known here.
+CLAIM_POLL = """
+INSERT INTO sync.polls AS p (entity, part, newest, asked_at, lease_until, lease_token)
 SELECT %(entity)s, %(part)s, CASE WHEN %(is_time)s THEN (EXTRACT(epoch FROM sync.clock()) * 1e6)::bigint
                                   ELSE coalesce((SELECT max(version) FROM sync.parts
-                                                 WHERE entity = %(entity)s AND part = %(part)s), 0) END, '-infinity'
-ON CONFLICT (entity, part) DO UPDATE SET entity = excluded.entity
-RETURNING newest, CASE WHEN asked_at = '-infinity' THEN NULL
-                       ELSE EXTRACT(epoch FROM sync.clock() - asked_at)::float8 END AS ago
+                                                 WHERE entity = %(entity)s AND part = %(part)s), 0) END, '-infinity',
+       sync.clock() + make_interval(secs => %(lease)s), 1
+ON CONFLICT (entity, part) DO UPDATE SET lease_until = excluded.lease_until, lease_token = p.lease_token + 1
+WHERE (p.lease_until IS NULL OR p.lease_until <= sync.clock())
+  AND p.asked_at <= sync.clock() - make_interval(secs => %(every)s)
+RETURNING newest, lease_token
+"""
+
+# No row where another poller has taken the lease.
+RENEW_POLL = """
+UPDATE sync.polls SET lease_until = sync.clock() + make_interval(secs => %(lease)s)
+WHERE entity = %(entity)s AND part = %(part)s AND lease_token = %(token)s RETURNING lease_token
+"""
+
+RELEASE_POLL = """
+UPDATE sync.polls SET lease_until = NULL WHERE entity = %(entity)s AND part = %(part)s AND lease_token = %(token)s
 """
 
 NOTE_POLLED = """
-UPDATE sync.polls SET newest = greatest(newest, %(newest)s), asked_at = sync.clock()
-WHERE entity = %(entity)s AND part = %(part)s
+UPDATE sync.polls SET newest = greatest(newest, %(newest)s), asked_at = sync.clock(), lease_until = NULL
+WHERE entity = %(entity)s AND part = %(part)s AND lease_token = %(token)s
+"""
+
+# How long ago a source last responded; null where it never did.
+SELECT_POLL_AGE = """
+SELECT CASE WHEN asked_at > '-infinity' THEN EXTRACT(epoch FROM sync.clock() - asked_at)::float8 END AS ago
+FROM sync.polls WHERE entity = %(entity)s AND part = %(part)s
 """
 
 # What of a part is on its way already.

@@ -30,6 +30,9 @@ ACTIONS = {
     "what it shows now.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
     "sensor_stalled": "Events are recorded and wait. Check that the daemon runs and the sensor `change_events` is on.",
+    "worker_stalled": "Start a worker: `sync-orchestrator up` runs one, `sync-orchestrator worker` runs one alone. Its "
+    "log (`worker.log`) says why it stopped, or why a task fails. Nothing is lost: outcomes wait, and polls go on "
+    "where they were.",
     "not_validated": "See that the schedule `validation` is on and that the third party answers: until then nobody "
     "knows whether these groups are in sync.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",

@@ -1,8 +1,8 @@
 """Alerts: an outbox written in the transaction of what it tells of, and the sending of what it holds.
 
-Kinds: dead, held, breaker_open, drift, ahead, stuck_waiting, overdue, delete_cap, unusable, group_name,
+Kinds: dead, on_hold, breaker_open, drift, version_in_future, stuck_waiting, overdue, delete_cap, invalid_source_records, invalid_partition_name,
 conservation, run_failed, poll_failing, rejected, consumer_down, outcome_undeliverable, lost_notifications,
-rollout_fell_back, silent, not_validated, adoption_needed, id_reused, source_behind.
+rollout_fell_back, sensor_stalled, worker_stalled, not_validated, adoption_needed, id_reused, source_behind.
 ``docs/operations.md`` has a section for each.
 Not here: the texts of messages (``alert_messages.py``), how one is handed over (``alert_receivers.py``).
 """

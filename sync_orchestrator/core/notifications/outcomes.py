@@ -2,7 +2,7 @@
 
 Told at least once, under an id that stays the same, and in order for each record. A receiver that is down is left alone
 for growing times; one outcome that it refuses keeps back no other record's. Nothing is written where nobody is told.
-Not here: how a receiver is reached (``brokers/receivers.py``), when it is sent (``sensors/outcomes.py``).
+Not here: how a receiver is reached (``brokers/receivers.py``), when it is sent (``worker/``).
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ DELIVERY_SECONDS = 30.0
 """A receiver begins no call later than this after it was handed a batch; a call takes at most 20 s."""
 
 _LEASE = 60.0
+_HAND_OVER_SECONDS = 5.0
+"""A batch that could not be handed over for this long after its lease began is given back: with DELIVERY_SECONDS and
+the longest call, its sender would outlast the lease, and the next sender's outcomes would come before its own."""
 _TURN_SECONDS = 40.0
 _BATCH = 100
 
@@ -116,9 +119,14 @@ def record_outcomes(
 
 def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
     """Sends what is due to each receiver, for a while; returns how many outcomes were taken."""
+    forget_removed_receivers(engine, list(receivers))
+    return sum(send_to(engine, name, receiver, settings) for name, receiver in receivers.items())
+
+
+def forget_removed_receivers(engine: Engine, names: Sequence[str]) -> None:
+    """Deletes the outcomes of receivers other than these: they are no longer configured."""
     with engine.begin() as connection:
-        run(connection, queries.DELETE_OLD_OUTCOMES, receivers=list(receivers))
-    return sum(_send_to(engine, name, receiver, settings) for name, receiver in receivers.items())
+        run(connection, queries.DELETE_OLD_OUTCOMES, receivers=list(names))
 
 
 def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
@@ -128,14 +136,23 @@ def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-def _send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
+def send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
+    """Sends what is due to one receiver, for a while; returns how many outcomes were taken.
+
+    Several senders may run at once: the receiver is leased to one of them, which keeps the order of each record.
+    """
     sent = 0
     ends = time.monotonic() + _TURN_SECONDS
     while time.monotonic() < ends:
+        began = time.monotonic()
         token, batch = in_transaction(engine, partial(_take, name=name))
         if not batch:
             break
         _taken()
+        if time.monotonic() - began > _HAND_OVER_SECONDS:
+            _log.warning("A batch for %s is given back: this process stood still.", name)
+            in_transaction(engine, partial(_give_back, name=name, token=token))
+            continue
         try:
             delivery = receiver.deliver(batch)
         except Exception as error:  # it is told again, and keeps nobody else from being told
@@ -160,6 +177,10 @@ def _take(connection: Connection, name: str) -> tuple[int, list[Outcome]]:
     return leased[0].lease_token, [
         Outcome(row.id, str(row.event_id), row.kind, row.entity, row.key, row.data, row.at) for row in rows
     ]
+
+
+def _give_back(connection: Connection, name: str, token: int) -> None:
+    run(connection, queries.RELEASE_RECEIVER, receiver=name, token=token)
 
 
 def _note_delivery(connection: Connection, name: str, token: int, delivery: Delivery, settings: Alerts) -> None:

@@ -200,13 +200,17 @@ SELECT entity, array_agg(key) AS keys FROM (
 GROUP BY entity
 """
 
-# One row for each receiver, in the order in which they are given.
+# One row for each receiver, in the order in which they are given. Wakes the senders, without another round trip.
 INSERT_OUTCOMES = """
-INSERT INTO sync.outcomes (receiver, kind, entity, key, data)
-SELECT r.receiver, %(kind)s, %(entity)s, v.key, v.data
-FROM unnest(%(receivers)s::text[]) AS r (receiver)
-CROSS JOIN unnest(%(keys)s::text[], %(data)s::jsonb[]) WITH ORDINALITY AS v (key, data, n)
-ORDER BY v.n, r.receiver
+WITH written AS (
+    INSERT INTO sync.outcomes (receiver, kind, entity, key, data)
+    SELECT r.receiver, %(kind)s, %(entity)s, v.key, v.data
+    FROM unnest(%(receivers)s::text[]) AS r (receiver)
+    CROSS JOIN unnest(%(keys)s::text[], %(data)s::jsonb[]) WITH ORDINALITY AS v (key, data, n)
+    ORDER BY v.n, r.receiver
+    RETURNING 1
+)
+SELECT pg_notify('sync_outcomes', '') FROM (SELECT FROM written LIMIT 1) any_written
 """
 
 _DUE_OUTCOMES = """

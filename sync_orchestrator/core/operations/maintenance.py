@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.db.session import run
+from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger import partitions
 from sync_orchestrator.core.ledger.conservation import Conservation
@@ -16,10 +16,15 @@ from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.operations.events import check_conservation
 from sync_orchestrator.core.service import rollout
+from sync_orchestrator.core.systems.heartbeats import claim_round
 from sync_orchestrator.core.systems.suspension import end_old_strays, list_suspended_systems
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Alerts, Entity
+
+
+WATCH_SECONDS = 60.0
+"""The time between two rounds of ``watch``, whoever does them."""
 
 
 def look_after(connection: Connection) -> Conservation:
@@ -28,6 +33,18 @@ def look_after(connection: Connection) -> Conservation:
     rejected_messages.forget_old(connection)
     rollout.forget_old(connection)
     return check_conservation(connection)
+
+
+def watch_if_due(engine: Engine, settings: Alerts, entities: Mapping[str, Entity]) -> bool:
+    """Does the round of every minute unless a process has done it within the last one; returns whether it did."""
+
+    def work(connection: Connection) -> bool:
+        if not claim_round(connection, "watch", WATCH_SECONDS):
+            return False
+        watch(connection, settings, entities)
+        return True
+
+    return in_transaction(engine, work)
 
 
 def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entity] | None = None) -> None:

@@ -87,9 +87,15 @@ _GAUGES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("sync_alerts_open", "Alerts that are open.", queries.COUNT_OPEN_ALERTS, ("kind",)),
     (
         "sync_silent_seconds",
-        "How long ago the sensor and the drain were last heard of.",
+        "How long ago the sensor, the drain and the worker were last heard of, and the round of each minute was done.",
         queries.LIST_HEARTBEAT_AGES,
         ("name",),
+    ),
+    (
+        "sync_worker_task_silent_seconds",
+        "How long ago a task of a worker last succeeded, such as the sending of alerts.",
+        queries.LIST_WORKER_TASK_AGES,
+        ("task",),
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sync_orchestrator.core.notifications import queries as notifications_querie
 from sync_orchestrator.core.push.dead_records import summarize_dead_records
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.overview import list_systems
+from sync_orchestrator.core.systems.worker_presence import read_workers
 from sync_orchestrator.core.validation import queries as validation_queries
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def status(engine: Engine) -> dict[str, Any]:
                 for row in run(connection, validation_queries.SUM_LOST_CHANGES, days=_DAYS_OF_LOST)
             ],
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, systems_queries.LIST_HEARTBEAT_AGES)},
+            "worker": _worker(connection),
             "alerts": _alerts(connection),
             "rejected": {row.consumer: row.n for row in run(connection, intake_queries.COUNT_OPEN_REJECTED)},
             "outcomes": outcomes.unsent(connection),
@@ -92,6 +94,12 @@ def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals
     """The totals of one business group."""
     row = run(connection, archive_queries.SUM_GROUP_TOTALS, entity=entity, group=group)[0]
     return GroupTotals(row.records, row.in_sync, row.validated_at)
+
+
+def _worker(connection: Connection) -> dict[str, Any]:
+    """How many workers run, when one was last heard of, and how their tasks fare."""
+    found = read_workers(connection)
+    return {"running": found.count, "seconds": found.seconds, "tasks": [asdict(task) for task in found.tasks]}
 
 
 def _alerts(connection: Connection) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 
 def record_heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
@@ -27,3 +27,12 @@ def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
     """Returns the age of the newest heartbeat under this name; None if there never was one."""
     with engine.begin() as connection:
         return {row.name: float(row.age) for row in run(connection, queries.LIST_HEARTBEAT_AGES)}.get(name)
+
+
+def claim_round(connection: Connection, name: str, every_seconds: float) -> bool:
+    """Whether a round that one process does from time to time is this process's now.
+
+    The claim is part of the caller's transaction, as the work of the round is: whoever else claims the round waits for
+    its end, and does the round itself where it is rolled back.
+    """
+    return bool(run(connection, queries.CLAIM_ROUND, name=name, every=every_seconds))

@@ -267,7 +267,7 @@ ON CONFLICT (name) DO UPDATE SET at = sync.clock(), detail = excluded.detail
 
 LIST_HEARTBEAT_AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS age
-FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' GROUP BY 1
+FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' AND name NOT LIKE 'expected %%' GROUP BY 1
 """
 
 
@@ -317,3 +317,27 @@ WHERE age < %(alive)s
 
 
 DELETE_GONE_DRAINS = "DELETE FROM sync.heartbeats WHERE name LIKE 'drain %%' AND at < sync.clock() - interval '1 hour'"
+
+
+# Workers, and since when one is expected.
+LIST_WORKERS = """
+SELECT name, EXTRACT(epoch FROM sync.clock() - at)::float8 AS age, detail
+FROM sync.heartbeats WHERE name LIKE 'worker %%' OR name = 'expected worker' ORDER BY name
+"""
+
+EXPECT_WORKER = "INSERT INTO sync.heartbeats (name) VALUES ('expected worker') ON CONFLICT DO NOTHING"
+
+EXPECT_WORKER_FROM_NOW = """
+INSERT INTO sync.heartbeats (name) VALUES ('expected worker') ON CONFLICT (name) DO UPDATE SET at = sync.clock()
+"""
+
+DELETE_GONE_WORKERS = (
+    "DELETE FROM sync.heartbeats WHERE name LIKE 'worker %%' AND at < sync.clock() - interval '1 hour'"
+)
+
+# No row where a round of this name began less than so many seconds ago. Others wait for the end of the transaction.
+CLAIM_ROUND = """
+INSERT INTO sync.heartbeats AS h (name) VALUES (%(name)s)
+ON CONFLICT (name) DO UPDATE SET at = sync.clock()
+WHERE h.at <= sync.clock() - make_interval(secs => %(every)s) RETURNING name
+"""

@@ -181,3 +181,70 @@ def test_a_poll_that_dies_half_way_loses_nothing(world: World, monkeypatch: pyte
     polled(world)
     world.drain()
     assert world.mirrored() == world.truth()
+
+
+# Several pollers at once --------------------------------------------------------------------------------------------
+
+
+def received(world: World) -> int:
+    return world.totals().received
+
+
+def test_two_pollers_at_once_ask_each_source_once(world: World) -> None:
+    polled(world)
+    changed(world, "a")
+    world.later(31)
+
+    async def both() -> list[Any]:
+        return [*await asyncio.gather(poll_due(world.context), poll_due(world.context))]
+
+    one, other = asyncio.run(both())
+    assert sorted((end.part, end.new) for end in [*one, *other]) == [("shop", 1), ("stock", 1)]
+    assert received(world) == 2
+
+
+def test_the_source_of_a_poller_that_is_gone_is_polled_when_its_lease_has_ended(world: World) -> None:
+    polled(world)
+    world.query("UPDATE sync.polls SET lease_until = sync.clock() + interval '30 s' WHERE part = 'shop' RETURNING 1")
+    changed(world, "a")
+    assert polled(world, 29) == []
+    assert polled(world, 2) == [(1, 1), (1, 1)]
+
+
+def test_a_poller_that_lost_its_lease_records_nothing_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    polled(world)
+    world.shop.page = 1
+    for key in "abc":
+        changed(world, key)
+    whole = FakeSource.changes
+
+    async def slow(self: FakeSource, since: int) -> Any:
+        async for rows in whole(self, since):
+            yield rows
+            if self is world.shop:  # another worker took over meanwhile
+                world.query("UPDATE sync.polls SET lease_token = lease_token + 1 WHERE part = 'shop' RETURNING 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSource, "changes", slow)
+        assert [shown for shown, _ in polled(world)] == [3]  # of the other source
+    assert [row.n for row in world.query("SELECT count(*) AS n FROM sync.events WHERE source = 'shop'")] == [1]
+    world.later(31)  # the lease of the one that took over
+    assert polled(world, 31)[0] == (3, 2)
+
+
+async def test_a_poll_that_is_canceled_lets_others_poll_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def hangs(self: FakeSource, since: int) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+        yield []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSource, "changes", hangs)
+        task = asyncio.create_task(poll_due(world.context))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+    ends = await poll_due(world.context)
+    assert [type(end) for end in ends] == [Polled, Polled]

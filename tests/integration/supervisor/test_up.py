@@ -316,6 +316,8 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     assert password not in up.said()
     consumer_log = up.home / "logs" / "consume.log"
     eventually(lambda: "the next try is in" in consumer_log.read_text(), "the consumer's patience with a broker")
+    worker_log = up.home / "logs" / "worker.log"
+    eventually(lambda: "has begun: alerts, watch" in worker_log.read_text(), "the worker")
     monkeypatch.setenv("SYNC_HOME", str(up.home))
     monkeypatch.setenv("SYNC_CONFIG", str(up.home.parent / "sync.yaml"))
     with pytest.raises(ConfigError, match="is up already"):
@@ -325,6 +327,7 @@ def test_everything_answers_and_sigterm_ends_all_of_it(
     assert up.process.wait(PATIENCE) == 0, up.said()
     assert members(mark) == []
     assert consumer_log.read_text().endswith("orders: ended; what was recorded is acknowledged\n")
+    assert worker_log.read_text().endswith("ended; all rounds were over\n")
     assert not guard.is_running()
     assert embedded.running(up.home / "postgres") is None
     assert not (up.home / "up.pid").exists()

@@ -29,6 +29,15 @@ COUNT_OPEN_ALERTS = "SELECT kind, count(*) AS n FROM sync.alerts WHERE resolved_
 
 LIST_HEARTBEAT_AGES = """
 SELECT split_part(name, ' ', 1) AS name, EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS n
-FROM sync.heartbeats WHERE name NOT LIKE 'probe %%' AND name NOT LIKE 'run %%'
+FROM sync.heartbeats
+WHERE name NOT LIKE 'probe %%' AND name NOT LIKE 'run %%' AND name NOT LIKE 'expected %%'
 GROUP BY 1
+"""
+
+# Of each task, by the worker whose last successful round is the newest.
+LIST_WORKER_TASK_AGES = """
+SELECT task.key AS task,
+       min(EXTRACT(epoch FROM sync.clock() - h.at)::float8 + (task.value ->> 'quiet_seconds')::float8) AS n
+FROM sync.heartbeats h CROSS JOIN LATERAL jsonb_each(h.detail -> 'tasks') task
+WHERE h.name LIKE 'worker %%' GROUP BY 1
 """

@@ -23,7 +23,6 @@ from starlette.responses import JSONResponse, Response
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.core.notifications import outcomes
 from sync_orchestrator.core.notifications.outcomes import send_due
-from sync_orchestrator.definitions import build
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -448,14 +447,6 @@ def test_a_broker_that_is_down_and_comes_back(
 
 
 # Configuration ------------------------------------------------------------------------------------------------------
-
-
-def test_the_sensor_is_there_only_for_those_who_want_to_know() -> None:
-    names = [
-        {sensor.name for sensor in build(two_part_config(outcomes=found)).sensors or ()}
-        for found in ({}, {"audit": {"url": "https://audit.test"}})
-    ]
-    assert ["outcome_outbox" in each for each in names] == [False, True]
 
 
 @pytest.mark.parametrize(
