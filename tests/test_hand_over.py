@@ -19,7 +19,8 @@ from test_dagster_runs import Dagster, instance, storage, storage_url
 from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.drain.presence import AtWork, Presence, at_work
+from sync_orchestrator.core.drain.presence import Presence, at_work
+from sync_orchestrator.core.systems.heartbeats import AtWork
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 

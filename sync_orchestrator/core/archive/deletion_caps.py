@@ -21,7 +21,6 @@ from sync_orchestrator.core.version_guard import Change
 
 Reason = Literal["unlisted", "flagged", "extra", "unmanaged"]
 
-HELD = "it would be one deletion more than the cap allows, and no delete event asked for it"
 FLAGGED = ": flagged"
 """The end of the cause of the alert for events whose deletions are held back."""
 

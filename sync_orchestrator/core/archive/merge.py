@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries
+from sync_orchestrator.core.archive.reads import stamp_of
 from sync_orchestrator.core.db.session import json, one_by_one, run
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Stamp, Verdict, decide
+from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
+from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,22 +34,6 @@ class Merged:
     verdict: Verdict
     revision: int | None
     lacks: frozenset[str]
-
-
-def ticket(connection: Connection) -> int:
-    """A number for a read that begins now: later reads get larger ones, on every machine."""
-    return int(run(connection, queries.NEXT_READ_SEQUENCE)[0][0])
-
-
-def ticket_and_clock(connection: Connection) -> tuple[int, float]:
-    """Both at once."""
-    row = run(connection, queries.NEXT_READ_SEQUENCE_AND_CLOCK)[0]
-    return int(row.number), float(row.now)
-
-
-def clock(connection: Connection) -> float:
-    """The database's clock, in seconds since 1970."""
-    return float(run(connection, queries.SELECT_CLOCK)[0][0])
 
 
 def without_held(connection: Connection, entity: str, changes: Sequence[Change]) -> list[Change]:
@@ -95,7 +80,7 @@ def merge(
     if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
-        run(connection, ledger_queries.WAKE_WAITING_EVENTS, entity=entity, keys=sorted(batch.arrived))
+        wake_waiting_events(connection, entity, sorted(batch.arrived))
     return [Merged(*end, _lacks(batch.states[end[0].key], rules)) for end in batch.ends] + again
 
 
@@ -180,11 +165,6 @@ def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> d
             if row.settled:
                 present[row.key].settled |= {row.part}
     return present
-
-
-def stamp_of(row: Any) -> Stamp:
-    """The stamp of an archived part, from a row of ``statements.archive.STAMPS`` or ``statements.plan.PARTS``."""
-    return Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash), row.seq, row.inferred)
 
 
 def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> set[str]:

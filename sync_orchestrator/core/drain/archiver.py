@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain import event_batch
 from sync_orchestrator.core.drain.activity import time_of_next_look
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.event_claims import release_expired_events, seconds_until_next_event
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context
@@ -55,11 +55,7 @@ class Archiver:
         while not self._activity.is_ended:
             if time.monotonic() - released >= _RELEASE_INTERVAL_SECONDS:
                 released = time.monotonic()
-                await asyncio.to_thread(
-                    in_transaction,
-                    self._context.engine,
-                    lambda connection: run(connection, ledger_queries.RELEASE_EXPIRED_EVENTS),
-                )
+                await asyncio.to_thread(in_transaction, self._context.engine, release_expired_events)
             count, settled = await event_batch.work_off(
                 self._context,
                 self._context.config.limits.batch,
@@ -78,5 +74,4 @@ class Archiver:
 
     def _seconds_until_due(self) -> float | None:
         with self._context.engine.begin() as connection:
-            row = run(connection, ledger_queries.SECONDS_UNTIL_NEXT_EVENT, entities=[self._entity])[0]
-        return None if row.seconds is None else float(row.seconds)
+            return seconds_until_next_event(connection, [self._entity])

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.drain.activity import Activity
 from sync_orchestrator.core.drain.archiver import TASKS_PER_ENTITY, Archiver
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.pusher import Pusher
 from sync_orchestrator.core.drain.wakeup import listening
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.event_claims import release_events
 from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
@@ -145,7 +144,7 @@ class _Drain:
         finally:
             if self._tokens:
                 with self._context.engine.begin() as connection:
-                    run(connection, ledger_queries.RELEASE_EVENTS, tokens=sorted(self._tokens))
+                    release_events(connection, self._tokens)
             if self._presence is not None:
                 self._presence.end()
         if self._group is None:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import clock, stamp_of, ticket
+from sync_orchestrator.core.archive.reads import next_read_sequence, read_clock, read_stamps
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import queries
@@ -90,7 +89,7 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     problems: list[str] = []
     newest = begin.newest
     overlap = int(settings.overlap * 1e6) if is_time else int(settings.overlap)
-    number = await asyncio.to_thread(in_transaction, context.engine, ticket)
+    number = await asyncio.to_thread(in_transaction, context.engine, next_read_sequence)
     async for rows in entity.sources[part].changes(max(0, begin.newest - overlap)):
         usable, unusable = sort_out(rows)
         problems += [f"{row.key!a}: {row.problem}" for row in unusable]
@@ -100,7 +99,7 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
             context.engine,
             lambda connection, usable=usable, number=number: _take(connection, entity, part, usable, number),
         )
-        number = await asyncio.to_thread(in_transaction, context.engine, ticket)
+        number = await asyncio.to_thread(in_transaction, context.engine, next_read_sequence)
         newest = max([newest, *(row.version for row in usable)])
     polled.unusable = len(problems)
     await asyncio.to_thread(
@@ -111,13 +110,8 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
 
 def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
     """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
-    keys = [row.key for row in rows]
-    stamps = {
-        row.key: stamp_of(row)
-        for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag)
-        if row.part == part
-    }
-    offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get(row.key), row)]
+    stamps = read_stamps(connection, entity.name, [row.key for row in rows], entity.rules.lag)
+    offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get((row.key, part)), row)]
     active = {
         (row.key, bytes(row.content_hash))
         for row in run(
@@ -156,7 +150,7 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
 
 def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:
     """A version in the future does not hide what changes until then."""
-    present = int(clock(connection) * 1e6)
+    present = int(read_clock(connection) * 1e6)
     run(
         connection,
         queries.NOTE_POLLED,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.systems import queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 
 def record_heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
@@ -27,3 +28,23 @@ def seconds_since_heartbeat(engine: Engine, name: str) -> float | None:
     """Returns the age of the newest heartbeat under this name; None if there never was one."""
     with engine.begin() as connection:
         return {row.name: float(row.age) for row in run(connection, queries.LIST_HEARTBEAT_AGES)}.get(name)
+
+
+def count_drains(connection: Connection, alive_seconds: float) -> AtWork:
+    """Counts the drains that were heard of within this time."""
+    row = run(connection, queries.COUNT_DRAINS, alive=alive_seconds)[0]
+    return AtWork(row.staying, row.leaving, None if row.age is None else float(row.age))
+
+
+def delete_gone_drains(connection: Connection) -> None:
+    """Deletes the heartbeats of drains that ended without a word long ago."""
+    run(connection, queries.DELETE_GONE_DRAINS)
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """How many drains stay, how many wait for somebody to take over, and seconds since one was heard of."""
+
+    staying: int
+    leaving: int
+    age: float | None
