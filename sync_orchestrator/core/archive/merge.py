@@ -69,8 +69,10 @@ def merge(
     if not changes:
         return []
     one_by_one(connection)
-    batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes}), rules.lag))
-    lost = _insert(connection, entity, batch, lane)
+    batch = _JudgedChanges(
+        changes, rules, _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
+    )
+    lost = _insert_records(connection, entity, batch, lane)
     again = []
     if lost:
         batch.forget(lost)
@@ -81,10 +83,10 @@ def merge(
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
         wake_waiting_events(connection, entity, sorted(batch.arrived))
-    return [Merged(*end, _lacks(batch.states[end[0].key], rules)) for end in batch.ends] + again
+    return [Merged(*end, _find_missing_parts(batch.states[end[0].key], rules)) for end in batch.ends] + again
 
 
-class _Judged:
+class _JudgedChanges:
     """Changes judged by the records that are here, whose ``states`` (by key) become what they are after them.
 
     ``absent``: keys of records that are not here. ``arrived``: those whose owner's part came now. ``touched``: the
@@ -135,7 +137,7 @@ class _Judged:
         self.ends += [(change, Verdict.MISSING, None) for waiting in early.values() for change in waiting]
 
 
-def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
+def _find_missing_parts(state: RecordState, rules: Rules) -> frozenset[str]:
     return frozenset() if state.ready or rules.owner not in state.parts else rules.required - state.parts.keys()
 
 
@@ -153,7 +155,7 @@ def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
     )
 
 
-def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
+def _lock_records(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
     """The records that are here, held until the transaction ends."""
     present = {
         row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
@@ -167,7 +169,7 @@ def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> d
     return present
 
 
-def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> set[str]:
+def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, lane: int) -> set[str]:
     """Makes the records that are not here; returns the keys of those that another transaction made meanwhile.
 
     A record of which nothing came is made, too, and dropped again: whoever brings it waits until then, and so learns of
@@ -175,8 +177,8 @@ def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> s
     """
     if not batch.absent:
         return set()
-    made = run(connection, queries.INSERT_RECORDS, lane=lane, **_columns(entity, batch, batch.absent))
-    _new_groups(connection, entity, batch, batch.absent)
+    made = run(connection, queries.INSERT_RECORDS, lane=lane, **_record_columns(entity, batch, batch.absent))
+    _insert_new_groups(connection, entity, batch, batch.absent)
     return set(batch.absent) - {row.key for row in made}
 
 
@@ -200,13 +202,13 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
         )
 
 
-def _write_records(connection: Connection, entity: str, batch: _Judged, lane: int) -> None:
+def _write_records(connection: Connection, entity: str, batch: _JudgedChanges, lane: int) -> None:
     if keys := batch.changed:
-        run(connection, queries.WRITE_RECORDS, lane=lane, **_columns(entity, batch, keys))
-        _new_groups(connection, entity, batch, keys)
+        run(connection, queries.WRITE_RECORDS, lane=lane, **_record_columns(entity, batch, keys))
+        _insert_new_groups(connection, entity, batch, keys)
 
 
-def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]:
+def _record_columns(entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> dict[str, Any]:
     states = [batch.states[key] for key in keys]
     return {
         "entity": entity,
@@ -218,7 +220,7 @@ def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _new_groups(connection: Connection, entity: str, batch: _Judged, keys: Sequence[str]) -> None:
+def _insert_new_groups(connection: Connection, entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> None:
     groups = sorted({group for key in keys if (group := batch.states[key].group)})
     if groups:
         run(connection, queries.INSERT_NEW_GROUPS, entity=entity, groups=groups)

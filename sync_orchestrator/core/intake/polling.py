@@ -26,7 +26,7 @@ from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Stamp
 from sync_orchestrator.errors import CallFailed, Failure
 
-_EXAMPLES = 10
+_MAX_EXAMPLES = 10
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ async def poll_due(context: Context) -> list[Polled | CallFailed]:
         await asyncio.to_thread(
             in_transaction,
             context.engine,
-            lambda connection: _tell_of_failure(connection, context, entity, part, failure),
+            lambda connection: _alert_of_failure(connection, context, entity, part, failure),
         )
         return failure
 
@@ -97,21 +97,25 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
         polled.new += await asyncio.to_thread(
             in_transaction,
             context.engine,
-            lambda connection, usable=usable, number=number: _take(connection, entity, part, usable, number),
+            lambda connection, usable=usable, number=number: _record_news(connection, entity, part, usable, number),
         )
         number = await asyncio.to_thread(in_transaction, context.engine, next_read_sequence)
         newest = max([newest, *(row.version for row in usable)])
     polled.unusable = len(problems)
     await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: _asked(connection, polled, problems, newest, is_time=is_time)
+        in_transaction,
+        context.engine,
+        lambda connection: _note_polled(connection, polled, problems, newest, is_time=is_time),
     )
     return polled
 
 
-def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
+def _record_news(
+    connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int
+) -> int:
     """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
     stamps = read_stamps(connection, entity.name, [row.key for row in rows], entity.rules.lag)
-    offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get((row.key, part)), row)]
+    offered = [_event_of_row(entity, part, row, number) for row in rows if _is_news(stamps.get((row.key, part)), row)]
     active = {
         (row.key, bytes(row.content_hash))
         for row in run(
@@ -132,7 +136,7 @@ def _is_news(archived: Stamp | None, row: PartRead) -> bool:
     return archived is None or (archived.version, archived.content_hash) != (row.version, content)
 
 
-def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
+def _event_of_row(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
     content = TOMBSTONE_HASH if row.deleted else digest(row.data)
     return ChangeEvent(
         part,
@@ -148,7 +152,9 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
     )
 
 
-def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool) -> None:
+def _note_polled(
+    connection: Connection, polled: Polled, problems: Sequence[str], newest: int, *, is_time: bool
+) -> None:
     """A version in the future does not hide what changes until then."""
     present = int(read_clock(connection) * 1e6)
     run(
@@ -167,13 +173,13 @@ def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newe
             f"{place}: changes",
             f"{place}: it shows changes that cannot be used",
             entity=polled.entity,
-            examples=problems[:_EXAMPLES],
+            examples=problems[:_MAX_EXAMPLES],
         )
     else:
         alerts.resolve(connection, "unusable", f"{place}: changes")
 
 
-def _tell_of_failure(
+def _alert_of_failure(
     connection: Connection, context: Context, entity: EntityContext, part: str, failure: CallFailed
 ) -> None:
     begin = run(connection, queries.BEGIN_POLL, entity=entity.name, part=part, is_time=True)[0]
