@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.archive.reads import stamp_of
-from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
 from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide
 
@@ -43,7 +43,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
     """
     if not changes:
         return []
-    one_by_one(connection)
+    force_index_scans(connection)
     rows = run(
         connection,
         queries.SELECT_UNLOCKED_KEYS,
@@ -58,7 +58,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
 
 
 def merge(
-    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, lane: int = LIVE
+    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, priority: int = LIVE
 ) -> list[Merged]:
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
@@ -68,17 +68,19 @@ def merge(
     """
     if not changes:
         return []
-    one_by_one(connection)
+    force_index_scans(connection)
     batch = _JudgedChanges(
         changes, rules, _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
     )
-    lost = _insert_records(connection, entity, batch, lane)
+    lost = _insert_records(connection, entity, batch, priority)
     again = []
     if lost:
         batch.forget(lost)
-        again = merge(connection, entity, [change for change in changes if change.key in lost], rules, lane=lane)
+        again = merge(
+            connection, entity, [change for change in changes if change.key in lost], rules, priority=priority
+        )
     _write_parts(connection, entity, batch.touched.values())
-    _write_records(connection, entity, batch, lane)
+    _write_records(connection, entity, batch, priority)
     if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
@@ -169,7 +171,7 @@ def _lock_records(connection: Connection, entity: str, keys: list[str], lag: flo
     return present
 
 
-def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, lane: int) -> set[str]:
+def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, priority: int) -> set[str]:
     """Makes the records that are not here; returns the keys of those that another transaction made meanwhile.
 
     A record of which nothing came is made, too, and dropped again: whoever brings it waits until then, and so learns of
@@ -177,7 +179,7 @@ def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, 
     """
     if not batch.absent:
         return set()
-    made = run(connection, queries.INSERT_RECORDS, lane=lane, **_record_columns(entity, batch, batch.absent))
+    made = run(connection, queries.INSERT_RECORDS, priority=priority, **_record_columns(entity, batch, batch.absent))
     _insert_new_groups(connection, entity, batch, batch.absent)
     return set(batch.absent) - {row.key for row in made}
 
@@ -193,7 +195,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
             part=[row.part for row in rows],
             epoch=[row.stamp.epoch for row in rows],
             version=[row.stamp.version for row in rows],
-            ticket=[row.stamp.ticket for row in rows],
+            read_sequence=[row.stamp.read_sequence for row in rows],
             seq=[row.stamp.seq for row in rows],
             inferred=[row.stamp.inferred for row in rows],
             content_hash=[row.stamp.content_hash for row in rows],
@@ -202,9 +204,9 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
         )
 
 
-def _write_records(connection: Connection, entity: str, batch: _JudgedChanges, lane: int) -> None:
+def _write_records(connection: Connection, entity: str, batch: _JudgedChanges, priority: int) -> None:
     if keys := batch.changed:
-        run(connection, queries.WRITE_RECORDS, lane=lane, **_record_columns(entity, batch, keys))
+        run(connection, queries.WRITE_RECORDS, priority=priority, **_record_columns(entity, batch, keys))
         _insert_new_groups(connection, entity, batch, keys)
 
 

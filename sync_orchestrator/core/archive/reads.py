@@ -46,4 +46,4 @@ def read_covered_groups(connection: Connection, entity: str) -> dict[str, bool]:
 
 def stamp_of(row: Any) -> Stamp:
     """Returns the stamp of an archived part, from a row that has its columns."""
-    return Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash), row.seq, row.inferred)
+    return Stamp(row.epoch, row.version, row.read_sequence, bytes(row.content_hash), row.seq, row.inferred)

@@ -20,7 +20,7 @@ from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.reads import next_read_sequence, read_covered_groups, read_stamps
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
-from sync_orchestrator.core.db.session import in_transaction, one_by_one
+from sync_orchestrator.core.db.session import force_index_scans, in_transaction
 from sync_orchestrator.core.drain.event_decisions import (
     Archive,
     Decision,
@@ -98,7 +98,7 @@ async def work_off(
     names = list(entities or context.entities)
 
     def work(connection: Connection) -> tuple[int, list[EventBatch], Settled]:
-        one_by_one(connection)
+        force_index_scans(connection)
         with alone or nullcontext():
             events = select_due_events(connection, names, most)
         result = Settled()
@@ -292,7 +292,7 @@ class EventBatch:
             alerts.tell_of_records(connection, "source_behind", f"{name}: {cause}", title, name, keys)
         ahead = [each.event.key for each in waiting if each.awaiting == "clock"]
         cause, title = f"{name}: versions in the future", f"{name}: versions lie too far in the future"
-        alerts.tell_of_records(connection, "ahead", cause, title, name, ahead)
+        alerts.tell_of_records(connection, "version_in_future", cause, title, name, ahead)
 
 
 def _split_decisions(decided: Iterable[Decision | Merge]) -> tuple[list[Decision], list[Change]]:

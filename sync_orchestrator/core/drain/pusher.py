@@ -104,11 +104,11 @@ class Pusher:
         return bool(self._pushing_count or self._pushed or self._is_settling or startable)
 
     def _begin_pushes(self, tasks: asyncio.TaskGroup) -> None:
-        max_unsettled = self._pace.max_unsettled
+        max_outcome_unknown = self._pace.max_outcome_unknown
         while (
             self._claimed
             and self._pushing_count < self._pace.at_once
-            and len(self._pushed) < max_unsettled
+            and len(self._pushed) < max_outcome_unknown
             and not self._activity.is_ended
         ):
             self._pushing_count += 1
@@ -194,11 +194,11 @@ class Pusher:
 
     async def _remove_duplicates(self, settled: Settled) -> None:
         """Removes what creates made whose claim had gone to another drain before they ended."""
-        for end in settled.twins:
+        for end in settled.duplicates:
             item = Item(end.claim.key, end.claim.group, {}, end.external_id)
             with suppress(CallFailed):
                 await take_back(self._context.entities[end.claim.entity].third_party, item)
-        settled.twins.clear()
+        settled.duplicates.clear()
 
     async def _release_claimed(self) -> None:
         claims = list(self._claimed)

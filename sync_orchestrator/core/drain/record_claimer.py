@@ -69,12 +69,19 @@ class RecordClaimer:
         return ClaimResult(seconds_until_due=next_due(connection, entities, self._group))
 
     def _claim(self, connection: Connection, entities: Sequence[str], most: int, *, probe: bool) -> list[Claim]:
-        lease, landing = self._context.config.limits.lease, self._system.landing_seconds
+        lease, in_flight_window = self._context.config.limits.lease, self._system.in_flight_seconds
         hold, timeout = self._context.holder.hold, self._system.timeout
         if self._takes_turns and self._group is None and not probe:
             self._takes_turns = False
             claims, self._turn = claim_in_turn(
-                connection, entities, self._turn, most=most, lease=lease, landing=landing, hold=hold, timeout=timeout
+                connection,
+                entities,
+                self._turn,
+                most=most,
+                lease=lease,
+                in_flight_window=in_flight_window,
+                hold=hold,
+                timeout=timeout,
             )
             return claims
         claims = claim(
@@ -82,7 +89,7 @@ class RecordClaimer:
             entities,
             most=most,
             lease=lease,
-            landing=landing,
+            in_flight_window=in_flight_window,
             group=self._group,
             probe=probe,
             hold=hold,

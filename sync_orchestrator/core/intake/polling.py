@@ -148,7 +148,7 @@ def _event_of_row(entity: EntityContext, part: str, row: PartRead, number: int) 
         None if row.deleted else row.data,
         row.group,
         "poll",
-        ticket=number,
+        read_sequence=number,
     )
 
 
@@ -165,18 +165,18 @@ def _note_polled(
         newest=min(newest, present) if is_time else newest,
     )
     place = f"{polled.entity} {polled.part}"
-    alerts.resolve(connection, "not_asked", place)
+    alerts.resolve(connection, "poll_failing", place)
     if problems:
         alerts.tell(
             connection,
-            "unusable",
+            "invalid_source_records",
             f"{place}: changes",
             f"{place}: it shows changes that cannot be used",
             entity=polled.entity,
             examples=problems[:_MAX_EXAMPLES],
         )
     else:
-        alerts.resolve(connection, "unusable", f"{place}: changes")
+        alerts.resolve(connection, "invalid_source_records", f"{place}: changes")
 
 
 def _alert_of_failure(
@@ -187,7 +187,7 @@ def _alert_of_failure(
         since = "yet" if begin.ago is None else f"for {begin.ago / 60:.0f} minutes"
         alerts.tell(
             connection,
-            "not_asked",
+            "poll_failing",
             f"{entity.name} {part}",
             f"{entity.name}: '{part}' could not be asked for its changes {since}",
             entity=entity.name,

@@ -64,7 +64,7 @@ class DueEvent:
             absent_at=row.absent_at,
             ask_source=row.ask_source,
             origin=row.origin,
-            read_sequence=row.ticket,
+            read_sequence=row.read_sequence,
             received_at=row.received_at,
             now=row.now,
         )

@@ -1,7 +1,7 @@
 """Alerts: raised and resolved in the transaction that they report on, and sent to each receiver by an outbox.
 
-Kinds: dead, held, breaker_open, drift, ahead, waiting_long, overdue, delete_cap, unusable, group_name,
-conservation, run_failed, not_asked, rejected, not_consumed, not_told, lost_notifications,
+Kinds: dead, held, breaker_open, drift, ahead, stuck_waiting, overdue, delete_cap, unusable, group_name,
+conservation, run_failed, poll_failing, rejected, consumer_down, outcome_undeliverable, lost_notifications,
 rollout_fell_back, silent, not_validated, adoption_needed, id_reused, source_behind.
 ``docs/operations.md`` has a section for each. Their texts are in ``alert_messages.py``.
 """

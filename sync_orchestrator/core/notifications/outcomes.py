@@ -202,12 +202,12 @@ class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
         """Alerts an operator while outcomes that were tried in vain have waited for too long."""
         tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=self._name)[0]
         if tried.seconds is None:
-            alerts.resolve(connection, "not_told", self._name)
+            alerts.resolve(connection, "outcome_undeliverable", self._name)
         elif tried.seconds > self._settings.overdue_after:
             reasons = [result.down] if result.down is not None else list(dict.fromkeys(result.refused.values()))[:3]
             alerts.tell(
                 connection,
-                "not_told",
+                "outcome_undeliverable",
                 self._name,
                 examples=reasons,
                 title=f"{self._name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes",

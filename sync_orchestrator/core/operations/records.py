@@ -89,7 +89,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
 async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
     """Rereads a record's parts and makes the archive say what they say, whatever version stood there.
 
-    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A parked record
+    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A on hold record
     is due again, its events are tried again, and those held back for a version in the future are superseded. A change
     that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
     """

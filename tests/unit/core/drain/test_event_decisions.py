@@ -243,7 +243,7 @@ def test_only_the_part_of_the_event_decides_it() -> None:
     thin = event(**THIN, source="stock")
     decision = decider().decide_read(read(thin, {"shop": part(), "stock": part()}), {})
     assert isinstance(decision, Merge)
-    assert [(each.part, each.seq, each.stamp.epoch, each.stamp.ticket) for each in decision.changes] == [
+    assert [(each.part, each.seq, each.stamp.epoch, each.stamp.read_sequence) for each in decision.changes] == [
         ("shop", None, 3, 50),
         ("stock", 7, 0, 50),
     ]
