@@ -9,12 +9,12 @@ import dagster as dg
 
 from sync_orchestrator.assets.jobs.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
-from sync_orchestrator.core.drain.presence import AtWork, at_work
+from sync_orchestrator.core.drain.presence import at_work
 from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
 from sync_orchestrator.core.full_sync.full_sync import discover_groups
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.systems.heartbeats import record_heartbeat
+from sync_orchestrator.core.systems.heartbeats import AtWork, record_heartbeat
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance.config import never_started

@@ -150,7 +150,7 @@ class Worker:
         known = receivers(config)
 
         def send(name: str) -> str:
-            sent = outcomes.send_to(engine, name, known[name], config.alerts)
+            sent = outcomes.send_outcomes(engine, name, known[name], config.alerts)
             return f"{sent} sent" if sent else ""
 
         return [Task(f"outcomes {name}", OUTCOMES_SECONDS, partial(send, name)) for name in known]

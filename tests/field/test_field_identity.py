@@ -42,16 +42,16 @@ def gift_is_whole(store: Store, external_id: str) -> bool:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
     """How pushes ended."""
-    import sync_orchestrator.core.drain.drain as drain_module
+    from sync_orchestrator.core.drain import pusher
 
     ended: list[Pushed] = []
-    settle = drain_module.settle
+    settle = pusher.settle
 
     def noting(connection: Any, name: str, system: Any, entities: Any, pushed: Any) -> Any:
         ended.extend(pushed)
         return settle(connection, name, system, entities, pushed)
 
-    monkeypatch.setattr(drain_module, "settle", noting)
+    monkeypatch.setattr(pusher, "settle", noting)
     return ended
 
 

@@ -33,11 +33,10 @@ from sync_orchestrator.adapters.sql.source import SqlSource
 from sync_orchestrator.config import Config, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
-from sync_orchestrator.core.drain.event_batch import group_text
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems.breaker import HoldOff
-from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings
+from sync_orchestrator.core.values.names import NoName, alike, canonical_name, name_or_none, spellings
 from sync_orchestrator.errors import Failure, InvalidEvent
 from sync_orchestrator.event_formats.cloud_events import change_event
 from sync_orchestrator.event_formats.custom_events import change_event_of
@@ -73,7 +72,7 @@ def test_rule_29_equal_numbers_and_their_text_are_one_name(told: str) -> None:
     ],
 )
 def test_rule_29_a_name_has_one_form(value: Any, name: str | None) -> None:
-    assert (canonical_name(value), group_text(value)) == (name, name)
+    assert (canonical_name(value), name_or_none(value)) == (name, name)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_rule_29_what_cannot_be_a_name_is_refused(value: str, says: str) -> None
     with pytest.raises(NoName) as refused:
         canonical_name(parse(value.encode()))
     assert says in str(refused.value)
-    assert group_text(parse(value.encode())) is None
+    assert name_or_none(parse(value.encode())) is None
 
 
 @given(st.integers(-(2**53) + 1, 2**53 - 1))

@@ -22,11 +22,11 @@ from sqlalchemy.exc import DBAPIError
 
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.drain.event_batch import _Batch
+from sync_orchestrator.core.drain.event_batch import EventBatch
 from sync_orchestrator.core.full_sync.full_sync import fill
 from sync_orchestrator.core.full_sync.push_group import complete as complete_group
 from sync_orchestrator.core.groups.lease import leased
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.event_claims import select_due_events
 from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim
 from sync_orchestrator.core.push.decision import Step
@@ -299,8 +299,8 @@ def test_an_event_that_is_judged_while_its_last_group_is_completed_is_not_left_b
     world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
 
     def judged(connection: Connection) -> None:
-        events = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=["item"], most=9)
-        _Batch(world.context, world.entity, events, token=1).merge_told(connection, Settled())
+        events = select_due_events(connection, ["item"], 9)
+        EventBatch(world.context, world.entity, events, token=1).merge_received(connection, Settled())
 
     complete(world, threads, "A", meanwhile=judged)
     assert world.states() == {"pending": 1}

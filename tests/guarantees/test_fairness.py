@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from conftest import World
 
-from sync_orchestrator.core.drain import drain as draining
+from sync_orchestrator.core.drain import push_pace, record_claimer
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.full_sync.full_sync import fill, full_sync
@@ -23,7 +23,7 @@ CROWD = 300
 @pytest.fixture
 def order(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> tuple[World, list[str]]:
     """A world whose drains claim few records at a time, and the keys in the order in which they are pushed."""
-    monkeypatch.setattr(draining, "_MOST_AHEAD", 8)
+    monkeypatch.setattr(push_pace, "MAX_RECORDS_AHEAD", 8)
     world = make_world(system={"concurrency": 4})
     pushed: list[str] = []
 
@@ -144,12 +144,12 @@ def test_without_turns_the_wait_would_be_noticed(
     order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, pushed = order
-    in_order = draining.claim
+    in_order = record_claimer.claim
 
     def by_age(connection, entities, after, **terms) -> tuple[list[Claim], tuple[str, str]]:  # type: ignore[no-untyped-def]
         return in_order(connection, entities, **terms), after
 
-    monkeypatch.setattr(draining, "claim_in_turn", by_age)
+    monkeypatch.setattr(record_claimer, "claim_in_turn", by_age)
     live(world, "crowd", CROWD)
     live(world, "few", 5)
     at_once(world, 1)

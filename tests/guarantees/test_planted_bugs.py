@@ -15,7 +15,7 @@ from test_invariants import replay
 from sync_orchestrator.adapters.http import responses
 from sync_orchestrator.core import version_guard
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.drain import event_batch
+from sync_orchestrator.core.drain import event_decisions
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -170,12 +170,12 @@ def caught(engine: Engine, faults: Sequence[str], more: str) -> bool:
 
 
 def believe_that_absent_is_deleted(patch: pytest.MonkeyPatch) -> None:
-    def believed(self: Any, read: Any, fates: Any) -> list[Change]:
+    def believed(self: Any, read: event_decisions.SourceRead, stamps: Any) -> event_decisions.Merge:
         event = read.event
-        gone = Stamp(event.epoch, event.version, read.read_sequence, TOMBSTONE_HASH)
-        return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
+        gone = Stamp(event.epoch, event.version, read.number, TOMBSTONE_HASH)
+        return event_decisions.Merge((Change(event.key, event.source, "delete", gone, None, None, event.seq),))
 
-    patch.setattr(event_batch._Batch, "_absent", believed)
+    patch.setattr(event_decisions.EventDecider, "decide_absent", believed)
 
 
 def trust_an_id(patch: pytest.MonkeyPatch) -> None:

@@ -42,21 +42,21 @@ def mapped_fields(mapping: Mapping[str, str]) -> dict[str, frozenset[str]]:
     """
     found: dict[str, set[str]] = {}
     for expression in mapping.values():
-        for part, name in _reads(jmespath.compile(expression).parsed):
+        for part, name in _list_read_fields(jmespath.compile(expression).parsed):
             found.setdefault(part, set()).add(name)
     return {part: frozenset(names) for part, names in found.items()}
 
 
-def _reads(node: Any) -> Iterator[tuple[str, str]]:
+def _list_read_fields(node: Any) -> Iterator[tuple[str, str]]:
     """The pairs of part and field that an expression reads of the whole document."""
-    for first, then in _beginnings(node):
+    for first, then in _list_first_evaluated(node):
         if first["type"] == "field" and then is not None:
-            for field, _ in _beginnings(then):
+            for field, _ in _list_first_evaluated(then):
                 if field["type"] == "field":
                     yield str(first["value"]), str(field["value"])
 
 
-def _beginnings(node: Any) -> Iterator[tuple[Any, Any]]:
+def _list_first_evaluated(node: Any) -> Iterator[tuple[Any, Any]]:
     """What an expression evaluates first on its document, each with the expression that is applied to the result."""
     kind, children = node["type"], node.get("children", [])
     if kind in _HANDLE_ABSENCE or (kind == "function_expression" and node["value"] in _FUNCTIONS_OF_ABSENCE):
@@ -66,10 +66,10 @@ def _beginnings(node: Any) -> Iterator[tuple[Any, Any]]:
     elif kind in ("subexpression", "pipe") and children[0]["type"] == "field":
         yield children[0], children[1]
     elif kind in _BEGIN_WITH_FIRST:
-        yield from _beginnings(children[0])
+        yield from _list_first_evaluated(children[0])
     else:
         for child in children:
-            yield from _beginnings(child)
+            yield from _list_first_evaluated(child)
 
 
 def lacking(data: Json, fields: Iterable[str]) -> list[str]:
@@ -116,10 +116,10 @@ def refuse_vanished(
             fields=sorted(fields),
         )
     }
-    return [_refused(row, part, had.get(row.key, ()), fields) if row.key in suspects else row for row in rows]
+    return [_refuse_row(row, part, had.get(row.key, ()), fields) if row.key in suspects else row for row in rows]
 
 
-def _refused(row: PartRead, part: str, had: Iterable[str], fields: Iterable[str]) -> PartRead:
+def _refuse_row(row: PartRead, part: str, had: Iterable[str], fields: Iterable[str]) -> PartRead:
     if row.problem is not None or row.deleted or not (names := vanished(row.data, had, fields)):
         return row
     return replace(row, problem=problem_of(names, part))

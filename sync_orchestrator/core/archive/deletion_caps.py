@@ -21,7 +21,6 @@ from sync_orchestrator.core.version_guard import Change
 
 Reason = Literal["unlisted", "flagged", "extra", "unmanaged"]
 
-HELD = "it would be one deletion more than the cap allows, and no delete event asked for it"
 FLAGGED = ": flagged"
 """The end of the cause of the alert for events whose deletions are held back."""
 
@@ -50,10 +49,10 @@ def reserve(
     sizes = run(connection, queries.COUNT_LIVE_RECORDS, entity=entity.name, group=group)[0]
     group_cap = caps.cap(sizes.of_group + used.of_group)
     if used.of_group + n > group_cap:
-        return _exceeds(n, used.of_group, "the business group", group_cap, caps.window)
+        return _describe_excess(n, used.of_group, "the business group", group_cap, caps.window)
     entity_cap = caps.entity_cap(sizes.of_entity + used.of_entity)
     if used.of_entity + n > entity_cap:
-        return _exceeds(n, used.of_entity, f"all of {entity.name}", entity_cap, caps.window)
+        return _describe_excess(n, used.of_entity, f"all of {entity.name}", entity_cap, caps.window)
     run(connection, queries.DELETE_OLD_DELETION_COUNTS, entity=entity.name, window=caps.window)
     run(connection, queries.ADD_DELETION, entity=entity.name, group=group, reason=reason, n=n)
     return None
@@ -101,6 +100,6 @@ def alive_groups(
     return {(row.key, row.part): row.group_key for row in rows}
 
 
-def _exceeds(n: int, used: int, what: str, cap: int, window: float) -> str:
+def _describe_excess(n: int, used: int, what: str, cap: int, window: float) -> str:
     earlier = f" after {used} within {window / 3600:.0f} h" if used else ""
     return f"{n} records would be deleted without a delete event{earlier}, more than the cap of {cap} for {what}"

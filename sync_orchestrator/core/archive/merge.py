@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries
+from sync_orchestrator.core.archive.reads import stamp_of
 from sync_orchestrator.core.db.session import force_index_scans, json, run
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Stamp, Verdict, decide
+from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
+from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,22 +34,6 @@ class Merged:
     verdict: Verdict
     revision: int | None
     lacks: frozenset[str]
-
-
-def read_sequence(connection: Connection) -> int:
-    """A number for a read that begins now: later reads get larger ones, on every machine."""
-    return int(run(connection, queries.NEXT_READ_SEQUENCE)[0][0])
-
-
-def read_sequence_and_clock(connection: Connection) -> tuple[int, float]:
-    """Both at once."""
-    row = run(connection, queries.NEXT_READ_SEQUENCE_AND_CLOCK)[0]
-    return int(row.number), float(row.now)
-
-
-def clock(connection: Connection) -> float:
-    """The database's clock, in seconds since 1970."""
-    return float(run(connection, queries.SELECT_CLOCK)[0][0])
 
 
 def without_held(connection: Connection, entity: str, changes: Sequence[Change]) -> list[Change]:
@@ -84,8 +69,10 @@ def merge(
     if not changes:
         return []
     force_index_scans(connection)
-    batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes}), rules.lag))
-    lost = _insert(connection, entity, batch, priority)
+    batch = _JudgedChanges(
+        changes, rules, _lock_records(connection, entity, sorted({change.key for change in changes}), rules.lag)
+    )
+    lost = _insert_records(connection, entity, batch, priority)
     again = []
     if lost:
         batch.forget(lost)
@@ -97,11 +84,11 @@ def merge(
     if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
-        run(connection, ledger_queries.WAKE_WAITING_EVENTS, entity=entity, keys=sorted(batch.arrived))
-    return [Merged(*end, _lacks(batch.states[end[0].key], rules)) for end in batch.ends] + again
+        wake_waiting_events(connection, entity, sorted(batch.arrived))
+    return [Merged(*end, _find_missing_parts(batch.states[end[0].key], rules)) for end in batch.ends] + again
 
 
-class _Judged:
+class _JudgedChanges:
     """Changes judged by the records that are here, whose ``states`` (by key) become what they are after them.
 
     ``absent``: keys of records that are not here. ``arrived``: those whose owner's part came now. ``touched``: the
@@ -152,7 +139,7 @@ class _Judged:
         self.ends += [(change, Verdict.MISSING, None) for waiting in early.values() for change in waiting]
 
 
-def _lacks(state: RecordState, rules: Rules) -> frozenset[str]:
+def _find_missing_parts(state: RecordState, rules: Rules) -> frozenset[str]:
     return frozenset() if state.ready or rules.owner not in state.parts else rules.required - state.parts.keys()
 
 
@@ -170,7 +157,7 @@ def in_order(changes: Iterable[Change], rules: Rules) -> list[Change]:
     )
 
 
-def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
+def _lock_records(connection: Connection, entity: str, keys: list[str], lag: float) -> dict[str, RecordState]:
     """The records that are here, held until the transaction ends."""
     present = {
         row.key: RecordState(row.revision, row.group_key, row.deleted, row.ready)
@@ -184,12 +171,7 @@ def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> d
     return present
 
 
-def stamp_of(row: Any) -> Stamp:
-    """The stamp of an archived part, from a row of ``statements.archive.STAMPS`` or ``statements.plan.PARTS``."""
-    return Stamp(row.epoch, row.version, row.read_sequence, bytes(row.content_hash), row.seq, row.inferred)
-
-
-def _insert(connection: Connection, entity: str, batch: _Judged, priority: int) -> set[str]:
+def _insert_records(connection: Connection, entity: str, batch: _JudgedChanges, priority: int) -> set[str]:
     """Makes the records that are not here; returns the keys of those that another transaction made meanwhile.
 
     A record of which nothing came is made, too, and dropped again: whoever brings it waits until then, and so learns of
@@ -197,8 +179,8 @@ def _insert(connection: Connection, entity: str, batch: _Judged, priority: int) 
     """
     if not batch.absent:
         return set()
-    made = run(connection, queries.INSERT_RECORDS, priority=priority, **_columns(entity, batch, batch.absent))
-    _new_groups(connection, entity, batch, batch.absent)
+    made = run(connection, queries.INSERT_RECORDS, priority=priority, **_record_columns(entity, batch, batch.absent))
+    _insert_new_groups(connection, entity, batch, batch.absent)
     return set(batch.absent) - {row.key for row in made}
 
 
@@ -222,13 +204,13 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
         )
 
 
-def _write_records(connection: Connection, entity: str, batch: _Judged, priority: int) -> None:
+def _write_records(connection: Connection, entity: str, batch: _JudgedChanges, priority: int) -> None:
     if keys := batch.changed:
-        run(connection, queries.WRITE_RECORDS, priority=priority, **_columns(entity, batch, keys))
-        _new_groups(connection, entity, batch, keys)
+        run(connection, queries.WRITE_RECORDS, priority=priority, **_record_columns(entity, batch, keys))
+        _insert_new_groups(connection, entity, batch, keys)
 
 
-def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]:
+def _record_columns(entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> dict[str, Any]:
     states = [batch.states[key] for key in keys]
     return {
         "entity": entity,
@@ -240,7 +222,7 @@ def _columns(entity: str, batch: _Judged, keys: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _new_groups(connection: Connection, entity: str, batch: _Judged, keys: Sequence[str]) -> None:
+def _insert_new_groups(connection: Connection, entity: str, batch: _JudgedChanges, keys: Sequence[str]) -> None:
     groups = sorted({group for key in keys if (group := batch.states[key].group)})
     if groups:
         run(connection, queries.INSERT_NEW_GROUPS, entity=entity, groups=groups)

@@ -88,10 +88,10 @@ def wait_for_work(engine: Engine, systems: dict[str, str], seconds: float) -> bo
             left = min(1.0, ends - time.monotonic())
             if left <= 0:
                 return False
-            listener = _heard(listener, left)
+            listener = _wait_for_announcement(listener, left)
 
 
-def _heard(
+def _wait_for_announcement(
     listener: psycopg.Connection[tuple[object, ...]] | None,
     seconds: float,
 ) -> psycopg.Connection[tuple[object, ...]] | None:

@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive.deletion_caps import reserve
-from sync_orchestrator.core.archive.merge import in_order, stamp_of
+from sync_orchestrator.core.archive.merge import in_order
+from sync_orchestrator.core.archive.reads import stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import as_bytes, run
 from sync_orchestrator.core.full_sync import queries

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.merge import read_sequence_and_clock
+from sync_orchestrator.core.archive.read_changes import change_of_read
+from sync_orchestrator.core.archive.reads import next_read_sequence_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.drain.event_batch import change_of_read
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.values.storable import sort_out
@@ -43,7 +43,7 @@ class GroupReads:
 
     async def read_sequence(self) -> int:
         """A number for a read that begins now."""
-        number, self._now = await asyncio.to_thread(in_transaction, self._engine, read_sequence_and_clock)
+        number, self._now = await asyncio.to_thread(in_transaction, self._engine, next_read_sequence_and_clock)
         return number
 
     async def others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:

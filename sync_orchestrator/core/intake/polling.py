@@ -17,8 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import clock, read_sequence, stamp_of
+from sync_orchestrator.core.archive.reads import next_read_sequence, read_clock, read_stamps
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -37,7 +36,7 @@ LEASE_SECONDS = 30.0
 RENEW_SECONDS = 8.0
 """The time between two renewals of the lease."""
 
-_EXAMPLES = 10
+_MAX_EXAMPLES = 10
 _page_taken = CrashPoint("polling.page_taken")
 
 _log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ async def poll_reporting(
     await asyncio.to_thread(
         in_transaction,
         context.engine,
-        lambda connection: _tell_of_failure(connection, context, entity, part, failure),
+        lambda connection: _alert_of_failure(connection, context, entity, part, failure),
     )
     return failure
 
@@ -166,7 +165,7 @@ class _Poll:
         """Records what is new, page by page; None where the lease was lost on the way."""
         polled, problems, newest = Polled(self._entity.name, self._part), [], self._newest
         overlap = int(self._settings.overlap * 1e6) if self._is_time else int(self._settings.overlap)
-        number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
+        number = await asyncio.to_thread(in_transaction, self._context.engine, next_read_sequence)
         async for rows in self._entity.sources[self._part].changes(max(0, self._newest - overlap)):
             usable, unusable = sort_out(rows)
             problems += [f"{row.key!a}: {row.problem}" for row in unusable]
@@ -182,13 +181,13 @@ class _Poll:
             polled.new += taken
             _page_taken()
             self._on_page()
-            number = await asyncio.to_thread(in_transaction, self._context.engine, read_sequence)
+            number = await asyncio.to_thread(in_transaction, self._context.engine, next_read_sequence)
             newest = max([newest, *(row.version for row in usable)])
         polled.unusable = len(problems)
         await asyncio.to_thread(
             in_transaction,
             self._context.engine,
-            lambda connection: _asked(connection, polled, problems, newest, self._token, is_time=self._is_time),
+            lambda connection: _note_polled(connection, polled, problems, newest, self._token, is_time=self._is_time),
         )
         return polled
 
@@ -199,7 +198,7 @@ class _Poll:
             connection, queries.RENEW_POLL, entity=name, part=self._part, token=self._token, lease=LEASE_SECONDS
         ):
             return None
-        return _take(connection, self._entity, self._part, rows, number)
+        return _record_news(connection, self._entity, self._part, rows, number)
 
     async def _run(self, query: str, **parameters: object) -> Sequence[Row[Any]]:
         return await asyncio.to_thread(
@@ -209,15 +208,12 @@ class _Poll:
         )
 
 
-def _take(connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int) -> int:
+def _record_news(
+    connection: Connection, entity: EntityContext, part: str, rows: Sequence[PartRead], number: int
+) -> int:
     """Records what is new of a page: a poll is a read, so that what it shows is later than what was read before."""
-    keys = [row.key for row in rows]
-    stamps = {
-        row.key: stamp_of(row)
-        for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=keys, lag=entity.rules.lag)
-        if row.part == part
-    }
-    offered = [_event(entity, part, row, number) for row in rows if _is_news(stamps.get(row.key), row)]
+    stamps = read_stamps(connection, entity.name, [row.key for row in rows], entity.rules.lag)
+    offered = [_event_of_row(entity, part, row, number) for row in rows if _is_news(stamps.get((row.key, part)), row)]
     active = {
         (row.key, bytes(row.content_hash))
         for row in run(
@@ -238,7 +234,7 @@ def _is_news(archived: Stamp | None, row: PartRead) -> bool:
     return archived is None or (archived.version, archived.content_hash) != (row.version, content)
 
 
-def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
+def _event_of_row(entity: EntityContext, part: str, row: PartRead, number: int) -> ChangeEvent:
     content = TOMBSTONE_HASH if row.deleted else digest(row.data)
     return ChangeEvent(
         part,
@@ -254,11 +250,11 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
     )
 
 
-def _asked(
+def _note_polled(
     connection: Connection, polled: Polled, problems: Sequence[str], newest: int, token: int, *, is_time: bool
 ) -> None:
     """A version in the future does not hide what changes until then."""
-    present = int(clock(connection) * 1e6)
+    present = int(read_clock(connection) * 1e6)
     run(
         connection,
         queries.NOTE_POLLED,
@@ -276,13 +272,13 @@ def _asked(
             f"{place}: changes",
             f"{place}: it shows changes that cannot be used",
             entity=polled.entity,
-            examples=problems[:_EXAMPLES],
+            examples=problems[:_MAX_EXAMPLES],
         )
     else:
         alerts.resolve(connection, "invalid_source_records", f"{place}: changes")
 
 
-def _tell_of_failure(
+def _alert_of_failure(
     connection: Connection, context: Context, entity: EntityContext, part: str, failure: CallFailed
 ) -> None:
     ago = next((row.ago for row in run(connection, queries.SELECT_POLL_AGE, entity=entity.name, part=part)), None)

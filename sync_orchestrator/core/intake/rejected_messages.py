@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KEPT_DAYS = 30
 """So long after its end a message can still be looked at."""
 
-_LONGEST_REASON = 500
+_MAX_REASON_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
     """Keeps messages, each once however often it comes, their bodies up to ``most_bytes``; tells a person."""
     for each in found:
         headers = dict(each.headers) if problem(each.headers) is None else {"unreadable": ascii(dict(each.headers))}
-        content_type = None if each.content_type is None else _text(each.content_type)
+        content_type = None if each.content_type is None else _replace_unstorable(each.content_type)
         told = canonical([content_type, headers]).encode("utf-8", "surrogatepass")
         run(
             connection,
             queries.INSERT_REJECTED,
             consumer=each.consumer,
-            reason=_text(each.reason)[:_LONGEST_REASON],
+            reason=_replace_unstorable(each.reason)[:_MAX_REASON_LENGTH],
             digest=hashlib.blake2b(told + b"\0" + each.body, digest_size=16).digest(),
             content_type=content_type,
             headers=json(headers),
@@ -64,7 +64,7 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
         )
     by_consumer: dict[str, list[str]] = {}
     for each in found:
-        by_consumer.setdefault(each.consumer, []).append(_text(each.reason))
+        by_consumer.setdefault(each.consumer, []).append(_replace_unstorable(each.reason))
     for consumer, reasons in sorted(by_consumer.items()):
         alerts.decide_alone(connection, "rejected", consumer)
         count = run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n
@@ -101,11 +101,13 @@ def retry(
         rows = run(
             connection, queries.LIST_OPEN_REJECTED_IDS, ids=None if ids is None else list(ids), consumer=consumer
         )
-    ends = [in_transaction(engine, partial(_again, understand=understand, number=row.id)) for row in rows]
+    ends = [in_transaction(engine, partial(_retry_message, understand=understand, number=row.id)) for row in rows]
     return sum(ends), len(ends) - sum(ends)
 
 
-def _again(connection: Connection, understand: Callable[[Rejected], Sequence[ChangeEvent]], number: int) -> bool:
+def _retry_message(
+    connection: Connection, understand: Callable[[Rejected], Sequence[ChangeEvent]], number: int
+) -> bool:
     rows = run(connection, queries.CLAIM_REJECTED, id=number)
     if not rows:
         return True  # somebody else was quicker
@@ -115,17 +117,22 @@ def _again(connection: Connection, understand: Callable[[Rejected], Sequence[Cha
             raise InvalidEvent(f"only {len(row.body)} of its {row.size} bytes were kept: send it anew, then discard it")
         events = understand(Rejected(row.consumer, row.reason, bytes(row.body), row.content_type, row.headers))
     except InvalidEvent as error:
-        run(connection, queries.NOTE_STILL_REJECTED, id=number, reason=_text(reason_of(error))[:_LONGEST_REASON])
+        run(
+            connection,
+            queries.NOTE_STILL_REJECTED,
+            id=number,
+            reason=_replace_unstorable(reason_of(error))[:_MAX_REASON_LENGTH],
+        )
         return False
     record_in(connection, events)
-    _end(connection, [number], "retried", None)
+    _end_messages(connection, [number], "retried", None)
     return True
 
 
 def discard(engine: Engine, ids: Sequence[int], reason: str) -> int:
     """Ends messages for good, with the reason kept; returns how many. Raises NotFound where none of them is open."""
     require_discard_reason(reason)
-    count = in_transaction(engine, lambda connection: _end(connection, ids, "discarded", reason))
+    count = in_transaction(engine, lambda connection: _end_messages(connection, ids, "discarded", reason))
     if not count:
         raise NotFound("none of these messages is open; `sync-orchestrator rejected list` shows which are")
     return count
@@ -136,7 +143,7 @@ def forget_old(connection: Connection) -> None:
     run(connection, queries.DELETE_OLD_REJECTED, days=KEPT_DAYS)
 
 
-def _end(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
+def _end_messages(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
     rows = run(connection, queries.END_REJECTED, ids=list(ids), ending=ending, reason=reason)
     for consumer in sorted({row.consumer for row in rows}):
         alerts.decide_alone(connection, "rejected", consumer)
@@ -145,6 +152,6 @@ def _end(connection: Connection, ids: Sequence[int], ending: str, reason: str | 
     return len(rows)
 
 
-def _text(value: str) -> str:
+def _replace_unstorable(value: str) -> str:
     """What the database can hold."""
     return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")

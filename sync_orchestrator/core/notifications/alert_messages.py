@@ -6,11 +6,17 @@ Not here: which alerts are due, and who takes the message (``alerts.py``, ``aler
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_MOST_LINES = 10
-_MOST_EXAMPLES = 10
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Row
+
+_MAX_LINES = 10
+_MAX_EXAMPLES = 10
 
 ACTIONS = {
     "dead": "Read the errors (`sync-orchestrator records list --dead`) and fix the cause. Then have the records pushed "
@@ -93,33 +99,70 @@ _TOGETHER = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class DueAlert:
+    """An alert that is due for a receiver.
+
+    Attributes:
+        n: How many records it hits, or how often it was raised.
+        was_told: Whether the receiver was told of it before.
+    """
+
+    id: int
+    kind: str
+    cause: str
+    entity: str | None
+    title: str
+    n: int
+    examples: Sequence[Any]
+    updated_at: datetime
+    resolved_at: datetime | None
+    was_told: bool
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> DueAlert:
+        """Reads a row of ``CLAIM_DUE_ALERTS``."""
+        return cls(
+            id=row.id,
+            kind=row.kind,
+            cause=row.cause,
+            entity=row.entity,
+            title=row.title,
+            n=row.n,
+            examples=row.examples,
+            updated_at=row.updated_at,
+            resolved_at=row.resolved_at,
+            was_told=row.told,
+        )
+
+
 def action_for(kind: str) -> str:
     """What an operator does about an alert of a kind."""
     return ACTIONS.get(kind, "See docs/operations.md.")
 
 
-def message(alerts: Sequence[Any], ui_url: str) -> tuple[str, str]:
+def message(alerts: Sequence[DueAlert], ui_url: str) -> tuple[str, str]:
     """Title and text for alerts of one kind and entity that are told of together.
 
     Either all of them are over or none is. Whoever was told of all of them before is told that they go on.
     """
     first = alerts[0]
-    title = _title(alerts)
-    lines = [f"What: {_line(alert, single=len(alerts) == 1)}" for alert in alerts[:_MOST_LINES]]
-    if len(alerts) > _MOST_LINES:
-        lines.append(f"and {len(alerts) - _MOST_LINES} more")
+    title = _title_of(alerts)
+    lines = [f"What: {_line_of(alert, single=len(alerts) == 1)}" for alert in alerts[:_MAX_LINES]]
+    if len(alerts) > _MAX_LINES:
+        lines.append(f"and {len(alerts) - _MAX_LINES} more")
     if first.resolved_at is not None:
-        last = max(alert.resolved_at for alert in alerts)
+        last = max(alert.resolved_at for alert in alerts if alert.resolved_at is not None)
         return f"Over: {title}", "\n".join([*lines, f"Over since {last:%Y-%m-%d %H:%M:%S %Z}."])
-    examples = islice(chain.from_iterable(alert.examples for alert in alerts), _MOST_EXAMPLES)
+    examples = islice(chain.from_iterable(alert.examples for alert in alerts), _MAX_EXAMPLES)
     if said := ", ".join(map(str, examples)):
         lines.append(f"Examples: {said}")
-    lines.append(f"Where: {ui_url}{_place(first)}")
+    lines.append(f"Where: {ui_url}{_page_of(first)}")
     lines.append(f"Do: {action_for(first.kind)}")
-    return f"Still: {title}" if all(alert.told for alert in alerts) else title, "\n".join(lines)
+    return f"Still: {title}" if all(alert.was_told for alert in alerts) else title, "\n".join(lines)
 
 
-def _title(alerts: Sequence[Any]) -> str:
+def _title_of(alerts: Sequence[DueAlert]) -> str:
     first = alerts[0]
     if len({alert.title for alert in alerts}) == 1:
         return str(first.title)
@@ -128,12 +171,12 @@ def _title(alerts: Sequence[Any]) -> str:
     return f"{first.entity}: {together}" if first.entity else together
 
 
-def _line(alert: Any, *, single: bool) -> str:
+def _line_of(alert: DueAlert, *, single: bool) -> str:
     """A count of records says how many; elsewhere the title does."""
     return f"{alert.cause} ({alert.n})" if single or alert.kind in _OF_RECORDS else str(alert.title)
 
 
-def _place(alert: Any) -> str:
+def _page_of(alert: DueAlert) -> str:
     if alert.entity and alert.kind in _AT_THE_MIRROR:
         return f"/assets/{alert.entity}/mirror"
     if alert.entity and alert.kind in ("lost_notifications", "source_behind"):

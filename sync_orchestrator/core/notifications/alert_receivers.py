@@ -1,7 +1,6 @@
-"""Those who are told of alerts: the addresses of the configuration through Apprise, or the log where there are none.
+"""The receivers of alerts: the addresses of the configuration through Apprise, or the log where there are none.
 
 An address holds secrets: it is known by a digest, and named by its number and scheme.
-Not here: what they are told and when (``alert_messages.py``, ``alerts.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sync_orchestrator.extras import import_from_extra
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
+class AlertReceiver:
     """One address by its number in ``alerts.urls``; without a URL it is the log."""
 
     number: int
@@ -58,6 +57,6 @@ class Receiver:
         return (self.url or "").partition("://")[0]
 
 
-def receivers(urls: Sequence[str]) -> list[Receiver]:
+def receivers(urls: Sequence[str]) -> list[AlertReceiver]:
     """Who is told, each once."""
-    return [Receiver(urls.index(url), url) for url in dict.fromkeys(urls)] or [Receiver(0, None)]
+    return [AlertReceiver(urls.index(url), url) for url in dict.fromkeys(urls)] or [AlertReceiver(0, None)]

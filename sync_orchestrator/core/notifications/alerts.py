@@ -1,8 +1,9 @@
-"""Alerts: an outbox written in the transaction of what it tells of, and the sending of what it holds.
+"""Alerts: raised and resolved in the transaction that they report on, and sent to each receiver by an outbox.
 
-Kinds: dead, on_hold, breaker_open, drift, version_in_future, stuck_waiting, overdue, delete_cap, invalid_source_records, invalid_partition_name,
-conservation, run_failed, poll_failing, rejected, consumer_down, outcome_undeliverable, lost_notifications,
-rollout_fell_back, sensor_stalled, worker_stalled, not_validated, adoption_needed, id_reused, source_behind.
+Kinds: dead, on_hold, breaker_open, drift, version_in_future, stuck_waiting, overdue, delete_cap, conservation,
+invalid_source_records, invalid_partition_name, run_failed, poll_failing, rejected, consumer_down,
+outcome_undeliverable, lost_notifications, rollout_fell_back, sensor_stalled, worker_stalled, not_validated,
+adoption_needed, id_reused, source_behind.
 ``docs/operations.md`` has a section for each.
 Not here: the texts of messages (``alert_messages.py``), how one is handed over (``alert_receivers.py``).
 """
@@ -11,16 +12,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import AdvisoryLock, lock
-from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, OTHER_REFUSALS
 from sync_orchestrator.core.notifications import queries
-from sync_orchestrator.core.notifications.alert_messages import message
-from sync_orchestrator.core.notifications.alert_receivers import Receiver, receivers
+from sync_orchestrator.core.notifications.alert_messages import DueAlert, message
+from sync_orchestrator.core.notifications.alert_receivers import AlertReceiver, receivers
+from sync_orchestrator.core.notifications.outbox import LEASE_SECONDS, Outbox
 from sync_orchestrator.texts.masking import mask, mask_all
 from sync_orchestrator.texts.storable_text import storable_json, storable_text
 
@@ -30,13 +32,11 @@ if TYPE_CHECKING:
     from sync_orchestrator.config import Alerts
 
 _log = logging.getLogger("sync_orchestrator.alerts")
-_taken = CrashPoint("alerts.taken")
-_delivered = CrashPoint("alerts.delivered")
 
 Log = Callable[[str], None]
 
-_LONGEST_TEXT = 300
-_MOST_MESSAGES = 10
+_MAX_TEXT_LENGTH = 300
+_MAX_MESSAGES = 10
 
 
 def tell(
@@ -53,8 +53,8 @@ def tell(
         connection,
         queries.RAISE_ALERT,
         kind=kind,
-        cause=_cut(cause),
-        title=_cut(mask(title)),
+        cause=_shorten(cause),
+        title=_shorten(mask(title)),
         entity=entity,
         examples=json(storable_json(mask_all(list(examples)))),
     )
@@ -68,8 +68,8 @@ def tell_of_records(
     Where many causes of a kind and entity are open, further ones share one alert.
     """
     if keys:
-        cause = _cut(cause)
-        others = _cut(f"{entity}: {OTHER_REFUSALS}")
+        cause = _shorten(cause)
+        others = _shorten(f"{entity}: {OTHER_REFUSALS}")
         known = run(connection, queries.LIST_OPEN_CAUSES, kind=kind, entity=entity, cause=cause, others=others)[0]
         if known.n >= MAX_OPEN_CAUSES and not known.is_open:
             cause = others
@@ -77,8 +77,8 @@ def tell_of_records(
             connection,
             queries.RAISE_ALERTS_FOR_RECORDS,
             kind=kind,
-            cause=_cut(cause),
-            title=_cut(mask(title)),
+            cause=_shorten(cause),
+            title=_shorten(mask(title)),
             entity=entity,
             keys=sorted(set(keys)),
         )
@@ -100,18 +100,18 @@ def decide_alone(connection: Connection, kind: str, about: str) -> None:
 
 def resolve(connection: Connection, kind: str, cause: str | None = None) -> None:
     """The cause is over; whoever was told of it is told so."""
-    run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _cut(cause))
+    run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _shorten(cause))
 
 
-def _cut(text: str) -> str:
-    return storable_text(text[:_LONGEST_TEXT])
+def _shorten(text: str) -> str:
+    return storable_text(text[:_MAX_TEXT_LENGTH])
 
 
 def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
     """Sends what has gathered long enough to each receiver; returns how many messages were taken.
 
-    At least once: a receiver is marked as told after it took the message. One that did not take it keeps nobody else
-    waiting, and is tried again after growing rests.
+    At least once: a receiver is marked as told after it took the message. One that did not take it keeps no other
+    waiting, and is tried again after growing pauses.
 
     Args:
         engine: The database.
@@ -119,66 +119,77 @@ def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
         log: The method of a logger that gets each message that is sent to anybody, once. By default only messages
             without a configured URL are logged, by the logger of this module.
     """
-    known, written = receivers(settings.urls), _Written(log)
+    known, message_log = receivers(settings.urls), _MessageLog(log)
     with engine.begin() as connection:
         run(connection, queries.CLEAR_SEND_ERRORS, receivers=[receiver.digest for receiver in known])
-    return sum(_send_to(engine, receiver, settings, written) for receiver in known)
+    return sum(
+        _AlertOutbox(receiver, settings, message_log).send(engine, max_batches=_MAX_MESSAGES) for receiver in known
+    )
 
 
-class _Written:
+class _MessageLog:
     """Logs each message once, however many receivers it is sent to."""
 
     def __init__(self, log: Log | None) -> None:
         self._log = log
         self._messages: set[tuple[str, str]] = set()
 
-    def __call__(self, receiver: Receiver, title: str, body: str) -> None:
+    def write(self, receiver: AlertReceiver, title: str, body: str) -> None:
         if (title, body) not in self._messages and (receiver.url is None or self._log is not None):
             self._messages.add((title, body))
             (self._log or _log.warning)(f"ALERT {title}\n{body}")
 
 
-def _send_to(engine: Engine, receiver: Receiver, settings: Alerts, written: _Written) -> int:
-    for sent in range(_MOST_MESSAGES):
-        alerts = in_transaction(engine, partial(_take, receiver=receiver, settings=settings))
-        if not alerts:
-            return sent
-        _taken()
-        title, body = message(alerts, settings.ui_url)
-        error = receiver.deliver(title, body)
-        if error is None:
-            written(receiver, title, body)
-        _delivered()
-        in_transaction(engine, partial(_note, receiver=receiver, alerts=alerts, error=error))
-        if error is not None:
-            _log.warning("An alert could not be sent, and will be tried again: %s.", error)
-            return sent
-    return _MOST_MESSAGES
+@dataclass(frozen=True, slots=True)
+class _AlertDelivery:
+    """Whether a message was taken; ``failure`` says why not, without any secret."""
+
+    failure: str | None
+
+    @property
+    def taken_count(self) -> int:
+        return 1 if self.failure is None else 0
 
 
-def _take(connection: Connection, receiver: Receiver, settings: Alerts) -> Sequence[Any]:
-    """The next message for a receiver: due alerts of one kind and entity, which are this sender's for a minute."""
-    lock(connection, AdvisoryLock.ALERT_SENDING)
-    return run(
-        connection,
-        queries.CLAIM_DUE_ALERTS,
-        receiver=receiver.digest,
-        group_wait=settings.group_wait,
-        repeat_after=settings.repeat_after,
-    )
+class _AlertOutbox(Outbox[Sequence[DueAlert], _AlertDelivery]):
+    """The alerts for one receiver; a batch are due alerts of one kind and entity, which are one message."""
 
+    claimed = CrashPoint("alerts.taken")
+    delivered = CrashPoint("alerts.delivered")
 
-def _note(connection: Connection, receiver: Receiver, alerts: Sequence[Any], error: str | None) -> None:
-    ids = [alert.id for alert in alerts]
-    if error is not None:
-        run(connection, queries.NOTE_SEND_ERROR, receiver=receiver.digest, ids=ids, error=error)
-    elif alerts[0].resolved_at is not None:
-        run(connection, queries.MARK_ALERT_END_SENT, receiver=receiver.digest, ids=ids)
-    else:
-        run(
+    def __init__(self, receiver: AlertReceiver, settings: Alerts, message_log: _MessageLog) -> None:
+        self._receiver = receiver
+        self._settings = settings
+        self._message_log = message_log
+
+    def claim(self, connection: Connection) -> Sequence[DueAlert] | None:
+        lock(connection, AdvisoryLock.ALERT_SENDING)
+        rows = run(
             connection,
-            queries.MARK_ALERT_SENT,
-            receiver=receiver.digest,
-            ids=ids,
-            told_as=[alert.updated_at for alert in alerts],
+            queries.CLAIM_DUE_ALERTS,
+            receiver=self._receiver.digest,
+            group_wait=self._settings.group_wait,
+            repeat_after=self._settings.repeat_after,
+            lease=LEASE_SECONDS,
         )
+        return [DueAlert.from_row(row) for row in rows] or None
+
+    def deliver(self, batch: Sequence[DueAlert]) -> _AlertDelivery:
+        title, body = message(batch, self._settings.ui_url)
+        failure = self._receiver.deliver(title, body)
+        if failure is None:
+            self._message_log.write(self._receiver, title, body)
+        return _AlertDelivery(failure)
+
+    def note(self, connection: Connection, batch: Sequence[DueAlert], result: _AlertDelivery) -> None:
+        receiver, ids = self._receiver.digest, [alert.id for alert in batch]
+        if result.failure is not None:
+            run(connection, queries.NOTE_SEND_ERROR, receiver=receiver, ids=ids, error=result.failure)
+        elif batch[0].resolved_at is not None:
+            run(connection, queries.MARK_ALERT_END_SENT, receiver=receiver, ids=ids)
+        else:
+            told_as = [alert.updated_at for alert in batch]
+            run(connection, queries.MARK_ALERT_SENT, receiver=receiver, ids=ids, told_as=told_as)
+
+    def log_failure(self, reason: str) -> None:
+        _log.warning("An alert could not be sent, and will be tried again: %s.", reason)

@@ -1,43 +1,36 @@
-"""What became of changes, told to whoever wants to know: an outbox written in the transaction of what it tells of.
+"""Outcomes of changes: rows are written in the transaction that they report on, and sent by an outbox.
 
-Told at least once, under an id that stays the same, and in order for each record. A receiver that is down is left alone
-for growing times; one outcome that it refuses keeps back no other record's. Nothing is written where nobody is told.
-Not here: how a receiver is reached (``brokers/receivers.py``), when it is sent (``worker/``).
+Each outcome is delivered at least once, under an id that stays the same, and in order for each record. A receiver that
+is down is left alone for growing times; an outcome that it refuses holds back only its own record's. Without receivers
+nothing is written. ``brokers/receivers.py`` reaches the receivers; ``worker/`` sends.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import lock_records_in_order
-from sync_orchestrator.core.db.session import in_transaction, json, run
+from sync_orchestrator.core.db.session import json, run
 from sync_orchestrator.core.notifications import alerts, queries
+from sync_orchestrator.core.notifications.outbox import LEASE_SECONDS, Outbox
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, Row
 
     from sync_orchestrator.config import Alerts
 
 _log = logging.getLogger("sync_orchestrator.outcomes")
-_taken = CrashPoint("outcomes.taken")
-_delivered = CrashPoint("outcomes.delivered")
 
 DELIVERY_SECONDS = 30.0
 """A receiver begins no call later than this after it was handed a batch; a call takes at most 20 s."""
 
-_LEASE = 60.0
-_HAND_OVER_SECONDS = 5.0
-"""A batch that could not be handed over for this long after its lease began is given back: with DELIVERY_SECONDS and
-the longest call, its sender would outlast the lease, and the next sender's outcomes would come before its own."""
 _TURN_SECONDS = 40.0
-_BATCH = 100
+_MAX_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +44,19 @@ class Outcome:
     key: str
     data: dict[str, Any]
     at: datetime
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Outcome:
+        """Reads a row of ``CLAIM_DUE_OUTCOMES``."""
+        return cls(
+            id=row.id,
+            event_id=str(row.event_id),
+            kind=row.kind,
+            entity=row.entity,
+            key=row.key,
+            data=row.data,
+            at=row.at,
+        )
 
     def cloud_event(self, source: str) -> dict[str, Any]:
         """It as a CloudEvent; the same each time it is sent."""
@@ -77,6 +83,16 @@ class Delivery:
     refused: dict[int, str] = field(default_factory=dict)
     down: str | None = None
     rest: float = 0.0
+
+    @property
+    def taken_count(self) -> int:
+        """How many outcomes the receiver took."""
+        return len(self.taken)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the receiver takes nothing now; None where it goes on."""
+        return self.down
 
 
 class Receiver(Protocol):
@@ -120,13 +136,21 @@ def record_outcomes(
 def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
     """Sends what is due to each receiver, for a while; returns how many outcomes were taken."""
     forget_removed_receivers(engine, list(receivers))
-    return sum(send_to(engine, name, receiver, settings) for name, receiver in receivers.items())
+    return sum(send_outcomes(engine, name, receiver, settings) for name, receiver in receivers.items())
 
 
 def forget_removed_receivers(engine: Engine, names: Sequence[str]) -> None:
     """Deletes the outcomes of receivers other than these: they are no longer configured."""
     with engine.begin() as connection:
         run(connection, queries.DELETE_OLD_OUTCOMES, receivers=list(names))
+
+
+def send_outcomes(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
+    """Sends what is due to one receiver, for a while; returns how many outcomes were taken.
+
+    Several senders may run at once: the receiver is leased to one of them, which keeps the order of each record.
+    """
+    return _OutcomeOutbox(name, receiver, settings).send(engine, max_seconds=_TURN_SECONDS)
 
 
 def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
@@ -136,80 +160,74 @@ def unsent(connection: Connection) -> dict[str, dict[str, Any]]:
     }
 
 
-def send_to(engine: Engine, name: str, receiver: Receiver, settings: Alerts) -> int:
-    """Sends what is due to one receiver, for a while; returns how many outcomes were taken.
+@dataclass(frozen=True, slots=True)
+class _OutcomeBatch:
+    """Outcomes under the lease of their receiver."""
 
-    Several senders may run at once: the receiver is leased to one of them, which keeps the order of each record.
-    """
-    sent = 0
-    ends = time.monotonic() + _TURN_SECONDS
-    while time.monotonic() < ends:
-        began = time.monotonic()
-        token, batch = in_transaction(engine, partial(_take, name=name))
-        if not batch:
-            break
-        _taken()
-        if time.monotonic() - began > _HAND_OVER_SECONDS:
-            _log.warning("A batch for %s is given back: this process stood still.", name)
-            in_transaction(engine, partial(_give_back, name=name, token=token))
-            continue
+    token: int
+    outcomes: Sequence[Outcome]
+
+
+class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
+    """The outcomes for one receiver, which is leased as a whole, so that those of one record arrive in order."""
+
+    claimed = CrashPoint("outcomes.taken")
+    delivered = CrashPoint("outcomes.delivered")
+    max_hand_over_seconds = 5.0
+    """With DELIVERY_SECONDS and the longest call, a later sender would outlast the lease, and the outcomes of the next
+    one would come before its own."""
+
+    def __init__(self, name: str, receiver: Receiver, settings: Alerts) -> None:
+        self._name = name
+        self._receiver = receiver
+        self._settings = settings
+
+    def claim(self, connection: Connection) -> _OutcomeBatch | None:
+        if not run(connection, queries.HAS_DUE_OUTCOMES, receiver=self._name)[0].due:
+            return None
+        leased = run(connection, queries.LEASE_RECEIVER, receiver=self._name, lease=LEASE_SECONDS)
+        if not leased:
+            return None
+        rows = run(connection, queries.CLAIM_DUE_OUTCOMES, receiver=self._name, most=_MAX_BATCH)
+        return _OutcomeBatch(leased[0].lease_token, [Outcome.from_row(row) for row in rows]) if rows else None
+
+    def deliver(self, batch: _OutcomeBatch) -> Delivery:
         try:
-            delivery = receiver.deliver(batch)
+            return self._receiver.deliver(batch.outcomes)
         except Exception as error:  # it is told again, and keeps nobody else from being told
-            _log.exception("%s failed as none should", name)
-            delivery = Delivery(down=type(error).__name__)
-        _delivered()
-        in_transaction(engine, partial(_note_delivery, name=name, token=token, delivery=delivery, settings=settings))
-        sent += len(delivery.taken)
-        if delivery.down is not None:
-            _log.warning("Outcomes could not be sent, and will be tried again: %s: %s.", name, delivery.down)
-            break
-    return sent
+            _log.exception("%s failed as none should", self._name)
+            return Delivery(down=type(error).__name__)
 
+    def note(self, connection: Connection, batch: _OutcomeBatch, result: Delivery) -> None:
+        if result.taken:
+            run(connection, queries.MARK_OUTCOME_SENT, ids=result.taken)
+        if refused := result.refused:
+            run(connection, queries.MARK_OUTCOME_REFUSED, ids=list(refused), errors=list(refused.values()))
+        receiver: dict[str, Any] = {"receiver": self._name, "token": batch.token}
+        if result.down is None:
+            run(connection, queries.RELEASE_RECEIVER, **receiver)
+        else:
+            run(connection, queries.RELEASE_OUTCOMES, **receiver, error=result.down, at_least=result.rest)
+        self._alert(connection, result)
 
-def _take(connection: Connection, name: str) -> tuple[int, list[Outcome]]:
-    if not run(connection, queries.HAS_DUE_OUTCOMES, receiver=name)[0].due:
-        return 0, []
-    leased = run(connection, queries.LEASE_RECEIVER, receiver=name, lease=_LEASE)
-    if not leased:
-        return 0, []
-    rows = run(connection, queries.CLAIM_DUE_OUTCOMES, receiver=name, most=_BATCH)
-    return leased[0].lease_token, [
-        Outcome(row.id, str(row.event_id), row.kind, row.entity, row.key, row.data, row.at) for row in rows
-    ]
+    def give_back(self, connection: Connection, batch: _OutcomeBatch) -> None:
+        _log.warning("A batch for %s is given back: this process stood still.", self._name)
+        run(connection, queries.RELEASE_RECEIVER, receiver=self._name, token=batch.token)
 
+    def log_failure(self, reason: str) -> None:
+        _log.warning("Outcomes could not be sent, and will be tried again: %s: %s.", self._name, reason)
 
-def _give_back(connection: Connection, name: str, token: int) -> None:
-    run(connection, queries.RELEASE_RECEIVER, receiver=name, token=token)
-
-
-def _note_delivery(connection: Connection, name: str, token: int, delivery: Delivery, settings: Alerts) -> None:
-    if delivery.taken:
-        run(connection, queries.MARK_OUTCOME_SENT, ids=delivery.taken)
-    if delivery.refused:
-        run(
-            connection, queries.MARK_OUTCOME_REFUSED, ids=list(delivery.refused), errors=list(delivery.refused.values())
-        )
-    if delivery.down is None:
-        run(connection, queries.RELEASE_RECEIVER, receiver=name, token=token)
-    else:
-        run(
-            connection,
-            queries.RELEASE_OUTCOMES,
-            receiver=name,
-            token=token,
-            error=delivery.down,
-            at_least=delivery.rest,
-        )
-    tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=name)[0]
-    if tried.seconds is None:
-        alerts.resolve(connection, "outcome_undeliverable", name)
-    elif tried.seconds > settings.overdue_after:
-        reasons = [delivery.down] if delivery.down is not None else list(dict.fromkeys(delivery.refused.values()))[:3]
-        alerts.tell(
-            connection,
-            "outcome_undeliverable",
-            name,
-            examples=reasons,
-            title=f"{name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes",
-        )
+    def _alert(self, connection: Connection, result: Delivery) -> None:
+        """Alerts an operator while outcomes that were tried in vain have waited for too long."""
+        tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=self._name)[0]
+        if tried.seconds is None:
+            alerts.resolve(connection, "outcome_undeliverable", self._name)
+        elif tried.seconds > self._settings.overdue_after:
+            reasons = [result.down] if result.down is not None else list(dict.fromkeys(result.refused.values()))[:3]
+            alerts.tell(
+                connection,
+                "outcome_undeliverable",
+                self._name,
+                examples=reasons,
+                title=f"{self._name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes",
+            )

@@ -1,5 +1,11 @@
 """The queries of ``core/notifications/``. Parameters are bound; batches come as arrays."""
 
+
+def _pause(first: int, longest: int, attempts: str = "attempts") -> str:
+    """The seconds until a delivery that failed is tried again: doubled with each of the attempts before it."""
+    return f"least({longest}, {first} * 2 ^ least({attempts}, 20))"
+
+
 # One alert for a cause, however many records it hits; a record counts once for it.
 RAISE_ALERTS_FOR_RECORDS = """
 WITH fresh AS (
@@ -108,7 +114,7 @@ WITH due AS (
     SELECT kind, entity, over FROM due ORDER BY id LIMIT 1
 ), taken AS (
     INSERT INTO sync.alert_receivers (alert_id, receiver, not_before)
-    SELECT due.id, %(receiver)s, sync.clock() + interval '60 seconds'
+    SELECT due.id, %(receiver)s, sync.clock() + make_interval(secs => %(lease)s)
     FROM due JOIN first USING (kind, over) WHERE due.entity IS NOT DISTINCT FROM first.entity
     ON CONFLICT (alert_id, receiver) DO UPDATE SET not_before = excluded.not_before
     RETURNING alert_id, told_at
@@ -131,10 +137,10 @@ WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s
 """
 
 # Unless another sender, who took it after this one's minute was over, had more luck.
-NOTE_SEND_ERROR = """
+NOTE_SEND_ERROR = f"""
 UPDATE sync.alert_receivers
 SET attempts = attempts + 1, error = %(error)s,
-    not_before = sync.clock() + make_interval(secs => least(900, 30 * 2 ^ least(attempts, 20)))
+    not_before = sync.clock() + make_interval(secs => {_pause(30, 900)})
 WHERE alert_id = ANY(%(ids)s) AND receiver = %(receiver)s AND not_before IS NOT NULL
 """
 
@@ -241,10 +247,10 @@ ORDER BY o.id LIMIT %(most)s
 
 MARK_OUTCOME_SENT = "DELETE FROM sync.outcomes WHERE id = ANY(%(ids)s)"
 
-MARK_OUTCOME_REFUSED = """
+MARK_OUTCOME_REFUSED = f"""
 UPDATE sync.outcomes o
 SET attempts = o.attempts + 1, error = v.error,
-    not_before = sync.clock() + make_interval(secs => least(3600, 10 * 2 ^ least(o.attempts, 20)))
+    not_before = sync.clock() + make_interval(secs => {_pause(10, 3600, "o.attempts")})
 FROM unnest(%(ids)s::bigint[], %(errors)s::text[]) AS v (id, error) WHERE o.id = v.id
 """
 
@@ -253,11 +259,10 @@ UPDATE sync.outcome_receivers SET lease_until = NULL, attempts = 0, not_before =
 WHERE receiver = %(receiver)s AND lease_token = %(token)s
 """
 
-RELEASE_OUTCOMES = """
+RELEASE_OUTCOMES = f"""
 UPDATE sync.outcome_receivers
 SET lease_until = NULL, attempts = attempts + 1, error = %(error)s,
-    not_before = sync.clock() + make_interval(
-        secs => greatest(%(at_least)s, least(900, 5 * 2 ^ least(attempts, 20))))
+    not_before = sync.clock() + make_interval(secs => greatest(%(at_least)s, {_pause(5, 900)}))
 WHERE receiver = %(receiver)s AND lease_token = %(token)s
 """
 

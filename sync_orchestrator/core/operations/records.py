@@ -11,7 +11,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import merge, read_sequence, stamp_of
+from sync_orchestrator.core.archive.merge import merge
+from sync_orchestrator.core.archive.read_changes import change_of_read
+from sync_orchestrator.core.archive.reads import next_read_sequence, stamp_of
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -95,7 +97,9 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
     before, number = await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), read_sequence(connection))
+        in_transaction,
+        context.engine,
+        lambda connection: (_stamps(connection, entity, key), next_read_sequence(connection)),
     )
     found = await asyncio.gather(*(_read(entity.sources[part], key) for part in readable))
     reads = dict(zip(readable, found, strict=True))
@@ -159,8 +163,6 @@ def _take(
     before: dict[str, Row[Any]],
     number: int,
 ) -> None:
-    from sync_orchestrator.core.drain.event_batch import change_of_read  # brings all of a push
-
     run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
     unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}

@@ -65,7 +65,7 @@ def make_key(
         queries.INSERT_API_KEY,
         id=ident,
         name=name,
-        secret=_hash(key),
+        secret=_hash_key(key),
         scopes=sorted(set(scopes)),
         lifetime=lifetime,
     )
@@ -83,7 +83,7 @@ def find(connection: Connection, key: str) -> Caller | None:
     if match is None:
         return None
     for row in run(connection, queries.FIND_API_KEY, id=match[1]):
-        if hmac.compare_digest(bytes(row.secret), _hash(key)):
+        if hmac.compare_digest(bytes(row.secret), _hash_key(key)):
             run(connection, queries.NOTE_API_KEY_USED, id=row.id)
             return Caller(row.name, frozenset(row.scopes))
     return None
@@ -104,5 +104,5 @@ def revoke(connection: Connection, ident: str) -> None:
         raise NotFound("there is no such key; `sync-orchestrator keys list` shows them")
 
 
-def _hash(key: str) -> bytes:
+def _hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()

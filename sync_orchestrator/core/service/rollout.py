@@ -24,13 +24,13 @@ from sync_orchestrator.texts.storable_text import text_problem
 if TYPE_CHECKING:
     from sync_orchestrator.config import Config, Route
 
-_PIECE_SECONDS = 5
-_LATE_AFTER_ROUNDS = 2
-_MOST_CHANGES = 1000
-_MOST_LISTED = 10_000
-_LONGEST_TEXT = 500
+_COUNT_INTERVAL_SECONDS = 5
+_MAX_ROUNDS_LATE = 2
+_MAX_CHANGES = 1000
+_MAX_LISTED = 10_000
+_MAX_TEXT_LENGTH = 500
 _BY_ITSELF = "the proxy"
-_COUNTED = ("tried", "failed", "compared", "different")
+_RATED_COUNTS = ("tried", "failed", "compared", "different")
 KIND = "rollout_fell_back"
 
 Counts = Mapping[tuple[str, int, str], int]
@@ -48,6 +48,19 @@ class Rollout:
     allow: frozenset[str] = frozenset()
     deny: frozenset[str] = frozenset()
     halted: bool = False
+
+    @classmethod
+    def from_row(cls, row: Row[Any]) -> Rollout:
+        """Reads the state of a rollout from a row."""
+        return cls(
+            route=row.route,
+            version=row.version,
+            percent=row.percent,
+            shadow=row.shadow,
+            allow=frozenset(row.allow),
+            deny=frozenset(row.deny),
+            halted=row.halted,
+        )
 
     def is_new(self, value: str | None) -> bool:
         """Whether a call with this value goes the new way; one without a value only where all do."""
@@ -93,14 +106,14 @@ class Change:
 
 def rollouts(connection: Connection) -> dict[str, Rollout]:
     """All that were ever changed, by route."""
-    return {row.route: _rollout(row) for row in run(connection, queries.LIST_ROLLOUTS)}
+    return {row.route: Rollout.from_row(row) for row in run(connection, queries.LIST_ROLLOUTS)}
 
 
 def current(connection: Connection, config: Config, name: str) -> Rollout:
     """A route's, so that nobody else changes it before this transaction ends. Raises NotFound."""
     switched(config, name)
     run(connection, queries.ENSURE_ROLLOUT, route=name)
-    return _rollout(run(connection, queries.LOCK_ROLLOUT, route=name)[0])
+    return Rollout.from_row(run(connection, queries.LOCK_ROLLOUT, route=name)[0])
 
 
 def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> dict[str, int]:
@@ -114,7 +127,7 @@ def fared(connection: Connection, rollout: Rollout, within: float = 86_400) -> d
 
 def history(connection: Connection, route: str) -> Sequence[Row[Any]]:
     """Who changed it and why, the last first."""
-    return run(connection, queries.LIST_ROLLOUT_CHANGES, route=route, most=_MOST_CHANGES)
+    return run(connection, queries.LIST_ROLLOUT_CHANGES, route=route, most=_MAX_CHANGES)
 
 
 def switched(config: Config, name: str) -> Route:
@@ -135,15 +148,15 @@ def change(
     is kept; ValueError for values that cannot be.
     """
     route = switched(config, name)
-    _check(wanted, who, why)
+    _check_change(wanted, who, why)
     before = current(connection, config, name)
     after = wanted.of(before)
-    against = _against(connection, config, route) if _is_up(before, after) else None
+    against = _find_objection(connection, config, route) if _is_step_up(before, after) else None
     if against is not None and not override:
         raise NotYet(f"{against}: validate it first, or override this")
     if not after.halted:
         alerts.resolve(connection, KIND, name)
-    return _write(connection, after, who, why, against)
+    return _write_rollout(connection, after, who, why, against)
 
 
 def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
@@ -152,7 +165,7 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
     totals: Counter[tuple[str, str]] = Counter()
     for (route, version, what), n in counts.items():
         totals[route, what] += n
-        if what in _COUNTED:
+        if what in _RATED_COUNTS:
             rated[route, version][what] += n
     keys = sorted(rated)
     run(
@@ -165,12 +178,12 @@ def count(connection: Connection, config: Config, counts: Counts) -> list[str]:
     run(
         connection,
         queries.COUNT_ROUTE_CALL,
-        piece=_PIECE_SECONDS,
+        piece=_COUNT_INTERVAL_SECONDS,
         route=[key[0] for key in keys],
         version=[key[1] for key in keys],
-        **{what: [rated[key][what] for key in keys] for what in _COUNTED},
+        **{what: [rated[key][what] for key in keys] for what in _RATED_COUNTS},
     )
-    return [name for name in sorted({key[0] for key in keys}) if _fell_back(connection, config, name)]
+    return [name for name in sorted({key[0] for key in keys}) if _fall_back_if_failing(connection, config, name)]
 
 
 def forget_old(connection: Connection) -> None:
@@ -178,24 +191,24 @@ def forget_old(connection: Connection) -> None:
     run(connection, queries.DELETE_OLD_ROUTE_COUNTS)
 
 
-def _fell_back(connection: Connection, config: Config, name: str) -> bool:
+def _fall_back_if_failing(connection: Connection, config: Config, name: str) -> bool:
     route = config.routes.get(name)
     rows = run(connection, queries.LOCK_ROLLOUT, route=name)
     if route is None or route.rollout is None or not rows:
         return False
-    before = _rollout(rows[0])
+    before = Rollout.from_row(rows[0])
     if before.is_off:
         return False
-    why = _too_much(connection, before, route)
+    why = _find_excess(connection, before, route)
     if why is None:
         return False
     entity = f" ({route.entity})" if route.entity else ""
-    _write(connection, replace(before, percent=0, halted=True), _BY_ITSELF, why, None)
+    _write_rollout(connection, replace(before, percent=0, halted=True), _BY_ITSELF, why, None)
     alerts.tell(connection, KIND, name, f"route {name}{entity}: all traffic goes to legacy again, since {why}")
     return True
 
 
-def _too_much(connection: Connection, rollout: Rollout, route: Route) -> str | None:
+def _find_excess(connection: Connection, rollout: Rollout, route: Route) -> str | None:
     limits = route.rollout
     assert limits is not None
     counted = fared(connection, rollout, limits.window)
@@ -208,7 +221,7 @@ def _too_much(connection: Connection, rollout: Rollout, route: Route) -> str | N
     return None
 
 
-def _is_up(before: Rollout, after: Rollout) -> bool:
+def _is_step_up(before: Rollout, after: Rollout) -> bool:
     """Whether there may be a value that goes the new way now and did not before."""
     if after.is_off:
         return False
@@ -217,14 +230,12 @@ def _is_up(before: Rollout, after: Rollout) -> bool:
     return bool(before.deny - after.deny)
 
 
-def _against(connection: Connection, config: Config, route: Route) -> str | None:
+def _find_objection(connection: Connection, config: Config, route: Route) -> str | None:
     """Why no more traffic may see what the entity holds now; None where nothing speaks against it."""
     if route.entity is None:
         return None
     every = config.entities[route.entity].validation.every
-    found = run(connection, queries.LIST_UNVALIDATED_ENTITIES, entity=route.entity, longest=every * _LATE_AFTER_ROUNDS)[
-        0
-    ]
+    found = run(connection, queries.LIST_UNVALIDATED_ENTITIES, entity=route.entity, longest=every * _MAX_ROUNDS_LATE)[0]
     if not found.groups:
         return f"no business group of {route.entity} was ever validated"
     if found.unclean:
@@ -235,25 +246,25 @@ def _against(connection: Connection, config: Config, route: Route) -> str | None
     if found.late:
         return (
             f"{found.late} of {found.groups} business groups of {route.entity} were not validated for more than "
-            f"{every * _LATE_AFTER_ROUNDS:g} s, such as {found.example!r}"
+            f"{every * _MAX_ROUNDS_LATE:g} s, such as {found.example!r}"
         )
     return describe_dead_of_entity(connection, route.entity)
 
 
-def _check(wanted: Change, who: str, why: str) -> None:
+def _check_change(wanted: Change, who: str, why: str) -> None:
     if wanted.percent is not None and not 0 <= wanted.percent <= 100:
         raise ValueError("percent is from 0 to 100")
-    if not why.strip() or max(len(why), len(who)) > _LONGEST_TEXT:
-        raise ValueError(f"say why, in at most {_LONGEST_TEXT} characters: it is kept")
+    if not why.strip() or max(len(why), len(who)) > _MAX_TEXT_LENGTH:
+        raise ValueError(f"say why, in at most {_MAX_TEXT_LENGTH} characters: it is kept")
     listed = [*(wanted.allow or ()), *(wanted.deny or ())]
-    if len(listed) > _MOST_LISTED or any(not text or len(text) > _LONGEST_TEXT for text in listed):
-        raise ValueError(f"a list has at most {_MOST_LISTED} values of 1 to {_LONGEST_TEXT} characters")
+    if len(listed) > _MAX_LISTED or any(not text or len(text) > _MAX_TEXT_LENGTH for text in listed):
+        raise ValueError(f"a list has at most {_MAX_LISTED} values of 1 to {_MAX_TEXT_LENGTH} characters")
     if any(text_problem(text) for text in (why, who, *listed)):
         raise ValueError("a text holds characters that cannot be stored")
 
 
-def _write(connection: Connection, after: Rollout, who: str, why: str, overrode: str | None) -> Rollout:
-    return _rollout(
+def _write_rollout(connection: Connection, after: Rollout, who: str, why: str, overrode: str | None) -> Rollout:
+    return Rollout.from_row(
         run(
             connection,
             queries.CHANGE_ROLLOUT_SHARE,
@@ -267,12 +278,6 @@ def _write(connection: Connection, after: Rollout, who: str, why: str, overrode:
             why=why,
             overrode=overrode,
         )[0]
-    )
-
-
-def _rollout(row: Any) -> Rollout:
-    return Rollout(
-        row.route, row.version, row.percent, row.shadow, frozenset(row.allow), frozenset(row.deny), row.halted
     )
 
 

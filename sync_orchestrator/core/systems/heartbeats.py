@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import json, run
@@ -36,3 +37,23 @@ def claim_round(connection: Connection, name: str, every_seconds: float) -> bool
     its end, and does the round itself where it is rolled back.
     """
     return bool(run(connection, queries.CLAIM_ROUND, name=name, every=every_seconds))
+
+
+def count_drains(connection: Connection, alive_seconds: float) -> AtWork:
+    """Counts the drains that were heard of within this time."""
+    row = run(connection, queries.COUNT_DRAINS, alive=alive_seconds)[0]
+    return AtWork(row.staying, row.leaving, None if row.age is None else float(row.age))
+
+
+def delete_gone_drains(connection: Connection) -> None:
+    """Deletes the heartbeats of drains that ended without a word long ago."""
+    run(connection, queries.DELETE_GONE_DRAINS)
+
+
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """How many drains stay, how many wait for somebody to take over, and seconds since one was heard of."""
+
+    staying: int
+    leaving: int
+    age: float | None

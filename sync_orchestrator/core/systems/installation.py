@@ -1,8 +1,8 @@
 """Notices that this database was restored to an earlier point, so that pushes stop before they use what it forgot.
 
 Two things are compared: the server and database with those of the last time, and the number that the sequence
-``sync.read_sequence`` has reached with the highest one that a file outside the database remembers. The file shows a restore
-into the same database of the same server, which keeps all identifiers.
+``sync.read_sequence`` has reached with the highest one that a file outside the database remembers. The file shows a
+restore into the same database of the same server, which keeps all identifiers.
 """
 
 from __future__ import annotations

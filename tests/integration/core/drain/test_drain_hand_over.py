@@ -19,7 +19,8 @@ from test_dagster_runs import Dagster, instance, storage, storage_url
 from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.drain.presence import AtWork, Presence, at_work
+from sync_orchestrator.core.drain.presence import Presence, at_work
+from sync_orchestrator.core.systems.heartbeats import AtWork
 from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 
@@ -120,7 +121,7 @@ def test_the_sensor_asks_for_more_only_where_those_at_work_do_not_keep_up(
 async def test_looking_again_and_again_is_no_work_that_keeps_a_drain(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sync_orchestrator.core.drain.drain._LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("sync_orchestrator.core.drain.activity._MAX_WAIT_SECONDS", 0.05)
     world.put("a")
     await asyncio.wait_for(drain(world.context, linger=0.5, most_seconds=3600), 20)
     assert world.mirrored() == world.truth()

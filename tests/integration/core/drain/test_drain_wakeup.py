@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 from conftest import World
 
-from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.drain import record_claimer
 
 
 def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pusher looks before the events are archived, and hears of the empty result after that."""
     world.put("a")
-    whole, slow = drain.claim, iter([0.5])
+    whole, slow = record_claimer.claim, iter([0.5])
 
     def overtaken(*args: Any, **options: Any) -> Any:
         found = whole(*args, **options)
         time.sleep(next(slow, 0))
         return found
 
-    monkeypatch.setattr(drain, "claim", overtaken)
+    monkeypatch.setattr(record_claimer, "claim", overtaken)
     world.drain()
     assert world.mirrored() == world.truth()

@@ -379,7 +379,7 @@ def test_a_sender_that_dies_is_followed_by_another_with_the_same_ids(
 
 
 def test_many_are_sent_in_batches(told_world: World, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "_BATCH", 7)
+    monkeypatch.setattr(outcomes, "_MAX_BATCH", 7)
     for number in range(30):
         told_world.put(f"k{number}")
     told_world.drain()

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.merge import merge, read_sequence, stamp_of
+from sync_orchestrator.core.archive.merge import merge
+from sync_orchestrator.core.archive.reads import next_read_sequence, stamp_of
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import (
@@ -511,7 +512,7 @@ def test_an_update_does_not_miss_the_record_that_comes_in_the_same_batch(engine:
 
 def test_later_reads_get_larger_tickets(engine: Engine) -> None:
     with engine.begin() as one, engine.begin() as other:
-        assert 0 < read_sequence(one) < read_sequence(other) < read_sequence(one)
+        assert 0 < next_read_sequence(one) < next_read_sequence(other) < next_read_sequence(one)
 
 
 def test_a_read_that_confirms_an_event_outranks_later_events(engine: Engine) -> None:

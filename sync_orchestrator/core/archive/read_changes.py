@@ -1,0 +1,29 @@
+"""What was read from a source as a change of the archive. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sync_orchestrator.core.values.mapping import digest
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.ports import PartRead
+
+
+def change_of_read(
+    found: PartRead, part: str, epoch: int, number: int, *, seq: int | None = None, asked_for: bool = False
+) -> Change:
+    """Returns a part that was read from its source as a change.
+
+    Args:
+        found: The part as its source shows it.
+        part: The name of the part.
+        epoch: The present epoch of the source.
+        number: The number of the read.
+        seq: The number of the event that asked for the read, if the change decides about it.
+        asked_for: Whether a delete event asked for the deletion that the source shows; otherwise it is inferred.
+    """
+    content = TOMBSTONE_HASH if found.deleted else digest(found.data)
+    stamp = Stamp(epoch, found.version, number, content, inferred=found.deleted and not asked_for)
+    return Change(found.key, part, "delete" if found.deleted else "update", stamp, found.data, found.group, seq)
