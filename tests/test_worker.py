@@ -110,7 +110,7 @@ class Site:
 
     def tell_alert(self, cause: str = "work") -> None:
         with self.engine.begin() as connection:
-            alerts.tell(connection, "run_failed", cause, f"a run of {cause} failed")
+            alerts.raise_alert(connection, "run_failed", cause, f"a run of {cause} failed")
 
     def write_outcomes(self, revisions: range, keys: tuple[str, ...] = KEYS) -> None:
         routing = outcomes.OutcomeRouting("item", "erp", {"mirrored": ["audit"]})

@@ -59,4 +59,4 @@ class Watchdog:
         if not workers.is_silent(settings.silent_after) and stalled.isdisjoint(_OF_ALERTS):
             return 0
         watch_if_due(engine, settings, self._config.entities)
-        return alerts.send_due(engine, settings)
+        return alerts.send_due_alerts(engine, settings)

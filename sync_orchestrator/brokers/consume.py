@@ -178,7 +178,7 @@ class Consumption:
     def _up(self) -> None:
         _log.info("%s: consuming from %s", self.name, self._settings.queue)
         self._down_since, self._pause = None, _FIRST_PAUSE
-        self._try(lambda connection: alerts.resolve(connection, "consumer_down", self.name))
+        self._try(lambda connection: alerts.resolve_alert(connection, "consumer_down", self.name))
         self._told = False
 
     def _down(self, reason: str) -> None:
@@ -187,7 +187,7 @@ class Consumption:
         _log.warning("%s: %s; the next try is in %.1f s", self.name, reason, self._pause)
         if not self._told and now - since > self._config.alerts.overdue_after:
             self._told = self._try(
-                lambda connection: alerts.tell(
+                lambda connection: alerts.raise_alert(
                     connection,
                     "consumer_down",
                     self.name,

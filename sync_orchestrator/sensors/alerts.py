@@ -29,7 +29,7 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
         return
     cause = cause_of(run)
     with system.context.engine.begin() as connection:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "run_failed",
             cause,
@@ -47,7 +47,7 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
 def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
     """The counterpart of ``failed_runs``."""
     with system.context.engine.begin() as connection:
-        alerts.resolve(connection, "run_failed", cause_of(context.dagster_run))
+        alerts.resolve_alert(connection, "run_failed", cause_of(context.dagster_run))
 
 
 def goes_on(run: dg.DagsterRun) -> bool:

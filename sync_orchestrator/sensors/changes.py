@@ -149,7 +149,7 @@ def _tell_of_unnameable(system: System) -> None:
     with system.context.engine.begin() as connection:
         for entity in system.context.entities:
             if groups := unnameable.get(entity):
-                alerts.tell(
+                alerts.raise_alert(
                     connection,
                     "invalid_partition_name",
                     entity,
@@ -158,7 +158,7 @@ def _tell_of_unnameable(system: System) -> None:
                     examples=[ascii(group) for group in groups[:10]],
                 )
             else:
-                alerts.resolve(connection, "invalid_partition_name", entity)
+                alerts.resolve_alert(connection, "invalid_partition_name", entity)
 
 
 def _new_partitions(context: dg.SensorEvaluationContext, system: System) -> list[dg.AddDynamicPartitionsRequest]:

@@ -135,7 +135,7 @@ class Worker:
             _log.warning("the heartbeat of the worker was not written: %s", type(error).__name__)
 
     def _send_alerts(self) -> str:
-        sent = alerts.send_due(self._context.engine, self._context.config.alerts, _log.warning)
+        sent = alerts.send_due_alerts(self._context.engine, self._context.config.alerts, _log.warning)
         return f"{sent} sent" if sent else ""
 
     def _watch(self) -> str:

@@ -29,12 +29,12 @@ __all__ = ["dagster", "instance", "storage", "storage_url", "synced"]
 
 def tell(dagster: Dagster, kind: str, cause: str, title: str, **options: Any) -> None:
     with dagster.world.engine.begin() as connection:
-        alerts.tell(connection, kind, cause, title, **options)
+        alerts.raise_alert(connection, kind, cause, title, **options)
 
 
 def resolve(dagster: Dagster, kind: str, cause: str) -> None:
     with dagster.world.engine.begin() as connection:
-        alerts.resolve(connection, kind, cause)
+        alerts.resolve_alert(connection, kind, cause)
 
 
 def shown(dagster: Dagster) -> dg.AssetCheckEvaluation:

@@ -86,8 +86,8 @@ def test_killed_there_and_started_again_all_is_in_sync(
         # as when the killed sender's minute is over
         run(connection, "UPDATE sync.alert_receivers SET not_before = NULL")
         run(connection, "UPDATE sync.outcome_receivers SET lease_until = NULL")
-    alerts.send_due(engine, Alerts(group_wait=0))
-    outcomes.send_due(engine, {"audit": crash_worker.TableReceiver(engine)}, Alerts())
+    alerts.send_due_alerts(engine, Alerts(group_wait=0))
+    outcomes.send_due_outcomes(engine, {"audit": crash_worker.TableReceiver(engine)}, Alerts())
     with engine.begin() as connection:
         told = [row.event for row in run(connection, "SELECT event FROM told ORDER BY n")]
         untold = outcomes.unsent(connection)

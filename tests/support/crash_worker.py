@@ -154,9 +154,9 @@ async def work(engine: Engine, linger: float) -> None:
         run(connection, "DELETE FROM third_party WHERE item ->> 'code' = 'k4'")
     await validate(context, entity, "A", full=True)
     with engine.begin() as connection:
-        alerts.tell(connection, "overdue", "work", "work is overdue")
-    alerts.send_due(engine, config.alerts)
-    outcomes.send_due(engine, {"audit": TableReceiver(engine)}, config.alerts)
+        alerts.raise_alert(connection, "overdue", "work", "work is overdue")
+    alerts.send_due_alerts(engine, config.alerts)
+    outcomes.send_due_outcomes(engine, {"audit": TableReceiver(engine)}, config.alerts)
     await drain(context, linger=0.5, most_seconds=10)
 
 

@@ -73,7 +73,7 @@ def held_back(connection: Connection, entity: EntityContext, changes: Sequence[C
         if (why := reserve(connection, entity, group, len(some), "flagged")) is not None:
             held += some
             place = f"{entity.name} {group}"
-            alerts.tell(
+            alerts.raise_alert(
                 connection,
                 "delete_cap",
                 f"{place}{FLAGGED}",

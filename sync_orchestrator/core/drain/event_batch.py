@@ -282,17 +282,17 @@ class EventBatch:
         name = self._entity.name
         for cause, keys in _keys_by_cause((each.cause, each.event.key) for each in dead).items():
             title = f"{name}: changes that could not be mirrored"
-            alerts.tell_of_records(connection, "dead", f"{name}: {cause}", title, name, keys)
+            alerts.raise_alert_for_records(connection, "dead", f"{name}: {cause}", title, name, keys)
 
     def _alert_of_waiting(self, connection: Connection, waiting: Sequence[Wait]) -> None:
         name = self._entity.name
         behind = _keys_by_cause((each.alert_cause, each.event.key) for each in waiting if each.alert_cause is not None)
         for cause, keys in behind.items():
             title = f"{name}: sources do not show what was announced: {cause}"
-            alerts.tell_of_records(connection, "source_behind", f"{name}: {cause}", title, name, keys)
+            alerts.raise_alert_for_records(connection, "source_behind", f"{name}: {cause}", title, name, keys)
         ahead = [each.event.key for each in waiting if each.awaiting == "clock"]
         cause, title = f"{name}: versions in the future", f"{name}: versions lie too far in the future"
-        alerts.tell_of_records(connection, "version_in_future", cause, title, name, ahead)
+        alerts.raise_alert_for_records(connection, "version_in_future", cause, title, name, ahead)
 
 
 def _split_decisions(decided: Iterable[Decision | Merge]) -> tuple[list[Decision], list[Change]]:

@@ -230,9 +230,9 @@ class Fill:
         self.report.behind = len(self._behind)
         run(connection, queries.DELETE_LISTED_KEYS, sync_id=self._sync_id)
         place = f"{self._entity.name} {self._lease.group}"
-        alerts.resolve(connection, "delete_cap", place)
+        alerts.resolve_alert(connection, "delete_cap", place)
         if self._behind:
-            alerts.tell(
+            alerts.raise_alert(
                 connection,
                 "source_behind",
                 place,
@@ -241,9 +241,9 @@ class Fill:
                 title=f"{place}: the source shows {len(self._behind)} records at an older version",
             )
         else:
-            alerts.resolve(connection, "source_behind", place)
+            alerts.resolve_alert(connection, "source_behind", place)
         if self.report.unusable:
-            alerts.tell(
+            alerts.raise_alert(
                 connection,
                 "invalid_source_records",
                 place,
@@ -252,7 +252,7 @@ class Fill:
                 examples=self.report.problems,
             )
         else:
-            alerts.resolve(connection, "invalid_source_records", place)
+            alerts.resolve_alert(connection, "invalid_source_records", place)
 
     async def _check_complete(self, part: str, unlisted: int) -> None:
         if not self._reads.needs_count(part):
@@ -266,7 +266,7 @@ class Fill:
         place = f"{self._entity.name} {self._lease.group}"
         in_transaction(
             self._context.engine,
-            lambda connection: alerts.tell(
+            lambda connection: alerts.raise_alert(
                 connection, "delete_cap", place, f"{place}: {reason}", entity=self._entity.name, examples=examples
             ),
         )
@@ -327,9 +327,9 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
 
     def report(connection: Connection) -> int:
         if found is None or not found.count:
-            alerts.resolve(connection, "invalid_source_records", cause)
+            alerts.resolve_alert(connection, "invalid_source_records", cause)
             return 0
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "invalid_source_records",
             cause,

@@ -264,9 +264,9 @@ def _note_polled(
         token=token,
     )
     place = f"{polled.entity} {polled.part}"
-    alerts.resolve(connection, "poll_failing", place)
+    alerts.resolve_alert(connection, "poll_failing", place)
     if problems:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "invalid_source_records",
             f"{place}: changes",
@@ -275,7 +275,7 @@ def _note_polled(
             examples=problems[:_MAX_EXAMPLES],
         )
     else:
-        alerts.resolve(connection, "invalid_source_records", f"{place}: changes")
+        alerts.resolve_alert(connection, "invalid_source_records", f"{place}: changes")
 
 
 def _alert_of_failure(
@@ -284,7 +284,7 @@ def _alert_of_failure(
     ago = next((row.ago for row in run(connection, queries.SELECT_POLL_AGE, entity=entity.name, part=part)), None)
     if ago is None or ago > context.config.alerts.overdue_after:
         since = "yet" if ago is None else f"for {ago / 60:.0f} minutes"
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "poll_failing",
             f"{entity.name} {part}",

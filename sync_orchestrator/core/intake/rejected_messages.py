@@ -66,9 +66,9 @@ def keep(connection: Connection, found: Sequence[Rejected], most_bytes: int) -> 
     for each in found:
         by_consumer.setdefault(each.consumer, []).append(_replace_unstorable(each.reason))
     for consumer, reasons in sorted(by_consumer.items()):
-        alerts.decide_alone(connection, "rejected", consumer)
+        alerts.lock_alert_decision(connection, "rejected", consumer)
         count = run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "rejected",
             consumer,
@@ -146,9 +146,9 @@ def forget_old(connection: Connection) -> None:
 def _end_messages(connection: Connection, ids: Sequence[int], ending: str, reason: str | None) -> int:
     rows = run(connection, queries.END_REJECTED, ids=list(ids), ending=ending, reason=reason)
     for consumer in sorted({row.consumer for row in rows}):
-        alerts.decide_alone(connection, "rejected", consumer)
+        alerts.lock_alert_decision(connection, "rejected", consumer)
         if not run(connection, queries.COUNT_OPEN_REJECTED_OF_CONSUMER, consumer=consumer)[0].n:
-            alerts.resolve(connection, "rejected", consumer)
+            alerts.resolve_alert(connection, "rejected", consumer)
     return len(rows)
 
 

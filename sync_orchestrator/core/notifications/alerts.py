@@ -39,7 +39,7 @@ _MAX_TEXT_LENGTH = 300
 _MAX_MESSAGES = 10
 
 
-def tell(
+def raise_alert(
     connection: Connection,
     kind: str,
     cause: str,
@@ -60,7 +60,7 @@ def tell(
     )
 
 
-def tell_of_records(
+def raise_alert_for_records(
     connection: Connection, kind: str, cause: str, title: str, entity: str, keys: Sequence[str]
 ) -> None:
     """Writes or adds to the one alert of this cause; a record counts once for it.
@@ -84,7 +84,7 @@ def tell_of_records(
         )
 
 
-def decide_alone(connection: Connection, kind: str, about: str) -> None:
+def lock_alert_decision(connection: Connection, kind: str, about: str) -> None:
     """Waits until no other transaction decides about these alerts, and keeps others waiting until the commit.
 
     For alerts that are over once no row is left of what several transactions write: without it, one that sees no
@@ -98,7 +98,7 @@ def decide_alone(connection: Connection, kind: str, about: str) -> None:
     lock(connection, AdvisoryLock.ALERT_DECISION, f"{kind} {about}")
 
 
-def resolve(connection: Connection, kind: str, cause: str | None = None) -> None:
+def resolve_alert(connection: Connection, kind: str, cause: str | None = None) -> None:
     """The cause is over; whoever was told of it is told so."""
     run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _shorten(cause))
 
@@ -107,7 +107,7 @@ def _shorten(text: str) -> str:
     return storable_text(text[:_MAX_TEXT_LENGTH])
 
 
-def send_due(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
+def send_due_alerts(engine: Engine, settings: Alerts, log: Log | None = None) -> int:
     """Sends what has gathered long enough to each receiver; returns how many messages were taken.
 
     At least once: a receiver is marked as told after it took the message. One that did not take it keeps no other

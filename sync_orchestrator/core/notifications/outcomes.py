@@ -133,7 +133,7 @@ def record_outcomes(
     )
 
 
-def send_due(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
+def send_due_outcomes(engine: Engine, receivers: Mapping[str, Receiver], settings: Alerts) -> int:
     """Sends what is due to each receiver, for a while; returns how many outcomes were taken."""
     forget_removed_receivers(engine, list(receivers))
     return sum(send_outcomes(engine, name, receiver, settings) for name, receiver in receivers.items())
@@ -221,10 +221,10 @@ class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
         """Alerts an operator while outcomes that were tried in vain have waited for too long."""
         tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=self._name)[0]
         if tried.seconds is None:
-            alerts.resolve(connection, "outcome_undeliverable", self._name)
+            alerts.resolve_alert(connection, "outcome_undeliverable", self._name)
         elif tried.seconds > self._settings.overdue_after:
             reasons = [result.down] if result.down is not None else list(dict.fromkeys(result.refused.values()))[:3]
-            alerts.tell(
+            alerts.raise_alert(
                 connection,
                 "outcome_undeliverable",
                 self._name,

@@ -84,9 +84,9 @@ def check_conservation(connection: Connection) -> Conservation:
     """Counts, and alerts where it does not add up."""
     totals = count_conservation(connection)
     if totals.balanced:
-        alerts.resolve(connection, "conservation")
+        alerts.resolve_alert(connection, "conservation")
     else:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "conservation",
             "events",

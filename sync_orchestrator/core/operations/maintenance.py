@@ -72,18 +72,18 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
     """
     seconds = seconds_oldest_is_due(connection, without=suspended)
     if seconds <= after:
-        alerts.resolve(connection, "overdue", "work")
+        alerts.resolve_alert(connection, "overdue", "work")
     else:
-        alerts.tell(connection, "overdue", "work", f"work is due for {seconds / 60:.0f} minutes and not done")
+        alerts.raise_alert(connection, "overdue", "work", f"work is due for {seconds / 60:.0f} minutes and not done")
 
 
 def tell_of_silence(connection: Connection, after: float) -> None:
     """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
     seconds = run(connection, notifications_queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
     if seconds is None or seconds <= after:
-        alerts.resolve(connection, "sensor_stalled", "sensor")
+        alerts.resolve_alert(connection, "sensor_stalled", "sensor")
     else:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "sensor_stalled",
             "sensor",
@@ -95,9 +95,9 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
     """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in sync."""
     late = run(connection, notifications_queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
     if not late.n:
-        alerts.resolve(connection, "not_validated", entity)
+        alerts.resolve_alert(connection, "not_validated", entity)
     else:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "not_validated",
             entity,
@@ -110,7 +110,7 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
 def tell_of_long_waiting(connection: Connection, after: float) -> None:
     """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
     for row in run(connection, notifications_queries.LIST_LONG_WAITING, after=after):
-        alerts.tell_of_records(
+        alerts.raise_alert_for_records(
             connection,
             "stuck_waiting",
             f"{row.entity}: waits for its record",
@@ -119,7 +119,7 @@ def tell_of_long_waiting(connection: Connection, after: float) -> None:
             row.keys,
         )
     for row in run(connection, notifications_queries.COUNT_LONG_REFERRING, after=after):
-        alerts.tell_of_records(
+        alerts.raise_alert_for_records(
             connection,
             "stuck_waiting",
             f"{row.entity}: waits for what it refers to",

@@ -36,7 +36,7 @@ def watch_workers(engine: Engine, after: float) -> WorkerReport:
         if is_stalled and claim_round(connection, "expected worker alert", WATCH_SECONDS):
             _raise_alert(connection, found, after)
         elif not is_stalled:
-            alerts.resolve(connection, KIND, _CAUSE)
+            alerts.resolve_alert(connection, KIND, _CAUSE)
         return found
 
     return in_transaction(engine, work)
@@ -49,4 +49,4 @@ def _raise_alert(connection: Connection, found: WorkerReport, after: float) -> N
     else:
         longest = max(task.quiet_seconds for task in stalled)
         title = f"the worker does not get on with {', '.join(task.name for task in stalled)} for {longest / 60:.0f} min"
-    alerts.tell(connection, KIND, _CAUSE, title, examples=[task.error for task in stalled if task.error])
+    alerts.raise_alert(connection, KIND, _CAUSE, title, examples=[task.error for task in stalled if task.error])

@@ -223,7 +223,7 @@ def _breaker_heard_success(connection: Connection, name: str, state: Any, good: 
         run(connection, systems_queries.NOTE_SUCCESS, name=name)
     if state.open_since is not None:
         run(connection, systems_queries.CLOSE_BREAKER, name=name)
-        alerts.resolve(connection, "breaker_open", name)
+        alerts.resolve_alert(connection, "breaker_open", name)
 
 
 def _failures(
@@ -341,7 +341,7 @@ def _breaker_open(
     if failing < system.breaker.failures and not unproven and not is_silent:
         return False
     run(connection, systems_queries.OPEN_BREAKER, name=name, wait=system.breaker.probe_after)
-    alerts.tell(
+    alerts.raise_alert(
         connection,
         "breaker_open",
         name,
@@ -498,7 +498,7 @@ def _tell_of_dead(
             by_cause["on_hold" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
-        alerts.tell_of_records(
+        alerts.raise_alert_for_records(
             connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored", entity, keys
         )
     for entity, news in told.items():

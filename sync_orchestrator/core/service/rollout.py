@@ -155,7 +155,7 @@ def change(
     if against is not None and not override:
         raise NotYet(f"{against}: validate it first, or override this")
     if not after.halted:
-        alerts.resolve(connection, KIND, name)
+        alerts.resolve_alert(connection, KIND, name)
     return _write_rollout(connection, after, who, why, against)
 
 
@@ -204,7 +204,7 @@ def _fall_back_if_failing(connection: Connection, config: Config, name: str) -> 
         return False
     entity = f" ({route.entity})" if route.entity else ""
     _write_rollout(connection, replace(before, percent=0, halted=True), _BY_ITSELF, why, None)
-    alerts.tell(connection, KIND, name, f"route {name}{entity}: all traffic goes to legacy again, since {why}")
+    alerts.raise_alert(connection, KIND, name, f"route {name}{entity}: all traffic goes to legacy again, since {why}")
     return True
 
 

@@ -58,7 +58,7 @@ def suspend(connection: Connection, system: str, reason: str, *, examples: Seque
     A suspension that is replaced by another one begins again: what was adopted before no longer counts.
     """
     run(connection, queries.SUSPEND_SYSTEM, name=system, reason=reason)
-    alerts.tell(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
+    alerts.raise_alert(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
 
 
 def lift(connection: Connection, system: str, *, account: str | None = None, reason: str | None = None) -> bool:
@@ -68,9 +68,11 @@ def lift(connection: Connection, system: str, *, account: str | None = None, rea
     is an operator's, for ending it although nothing was adopted; the alert keeps it.
     """
     if reason is not None:
-        alerts.tell(connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}")
+        alerts.raise_alert(
+            connection, ALERT, system, f"{system}: an operator ended the suspension without adopting: {reason}"
+        )
     _forget_strays(connection, system)
-    alerts.resolve(connection, ALERT, system)
+    alerts.resolve_alert(connection, ALERT, system)
     lifted = bool(run(connection, queries.LIFT_SUSPENSION, name=system, account=account))
     notify_work(connection)
     return lifted
@@ -85,7 +87,7 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
     """
     if strays:
         for name in sorted({stray[0] for stray in strays}):
-            alerts.decide_alone(connection, STRAY_ALERT, name)
+            alerts.lock_alert_decision(connection, STRAY_ALERT, name)
         entity, key, external_id, shown_key = (list(column) for column in zip(*strays, strict=True))
         run(
             connection,
@@ -112,19 +114,19 @@ def note_stray_ids(connection: Connection, system: str, strays: Sequence[NotedSt
         examples=[f"{row.entity} {row.key}: id {row.external_id} is {row.shown_key}" for row in known],
     )
     for entity_name in sorted({row.entity for row in run(connection, queries.LIST_ENTITIES_WITH_STRAY_IDS)}):
-        alerts.resolve(connection, STRAY_ALERT, entity_name)
+        alerts.resolve_alert(connection, STRAY_ALERT, entity_name)
     return True
 
 
 def end_old_strays(connection: Connection) -> None:
     """Forgets stray ids after a day, and ends the alerts of entities that have none left."""
     for row in run(connection, queries.LIST_OPEN_STRAY_ALERTS):
-        alerts.decide_alone(connection, STRAY_ALERT, row.entity)
+        alerts.lock_alert_decision(connection, STRAY_ALERT, row.entity)
     run(connection, queries.DELETE_OLD_STRAY_IDS, age=STRAYS_KEPT_SECONDS)
     still = {row.entity for row in run(connection, queries.LIST_ENTITIES_WITH_STRAY_IDS)}
     for row in run(connection, queries.LIST_OPEN_STRAY_ALERTS):
         if row.entity not in still:
-            alerts.resolve(connection, STRAY_ALERT, row.entity)
+            alerts.resolve_alert(connection, STRAY_ALERT, row.entity)
 
 
 def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None:
@@ -132,7 +134,7 @@ def _report_single(connection: Connection, strays: Sequence[NotedStray]) -> None
     for entity, key, _, _ in strays:
         keys[entity].append(key)
     for entity, some in sorted(keys.items()):
-        alerts.tell_of_records(
+        alerts.raise_alert_for_records(
             connection, STRAY_ALERT, entity, f"{entity}: the third party gave ids of ours to others", entity, some
         )
 
@@ -141,7 +143,7 @@ def _forget_strays(connection: Connection, system: str) -> None:
     entities = {row.entity for row in run(connection, queries.LIST_STRAY_IDS, system=system, limit=None)}
     run(connection, queries.DELETE_STRAY_IDS, system=system, entity=None)
     for entity in sorted(entities):
-        alerts.resolve(connection, STRAY_ALERT, entity)
+        alerts.resolve_alert(connection, STRAY_ALERT, entity)
 
 
 def list_suspended_systems(connection: Connection) -> dict[str, str]:

@@ -392,11 +392,11 @@ class _Check:
 
     def _tell(self, connection: Connection, new: Sequence[Any]) -> None:
         name = self._entity.name
-        alerts.decide_alone(connection, "lost_notifications", name)  # groups are checked beside each other
+        alerts.lock_alert_decision(connection, "lost_notifications", name)  # groups are checked beside each other
         older = {(lost.part, lost.key) for lost in self.result.lost if lost.kind == "older"}
         for part in sorted({row.part for row in new}):
             keys = [row.key for row in new if row.part == part]
-            alerts.tell_of_records(
+            alerts.raise_alert_for_records(
                 connection,
                 "lost_notifications",
                 f"{name} {part}",
@@ -404,7 +404,7 @@ class _Check:
                 name,
                 [key for key in keys if (part, key) not in older],
             )
-            alerts.tell_of_records(
+            alerts.raise_alert_for_records(
                 connection,
                 "source_behind",
                 f"{name} {part}: older",
@@ -414,13 +414,13 @@ class _Check:
             )
         still = {row.part for row in run(connection, queries.LIST_PARTS_WITH_LOST_CHANGES, entity=name)}
         for part in sorted(self._entity.sources.keys() - still):
-            alerts.resolve(connection, "lost_notifications", f"{name} {part}")
-            alerts.resolve(connection, "source_behind", f"{name} {part}: older")
+            alerts.resolve_alert(connection, "lost_notifications", f"{name} {part}")
+            alerts.resolve_alert(connection, "source_behind", f"{name} {part}: older")
         place = f"{name} {self._group}: sources"
         if self._held is None:
-            alerts.resolve(connection, "delete_cap", place)
+            alerts.resolve_alert(connection, "delete_cap", place)
         else:
-            alerts.tell(connection, "delete_cap", place, f"{name} {self._group}: {self._held}", entity=name)
+            alerts.raise_alert(connection, "delete_cap", place, f"{name} {self._group}: {self._held}", entity=name)
 
 
 def compared_kind(row: PartRead, version: int, content_hash: bytes, *, is_whole: bool) -> Kind | None:

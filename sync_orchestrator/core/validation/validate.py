@@ -358,7 +358,7 @@ class _Validation:
         """Says whether there are more of a kind than may be deleted at once."""
         place = f"{self._entity.name} {self._group}"
         if count > cap:
-            alerts.tell(
+            alerts.raise_alert(
                 connection,
                 "delete_cap",
                 f"{place}: {kind}",
@@ -366,7 +366,7 @@ class _Validation:
                 title=f"{place}: {count} {kind} records at the third party, more than the cap of {cap}",
             )
         else:
-            alerts.resolve(connection, "delete_cap", f"{place}: {kind}")
+            alerts.resolve_alert(connection, "delete_cap", f"{place}: {kind}")
         return count > cap
 
     def _status(self, suspect: Suspect, there: Found | None, earlier: Any, *, capped: bool) -> str:
@@ -466,7 +466,7 @@ class _Validation:
             counts = ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
             self._tell_of_drift(connection, cause, f"{cause}: {counts}", self.result.drift)
         elif not wrong:
-            alerts.resolve(connection, "drift", cause)
+            alerts.resolve_alert(connection, "drift", cause)
         persistent = [drift for drift in self.result.drift if drift.status == "persistent"]
         if any(before[_thing(drift.key, drift.kind, drift.external_id)].status != "persistent" for drift in persistent):
             self._tell_of_drift(
@@ -476,10 +476,10 @@ class _Validation:
                 persistent,
             )
         elif not persistent:
-            alerts.resolve(connection, "drift", f"{cause}: persistent")
+            alerts.resolve_alert(connection, "drift", f"{cause}: persistent")
 
     def _tell_of_drift(self, connection: Connection, cause: str, title: str, drift: Sequence[Drift]) -> None:
-        alerts.tell(
+        alerts.raise_alert(
             connection,
             "drift",
             cause,

@@ -47,8 +47,8 @@ def lived(world: World) -> World:
     world.later(60)
     assert world.validate(full=True).verdict == "in_sync"
     with world.engine.begin() as connection:
-        alerts.tell(connection, "overdue", "work", "work is due")
-        alerts.resolve(connection, "overdue")
+        alerts.raise_alert(connection, "overdue", "work", "work is due")
+        alerts.resolve_alert(connection, "overdue")
     world.erp.before = lambda verb, key: answer(422) if key == "dead" else None
     world.put("dead")
     world.drain()

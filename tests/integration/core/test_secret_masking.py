@@ -27,7 +27,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.environment import filled_in
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.notifications.outcomes import send_due
+from sync_orchestrator.core.notifications.outcomes import send_due_outcomes
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.validation.source_check import check_sources
@@ -244,8 +244,8 @@ def test_no_secret_of_the_environment_is_stored_sent_or_shown(
         "GET ['shop', 'row']",
         "GET ['shop', 'rows']",
     }
-    send_due(engine, receivers(world.config), world.config.alerts)
-    alerts.send_due(engine, world.config.alerts)
+    send_due_outcomes(engine, receivers(world.config), world.config.alerts)
+    alerts.send_due_alerts(engine, world.config.alerts)
     with engine.begin() as connection:
         shown += [str(records.show(connection, "item", key)) for key in ("k1", "k2")]
     for scope in ("events:shop", "admin"):

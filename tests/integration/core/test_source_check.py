@@ -364,8 +364,8 @@ def test_groups_checked_beside_each_other_do_not_end_each_others_alert(
             assert goes_on.wait(60)
         resolve(*told)
 
-    resolve = alerts.resolve
-    monkeypatch.setattr(alerts, "resolve", late)
+    resolve = alerts.resolve_alert
+    monkeypatch.setattr(alerts, "resolve_alert", late)
     with ThreadPoolExecutor(2) as pool:
         empty = pool.submit(check, synced, "B")
         assert decides.wait(60)

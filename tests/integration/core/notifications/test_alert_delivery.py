@@ -88,7 +88,7 @@ def mail() -> Iterator[MailServer]:
 
 
 def send(world: World, *urls: str, **settings: Any) -> int:
-    return alerts.send_due(world.engine, Alerts(urls=list(urls), **{"group_wait": 0, **settings}))
+    return alerts.send_due_alerts(world.engine, Alerts(urls=list(urls), **{"group_wait": 0, **settings}))
 
 
 def tell(
@@ -99,12 +99,12 @@ def tell(
     entity: str | None = None,
 ) -> None:
     with world.engine.begin() as connection:
-        alerts.tell(connection, kind, cause, title, entity=entity)
+        alerts.raise_alert(connection, kind, cause, title, entity=entity)
 
 
 def resolve(world: World, kind: str = "overdue") -> None:
     with world.engine.begin() as connection:
-        alerts.resolve(connection, kind)
+        alerts.resolve_alert(connection, kind)
 
 
 def look(world: World) -> None:
@@ -248,7 +248,7 @@ def test_a_given_log_gets_each_message_once_whoever_takes_it(world: World, webho
     absent.up()
     tell(world, title="it's 100% full")
     settings = Alerts(urls=[webhook.url, absent.url], group_wait=0)
-    assert alerts.send_due(world.engine, settings, written.append) == 2
+    assert alerts.send_due_alerts(world.engine, settings, written.append) == 2
     assert [line.splitlines()[0] for line in written] == ["ALERT it's 100% full"]
 
 
@@ -265,7 +265,7 @@ def test_long_causes_and_titles_are_cut_and_still_end(world: World, webhook: Web
         tell(world, cause=cause, title=cause)
     send(world, webhook.url)
     with world.engine.begin() as connection:
-        alerts.resolve(connection, "overdue", cause)
+        alerts.resolve_alert(connection, "overdue", cause)
     send(world, webhook.url)
     assert webhook.titles == ["x" * 300, "Over: " + "x" * 300]
 

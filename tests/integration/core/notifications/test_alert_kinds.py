@@ -209,7 +209,7 @@ def a_receiver_of_outcomes_is_down(make: Make) -> World:
     world.put("a")
     world.drain()
     for _ in range(2):
-        outcomes.send_due(world.engine, {"audit": Absent()}, world.config.alerts)
+        outcomes.send_due_outcomes(world.engine, {"audit": Absent()}, world.config.alerts)
         world.later(HOUR)
     return world
 
@@ -311,7 +311,7 @@ def test_there_is_no_other_kind() -> None:
 
 def arrived(world: World, webhook: Webhook, kind: str) -> str:
     """The one message of that kind, with what happened, where to look, and what to do."""
-    alerts.send_due(world.engine, Alerts(urls=[webhook.url], group_wait=0, ui_url=UI))
+    alerts.send_due_alerts(world.engine, Alerts(urls=[webhook.url], group_wait=0, ui_url=UI))
     [message] = [each["message"] for each in webhook.heard if each["message"].endswith(f"Do: {ACTIONS[kind]}")]
     assert message.startswith("What: ")
     assert f"\nWhere: {UI}/" in message
@@ -341,7 +341,7 @@ def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     ]
     record_heartbeat(world.engine, "sensor")
     minutely(world)
-    alerts.send_due(world.engine, world.config.alerts)
+    alerts.send_due_alerts(world.engine, world.config.alerts)
     assert any(title.startswith("Over: the sensor") for title in webhook.titles), webhook.titles
 
 

@@ -22,13 +22,13 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.core.notifications import outcomes
-from sync_orchestrator.core.notifications.outcomes import send_due
+from sync_orchestrator.core.notifications.outcomes import send_due_outcomes
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def send(world: World) -> int:
-    return send_due(world.engine, receivers(world.config), world.config.alerts)
+    return send_due_outcomes(world.engine, receivers(world.config), world.config.alerts)
 
 
 def unsent(world: World) -> dict[str, dict[str, Any]]:
@@ -163,7 +163,7 @@ def test_each_receiver_hears_what_it_asked_for(make_world: Callable[..., World],
 def test_a_receiver_that_is_gone_from_the_configuration_is_owed_nothing(told_world: World, hook: Hook) -> None:
     told_world.put("a")
     told_world.drain()
-    assert send_due(told_world.engine, {}, told_world.config.alerts) == 0
+    assert send_due_outcomes(told_world.engine, {}, told_world.config.alerts) == 0
     assert unsent(told_world) == {}
 
 
