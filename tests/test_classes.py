@@ -27,7 +27,7 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.validation.validate import validate
-from sync_orchestrator.errors import CallFailed, ConfigError, Failure
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure, Refusal
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
 GOOD = """
@@ -274,7 +274,7 @@ class OverHttp(ThirdPartyAdapter):
         try:
             body = (await self.http.call("GET", "/items/x%2Fy", params={"q": "ä b", "none": None})).body
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return None
             raise
         return Found("k", "x", None, body)

@@ -26,7 +26,7 @@ from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.retry import Decision, after_failure
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 HTML = """
 <!-- gateway -->
@@ -216,7 +216,7 @@ async def test_429_for_too_large_is_not_waited_for(server: Server) -> None:
     answer = Answer(429, {"retry-after": "30"}, b"")
     failure = failure_of(answer, [too_large], write=True, retry_after=30)
     assert failure is not None
-    assert (failure.too_large, failure.retry_after) == (True, None)
+    assert (failure.refusal, failure.retry_after) == (Refusal.TOO_LARGE, None)
     throttled = failure_of(answer, [rule("status == `429`", "throttled")], write=True, retry_after=30)
     assert throttled is not None
     assert throttled.retry_after == 30

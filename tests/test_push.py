@@ -19,7 +19,7 @@ from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import TOO_OLD, Found
 from sync_orchestrator.core.push import attempt as pushing
 from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
 def claimed_one(world: World) -> Claim:
@@ -225,7 +225,7 @@ def test_an_answer_of_duplicate_whose_record_the_search_does_not_show_yet_is_tri
     world = make_world(system={"search_lag": 5})
     made = world.erp.by_hand({"code": "a"})
     hidden = world.erp.store.pop(made)
-    duplicate = CallFailed(Failure.PERMANENT, "answer 409", status=409, duplicate=True)
+    duplicate = CallFailed(Failure.PERMANENT, "answer 409", status=409, refusal=Refusal.DUPLICATE)
     world.erp.before = lambda verb, key: duplicate if verb == "create" else None
     world.put("a")
     world.drain()

@@ -240,7 +240,7 @@ async def test_what_is_not_json_may_be_so_next_time(server: Server, body: bytes)
     server.handler = handler
     found = source(server)
     failure = await failure_of(found.read("a"))
-    assert (failure.kind, failure.missing) == (Failure.TRANSIENT, False)
+    assert (failure.kind, failure.refusal) == (Failure.TRANSIENT, None)
     await found.close()
 
 

@@ -29,7 +29,7 @@ from sync_orchestrator.core.tracing import following
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 from sync_orchestrator.core.values.mapping import Mapping
 from sync_orchestrator.core.values.places import digest_of_found, digest_of_write
-from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
 
 T = TypeVar("T")
 Place = tuple[str, str]
@@ -538,7 +538,7 @@ class _Attempt:
         try:
             external_id = await self._write(self._third_party.update)
         except CallFailed as failure:
-            if failure.remake:
+            if failure.refusal is Refusal.HALF_WRITTEN:
                 await self._delete_half(failure)
                 return False
             if failure.not_ours is None or not self._third_party.traits.own_ids:
@@ -614,9 +614,9 @@ class _Attempt:
             if failure.external_id is not None:
                 self.item = replace(self.item, external_id=failure.external_id)
                 self._created = True
-            if failure.remake and failure.external_id is not None:
+            if failure.refusal is Refusal.HALF_WRITTEN and failure.external_id is not None:
                 await self._take_back_half(failure)
-            if not (failure.duplicate and self._third_party.traits.can_lookup):
+            if not (failure.may_be_duplicate and self._third_party.traits.can_lookup):
                 raise
             await self._take_over(failure)
         else:

@@ -399,7 +399,7 @@ def _names_another(end: Pushed) -> bool:
         end.called
         and end.rejected_digest is not None
         and failure is not None
-        and (failure.duplicate or failure.conflict)
+        and (failure.may_be_duplicate or failure.may_be_conflict)
         and not end.claim.refusal_retried
     )
 
