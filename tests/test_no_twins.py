@@ -18,7 +18,8 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import Found
-from sync_orchestrator.core.push.attempt import claim, push
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import claim
 from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 

@@ -16,9 +16,10 @@ from fakes import FakeThirdParty, answer, lost_answer
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
-from sync_orchestrator.core.ports import TOO_OLD, Found
-from sync_orchestrator.core.push import attempt as pushing
-from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item
+from sync_orchestrator.core.push.attempt import Pushed, push
+from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.systems import claim_holders
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
@@ -34,7 +35,7 @@ def aged_at(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> Pushed:
 
     def aged(called: str, key: str) -> None:
         if called == verb:
-            monkeypatch.setattr(pushing.time, "monotonic", lambda: claimed.deadline + next(times, 1.0))
+            monkeypatch.setattr(claim_holders.time, "monotonic", lambda: claimed.deadline + next(times, 1.0))
             next(times, None)
 
     world.erp.before = aged
@@ -195,7 +196,7 @@ def test_the_deadline_goes_with_every_write(world: World) -> None:
     deadlines: list[float | None] = []
     whole = world.erp.create
 
-    async def seen(item: pushing.Item) -> str:
+    async def seen(item: Item) -> str:
         deadlines.append(item.deadline)
         return await whole(item)
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -27,9 +27,9 @@ from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.drain.wakeup import listening
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
-from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, Pushed, claim, claim_in_turn, next_due, push
+from sync_orchestrator.core.push.attempt import Pushed, push
+from sync_orchestrator.core.push.claims import FIRST_PLACE, Claim, claim, claim_in_turn, next_due, release_claims
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.shutdown import ended_in_order, ending
@@ -409,7 +409,7 @@ class _Pusher:
         group = None if self._group is None else self._group[1]
         claims = self._claims_of(connection, names, group, probe=state.probe)
         if claims and self._drain.ended:  # nobody may be left to give them back
-            run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims))
+            release_claims(connection, claims)
             return state, [], _LONGEST_WAIT
         if claims:
             return state, claims, 0.0
@@ -472,7 +472,7 @@ class _Pusher:
         if suspended:
             await self._give_back_claimed()
         _settled()
-        self._drain.report.calls += sum(1 for end in pushed if end.called)
+        self._drain.report.calls += sum(1 for end in pushed if end.calls.called)
         await self._remove_twins(settled)
         self._drain.report.settled.add(settled)
         self._settling = False
@@ -497,13 +497,5 @@ class _Pusher:
             await asyncio.to_thread(
                 in_transaction,
                 self._context.engine,
-                lambda connection: run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **_columns(claims)),
+                lambda connection: release_claims(connection, claims),
             )
-
-
-def _columns(claims: Collection[Claim]) -> dict[str, list[Any]]:
-    return {
-        "entity": [claimed.entity for claimed in claims],
-        "key": [claimed.key for claimed in claims],
-        "token": [claimed.token for claimed in claims],
-    }

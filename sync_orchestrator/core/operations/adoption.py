@@ -23,8 +23,8 @@ from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.account_check import ask_account
+from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.installation import is_about_database
@@ -440,18 +440,12 @@ class _Adoption:
     def _wanted(self, connection: Connection, rows: Sequence[Any]) -> dict[str, bytes]:
         """By key the digest of what would be sent now, for records that the third party shows."""
         chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
-        parts: dict[str, dict[str, Any]] = {}
-        for part in run(
-            connection,
-            push_queries.SELECT_PARTS,
-            entity=[self._entity.name] * len(chosen),
-            key=[row.key for row in chosen],
-        ):
-            parts.setdefault(part.key, {})[part.part] = part.data
+        name = self._entity.name
+        parts = read_parts(connection, [name] * len(chosen), [row.key for row in chosen])
         wanted = {}
         for row in chosen:
             try:
-                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get(row.key, {}))
+                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get((name, row.key), {}))
                 wanted[row.key] = self._entity.mapping.digest_of_ours(payload)
             except (MappingFailed, ValueError):
                 continue  # its push reports that

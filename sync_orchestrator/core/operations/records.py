@@ -18,6 +18,7 @@ from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.validation import queries as validation_queries
 from sync_orchestrator.core.values.names import composed
@@ -51,7 +52,7 @@ def archived(connection: Connection, entity: str, key: str, mapping: Mapping) ->
     if not rows or not (rows[0].ready or rows[0].deleted):
         return None
     [row] = rows
-    parts = {part.part: part.data for part in run(connection, push_queries.SELECT_PARTS, entity=[entity], key=[key])}
+    parts = read_parts(connection, [entity], [key]).get((entity, key), {})
     payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
     return Archived(payload, row.group_key, row.revision, row.applied_at)
 

@@ -102,8 +102,8 @@ def settle(
     _breaker_heard_success(connection, name, state, good)
     refused_bad = _failures(connection, name, system, entities, bad, state, result)
     late = [end for end in good if (end.claim.entity, end.claim.key) not in accepted] + refused_bad
-    _mark_unknown(connection, system, [end for end in late if end.called], result)
-    _attempts(connection, [end for end in ordered if end.called])
+    _mark_unknown(connection, system, [end for end in late if end.calls.called], result)
+    _attempts(connection, [end for end in ordered if end.calls.called])
     _note_strays(connection, name, ordered)
     if since is not None:
         _retry_refused(connection, name, entities, since)
@@ -116,7 +116,7 @@ def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> N
     strays = [
         (end.claim.entity, end.claim.key, stray.external_id, stray.shown_key)
         for end in ends
-        if (stray := end.not_ours) is not None
+        if (stray := end.calls.stray) is not None
     ]
     if strays:
         note_stray_ids(connection, name, strays)
@@ -139,7 +139,7 @@ def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
 def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
     """The system as it is, locked where this settlement may open or close its breaker, or suspend it."""
     state = run(connection, systems_queries.SELECT_SYSTEM, name=name)[0]
-    if state.open_since is None and all(end.failure is None and end.not_ours is None for end in pushed):
+    if state.open_since is None and all(end.failure is None and end.calls.stray is None for end in pushed):
         return state
     return run(connection, systems_queries.LOCK_SYSTEM, name=name)[0]
 
@@ -214,7 +214,7 @@ def finish_reached(connection: Connection, entity: str, keys: Sequence[str], res
 
 
 def _breaker_heard_success(connection: Connection, name: str, state: Any, good: Sequence[Pushed]) -> None:
-    if not any(end.called for end in good):
+    if not any(end.calls.called for end in good):
         return
     run(connection, systems_queries.CLEAR_BREAKER_FAILURES, system=name)
     if state.succeeded_ago is None or state.succeeded_ago > _SUCCESS_NOTED_SECONDS:
@@ -278,7 +278,7 @@ def _failures(
 
 def _counts_for_breaker(end: Pushed) -> bool:
     return (
-        end.called
+        end.calls.called
         and end.failure is not None
         and not end.held
         and end.failure.kind not in (Failure.THROTTLED, Failure.REFERENCE)
@@ -389,14 +389,14 @@ def _others_under_way(
 
 def _is_settled_refusal(end: Pushed) -> bool:
     """Whether a payload was refused while no outcome of the record was unknown."""
-    return end.called and end.rejected_digest is not None and end.claim.unsettled_for is None
+    return end.calls.called and end.rejected_digest is not None and end.claim.unsettled_for is None
 
 
 def _names_another(end: Pushed) -> bool:
     """Whether a payload was refused because of another record, such as one that has the same unique value."""
     failure = end.failure
     return (
-        end.called
+        end.calls.called
         and end.rejected_digest is not None
         and failure is not None
         and (failure.may_be_duplicate or failure.may_be_conflict)
@@ -425,7 +425,7 @@ def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
 
 def _spared(end: Pushed, decision: Decision) -> Decision:
     """With the breaker open no attempt is spent."""
-    if end.failure is None or end.held or not end.called:
+    if end.failure is None or end.held or not end.calls.called:
         return decision
     return Decision(end.claim.attempts, 0.0)
 
@@ -506,7 +506,7 @@ def _tell_of_dead(
 def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequence[Pushed], result: Settled) -> None:
     if not late:
         return
-    made = {(end.claim.entity, end.claim.key): end for end in late if end.created}
+    made = {(end.claim.entity, end.claim.key): end for end in late if end.calls.created}
     records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
     run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, landing=system.landing_seconds)
     rows = run(
@@ -514,7 +514,7 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
         queries.REMEMBER_LATE_CREATE,
         **records,
         group=[end.claim.group for end in late],
-        external_id=[end.external_id if end.created else None for end in late],
+        external_id=[end.external_id if end.calls.created else None for end in late],
     )
     for row in rows:
         end = made.get((row.entity, row.key))
