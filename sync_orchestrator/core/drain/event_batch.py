@@ -28,9 +28,10 @@ from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
 from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.push.settlement import Settled, finish_reached
+from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems import queries as systems_queries
@@ -496,7 +497,7 @@ class _Batch:
                 revision=[revision for _, revision in fates.archived],
             )
             if reached:
-                finish_reached(connection, name, sorted(row.key for row in reached), result)
+                result.add_finished(finish_reached(connection, name, sorted(row.key for row in reached)))
         if fates.superseded:
             rows = run(
                 connection,

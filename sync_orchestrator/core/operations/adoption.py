@@ -21,11 +21,11 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.account_check import ask_account
 from sync_orchestrator.core.push.claims import read_parts
-from sync_orchestrator.core.push.settlement import Settled, finish_reached
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
@@ -433,7 +433,6 @@ class _Adoption:
             connection,
             self._entity.name,
             [row.key for row, each in zip(rows, links, strict=True) if each.revision == row.revision],
-            Settled(),
         )
         return str(rows[-1].key), Counter(each.outcome for each in links)
 

@@ -162,11 +162,3 @@ SET attempts = b.attempts_before, due_at = sync.clock(), rejected_digest = NULL,
 FROM sync.breaker_failures b
 WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.parked IS DISTINCT FROM 'discarded'
 """
-
-RELEASE_EVENTS_OF_SYSTEM = """
-UPDATE sync.events e
-SET state = 'pending', attempts = b.attempts_before, due_at = sync.clock()
-FROM sync.breaker_failures b
-WHERE b.system = %(system)s AND e.entity = b.entity AND e.key = b.key AND e.revision IS NOT NULL
-  AND e.state IN ('waiting', 'dead')
-"""
