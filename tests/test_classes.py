@@ -25,7 +25,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
-from sync_orchestrator.core.systems.breaker import HoldOff
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, Refusal
 

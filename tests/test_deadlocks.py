@@ -28,10 +28,10 @@ from sync_orchestrator.core.full_sync.push_group import complete as complete_gro
 from sync_orchestrator.core.groups.lease import leased
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.push import claim_queries
-from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.calls import CallsMade
 from sync_orchestrator.core.push.claims import Claim, claim
 from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import Change, Stamp, Verdict

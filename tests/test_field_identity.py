@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed
 from sync_orchestrator.core.ports import Found, Traits
-from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 
 GIFT = {"code": "GC", "name": "Gift card", "store": "A", "count": 5}

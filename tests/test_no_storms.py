@@ -29,8 +29,8 @@ from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems import breaker
-from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.core.systems.pauses import set_paused
+from sync_orchestrator.core.systems.rate_limit import shared_rate
 from sync_orchestrator.errors import CallFailed, Failure
 
 HOUR = 3600.0

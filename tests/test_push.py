@@ -17,8 +17,9 @@ from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item
-from sync_orchestrator.core.push.attempt import Pushed, push
+from sync_orchestrator.core.push.attempt import push
 from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.systems import claim_holders
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 

@@ -22,8 +22,8 @@ from sync_orchestrator.adapters.http.client import Room
 from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.adapters.row_reader import asked_for
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
-from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.claim_holders import is_over
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.core.values.names import composed, spellings
 from sync_orchestrator.errors import CallFailed, Failure, Refusal

@@ -28,8 +28,9 @@ from sync_orchestrator.core.drain.wakeup import listening
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
-from sync_orchestrator.core.push.attempt import Pushed, push
+from sync_orchestrator.core.push.attempt import push
 from sync_orchestrator.core.push.claims import FIRST_PLACE, Claim, claim, claim_in_turn, next_due, release_claims
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.shutdown import ended_in_order, ending

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item, Json, ThirdParty
-from sync_orchestrator.core.push.calls import CallsMade, PushCalls, first_id
+from sync_orchestrator.core.push.calls import PushCalls, first_id
 from sync_orchestrator.core.push.claims import Claim
 from sync_orchestrator.core.push.decision import (
     Situation,
@@ -29,7 +28,9 @@ from sync_orchestrator.core.push.decision import (
     search_wait,
     situation_of,
 )
-from sync_orchestrator.core.push.stray_copies import found_at, made_late
+from sync_orchestrator.core.push.result import Pushed
+from sync_orchestrator.core.push.states import Aim, Phase, PushState
+from sync_orchestrator.core.push.stray_copies import delete_all_of_key, delete_copies_at, delete_late_creates
 from sync_orchestrator.core.tracing import following
 from sync_orchestrator.core.values.places import digest_of_found, digest_of_write
 from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
@@ -45,36 +46,6 @@ _after_call = CrashPoint("push.after_call")
 _half_deleted = CrashPoint("push.half_deleted")
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """How a push ended.
-
-    ``failure`` None: acknowledged (``digest`` None: the record is not there any more). ``postponed``: seconds to wait,
-    at no cost. ``calls``: what was called and sent. ``cleared``: what was acknowledged is not there any more, such as
-    the old place of a move. ``look_again``: in how many seconds a search would show all that an older call left at
-    other places (0: it was all seen).
-
-    ``unsettled``: what is there cannot be known until the in-flight window has passed; ``settled``: that window has
-    passed, and nothing is there. ``refused``: a create was definitely not carried out, so that the next one needs a new
-    idempotency key.
-    """
-
-    claim: Claim
-    step: Step
-    calls: CallsMade = field(default_factory=CallsMade)
-    digest: bytes | None = None
-    external_id: str | None = None
-    failure: CallFailed | None = None
-    rejected_digest: bytes | None = None
-    postponed: float | None = None
-    held: bool = False
-    cleared: bool = False
-    look_again: float = 0.0
-    unsettled: bool = False
-    settled: bool = False
-    refused: bool = False
-
-
 class PushTarget(Protocol):
     """What a push goes to: a collection at a third party, and how payloads are compared there."""
 
@@ -86,66 +57,6 @@ class PushTarget(Protocol):
 
     @property
     def system(self) -> ThirdPartySystem: ...
-
-
-class Phase(Enum):
-    """What a push does next."""
-
-    START = auto()
-    """Begins with the planned step, or ends a push that needs no call."""
-    READ_BACK = auto()
-    """Reads the record under its id, to see what has become of an older call."""
-    LOOK_UP = auto()
-    """Searches by our key."""
-    CLEAR_OLD_PLACE = auto()
-    """Deletes the record of a move at its old place: first, so that only one id has to be remembered."""
-    LOOK_BEFORE_UPDATE = auto()
-    """Reads what is under the id that is to be written, which may have been given to another record."""
-    UPDATE = auto()
-    DELETE_HALF = auto()
-    """Deletes a part of the record that no update completes."""
-    CREATE = auto()
-    TAKE_OVER = auto()
-    """Searches the record that a create was refused for: somebody else, or an older create of ours, made it."""
-    DELETE = auto()
-    CLEAN_UP = auto()
-    """Deletes what older calls left beside the record; then the push is acknowledged."""
-
-
-class Aim(Enum):
-    """Why a write is sent, and so what follows where there is nothing to write over."""
-
-    FIRST_UPDATE = auto()
-    """The planned update: without its id the record is searched or made."""
-    SECOND_UPDATE = auto()
-    """The update of what was found after the first one has found nothing."""
-    TAKE_OVER = auto()
-    """The update of what keeps the key of a refused create."""
-    REPEATED_CREATE = auto()
-    """The update after a create that repeats an older one: its answer may be of the older one's payload."""
-    CREATE = auto()
-    """A create, of which only a half was made."""
-
-
-@dataclass(frozen=True, slots=True)
-class PushState:
-    """Where a push is, and what it has learnt on the way. ``step`` is what the log of attempts calls it."""
-
-    phase: Phase
-    step: Step
-    item: Item
-    situation: Situation
-    aim: Aim = Aim.FIRST_UPDATE
-    is_cleared: bool = False
-    """What was acknowledged is not there any more."""
-    is_remade: bool = False
-    """A half of the record was deleted, so that it has to be made anew."""
-    is_create_refused: bool = False
-    """A create was definitely not carried out, or is undone: the next one needs another idempotency key."""
-    duplicate: CallFailed | None = None
-    """The refusal of a create whose key another record has."""
-    half: CallFailed | None = None
-    """The failure that left a half of the record."""
 
 
 async def push(entity: EntityContext, claimed: Claim) -> Pushed:
@@ -237,7 +148,7 @@ class _Attempt:
                 return self._end_on_hold(state)
         self._calls.begin()
         if state.step is Step.HOLD:  # an operator decides what is unknown; what is known to be too much goes
-            await self._delete_late_creates(state)
+            await delete_late_creates(self._calls, state.item, self._claim.late_creates)
             return self._end_on_hold(state)
         if state.step is Step.READ_BACK:
             return replace(state, phase=Phase.READ_BACK)
@@ -254,7 +165,7 @@ class _Attempt:
 
     async def _look_up(self, state: PushState) -> PushState | Pushed:
         if self._claim.deleted:
-            found = await self._delete_all_of_key(state.item)
+            found = await delete_all_of_key(self._calls, state.item, {self._claim.group or "", *self._elsewhere})
         else:
             found = first_id(await self._calls.lookup(state.item, state.item.group))
             state = replace(state, item=replace(state.item, external_id=found))
@@ -333,8 +244,13 @@ class _Attempt:
         return replace(state, phase=Phase.LOOK_UP, item=replace(state.item, external_id=None))
 
     async def _clean_up(self, state: PushState) -> PushState | Pushed:
-        await self._delete_late_creates(state)
-        look_again = await self._delete_copies_elsewhere(state)
+        await delete_late_creates(self._calls, state.item, self._claim.late_creates)
+        is_deleted_everywhere = self._claim.deleted and self._traits.own_ids  # a search has shown all of it
+        look_again = 0.0
+        if self._elsewhere and not is_deleted_everywhere:
+            await delete_copies_at(self._calls, state.item, self._elsewhere)
+            if self._traits.own_ids and self._traits.can_lookup:
+                look_again = max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag)
         _after_call()
         return self._end_acknowledged(state, look_again)
 
@@ -399,35 +315,6 @@ class _Attempt:
         if failure.may_be_duplicate and self._traits.can_lookup:
             return replace(state, phase=Phase.TAKE_OVER, duplicate=failure)
         return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
-
-    # Deletes of more than the record itself -------------------------------------------------------------------------
-
-    async def _delete_all_of_key(self, item: Item) -> str | None:
-        """Deletes all that carries our key, in every place where it can be; returns an id that was there."""
-        known = item.external_id
-        if known is not None:
-            await self._calls.delete(item)
-        found = known
-        for place in sorted({self._claim.group or "", item.group or "", *self._elsewhere}):
-            for record in await self._calls.lookup(item, place or None):
-                if record.external_id != known or place != (item.group or ""):
-                    await self._calls.delete(replace(item, group=place or None, external_id=record.external_id))
-                    found = record.external_id
-        return found
-
-    async def _delete_late_creates(self, state: PushState) -> None:
-        """Deletes what creates made that came too late, now that the record's own id is known."""
-        for item in made_late(self._third_party, state.item, self._claim.late_creates):
-            await self._calls.delete(item)
-
-    async def _delete_copies_elsewhere(self, state: PushState) -> float:
-        """Deletes what older calls left at other places; returns in how many seconds a search would show all of it."""
-        if not self._elsewhere or (self._claim.deleted and self._traits.own_ids):
-            return 0.0
-        for item in await found_at(self._third_party, state.item, self._elsewhere):
-            await self._calls.delete(item)
-        is_searched = self._traits.own_ids and self._traits.can_lookup
-        return max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag) if is_searched else 0.0
 
     # Ends -----------------------------------------------------------------------------------------------------------
 

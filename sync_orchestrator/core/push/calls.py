@@ -46,6 +46,7 @@ class PushCalls:
     def __init__(self, third_party: ThirdParty, claim: Claim) -> None:
         self._third_party = third_party
         self._claim = claim
+        self.traits = third_party.traits
         self._ids_seen: set[str] = set()
         self.made = CallsMade()
 
@@ -70,7 +71,7 @@ class PushCalls:
 
     def needs_look(self, item: Item, verb: Literal["update", "delete"]) -> bool:
         """Whether a read has to show whose id it is before a record is written or deleted under it."""
-        traits = self._third_party.traits
+        traits = self.traits
         if not traits.own_ids or item.external_id is None or item.external_id in self._ids_seen:
             return False
         if traits.look_first == "never" or verb in traits.reads_before:
@@ -148,14 +149,14 @@ class PushCalls:
 
     def _is_of_another(self, item: Item, found: Found) -> bool:
         """Whether another record was found under an id of ours, which is noted."""
-        shown_key = other_key(item.key, found.key) if self._third_party.traits.own_ids else None
+        shown_key = other_key(item.key, found.key) if self.traits.own_ids else None
         if shown_key is not None:
             self._note_stray(item, shown_key)
         return shown_key is not None
 
     def _was_not_ours(self, item: Item, failure: CallFailed) -> bool:
         """Whether a write was not made because the adapter found another record under an id of ours."""
-        if failure.not_ours is None or not self._third_party.traits.own_ids:
+        if failure.not_ours is None or not self.traits.own_ids:
             return False
         self._note_stray(item, failure.not_ours)
         return True

@@ -11,7 +11,7 @@ from sync_orchestrator.core.push import queries
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from sync_orchestrator.core.push.attempt import Pushed
+    from sync_orchestrator.core.push.result import Pushed
 
 
 def mark_outcome_unknown(

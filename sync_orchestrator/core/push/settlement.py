@@ -21,21 +21,21 @@ from sync_orchestrator.core.ledger.finishing import (
 )
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.push import queries
-from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.attempt_log import log_attempts
 from sync_orchestrator.core.push.claims import RecordKey, claim_columns
 from sync_orchestrator.core.push.decision import Step
 from sync_orchestrator.core.push.hold import release_records_of_system, retry_refused_records
 from sync_orchestrator.core.push.late_calls import note_late_calls
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
 from sync_orchestrator.core.systems.breaker import (
     RecordFailure,
     SystemState,
-    hold_off,
     read_system,
     record_failures,
     record_success,
 )
+from sync_orchestrator.core.systems.rate_limit import hold_off
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.errors import Failure
 

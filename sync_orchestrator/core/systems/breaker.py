@@ -1,18 +1,15 @@
-"""Whether a system may be called now: pauses, what it asked for itself, the circuit breaker and the shared rate.
+"""Whether a system may be called now: pauses, suspensions, what it asked for itself, and the circuit breaker.
 
 Pushes that end open and close the breaker: ``record_failures`` and ``record_success`` judge them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
@@ -27,14 +24,9 @@ if TYPE_CHECKING:
 
 ALERT = "breaker_open"
 
-_LOOK_AGAIN_SECONDS = 1.0
 _SUCCESS_NOTED_SECONDS = 10.0
 _RECENT_SECONDS = 60.0
 _SILENT_TIMEOUTS = 2
-UNCONFIRMED_SECONDS = 5.0
-"""A RateLimit header is believed for so long at a time while nothing was refused."""
-CONFIRMED_SECONDS = 3600.0
-"""A refusal confirms these headers for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +111,6 @@ def gate(connection: Connection, name: str, system: ThirdPartySystem) -> Gate:
         return Gate(wait=state.probe_in, open=True)
     run(connection, queries.OPEN_BREAKER, name=name, wait=state.probe_wait or system.breaker.probe_after)
     return Gate(probe=True, open=True)
-
-
-def hold_off(connection: Connection, name: str, seconds: float, reason: str) -> None:
-    """Has all processes leave a system alone for some seconds, unless they do for longer already."""
-    run(connection, queries.HOLD_OFF_UNTIL, name=name, seconds=seconds, reason=reason)
 
 
 def record_success(connection: Connection, name: str, state: SystemState) -> None:
@@ -240,128 +227,3 @@ def closed_reason(connection: Connection, name: str) -> str | None:
 def open_ones(connection: Connection) -> frozenset[str]:
     """The third parties whose breakers are open."""
     return frozenset(row.name for row in run(connection, queries.LIST_OPEN_BREAKERS))
-
-
-class HoldOff:
-    """The time until which a system asks to be left alone, known to this process; ``reason`` says why.
-
-    What a RateLimit header of a good answer says is believed for 5 seconds, and in full only while a refused call is
-    not an hour ago. A call that is carried out within the time that the header named for nothing contradicts it: such
-    headers are ignored until the next refusal.
-    """
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._claim: tuple[float, float] | None = None
-        self._doubted = False
-        self._refused_at: float | None = None
-        self.reason = ""
-
-    async def left(self) -> float:
-        """Seconds to hold off all calls for; not above zero where there is no need to."""
-        return self._until - time.monotonic()
-
-    async def ask(self, seconds: float, reason: str = "") -> None:
-        """The system asked to be left alone for so long."""
-        until = time.monotonic() + seconds
-        if until >= self._until:
-            self._until, self.reason = until, reason
-
-    async def ask_by_header(self, seconds: float, claimed: float, reason: str) -> None:
-        """A header of a good answer says that nothing remains for ``claimed`` seconds; obeyed for ``seconds``."""
-        if self._doubted or seconds <= 0:
-            return
-        now = time.monotonic()
-        if self._claim is None or now + claimed > self._claim[1]:
-            self._claim = (now if self._claim is None or now >= self._claim[1] else self._claim[0]), now + claimed
-        if self._refused_at is None or now - self._refused_at > CONFIRMED_SECONDS:
-            if seconds > UNCONFIRMED_SECONDS:
-                reason = f"{reason}; no call was refused, so for {UNCONFIRMED_SECONDS:g} s at a time"
-            seconds = min(seconds, UNCONFIRMED_SECONDS)
-        await self.ask(seconds, reason)
-
-    def served(self, began: float) -> None:
-        """A call that began at this monotonic time was not refused for coming too fast."""
-        if self._claim is not None and self._claim[0] < began < self._claim[1]:
-            self._claim, self._doubted = None, True
-
-    async def refused(self) -> None:
-        """The system refused a call for coming too fast."""
-        self._refused_at = time.monotonic()
-        self._claim, self._doubted = None, False
-
-
-class SharedHoldOff(HoldOff):
-    """The same for all runs on all machines, which learn of it within a second."""
-
-    def __init__(self, engine: Engine, name: str) -> None:
-        super().__init__()
-        self._engine = engine
-        self._name = name
-        self._look_again = 0.0
-        self._refusal_noted = 0.0
-
-    async def left(self) -> float:
-        now = time.monotonic()
-        if now >= self._look_again:
-            self._look_again = now + _LOOK_AGAIN_SECONDS
-            seconds, self.reason, refused_ago = await asyncio.to_thread(self._told)
-            self._until = now + seconds
-            if refused_ago is not None:
-                self._refused_at = max(now - refused_ago, self._refused_at or now - refused_ago)
-        return await super().left()
-
-    async def ask(self, seconds: float, reason: str = "") -> None:
-        await super().ask(seconds, reason)
-        await asyncio.to_thread(self._tell, seconds, reason)
-
-    async def refused(self) -> None:
-        await super().refused()
-        now = time.monotonic()
-        if now - self._refusal_noted >= _LOOK_AGAIN_SECONDS:
-            self._refusal_noted = now
-            await asyncio.to_thread(self._tell_refused)
-
-    def _told(self) -> tuple[float, str, float | None]:
-        with self._engine.begin() as connection:
-            for row in run(connection, queries.SECONDS_HELD_OFF, name=self._name):
-                return float(row.seconds or 0.0), row.reason or "", row.refused_ago
-        return 0.0, "", None
-
-    def _tell(self, seconds: float, reason: str) -> None:
-        with self._engine.begin() as connection:
-            hold_off(connection, self._name, seconds, reason)
-
-    def _tell_refused(self) -> None:
-        with self._engine.begin() as connection:
-            run(connection, queries.LOWER_RATE_SHARE, name=self._name)
-
-
-def shared_rate(engine: Engine, name: str, rate: float) -> Callable[[], Awaitable[None]]:
-    """A wait before each call that keeps all runs on all machines together below ``rate`` calls a second.
-
-    Room is reserved in the database, a twentieth of a second's worth at a time. Where calls are refused all the same,
-    the rate is lowered for all (``SharedHoldOff.refused``) and grows back.
-    """
-    chunk = max(1, int(rate / 20))
-    step = 1.0 / rate
-    locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
-    left: list[float] = []
-
-    def reserve() -> tuple[float, float]:
-        with engine.begin() as connection:
-            row = run(connection, queries.RESERVE_CALL, name=name, n=chunk, step=step)[0]
-            return float(row.wait), float(row.step)
-
-    async def before_call() -> None:
-        loop = asyncio.get_running_loop()
-        async with locks.setdefault(loop, asyncio.Lock()):
-            while not left:
-                wait, apart = await asyncio.to_thread(reserve)
-                start = loop.time() + wait
-                left.extend(start + n * apart for n in reversed(range(chunk)))
-            at = left.pop()
-        if (delay := at - loop.time()) > 0:
-            await asyncio.sleep(delay)
-
-    return before_call
