@@ -34,7 +34,13 @@ HTML = """
 <body><h1>Bad &amp; sad</h1><script>alert(1)</script><p>Try&nbsp;later</p>
 """
 
-FLAGS = ("duplicate", "missing", "conflict", "too_large", "unknown")
+FLAGS = {
+    "duplicate": lambda failure: failure.may_be_duplicate,
+    "missing": lambda failure: failure.refusal is Refusal.MISSING,
+    "conflict": lambda failure: failure.may_be_conflict,
+    "too_large": lambda failure: failure.refusal is Refusal.TOO_LARGE,
+    "unknown": lambda failure: failure.unknown,
+}
 
 
 def rule(when: str, means: str, message: str | None = None) -> Outcome:
@@ -68,7 +74,7 @@ async def called(
     finally:
         await http.close()
     assert failure.status == status
-    return failure.kind, {flag for flag in FLAGS if getattr(failure, flag)}, failure.detail
+    return failure.kind, {flag for flag, is_set in FLAGS.items() if is_set(failure)}, failure.detail
 
 
 # Every meaning.
