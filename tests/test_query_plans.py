@@ -17,8 +17,7 @@ from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.full_sync import queries as full_sync_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.operations import queries as operations_queries
-from sync_orchestrator.core.push import claim_queries
+from sync_orchestrator.core.push import claim_queries, dead_record_queries
 from sync_orchestrator.core.push import queries as push_queries
 
 KEYS = [f"k{number}" for number in range(500)]
@@ -64,12 +63,12 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "next record of a group": (claim_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
-    "dead records of a group": (operations_queries.dead_records.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "dead records of a group": (dead_record_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
     "list of dead records of a group": (
-        operations_queries.dead_records.LIST_DEAD,
+        dead_record_queries.LIST_DEAD,
         {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50},
     ),
-    "dead records of an entity": (operations_queries.dead_records.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
+    "dead records of an entity": (dead_record_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
     "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
 }
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
-
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.systems import queries
@@ -18,7 +16,7 @@ from sync_orchestrator.core.systems.call_limit import is_unanswered
 from sync_orchestrator.errors import CallFailed, Failure
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import Connection, Row
 
     from sync_orchestrator.config import ThirdPartySystem
 

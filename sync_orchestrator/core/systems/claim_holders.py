@@ -13,13 +13,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db import fragments
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.db.session_settings import application_name
 from sync_orchestrator.core.systems import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 BEAT_SECONDS = 2.0
 """The time between two heartbeats of a holder."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.systems import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 UNCONFIRMED_SECONDS = 5.0
 """For how long a RateLimit header is believed at a time while nothing was refused."""
