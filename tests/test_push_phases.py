@@ -12,7 +12,7 @@ import pytest
 from fakes import lost_answer
 
 from sync_orchestrator.config import ThirdPartySystem
-from sync_orchestrator.core.ports import TOO_OLD, Found, Item, Traits
+from sync_orchestrator.core.ports import TOO_OLD, Capabilities, Found, Item
 from sync_orchestrator.core.push.attempt import push_payload
 from sync_orchestrator.core.push.claims import Claim
 from sync_orchestrator.core.push.result import Pushed
@@ -21,8 +21,10 @@ from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 PAYLOAD = {"name": "n"}
 MAPPING = Mapping({"name": "items.name"})
-SYSTEM = ThirdPartySystem.model_validate({"base_url": "http://x", "landing": 30, "search_lag": 0})
-TRAITS = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False, look_first="never")
+SYSTEM = ThirdPartySystem.model_validate({"base_url": "http://x", "in_flight_window": 30, "search_lag": 0})
+TRAITS = Capabilities(
+    assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False, look_first="never"
+)
 NEW = Claim(
     entity="item",
     key="a",
@@ -36,8 +38,8 @@ NEW = Claim(
     rejected_digest=None,
     token=1,
     ever_applied=False,
-    unsettled_until=None,
-    unsettled_for=None,
+    outcome_unknown_until=None,
+    outcome_unknown_for=None,
     deadline=math.inf,
     acknowledged_at=0,
     waiting_for=0.0,
@@ -55,7 +57,7 @@ class Scripted:
     """A third party that gives the next scripted answer to each call, whatever is called, and notes the calls."""
 
     answers: list[Any]
-    traits: Traits = TRAITS
+    capabilities: Capabilities = TRAITS
     calls: list[str] = field(default_factory=list)
 
     def _answer(self, verb: str, external_id: str | None) -> Any:
@@ -87,7 +89,7 @@ class Target:
     mapping: Mapping = MAPPING
     system: ThirdPartySystem = field(
         default_factory=lambda: ThirdPartySystem.model_validate(
-            {"base_url": "http://x", "landing": 30, "search_lag": 0}
+            {"base_url": "http://x", "in_flight_window": 30, "search_lag": 0}
         )
     )
 
@@ -96,8 +98,8 @@ def shown(external_id: str, key: str = "a", name: str = "n") -> Found:
     return Found(key, external_id, None, {"name": name})
 
 
-def pushed(claim: Claim, answers: Sequence[Any], traits: Traits = TRAITS) -> tuple[list[str], Pushed]:
-    third_party = Scripted(list(answers), traits)
+def pushed(claim: Claim, answers: Sequence[Any], capabilities: Capabilities = TRAITS) -> tuple[list[str], Pushed]:
+    third_party = Scripted(list(answers), capabilities)
     end = asyncio.run(push_payload(Target(third_party), claim, None if claim.deleted else PAYLOAD))
     assert third_party.answers == []
     return third_party.calls, end
@@ -121,28 +123,28 @@ def pushed(claim: Claim, answers: Sequence[Any], traits: Traits = TRAITS) -> tup
             NEW, [DUPLICATE, [shown("x3")], "x3"], ["create", "lookup", "update x3"], "x3", id="a duplicate is adopted"
         ),
         pytest.param(
-            replace(NEW, unsettled_for=-1.0),
+            replace(NEW, outcome_unknown_for=-1.0),
             [[shown("x4")], "x4"],
             ["lookup", "update x4"],
             "x4",
             id="after a lost answer of a create the record is searched",
         ),
         pytest.param(
-            replace(NEW, unsettled_for=5.0, late_creates=[["A", "x5"], ["A", "x6"]]),
+            replace(NEW, outcome_unknown_for=5.0, late_creates=[["A", "x5"], ["A", "x6"]]),
             [[shown("x5"), shown("x6")], "x5", None],
             ["lookup", "update x5", "delete x6"],
             "x5",
             id="what a late create made beside it is deleted",
         ),
         pytest.param(
-            replace(KNOWN, unsettled_for=-1.0),
+            replace(KNOWN, outcome_unknown_for=-1.0),
             [shown("x1")],
             ["read x1"],
             "x1",
             id="after a lost answer of an update the record is read back",
         ),
         pytest.param(
-            replace(KNOWN, unsettled_for=-1.0),
+            replace(KNOWN, outcome_unknown_for=-1.0),
             [shown("x1", name="older"), "x1"],
             ["read x1", "update x1"],
             "x1",
@@ -164,7 +166,12 @@ def test_an_acknowledged_push(claim: Claim, answers: list[Any], calls: list[str]
         pytest.param(KNOWN, [None, ValueError("a bug")], True, False, True, id="and an error of a later call"),
         pytest.param(NEW, [REFUSED], False, True, True, id="a refusal says that nothing was done"),
         pytest.param(
-            replace(NEW, unsettled_for=-1.0), [ValueError("a bug")], False, False, False, id="a search sends nothing"
+            replace(NEW, outcome_unknown_for=-1.0),
+            [ValueError("a bug")],
+            False,
+            False,
+            False,
+            id="a search sends nothing",
         ),
         pytest.param(NEW, [DUPLICATE, []], False, True, True, id="a duplicate that nothing shows is a refusal"),
         pytest.param(NEW, [DUPLICATE, lost_answer()], True, False, True, id="a failed search says nothing of that"),
@@ -199,22 +206,22 @@ def test_what_is_under_an_id_of_another_record_is_not_deleted_as_a_half() -> Non
 
 
 def test_a_search_that_may_not_show_a_late_create_yet_is_repeated() -> None:
-    calls, end = pushed(replace(NEW, unsettled_for=5.0), [[]])
+    calls, end = pushed(replace(NEW, outcome_unknown_for=5.0), [[]])
     assert (calls, end.postponed, end.failure) == (["lookup"], 5.0, None)
 
 
 def test_an_operator_decides_where_a_lost_create_cannot_be_searched() -> None:
-    calls, end = pushed(replace(NEW, unsettled_for=-1.0), [], replace(TRAITS, can_lookup=False))
+    calls, end = pushed(replace(NEW, outcome_unknown_for=-1.0), [], replace(TRAITS, can_lookup=False))
     assert (calls, end.held, end.calls.called) == ([], True, False)
 
 
 def test_a_move_clears_the_old_place_before_the_new_one_is_made() -> None:
     moved = replace(KNOWN, group="B")
-    traits = replace(TRAITS, grouped_address=True)
-    assert pushed(moved, [None, "x2"], traits)[0] == ["delete x1", "create"]
-    end = pushed(moved, [lost_answer()], traits)[1]
+    capabilities = replace(TRAITS, group_in_address=True)
+    assert pushed(moved, [None, "x2"], capabilities)[0] == ["delete x1", "create"]
+    end = pushed(moved, [lost_answer()], capabilities)[1]
     assert (end.cleared, end.external_id) == (False, None)
-    end = pushed(moved, [None, lost_answer()], traits)[1]
+    end = pushed(moved, [None, lost_answer()], capabilities)[1]
     assert (end.cleared, end.external_id) == (True, None)
 
 

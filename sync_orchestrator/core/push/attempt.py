@@ -96,17 +96,17 @@ class _Attempt:
     """One push: its rules are fixed, and only ``run`` moves its state."""
 
     def __init__(self, target: PushTarget, claimed: Claim, payload: Json | None, wanted: bytes | None) -> None:
-        traits = target.third_party.traits
-        self._traits = traits
+        capabilities = target.third_party.capabilities
+        self._capabilities = capabilities
         self._third_party = target.third_party
         self._mapping = target.mapping
         self._search_lag = target.system.search_lag
-        self._landing = target.system.landing_seconds
+        self._in_flight_window = target.system.in_flight_seconds
         self._claim = claimed
         self._wanted = wanted
-        self._write_digest = digest_of_write(wanted, traits, claimed.group)
-        self._elsewhere = groups_elsewhere(claimed, traits)
-        self._leaves_place = has_moved(claimed, traits) and not claimed.deleted
+        self._write_digest = digest_of_write(wanted, capabilities, claimed.group)
+        self._elsewhere = groups_elsewhere(claimed, capabilities)
+        self._leaves_place = has_moved(claimed, capabilities) and not claimed.deleted
         self._calls = PushCalls(target.third_party, claimed)
         item = Item(
             key=claimed.key,
@@ -116,8 +116,8 @@ class _Attempt:
             idempotency_key=_idempotency_key(claimed),
             deadline=claimed.deadline,
         )
-        situation = situation_of(claimed, traits, wanted, self._write_digest)
-        self._state = PushState(Phase.START, plan(situation, traits), item, situation)
+        situation = situation_of(claimed, capabilities, wanted, self._write_digest)
+        self._state = PushState(Phase.START, plan(situation, capabilities), item, situation)
 
     async def run(self) -> Pushed:
         """Goes from phase to phase to the end of the push. An error that is no CallFailed is raised."""
@@ -158,8 +158,8 @@ class _Attempt:
         found = await self._calls.read(state.item)
         if found is None:
             return self._go_on_without_id(state)
-        is_same = digest_of_found(self._mapping, self._traits, found, state.item.group) == self._wanted
-        if is_same or self._traits.own_ids:
+        is_same = digest_of_found(self._mapping, self._capabilities, found, state.item.group) == self._wanted
+        if is_same or self._capabilities.assigns_ids:
             state = replace(state, item=replace(state.item, external_id=found.external_id))
         return self._enter(replace(state, step=Step.NOTHING if is_same else Step.UPDATE))
 
@@ -220,7 +220,7 @@ class _Attempt:
         except CallFailed as failure:
             return self._after_failed_create(state, failure)
         state = replace(state, phase=Phase.CLEAN_UP, item=replace(state.item, external_id=external_id))
-        if state.situation.unsettled_for is not None and self._traits.idempotent_create:
+        if state.situation.outcome_unknown_for is not None and self._capabilities.idempotent_create:
             return self._to_update(state, Aim.REPEATED_CREATE)
         return state
 
@@ -230,7 +230,7 @@ class _Attempt:
         assert duplicate is not None
         if found is not None:
             return self._to_update(state, Aim.TAKE_OVER)
-        if self._search_lag or state.situation.unsettled_for is not None:
+        if self._search_lag or state.situation.outcome_unknown_for is not None:
             failure = CallFailed(
                 Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet", status=duplicate.status
             )
@@ -239,18 +239,18 @@ class _Attempt:
 
     async def _delete(self, state: PushState) -> PushState | Pushed:
         """Deletes the record; where its id leads elsewhere, what carries its key."""
-        if await self._calls.delete(state.item) or not self._traits.can_lookup:
+        if await self._calls.delete(state.item) or not self._capabilities.can_lookup:
             return replace(state, phase=Phase.CLEAN_UP)
         return replace(state, phase=Phase.LOOK_UP, item=replace(state.item, external_id=None))
 
     async def _clean_up(self, state: PushState) -> PushState | Pushed:
         await delete_late_creates(self._calls, state.item, self._claim.late_creates)
-        is_deleted_everywhere = self._claim.deleted and self._traits.own_ids  # a search has shown all of it
+        is_deleted_everywhere = self._claim.deleted and self._capabilities.assigns_ids  # a search has shown all of it
         look_again = 0.0
         if self._elsewhere and not is_deleted_everywhere:
             await delete_copies_at(self._calls, state.item, self._elsewhere)
-            if self._traits.own_ids and self._traits.can_lookup:
-                look_again = max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag)
+            if self._capabilities.assigns_ids and self._capabilities.can_lookup:
+                look_again = max(0.0, (self._claim.outcome_unknown_for or 0.0) + self._search_lag)
         _after_call()
         return self._end_acknowledged(state, look_again)
 
@@ -281,13 +281,17 @@ class _Attempt:
 
     def _go_on_without_id(self, state: PushState) -> PushState | Pushed:
         """The known id leads to nothing: what follows is planned as for a record without one."""
-        if not self._traits.own_ids:
+        if not self._capabilities.assigns_ids:
             if self._calls.made.wrote and not state.is_remade:
                 return self._end_failed(state, _nothing_was_made())
             return self._enter(replace(state, step=Step.UPDATE))
         situation = replace(state.situation, external_id=None, applied_digest=None, lost=True)
-        step = plan(situation, self._traits)
-        can_be_made = situation.unsettled_for is None or self._traits.can_lookup or self._traits.idempotent_create
+        step = plan(situation, self._capabilities)
+        can_be_made = (
+            situation.outcome_unknown_for is None
+            or self._capabilities.can_lookup
+            or self._capabilities.idempotent_create
+        )
         if state.is_remade and can_be_made:
             step = Step.FORGET  # it is known to be gone, so nothing has to be waited for
         item = replace(state.item, external_id=None)
@@ -312,7 +316,7 @@ class _Attempt:
             state = replace(state, item=replace(state.item, external_id=failure.external_id))
             if failure.refusal is Refusal.HALF_WRITTEN:
                 return replace(state, phase=Phase.DELETE_HALF, aim=Aim.CREATE, half=failure)
-        if failure.may_be_duplicate and self._traits.can_lookup:
+        if failure.may_be_duplicate and self._capabilities.can_lookup:
             return replace(state, phase=Phase.TAKE_OVER, duplicate=failure)
         return self._end_failed(state, failure, is_payload_refused=_is_refusal(failure))
 
@@ -321,7 +325,7 @@ class _Attempt:
     def _end_acknowledged(self, state: PushState, look_again: float = 0.0) -> Pushed:
         gone = self._claim.deleted
         external_id = state.item.external_id if state.item.external_id is not None else self._claim.external_id
-        is_settled = state.situation.unsettled_for is None or state.situation.unsettled_for <= 0
+        is_settled = state.situation.outcome_unknown_for is None or state.situation.outcome_unknown_for <= 0
         return Pushed(
             self._claim,
             Step.DELETE if gone and self._calls.made.deleted else state.step,
@@ -370,7 +374,7 @@ class _Attempt:
 
         Then it is forgotten, and the next push makes the record.
         """
-        left = state.situation.unsettled_for
+        left = state.situation.outcome_unknown_for
         if state.step is Step.FORGET:
             return Pushed(
                 self._claim,
@@ -385,10 +389,10 @@ class _Attempt:
             self._claim,
             state.step,
             self._calls.made,
-            postponed=self._landing if left is None else max(left, 0.0),
+            postponed=self._in_flight_window if left is None else max(left, 0.0),
             external_id=self._claim.external_id,
             cleared=state.is_cleared,
-            unsettled=left is None,
+            outcome_unknown=left is None,
         )
 
     def _end_on_hold(self, state: PushState) -> Pushed:
@@ -433,7 +437,7 @@ def _is_create_refused(failure: CallFailed, situation: Situation) -> bool:
 
     Its idempotency key ends then: a third party may answer a repeated key with the refusal that it remembers.
     """
-    if failure.unknown or situation.unsettled_for is not None or failure.external_id is not None:
+    if failure.unknown or situation.outcome_unknown_for is not None or failure.external_id is not None:
         return False
     if failure.kind is Failure.PERMANENT:
         return True

@@ -46,7 +46,7 @@ class PushCalls:
     def __init__(self, third_party: ThirdParty, claim: Claim) -> None:
         self._third_party = third_party
         self._claim = claim
-        self.traits = third_party.traits
+        self.capabilities = third_party.capabilities
         self._ids_seen: set[str] = set()
         self.made = CallsMade()
 
@@ -71,12 +71,12 @@ class PushCalls:
 
     def needs_look(self, item: Item, verb: Literal["update", "delete"]) -> bool:
         """Whether a read has to show whose id it is before a record is written or deleted under it."""
-        traits = self.traits
-        if not traits.own_ids or item.external_id is None or item.external_id in self._ids_seen:
+        capabilities = self.capabilities
+        if not capabilities.assigns_ids or item.external_id is None or item.external_id in self._ids_seen:
             return False
-        if traits.look_first == "never" or verb in traits.reads_before:
+        if capabilities.look_first == "never" or verb in capabilities.reads_before:
             return False
-        return traits.look_first == "always" or may_be_given_again(item.external_id)
+        return capabilities.look_first == "always" or may_be_given_again(item.external_id)
 
     async def look(self, item: Item, verb: Literal["update", "delete"]) -> tuple[Item | None, bool]:
         """Looks at what is under an id before it is written or deleted there, where that is needed.
@@ -149,14 +149,14 @@ class PushCalls:
 
     def _is_of_another(self, item: Item, found: Found) -> bool:
         """Whether another record was found under an id of ours, which is noted."""
-        shown_key = other_key(item.key, found.key) if self.traits.own_ids else None
+        shown_key = other_key(item.key, found.key) if self.capabilities.assigns_ids else None
         if shown_key is not None:
             self._note_stray(item, shown_key)
         return shown_key is not None
 
     def _was_not_ours(self, item: Item, failure: CallFailed) -> bool:
         """Whether a write was not made because the adapter found another record under an id of ours."""
-        if failure.not_ours is None or not self.traits.own_ids:
+        if failure.not_ours is None or not self.capabilities.assigns_ids:
             return False
         self._note_stray(item, failure.not_ours)
         return True

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
-from sync_orchestrator.core.db.session import as_bytes, one_by_one, run
+from sync_orchestrator.core.db.session import as_bytes, force_index_scans, run
 from sync_orchestrator.core.push import claim_queries as queries
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold
 
@@ -50,11 +50,11 @@ class ClaimRow(Protocol):
     rejected_digest: bytes | memoryview | None
     lease_token: int
     ever_applied: bool
-    unsettled_until: datetime | None
-    unsettled_for: float | None
-    unsettled_groups: Sequence[str]
+    outcome_unknown_until: datetime | None
+    outcome_unknown_for: float | None
+    outcome_unknown_groups: Sequence[str]
     late_creates: list[list[str]]
-    lane: int
+    priority: int
     due_at: datetime
     refusal_retried: bool
     turn: int
@@ -81,8 +81,8 @@ class Claim:
     rejected_digest: bytes | None
     token: int
     ever_applied: bool
-    unsettled_until: datetime | None
-    unsettled_for: float | None
+    outcome_unknown_until: datetime | None
+    outcome_unknown_for: float | None
     deadline: float
     """Monotonic time after which no call may be begun under this lease, a ``Deadline`` where its holder has a
     heartbeat."""
@@ -91,7 +91,7 @@ class Claim:
     waiting_for: float
     """For how many seconds it has been waiting for something that it refers to."""
     parts: Parts
-    unsettled_groups: tuple[str, ...] = ()
+    outcome_unknown_groups: tuple[str, ...] = ()
     """Business groups under which calls may have been sent whose outcome is unknown, and the present one."""
     late_creates: list[list[str]] = field(default_factory=list)
     """Group and id of what creates made that came too late."""
@@ -122,13 +122,13 @@ class Claim:
             rejected_digest=as_bytes(row.rejected_digest),
             token=row.lease_token,
             ever_applied=row.ever_applied,
-            unsettled_until=row.unsettled_until,
-            unsettled_for=row.unsettled_for,
+            outcome_unknown_until=row.outcome_unknown_until,
+            outcome_unknown_for=row.outcome_unknown_for,
             deadline=deadline,
             acknowledged_at=row.acknowledged_at,
             waiting_for=row.waiting_for,
             parts=parts,
-            unsettled_groups=tuple(row.unsettled_groups),
+            outcome_unknown_groups=tuple(row.outcome_unknown_groups),
             late_creates=row.late_creates,
             applied_revision=row.applied_revision,
             trace=row.trace,
@@ -144,13 +144,13 @@ def claim(
     *,
     most: int,
     lease: float,
-    landing: float,
+    in_flight_window: float,
     group: str | None = None,
     probe: bool = False,
     hold: Hold | None = None,
     timeout: float = 0.0,
 ) -> list[Claim]:
-    """Leases records that are out of step and due, live changes first, and announces the intent to push them.
+    """Leases records that are out of sync and due, live changes first, and announces the intent to push them.
 
     The caller commits before anything is sent.
 
@@ -159,15 +159,15 @@ def claim(
         entities: The entities whose records are claimed.
         most: The maximum number of claims.
         lease: The duration of the leases in seconds.
-        landing: For how many seconds a call of unknown outcome may still be carried out.
+        in_flight_window: For how many seconds a call of unknown outcome may still be carried out.
         group: Only records of this business group of the one entity.
         probe: Claims a single record, due or not.
         hold: The holder whose heartbeat the claims depend on; without one they end with their lease.
         timeout: The timeout of a call: a holder that is gone has given up its calls that much later.
     """
     deadline = Deadline(time.monotonic() + lease / 2, hold)
-    terms = _lease_terms(lease, landing, hold, timeout)
-    one_by_one(connection, in_order=True)
+    terms = _lease_terms(lease, in_flight_window, hold, timeout)
+    force_index_scans(connection, in_order=True)
     if probe:
         rows = run(connection, queries.CLAIM_ONE_RECORD, entities=list(entities), group=group, **terms)
     elif group is None:
@@ -184,17 +184,17 @@ def claim_in_turn(
     *,
     most: int,
     lease: float,
-    landing: float,
+    in_flight_window: float,
     hold: Hold | None = None,
     timeout: float = 0.0,
 ) -> tuple[list[Claim], Place]:
-    """Leases due records of some business groups that have work, the first one behind ``after``, of both lanes alike.
+    """Leases due records of some business groups that have work, the first one behind ``after``, of both priorities alike.
 
     Returns the claims and the last of these groups; behind the last one of all it begins anew. The other arguments are
     those of ``claim``.
     """
     deadline = Deadline(time.monotonic() + lease / 2, hold)
-    one_by_one(connection, in_order=True)
+    force_index_scans(connection, in_order=True)
     rows: Sequence[ClaimRow] = ()
     for entity, group in dict.fromkeys((after, FIRST_PLACE)):
         rows = rows or cast(
@@ -207,7 +207,7 @@ def claim_in_turn(
                 after_entity=entity,
                 after_group=group,
                 places=_PLACES_IN_TURN,
-                **_lease_terms(lease, landing, hold, timeout),
+                **_lease_terms(lease, in_flight_window, hold, timeout),
             ),
         )
     if not rows:
@@ -253,10 +253,12 @@ def read_parts(connection: Connection, entities: Sequence[str], keys: Sequence[s
     return found
 
 
-def _lease_terms(lease: float, landing: float, hold: Hold | None, timeout: float) -> dict[str, float | int | None]:
+def _lease_terms(
+    lease: float, in_flight_window: float, hold: Hold | None, timeout: float
+) -> dict[str, float | int | None]:
     return {
         "lease": lease,
-        "landing": landing,
+        "in_flight_window": in_flight_window,
         "holder": None if hold is None else hold.id,
         "gives_up": HOLDER_VALID_SECONDS + timeout,
     }
@@ -268,5 +270,5 @@ def _claims_of_rows(connection: Connection, rows: Sequence[ClaimRow], deadline: 
     parts = read_parts(connection, [row.entity for row in rows], [row.key for row in rows])
     return [
         Claim.from_row(row, parts.get((row.entity, row.key), {}), deadline)
-        for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
+        for row in sorted(rows, key=lambda row: (row.priority, row.due_at))
     ]

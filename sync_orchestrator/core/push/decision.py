@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.push.claims import Claim
@@ -56,24 +56,24 @@ class Situation:
     external_id: str | None
     ever_applied: bool
     moved: bool
-    unsettled_for: float | None
+    outcome_unknown_for: float | None
     elsewhere: bool = False
     lost: bool = False
     acknowledged_ago: float | None = None
     regrouped: bool = False
 
 
-def situation_of(claimed: Claim, traits: Traits, wanted: bytes | None, written: bytes | None) -> Situation:
+def situation_of(claimed: Claim, capabilities: Capabilities, wanted: bytes | None, written: bytes | None) -> Situation:
     """The situation of a claimed record.
 
     Args:
         claimed: The record.
-        traits: What the third party can do.
+        capabilities: What the third party can do.
         wanted: The digest of the payload; None for a deleted record.
         written: The digest of the payload together with the place that it is written to.
     """
-    is_moved = has_moved(claimed, traits)
-    elsewhere = set(groups_elsewhere(claimed, traits)) - ({claimed.applied_group} if is_moved else set())
+    is_moved = has_moved(claimed, capabilities)
+    elsewhere = set(groups_elsewhere(claimed, capabilities)) - ({claimed.applied_group} if is_moved else set())
     return Situation(
         deleted=claimed.deleted,
         digest=wanted,
@@ -82,96 +82,101 @@ def situation_of(claimed: Claim, traits: Traits, wanted: bytes | None, written: 
         external_id=None if is_moved and not claimed.deleted else claimed.external_id,
         ever_applied=claimed.ever_applied,
         moved=is_moved,
-        unsettled_for=claimed.unsettled_for,
+        outcome_unknown_for=claimed.outcome_unknown_for,
         elsewhere=bool(elsewhere),
         acknowledged_ago=claimed.acknowledged_ago,
-        regrouped=_is_regrouped(claimed, traits),
+        regrouped=_is_regrouped(claimed, capabilities),
     )
 
 
-def has_moved(claimed: Claim, traits: Traits) -> bool:
+def has_moved(claimed: Claim, capabilities: Capabilities) -> bool:
     """Whether the third party has the record under the address of another business group."""
     return (
-        traits.grouped_address
+        capabilities.group_in_address
         and claimed.applied_group is not None
         and claimed.applied_group != claimed.group
         and claimed.applied_digest is not None
     )
 
 
-def groups_elsewhere(claimed: Claim, traits: Traits) -> tuple[str, ...]:
+def groups_elsewhere(claimed: Claim, capabilities: Capabilities) -> tuple[str, ...]:
     """Other business groups under whose addresses calls of unknown outcome may have written the record."""
-    if not traits.grouped_address or claimed.unsettled_for is None:
+    if not capabilities.group_in_address or claimed.outcome_unknown_for is None:
         return ()
     place = claimed.applied_group or claimed.group if claimed.deleted else claimed.group
-    return tuple(group for group in claimed.unsettled_groups if group != place)
+    return tuple(group for group in claimed.outcome_unknown_groups if group != place)
 
 
-def _is_regrouped(claimed: Claim, traits: Traits) -> bool:
+def _is_regrouped(claimed: Claim, capabilities: Capabilities) -> bool:
     """Whether the third party may have the record in another group, where a group is no part of the address.
 
     A call to another group whose outcome is unknown counts, unless a read shows which group a record is in.
     """
-    if not traits.sends_group or traits.grouped_address or claimed.deleted or claimed.applied_digest is None:
+    if (
+        not capabilities.sends_group
+        or capabilities.group_in_address
+        or claimed.deleted
+        or claimed.applied_digest is None
+    ):
         return False
-    hidden = claimed.unsettled_for is not None and not traits.shows_group
+    hidden = claimed.outcome_unknown_for is not None and not capabilities.shows_group
     known = {claimed.applied_group} - {None}
-    return bool((known | set(claimed.unsettled_groups if hidden else ())) - {claimed.group})
+    return bool((known | set(claimed.outcome_unknown_groups if hidden else ())) - {claimed.group})
 
 
-def plan(situation: Situation, traits: Traits) -> Step:
+def plan(situation: Situation, capabilities: Capabilities) -> Step:
     """The next step for a record in this situation."""
-    settled = situation.unsettled_for is None
+    settled = situation.outcome_unknown_for is None
     if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
         return Step.REJECTED
     known = situation.ever_applied or not situation.deleted
     in_place = not situation.moved and not situation.regrouped
     if settled and known and in_place and situation.digest == situation.applied_digest:
         return Step.NOTHING
-    if not traits.own_ids:
-        return _by_our_key(situation, traits)
+    if not capabilities.assigns_ids:
+        return _by_our_key(situation, capabilities)
     if situation.lost:
-        return _without_its_id(situation, traits)
+        return _without_its_id(situation, capabilities)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
-            return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
-        return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
+            return Step.DELETE if settled or not capabilities.can_lookup else Step.LOOK_UP
+        return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
     if situation.deleted:
-        return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
-    if settled and traits.search_first and traits.can_lookup:
+        return Step.LOOK_UP if capabilities.can_lookup else Step.NOTHING if settled else Step.HOLD
+    if settled and capabilities.search_first and capabilities.can_lookup:
         return Step.LOOK_UP
-    if settled or (traits.idempotent_create and not traits.can_lookup and not situation.elsewhere):
+    if settled or (capabilities.idempotent_create and not capabilities.can_lookup and not situation.elsewhere):
         return Step.CREATE
-    return Step.LOOK_UP if traits.can_lookup else Step.HOLD
+    return Step.LOOK_UP if capabilities.can_lookup else Step.HOLD
 
 
-def _without_its_id(situation: Situation, traits: Traits) -> Step:
+def _without_its_id(situation: Situation, capabilities: Capabilities) -> Step:
     """An id that leads to nothing does not prove that the record is gone: its key is searched, or time has to pass."""
-    if traits.can_lookup:
+    if capabilities.can_lookup:
         return Step.LOOK_UP
     if situation.deleted:
         return Step.NOTHING
     if situation.elsewhere:
         return Step.HOLD
-    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
     return Step.FORGET if landed else Step.WAIT
 
 
-def _by_our_key(situation: Situation, traits: Traits) -> Step:
+def _by_our_key(situation: Situation, capabilities: Capabilities) -> Step:
     if situation.deleted:
         return Step.DELETE
-    return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
+    return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
 
 
-def _proves_itself(situation: Situation, traits: Traits) -> bool:
+def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
     """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
     update together with others does not cost less."""
-    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
     return (
         landed
         and not situation.moved
         and not situation.regrouped
-        and not (traits.has_linked_calls or traits.bulk_update)
+        and not (capabilities.has_linked_calls or capabilities.bulk_update)
     )
 
 
@@ -191,8 +196,8 @@ def after_lookup(situation: Situation, found: str | None, search_lag: float) -> 
 def search_wait(situation: Situation, search_lag: float) -> float:
     """Seconds until a search shows all that was made; not above zero where it does already."""
     wait = 0.0
-    if situation.unsettled_for is not None:
-        wait = situation.unsettled_for + search_lag
+    if situation.outcome_unknown_for is not None:
+        wait = situation.outcome_unknown_for + search_lag
     if situation.lost and situation.acknowledged_ago is not None:
         wait = max(wait, search_lag - situation.acknowledged_ago)
     return wait

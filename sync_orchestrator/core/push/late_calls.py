@@ -30,7 +30,7 @@ def mark_outcome_unknown(
         queries.MARK_OUTCOME_UNKNOWN,
         entity=list(entities),
         key=list(keys),
-        landing=in_flight_seconds,
+        in_flight_window=in_flight_seconds,
     )
 
 

@@ -19,7 +19,7 @@ class Pushed:
     the old place of a move. ``look_again``: in how many seconds a search would show all that an older call left at
     other places (0: it was all seen).
 
-    ``unsettled``: what is there cannot be known until the in-flight window has passed; ``settled``: that window has
+    ``outcome_unknown``: what is there cannot be known until the in-flight window has passed; ``settled``: that window has
     passed, and nothing is there. ``refused``: a create was definitely not carried out, so that the next one needs a new
     idempotency key.
     """
@@ -35,6 +35,6 @@ class Pushed:
     held: bool = False
     cleared: bool = False
     look_again: float = 0.0
-    unsettled: bool = False
+    outcome_unknown: bool = False
     settled: bool = False
     refused: bool = False

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.locks import lock_records_in_order
-from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger.finishing import (
     FailedRecord,
@@ -56,7 +56,7 @@ _MAX_RETRY_AFTER_SECONDS = 3600.0
 
 @dataclass(slots=True)
 class Settled:
-    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a twin.
+    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a duplicate.
 
     ``keys``: the first ``MAX_KEYS`` acknowledged records by entity and group.
     """
@@ -70,7 +70,7 @@ class Settled:
     slowest: float = 0.0
     groups: Counter[tuple[str, str]] = field(default_factory=Counter)
     keys: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    twins: list[Pushed] = field(default_factory=list)
+    duplicates: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
         """Adds another settlement's figures to this one."""
@@ -85,7 +85,7 @@ class Settled:
         for place, keys in other.keys.items():
             for key in keys:
                 self.note_key(place, key)
-        self.twins += other.twins
+        self.duplicates += other.duplicates
 
     def add_finished(self, finished: FinishedEvents) -> None:
         """Adds events that were finished."""
@@ -110,9 +110,9 @@ def settle(
 ) -> Settled:
     """Writes down how pushes at one third party ended.
 
-    A push whose lease has gone to somebody else changes nothing but this: the record is unsettled from here on.
+    A push whose lease has gone to somebody else changes nothing but this: the record is of unknown outcome from here on.
     """
-    one_by_one(connection)
+    force_index_scans(connection)
     result = Settled()
     state = _read_state(connection, name, pushed)
     ordered = sorted(pushed, key=_key_of)
@@ -127,7 +127,9 @@ def settle(
     if any(end.calls.called for end in good):
         record_success(connection, name, state)
     late += _settle_failures(connection, name, system, entities, bad, state, result)
-    result.twins += note_late_calls(connection, [end for end in late if end.calls.called], system.landing_seconds)
+    result.duplicates += note_late_calls(
+        connection, [end for end in late if end.calls.called], system.in_flight_seconds
+    )
     log_attempts(connection, [end for end in ordered if end.calls.called])
     _note_strays(connection, name, ordered)
     if since is not None:
@@ -179,9 +181,10 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[Re
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
         external_id=[end.external_id for end in good],
         settles=[
-            end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 and not end.look_again for end in good
+            end.claim.outcome_unknown_for is not None and end.claim.outcome_unknown_for <= 0 and not end.look_again
+            for end in good
         ],
-        unsettled_until=[end.claim.unsettled_until for end in good],
+        outcome_unknown_until=[end.claim.outcome_unknown_until for end in good],
         late_creates=[json(end.claim.late_creates) for end in good],
         look_again=[end.look_again for end in good],
     )
@@ -273,20 +276,20 @@ def _write_failures(
         connection,
         queries.FAIL_PUSHES,
         **claim_columns([end.claim for end in bad]),
-        landing=system.landing_seconds,
+        in_flight_window=system.in_flight_seconds,
         revision=[end.claim.revision for end in bad],
         attempts=[decision.attempts for _, decision in decided],
         wait=[float(decision.wait or 0.0) for _, decision in decided],
-        parked=[_hold_reason(end, decision) for end, decision in decided],
+        stopped=[_hold_reason(end, decision) for end, decision in decided],
         error=[str(end.failure) if end.failure else None for end in bad],
         rejected_digest=[_rejected_digest(end, decision) for end, decision in decided],
         external_id=[end.external_id for end in bad],
-        unknown=[end.unsettled or bool(end.failure and end.failure.unknown) for end in bad],
+        unknown=[end.outcome_unknown or bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
         refused=[end.refused or _is_settled_refusal(end) for end in bad],
         settled=[end.settled for end in bad],
-        unsettled_until=[end.claim.unsettled_until for end in bad],
+        outcome_unknown_until=[end.claim.outcome_unknown_until for end in bad],
     )
     return {(row.entity, row.key): bool(row.same_revision) for row in rows}
 
@@ -374,7 +377,7 @@ def _without_cost(end: Pushed, decision: Decision) -> Decision:
 def _hold_reason(end: Pushed, decision: Decision) -> str | None:
     if decision.wait is not None:
         return None
-    return "held" if end.held else "dead"
+    return "on_hold" if end.held else "dead"
 
 
 def _rejected_digest(end: Pushed, decision: Decision) -> bytes | None:
@@ -386,7 +389,7 @@ def _rejected_digest(end: Pushed, decision: Decision) -> bytes | None:
 
 def _is_settled_refusal(end: Pushed) -> bool:
     """Whether a payload was refused while no outcome of the record was unknown."""
-    return end.calls.called and end.rejected_digest is not None and end.claim.unsettled_for is None
+    return end.calls.called and end.rejected_digest is not None and end.claim.outcome_unknown_for is None
 
 
 def _report_dead(
@@ -407,7 +410,7 @@ def _report_dead(
             "attempts": decision.attempts,
         }
         news[claimed.entity].append((claimed.key, data))
-        kind = "held" if end.held else "dead"
+        kind = "on_hold" if end.held else "dead"
         by_cause[kind, claimed.entity, cause_of(end.failure, claimed.key)].append(claimed.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)

@@ -38,7 +38,7 @@ async def delete_late_creates(calls: PushCalls, own: Item, late_creates: Iterabl
 
     The record's own id has to be known. ``late_creates``: the group and the id of each.
     """
-    own_place = own.group if calls.traits.grouped_address else None
+    own_place = own.group if calls.capabilities.group_in_address else None
     for group, external_id in late_creates:
         if external_id != own.external_id or (own_place is not None and group != own_place):
             await calls.delete(replace(own, group=group, external_id=external_id))
@@ -55,9 +55,9 @@ async def delete_copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -
 
 
 async def _copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> list[Item]:
-    if not calls.traits.own_ids:
+    if not calls.capabilities.assigns_ids:
         return [replace(own, group=place) for place in places]
-    if not calls.traits.can_lookup:
+    if not calls.capabilities.can_lookup:
         return []
     return [
         replace(own, group=place, external_id=record.external_id)
@@ -69,12 +69,12 @@ async def _copies_at(calls: PushCalls, own: Item, places: Iterable[str]) -> list
 
 async def take_back(third_party: ThirdParty, item: Item) -> None:
     """Deletes what a create made too late, unless its id is another record's by now. Raises CallFailed."""
-    traits, external_id = third_party.traits, item.external_id
+    capabilities, external_id = third_party.capabilities, item.external_id
     if (
-        traits.own_ids
+        capabilities.assigns_ids
         and external_id is not None
-        and traits.look_first != "never"
-        and (traits.look_first == "always" or may_be_given_again(external_id))
+        and capabilities.look_first != "never"
+        and (capabilities.look_first == "always" or may_be_given_again(external_id))
     ):
         found = await third_party.read(item)
         if found is not None and other_key(item.key, found.key) is not None:
