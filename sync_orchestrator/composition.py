@@ -159,9 +159,9 @@ def open_context(engine: Engine | None = None, config: Config | None = None, *, 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """
     from sync_orchestrator.adapters.factory import build_clients, build_sources, clients_of_routes, third_parties_behind
-    from sync_orchestrator.core.systems.breaker import SharedHoldOff, shared_rate
     from sync_orchestrator.core.systems.call_limit import SharedCallLimit
     from sync_orchestrator.core.systems.login_sessions import SharedLogins
+    from sync_orchestrator.core.systems.rate_limit import SharedHoldOff, shared_rate
 
     config = config or load_config()
     engine = engine or open_database()

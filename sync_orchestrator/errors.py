@@ -101,20 +101,39 @@ class Failure(StrEnum):
     PERMANENT = "permanent"
 
 
+class Refusal(StrEnum):
+    """Why the other side refused a call, where that changes what follows."""
+
+    DUPLICATE = "duplicate"
+    """What was to be made is there already."""
+    MISSING = "missing"
+    """There is no such record."""
+    CONFLICT = "conflict"
+    """The record has another revision by now."""
+    DUPLICATE_OR_CONFLICT = "duplicate or conflict"
+    """A plain 409, which stands for either."""
+    TOO_LARGE = "too large"
+    """The request is too large; a smaller batch is accepted."""
+    HALF_WRITTEN = "half written"
+    """Only a part of the record is there and no update completes it: it has to be deleted and made anew."""
+
+
+_DUPLICATES = (Refusal.DUPLICATE, Refusal.DUPLICATE_OR_CONFLICT)
+_CONFLICTS = (Refusal.CONFLICT, Refusal.DUPLICATE_OR_CONFLICT)
+
+
 class CallFailed(SyncError):
     """A call that brought no usable answer.
 
     ``unknown`` is true where the other side may have carried out the call all the same (no answer, a 5xx).
-    ``retry_after`` is in seconds, where the other side named a time. ``duplicate``: what was to be made is there
-    already; ``missing``: there is no such record; ``conflict``: it has another revision by now; ``too_large``: less at
-    a time would do. ``external_id``: the record was made under this id before the failure.
+    ``retry_after`` is in seconds, where the other side named a time. ``refusal`` says why it refused, where that
+    changes what follows. ``external_id``: the record was made under this id before the failure.
 
     ``about_system`` is true where the failure says nothing about the record: no connection, a timeout, a redirect, an
     HTML page where JSON is spoken, a gateway's 502. ``not_ours`` is the key of the record that the third party shows
     under an id that we took for this record's. ``reason`` is the text that a rule of the configuration found for
     operators (``message`` of an outcome), without record-specific detail where possible. ``is_page``: the response was
-    HTML or XML where JSON is spoken. ``remake``: what is there is only a part of the record, and no update completes
-    it: it has to be deleted and made anew. ``place``: the system that was called, as in the configuration, such as
+    HTML or XML where JSON is spoken. ``place``: the system that was called, as in the configuration, such as
     ``sources.shop``; None where the adapter is not contained.
     """
 
@@ -126,16 +145,12 @@ class CallFailed(SyncError):
         status: int | None = None,
         retry_after: float | None = None,
         unknown: bool = False,
-        duplicate: bool = False,
-        missing: bool = False,
-        conflict: bool = False,
-        too_large: bool = False,
+        refusal: Refusal | None = None,
         external_id: str | None = None,
         about_system: bool = False,
         not_ours: str | None = None,
         reason: str | None = None,
         is_page: bool = False,
-        remake: bool = False,
     ) -> None:
         detail = _shortened(detail)
         super().__init__(detail)
@@ -144,17 +159,23 @@ class CallFailed(SyncError):
         self.status = status
         self.retry_after = retry_after
         self.unknown = unknown
-        self.duplicate = duplicate
-        self.missing = missing
-        self.conflict = conflict
-        self.too_large = too_large
+        self.refusal = refusal
         self.external_id = external_id
         self.about_system = about_system
         self.not_ours = not_ours
         self.reason = None if reason is None else _shortened(reason)
         self.is_page = is_page
-        self.remake = remake
         self.place: str | None = None
+
+    @property
+    def may_be_duplicate(self) -> bool:
+        """Whether what was to be made may be there already."""
+        return self.refusal in _DUPLICATES
+
+    @property
+    def may_be_conflict(self) -> bool:
+        """Whether the record may have another revision by now."""
+        return self.refusal in _CONFLICTS
 
     def named(self) -> str:
         """The message with the name of the system that was called."""

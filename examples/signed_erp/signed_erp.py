@@ -15,7 +15,7 @@ from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.http.client import Outgoing
 from sync_orchestrator.config.calls import Method
 from sync_orchestrator.core.ports import Capabilities, Found, Item, Json
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
 class Settings(BaseModel, extra="forbid"):
@@ -55,7 +55,7 @@ class SignedErp(ThirdPartyAdapter):
         try:
             answer = await self._ask("GET", f"/articles/{quote(item.external_id or '', safe='')}")
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return None
             raise
         return next(iter(self._present(answer)), None)
@@ -78,7 +78,7 @@ class SignedErp(ThirdPartyAdapter):
         try:
             await self._ask("POST", f"/articles/{quote(item.external_id or '', safe='')}{what}", body=body)
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return False
             raise
         return True
@@ -104,7 +104,7 @@ class SignedErp(ThirdPartyAdapter):
             case "busy":
                 raise CallFailed(Failure.THROTTLED, detail, retry_after=float(root.get("seconds", "1")))
             case "missing":
-                raise CallFailed(Failure.PERMANENT, detail, missing=True)
+                raise CallFailed(Failure.PERMANENT, detail, refusal=Refusal.MISSING)
         raise CallFailed(Failure.PERMANENT, detail)
 
     def _present(self, answer: Element) -> list[Found]:

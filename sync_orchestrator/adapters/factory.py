@@ -21,9 +21,9 @@ from sync_orchestrator.config import Config, Part, Source, ThirdPartySystem
 from sync_orchestrator.config.sources import ClassSystem, FilesSystem, RestSystem, SqlSystem
 from sync_orchestrator.core.archive.absent_fields import mapped_fields
 from sync_orchestrator.core.ports import SourceSystem, ThirdParty
-from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.call_limit import CallLimit
 from sync_orchestrator.core.systems.login_sessions import LoginStore
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.texts.masking import words_in
 
 BeforeCall = Callable[[], Awaitable[None]]

@@ -21,7 +21,8 @@ from sync_orchestrator.conformance.field_forms import judge_field
 from sync_orchestrator.conformance.report import Differs, Skipped
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.core.ports import Found, Item, Json, ThirdParty
-from sync_orchestrator.core.push.attempt import Claim, push_payload
+from sync_orchestrator.core.push.attempt import push_payload
+from sync_orchestrator.core.push.claims import Claim
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.values.normalization import normalizers
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
@@ -114,7 +115,7 @@ class Bench:
         ids.add(pushed.external_id)
         if pushed.failure is not None:
             raise pushed.failure
-        if not pushed.called:
+        if not pushed.calls.called:
             raise Differs(
                 "no call is made: neither a mapped field nor a template of a write holds the group",
                 "a call that moves the record",

@@ -354,7 +354,7 @@ async def two_at_once_leave_one_whole(bench: Bench) -> None:
     item = await bench.create(bench.item())
     rivals = [bench.changed(item, 1), bench.changed(item, 2)]
     for ending in await asyncio.gather(*(bench.update(rival) for rival in rivals), return_exceptions=True):
-        if isinstance(ending, CallFailed) and ending.kind is Failure.PERMANENT and not ending.conflict:
+        if isinstance(ending, CallFailed) and ending.kind is Failure.PERMANENT and not ending.may_be_conflict:
             raise Differs(f"one of them is refused for good: {ending.detail}", "success, or a failure that passes")
         if isinstance(ending, BaseException) and not isinstance(ending, CallFailed):
             raise ending

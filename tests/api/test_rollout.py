@@ -28,7 +28,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.service.rollout import Change, Rollout, place
-from sync_orchestrator.core.systems.breaker import SharedHoldOff
+from sync_orchestrator.core.systems.rate_limit import SharedHoldOff
 from sync_orchestrator.errors import NotFound, NotYet
 
 VALUES = [f"merchant-{number}" for number in range(200)]

@@ -29,9 +29,9 @@ from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.progress import group_left_over
-from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
+from sync_orchestrator.core.systems.rate_limit import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
 from sync_orchestrator.resources import system

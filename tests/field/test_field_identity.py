@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed
 from sync_orchestrator.core.ports import Capabilities, Found
-from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 
 GIFT = {"code": "GC", "name": "Gift card", "store": "A", "count": 5}
@@ -79,7 +79,7 @@ def test_case_r15_an_update_does_not_overwrite_what_got_our_id(
     assert gift_is_whole(store, taken)
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["next"]
     assert world.row("a").external_id == store.of("a")[0] != taken
-    assert next(end.not_ours for end in seen if end.not_ours) == StrayId(taken, "GC")
+    assert next(end.calls.stray for end in seen if end.calls.stray) == StrayId(taken, "GC")
     world.close()
 
 
@@ -128,7 +128,7 @@ def test_case_r15_validation_and_its_repair_leave_alone_what_got_our_id(
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["n"]
     after = world.validate(full=True)
     assert [(drift.key, drift.kind) for drift in after.drift] == [("GC", "unmanaged")]
-    assert any(end.not_ours and end.not_ours.external_id == taken for end in seen)
+    assert any(end.calls.stray and end.calls.stray.external_id == taken for end in seen)
     world.close()
 
 

@@ -35,8 +35,8 @@ from sync_orchestrator.core.notifications.outcomes import Outcome
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff
 from sync_orchestrator.core.systems.pauses import set_paused
+from sync_orchestrator.core.systems.rate_limit import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 
 READ = Get(path="/things")

@@ -35,7 +35,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.sources import FilesSystem, SqlSystem
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.systems.breaker import HoldOff
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, name_or_none, spellings
 from sync_orchestrator.errors import Failure, InvalidEvent
 from sync_orchestrator.event_formats.cloud_events import change_event

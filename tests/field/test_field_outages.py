@@ -17,7 +17,7 @@ from test_full_sync import fill
 
 from sync_orchestrator.config import Config, Retry
 from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 REFUSED_CONNECTION = CallFailed(Failure.TRANSIENT, "no connection", about_system=True)
 NO_ANSWER = CallFailed(Failure.TRANSIENT, "no answer within 10 s", unknown=True, about_system=True)
@@ -195,7 +195,9 @@ class UniqueNames:
         await asyncio.sleep(0.05 if self._slow(key) else 0)
         wanted = self._world.shop.rows[key].data["name"]
         if any(record["name"] == wanted for record in self._world.erp.store.values() if record["code"] != key):
-            raise CallFailed(Failure.PERMANENT, "answer 409: name taken", status=409, duplicate=True, conflict=True)
+            raise CallFailed(
+                Failure.PERMANENT, "answer 409: name taken", status=409, refusal=Refusal.DUPLICATE_OR_CONFLICT
+            )
 
 
 @pytest.mark.parametrize("pairs", [1, 20])

@@ -219,7 +219,7 @@ async def test_rule_26_a_state_of_the_system_is_no_refusal_and_no_absence(
     for call in calls:
         failure = await failure_of(call)
         assert failure.kind in (Failure.TRANSIENT, Failure.AUTH)
-        assert (failure.missing, failure.about_system) == (False, True)
+        assert (failure.refusal, failure.about_system) == (None, True)
     await third_party.close()
 
 
@@ -250,7 +250,7 @@ async def test_rule_26_a_page_of_a_gateway_is_no_absence_at_a_source(server: Ser
     ):
         failure = await failure_of(call)
         assert failure.kind in (Failure.TRANSIENT, Failure.AUTH)
-        assert (failure.missing, failure.about_system) == (False, True)
+        assert (failure.refusal, failure.about_system) == (None, True)
     await source.close()
 
 
@@ -278,9 +278,9 @@ async def test_rule_26_a_404_of_one_record_is_still_missing(server: Server, says
     await third_party.delete(one)
     for call in (third_party.create(item()), third_party.lookup("k1", "A"), anext(aiter(third_party.pages("A")))):
         failure = await failure_of(call)
-        assert (failure.kind, failure.missing, failure.about_system, failure.unknown) == (
+        assert (failure.kind, failure.refusal, failure.about_system, failure.unknown) == (
             Failure.TRANSIENT,
-            False,
+            None,
             True,
             False,
         )

@@ -34,8 +34,8 @@ from sync_orchestrator.core.operations.adoption import Adoption, Listed, Standin
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.installation import Installation, InstallationWatch, find_restore, read_installation
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.systems.suspension import lift, note_stray_ids, suspension_of
 from sync_orchestrator.errors import CannotPlan
 

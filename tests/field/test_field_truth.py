@@ -391,7 +391,7 @@ def test_rule_33_no_success_or_absence_is_taken_from_another_text(means: str) ->
     failure = outcome("body.flag", means, {"flag": "failed"})
     assert failure is not None
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
-    assert (failure.missing, failure.duplicate) == (False, False)
+    assert failure.refusal is None
     assert "'body.flag' is to be true or false: 'failed'" in failure.detail
     assert outcome("body.flag", means, {"flag": "0"}) is None
     said = outcome("body.flag", means, {"flag": "1"})
@@ -439,5 +439,5 @@ async def test_rule_33_gone_when_fails_the_read_by_name(server: Server) -> None:
     erp = adapter(server, {**THEIRS, "gone_when": "archived"})
     failure = await failure_of(erp.read(item(external_id="x1")))
     await erp.close()
-    assert (failure.kind, failure.missing) == (Failure.TRANSIENT, False)
+    assert (failure.kind, failure.refusal) == (Failure.TRANSIENT, None)
     assert "gone_when: 'archived'" in failure.detail

@@ -23,7 +23,7 @@ from test_stopped_processes import WRITES, archive, assert_in_sync, drained_unti
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.push.attempt import claim
+from sync_orchestrator.core.push.claims import claim
 from sync_orchestrator.core.systems.claim_holders import Deadline, Hold, Holder, is_over
 
 GONE = HOLDER_GONE_SECONDS + 1

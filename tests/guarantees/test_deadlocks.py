@@ -27,9 +27,11 @@ from sync_orchestrator.core.full_sync.full_sync import fill
 from sync_orchestrator.core.full_sync.push_group import complete as complete_group
 from sync_orchestrator.core.groups.lease import leased
 from sync_orchestrator.core.ledger.event_claims import select_due_events
-from sync_orchestrator.core.push import queries as push_queries
-from sync_orchestrator.core.push.attempt import Claim, Pushed, claim
+from sync_orchestrator.core.push import claim_queries
+from sync_orchestrator.core.push.calls import CallsMade
+from sync_orchestrator.core.push.claims import Claim, claim
 from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import Change, Stamp, Verdict
@@ -192,7 +194,7 @@ def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
     world: World, threads: ThreadPoolExecutor, failure: CallFailed | None, first: str
 ) -> None:
     ends = [
-        Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key, failure=failure)
+        Pushed(each, Step.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key, failure=failure)
         for each in claimed(world)
     ]
     works = [settling(world, ends), merging(world, KEYS, 2)]
@@ -204,7 +206,9 @@ def test_a_settlement_and_a_merge_of_the_same_keys_wait_for_each_other(
 
 def test_two_settlements_of_the_same_keys_wait_for_each_other(world: World, threads: ThreadPoolExecutor) -> None:
     """The later one finds its leases gone, whichever it is."""
-    ends = [Pushed(each, Step.UPDATE, called=True, digest=b"d", external_id=each.key) for each in claimed(world)]
+    ends = [
+        Pushed(each, Step.UPDATE, CallsMade(called=True), digest=b"d", external_id=each.key) for each in claimed(world)
+    ]
     meet(world.engine, threads, lock_the_middle, settling(world, ends), settling(world, ends[::-1]))
     rows = world.query("SELECT key, applied_revision, lease_token FROM sync.records ORDER BY key")
     assert [tuple(row) for row in rows] == [(key, 1, None) for key in KEYS]
@@ -247,7 +251,7 @@ def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_o
     }
 
     def give_back(connection: Connection) -> None:
-        run(connection, push_queries.RELEASE_EXPIRED_CLAIMS, **columns)
+        run(connection, claim_queries.RELEASE_UNSENT_CLAIMS, **columns)
 
     works = [give_back, merging(world, KEYS, 2)]
     meet(world.engine, threads, lock_the_middle, *works[:: -1 if first == "merge" else 1])

@@ -15,7 +15,7 @@ from sync_orchestrator.core.drain import push_pace, record_claimer
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.full_sync.full_sync import fill, full_sync
-from sync_orchestrator.core.push.attempt import Claim
+from sync_orchestrator.core.push.claims import Claim
 
 CROWD = 300
 
@@ -122,7 +122,7 @@ def test_a_live_change_is_pushed_in_the_midst_of_a_full_sync(order: tuple[World,
 
 def test_of_many_groups_each_has_its_turn(order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     world, pushed = order
-    monkeypatch.setattr("sync_orchestrator.core.push.attempt._PLACES_IN_TURN", 3)
+    monkeypatch.setattr("sync_orchestrator.core.push.claims._PLACES_IN_TURN", 3)
     live(world, "crowd", CROWD)
     for number in range(12):
         live(world, f"one{number:02}x", 2)

@@ -18,9 +18,10 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
 from sync_orchestrator.core.ports import Found
-from sync_orchestrator.core.push.attempt import claim, push
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import claim
 from sync_orchestrator.core.push.settlement import settle
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
 class SlowToSearch(FakeThirdParty):
@@ -233,7 +234,9 @@ def test_a_refused_settle_makes_the_outcome_unknown(world: World, verb: str) -> 
 
 def test_a_third_party_that_refuses_a_second_of_the_same_key_has_its_own_taken_over(world: World) -> None:
     made_there = world.erp.by_hand({"code": "a", "name": "by hand"})
-    world.erp.before = once(CallFailed(Failure.PERMANENT, "answer 409", status=409, duplicate=True), "create")
+    world.erp.before = once(
+        CallFailed(Failure.PERMANENT, "answer 409", status=409, refusal=Refusal.DUPLICATE), "create"
+    )
     world.put("a")
     world.drain()
     assert (world.mirrored(), world.row("a").external_id, world.states()) == (world.truth(), made_there, {"done": 2})

@@ -28,9 +28,9 @@ from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.systems import breaker
-from sync_orchestrator.core.systems.breaker import shared_rate
+from sync_orchestrator.core.systems import rate_limit
 from sync_orchestrator.core.systems.pauses import set_paused
+from sync_orchestrator.core.systems.rate_limit import shared_rate
 from sync_orchestrator.errors import CallFailed, Failure
 
 HOUR = 3600.0
@@ -384,7 +384,7 @@ def test_a_rate_is_shared_by_all_who_use_the_database(world: World, monkeypatch:
             await one()
 
     before = world.query("SELECT clock_timestamp() AS now")[0].now
-    monkeypatch.setattr(breaker.asyncio, "sleep", no_sleep)  # type: ignore[attr-defined]
+    monkeypatch.setattr(rate_limit.asyncio, "sleep", no_sleep)  # type: ignore[attr-defined]
     asyncio.run(calls())
     reserved = world.query("SELECT next_call FROM sync.systems WHERE name = 'erp'")[0].next_call
     assert (reserved - before).total_seconds() >= 50  # six calls, ten seconds apart, the first at once

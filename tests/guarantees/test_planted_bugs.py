@@ -21,7 +21,8 @@ from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
 from sync_orchestrator.core.push import queries as push_queries
-from sync_orchestrator.core.push.attempt import claim, push
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import claim
 from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp

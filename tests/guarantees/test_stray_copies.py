@@ -15,7 +15,9 @@ from fakes import FakeThirdParty, answer, lost_answer
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.errors import CallFailed, Failure
 

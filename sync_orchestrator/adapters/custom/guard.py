@@ -22,11 +22,11 @@ from sync_orchestrator.adapters.http.client import Room
 from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.adapters.row_reader import asked_for
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped
-from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.claim_holders import is_over
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.values.mapping import canonical
 from sync_orchestrator.core.values.names import composed, spellings
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 T = TypeVar("T")
 Problem = Callable[[Any], str | None]
@@ -281,8 +281,8 @@ def _judge(method: str, failure: CallFailed, *, writes: bool) -> None:
     status = failure.status
     if writes and failure.kind is Failure.TRANSIENT and status is not None and (status == 408 or status >= 500):
         failure.unknown = True
-    if failure.missing and method in _OF_ALL_RECORDS and failure.not_ours is None:
-        failure.kind, failure.missing, failure.about_system = Failure.TRANSIENT, False, True
+    if failure.refusal is Refusal.MISSING and method in _OF_ALL_RECORDS and failure.not_ours is None:
+        failure.kind, failure.refusal, failure.about_system = Failure.TRANSIENT, None, True
     if failure.kind is Failure.AUTH:
         failure.about_system = True
 

@@ -40,10 +40,10 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.ports import TOO_OLD
 from sync_orchestrator.core.shutdown import ending
-from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.systems.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.systems.login_sessions import LoginStore
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed

@@ -15,7 +15,7 @@ from jmespath.exceptions import JMESPathError
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.config import Outcome
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition, says_something
 from sync_orchestrator.texts import html_pages
@@ -36,6 +36,21 @@ _WAITING = {
     "transient": Failure.TRANSIENT,
     "reference_missing": Failure.REFERENCE,
     "remake": Failure.TRANSIENT,
+}
+_REFUSALS_BY_MEANING = {
+    "duplicate": Refusal.DUPLICATE,
+    "missing": Refusal.MISSING,
+    "conflict": Refusal.CONFLICT,
+    "too_large": Refusal.TOO_LARGE,
+    "remake": Refusal.HALF_WRITTEN,
+}
+_REFUSALS_BY_STATUS = {
+    404: Refusal.MISSING,
+    409: Refusal.DUPLICATE_OR_CONFLICT,
+    410: Refusal.MISSING,
+    412: Refusal.CONFLICT,
+    413: Refusal.TOO_LARGE,
+    428: Refusal.CONFLICT,
 }
 
 About = Literal["record", "collection", "unknown"]
@@ -224,10 +239,7 @@ def classed(
         Failure.PERMANENT,
         detail,
         status=status,
-        duplicate=status == 409,
-        missing=status in (404, 410),
-        conflict=status in (409, 412, 428),
-        too_large=status == 413,
+        refusal=_REFUSALS_BY_STATUS.get(status),
     )
 
 
@@ -243,14 +255,10 @@ def _meant(
         f"{means.replace('_', ' ')}, answer {answer.status}: {shown(said or answer.text, secrets)}",
         status=answer.status,
         retry_after=retry_after if means in _WAITING else None,
-        duplicate=means == "duplicate",
-        missing=means == "missing",
-        conflict=means == "conflict",
-        too_large=means == "too_large",
+        refusal=_REFUSALS_BY_MEANING.get(means),
         unknown=write and means == "transient" and _may_have_been_done(answer.status),
         about_system=means == "auth",
         reason=shown(said, secrets) if said else None,
-        remake=means == "remake",
     )
 
 

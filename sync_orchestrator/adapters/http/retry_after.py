@@ -1,6 +1,6 @@
 """What an answer says of waiting: how long to stay away, or to hold off all calls. Pure.
 
-Not here: the holding off (``http.py``, ``core/systems/breaker.py``).
+Not here: the holding off (``http.py``, ``core/systems/rate_limit.py``).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.core.shutdown import ending, not_begun
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.values.names import NoName, canonical_name
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.templates import TemplateFailed, names_in
@@ -262,7 +262,7 @@ class InBulk:
     async def _failed(self, batch: Sequence[_Waiting], failure: CallFailed) -> None:
         """The call as a whole failed: where less would do, or one bad item is to be found, it is sent in halves."""
         refused = failure.kind is Failure.PERMANENT and not failure.unknown
-        if len(batch) > 1 and (failure.too_large or (refused and self.bulk.atomic)):
+        if len(batch) > 1 and (failure.refusal is Refusal.TOO_LARGE or (refused and self.bulk.atomic)):
             middle = len(batch) // 2
             await self._send(batch[:middle])
             await self._send(batch[middle:])

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Get, Target
 from sync_orchestrator.core.ports import Found, Item, Json
-from sync_orchestrator.errors import CallFailed
+from sync_orchestrator.errors import CallFailed, Refusal
 from sync_orchestrator.expressions.selectors import compiled
 
 
@@ -111,7 +111,7 @@ class Reads:
             answer = await self._http.read(self._read, values, self._target.outcomes)
             record = record_in(self._http, self._read, answer)
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return None
             raise
         if record is None:
@@ -140,7 +140,7 @@ class Reads:
             values = await self._references.known(call, address)
             return await get(self._http, call, values, self._target.outcomes)
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return None
             raise
 

@@ -17,7 +17,7 @@ from sync_orchestrator.adapters.rest.paging import record_in
 from sync_orchestrator.config import Outcome, Request
 from sync_orchestrator.config.calls import Reference
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions.selectors import compiled
 
 MOST_KEPT = 10_000
@@ -110,7 +110,7 @@ class References:
             answer = await self._http.read(reference, values, self._outcomes)
             found = self._in_answer(reference, answer)
         except CallFailed as failure:
-            if not failure.missing:
+            if failure.refusal is not Refusal.MISSING:
                 raise CallFailed(
                     failure.kind,
                     f"reference '{name}': {failure.detail}",

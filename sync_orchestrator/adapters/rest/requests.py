@@ -17,7 +17,7 @@ from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import READING
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.templates import TemplateFailed
 
@@ -165,7 +165,7 @@ def not_ours(external_id: str | None, shown_key: str) -> CallFailed:
     return CallFailed(
         Failure.PERMANENT,
         f"the id {external_id} is the id of another record by now: {shown_key}",
-        missing=True,
+        refusal=Refusal.MISSING,
         not_ours=shown_key,
     )
 

@@ -14,7 +14,7 @@ from sync_orchestrator.config import Get, Listing, Part
 from sync_orchestrator.core.ports import PartRead, Ungrouped
 from sync_orchestrator.core.values.names import NoName, alike, canonical_name, spellings, spelt_otherwise
 from sync_orchestrator.core.values.source_versions import as_time, version_of
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.truth import NoTruth, condition
 
@@ -50,7 +50,7 @@ class RestSource:
         try:
             return await get_all(self._http, call, {"key": key}, key_of=self._key_of)
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return []
             raise
 

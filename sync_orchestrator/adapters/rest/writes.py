@@ -21,7 +21,7 @@ from sync_orchestrator.config import Request, Target
 from sync_orchestrator.config.calls import IN_CONDITIONS, LinkedCall
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions.truth import NoTruth, condition, truth
 
 _between_calls = CrashPoint("writes.between_calls")
@@ -86,7 +86,7 @@ class Writes:
         try:
             await self._at_revision("delete", item, self._sender.place(item))
         except CallFailed as failure:
-            if failure.missing and failure.not_ours is None:
+            if failure.refusal is Refusal.MISSING and failure.not_ours is None:
                 return
             if failure.not_ours is not None or not _is_refusal(failure):
                 raise
@@ -100,7 +100,7 @@ class Writes:
         try:
             written = await self._send["create"](item, self._sender.content(item))
         except CallFailed as failure:
-            revived = await self._revive(item) if failure.duplicate else None
+            revived = await self._revive(item) if failure.may_be_duplicate else None
             if revived is None:
                 raise
             return revived
@@ -113,7 +113,7 @@ class Writes:
         try:
             written = await self._send["create"](item, self._sender.content(item))
         except CallFailed as failure:
-            if failure.duplicate:
+            if failure.may_be_duplicate:
                 return False
             raise
         await self._follow("create", item, written)
@@ -124,7 +124,7 @@ class Writes:
         try:
             written = await self._at_revision("update", item, self._sender.content(item))
         except CallFailed as failure:
-            if failure.missing and failure.not_ours is None:
+            if failure.refusal is Refusal.MISSING and failure.not_ours is None:
                 return False
             if failure.status == 405 and failure.kind is Failure.PERMANENT and failure.reason is None:
                 failure.kind, failure.about_system = Failure.TRANSIENT, True  # the address takes no writes now
@@ -179,7 +179,7 @@ class Writes:
         try:
             await self._at_revision("refused", item, self._sender.place(item))
         except CallFailed as failure:
-            if not failure.missing or failure.not_ours is not None:
+            if failure.refusal is not Refusal.MISSING or failure.not_ours is not None:
                 raise self._of_conflict("refused", failure) from None
 
     async def _is_gone(self, item: Item) -> bool:
@@ -197,7 +197,7 @@ class Writes:
         try:
             return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
         except CallFailed as failure:
-            if not failure.conflict:
+            if not failure.may_be_conflict:
                 raise
         return await self._send[verb](item, {**values, "revision": await self._revision(verb, item)})
 
@@ -207,14 +207,14 @@ class Writes:
         if present is not None and (other := self._stranger(item, present)) is not None:
             raise not_ours(item.external_id, other)
         if present is None and (verb != "update" or self._records.assigns_ids or self._target.upsert == "update_first"):
-            raise CallFailed(Failure.PERMANENT, "there is no such record", missing=True)
+            raise CallFailed(Failure.PERMANENT, "there is no such record", refusal=Refusal.MISSING)
         if present is not None and present.gone and verb != "update":
-            raise CallFailed(Failure.PERMANENT, "it is deleted already", missing=True)
+            raise CallFailed(Failure.PERMANENT, "it is deleted already", refusal=Refusal.MISSING)
         return None if present is None else present.revision
 
     def _of_conflict(self, verb: Verb, failure: CallFailed) -> CallFailed:
         """What a write came to in the end: of a second conflict, that others are writing the record, which passes."""
-        if not (failure.conflict and verb in self._with_revision):
+        if not (failure.may_be_conflict and verb in self._with_revision):
             return failure
         return CallFailed(
             Failure.TRANSIENT, f"its revision has moved on again: {failure.detail}", status=failure.status
@@ -243,7 +243,7 @@ class Writes:
                     external_id=item.external_id,
                     about_system=failure.about_system,
                     reason=failure.reason,
-                    remake=failure.remake,
+                    refusal=Refusal.HALF_WRITTEN if failure.refusal is Refusal.HALF_WRITTEN else None,
                 ) from None
             before = {"status": answer.status, "body": answer.body}
             if call.name is not None:
@@ -254,7 +254,7 @@ class Writes:
         try:
             return await self._sender.answer(call, item, values)
         except CallFailed as failure:
-            if not failure.missing or call.if_missing is None:
+            if failure.refusal is not Refusal.MISSING or call.if_missing is None:
                 raise
         return await self._sender.answer(call.if_missing, item, values)
 

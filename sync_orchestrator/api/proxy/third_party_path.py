@@ -28,7 +28,7 @@ from sync_orchestrator.config import Route
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.values.mapping import Mapping as PayloadMapping
 from sync_orchestrator.core.values.names import composed
-from sync_orchestrator.errors import CallFailed, Failure, MappingFailed
+from sync_orchestrator.errors import CallFailed, Failure, MappingFailed, Refusal
 from sync_orchestrator.expressions import templates
 from sync_orchestrator.expressions.selectors import compiled
 from sync_orchestrator.expressions.templates import TemplateFailed
@@ -164,11 +164,11 @@ class NewPath:
                     else "The third party failed; it may have been done all the same.",
                 )
             )
-        if failure.missing:
+        if failure.refusal is Refusal.MISSING:
             return Refused(404, "The third party has no such thing.")
-        if failure.duplicate or failure.conflict or failure.kind is Failure.REFERENCE:
+        if failure.may_be_duplicate or failure.may_be_conflict or failure.kind is Failure.REFERENCE:
             return Refused(409, "It does not fit what the third party holds by now.")
-        if failure.too_large:
+        if failure.refusal is Refusal.TOO_LARGE:
             return Refused(413, "The third party does not take so much at once.")
         if failure.status is None or 300 <= failure.status < 400:
             return Refused(502, _NO_USE)

@@ -47,9 +47,10 @@ from sync_orchestrator.core.ledger.event_rows import (
     FailedEvent,
     SupersededEvent,
 )
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.push.settlement import Settled, finish_reached
+from sync_orchestrator.core.push.settlement import Settled
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.epochs import list_epochs
 from sync_orchestrator.core.values.storable import sort_out
@@ -249,7 +250,7 @@ class EventBatch:
         if archived := [ArchivedEvent(each.event.seq, each.revision) for each in _of_type(decisions, Archive)]:
             reached = mark_archived(connection, archived, self._lease, held_token=held_token)
             if reached:
-                finish_reached(connection, self._entity.name, reached, result)
+                result.add_finished(finish_reached(connection, self._entity.name, reached))
         if superseded := [SupersededEvent(each.event.seq, each.reason) for each in _of_type(decisions, Supersede)]:
             result.superseded += finish_superseded(connection, superseded, held_token=held_token)
         waiting, dead = _of_type(decisions, Wait), _of_type(decisions, Die)

@@ -13,10 +13,12 @@ from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.activity import time_of_next_look
 from sync_orchestrator.core.drain.push_pace import PushPace
-from sync_orchestrator.core.drain.record_claimer import ClaimResult, RecordClaimer, release_claims
+from sync_orchestrator.core.drain.record_claimer import ClaimResult, RecordClaimer
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, ASK_INTERVAL_SECONDS, is_same_account
-from sync_orchestrator.core.push.attempt import Claim, Pushed, push
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import Claim, release_claims
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.push.settlement import Settled, settle
 from sync_orchestrator.core.push.stray_copies import take_back
 from sync_orchestrator.core.systems.suspension import suspension_of
@@ -184,7 +186,7 @@ class Pusher:
         if suspended:
             await self._release_claimed()
         _settled()
-        calls = sum(1 for end in pushed if end.called)
+        calls = sum(1 for end in pushed if end.calls.called)
         self._pace.note_calls(calls)
         await self._remove_duplicates(settled)
         self._report(calls, settled)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.push import queries as push_queries
-from sync_orchestrator.core.push.attempt import FIRST_PLACE, Claim, claim, claim_in_turn, next_due
+from sync_orchestrator.core.push.claims import FIRST_PLACE, Claim, claim, claim_in_turn, next_due
 from sync_orchestrator.core.systems.breaker import gate
 from sync_orchestrator.core.systems.pauses import list_paused_entities
 
@@ -97,15 +95,3 @@ class RecordClaimer:
         )
         self._takes_turns = len(claims) >= most
         return claims
-
-
-def release_claims(connection: Connection, claims: Collection[Claim]) -> None:
-    """Gives back claimed records whose pushes did not begin."""
-    if claims:
-        run(
-            connection,
-            push_queries.RELEASE_EXPIRED_CLAIMS,
-            entity=[claimed.entity for claimed in claims],
-            key=[claimed.key for claimed in claims],
-            token=[claimed.token for claimed in claims],
-        )

@@ -21,7 +21,7 @@ from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.groups.lease import GroupLease
 from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.hold import release_group_from_hold
 from sync_orchestrator.core.systems.suspension import suspension_of
 
 _NOT_NOW = 0.1
@@ -155,18 +155,11 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     """
     lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.fenced(connection, queries.COMPLETE_GROUP)
-    tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
-    if tried:
-        run(
-            connection,
-            ledger_queries.REDRIVE_ARCHIVED_EVENTS,
-            entity=lease.entity,
-            keys=sorted(row.key for row in tried),
-        )
+    tried = release_group_from_hold(connection, lease.entity, lease.group)
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
     redriven = run(
         connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group, all_covered=covered
     )
     if tried or redriven:
         notify_work(connection)
-    return len(tried), len(redriven)
+    return tried, len(redriven)

@@ -368,6 +368,15 @@ UPDATE sync.events SET state = 'pending', attempts = 0, due_at = sync.clock()
 WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND revision IS NOT NULL AND state IN ('waiting', 'dead')
 """
 
+# The breaker of a third party opened: the failures that led to it cost the events of its records nothing.
+RELEASE_EVENTS_OF_SYSTEM = """
+UPDATE sync.events e
+SET state = 'pending', attempts = b.attempts_before, due_at = sync.clock()
+FROM sync.breaker_failures b
+WHERE b.system = %(system)s AND e.entity = b.entity AND e.key = b.key AND e.revision IS NOT NULL
+  AND e.state IN ('waiting', 'dead')
+"""
+
 # As ``ledger.OLDEST_DUE``, without records that wait for an adoption.
 SELECT_OLDEST_DUE_OF_UNSUSPENDED = """
 SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(

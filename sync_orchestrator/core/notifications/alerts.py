@@ -103,6 +103,11 @@ def resolve_alert(connection: Connection, kind: str, cause: str | None = None) -
     run(connection, queries.RESOLVE_ALERT, kind=kind, cause=None if cause is None else _shorten(cause))
 
 
+def withdraw_alerts_of_system(connection: Connection, system: str) -> None:
+    """Withdraws from alerts the records whose failures opened a third party's breaker: they are tried again."""
+    run(connection, queries.WITHDRAW_ALERT, system=system)
+
+
 def _shorten(text: str) -> str:
     return storable_text(text[:_MAX_TEXT_LENGTH])
 

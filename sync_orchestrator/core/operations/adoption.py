@@ -21,11 +21,11 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.account_check import ask_account
-from sync_orchestrator.core.push.settlement import Settled, finish_reached
+from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
@@ -438,25 +438,18 @@ class _Adoption:
             connection,
             self._entity.name,
             [row.key for row, each in zip(rows, links, strict=True) if each.revision == row.revision],
-            Settled(),
         )
         return str(rows[-1].key), Counter(each.outcome for each in links)
 
     def _wanted(self, connection: Connection, rows: Sequence[Any]) -> dict[str, bytes]:
         """By key the digest of what would be sent now, for records that the third party shows."""
         chosen = [row for row in rows if row.ready and not row.deleted and row.there_id is not None]
-        parts: dict[str, dict[str, Any]] = {}
-        for part in run(
-            connection,
-            push_queries.SELECT_PARTS,
-            entity=[self._entity.name] * len(chosen),
-            key=[row.key for row in chosen],
-        ):
-            parts.setdefault(part.key, {})[part.part] = part.data
+        name = self._entity.name
+        parts = read_parts(connection, [name] * len(chosen), [row.key for row in chosen])
         wanted = {}
         for row in chosen:
             try:
-                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get(row.key, {}))
+                payload = self._entity.mapping.payload(row.key, row.group_key, parts.get((name, row.key), {}))
                 wanted[row.key] = self._entity.mapping.digest_of_ours(payload)
             except (MappingFailed, ValueError):
                 continue  # its push reports that

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.push import dead_record_queries
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.dead_records import ALL_STATES, DEAD_STATES, DeadSelection, State, _parameters
+from sync_orchestrator.core.push.hold import release_from_hold
 from sync_orchestrator.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -54,18 +55,16 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
 
 
 def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
-    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
-
     records, unarchived = _locked(connection, selection, ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     if not keys:
         return 0
     if confirmed_absent:
         run(connection, dead_record_queries.CONFIRM_ABSENT, entity=entity, keys=records)
-    run(connection, push_queries.RELEASE_FROM_HOLD, entity=entity, keys=records)
+    release_from_hold(connection, entity, records)
     run(connection, ledger_queries.REDRIVE_EVENTS, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
     _end_alerts(connection, entity, keys)
-    finish_reached(connection, entity, keys, Settled())
+    finish_reached(connection, entity, keys)
     notify_work(connection)
     return len(keys)
 

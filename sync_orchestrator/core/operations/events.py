@@ -9,11 +9,12 @@ from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries
 from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
+from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.ledger.states import require_discard_reason
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.push import dead_record_queries
-from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.hold import release_from_hold
 from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
     ``seqs`` None: all of the entity (None: of every entity). Records of archived events are pushed again; those that no
     event brought are redriven by ``dead_records.redrive_dead_records``.
     """
-    from sync_orchestrator.core.push.settlement import Settled, finish_reached  # brings all of a push
 
     def work(connection: Connection) -> int:
         rows = run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)
@@ -35,14 +35,9 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
             by_entity.setdefault(row.entity, []).append(row)
         for name, events in sorted(by_entity.items()):
             keys = [event.key for event in events]
-            run(
-                connection,
-                push_queries.RELEASE_FROM_HOLD,
-                entity=name,
-                keys=[event.key for event in events if event.revision is not None],
-            )
+            release_from_hold(connection, name, [event.key for event in events if event.revision is not None])
             run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
-            finish_reached(connection, name, keys, Settled())
+            finish_reached(connection, name, keys)
         run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
         notify_work(connection)
         return len(rows)

@@ -19,7 +19,9 @@ from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.ports import PartRead, SourceSystem
-from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.attempt_log import list_attempts
+from sync_orchestrator.core.push.claims import read_parts
+from sync_orchestrator.core.push.hold import release_from_hold, request_push
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.validation import queries as validation_queries
 from sync_orchestrator.core.values.names import composed
@@ -53,7 +55,7 @@ def archived(connection: Connection, entity: str, key: str, mapping: Mapping) ->
     if not rows or not (rows[0].ready or rows[0].deleted):
         return None
     [row] = rows
-    parts = {part.part: part.data for part in run(connection, push_queries.SELECT_PARTS, entity=[entity], key=[key])}
+    parts = read_parts(connection, [entity], [key]).get((entity, key), {})
     payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
     return Archived(payload, row.group_key, row.revision, row.applied_at)
 
@@ -74,9 +76,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
             dict(row._mapping) for row in run(connection, archive_queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)
         ],
         "events": [dict(row._mapping) for row in events],
-        "pushes": [
-            dict(row._mapping) for row in run(connection, push_queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)
-        ],
+        "pushes": list_attempts(connection, entity, key),
         "drift": [
             dict(row._mapping)
             for row in run(
@@ -115,8 +115,8 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
     Raises NotFound where there is nothing to push, or a push is under way.
     """
     key = composed(key)
-    rows = run(connection, push_queries.PUSH_AGAIN, entity=entity, key=key)
-    if not rows:
+    group = request_push(connection, entity, key)
+    if group is None:
         known = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
         why = (
             "is not archived"
@@ -127,7 +127,7 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
         )
         raise NotFound(f"{entity} '{key}' {why}")
     _try_again(connection, entity, key, [])
-    return str(rows[0].group_key)
+    return group
 
 
 async def _read(source: SourceSystem, key: str) -> PartRead | None:
@@ -185,7 +185,7 @@ def _stamp(row: Row[Any] | None) -> Stamp | None:
 
 
 def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:
-    run(connection, push_queries.RELEASE_FROM_HOLD, entity=entity, keys=[key])
+    release_from_hold(connection, entity, [key])
     run(connection, ledger_queries.FINISH_REREAD, entity=entity, key=key, parts=parts)
     failed = [
         row.seq

@@ -6,16 +6,11 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.suspension import suspend
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.systems.suspension import is_known_account
 from sync_orchestrator.errors import CallFailed
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 _log = logging.getLogger("sync_orchestrator.accounts")
 
@@ -51,18 +46,6 @@ async def is_same_account(context: Context, system: str, *, at_most_every: float
         return True
     if account is None:
         return True
-    return await asyncio.to_thread(in_transaction, context.engine, partial(_compare, system=system, account=account))
-
-
-def _compare(connection: Connection, system: str, account: str) -> bool:
-    if run(connection, systems_queries.SELECT_SUSPENSION, name=system)[0].account == account:
-        return True
-    row = run(connection, systems_queries.LOCK_SUSPENSION, name=system)[0]
-    if row.account is None:
-        run(connection, systems_queries.STORE_ACCOUNT, name=system, account=account)
-        return True
-    if row.account == account:
-        return True
-    if row.suspended_at is None:
-        suspend(connection, system, f"it is called with account {account} now; the ids are those of {row.account}")
-    return False
+    return await asyncio.to_thread(
+        in_transaction, context.engine, partial(is_known_account, system=system, account=account)
+    )

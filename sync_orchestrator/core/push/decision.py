@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.ports import Capabilities
+
+if TYPE_CHECKING:
+    from sync_orchestrator.core.push.claims import Claim
 
 
 class Step(StrEnum):
@@ -57,6 +61,67 @@ class Situation:
     lost: bool = False
     acknowledged_ago: float | None = None
     regrouped: bool = False
+
+
+def situation_of(claimed: Claim, capabilities: Capabilities, wanted: bytes | None, written: bytes | None) -> Situation:
+    """The situation of a claimed record.
+
+    Args:
+        claimed: The record.
+        capabilities: What the third party can do.
+        wanted: The digest of the payload; None for a deleted record.
+        written: The digest of the payload together with the place that it is written to.
+    """
+    is_moved = has_moved(claimed, capabilities)
+    elsewhere = set(groups_elsewhere(claimed, capabilities)) - ({claimed.applied_group} if is_moved else set())
+    return Situation(
+        deleted=claimed.deleted,
+        digest=wanted,
+        applied_digest=claimed.applied_digest,
+        rejected_digest=wanted if claimed.rejected_digest == written else None,
+        external_id=None if is_moved and not claimed.deleted else claimed.external_id,
+        ever_applied=claimed.ever_applied,
+        moved=is_moved,
+        outcome_unknown_for=claimed.outcome_unknown_for,
+        elsewhere=bool(elsewhere),
+        acknowledged_ago=claimed.acknowledged_ago,
+        regrouped=_is_regrouped(claimed, capabilities),
+    )
+
+
+def has_moved(claimed: Claim, capabilities: Capabilities) -> bool:
+    """Whether the third party has the record under the address of another business group."""
+    return (
+        capabilities.group_in_address
+        and claimed.applied_group is not None
+        and claimed.applied_group != claimed.group
+        and claimed.applied_digest is not None
+    )
+
+
+def groups_elsewhere(claimed: Claim, capabilities: Capabilities) -> tuple[str, ...]:
+    """Other business groups under whose addresses calls of unknown outcome may have written the record."""
+    if not capabilities.group_in_address or claimed.outcome_unknown_for is None:
+        return ()
+    place = claimed.applied_group or claimed.group if claimed.deleted else claimed.group
+    return tuple(group for group in claimed.outcome_unknown_groups if group != place)
+
+
+def _is_regrouped(claimed: Claim, capabilities: Capabilities) -> bool:
+    """Whether the third party may have the record in another group, where a group is no part of the address.
+
+    A call to another group whose outcome is unknown counts, unless a read shows which group a record is in.
+    """
+    if (
+        not capabilities.sends_group
+        or capabilities.group_in_address
+        or claimed.deleted
+        or claimed.applied_digest is None
+    ):
+        return False
+    hidden = claimed.outcome_unknown_for is not None and not capabilities.shows_group
+    known = {claimed.applied_group} - {None}
+    return bool((known | set(claimed.outcome_unknown_groups if hidden else ())) - {claimed.group})
 
 
 def plan(situation: Situation, capabilities: Capabilities) -> Step:

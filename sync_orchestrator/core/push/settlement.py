@@ -1,45 +1,57 @@
-"""What the ends of pushes mean: for records, for their events, for the breaker. One transaction, fenced by tokens.
-
-Not here: the pushes themselves (``push.py``).
-"""
+"""What the ends of pushes mean: for records, for their events, for the breaker. One transaction, fenced by tokens."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
-
-from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.locks import lock_records_in_order
 from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.failure_causes import cause_of
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.finishing import (
+    FailedRecord,
+    FinishedEvents,
+    finish_reached,
+    note_push_failed,
+    release_events_of_system,
+)
 from sync_orchestrator.core.notifications import alerts, outcomes
-from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.push import queries
-from sync_orchestrator.core.push.attempt import Pushed
+from sync_orchestrator.core.push.attempt_log import log_attempts
+from sync_orchestrator.core.push.claims import RecordKey, claim_columns
 from sync_orchestrator.core.push.decision import Step
+from sync_orchestrator.core.push.hold import release_records_of_system, retry_refused_records
+from sync_orchestrator.core.push.late_calls import note_late_calls
+from sync_orchestrator.core.push.result import Pushed
 from sync_orchestrator.core.retry import Decision, after_conflict, after_failure
-from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.call_limit import is_unanswered
+from sync_orchestrator.core.systems.breaker import (
+    RecordFailure,
+    SystemState,
+    read_system,
+    record_failures,
+    record_success,
+)
+from sync_orchestrator.core.systems.rate_limit import hold_off
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.errors import Failure
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from sync_orchestrator.config import ThirdPartySystem
+    from sync_orchestrator.core.context import EntityContext
+
+    News = dict[str, list[tuple[str, dict[str, Any]]]]
+    """By entity the keys of records, each with the data of its outcome."""
 
 MAX_KEYS = 20
 """Keys of acknowledged records that are kept of each group, for reports."""
 
-_MOST_RETRY_AFTER = 3600.0
-_SUCCESS_NOTED_SECONDS = 10.0
-_RECENT_SECONDS = 60.0
-_SILENT_TIMEOUTS = 2
+_MAX_RETRY_AFTER_SECONDS = 3600.0
 
 
 @dataclass(slots=True)
@@ -62,14 +74,25 @@ class Settled:
 
     def add(self, other: Settled) -> None:
         """Adds another settlement's figures to this one."""
-        for name in ("acknowledged", "failed", "dead", "done", "superseded", "discarded"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.acknowledged += other.acknowledged
+        self.failed += other.failed
+        self.dead += other.dead
+        self.done += other.done
+        self.superseded += other.superseded
+        self.discarded += other.discarded
         self.slowest = max(self.slowest, other.slowest)
         self.groups.update(other.groups)
         for place, keys in other.keys.items():
             for key in keys:
                 self.note_key(place, key)
         self.duplicates += other.duplicates
+
+    def add_finished(self, finished: FinishedEvents) -> None:
+        """Adds events that were finished."""
+        self.done += finished.done
+        self.superseded += finished.superseded
+        self.discarded += finished.discarded
+        self.slowest = max(self.slowest, finished.slowest_seconds)
 
     def note_key(self, place: tuple[str, str], key: str) -> None:
         """Keeps the key of an acknowledged record, if it is one of the first of its entity and group."""
@@ -87,72 +110,72 @@ def settle(
 ) -> Settled:
     """Writes down how pushes at one third party ended.
 
-    A push whose lease has gone to somebody else changes nothing but this: the record is of unknown outcome from here
-    on.
+    A push whose lease has gone to somebody else changes nothing but this: its outcome is unknown from here on.
     """
     force_index_scans(connection)
     result = Settled()
-    state = _state(connection, name, pushed)
-    ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
+    state = _read_state(connection, name, pushed)
+    ordered = sorted(pushed, key=_key_of)
     lock_records_in_order(connection, [end.claim.entity for end in ordered], [end.claim.key for end in ordered])
     good = [end for end in ordered if end.failure is None and end.postponed is None]
     bad = [end for end in ordered if end.failure is not None or end.postponed is not None]
     accepted, since = _acknowledge(connection, good)
-    _finish_events(connection, good, accepted, result)
-    _tell_of_mirrored(connection, entities, [end for end in good if (end.claim.entity, end.claim.key) in accepted])
-    _breaker_heard_success(connection, name, state, good)
-    refused_bad = _failures(connection, name, system, entities, bad, state, result)
-    late = [end for end in good if (end.claim.entity, end.claim.key) not in accepted] + refused_bad
-    _mark_unknown(connection, system, [end for end in late if end.called], result)
-    _attempts(connection, [end for end in ordered if end.called])
+    acknowledged = [end for end in good if _key_of(end) in accepted]
+    late = [end for end in good if _key_of(end) not in accepted]
+    _finish_events(connection, acknowledged, result)
+    _report_mirrored(connection, entities, acknowledged)
+    if any(end.calls.called for end in good):
+        record_success(connection, name, state)
+    late += _settle_failures(connection, name, system, entities, bad, state, result)
+    result.duplicates += note_late_calls(
+        connection, [end for end in late if end.calls.called], system.in_flight_seconds
+    )
+    log_attempts(connection, [end for end in ordered if end.calls.called])
     _note_strays(connection, name, ordered)
     if since is not None:
-        _retry_refused(connection, name, entities, since)
+        retry_refused_records(connection, _entities_of(name, entities), since)
     result.acknowledged = len(accepted)
     return result
 
 
+def _key_of(end: Pushed) -> RecordKey:
+    return end.claim.entity, end.claim.key
+
+
+def _entities_of(name: str, entities: Mapping[str, EntityContext]) -> list[str]:
+    return [entity.name for entity in entities.values() if entity.system_name == name]
+
+
+def _read_state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> SystemState:
+    """The system as it is, locked where this settlement may open or close its breaker, or suspend it."""
+    state = read_system(connection, name)
+    if not state.is_open and all(end.failure is None and end.calls.stray is None for end in pushed):
+        return state
+    return read_system(connection, name, is_locked=True)
+
+
 def _note_strays(connection: Connection, name: str, ends: Sequence[Pushed]) -> None:
-    """Ids that show other keys: a few are told, many suspend the third party (rule 28)."""
+    """Notes ids that show other keys: a few are reported, many suspend the third party (rule 28)."""
     strays = [
         (end.claim.entity, end.claim.key, stray.external_id, stray.shown_key)
         for end in ends
-        if (stray := end.not_ours) is not None
+        if (stray := end.calls.stray) is not None
     ]
     if strays:
         note_stray_ids(connection, name, strays)
 
 
-def _retry_refused(connection: Connection, name: str, entities: dict[str, EntityContext], since: datetime) -> None:
-    """Tries refused records once more when what was under way beside them has been acknowledged (rule 26)."""
-    rows = run(connection, queries.RETRY_REFUSED, entities=_entities_of(name, entities), since=since)
-    keys: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        keys[row.entity].append(row.key)
-    for entity, some in sorted(keys.items()):
-        run(connection, ledger_queries.REDRIVE_ARCHIVED_EVENTS, entity=entity, keys=sorted(some))
+# Acknowledged --------------------------------------------------------------------------------------------------------
 
 
-def _entities_of(name: str, entities: dict[str, EntityContext]) -> list[str]:
-    return [entity.name for entity in entities.values() if entity.system_name == name]
-
-
-def _state(connection: Connection, name: str, pushed: Sequence[Pushed]) -> Any:
-    """The system as it is, locked where this settlement may open or close its breaker, or suspend it."""
-    state = run(connection, systems_queries.SELECT_SYSTEM, name=name)[0]
-    if state.open_since is None and all(end.failure is None and end.not_ours is None for end in pushed):
-        return state
-    return run(connection, systems_queries.LOCK_SYSTEM, name=name)[0]
-
-
-def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tuple[str, str]], datetime | None]:
+def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[RecordKey], datetime | None]:
     """Returns the records that are acknowledged, and since when the oldest of them was under way."""
     if not good:
         return set(), None
     rows = run(
         connection,
         queries.ACKNOWLEDGE_PUSHES,
-        **_claims(good),
+        **claim_columns([end.claim for end in good]),
         revision=[end.claim.revision for end in good],
         digest=[end.digest for end in good],
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
@@ -169,93 +192,97 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tu
     return {(row.entity, row.key) for row in rows}, since
 
 
-def _finish_events(
-    connection: Connection, good: Sequence[Pushed], accepted: set[tuple[str, str]], result: Settled
-) -> None:
-    by_entity: dict[str, list[str]] = defaultdict(list)
-    for entity, key in sorted(accepted):
-        by_entity[entity].append(key)
-    for entity, keys in by_entity.items():
-        finish_reached(connection, entity, keys, result)
-    for end in good:
-        if (end.claim.entity, end.claim.key) in accepted:
-            places = {end.claim.group, end.claim.applied_group} - {None}
-            for place in [(end.claim.entity, group) for group in places if group]:
-                result.groups[place] += 1
-                result.note_key(place, end.claim.key)
+def _finish_events(connection: Connection, acknowledged: Sequence[Pushed], result: Settled) -> None:
+    by_entity: dict[str, set[str]] = defaultdict(set)
+    for end in acknowledged:
+        by_entity[end.claim.entity].add(end.claim.key)
+    for entity, keys in sorted(by_entity.items()):
+        result.add_finished(finish_reached(connection, entity, sorted(keys)))
+    for end in acknowledged:
+        for group in {end.claim.group, end.claim.applied_group}:
+            if group:
+                result.groups[end.claim.entity, group] += 1
+                result.note_key((end.claim.entity, group), end.claim.key)
 
 
-def _tell_of_mirrored(
-    connection: Connection, entities: dict[str, EntityContext], acknowledged: Sequence[Pushed]
+def _report_mirrored(
+    connection: Connection, entities: Mapping[str, EntityContext], acknowledged: Sequence[Pushed]
 ) -> None:
-    """A second push that only settled what was acknowledged before is no news."""
-    told: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+    """Records outcomes. A second push that only settled what was acknowledged before is no news."""
+    news: News = defaultdict(list)
     for end in acknowledged:
         claimed = end.claim
         if (claimed.applied_revision, claimed.applied_digest) != (claimed.revision, end.digest):
-            told[claimed.entity].append(
-                (
-                    claimed.key,
-                    {
-                        "group": claimed.group,
-                        "revision": claimed.revision,
-                        "deleted": claimed.deleted,
-                        "external_id": end.external_id,
-                    },
-                )
-            )
-    for name, news in told.items():
-        outcomes.record_outcomes(connection, entities[name].outcomes, "mirrored", news)
+            data = {
+                "group": claimed.group,
+                "revision": claimed.revision,
+                "deleted": claimed.deleted,
+                "external_id": end.external_id,
+            }
+            news[claimed.entity].append((claimed.key, data))
+    _record_outcomes(connection, entities, "mirrored", news)
 
 
-def finish_reached(connection: Connection, entity: str, keys: Sequence[str], result: Settled) -> None:
-    """Finishes the events of these records that applied has reached."""
-    for row in run(connection, ledger_queries.FINISH_REACHED, entity=entity, keys=list(keys)):
-        setattr(result, row.what, getattr(result, row.what) + row.n)
-        result.slowest = max(result.slowest, row.slowest)
+def _record_outcomes(connection: Connection, entities: Mapping[str, EntityContext], kind: str, news: News) -> None:
+    for entity, of_records in news.items():
+        outcomes.record_outcomes(connection, entities[entity].outcomes, kind, of_records)
 
 
-def _breaker_heard_success(connection: Connection, name: str, state: Any, good: Sequence[Pushed]) -> None:
-    if not any(end.called for end in good):
-        return
-    run(connection, systems_queries.CLEAR_BREAKER_FAILURES, system=name)
-    if state.succeeded_ago is None or state.succeeded_ago > _SUCCESS_NOTED_SECONDS:
-        run(connection, systems_queries.NOTE_SUCCESS, name=name)
-    if state.open_since is not None:
-        run(connection, systems_queries.CLOSE_BREAKER, name=name)
-        alerts.resolve_alert(connection, "breaker_open", name)
+# Not acknowledged ----------------------------------------------------------------------------------------------------
 
 
-def _failures(
+def _settle_failures(
     connection: Connection,
     name: str,
     system: ThirdPartySystem,
-    entities: dict[str, EntityContext],
+    entities: Mapping[str, EntityContext],
     bad: Sequence[Pushed],
-    state: Any,
+    state: SystemState,
     result: Settled,
 ) -> list[Pushed]:
     """Settles what failed or was postponed; returns those whose lease was no longer theirs."""
     if not bad:
         return []
     _obey_retry_after(connection, name, bad)
-    was_open = state.open_since is not None
-    passing = _others_under_way(connection, name, entities, bad)
-    decisions = [_decision(end, entities[end.claim.entity], passing=passing) for end in bad]
-    now_open = _breaker_open(connection, name, system, state, bad, decisions, entities)
-    if now_open or was_open:
-        decisions = [_spared(end, decision) for end, decision in zip(bad, decisions, strict=True)]
+    may_pass = _is_conflict_passing(connection, _entities_of(name, entities), bad)
+    decided = [(end, _decide(end, entities[end.claim.entity], may_pass=may_pass)) for end in bad]
+    is_open = record_failures(connection, name, system, state, _failures_for_breaker(decided, entities))
+    if is_open or state.is_open:
+        decided = [(end, _without_cost(end, decision)) for end, decision in decided]
+    kept = _write_failures(connection, system, decided)
+    result.failed += sum(1 for end in bad if end.failure is not None and _key_of(end) in kept)
+    fates = [(end, decision) for end, decision in decided if end.failure is not None and kept.get(_key_of(end))]
+    note_push_failed(
+        connection,
+        [
+            FailedRecord(end.claim.entity, end.claim.key, decision.attempts, decision.wait, str(end.failure))
+            for end, decision in fates
+        ],
+    )
+    _report_dead(connection, entities, [(end, decision) for end, decision in fates if decision.wait is None], result)
+    if is_open and not state.is_open:
+        alerts.withdraw_alerts_of_system(connection, name)
+        release_events_of_system(connection, name)
+        release_records_of_system(connection, name)
+    return [end for end in bad if _key_of(end) not in kept]
+
+
+def _write_failures(
+    connection: Connection, system: ThirdPartySystem, decided: Collection[tuple[Pushed, Decision]]
+) -> dict[RecordKey, bool]:
+    """Returns the records whose leases were still held, and whether each has the revision that was pushed."""
+    bad = [end for end, _ in decided]
     rows = run(
         connection,
         queries.FAIL_PUSHES,
-        **_claims(bad),
+        **claim_columns([end.claim for end in bad]),
         in_flight_window=system.in_flight_seconds,
         revision=[end.claim.revision for end in bad],
-        attempts=[decision.attempts for decision in decisions],
-        wait=[float(decision.wait or 0.0) for decision in decisions],
-        stopped=[_stopped(end, decision) for end, decision in zip(bad, decisions, strict=True)],
+        attempts=[decision.attempts for _, decision in decided],
+        wait=[float(decision.wait or 0.0) for _, decision in decided],
+        stopped=[_hold_reason(end, decision) for end, decision in decided],
         error=[str(end.failure) if end.failure else None for end in bad],
-        rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
+        rejected_digest=[_rejected_digest(end, decision) for end, decision in decided],
         external_id=[end.external_id for end in bad],
         unknown=[end.outcome_unknown or bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
@@ -264,156 +291,71 @@ def _failures(
         settled=[end.settled for end in bad],
         outcome_unknown_until=[end.claim.outcome_unknown_until for end in bad],
     )
-    kept = {(row.entity, row.key): row for row in rows}
-    result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
-    fates = [
-        (end, decision)
-        for end, decision in zip(bad, decisions, strict=True)
-        if end.failure is not None and (row := kept.get((end.claim.entity, end.claim.key))) and row.same_revision
-    ]
-    _events_follow(connection, fates)
-    _tell_of_dead(connection, entities, fates, result)
-    if now_open and not was_open:
-        _give_back(connection, name)
-    return [end for end in bad if (end.claim.entity, end.claim.key) not in kept]
+    return {(row.entity, row.key): bool(row.same_revision) for row in rows}
 
 
-def _counts_for_breaker(end: Pushed) -> bool:
-    return (
-        end.called
+def _failures_for_breaker(
+    decided: Collection[tuple[Pushed, Decision]], entities: Mapping[str, EntityContext]
+) -> list[RecordFailure]:
+    """The failures that count for the breaker."""
+    return [
+        RecordFailure(
+            end.claim.entity,
+            end.claim.key,
+            attempts=end.claim.attempts,
+            failure=end.failure,
+            retries=entities[end.claim.entity].retry.retries,
+            is_last=decision.wait is None,
+        )
+        for end, decision in decided
+        if end.calls.called
         and end.failure is not None
         and not end.held
         and end.failure.kind not in (Failure.THROTTLED, Failure.REFERENCE)
-    )
-
-
-def _breaker_open(
-    connection: Connection,
-    name: str,
-    system: ThirdPartySystem,
-    state: Any,
-    bad: Sequence[Pushed],
-    decisions: Sequence[Decision],
-    entities: dict[str, EntityContext],
-) -> bool:
-    """Counts distinct records; opens the breaker, or puts off the next probe where it is open.
-
-    It opens, too, before a failure that says nothing about its record takes that record's last attempt while nothing
-    else shows the third party to be well: in an outage in which little changes, the system waits and not the records.
-    A record that failed as often since the last success counts alike, though a full sync or a new revision gave it a
-    fresh set of attempts meanwhile.
-    And it opens if calls have had no response for ``_SILENT_TIMEOUTS`` times the timeout: by then few calls are made
-    at a time, with pauses between them, so that the number of failures would take many minutes to be reached.
-    """
-    counting = [end for end in bad if _counts_for_breaker(end)]
-    if not counting:
-        return False
-    if state.open_since is not None:
-        wait = min(system.breaker.probe_cap, (state.probe_wait or system.breaker.probe_after) * 2)
-        run(connection, systems_queries.OPEN_BREAKER, name=name, wait=wait)
-        return True
-    rows = run(
-        connection,
-        systems_queries.ADD_BREAKER_FAILURES,
-        system=name,
-        entity=[end.claim.entity for end in counting],
-        key=[end.claim.key for end in counting],
-        attempts=[end.claim.attempts for end in counting],
-    )
-    failures = run(connection, systems_queries.COUNT_BREAKER_FAILURES, system=name)[0]
-    failing = int(failures.records)
-    times = {(row.entity, row.key): row.times for row in rows}
-    last = [
-        end
-        for end, decision in zip(bad, decisions, strict=True)
-        if (failed := times.get((end.claim.entity, end.claim.key))) is not None
-        and (decision.wait is None or failed > entities[end.claim.entity].retry.retries)
     ]
-    unproven = any(
-        _says_nothing(end, failing) and not _is_proven_well(end, times[end.claim.entity, end.claim.key], state)
-        for end in last
-    )
-    is_silent = (
-        failing > 1
-        and failures.seconds >= _SILENT_TIMEOUTS * system.timeout
-        and any(end.failure is not None and is_unanswered(end.failure) for end in counting)
-    )
-    if failing < system.breaker.failures and not unproven and not is_silent:
-        return False
-    run(connection, systems_queries.OPEN_BREAKER, name=name, wait=system.breaker.probe_after)
-    alerts.raise_alert(
-        connection,
-        "breaker_open",
-        name,
-        f"{name} does not answer as it should: pushes to it wait",
-        examples=[str(counting[-1].failure)],
-    )
-    return True
 
 
-def _says_nothing(end: Pushed, failing: int) -> bool:
-    """Whether a failure says nothing about the record; a 5xx may, unless other records have it as well."""
-    failure = end.failure
-    if failure is None or failure.kind is Failure.PERMANENT:
-        return False
-    return failure.about_system or failure.kind is Failure.AUTH or failure.status is None or failing > 1
+def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) -> None:
+    asked = [(end.failure.retry_after, end.failure.detail) for end in bad if end.failure and end.failure.retry_after]
+    if asked:
+        seconds, reason = max(asked)
+        hold_off(connection, name, min(_MAX_RETRY_AFTER_SECONDS, seconds), reason)
 
 
-def _is_proven_well(end: Pushed, times: int, state: Any) -> bool:
-    """Whether the third party did what it was asked since the record failed before, or just before it failed."""
-    if times > 1:
-        return False
-    recently = state.succeeded_ago is not None and state.succeeded_ago < _RECENT_SECONDS
-    return end.claim.attempts > 0 or recently
-
-
-def _give_back(connection: Connection, name: str) -> None:
-    run(connection, notifications_queries.WITHDRAW_ALERT, system=name)
-    run(connection, queries.RELEASE_EVENTS_OF_SYSTEM, system=name)
-    run(connection, queries.RELEASE_RECORDS_OF_SYSTEM, system=name)
-
-
-def _others_under_way(
-    connection: Connection, name: str, entities: dict[str, EntityContext], bad: Sequence[Pushed]
-) -> bool:
+def _is_conflict_passing(connection: Connection, entities: Sequence[str], bad: Sequence[Pushed]) -> bool:
     """Whether a conflict with another record may pass by itself, since others are under way."""
     refused = [end for end in bad if _names_another(end)]
     return bool(refused) and bool(
         run(
             connection,
             queries.COUNT_OTHERS_IN_FLIGHT,
-            entities=_entities_of(name, entities),
+            entities=list(entities),
             entity=[end.claim.entity for end in refused],
             key=[end.claim.key for end in refused],
         )[0].found
     )
 
 
-def _is_settled_refusal(end: Pushed) -> bool:
-    """Whether a payload was refused while no outcome of the record was unknown."""
-    return end.called and end.rejected_digest is not None and end.claim.outcome_unknown_for is None
-
-
 def _names_another(end: Pushed) -> bool:
     """Whether a payload was refused because of another record, such as one that has the same unique value."""
     failure = end.failure
     return (
-        end.called
+        end.calls.called
         and end.rejected_digest is not None
         and failure is not None
-        and (failure.duplicate or failure.conflict)
+        and (failure.may_be_duplicate or failure.may_be_conflict)
         and not end.claim.refusal_retried
     )
 
 
-def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
-    """``passing``: other records are under way, so that a conflict with one of them may pass by itself."""
+def _decide(end: Pushed, entity: EntityContext, *, may_pass: bool) -> Decision:
+    """``may_pass``: other records are under way, so that a conflict with one of them may pass by itself."""
     if end.postponed is not None:
         return Decision(end.claim.attempts, end.postponed)
     assert end.failure is not None
     if end.held:
         return Decision(end.claim.attempts, None)
-    if passing and _names_another(end):
+    if may_pass and _names_another(end):
         return after_conflict(entity.retry, end.claim.attempts, draw=random.random())
     return after_failure(
         entity.retry,
@@ -425,130 +367,54 @@ def _decision(end: Pushed, entity: EntityContext, *, passing: bool) -> Decision:
     )
 
 
-def _spared(end: Pushed, decision: Decision) -> Decision:
+def _without_cost(end: Pushed, decision: Decision) -> Decision:
     """With the breaker open no attempt is spent."""
-    if end.failure is None or end.held or not end.called:
+    if end.failure is None or end.held or not end.calls.called:
         return decision
     return Decision(end.claim.attempts, 0.0)
 
 
-def _stopped(end: Pushed, decision: Decision) -> str | None:
+def _hold_reason(end: Pushed, decision: Decision) -> str | None:
     if decision.wait is not None:
         return None
     return "on_hold" if end.held else "dead"
 
 
-def _refused(end: Pushed, decision: Decision) -> bytes | None:
+def _rejected_digest(end: Pushed, decision: Decision) -> bytes | None:
     """The digest of the payload that was refused for good, now or before."""
     if decision.wait is not None:
         return None
     return end.claim.rejected_digest if end.step is Step.REJECTED else end.rejected_digest
 
 
-def _obey_retry_after(connection: Connection, name: str, bad: Iterable[Pushed]) -> None:
-    asked = [(end.failure.retry_after, end.failure.detail) for end in bad if end.failure and end.failure.retry_after]
-    if asked:
-        seconds, reason = max(asked)
-        run(
-            connection,
-            systems_queries.HOLD_OFF_UNTIL,
-            name=name,
-            seconds=min(_MOST_RETRY_AFTER, seconds),
-            reason=reason,
-        )
+def _is_settled_refusal(end: Pushed) -> bool:
+    """Whether a payload was refused while no outcome of the record was unknown."""
+    return end.calls.called and end.rejected_digest is not None and end.claim.outcome_unknown_for is None
 
 
-def _events_follow(connection: Connection, fates: Sequence[tuple[Pushed, Decision]]) -> None:
-    if fates:
-        run(
-            connection,
-            ledger_queries.NOTE_PUSH_FAILED,
-            entity=[end.claim.entity for end, _ in fates],
-            key=[end.claim.key for end, _ in fates],
-            state=["dead" if decision.wait is None else "waiting" for _, decision in fates],
-            attempts=[decision.attempts for _, decision in fates],
-            wait=[decision.wait for _, decision in fates],
-            error=[str(end.failure) for end, _ in fates],
-        )
-
-
-def _tell_of_dead(
+def _report_dead(
     connection: Connection,
-    entities: dict[str, EntityContext],
-    fates: Sequence[tuple[Pushed, Decision]],
+    entities: Mapping[str, EntityContext],
+    dead: Iterable[tuple[Pushed, Decision]],
     result: Settled,
 ) -> None:
     by_cause: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    told: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-    for end, decision in fates:
-        if decision.wait is None:
-            assert end.failure is not None
-            told[end.claim.entity].append(
-                (
-                    end.claim.key,
-                    {
-                        "group": end.claim.group,
-                        "revision": end.claim.revision,
-                        "error": str(end.failure),
-                        "attempts": decision.attempts,
-                    },
-                )
-            )
-            cause = cause_of(end.failure, end.claim.key)
-            by_cause["on_hold" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
+    news: News = defaultdict(list)
+    for end, decision in dead:
+        assert end.failure is not None
+        claimed = end.claim
+        data = {
+            "group": claimed.group,
+            "revision": claimed.revision,
+            "error": str(end.failure),
+            "attempts": decision.attempts,
+        }
+        news[claimed.entity].append((claimed.key, data))
+        kind = "on_hold" if end.held else "dead"
+        by_cause[kind, claimed.entity, cause_of(end.failure, claimed.key)].append(claimed.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
         alerts.raise_alert_for_records(
             connection, kind, f"{entity}: {cause}", f"{entity}: changes that could not be mirrored", entity, keys
         )
-    for entity, news in told.items():
-        outcomes.record_outcomes(connection, entities[entity].outcomes, "dead", news)
-
-
-def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequence[Pushed], result: Settled) -> None:
-    if not late:
-        return
-    made = {(end.claim.entity, end.claim.key): end for end in late if end.created}
-    records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
-    run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, in_flight_window=system.in_flight_seconds)
-    rows = run(
-        connection,
-        queries.REMEMBER_LATE_CREATE,
-        **records,
-        group=[end.claim.group for end in late],
-        external_id=[end.external_id if end.created else None for end in late],
-    )
-    for row in rows:
-        end = made.get((row.entity, row.key))
-        another = row.external_id is not None and end is not None and row.external_id != end.external_id
-        if end is not None and another and row.lease_token is None:  # whoever holds it may be adopting this one
-            result.duplicates.append(end)
-
-
-def _attempts(connection: Connection, called: Sequence[Pushed]) -> None:
-    if called:
-        run(
-            connection,
-            queries.INSERT_ATTEMPTS,
-            entity=[end.claim.entity for end in called],
-            key=[end.claim.key for end in called],
-            revision=[end.claim.revision for end in called],
-            step=[str(end.step) for end in called],
-            outcome=[_outcome(end) for end in called],
-            status=[end.failure.status if end.failure else None for end in called],
-            detail=[end.failure.detail[:500] if end.failure else end.external_id for end in called],
-        )
-
-
-def _outcome(end: Pushed) -> str:
-    if end.failure is not None:
-        return "unknown" if end.failure.unknown else str(end.failure.kind)
-    return "postponed" if end.postponed is not None else "acknowledged"
-
-
-def _claims(ends: Sequence[Pushed]) -> dict[str, list[Any]]:
-    return {
-        "entity": [end.claim.entity for end in ends],
-        "key": [end.claim.key for end in ends],
-        "token": [end.claim.token for end in ends],
-    }
+    _record_outcomes(connection, entities, "dead", news)

@@ -3,8 +3,7 @@
 Additive increase, multiplicative decrease. A call without an answer (a timeout, a reset, a gateway's 502 to 504) lowers
 the limit; answers raise it again, for as long as their latency is well below the timeout. The number of calls is
 lowered first, then the size of batches, and where nothing is answered calls pause. A limit is never raised
-so far that the latency to be expected comes near the timeout. Not here: who sends calls
-(``adapters/http/client.py``), what comes of their records (``settle.py``).
+so far that the latency to be expected comes near the timeout.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from sync_orchestrator.core.systems import queries
 from sync_orchestrator.errors import CallFailed, Failure
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, Row
 
 FIRST_CALLS = 4
 """So many calls at once a system gets that nobody has called yet; twice as many after each window without trouble."""
@@ -43,8 +42,8 @@ MIN_BATCH_SHARE = 0.01
 
 _LOOK_AGAIN_SECONDS = 1.0
 _WINDOW_SECONDS = 0.25
-_FAIR, _NEAR, _SLOW = 0.35, 0.75, 0.85  # parts of the timeout
-_LONGEST_PAUSE_SECONDS = 60.0
+_FAIR_SHARE, _NEAR_SHARE, _SLOW_SHARE = 0.35, 0.75, 0.85  # parts of the timeout
+_MAX_PAUSE_SECONDS = 60.0
 _WRITES_COUNT_SECONDS = 30.0
 
 _log = logging.getLogger("sync_orchestrator.calls")
@@ -64,7 +63,7 @@ class Limit:
     reason: str = ""
 
 
-def lowered(limit: Limit, reason: str, *, losses: int = 0) -> Limit:
+def lower_limit(limit: Limit, reason: str, *, losses: int = 0) -> Limit:
     """The limit after a call without an answer. Pure.
 
     ``losses``: how often it was lowered before without any answer since. Batches become smaller where a single call,
@@ -77,17 +76,17 @@ def lowered(limit: Limit, reason: str, *, losses: int = 0) -> Limit:
     return Limit(calls, batch, is_known=True, was_lowered=True, reason=reason)
 
 
-def eased(limit: Limit, reason: str) -> Limit:
+def ease_limit(limit: Limit, reason: str) -> Limit:
     """The limit after a call that was answered late. Pure."""
     calls, batch = limit.calls, limit.batch
     if calls > 1:
-        calls = max(1.0, calls * _SLOW)
+        calls = max(1.0, calls * _SLOW_SHARE)
     else:
-        batch = max(MIN_BATCH_SHARE, batch * _SLOW)
+        batch = max(MIN_BATCH_SHARE, batch * _SLOW_SHARE)
     return Limit(calls, batch, is_known=True, was_lowered=True, reason=reason)
 
 
-def raised(limit: Limit, most: int, slowest: float, timeout: float) -> Limit:
+def raise_limit(limit: Limit, most: int, slowest: float, timeout: float) -> Limit:
     """The limit after a window whose slowest call took so many seconds; the same one where more would be too much.
 
     Batches come first, since a larger one costs a server less than two. Pure.
@@ -98,15 +97,15 @@ def raised(limit: Limit, most: int, slowest: float, timeout: float) -> Limit:
         (
             calls + step
             for step in (*(max(1.0, step) for step in steps), 1.0)
-            if slowest * (calls + step) / calls < _NEAR * timeout
+            if slowest * (calls + step) / calls < _NEAR_SHARE * timeout
         ),
         calls,
     )
-    if batch < 1 and slowest < _FAIR * timeout:
-        batch = min(1.0, batch * (2 if slowest < _FAIR / 2 * timeout else 1.25))
+    if batch < 1 and slowest < _FAIR_SHARE * timeout:
+        batch = min(1.0, batch * (2 if slowest < _FAIR_SHARE / 2 * timeout else 1.25))
     elif calls < most and wider > calls:
         calls = min(float(most), wider)
-    elif batch < 1 and slowest < _NEAR * timeout:
+    elif batch < 1 and slowest < _NEAR_SHARE * timeout:
         batch = min(1.0, batch * 1.25)
     return replace(limit, calls=calls, batch=batch, is_known=True)
 
@@ -178,7 +177,7 @@ class CallLimit:
 
     def has_room(self) -> bool:
         """Whether a call could begin now."""
-        return self._of_loop().under_way < self.calls and self._paused_until <= time.monotonic()
+        return self._slots_of_loop().under_way < self.calls and self._paused_until <= time.monotonic()
 
     @asynccontextmanager
     async def room(self, latest: float) -> AsyncIterator[None]:
@@ -186,7 +185,7 @@ class CallLimit:
 
         Raises CallFailed where there is none by then.
         """
-        slots = self._of_loop()
+        slots = self._slots_of_loop()
         with ending.refuses():
             await self.look()
             while (left := self._paused_until - time.monotonic()) > 0:
@@ -195,12 +194,12 @@ class CallLimit:
                         Failure.THROTTLED, f"calls to it pause for {left:.0f} s more: {self._limit.reason}"
                     )
                 await asyncio.sleep(left)
-            await self._enter(slots, latest)
+            await self._enter_slot(slots, latest)
         try:
             yield
         finally:
             slots.under_way -= 1
-            self._wake(slots)
+            self._wake_waiting(slots)
 
     @asynccontextmanager
     async def observed(self, *, write: bool) -> AsyncIterator[CallEnd]:
@@ -225,8 +224,8 @@ class CallLimit:
         before, self._losses = self._losses, self._losses + 1
         self._lowered_at, self._window = now, _Window(now)
         if before:  # what was sent before is still worked on there, though nobody waits for it
-            self._paused_until = now + min(_LONGEST_PAUSE_SECONDS, self._timeout * 2 ** (before - 1))
-        await self._set(lowered(self._limit, reason, losses=before), now - began, lowers=True)
+            self._paused_until = now + min(_MAX_PAUSE_SECONDS, self._timeout * 2 ** (before - 1))
+        await self._set_limit(lower_limit(self._limit, reason, losses=before), now - began, lowers=True)
 
     async def answered(self, began: float, *, write: bool) -> None:
         """A call that began at this monotonic time was answered."""
@@ -243,10 +242,10 @@ class CallLimit:
         if now - window.began < max(_WINDOW_SECONDS, window.slowest):
             return
         self._window = _Window(now)
-        if window.slowest > _SLOW * self._timeout:
+        if window.slowest > _SLOW_SHARE * self._timeout:
             self._lowered_at = now
-            await self._set(
-                eased(
+            await self._set_limit(
+                ease_limit(
                     self._limit,
                     f"a call took {window.slowest:.1f} s of the {self._timeout:g} s that 'timeout' gives it",
                 ),
@@ -254,34 +253,34 @@ class CallLimit:
                 lowers=True,
             )
         elif (window.was_full and not self.is_full) or not self._limit.is_known:
-            higher = raised(self._limit, self._most, window.slowest, self._timeout)
+            higher = raise_limit(self._limit, self._most, window.slowest, self._timeout)
             if higher != self._limit:
-                await self._set(higher, now - window.began, lowers=False)
+                await self._set_limit(higher, now - window.began, lowers=False)
 
     async def look(self) -> None:
         """Learns what other processes have learned."""
 
-    async def _set(self, limit: Limit, within: float, *, lowers: bool) -> None:
+    async def _set_limit(self, limit: Limit, within: float, *, lowers: bool) -> None:
         """Has a limit from here on; ``within``: for how many seconds it was observed."""
-        self._take(limit)
+        self._apply(limit)
 
-    def _take(self, limit: Limit) -> None:
+    def _apply(self, limit: Limit) -> None:
         self._limit = limit
         for slots in list(self._slots.values()):
-            self._wake(slots)
+            self._wake_waiting(slots)
 
-    def _of_loop(self) -> _Slots:
+    def _slots_of_loop(self) -> _Slots:
         return self._slots.setdefault(asyncio.get_running_loop(), _Slots())
 
-    async def _enter(self, slots: _Slots, latest: float) -> None:
+    async def _enter_slot(self, slots: _Slots, latest: float) -> None:
         if slots.under_way < self.calls and not slots.waiting:
             slots.under_way += 1
         else:
-            await self._wait(slots, latest)
+            await self._wait_for_slot(slots, latest)
         if slots.under_way >= self.calls:
             self._window.was_full = True
 
-    async def _wait(self, slots: _Slots, latest: float) -> None:
+    async def _wait_for_slot(self, slots: _Slots, latest: float) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         slots.waiting.append(turn)
         try:
@@ -298,13 +297,13 @@ class CallLimit:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 slots.under_way -= 1
-                self._wake(slots)
+                self._wake_waiting(slots)
             raise
         finally:
             if turn in slots.waiting:
                 slots.waiting.remove(turn)
 
-    def _wake(self, slots: _Slots) -> None:
+    def _wake_waiting(self, slots: _Slots) -> None:
         while slots.waiting and slots.under_way < self.calls:
             turn = slots.waiting.popleft()
             if not turn.done():
@@ -326,22 +325,22 @@ class SharedCallLimit(CallLimit):
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + _LOOK_AGAIN_SECONDS
-            row = await asyncio.to_thread(self._read)
+            row = await asyncio.to_thread(self._read_row)
             if row is not None and now >= self._lowered_at:
-                self._take(self._of_row(row))
+                self._apply(self._limit_of_row(row))
 
-    async def _set(self, limit: Limit, within: float, *, lowers: bool) -> None:
-        self._take(limit)
+    async def _set_limit(self, limit: Limit, within: float, *, lowers: bool) -> None:
+        self._apply(limit)
         from sqlalchemy.exc import SQLAlchemyError
 
         self._look_at = time.monotonic() + _LOOK_AGAIN_SECONDS
         try:
-            row = await asyncio.to_thread(self._write, limit, within, lowers)
+            row = await asyncio.to_thread(self._write_row, limit, within, lowers)
         except (SQLAlchemyError, psycopg.Error) as error:  # what came of the call must not be lost with it
             _log.warning("the limit of calls to %s could not be shared: %s", self._name, type(error).__name__)
             return
         if row is not None:
-            self._take(self._of_row(row))
+            self._apply(self._limit_of_row(row))
         if lowers:
             _log.info(
                 "%s: %d calls at once, %.0f %% of the batch size: %s",
@@ -351,7 +350,7 @@ class SharedCallLimit(CallLimit):
                 limit.reason,
             )
 
-    def _of_row(self, row: Any) -> Limit:
+    def _limit_of_row(self, row: Row[Any]) -> Limit:
         if row.calls_at_once is None:
             return Limit(float(min(self._most, FIRST_CALLS)))
         if row.lost_ago is not None and row.lost_ago > FORGOTTEN_AFTER_SECONDS:
@@ -364,12 +363,12 @@ class SharedCallLimit(CallLimit):
             row.calls_reason or "",
         )
 
-    def _read(self) -> Any:
+    def _read_row(self) -> Row[Any] | None:
         with self._engine.begin() as connection:
             rows = run(connection, queries.SELECT_CALL_LIMIT, name=self._name)
         return rows[0] if rows else None
 
-    def _write(self, limit: Limit, within: float, lowers: bool) -> Any:
+    def _write_row(self, limit: Limit, within: float, lowers: bool) -> Row[Any] | None:
         """Writes what was observed, unless another process has written since the observation began."""
         with self._engine.begin() as connection:
             rows = run(

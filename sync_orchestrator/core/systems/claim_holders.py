@@ -1,8 +1,8 @@
 """Heartbeats of the processes that hold claimed records and events: the claims of one that is gone are free soon.
 
-A claim names its holder. Once the holder was not heard of for ``GONE_SECONDS``, others take over what it had claimed,
-however long ``limits.lease`` is. A holder that only stood still finds that its heartbeat lapsed: it begins no call
-under its old claims, and claims more under another id. What it settles is fenced by the tokens of its claims.
+A claim names its holder. Once the holder was not heard of for ``HOLDER_GONE_SECONDS``, others take over what it had
+claimed, however long ``limits.lease`` is. A holder that only stood still finds that its heartbeat lapsed: it begins no
+call under its old claims, and claims more under another id. What it settles is fenced by the tokens of its claims.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db import fragments
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.db.session_settings import application_name
 from sync_orchestrator.core.systems import queries
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
 BEAT_SECONDS = 2.0
 """The time between two heartbeats of a holder."""
 
-_FORGET_AFTER_LEASES = 2  # by then the leases of its claims are over
+_FORGOTTEN_AFTER_LEASES = 2  # by then the leases of its claims are over
 
 _log = logging.getLogger("sync_orchestrator.holders")
 
@@ -83,24 +85,24 @@ class Holder:
 
         A block that is left by an error may leave claims behind: the heartbeat stays, and lapses.
         """
-        self._enter()
+        self._add_user()
         try:
             yield
         except BaseException:
             self._leaves_claims = True
             raise
         finally:
-            self._leave()
+            self._remove_user()
 
-    def _enter(self) -> None:
+    def _add_user(self) -> None:
         with self._lock:
             if self._users == 0:
                 self._ended, self._leaves_claims = threading.Event(), False
-                self.hold = self._begin()
-                threading.Thread(target=self._keep, args=(self._ended,), name="holder", daemon=True).start()
+                self.hold = self._register()
+                threading.Thread(target=self._keep_beating, args=(self._ended,), name="holder", daemon=True).start()
             self._users += 1
 
-    def _leave(self) -> None:
+    def _remove_user(self) -> None:
         with self._lock:
             self._users -= 1
             if self._users:
@@ -110,7 +112,7 @@ class Holder:
         if hold is not None and not self._leaves_claims:
             in_transaction(self._engine, lambda connection: run(connection, queries.DELETE_CLAIM_HOLDER, id=hold.id))
 
-    def _begin(self) -> Hold:
+    def _register(self) -> Hold:
         began = time.monotonic()
         name = f"{application_name()} on {socket.gethostname()}"
 
@@ -118,13 +120,13 @@ class Holder:
             run(
                 connection,
                 queries.DELETE_GONE_CLAIM_HOLDERS,
-                seconds=fragments.HOLDER_GONE_SECONDS + _FORGET_AFTER_LEASES * self._lease_seconds,
+                seconds=fragments.HOLDER_GONE_SECONDS + _FORGOTTEN_AFTER_LEASES * self._lease_seconds,
             )
             return int(run(connection, queries.INSERT_CLAIM_HOLDER, name=name)[0].id)
 
         return Hold(in_transaction(self._engine, begin), began + fragments.HOLDER_VALID_SECONDS)
 
-    def _keep(self, ended: threading.Event) -> None:
+    def _keep_beating(self, ended: threading.Event) -> None:
         """Beats from a thread of its own, so that a busy event loop loses nothing."""
         while not ended.wait(BEAT_SECONDS):
             try:
@@ -146,7 +148,7 @@ class Holder:
             "this process was not heard of for more than %g s: others take over what it had claimed",
             fragments.HOLDER_VALID_SECONDS,
         )
-        new = self._begin()
+        new = self._register()
         with self._lock:
             if self.hold is hold:
                 self.hold = new

@@ -61,6 +61,24 @@ def suspend(connection: Connection, system: str, reason: str, *, examples: Seque
     alerts.raise_alert(connection, ALERT, system, f"{system}: pushes are suspended: {reason}", examples=examples)
 
 
+def is_known_account(connection: Connection, system: str, account: str) -> bool:
+    """Whether a third party is called with the account that the ids of the archive belong to.
+
+    The first account that is seen is taken for that. Another one suspends pushes to the third party.
+    """
+    if run(connection, queries.SELECT_SUSPENSION, name=system)[0].account == account:
+        return True
+    row = run(connection, queries.LOCK_SUSPENSION, name=system)[0]
+    if row.account is None:
+        run(connection, queries.STORE_ACCOUNT, name=system, account=account)
+        return True
+    if row.account == account:
+        return True
+    if row.suspended_at is None:
+        suspend(connection, system, f"it is called with account {account} now; the ids are those of {row.account}")
+    return False
+
+
 def lift(connection: Connection, system: str, *, account: str | None = None, reason: str | None = None) -> bool:
     """Ends a suspension and its alert; returns whether there was one.
 

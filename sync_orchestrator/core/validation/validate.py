@@ -24,7 +24,6 @@ from sync_orchestrator.core.db.session import in_transaction, json, run
 from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import Found, Item
-from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.push.account_check import ASK_AGAIN_SECONDS, is_same_account
 from sync_orchestrator.core.push.dead_records import (
     DeadRecord,
@@ -33,6 +32,7 @@ from sync_orchestrator.core.push.dead_records import (
     describe_count,
     list_dead_records,
 )
+from sync_orchestrator.core.push.late_calls import mark_outcome_unknown
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.systems.breaker import closed_reason
 from sync_orchestrator.core.systems.installation import LOOK_INTERVAL_SECONDS
@@ -564,13 +564,8 @@ class _Validation:
             await self._entity.third_party.delete(item)
         finally:  # one whose answer is lost can still land
             await self._db(
-                lambda connection: run(
-                    connection,
-                    push_queries.MARK_OUTCOME_UNKNOWN,
-                    entity=[self._entity.name],
-                    key=[suspect.key],
-                    external_id=[None],
-                    in_flight_window=self._entity.system.in_flight_seconds,
+                lambda connection: mark_outcome_unknown(
+                    connection, [self._entity.name], [suspect.key], self._entity.system.in_flight_seconds
                 )
             )
 

@@ -15,7 +15,7 @@ from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import SharedHoldOff
+from sync_orchestrator.core.systems.rate_limit import SharedHoldOff
 from sync_orchestrator.errors import CallFailed
 
 

@@ -23,7 +23,14 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.push.decision import Situation, Step, plan
-from sync_orchestrator.core.systems.call_limit import CallLimit, Limit, SharedCallLimit, eased, lowered, raised
+from sync_orchestrator.core.systems.call_limit import (
+    CallLimit,
+    Limit,
+    SharedCallLimit,
+    ease_limit,
+    lower_limit,
+    raise_limit,
+)
 from sync_orchestrator.core.systems.overview import describe_call_limit
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.errors import CallFailed, Failure
@@ -37,35 +44,35 @@ LOST = "no answer within 2 s"
 
 
 def test_a_lost_call_halves_the_calls_and_total_silence_quarters_them() -> None:
-    assert lowered(FULL, LOST).calls == 16
-    assert lowered(FULL, LOST, losses=1).calls == 8
+    assert lower_limit(FULL, LOST).calls == 16
+    assert lower_limit(FULL, LOST, losses=1).calls == 8
 
 
 def test_batches_are_halved_when_single_calls_are_lost_again_and_again() -> None:
     one = Limit(1.0, is_known=True, was_lowered=True)
-    assert lowered(one, LOST, losses=1).batch == 1.0
-    assert lowered(one, LOST, losses=2).batch == 0.5
+    assert lower_limit(one, LOST, losses=1).batch == 1.0
+    assert lower_limit(one, LOST, losses=2).batch == 0.5
 
 
 def test_quick_answers_raise_the_limit_by_a_sixteenth_up_to_the_configured_number() -> None:
-    limit = lowered(FULL, LOST)
-    assert raised(limit, 32, slowest=0.1, timeout=2).calls == 18
+    limit = lower_limit(FULL, LOST)
+    assert raise_limit(limit, 32, slowest=0.1, timeout=2).calls == 18
     for _ in range(20):
-        limit = raised(limit, 32, slowest=0.1, timeout=2)
+        limit = raise_limit(limit, 32, slowest=0.1, timeout=2)
     assert (limit.calls, limit.batch) == (32, 1)
 
 
 def test_slow_answers_do_not_raise_the_limit_and_late_ones_lower_it() -> None:
-    limit = lowered(FULL, LOST)
-    assert raised(limit, 32, slowest=1.6, timeout=2).calls == limit.calls
-    assert eased(limit, "late").calls < limit.calls
-    assert eased(Limit(1.0, 0.5), "late").batch < 0.5
+    limit = lower_limit(FULL, LOST)
+    assert raise_limit(limit, 32, slowest=1.6, timeout=2).calls == limit.calls
+    assert ease_limit(limit, "late").calls < limit.calls
+    assert ease_limit(Limit(1.0, 0.5), "late").batch < 0.5
 
 
 def test_a_batch_that_is_slow_for_its_size_grows_while_its_latency_is_far_from_the_timeout() -> None:
     small = Limit(1.0, 0.1, is_known=True, was_lowered=True)
-    assert raised(small, 32, slowest=1.2, timeout=2).batch > 0.1
-    assert raised(small, 32, slowest=1.6, timeout=2).batch == 0.1
+    assert raise_limit(small, 32, slowest=1.2, timeout=2).batch > 0.1
+    assert raise_limit(small, 32, slowest=1.6, timeout=2).batch == 0.1
 
 
 # Calls.
@@ -144,7 +151,7 @@ def shared(engine: Engine) -> SharedCallLimit:
 
 async def test_all_processes_obey_a_limit_that_one_of_them_lowered_and_status_says_why(world: World) -> None:
     one, other = shared(world.engine), shared(world.engine)
-    one._take(FULL)
+    one._apply(FULL)
     await one.lost(time.monotonic(), LOST)
     await other.look()
     assert (one.calls, other.calls) == (16, 16)
@@ -156,8 +163,8 @@ async def test_all_processes_obey_a_limit_that_one_of_them_lowered_and_status_sa
 
 async def test_calls_that_were_under_way_together_are_one_loss_over_all_processes(world: World) -> None:
     one, other = shared(world.engine), shared(world.engine)
-    one._take(FULL)
-    other._take(FULL)
+    one._apply(FULL)
+    other._apply(FULL)
     began = time.monotonic()
     await one.lost(began, LOST)
     await other.lost(began, LOST)
@@ -184,11 +191,11 @@ async def test_resume_ends_a_limit(world: World) -> None:
 
 def test_a_pusher_has_no_more_records_under_way_than_the_limited_calls_can_carry() -> None:
     limit = CallLimit(32, 2)
-    limit._take(Limit(2.0, 0.4, is_known=True, was_lowered=True))
+    limit._apply(Limit(2.0, 0.4, is_known=True, was_lowered=True))
     assert limit.records(25, 800) == 20
     limit.pushers = 4
     assert limit.records(25, 800) == 5
-    limit._take(FULL)
+    limit._apply(FULL)
     assert limit.records(25, 800) == 800
 
 

@@ -17,7 +17,7 @@ from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.full_sync import queries as full_sync_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.push import dead_record_queries
+from sync_orchestrator.core.push import claim_queries, dead_record_queries
 from sync_orchestrator.core.push import queries as push_queries
 
 KEYS = [f"k{number}" for number in range(500)]
@@ -40,12 +40,12 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "oldest due": (ledger_queries.SELECT_OLDEST_DUE, {}),
     "expired leases": (ledger_queries.RELEASE_EXPIRED_EVENTS, {}),
     "claim of records": (
-        push_queries.CLAIM_DUE_RECORDS,
+        claim_queries.CLAIM_DUE_RECORDS,
         {"entities": ["item"], "most": 100, "lease": 60, "in_flight_window": 5, **HELD},
     ),
-    "next record": (push_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
+    "next record": (claim_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
     "claim in turn": (
-        push_queries.CLAIM_DUE_RECORDS_IN_TURN,
+        claim_queries.CLAIM_DUE_RECORDS_IN_TURN,
         {
             "entities": ["item"],
             "most": 100,
@@ -58,10 +58,10 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "claim of a group": (
-        push_queries.CLAIM_DUE_RECORDS_OF_GROUP,
+        claim_queries.CLAIM_DUE_RECORDS_OF_GROUP,
         {"entity": "item", "group": "G0", "most": 100, "lease": 60, "in_flight_window": 5, **HELD},
     ),
-    "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
+    "next record of a group": (claim_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "dead records of a group": (dead_record_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
     "list of dead records of a group": (
@@ -94,7 +94,7 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
     "locks of a settlement": (LOCK_RECORDS_IN_ORDER, {"entity": ["item"] * 500, "key": KEYS}),
-    "parts of a claim": (push_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
+    "parts of a claim": (claim_queries.SELECT_PARTS, {"entity": ["item"] * 500, "key": KEYS}),
 }
 """Batches of keys, which are joined with tables that a queue fills and empties."""
 

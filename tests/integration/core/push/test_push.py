@@ -16,10 +16,12 @@ from fakes import FakeThirdParty, answer, lost_answer
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.operations.events import redrive_events
-from sync_orchestrator.core.ports import TOO_OLD, Found
-from sync_orchestrator.core.push import attempt as pushing
-from sync_orchestrator.core.push.attempt import Claim, Pushed, claim, push
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.core.ports import TOO_OLD, Found, Item
+from sync_orchestrator.core.push.attempt import push
+from sync_orchestrator.core.push.claims import Claim, claim
+from sync_orchestrator.core.push.result import Pushed
+from sync_orchestrator.core.systems import claim_holders
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
 def claimed_one(world: World) -> Claim:
@@ -34,7 +36,7 @@ def aged_at(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> Pushed:
 
     def aged(called: str, key: str) -> None:
         if called == verb:
-            monkeypatch.setattr(pushing.time, "monotonic", lambda: claimed.deadline + next(times, 1.0))
+            monkeypatch.setattr(claim_holders.time, "monotonic", lambda: claimed.deadline + next(times, 1.0))
             next(times, None)
 
     world.erp.before = aged
@@ -195,7 +197,7 @@ def test_the_deadline_goes_with_every_write(world: World) -> None:
     deadlines: list[float | None] = []
     whole = world.erp.create
 
-    async def seen(item: pushing.Item) -> str:
+    async def seen(item: Item) -> str:
         deadlines.append(item.deadline)
         return await whole(item)
 
@@ -225,7 +227,7 @@ def test_an_answer_of_duplicate_whose_record_the_search_does_not_show_yet_is_tri
     world = make_world(system={"search_lag": 5})
     made = world.erp.by_hand({"code": "a"})
     hidden = world.erp.store.pop(made)
-    duplicate = CallFailed(Failure.PERMANENT, "answer 409", status=409, duplicate=True)
+    duplicate = CallFailed(Failure.PERMANENT, "answer 409", status=409, refusal=Refusal.DUPLICATE)
     world.erp.before = lambda verb, key: duplicate if verb == "create" else None
     world.put("a")
     world.drain()

@@ -25,9 +25,9 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, ThirdParty
-from sync_orchestrator.core.systems.breaker import HoldOff
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.core.validation.validate import validate
-from sync_orchestrator.errors import CallFailed, ConfigError, Failure
+from sync_orchestrator.errors import CallFailed, ConfigError, Failure, Refusal
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
 GOOD = """
@@ -282,7 +282,7 @@ class OverHttp(ThirdPartyAdapter):
         try:
             body = (await self.http.call("GET", "/items/x%2Fy", params={"q": "ä b", "none": None})).body
         except CallFailed as failure:
-            if failure.missing:
+            if failure.refusal is Refusal.MISSING:
                 return None
             raise
         return Found("k", "x", None, body)

@@ -442,7 +442,7 @@ async def test_a_wrong_password_does_not_hammer_the_login(
     failures += [await failure_of(http.send(Call(method="PUT", path="/things"), {}, write=True)) for _ in range(5)]
     assert guard.calls == ["/login"]
     for failure in failures:
-        assert (failure.kind, failure.missing, failure.unknown) == (Failure.AUTH, False, False)
+        assert (failure.kind, failure.refusal, failure.unknown) == (Failure.AUTH, None, False)
         assert failure.detail.startswith(f"the login failed: answer {status}: no such login: ")
         assert "hunter" not in str(failure)
     monkeypatch.setattr(auth, "_REMEMBERED", 0.0)

@@ -29,7 +29,8 @@ from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import HoldOff, SharedHoldOff, gate
+from sync_orchestrator.core.systems.breaker import gate
+from sync_orchestrator.core.systems.rate_limit import HoldOff, SharedHoldOff
 from sync_orchestrator.errors import Failure
 
 READ = Get(path="/things")

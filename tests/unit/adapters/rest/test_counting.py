@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Count, FilterCheck, Listing, Part, Target
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 NOBODY = FilterCheck().group
 NOTHING = FilterCheck().key
@@ -250,7 +250,7 @@ async def test_a_filter_that_is_ignored(server: Server, call: str) -> None:
         assert failure.kind is Failure.PERMANENT
         assert f"the filter of '{call}' (GET /{'count' if call == 'count' else 'items'}) is ignored" in failure.detail
         assert ("a count of 6" if call == "count" else "6 items") in failure.detail
-        assert not failure.missing
+        assert failure.refusal is not Refusal.MISSING
     store.obeyed = ("key", "group")
     assert await asked(erp, call) == dict(FOUND)[call]
     await erp.close()

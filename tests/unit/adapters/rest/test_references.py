@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rest import references as module
 from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config.calls import Outcome, Reference
-from sync_orchestrator.errors import Failure
+from sync_orchestrator.errors import Failure, Refusal
 
 STORE: dict[str, Any] = {"path": "/stores", "params": {"code": "{{ group }}"}, "record": "items[].id", "keep": 60}
 A = {"key": "k1", "group": "A", "payload": {"kind": "shoe"}}
@@ -204,7 +204,7 @@ async def test_reference_missing_says_which_and_what_came(
     server.answers(document, status)
     failure = await failure_of(references(http, store={**STORE, "record": record}).resolve(A, {"store"}))
     assert failure.kind is Failure.REFERENCE
-    assert not failure.missing
+    assert failure.refusal is not Refusal.MISSING
     assert failure.detail.startswith(f"reference 'store' is not there yet: answer {status}: {{\"")
 
 
@@ -212,7 +212,7 @@ async def test_reference_missing_by_a_rule_of_the_target(server: Server, http: H
     server.answers({"code": "E17"})
     rule = Outcome(when="body.code == 'E17'", means="missing")
     failure = await failure_of(references(http, outcomes=[rule], store=STORE).resolve(A, {"store"}))
-    assert (failure.kind, failure.missing) == (Failure.REFERENCE, False)
+    assert (failure.kind, failure.refusal) == (Failure.REFERENCE, None)
 
 
 async def test_that_there_is_none_is_not_kept(server: Server, http: Http) -> None:
@@ -242,7 +242,7 @@ async def test_a_failed_look_up_is_no_missing_reference(
 ) -> None:
     server.answers(document, status)
     failure = await failure_of(references(http, store=STORE).resolve(A, {"store"}))
-    assert (failure.kind, failure.missing, failure.duplicate) == (kind, False, False)
+    assert (failure.kind, failure.refusal) == (kind, None)
     assert failure.detail.startswith(detail)
 
 

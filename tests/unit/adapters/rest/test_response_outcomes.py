@@ -27,7 +27,7 @@ from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.retry import Decision, after_failure
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 HTML = """
 <!-- gateway -->
@@ -35,7 +35,13 @@ HTML = """
 <body><h1>Bad &amp; sad</h1><script>alert(1)</script><p>Try&nbsp;later</p>
 """
 
-FLAGS = ("duplicate", "missing", "conflict", "too_large", "unknown")
+FLAGS = {
+    "duplicate": lambda failure: failure.may_be_duplicate,
+    "missing": lambda failure: failure.refusal is Refusal.MISSING,
+    "conflict": lambda failure: failure.may_be_conflict,
+    "too_large": lambda failure: failure.refusal is Refusal.TOO_LARGE,
+    "unknown": lambda failure: failure.unknown,
+}
 
 
 def rule(when: str, means: str, message: str | None = None) -> Outcome:
@@ -69,7 +75,7 @@ async def called(
     finally:
         await http.close()
     assert failure.status == status
-    return failure.kind, {flag for flag in FLAGS if getattr(failure, flag)}, failure.detail
+    return failure.kind, {flag for flag, is_set in FLAGS.items() if is_set(failure)}, failure.detail
 
 
 # Every meaning.
@@ -217,7 +223,7 @@ async def test_429_for_too_large_is_not_waited_for(server: Server) -> None:
     answer = Answer(429, {"retry-after": "30"}, b"")
     failure = failure_of(answer, [too_large], write=True, retry_after=30)
     assert failure is not None
-    assert (failure.too_large, failure.retry_after) == (True, None)
+    assert (failure.refusal, failure.retry_after) == (Refusal.TOO_LARGE, None)
     throttled = failure_of(answer, [rule("status == `429`", "throttled")], write=True, retry_after=30)
     assert throttled is not None
     assert throttled.retry_after == 30

@@ -29,7 +29,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
 from sync_orchestrator.core.values.source_versions import version_of
-from sync_orchestrator.errors import CallFailed, Failure
+from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions import templates
 
 TOKEN = "s3cret-token"
@@ -73,10 +73,12 @@ async def listed(found: RestSource, after: str | None = None) -> list[tuple[list
         (400, {}, Failure.PERMANENT, {}),
         (401, {}, Failure.AUTH, {}),
         (403, {}, Failure.AUTH, {}),
-        (404, {}, Failure.PERMANENT, {"missing": True}),
-        (410, {}, Failure.PERMANENT, {"missing": True}),
+        (404, {}, Failure.PERMANENT, {"refusal": Refusal.MISSING}),
+        (410, {}, Failure.PERMANENT, {"refusal": Refusal.MISSING}),
         (408, {}, Failure.TRANSIENT, {"unknown": True}),
-        (409, {}, Failure.PERMANENT, {"duplicate": True}),
+        (409, {}, Failure.PERMANENT, {"refusal": Refusal.DUPLICATE_OR_CONFLICT}),
+        (412, {}, Failure.PERMANENT, {"refusal": Refusal.CONFLICT}),
+        (413, {}, Failure.PERMANENT, {"refusal": Refusal.TOO_LARGE}),
         (422, {}, Failure.PERMANENT, {}),
         (429, {}, Failure.THROTTLED, {}),
         (429, {"retry-after": "7"}, Failure.THROTTLED, {"retry_after": 7.0}),
@@ -95,9 +97,9 @@ def test_classes(status: int, headers: dict[str, str], kind: Failure, more: dict
     """An answer stands for one class, whoever gave it; what it did not say is not set."""
     failure = classed(status, headers)
     assert failure is not None
-    told = {name: getattr(failure, name) for name in ("unknown", "missing", "duplicate", "retry_after")}
+    told = {name: getattr(failure, name) for name in ("unknown", "refusal", "retry_after")}
     assert (failure.kind, failure.status) == (kind, status)
-    assert told == {"unknown": False, "missing": False, "duplicate": False, "retry_after": None, **more}
+    assert told == {"unknown": False, "refusal": None, "retry_after": None, **more}
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -240,7 +242,7 @@ async def test_what_is_not_json_may_be_so_next_time(server: Server, body: bytes)
     server.handler = handler
     found = source(server)
     failure = await failure_of(found.read("a"))
-    assert (failure.kind, failure.missing) == (Failure.TRANSIENT, False)
+    assert (failure.kind, failure.refusal) == (Failure.TRANSIENT, None)
     await found.close()
 
 

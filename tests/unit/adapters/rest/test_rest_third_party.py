@@ -146,7 +146,7 @@ async def test_a_conflict_stays_one(server: Server) -> None:
     Heard(server, {"fault": "exists"}, 409)
     erp = third_party(server)
     failure = await failure_of(erp.create(ITEM))
-    assert (failure.kind, failure.duplicate) == (Failure.PERMANENT, True)
+    assert (failure.kind, failure.may_be_duplicate) == (Failure.PERMANENT, True)
     await erp.close()
 
 

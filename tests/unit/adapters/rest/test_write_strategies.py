@@ -603,5 +603,5 @@ async def test_a_duplicate_that_a_search_does_not_show_stays_one(server: Server)
     store = Store(server, unique=True)
     store.by_hand(code="k1")
     erp = adapter(server, {**THEIRS, "lookup": None})
-    assert (await failure_of(erp.create(replace(item(), external_id=None)))).duplicate
+    assert (await failure_of(erp.create(replace(item(), external_id=None)))).may_be_duplicate
     await erp.close()
