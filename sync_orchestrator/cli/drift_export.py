@@ -15,12 +15,13 @@ from typing import Any
 from jinja2 import Environment
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, OverTime
+from sync_orchestrator.core.validation.drift import DriftKind
+from sync_orchestrator.core.validation.drift_log import COLUMNS, OverTime
 from sync_orchestrator.errors import ConfigError
 
 _AT_ONCE = 10_000
 _TIMES = ("found_at", "last_seen_at", "repaired_at")
-_COLOURS = dict(zip(KINDS, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
+_COLOURS = dict(zip(DriftKind, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 320, 60, 50, 40
 
 Row = dict[str, Any]
@@ -91,7 +92,7 @@ def plot(path: Path, found: OverTime) -> None:
     bars, labels = [], []
     for number, (at, counts) in enumerate(found.buckets):
         base = float(_HEIGHT - _BOTTOM)
-        for kind in KINDS:
+        for kind in DriftKind:
             if n := counts.get(kind, 0):
                 base -= n * per_one
                 bars.append(
@@ -105,7 +106,7 @@ def plot(path: Path, found: OverTime) -> None:
                 )
         if number % max(1, len(found.buckets) // 8) == 0:
             labels.append({"x": _LEFT + number * step, "text": f"{at:%m-%d %H:%M}"})
-    kinds = [kind for kind in KINDS if any(kind in counts for _, counts in found.buckets)]
+    kinds = [kind for kind in DriftKind if any(kind in counts for _, counts in found.buckets)]
     path.write_text(
         _SVG.render(
             bars=bars,

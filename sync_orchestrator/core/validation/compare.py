@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from sync_orchestrator.core.validation.drift import DriftKind
 from sync_orchestrator.core.validation.spill import Row
 from sync_orchestrator.core.values.places import digest_elsewhere
-
-Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Suspect:
     """
 
     key: str
-    kind: Kind
+    kind: DriftKind
     external_id: str | None
     ours: bytes | None
     theirs: bytes | None
@@ -77,7 +76,7 @@ def suspects(ours: Iterable[Any], theirs: Iterable[Row]) -> tuple[list[Suspect],
 def foreign(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
     """The third party's records without a key of ours, or with one of ``keys``, which nobody here knows."""
     return [
-        Suspect(key or str(external_id), "foreign", external_id, None, theirs)
+        Suspect(key or str(external_id), DriftKind.UNMANAGED, external_id, None, theirs)
         for key, external_id, theirs in there
         if key is None or key in keys
     ]
@@ -99,11 +98,11 @@ def misplaced(
         if key is None or (row := ours.get(key)) is None:
             continue
         if row.deleted:
-            kind: Kind = "extra" if row.ever_applied else "foreign"
+            kind: DriftKind = DriftKind.EXTRA if row.ever_applied else DriftKind.UNMANAGED
         elif grouped_address or external_id != row.external_id:
-            kind = "twin"
+            kind = DriftKind.DUPLICATE
         elif group_is_known and row.group_key is not None and theirs != _shown_in_its_group(row):
-            kind = "different"
+            kind = DriftKind.DIFFERENT
         else:
             continue
         belongs_to = None if row.deleted else row.group_key
@@ -130,7 +129,7 @@ def _shown_in_its_group(row: Any) -> bytes | None:
 
 
 def _missing(present: pd.DataFrame) -> list[Suspect]:
-    return [_suspect(row, "missing") for row in present[present["_merge"] == "left_only"].itertuples()]
+    return [_suspect(row, DriftKind.MISSING) for row in present[present["_merge"] == "left_only"].itertuples()]
 
 
 def _different(present: pd.DataFrame) -> list[Suspect]:
@@ -139,7 +138,7 @@ def _different(present: pd.DataFrame) -> list[Suspect]:
     replaced = here[~here["key"].isin(ours_there["key"])].drop_duplicates("key")
     wrong = ours_there[ours_there["applied_digest"].map(_hex) != ours_there["digest"].map(_hex)]
     return [
-        _suspect(row, "stale" if _hex(row.prior_digest) == _hex(row.digest) else "different")
+        _suspect(row, DriftKind.STALE if _hex(row.prior_digest) == _hex(row.digest) else DriftKind.DIFFERENT)
         for row in pd.concat([wrong, replaced]).itertuples()
     ]
 
@@ -147,19 +146,23 @@ def _different(present: pd.DataFrame) -> list[Suspect]:
 def _twins(known: pd.DataFrame) -> list[Suspect]:
     both = known[known["_merge"] == "both"]
     many = both[both.duplicated("key", keep=False)]
-    return [_suspect(row, "twin") for row in many.itertuples() if str(row.external_id) != str(row.external_id_theirs)]
+    return [
+        _suspect(row, DriftKind.DUPLICATE)
+        for row in many.itertuples()
+        if str(row.external_id) != str(row.external_id_theirs)
+    ]
 
 
 def _extra(gone: pd.DataFrame) -> list[Suspect]:
     return [
-        _suspect(row, "extra" if row.ever_applied else "foreign")
+        _suspect(row, DriftKind.EXTRA if row.ever_applied else DriftKind.UNMANAGED)
         for row in gone.drop_duplicates("key").itertuples()
         if row.deleted
     ]
 
 
-def _suspect(row: Any, kind: Kind) -> Suspect:
-    there = row._merge == "both" if hasattr(row, "_merge") else kind != "missing"
+def _suspect(row: Any, kind: DriftKind) -> Suspect:
+    there = row._merge == "both" if hasattr(row, "_merge") else kind != DriftKind.MISSING
     return Suspect(
         row.key,
         kind,

@@ -33,7 +33,7 @@ class GroupDiff:
     suspects: list[Suspect] = field(default_factory=list)
 
 
-async def diff(context: Context, entity: EntityContext, group: str, since: datetime) -> GroupDiff:
+async def diff_group(context: Context, entity: EntityContext, group: str, since: datetime) -> GroupDiff:
     """Lists the group and compares; ``since``: the database's time before. Raises CallFailed."""
     theirs = Slices()
     try:
