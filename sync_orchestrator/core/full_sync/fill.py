@@ -25,8 +25,8 @@ from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.prefetch import read_ahead
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
-from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease
+from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.version_guard import Change, Verdict
@@ -117,14 +117,14 @@ class Fill:
 
     def _begin(self, connection: Connection) -> str | None:
         self._reads.begin(connection)
-        row = self._lease.row
-        unfinished = row.sync_phase == "list" and row.sync_cursor is not None and row.recent  # type: ignore[attr-defined]
-        if unfinished and self._entity.owner.keyset_listing:
-            self._sync_id = row.sync_id  # type: ignore[attr-defined]
-            self.report.listed = row.sync_listed  # type: ignore[attr-defined]
+        found = self._lease.found
+        can_resume = found.sync_phase == "list" and found.is_sync_recent and self._entity.owner.keyset_listing
+        if can_resume and found.sync_id is not None and found.sync_cursor is not None:
+            self._sync_id = found.sync_id
+            self.report.listed = found.sync_listed
             self.report.resumed = True
-            return str(row.sync_cursor)  # type: ignore[attr-defined]
-        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id  # type: ignore[attr-defined]
+            return found.sync_cursor
+        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
         return None
 
     def _merge_page(self, connection: Connection, *, page: _Page) -> None:
@@ -144,7 +144,7 @@ class Fill:
             n=self._listed(connection, owner, rows),
             lease=self._lease.seconds,
         )
-        self.report.listed = done.sync_listed  # type: ignore[attr-defined]
+        self.report.listed = done.sync_listed
         _before_page_commit()
 
     def _without_flagged(self, connection: Connection, changes: Sequence[Change]) -> Sequence[Change]:
@@ -207,7 +207,7 @@ class Fill:
 
     def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
-        self._lease.fenced(connection, groups_queries.SET_PHASE, phase="delete", lease=self._lease.seconds)
+        self._lease.set_phase(connection, "delete")
         one_by_one(connection)
         rows = run(
             connection,
@@ -217,9 +217,7 @@ class Fill:
             owner=self._entity.rules.owner,
             parts=sorted(self._entity.sources),
         )
-        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._lease.group)[
-            0
-        ][0]
+        size = count_group_records(connection, self._entity.name, self._lease.group)
         owner = self._entity.rules.owner
         flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
         found = [row for row in rows if row.part == owner or row.key not in flagged]
@@ -285,7 +283,7 @@ class Fill:
             self._hold(held, [change.key for change in gone[:EXAMPLES]])
 
         def work(connection: Connection) -> None:
-            self._lease.fenced(connection, groups_queries.RENEW_GROUP_LEASE, lease=self._lease.seconds)
+            self._lease.renew_within(connection)
             for some, reason in _reasons(gone, flagged):
                 why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
                 if why is not None:

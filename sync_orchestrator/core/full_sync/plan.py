@@ -10,10 +10,10 @@ import asyncio
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.full_sync.fill import Progress
-from sync_orchestrator.core.full_sync.full_sync import known_groups
 from sync_orchestrator.core.full_sync.plan_draft import COUNTS, WORRIES, GroupPlan, PlanDraft, Sample
 from sync_orchestrator.core.full_sync.planned_archive import PlannedArchive
 from sync_orchestrator.core.full_sync.planned_pushes import PlannedPushes
+from sync_orchestrator.core.groups.registry import known_groups
 from sync_orchestrator.errors import CallFailed, CannotPlan
 
 __all__ = ["COUNTS", "WORRIES", "GroupPlan", "Sample", "groups_to_plan", "plan_group", "ungrouped_notes"]

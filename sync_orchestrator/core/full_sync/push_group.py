@@ -20,7 +20,7 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.groups.lease import GroupLease
-from sync_orchestrator.core.ledger import queries as ledger_queries
+from sync_orchestrator.core.ledger.retrying import redrive_archived_events, retry_failed_of_group
 from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.systems.suspension import suspension_of
 
@@ -156,17 +156,9 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.fenced(connection, queries.COMPLETE_GROUP)
     tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
-    if tried:
-        run(
-            connection,
-            ledger_queries.REDRIVE_ARCHIVED_EVENTS,
-            entity=lease.entity,
-            keys=sorted(row.key for row in tried),
-        )
+    redrive_archived_events(connection, lease.entity, [row.key for row in tried])
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
-    redriven = run(
-        connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group, all_covered=covered
-    )
+    redriven = retry_failed_of_group(connection, lease.entity, lease.group, all_covered=covered)
     if tried or redriven:
         notify_work(connection)
-    return len(tried), len(redriven)
+    return len(tried), redriven

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.archive.merge import ticket_and_clock
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import change_of_read
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.epochs import read_epochs
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
 from sync_orchestrator.texts.storable_text import text_problem
@@ -39,7 +39,7 @@ class GroupReads:
 
     def begin(self, connection: Connection) -> None:
         """Learns in which epoch each source is."""
-        self._epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
+        self._epochs = read_epochs(connection)
 
     async def ticket(self) -> int:
         """A number for a read that begins now."""

@@ -19,7 +19,8 @@ from sync_orchestrator.core.notifications import queries as notifications_querie
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.validation import queries as validation_queries
+from sync_orchestrator.core.systems.epochs import read_epochs
+from sync_orchestrator.core.validation.drift_log import list_drift_of_record
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
@@ -75,12 +76,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
         "pushes": [
             dict(row._mapping) for row in run(connection, push_queries.LIST_ATTEMPTS_OF_RECORD, entity=entity, key=key)
         ],
-        "drift": [
-            dict(row._mapping)
-            for row in run(
-                connection, validation_queries.LIST_DRIFT_OF_RECORD, entity=entity, group=None, key=key, most=100
-            )
-        ],
+        "drift": list_drift_of_record(connection, entity, key),
     }
 
 
@@ -164,7 +160,7 @@ def _take(
     run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
     unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}
-    epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
+    epochs = read_epochs(connection)
     changes: list[Change] = []
     for part, found in reads.items():
         epoch = epochs.get(part, 0)
