@@ -1,7 +1,7 @@
-"""Full sync of a business group, in two halves: fill the archive from the sources, then bring the third party in step.
+"""Full sync of a business group, in two halves: fill the archive from the sources, then push what is out of sync.
 
-It does not pass each row through the ledger: the archive itself knows what is out of step. Live changes go on beside
-it; the version guard decides. Not here: the halves themselves (``group_fill.py``, ``group_push.py``).
+Rows do not pass through the ledger: the archive itself knows what is out of sync. Live changes go on meanwhile; the
+version guard decides which of two changes is newer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the sources say of one business group, as changes: for its full sync, and for the plan of one.
+"""Reads the sources of one business group as changes, for its full sync, its plan and its check.
 
-What cannot be used is passed over and told. Not here: what becomes of the changes (``full_sync.py``,
-``full_sync_plan.py``).
+Parts that cannot be used are passed over and reported.
 """
 
 from __future__ import annotations
@@ -82,9 +81,9 @@ class GroupReads:
         return self._epochs.get(part, 0)
 
     def _sort_out(self, rows: Sequence[PartRead], part: str) -> tuple[list[PartRead], list[PartRead]]:
-        return sort_out(self._not_ahead(row, part) for row in rows)
+        return sort_out(self._mark_future(row, part) for row in rows)
 
-    def _not_ahead(self, row: PartRead, part: str) -> PartRead:
+    def _mark_future(self, row: PartRead, part: str) -> PartRead:
         settings = self._entity.settings
         ahead = seconds_too_far(row.version, settings.parts[part].version.kind, self._now, settings.max_ahead)
         if not ahead or row.problem is not None:

@@ -1,7 +1,7 @@
-"""The hold on one business group: one full sync a group at a time, on all machines, fenced by a token (rule 4).
+"""Exclusive lease on a business group: at most one full sync per group on all machines, fenced by a token (rule 4).
 
-The lease is short, and a thread of its holder renews it: the lease of a process that is gone ends within seconds,
-however long ``limits.lease`` is. Not here: what is done under it (``full_sync.py``).
+The lease is short, and a thread of its holder renews it. The lease of a process that is gone ends within seconds,
+however long ``limits.lease`` is.
 """
 
 from __future__ import annotations
@@ -138,15 +138,17 @@ async def leased(context: Context, entity: str, group: str) -> AsyncIterator[Gro
     where it does.
     """
     with context.holder.beating():  # one heartbeat for all drains of the group
-        async with _kept(context, entity, group) as lease:
+        async with _held(context, entity, group) as lease:
             yield lease
 
 
 @asynccontextmanager
-async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
-    lease = await _take(context, entity, group)
+async def _held(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
+    lease = await _acquire(context, entity, group)
     ended = threading.Event()
-    renewing = threading.Thread(target=_keep, args=(lease, ended), name=f"lease {entity} {group}", daemon=True)
+    renewing = threading.Thread(
+        target=_renew_until_ended, args=(lease, ended), name=f"lease {entity} {group}", daemon=True
+    )
     renewing.start()
     error: str | None = None
     try:
@@ -156,10 +158,10 @@ async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[Grou
         raise
     finally:
         ended.set()
-        _let_go(context, lease, error)
+        _release(context, lease, error)
 
 
-def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
+def _release(context: Context, lease: GroupLease, error: str | None) -> None:
     in_transaction(
         context.engine,
         lambda connection: run(
@@ -173,7 +175,7 @@ def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
     )
 
 
-async def _take(context: Context, entity: str, group: str) -> GroupLease:
+async def _acquire(context: Context, entity: str, group: str) -> GroupLease:
     holder = f"{application_name()} on {socket.gethostname()}"
     seconds = lease_seconds(context)
 
@@ -193,7 +195,7 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
         except asyncio.CancelledError:  # the thread goes on, and may take the group after all
             lease = (await taking)[0]
             if lease is not None:
-                _let_go(context, lease, None)
+                _release(context, lease, None)
             raise
         if lease is not None:
             return lease
@@ -203,7 +205,7 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
         await asyncio.sleep(min(_LOOK_SECONDS, max(0.01, left)))
 
 
-def _keep(lease: GroupLease, ended: threading.Event) -> None:
+def _renew_until_ended(lease: GroupLease, ended: threading.Event) -> None:
     """Renews a lease from a thread of its own, so that a busy event loop does not lose it."""
     while not ended.wait(lease.seconds / _RENEWALS):
         try:

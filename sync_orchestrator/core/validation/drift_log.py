@@ -1,7 +1,4 @@
-"""What validation has found, read back: the whole list, a row a differing field, and how much of it when.
-
-Not here: finding it (``validation.py``), what a person sees of it (``cli/drift_export.py``).
-"""
+"""Reads drift that validation found: one row for each differing field, and counts over time."""
 
 from __future__ import annotations
 
