@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
-
-from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.groups import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from sync_orchestrator.core.context import Context, EntityContext
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from sync_orchestrator.core.notifications import queries as notifications_querie
 from sync_orchestrator.core.push.dead_records import summarize_dead_records
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.overview import list_systems
-from sync_orchestrator.core.validation.lost_changes import count_lost_changes_by_day
+from sync_orchestrator.core.validation.lost_change_counts import count_lost_changes_by_day
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
-
-from sqlalchemy import Connection, Engine
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 COLUMNS = (
     "entity",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Literal
 
 from sqlalchemy import Connection
@@ -42,21 +41,6 @@ class LostChange:
         return self.part, self.key
 
 
-@dataclass(frozen=True, slots=True)
-class LostChangeCount:
-    """How many changes of one source were found lost on one day."""
-
-    entity: str
-    source: str
-    day: date
-    count: int
-
-    @classmethod
-    def from_row(cls, row: Any) -> LostChangeCount:
-        """Makes one from a row of the database."""
-        return cls(entity=row.entity, source=row.source, day=row.day, count=row.n)
-
-
 def record_lost_changes(
     connection: Connection, entity: str, group: str, lost: Sequence[LostChange], on_the_way: Collection[LostChange]
 ) -> list[PartPlace]:
@@ -82,11 +66,6 @@ def record_lost_changes(
 def count_open_lost_changes(connection: Connection, entity: str, group: str) -> int:
     """Counts the lost changes of a group that the archive does not have yet."""
     return int(run(connection, queries.COUNT_OPEN_LOST_CHANGES, entity=entity, group=group)[0].n)
-
-
-def count_lost_changes_by_day(connection: Connection, days: int) -> list[LostChangeCount]:
-    """Counts the lost changes of the last days by entity, source and day, the newest day first."""
-    return [LostChangeCount.from_row(row) for row in run(connection, queries.SUM_LOST_CHANGES, days=days)]
 
 
 def recovery_events(

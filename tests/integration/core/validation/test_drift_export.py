@@ -53,7 +53,7 @@ def test_the_whole_list_is_written_a_row_a_field(drifted: World, command: Comman
 def test_the_list_is_read_in_pieces_and_none_is_lost_between_them(
     drifted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(found_drift, "_AT_ONCE", 2)
+    monkeypatch.setattr(found_drift, "_BATCH_SIZE", 2)
     assert {row["key"] for row in listed(drifted.engine, Chosen())} == set(KEYS)
 
 
