@@ -22,7 +22,7 @@ from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import FillReport
-from sync_orchestrator.core.full_sync.full_sync import bring_in_step, fill, full_sync
+from sync_orchestrator.core.full_sync.full_sync import bring_in_sync, fill, full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.full_sync.retrying import retry_full_sync
@@ -196,7 +196,7 @@ class _Work:
                 passed=problem is None,
                 description=f"listed {filled.listed} by this full sync" + ("" if problem is None else f"; {problem}"),
                 metadata={
-                    "verdict": "in_step" if problem is None else "lost",
+                    "verdict": "in_sync" if problem is None else "lost",
                     "listed": filled.listed,
                     "changed": filled.changed,
                     "unusable": filled.unusable,
@@ -293,7 +293,7 @@ class _Work:
                 )
             else:
                 stepped = await self._patiently(
-                    group, lambda: bring_in_step(self._context, self._entity, group, progress=tell)
+                    group, lambda: bring_in_sync(self._context, self._entity, group, progress=tell)
                 )
         finally:
             await asyncio.gather(*reporting)
@@ -303,7 +303,7 @@ class _Work:
     async def _end_of_push(self, group: str, stepped: StepReport, figures: Figures, lines: list[str]) -> None:
         """Materializes the mirror of a group that is in sync; the figures of another one are an observation."""
         left = None
-        if stepped.open or stepped.parked or stepped.suspended is not None:
+        if stepped.open or stepped.stopped or stepped.suspended is not None:
             left = await asyncio.to_thread(
                 in_transaction,
                 self._context.engine,
@@ -372,7 +372,7 @@ def _of_step(stepped: StepReport, seconds: float) -> Figures:
         "calls": stepped.calls,
         "mirrored": stepped.acknowledged,
         "still_open": stepped.open,
-        "dead": stepped.parked,
+        "dead": stepped.stopped,
         "redriven_events": stepped.redriven,
         **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
         **_rate("calls", stepped.calls, seconds),

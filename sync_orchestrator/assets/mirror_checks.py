@@ -52,7 +52,7 @@ from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
 
-_STATES = {"dead": "record", "held": "record, on hold", "discarded": "record, discarded"}
+_STATES = {"dead": "record", "on_hold": "record, on hold", "discarded": "record, discarded"}
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
 _MOST_SAMPLES = 50
@@ -92,7 +92,7 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
 
 
 _DESCRIPTION = """Counts a business group at the third party, and compares record by record where the count does not \
-fit or a full comparison is due (`validation.audit_every`).
+fit or a full comparison is due (`validation.full_comparison_every`).
 
 - **Execute all** starts at once, without a dialog, and works on all business groups. {effect}
 - A count that fits says nothing about records that were altered. To compare all records now, launch the job
@@ -108,7 +108,7 @@ _EFFECTS: dict[Repair, str] = {
 
 
 def _verdicts() -> Verdicts:
-    return Verdicts(("drift", "not_validated", "in_step"), "validated")
+    return Verdicts(("drift", "not_validated", "in_sync"), "validated")
 
 
 def validate_groups(
@@ -193,7 +193,7 @@ def group_evaluation(context: Context, name: str, result: GroupValidation) -> dg
         mirror_key(name),
         CHECK,
         result.group,
-        passed=result.verdict == "in_step",
+        passed=result.verdict == "in_sync",
         description=summary(result),
         metadata=metadata_of(result),
         severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,
@@ -231,7 +231,7 @@ def _changes_the_plot(result: GroupValidation, shown: Mapping[str, bool]) -> boo
 def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation:
     """The drift of one group by kind, as numbers that the UI plots over time.
 
-    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in step add
+    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in sync add
     nothing to the event log.
     """
     counts = Counter(drift.kind for drift in result.drift)
@@ -262,9 +262,8 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
         "in_flight": result.ambiguous,
         "drift": len(result.drift),
         "sent_to_repair": result.repaired,
-        "foreign": result.foreign,
         "unmanaged": result.unmanaged,
-        "stubborn": result.stubborn,
+        "persistent": result.persistent,
         "dead": result.dead,
         "discarded": result.discarded,
         "method": "count" if result.compared is None else "count, then diff",

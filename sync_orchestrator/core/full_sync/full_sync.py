@@ -42,7 +42,7 @@ async def fill(
     return work.report
 
 
-async def bring_in_step(
+async def bring_in_sync(
     context: Context,
     entity: EntityContext,
     group: str,
@@ -50,13 +50,13 @@ async def bring_in_step(
     patience: float | None = None,
     progress: Progress | None = None,
 ) -> StepReport:
-    """Pushes what of a group is out of step, then tries again all that failed meanwhile.
+    """Pushes what of a group is out of sync, then tries again all that failed meanwhile.
 
     Waits for retries up to ``patience`` seconds; what is open after that is left to the drain. Raises GroupBusy.
     """
     report = StepReport(entity.name, group)
     async with leased(context, entity.name, group) as lease:
-        await _bring_in_step(context, lease, report, patience, progress)
+        await _bring_in_sync(context, lease, report, patience, progress)
     return report
 
 
@@ -90,11 +90,11 @@ async def full_sync(
         _filled()
         filled(work.report)
         await beside.all_pushed()
-        await _bring_in_step(context, lease, report, patience, progress)
+        await _bring_in_sync(context, lease, report, patience, progress)
     return work.report, report
 
 
-async def _bring_in_step(
+async def _bring_in_sync(
     context: Context, lease: GroupLease, report: StepReport, patience: float | None, progress: Progress | None
 ) -> None:
     ends = asyncio.get_running_loop().time() + (context.config.limits.drain_seconds if patience is None else patience)

@@ -18,20 +18,20 @@ COUNTS = {
     "delete": "deleted there",
     "unchanged": "there as they should be",
     "moved": "gone to another business group",
-    "held": "not deleted, since too many would be or the listing is not proven complete",
-    "twins": "of those created, how many have a key that is there already",
+    "on_hold": "not deleted, since too many would be or the listing is not proven complete",
+    "duplicates": "of those created, how many have a key that is there already",
     "unusable": "parts that cannot be used",
     "behind": "shown by the source at an older version, with other content than the archive",
     "unmapped": "records that the mapping cannot turn into a payload",
     "incomplete": "without a required part, so not pushed",
-    "parked": "on hold for an operator, so not pushed",
+    "stopped": "on hold for an operator, so not pushed",
     "discarded": "given up by an operator, so not pushed until they change",
     "drift": "other there than acknowledged, which validation looks after",
-    "foreign": "there without ever having been put there by us, left alone",
+    "unmanaged": "there without ever having been put there by us, left alone",
 }
 """What a plan counts."""
 
-WORRIES = ("held", "twins", "unusable", "behind", "unmapped", "incomplete", "parked")
+WORRIES = ("on_hold", "duplicates", "unusable", "behind", "unmapped", "incomplete", "stopped")
 """Counts for which a person should look before the full sync."""
 
 _MAX_SAMPLES = 5
@@ -83,7 +83,7 @@ class PlanDraft:
     @property
     def holds_deletions(self) -> bool:
         """Whether deletions are held back."""
-        return "held" in self._counts
+        return "on_hold" in self._counts
 
     def count(self, name: str, n: int = 1) -> None:
         """Adds to one of COUNTS."""
@@ -93,8 +93,8 @@ class PlanDraft:
         """Notes that deletions are held back."""
         self._notes.append(f"deletions are held: {reason}")
         for key in keys:
-            self._counts["held"] += 1
-            self._actions.append(["held", key])
+            self._counts["on_hold"] += 1
+            self._actions.append(["on_hold", key])
 
     def act(self, action: str, key: str, *, ours: bytes | None = None, theirs: Found | None = None) -> None:
         """Counts an action on a record. It distinguishes this plan from others, with the digests of both sides."""
@@ -135,10 +135,10 @@ class PlanDraft:
             self._counts["unusable"] = unusable
         for problem in problems:
             self.note(problem)
-        if "twins" in self._counts:
+        if "duplicates" in self._counts:
             self.note(
                 "records with these keys are there already: where the third party does not refuse a second one, "
-                "creates make twins; third_party.lookup with search_first takes over what is there"
+                "creates make duplicates; third_party.lookup with search_first takes over what is there"
             )
         return GroupPlan(
             self._entity.name,

@@ -63,7 +63,7 @@ class PlannedArchive:
     async def read(self, progress: Progress) -> None:
         """Reads the group from all sources, and merges it with what the archive has. Raises CallFailed."""
         owner = self._entity.rules.owner
-        number = self._read_sequence = await self.reads.ticket()
+        number = self._read_sequence = await self.reads.read_sequence()
         async with aclosing(self._entity.owner.pages(self._group)) as pages:  # type: ignore[type-var]
             async for rows, _ in pages:
                 others = await self.reads.others(rows)
@@ -71,13 +71,13 @@ class PlannedArchive:
                 for part, found in others.items():
                     self._add(found, part, number)
                 progress("read", len(self._listed[owner]))
-                number = await self.reads.ticket()
+                number = await self.reads.read_sequence()
         for part in self.reads.listed_parts():
-            number = await self.reads.ticket()
+            number = await self.reads.read_sequence()
             async with aclosing(self._entity.sources[part].pages(self._group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
                     self._add(rows, part, number)
-                    number = await self.reads.ticket()
+                    number = await self.reads.read_sequence()
         self._draft.listed = len(self._listed[owner])
         await asyncio.to_thread(self._merge)
 
@@ -170,7 +170,9 @@ class PlannedArchive:
         if held is not None:
             return [], held
         changes, _ = await reads.confirm(part, rows, self._read_sequence)
-        gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._read_sequence]
+        gone = [
+            change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._read_sequence
+        ]
         changes = [*changes, *flagged]
         held = reads.outage(part, listed, len(gone), size, allowed)
         return changes, held or await asyncio.to_thread(self._exceeds_window, changes)

@@ -23,7 +23,7 @@ from sync_orchestrator.errors import MappingFailed
 
 _COUNTED_AS = {
     PlannedAction.INCOMPLETE: "incomplete",
-    PlannedAction.ON_HOLD: "parked",
+    PlannedAction.ON_HOLD: "stopped",
     PlannedAction.DISCARDED: "discarded",
     PlannedAction.IN_SYNC: "unchanged",
     PlannedAction.DRIFT: "drift",
@@ -76,8 +76,8 @@ class PlannedPushes:
             }
         for key in sorted({*unknown, *([None] if None in there else [])} - known, key=str):
             for found in there[key]:
-                self._draft.count("foreign")
-                self._draft.sample("foreign", key or found.external_id, {}, found)
+                self._draft.count("unmanaged")
+                self._draft.sample("unmanaged", key or found.external_id, {}, found)
 
     async def _read_elsewhere(self, key: str, record: PlannedRecord) -> list[Found]:
         """Reads a record that comes from another group, where it is under the same address there."""
@@ -86,7 +86,7 @@ class PlannedPushes:
             archived is None
             or archived.applied_digest is None
             or not record.is_out_of_sync
-            or record.moves_in(self._entity.third_party.traits)
+            or record.moves_in(self._entity.third_party.capabilities)
             or archived.applied_group in (None, self._group)
         ):
             return []
@@ -97,7 +97,7 @@ class PlannedPushes:
     def _draft_departure(self, key: str) -> None:
         """A record that goes to another group."""
         self._draft.act("moved", key)
-        if self._entity.third_party.traits.grouped_address:
+        if self._entity.third_party.capabilities.group_in_address:
             self._draft.act("delete", key)
             self._draft.sample("delete", key, {}, None)
 
@@ -113,7 +113,7 @@ class PlannedPushes:
                 self._draft.note(f"{key!a}: {error}")
                 return
         shown = [self._entity.digest_of_found(found, record.state.group) for found in there]
-        action = classify_record(record, self._entity.third_party.traits, wanted=wanted, shown=shown)
+        action = classify_record(record, self._entity.third_party.capabilities, wanted=wanted, shown=shown)
         if (name := _COUNTED_AS.get(action)) is not None:
             self._draft.count(name)
         elif action is not PlannedAction.NOTHING:
@@ -123,7 +123,7 @@ class PlannedPushes:
         self, action: PlannedAction, key: str, payload: dict[str, Any], wanted: bytes | None, theirs: Found | None
     ) -> None:
         if action is PlannedAction.CREATE_DUPLICATE:
-            self._draft.count("twins")
+            self._draft.count("duplicates")
             action = PlannedAction.CREATE
         self._draft.act(action.value, key, ours=wanted, theirs=theirs)
         if action is PlannedAction.UNCHANGED or not self._draft.wants_sample(action.value):
@@ -133,7 +133,12 @@ class PlannedPushes:
         self._draft.sample(action.value, key, payload, theirs, places)
 
     def _place_differences(self, key: str, theirs: Found) -> list[dict[str, Any]]:
-        record, traits = self._records[key], self._entity.third_party.traits
-        if theirs.group is None and not traits.shows_group and record.archived and record.is_regrouped(traits):
+        record, capabilities = self._records[key], self._entity.third_party.capabilities
+        if (
+            theirs.group is None
+            and not capabilities.shows_group
+            and record.archived
+            and record.is_regrouped(capabilities)
+        ):
             theirs = replace(theirs, group=record.archived.applied_group)
-        return differences_of_place(traits, group=record.state.group, external_id=None, found=theirs)
+        return differences_of_place(capabilities, group=record.state.group, external_id=None, found=theirs)

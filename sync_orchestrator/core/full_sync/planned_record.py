@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from sync_orchestrator.core.db.session import as_bytes
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.core.push.decision import Situation, Step, plan
 from sync_orchestrator.core.version_guard import RecordState
 
@@ -49,9 +49,9 @@ class ArchivedRecord:
     applied_digest: bytes | None = None
     applied_group: str | None = None
     external_id: str | None = None
-    parked: str | None = None
+    stopped: str | None = None
     ever_applied: bool = False
-    unsettled_for: float | None = None
+    outcome_unknown_for: float | None = None
 
     @classmethod
     def from_row(cls, row: Any) -> ArchivedRecord:
@@ -62,9 +62,9 @@ class ArchivedRecord:
             applied_digest=as_bytes(row.applied_digest),
             applied_group=row.applied_group,
             external_id=row.external_id,
-            parked=row.parked,
+            stopped=row.stopped,
             ever_applied=row.ever_applied,
-            unsettled_for=row.unsettled_for,
+            outcome_unknown_for=row.outcome_unknown_for,
         )
 
 
@@ -90,21 +90,24 @@ class PlannedRecord:
             return False
         if self.archived is None:
             return self.state.revision != 0
-        return self.archived.applied_revision != self.state.revision or self.archived.unsettled_for is not None
+        return self.archived.applied_revision != self.state.revision or self.archived.outcome_unknown_for is not None
 
     def has_part(self, part: str) -> bool:
         """Whether a deletion of the part would take something away that no delete event announces."""
         return part in self.state.parts and part not in self.deleted_parts and part not in self.announced_parts
 
-    def is_regrouped(self, traits: Traits) -> bool:
+    def is_regrouped(self, capabilities: Capabilities) -> bool:
         """Whether the third party has it in another business group, under the same address."""
         return (
-            self._is_applied_elsewhere and traits.sends_group and not traits.grouped_address and not self.state.deleted
+            self._is_applied_elsewhere
+            and capabilities.sends_group
+            and not capabilities.group_in_address
+            and not self.state.deleted
         )
 
-    def moves_in(self, traits: Traits) -> bool:
+    def moves_in(self, capabilities: Capabilities) -> bool:
         """Whether it comes from another business group, and so from another address."""
-        return self._is_applied_elsewhere and traits.grouped_address
+        return self._is_applied_elsewhere and capabilities.group_in_address
 
     @property
     def _is_applied_elsewhere(self) -> bool:
@@ -118,31 +121,31 @@ class PlannedRecord:
 
     @property
     def waits_for_operator(self) -> str | None:
-        """``held`` or ``discarded``, where the record has not changed since; None otherwise."""
+        """``on_hold`` or ``discarded``, where the record has not changed since; None otherwise."""
         is_unchanged = self.archived is not None and self.archived.revision == self.state.revision
-        return self.archived.parked if self.archived is not None and is_unchanged else None
+        return self.archived.stopped if self.archived is not None and is_unchanged else None
 
 
 def classify_record(
-    record: PlannedRecord, traits: Traits, *, wanted: bytes | None, shown: Sequence[bytes]
+    record: PlannedRecord, capabilities: Capabilities, *, wanted: bytes | None, shown: Sequence[bytes]
 ) -> PlannedAction:
     """Says what a full sync does about a record of its group. Pure.
 
     Args:
         record: The record, as the merge would leave it.
-        traits: What the third party can do.
+        capabilities: What the third party can do.
         wanted: The digest of its payload; None for a deleted record, and for one that is not ready.
         shown: The digests of what the third party shows under its key, as records of its group.
     """
     if not record.state.ready:
         return PlannedAction.NOTHING if record.state.deleted else PlannedAction.INCOMPLETE
-    step = _next_step(record, traits, wanted)
+    step = _next_step(record, capabilities, wanted)
     if step is None:
         return _classify_acknowledged(wanted, shown)
     waits = record.waits_for_operator
     if waits == "discarded":
         return PlannedAction.DISCARDED
-    if step is Step.HOLD or waits == "held":
+    if step is Step.HOLD or waits == "on_hold":
         return PlannedAction.ON_HOLD
     if step is Step.NOTHING:
         return _classify_acknowledged(wanted, shown)
@@ -150,13 +153,13 @@ def classify_record(
         return PlannedAction.DELETE if shown else PlannedAction.NOTHING
     if not shown:
         return PlannedAction.CREATE
-    if step is Step.CREATE and traits.own_ids:
+    if step is Step.CREATE and capabilities.assigns_ids:
         return PlannedAction.CREATE_DUPLICATE
-    is_there = shown[0] == wanted and not record.is_regrouped(traits)
+    is_there = shown[0] == wanted and not record.is_regrouped(capabilities)
     return PlannedAction.UNCHANGED if is_there else PlannedAction.UPDATE
 
 
-def _next_step(record: PlannedRecord, traits: Traits, wanted: bytes | None) -> Step | None:
+def _next_step(record: PlannedRecord, capabilities: Capabilities, wanted: bytes | None) -> Step | None:
     """The first step of the record's push; None where it is not pushed.
 
     A mapping that has changed since the record was acknowledged makes it due, too (``remap.py``).
@@ -165,7 +168,7 @@ def _next_step(record: PlannedRecord, traits: Traits, wanted: bytes | None) -> S
     is_mapped_otherwise = None not in (archived.applied_digest, wanted) and wanted != archived.applied_digest
     if not (record.is_out_of_sync or is_mapped_otherwise):
         return None
-    moves_in = record.moves_in(traits)
+    moves_in = record.moves_in(capabilities)
     situation = Situation(
         deleted=record.state.deleted,
         digest=wanted,
@@ -174,10 +177,10 @@ def _next_step(record: PlannedRecord, traits: Traits, wanted: bytes | None) -> S
         external_id=None if moves_in else archived.external_id,
         ever_applied=archived.ever_applied,
         moved=moves_in,
-        unsettled_for=archived.unsettled_for,
-        regrouped=record.is_regrouped(traits),
+        outcome_unknown_for=archived.outcome_unknown_for,
+        regrouped=record.is_regrouped(capabilities),
     )
-    return plan(situation, traits)
+    return plan(situation, capabilities)
 
 
 def _classify_acknowledged(wanted: bytes | None, shown: Sequence[bytes]) -> PlannedAction:

@@ -111,11 +111,11 @@ def find_unmanaged(there: Iterable[ListedRow], keys: set[str]) -> list[Suspect]:
 
 
 def find_misplaced(
-    there: Iterable[ListedRow], rows: Iterable[Any], *, grouped_address: bool, group_is_known: bool
+    there: Iterable[ListedRow], rows: Iterable[Any], *, group_in_address: bool, group_is_known: bool
 ) -> list[Suspect]:
     """Records with a key of ours in a group where it does not belong (rule 12).
 
-    ``rows``: those of ``queries.SELECT_ELSEWHERE``. With a ``grouped_address`` the same id in two groups is two
+    ``rows``: those of ``queries.SELECT_ELSEWHERE``. With a ``group_in_address`` the same id in two groups is two
     records; otherwise it is one, which is shown late or was never moved. A copy of a live record is a duplicate; that
     of a deleted one is extra. A record that names the group in which it belongs is only listed too widely. So may
     each be where neither the listing nor the record says a group (``group_is_known`` is False).
@@ -127,7 +127,7 @@ def find_misplaced(
             continue
         if row.deleted:
             kind = DriftKind.EXTRA if row.ever_applied else DriftKind.UNMANAGED
-        elif grouped_address or external_id != row.external_id:
+        elif group_in_address or external_id != row.external_id:
             kind = DriftKind.DUPLICATE
         elif group_is_known and row.group_key is not None and theirs != _shown_in_its_group(row):
             kind = DriftKind.DIFFERENT

@@ -50,11 +50,14 @@ class ConfirmedSuspect:
         """Rows of field, ours, theirs for the business group and the id, where these differ."""
         if self.found is None or self.suspect.kind in (DriftKind.EXTRA, DriftKind.UNMANAGED):
             return []
-        traits, found = scope.entity.third_party.traits, self.found
+        capabilities, found = scope.entity.third_party.capabilities, self.found
         if self.is_by_listing:
-            traits, found = replace(traits, shows_group=True), replace(found, group=self._listed_in(scope.group))
+            capabilities, found = (
+                replace(capabilities, shows_group=True),
+                replace(found, group=self._listed_in(scope.group)),
+            )
         return differences_of_place(
-            traits, group=self.suspect.belongs_to or scope.group, external_id=self.suspect.known_id, found=found
+            capabilities, group=self.suspect.belongs_to or scope.group, external_id=self.suspect.known_id, found=found
         )
 
     def _listed_in(self, group: str) -> str | None:
@@ -102,7 +105,7 @@ async def confirm_suspects(scope: ValidationScope, suspects: Sequence[Suspect]) 
 def other_record_key(entity: EntityContext, suspect: Suspect, found: Found) -> str | None:
     """The key of another record that is under a suspect's id by now; None where the suspect's own record is."""
     shows_no_key = suspect.kind is DriftKind.UNMANAGED and suspect.key == suspect.external_id
-    if not entity.third_party.traits.own_ids or shows_no_key:
+    if not entity.third_party.capabilities.assigns_ids or shows_no_key:
         return None
     return other_key(suspect.key, found.key)
 
@@ -117,7 +120,7 @@ async def _look_again(scope: ValidationScope, suspect: Suspect, limit: asyncio.S
             found = None  # the id was given to another record, which is judged under its own key
             if suspect.revision and suspect.external_id:
                 stray = scope.entity.name, suspect.key, suspect.external_id, shown
-        if found is None and suspect.kind is DriftKind.MISSING and third_party.traits.can_lookup:
+        if found is None and suspect.kind is DriftKind.MISSING and third_party.capabilities.can_lookup:
             shown_records = await third_party.lookup(suspect.key, scope.group)
             found = next((each for each in shown_records if other_key(suspect.key, each.key) is None), None)
     return _SecondLook(_is_wrong(scope, suspect, found), found, stray)
@@ -129,13 +132,13 @@ def _is_wrong(scope: ValidationScope, suspect: Suspect, found: Found | None) -> 
         return suspect.kind is DriftKind.MISSING
     if suspect.kind in (DriftKind.EXTRA, DriftKind.DUPLICATE, DriftKind.UNMANAGED):
         return found.group in (None, scope.group)
-    traits = scope.entity.third_party.traits
-    shows_no_group = found.group is None and not traits.shows_group
+    capabilities = scope.entity.third_party.capabilities
+    shows_no_group = found.group is None and not capabilities.shows_group
     if suspect.belongs_to is not None:
-        return None if shows_no_group else is_elsewhere(traits, found.group, suspect.belongs_to)
-    if is_elsewhere(traits, found.group, scope.group) or _differs(scope.entity, suspect, found):
+        return None if shows_no_group else is_elsewhere(capabilities, found.group, suspect.belongs_to)
+    if is_elsewhere(capabilities, found.group, scope.group) or _differs(scope.entity, suspect, found):
         return True
-    needs_listing = shows_no_group and suspect.kind is DriftKind.MISSING and traits.lists_by_group
+    needs_listing = shows_no_group and suspect.kind is DriftKind.MISSING and capabilities.lists_by_group
     return None if needs_listing else False
 
 

@@ -87,11 +87,11 @@ def _find_suspects(
     elsewhere = run(connection, queries.SELECT_ELSEWHERE, **{**known, "keys": sorted(unknown)})
     alive = {row.key for row in elsewhere if not row.deleted}
     counts.of_other_groups += sum(1 for key, _, _ in there if key in alive)
-    traits = entity.third_party.traits
+    capabilities = entity.third_party.capabilities
     found += find_misplaced(
         there,
         elsewhere,
-        grouped_address=traits.grouped_address,
-        group_is_known=traits.lists_by_group or traits.shows_group,
+        group_in_address=capabilities.group_in_address,
+        group_is_known=capabilities.lists_by_group or capabilities.shows_group,
     )
     return found + find_unmanaged(there, unknown - {row.key for row in elsewhere})

@@ -19,9 +19,9 @@ class DriftKind(StrEnum):
     """It has other content, or has the record in another place."""
     EXTRA = "extra"
     """It still has a record that was deleted here."""
-    DUPLICATE = "twin"
+    DUPLICATE = "duplicate"
     """It has another copy of a record."""
-    UNMANAGED = "foreign"
+    UNMANAGED = "unmanaged"
     """It has a record that was never put there by us."""
 
 
@@ -34,7 +34,7 @@ class DriftStatus(StrEnum):
     """The record is due to be pushed."""
     LEFT = "left"
     """Repair does not touch it."""
-    PERSISTENT = "stubborn"
+    PERSISTENT = "persistent"
     """Repair did not remove it."""
     REPAIRED = "repaired"
     """It is known to be gone."""

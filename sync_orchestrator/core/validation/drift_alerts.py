@@ -29,10 +29,10 @@ def report_drift(connection: Connection, scope: ValidationScope, recorded: Recor
         alerts.resolve(connection, "drift", cause)
     persistent = recorded.with_status(DriftStatus.PERSISTENT)
     if any(before[drift.identity].status is not DriftStatus.PERSISTENT for drift in persistent):
-        title = f"{cause}: {len(persistent)} stubborn, repair does not mend it"
-        _raise_alert(connection, scope, f"{cause}: stubborn", title, persistent)
+        title = f"{cause}: {len(persistent)} persistent, repair does not fix it"
+        _raise_alert(connection, scope, f"{cause}: persistent", title, persistent)
     elif not persistent:
-        alerts.resolve(connection, "drift", f"{cause}: stubborn")
+        alerts.resolve(connection, "drift", f"{cause}: persistent")
 
 
 def report_deletion_cap(connection: Connection, scope: ValidationScope, kind: DriftKind, count: int, cap: int) -> bool:

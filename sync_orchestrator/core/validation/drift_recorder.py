@@ -157,7 +157,7 @@ def _insert(
 def _repair_target(scope: ValidationScope, confirmed: ConfirmedSuspect) -> RepairTarget:
     found, place = confirmed.found, None
     if found is not None:
-        is_group_in_address = scope.entity.third_party.traits.grouped_address
+        is_group_in_address = scope.entity.third_party.capabilities.group_in_address
         place = scope.group if is_group_in_address else found.group or scope.group
     return RepairTarget(
         key=confirmed.suspect.key,

@@ -42,7 +42,7 @@ class ListedParts:
 
     async def read(self) -> None:
         """Lists the group at all of its sources. Raises CallFailed."""
-        self.read_sequence = await self.reads.ticket()
+        self.read_sequence = await self.reads.read_sequence()
         owner, sources = self._entity.rules.owner, self._entity.sources
         by_key = [
             part

@@ -104,7 +104,7 @@ def _recovery_event(
         None if row is None or deleted else row.data,
         group,
         "audit",
-        ticket=read_sequence if row is not None or deleted else 0,
+        read_sequence=read_sequence if row is not None or deleted else 0,
         content_id=True,
     )
 

@@ -72,10 +72,10 @@ async def begin_validation(
             queries.SELECT_GROUP,
             entity=entity.name,
             group=group,
-            audit_every=entity.settings.validation.audit_every,
+            full_comparison_every=entity.settings.validation.full_comparison_every,
         )
         is_synced = bool(rows) and rows[0].first_completed_at is not None
-        is_full = full or (is_synced and bool(rows[0].audit_due))
+        is_full = full or (is_synced and bool(rows[0].full_comparison_due))
         obstacle = (
             closed_reason(connection, entity.system_name) if is_synced else "its first full sync has not completed"
         )

@@ -51,7 +51,7 @@ class SourceCheck:
 
     entity: str
     group: str
-    verdict: Literal["in_step", "lost", "not_checked"] = "in_step"
+    verdict: Literal["in_sync", "lost", "not_checked"] = "in_sync"
     reason: str | None = None
     listed: dict[str, int] = field(default_factory=dict)
     on_the_way: int = 0

@@ -31,7 +31,7 @@ async def delete_unmanaged(scope: ValidationScope, confirmed: Sequence[Confirmed
         Why some could not be deleted now, None where nothing failed.
     """
     settings = scope.entity.settings.validation
-    if settings.foreign != "delete" or scope.repair != "auto":
+    if settings.unmanaged != "delete" or scope.repair != "auto":
         return None
     unmanaged = [each.suspect for each in confirmed if each.suspect.kind is DriftKind.UNMANAGED]
     cap = settings.deletions.cap(expected)
@@ -45,7 +45,7 @@ async def delete_unmanaged(scope: ValidationScope, confirmed: Sequence[Confirmed
         try:
             await ended_in_order(_delete_record(scope, suspect))
         except CallFailed as failure:
-            problem = f"foreign records could not be deleted now: {failure}"
+            problem = f"unmanaged records could not be deleted now: {failure}"
     return problem
 
 
@@ -68,7 +68,7 @@ async def _delete_record(scope: ValidationScope, suspect: Suspect) -> None:
                 entity=[scope.entity.name],
                 key=[suspect.key],
                 external_id=[None],
-                landing=scope.entity.system.landing_seconds,
+                in_flight_window=scope.entity.system.in_flight_seconds,
             )
         )
 
@@ -80,7 +80,7 @@ def _is_ours(connection: Connection, scope: ValidationScope, suspect: Suspect) -
         entity=scope.entity.name,
         key=suspect.key,
         group=scope.group,
-        grouped=scope.entity.third_party.traits.grouped_address,
+        grouped=scope.entity.third_party.capabilities.group_in_address,
         external_id=suspect.external_id,
     )[0]
     return bool(row.ours)

@@ -22,7 +22,7 @@ from sync_orchestrator.core.validation.scope import ValidationScope
 
 _MAX_DEAD_EXAMPLES = 50
 
-GroupVerdict = Literal["in_step", "drift", "not_validated"]
+GroupVerdict = Literal["in_sync", "drift", "not_validated"]
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class GroupValidation:
 
     entity: str
     group: str
-    verdict: GroupVerdict = "in_step"
+    verdict: GroupVerdict = "in_sync"
     reason: str | None = None
     expected: int = 0
     counted: int | None = None
@@ -46,9 +46,9 @@ class GroupValidation:
     compared: int | None = None
     drift: list[Drift] = field(default_factory=list)
     repaired: int = 0
-    foreign: int = 0
     unmanaged: int = 0
-    stubborn: int = 0
+    unmanaged: int = 0
+    persistent: int = 0
     dead: int = 0
     discarded: int = 0
     dead_without_group: int = 0
@@ -69,7 +69,7 @@ def conclude_not_validated(
 def conclude_by_count(connection: Connection, scope: ValidationScope, counts: RecordCounts) -> GroupValidation:
     """Writes the verdict on a group whose count fits."""
     result = _result(scope, counts)
-    _write_verdict(connection, scope, counts, result, audited=False)
+    _write_verdict(connection, scope, counts, result, compared_fully=False)
     return result
 
 
@@ -80,10 +80,10 @@ def conclude_by_diff(
     result = _result(scope, counts)
     result.drift = list(recorded.drift)
     result.repaired = recorded.repaired
-    result.foreign = recorded.count_kind(DriftKind.UNMANAGED)
-    result.stubborn = len(recorded.with_status(DriftStatus.PERSISTENT))
-    result.verdict = "drift" if recorded.wrong else "in_step"
-    _write_verdict(connection, scope, counts, result, audited=True)
+    result.unmanaged = recorded.count_kind(DriftKind.UNMANAGED)
+    result.persistent = len(recorded.with_status(DriftStatus.PERSISTENT))
+    result.verdict = "drift" if recorded.wrong else "in_sync"
+    _write_verdict(connection, scope, counts, result, compared_fully=True)
     return result
 
 
@@ -100,12 +100,17 @@ def _result(scope: ValidationScope, counts: RecordCounts) -> GroupValidation:
 
 
 def _write_verdict(
-    connection: Connection, scope: ValidationScope, counts: RecordCounts, result: GroupValidation, *, audited: bool
+    connection: Connection,
+    scope: ValidationScope,
+    counts: RecordCounts,
+    result: GroupValidation,
+    *,
+    compared_fully: bool,
 ) -> None:
     open_drift = run(connection, queries.COUNT_OPEN_DRIFT, entity=result.entity, group=result.group)[0][0]
-    if result.verdict == "in_step" and open_drift:
+    if result.verdict == "in_sync" and open_drift:
         result.verdict, result.reason = "drift", _open_drift_text(open_drift)
-    if result.verdict == "in_step":
+    if result.verdict == "in_sync":
         result.reason = counts.mismatch_text()
     has_drift = result.verdict == "drift"  # dead records alone ask for no full comparison
     _name_dead(connection, result)
@@ -115,7 +120,7 @@ def _write_verdict(
         queries.MARK_GROUP_VALIDATED,
         entity=result.entity,
         group=result.group,
-        audited=audited,
+        compared_fully=compared_fully,
         drift=has_drift,
         every=scope.entity.settings.validation.every,
     )

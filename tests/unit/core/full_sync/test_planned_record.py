@@ -12,14 +12,14 @@ from sync_orchestrator.core.full_sync.planned_record import (
     PlannedRecord,
     classify_record,
 )
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.core.version_guard import RecordState, Stamp
 
 OLD, NEW, OTHER = b"old", b"new", b"other"
 
-ASSIGNS_IDS = Traits(own_ids=True, can_lookup=False, idempotent_create=False, grouped_address=False)
-OUR_KEYS = Traits(own_ids=False, can_lookup=False, idempotent_create=False, grouped_address=False)
-GROUP_IN_ADDRESS = Traits(own_ids=True, can_lookup=False, idempotent_create=False, grouped_address=True)
+ASSIGNS_IDS = Capabilities(assigns_ids=True, can_lookup=False, idempotent_create=False, group_in_address=False)
+OUR_KEYS = Capabilities(assigns_ids=False, can_lookup=False, idempotent_create=False, group_in_address=False)
+GROUP_IN_ADDRESS = Capabilities(assigns_ids=True, can_lookup=False, idempotent_create=False, group_in_address=True)
 
 
 def record(
@@ -67,24 +67,24 @@ TABLE = [
     (record(acknowledged(applied_digest=None), deleted=True), ASSIGNS_IDS, None, [], PlannedAction.NOTHING),
     (record(acknowledged(applied_digest=None), deleted=True), ASSIGNS_IDS, None, [OLD], PlannedAction.DRIFT),
     # Records that wait for an operator do so until they change.
-    (record(acknowledged(**DUE, parked="held")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.ON_HOLD),
-    (record(acknowledged(**DUE, parked="held", revision=1)), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
-    (record(acknowledged(**DUE, parked="dead")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
-    (record(acknowledged(**DUE, parked="discarded")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.DISCARDED),
-    (record(acknowledged(**DUE, parked="discarded", revision=1)), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
+    (record(acknowledged(**DUE, stopped="on_hold")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.ON_HOLD),
+    (record(acknowledged(**DUE, stopped="on_hold", revision=1)), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
+    (record(acknowledged(**DUE, stopped="dead")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
+    (record(acknowledged(**DUE, stopped="discarded")), ASSIGNS_IDS, NEW, [OLD], PlannedAction.DISCARDED),
+    (record(acknowledged(**DUE, stopped="discarded", revision=1)), ASSIGNS_IDS, NEW, [OLD], PlannedAction.UPDATE),
     # A create of unknown outcome that cannot be looked up.
-    (record(ArchivedRecord(revision=2, unsettled_for=5.0)), ASSIGNS_IDS, NEW, [], PlannedAction.ON_HOLD),
+    (record(ArchivedRecord(revision=2, outcome_unknown_for=5.0)), ASSIGNS_IDS, NEW, [], PlannedAction.ON_HOLD),
     # Records that come from another group: under the same address, and to another one.
     (record(acknowledged(**DUE, applied_group="B")), ASSIGNS_IDS, NEW, [NEW], PlannedAction.UPDATE),
     (record(acknowledged(**DUE, applied_group="B")), GROUP_IN_ADDRESS, NEW, [], PlannedAction.CREATE),
 ]
 
 
-@pytest.mark.parametrize(("planned", "traits", "wanted", "shown", "action"), TABLE)
+@pytest.mark.parametrize(("planned", "capabilities", "wanted", "shown", "action"), TABLE)
 def test_what_a_full_sync_does_about_a_record(
-    planned: PlannedRecord, traits: Traits, wanted: bytes | None, shown: list[bytes], action: PlannedAction
+    planned: PlannedRecord, capabilities: Capabilities, wanted: bytes | None, shown: list[bytes], action: PlannedAction
 ) -> None:
-    assert classify_record(planned, traits, wanted=wanted, shown=shown) is action
+    assert classify_record(planned, capabilities, wanted=wanted, shown=shown) is action
 
 
 def test_a_part_that_a_delete_event_announces_is_not_deleted_again() -> None:
