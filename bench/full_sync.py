@@ -28,7 +28,8 @@ from bench.third_party import record
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import connect, run
-from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
+from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.runtime import perform_each
 
 GROUPS = 100
@@ -40,7 +41,7 @@ def config(port: int, shop: str) -> Config:
     """One entity of one part, from a table to the third party of that port."""
     return Config.model_validate(
         {
-            "sources": {"shop": {"kind": "sql", "url": shop, "connections": GROUPS_AT_ONCE}},
+            "sources": {"shop": {"kind": "sql", "url": shop, "connections": GROUPS_SYNCED_AT_ONCE}},
             "third_parties": {"erp": {"base_url": f"http://127.0.0.1:{port}", "concurrency": CONNECTIONS}},
             "entities": {
                 "product": {
@@ -133,7 +134,7 @@ def sync(url: str, shop: str, port: int) -> dict[str, Any]:
     began = time.monotonic()
     told = {"listed": 0, "mirrored": 0}
     for _, came in perform_each(
-        context, range(GROUPS), lambda n: full_sync(context, entity, f"store {n}"), GROUPS_AT_ONCE
+        context, range(GROUPS), lambda n: full_sync(context, entity, f"store {n}"), GROUPS_SYNCED_AT_ONCE
     ):
         if isinstance(came, Exception):
             raise came

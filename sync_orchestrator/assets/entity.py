@@ -5,7 +5,6 @@ checks (``checks.py``).
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any, TypeVar
@@ -23,13 +22,14 @@ from sync_orchestrator.config.targets import ThirdPartySystem
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import FillReport
-from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, bring_in_sync, fill, full_sync
+from sync_orchestrator.core.full_sync.full_sync import bring_in_sync, fill, full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.core.full_sync.push_group import StepReport
+from sync_orchestrator.core.full_sync.retrying import retry_full_sync
+from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.operations.status import group_totals
-from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.systems.pauses import why_push_waits
-from sync_orchestrator.errors import CallFailed, Failure, GroupBusy, SyncError
+from sync_orchestrator.errors import SyncError
 from sync_orchestrator.resources.instance.config import FULL_SYNC_POOL
 from sync_orchestrator.resources.instance.dagster_internals import evaluation, report, reported_output
 from sync_orchestrator.resources.system import System
@@ -147,7 +147,7 @@ class _Work:
         self.failed: dict[str, str] = {}
         self._rows: dict[str, Figures] = {}
         self._filled: dict[str, FillReport] = {}
-        self._places = asyncio.Semaphore(GROUPS_AT_ONCE)
+        self._places = asyncio.Semaphore(GROUPS_SYNCED_AT_ONCE)
         self._progress = SyncProgress(context, entity)
 
     async def all(self, partitions: Sequence[str], own: Collection[str]) -> None:
@@ -336,22 +336,9 @@ class _Work:
 
     async def _patiently(self, group: str, work: Callable[[], Awaitable[T]]) -> T:
         """Tries again what may pass, by the entity's retry rule; a full sync goes on where it stopped."""
-        spent = 0
-        while True:
-            try:
-                return await work()
-            except (CallFailed, GroupBusy) as failed:
-                kind, asked = (
-                    (failed.kind, failed.retry_after) if isinstance(failed, CallFailed) else (Failure.TRANSIENT, None)
-                )
-                if kind is Failure.REFERENCE:  # a record waits for it as long as it takes, a run does not
-                    kind = Failure.TRANSIENT
-                decision = after_failure(self._entity.retry, spent, kind, retry_after=asked, draw=random.random())
-                if decision.wait is None:
-                    raise
-                spent = decision.attempts
-                self._log.warning(f"{self._entity.name} {group}: {failed.named()}; again in {decision.wait:.0f} s")
-                await asyncio.sleep(decision.wait)
+        return await retry_full_sync(
+            self._entity, work, lambda wait: self._log.warning(f"{self._entity.name} {group}: {wait}")
+        )
 
 
 def _problem_of_fill(filled: FillReport) -> str | None:

@@ -45,13 +45,13 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
 from sync_orchestrator.core.push.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
+from sync_orchestrator.core.validation.drift import DriftKind
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
 
-_DRIFT_KINDS = ("missing", "stale", "different", "extra", "duplicate", "unmanaged")
 _STATES = {"dead": "record", "on_hold": "record, on hold", "discarded": "record, discarded"}
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
@@ -238,7 +238,7 @@ def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation
     return dg.AssetObservation(
         asset_key=mirror_key(name),
         partition=result.group,
-        metadata={"drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in _DRIFT_KINDS}},
+        metadata={"drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in DriftKind}},
     )
 
 
@@ -304,8 +304,8 @@ def _differences(result: GroupValidation) -> dg.TableMetadataValue:
     rows = [
         {
             "key": drift.key,
-            "kind": drift.kind,
-            "status": drift.status,
+            "kind": drift.kind.value,
+            "status": drift.status.value,
             "id there": drift.external_id or "",
             "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample),
         }

@@ -6,7 +6,7 @@ import dagster as dg
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.full_sync.full_sync import known_groups
+from sync_orchestrator.core.groups.registry import known_groups
 
 business_group = dg.DynamicPartitionsDefinition(name="business_group")
 

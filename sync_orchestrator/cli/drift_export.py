@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, OverTime
+from sync_orchestrator.core.validation.drift import DriftKind
+from sync_orchestrator.core.validation.drift_log import COLUMNS, OverTime
 from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.extras import import_from_extra
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 10_000
 _TIMES = ("found_at", "last_seen_at", "repaired_at")
-_COLORS = dict(zip(KINDS, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
+_COLORS = dict(zip(DriftKind, ("#c0392b", "#e67e22", "#8e44ad", "#2980b9", "#16a085", "#7f8c8d"), strict=True))
 _SVG = "http://www.w3.org/2000/svg"
 
 Row = dict[str, Any]
@@ -120,7 +121,7 @@ def _draw_bars(axes: Axes, found: OverTime, titles: dict[str, str]) -> None:
 
     begins = [float(date2num(at)) for at, _ in found.buckets]  # type: ignore[no-untyped-call]
     base = [0] * len(begins)
-    for kind in KINDS:
+    for kind in DriftKind:
         counts = [bucket.get(kind, 0) for _, bucket in found.buckets]
         if not any(counts):
             continue

@@ -49,7 +49,7 @@ def entity_named(context: Context, name: str) -> EntityContext:
 
 def groups_of(context: Context, entity: EntityContext) -> list[str]:
     """The business groups of an entity that are known by now."""
-    from sync_orchestrator.core.full_sync.full_sync import known_groups
+    from sync_orchestrator.core.groups.registry import known_groups
 
     with context.engine.begin() as connection:
         return known_groups(connection, entity.name)

@@ -188,13 +188,14 @@ async def _sync_groups(
     import asyncio
 
     from sync_orchestrator.core.drain.drain import drain as run_drain
-    from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups
     from sync_orchestrator.core.full_sync.progress import SyncProgress, reported
+    from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
+    from sync_orchestrator.core.groups.registry import discover_groups
 
     groups = await discover_groups(context, entity) if chosen is None else chosen
     bar.of(len(groups))
     failures: list[str] = []
-    places = asyncio.Semaphore(GROUPS_AT_ONCE)
+    places = asyncio.Semaphore(GROUPS_SYNCED_AT_ONCE)
     progress = SyncProgress(context, entity)
 
     async def one(name: str) -> None:
@@ -223,6 +224,7 @@ async def _sync_group(
     progress: SyncProgress,
 ) -> None:
     from sync_orchestrator.core.full_sync.full_sync import full_sync
+    from sync_orchestrator.core.full_sync.retrying import retry_full_sync
 
     reports = progress.of_group(name)
 
@@ -231,7 +233,11 @@ async def _sync_group(
         bar.phase(name, phase, count)
 
     try:
-        filled, stepped = await full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell)
+        filled, stepped = await retry_full_sync(
+            entity,
+            lambda: full_sync(context, entity, name, allow_deletions=allow_deletions, progress=tell),
+            lambda wait: bar.report([f"{name}: {wait}"]),
+        )
     except SyncError as error:
         failures.append(f"{name}: {error.named()}")
         bar.done(f"{name}: failed: {error.named()}")
@@ -269,8 +275,8 @@ def _failed_events(context: Context, entity: str, groups: Sequence[str] | None) 
 
 def _left_over(context: Context, entity: str, groups: Sequence[str] | None) -> str | None:
     """What of the groups, all by default, is not in sync, why, and the next command."""
-    from sync_orchestrator.core.full_sync.full_sync import known_groups
     from sync_orchestrator.core.full_sync.progress import left_over
+    from sync_orchestrator.core.groups.registry import known_groups
 
     failed = _failed_events(context, entity, groups)
     with context.engine.begin() as connection:

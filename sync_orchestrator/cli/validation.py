@@ -6,7 +6,6 @@ Not here: how that is done (``core/validation/validate.py``, ``core/validation/s
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -33,7 +32,6 @@ Repair = Literal["auto", "ask", "off"]  # as in config/entities.py, which takes 
 commands = typer.Typer()
 
 _MOST_DRIFT_SHOWN = 20
-_GROUPS_AT_ONCE = 4
 _STATUS = {"repairing": "marked for repair"}
 """How a status of drift is shown, where its name says more than is known: a mark repairs nothing by itself."""
 
@@ -132,6 +130,7 @@ def _each_group(
     work: Callable[[EntityContext, str], Awaitable[Result]],
 ) -> list[Result]:
     """What comes of the groups, in their order, a few being worked on at once."""
+    from sync_orchestrator.core.groups.concurrency import GROUPS_COMPARED_AT_ONCE
     from sync_orchestrator.core.runtime import perform_each
 
     todo = [(entity, name) for entity in entities for name in ([group] if group else groups_of(context, entity))]
@@ -141,7 +140,7 @@ def _each_group(
     async def one(number: int) -> Result:
         return await work(*todo[number])
 
-    for number, result in perform_each(context, range(len(todo)), one, _GROUPS_AT_ONCE):
+    for number, result in perform_each(context, range(len(todo)), one, GROUPS_COMPARED_AT_ONCE):
         if isinstance(result, Exception):
             raise result
         results[number] = result
@@ -161,7 +160,7 @@ def drift(
 ) -> None:
     """What validation has found, a row a differing field: the newest of it, or all of it in a file."""
     from sync_orchestrator.cli import drift_export
-    from sync_orchestrator.core.validation.drift_log import Chosen, listed, over_time
+    from sync_orchestrator.core.validation.drift_log import Chosen, listed, newest, over_time
 
     context = existing_context()
     if entity is not None:
@@ -173,10 +172,10 @@ def drift(
         drift_export.plot(plot, over_time(context.engine, chosen))
         say(f"{plot}: drawn")
     if to is None and plot is None:
-        newest = deque(listed(context.engine, chosen), maxlen=_MOST_DRIFT_SHOWN)
+        shown = newest(context.engine, chosen, _MOST_DRIFT_SHOWN)
         names = ["group", "key", "kind", "status", "field", "ours", "theirs", "found_at"]
-        table("drift", names, [[row[name] for name in names] for row in newest])
-        say("--to FILE.csv writes all of it" if newest else "nothing was found")
+        table("drift", names, [[row[name] for name in names] for row in shown])
+        say("--to FILE.csv writes all of it" if shown else "nothing was found")
 
 
 @commands.command(name="repair")

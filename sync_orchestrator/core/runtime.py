@@ -1,4 +1,4 @@
-"""How asynchronous work of the core is run from ordinary code: a command, an op, a sensor. Not here: the work.
+"""Runs asynchronous work of the core from synchronous code: a command, an op, a sensor.
 
 It can be interrupted. uvloop swallows what a signal handler raises while its loop runs, so handlers that are installed
 (Dagster's, Python's for Ctrl-C, or none) are held back for that time: what they would raise is raised after the work
@@ -27,13 +27,13 @@ from sync_orchestrator.core.shutdown import GRACE_SECONDS, ending
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_COLLECT_AFTER = 50_000  # objects made and not yet gone: batches of records make thousands that soon go by themselves
+_COLLECT_AFTER_OBJECTS = 50_000  # batches of records make thousands of objects that are freed soon without collection
 
 _INTERRUPTING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 _CUT_OFF_SECONDS = 1.0
 
-_CUTTING_OFF = 2  # the second signal ends the grace, any further one ends the process
+_CUT_OFF_SIGNALS = 2  # the second signal ends the grace, any further one ends the process
 
 
 class _Interrupts:
@@ -102,7 +102,7 @@ class _Interrupts:
             self.error = self.error or error
         else:
             return
-        if self._count > _CUTTING_OFF:
+        if self._count > _CUT_OFF_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         if self._count == 1 and sys.stderr.isatty():
@@ -207,7 +207,7 @@ def seldom_collecting() -> Iterator[None]:
     """Lets the garbage collector rest more than usual, and leaves what was loaded before alone."""
     before = gc.get_threshold()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, *before[1:])
+    gc.set_threshold(_COLLECT_AFTER_OBJECTS, *before[1:])
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from sync_orchestrator.assets.jobs.incremental import incremental_sync
 from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
 from sync_orchestrator.core.drain.presence import at_work
 from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
-from sync_orchestrator.core.full_sync.full_sync import discover_groups
+from sync_orchestrator.core.groups.registry import discover_groups
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.systems.heartbeats import AtWork, record_heartbeat

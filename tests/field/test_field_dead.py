@@ -240,17 +240,17 @@ def test_a_group_with_dead_records_waits_for_its_turn_and_is_not_compared_in_ful
 
 
 def test_a_validation_done_again_after_a_deadlock_says_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sync_orchestrator.core.validation import validate
+    from sync_orchestrator.core.validation import scope
 
     dead_by_full_sync(world, "k001")
     world.validate()
-    once = validate.in_transaction
+    once = scope.in_transaction
 
     def twice(engine: Any, work: Any) -> Any:
         once(engine, work)
         return once(engine, work)
 
-    monkeypatch.setattr(validate, "in_transaction", twice)
+    monkeypatch.setattr(scope, "in_transaction", twice)
     for full in (False, True):
         result = world.validate(full=full)
         assert (result.reason, result.ambiguous, result.dead) == ("1 record is dead", 0, 1)

@@ -246,7 +246,7 @@ def _many_announced(world: World) -> None:
 
 def test_deletions_that_the_ledger_has_count_towards_no_cap(world: World) -> None:
     _many_announced(world)
-    assert not planned(world).counts.get("on_hold")
+    assert not planned(world).counts.get("over_cap")
     world.full_sync()
     assert not world.query("SELECT FROM sync.inferred_deletions")
     world.drain()

@@ -12,14 +12,13 @@ import dagster as dg
 
 from sync_orchestrator.assets.options import ALL_ENTITIES
 from sync_orchestrator.assets.partitions import groups_of, is_group_of_any
+from sync_orchestrator.core.groups.concurrency import GROUPS_COMPARED_AT_ONCE
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.texts.nearest_names import unknown_name
 
 T = TypeVar("T")
 
 Context = dg.OpExecutionContext | dg.AssetCheckExecutionContext
-
-GROUPS_AT_ONCE = 4
 
 IN_ONE_RUN: dict[str, Any] = {"executor_def": dg.in_process_executor, "run_tags": {"dagster/max_retries": "0"}}
 """The settings of a job that is one process, and is not run again by itself where it failed."""
@@ -78,7 +77,7 @@ def by_group(
     """
 
     broken: list[str] = []
-    for group, result in system.perform_each(groups, work, GROUPS_AT_ONCE):
+    for group, result in system.perform_each(groups, work, GROUPS_COMPARED_AT_ONCE):
         if isinstance(result, Exception):
             context.log.error(f"{name} {group}: {result!r}")
             broken.append(f"{group}: {type(result).__name__}: {result}")

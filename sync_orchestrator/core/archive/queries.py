@@ -93,7 +93,7 @@ SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
        count(*) FILTER (WHERE ready AND NOT out_of_sync AND NOT deleted) AS in_sync,
        count(*) FILTER (WHERE out_of_sync) AS out_of_sync,
        count(*) FILTER (WHERE stopped = 'dead' AND out_of_sync) AS dead,
-       count(*) FILTER (WHERE stopped = 'on_hold' AND out_of_sync) AS held,
+       count(*) FILTER (WHERE stopped = 'on_hold' AND out_of_sync) AS on_hold,
        count(*) FILTER (WHERE stopped = 'discarded' AND out_of_sync) AS discarded
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """

@@ -1,7 +1,6 @@
-"""The first half of a full sync: a business group's archive is brought to what its sources say.
+"""The first half of a full sync: fills the archive of a business group from its sources.
 
-The pages are merged one after the other, the next one being read meanwhile; then it is found what the owner no longer
-has. Not here: pushing (``group_push.py``), merging (``archive.py``), what the sources say (``group_reads.py``).
+Pages are merged one after the other while the next one is read. Then records that the owner no longer has are found.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from sync_orchestrator.core.db.session import force_index_scans, in_transaction,
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.prefetch import read_ahead
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
-from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease
+from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.version_guard import Change, Verdict
@@ -106,7 +105,7 @@ class Fill:
                 if self._progress is not None:
                     self._progress("read", self.report.listed)
                     self._progress("changed", self.report.changed)
-        await self._parts_by_group()
+        await self._merge_parts_by_group()
 
     async def _pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
         number = await self._reads.read_sequence()
@@ -117,14 +116,14 @@ class Fill:
 
     def _begin(self, connection: Connection) -> str | None:
         self._reads.begin(connection)
-        row = self._lease.row
-        unfinished = row.sync_phase == "list" and row.sync_cursor is not None and row.recent  # type: ignore[attr-defined]
-        if unfinished and self._entity.owner.keyset_listing:
-            self._sync_id = row.sync_id  # type: ignore[attr-defined]
-            self.report.listed = row.sync_listed  # type: ignore[attr-defined]
+        found = self._lease.found
+        can_resume = found.sync_phase == "list" and found.is_sync_recent and self._entity.owner.keyset_listing
+        if can_resume and found.sync_id is not None and found.sync_cursor is not None:
+            self._sync_id = found.sync_id
+            self.report.listed = found.sync_listed
             self.report.resumed = True
-            return str(row.sync_cursor)  # type: ignore[attr-defined]
-        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id  # type: ignore[attr-defined]
+            return found.sync_cursor
+        self._sync_id = self._lease.fenced(connection, queries.BEGIN_FULL_SYNC).sync_id
         return None
 
     def _merge_page(self, connection: Connection, *, page: _Page) -> None:
@@ -133,21 +132,21 @@ class Fill:
         changes = self._reads.changes(rows, owner, number)
         for part, found in others.items():
             changes += self._reads.changes(found, part, number)
-            self._listed(connection, part, found)
-        self._merge(connection, self._without_flagged(connection, changes))
+            self._note_listed(connection, part, found)
+        self._merge(connection, self._set_flagged_aside(connection, changes))
         resumable = position is not None and text_problem(position) is None and not self._flagged
         done = self._lease.fenced(
             connection,
             queries.NOTE_PAGE_DONE,
             sync_id=self._sync_id,
             cursor=position if resumable else None,
-            n=self._listed(connection, owner, rows),
+            n=self._note_listed(connection, owner, rows),
             lease=self._lease.seconds,
         )
-        self.report.listed = done.sync_listed  # type: ignore[attr-defined]
+        self.report.listed = done.sync_listed
         _before_page_commit()
 
-    def _without_flagged(self, connection: Connection, changes: Sequence[Change]) -> Sequence[Change]:
+    def _set_flagged_aside(self, connection: Connection, changes: Sequence[Change]) -> Sequence[Change]:
         """The changes without the deletions that a flag of the source shows: those are judged together, at the end.
 
         A listing that holds some back begins anew after a crash.
@@ -159,7 +158,7 @@ class Fill:
                 self._flagged[change.part].append(change)
         return [change for change in changes if not change.stamp.inferred or (change.key, change.part) not in alive]
 
-    def _listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
+    def _note_listed(self, connection: Connection, part: str, rows: Sequence[PartRead]) -> int:
         """Remembers what a source listed; returns how many keys of it were new."""
         keys = [row.key for row in rows if text_problem(row.key) is None]
         return len(run(connection, queries.INSERT_LISTED_KEYS, sync_id=self._sync_id, part=part, keys=keys))
@@ -172,7 +171,7 @@ class Fill:
         self.report.changed += len(accepted)
         return len(accepted)
 
-    async def _parts_by_group(self) -> None:
+    async def _merge_parts_by_group(self) -> None:
         """Parts whose source cannot be read by key are listed by group."""
         for part in self._reads.listed_parts():
             number = await self._reads.read_sequence()
@@ -186,28 +185,28 @@ class Fill:
                     number = await self._reads.read_sequence()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
-        self._merge(connection, self._without_flagged(connection, self._reads.changes(rows, part, number)))
-        self._listed(connection, part, rows)
+        self._merge(connection, self._set_flagged_aside(connection, self._reads.changes(rows, part, number)))
+        self._note_listed(connection, part, rows)
 
     async def delete(self, allowed: int | None) -> None:
         """Makes tombstones of what the sources no longer have: proven, capped, confirmed by key."""
-        unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._unlisted)
+        unlisted, size = await asyncio.to_thread(in_transaction, self._context.engine, self._find_unlisted)
         owner = self._entity.rules.owner
         parts = sorted(unlisted.keys() | self._flagged.keys(), key=lambda part: (part != owner, part))
         for part in parts:
             rows, flagged = unlisted.get(part, []), self._flagged[part]
             if rows:
-                await self._check_complete(part, len(rows))
+                await self._check_listing(part, len(rows))
             if held := self._reads.over_cap(part, len(rows) + len(flagged), size, allowed):
-                self._hold(held, [row.key for row in [*rows, *flagged][:EXAMPLES]])
+                self._hold_deletions(held, [row.key for row in [*rows, *flagged][:EXAMPLES]])
         for part in parts:
-            await self._confirm(part, unlisted.get(part, []), size, allowed)
+            await self._delete_confirmed(part, unlisted.get(part, []), size, allowed)
         self.report.ungrouped = await report_ungrouped(self._context, self._entity)
-        await asyncio.to_thread(in_transaction, self._context.engine, self._deletions_done)
+        await asyncio.to_thread(in_transaction, self._context.engine, self._finish)
 
-    def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
+    def _find_unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
-        self._lease.fenced(connection, groups_queries.SET_PHASE, phase="delete", lease=self._lease.seconds)
+        self._lease.set_phase(connection, "delete")
         force_index_scans(connection)
         rows = run(
             connection,
@@ -217,15 +216,13 @@ class Fill:
             owner=self._entity.rules.owner,
             parts=sorted(self._entity.sources),
         )
-        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._lease.group)[
-            0
-        ][0]
+        size = count_group_records(connection, self._entity.name, self._lease.group)
         owner = self._entity.rules.owner
         flagged = {change.key for change in self._flagged[owner]}  # their other parts were not asked for
         found = [row for row in rows if row.part == owner or row.key not in flagged]
         return {part: list(some) for part, some in groupby(found, key=lambda row: row.part)}, size
 
-    def _deletions_done(self, connection: Connection) -> None:
+    def _finish(self, connection: Connection) -> None:
         self.report.unusable = self._reads.unusable
         self.report.behind = len(self._behind)
         run(connection, queries.DELETE_LISTED_KEYS, sync_id=self._sync_id)
@@ -254,15 +251,15 @@ class Fill:
         else:
             alerts.resolve_alert(connection, "invalid_source_records", place)
 
-    async def _check_complete(self, part: str, unlisted: int) -> None:
+    async def _check_listing(self, part: str, unlisted: int) -> None:
         if not self._reads.needs_count(part):
             return
         with self._context.engine.begin() as connection:
             listed = run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n
         if held := await self._reads.incomplete(part, listed, unlisted):
-            self._hold(held, [])
+            self._hold_deletions(held, [])
 
-    def _hold(self, reason: str, examples: Sequence[str]) -> None:
+    def _hold_deletions(self, reason: str, examples: Sequence[str]) -> None:
         place = f"{self._entity.name} {self._lease.group}"
         in_transaction(
             self._context.engine,
@@ -274,19 +271,19 @@ class Fill:
             f"{place}: {reason}; nothing was deleted. Look at the source, then allow it for once with --allow-deletions"
         )
 
-    async def _confirm(self, part: str, unlisted: Sequence[Any], size: int, allowed: int | None) -> None:
+    async def _delete_confirmed(self, part: str, unlisted: Sequence[Any], size: int, allowed: int | None) -> None:
         changes, here = await self._reads.confirm(
             part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id
         )
         gone = [change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._sync_id]
         inferred = [change for change in changes if change.stamp.inferred and change not in gone]
         flagged = [*self._flagged[part], *inferred]
-        if held := self._reads.outage(part, await self._listed_of(part), len(gone), size, allowed):
-            self._hold(held, [change.key for change in gone[:EXAMPLES]])
+        if held := self._reads.outage(part, await self._count_listed(part), len(gone), size, allowed):
+            self._hold_deletions(held, [change.key for change in gone[:EXAMPLES]])
 
         def work(connection: Connection) -> None:
-            self._lease.fenced(connection, groups_queries.RENEW_GROUP_LEASE, lease=self._lease.seconds)
-            for some, reason in _reasons(gone, flagged):
+            self._lease.renew_within(connection)
+            for some, reason in _by_reason(gone, flagged):
                 why = reserve(connection, self._entity, self._lease.group, len(some), reason, allowed=allowed)
                 if why is not None:
                     raise DeletionsHeld(why)
@@ -304,16 +301,16 @@ class Fill:
         try:
             await asyncio.to_thread(in_transaction, self._context.engine, work)
         except DeletionsHeld as held_back:
-            self._hold(str(held_back), [change.key for change in [*gone, *flagged][:EXAMPLES]])
+            self._hold_deletions(str(held_back), [change.key for change in [*gone, *flagged][:EXAMPLES]])
 
-    async def _listed_of(self, part: str) -> int:
+    async def _count_listed(self, part: str) -> int:
         def count(connection: Connection) -> int:
             return int(run(connection, queries.COUNT_LISTED_KEYS, sync_id=self._sync_id, part=part)[0].n)
 
         return await asyncio.to_thread(in_transaction, self._context.engine, count)
 
 
-def _reasons(unlisted: Sequence[Change], flagged: Sequence[Change]) -> tuple[tuple[Sequence[Change], Reason], ...]:
+def _by_reason(unlisted: Sequence[Change], flagged: Sequence[Change]) -> tuple[tuple[Sequence[Change], Reason], ...]:
     return (unlisted, "unlisted"), (flagged, "flagged")
 
 

@@ -1,7 +1,7 @@
-"""Full sync of a business group, in two halves: fill the archive from the sources, then bring the third party in sync.
+"""Full sync of a business group, in two halves: fill the archive from the sources, then push what is out of sync.
 
-It does not pass each row through the ledger: the archive itself knows what is out of sync. Live changes go on beside
-it; the version guard decides. Not here: the halves themselves (``group_fill.py``, ``group_push.py``).
+Rows do not pass through the ledger: the archive itself knows what is out of sync. Live changes go on meanwhile; the
+version guard decides which of two changes is newer.
 """
 
 from __future__ import annotations
@@ -9,39 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sqlalchemy import Connection
-
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import Fill, FillReport, Progress
 from sync_orchestrator.core.full_sync.push_group import PushBeside, StepReport, complete, push_group
-from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.groups.lease import GroupLease, leased
-
-GROUPS_AT_ONCE = 6
-"""So many business groups one process takes through a full sync at once."""
 
 _filled = CrashPoint("full_sync.filled")
 _pushed = CrashPoint("full_sync.pushed")
 _completed = CrashPoint("full_sync.completed")
-
-
-async def discover_groups(context: Context, entity: EntityContext) -> list[str]:
-    """Asks the owner which business groups exist, and returns all that are known now, sorted."""
-    told = await entity.owner.groups()
-
-    def work(connection: Connection) -> list[str]:
-        if told:
-            run(connection, groups_queries.ADD_GROUPS, entity=entity.name, groups=sorted(set(told)))
-        return known_groups(connection, entity.name)
-
-    return await asyncio.to_thread(in_transaction, context.engine, work)
-
-
-def known_groups(connection: Connection, entity: str) -> list[str]:
-    """The business groups of an entity that have been seen so far, sorted."""
-    return [row.group_key for row in run(connection, groups_queries.LIST_GROUPS, entity=entity)]
 
 
 async def fill(
@@ -73,7 +50,7 @@ async def bring_in_sync(
     patience: float | None = None,
     progress: Progress | None = None,
 ) -> StepReport:
-    """Pushes what of a group is out of sync, then compensates: all that failed meanwhile is tried again.
+    """Pushes what of a group is out of sync, then tries again all that failed meanwhile.
 
     Waits for retries up to ``patience`` seconds; what is open after that is left to the drain. Raises GroupBusy.
     """

@@ -1,7 +1,4 @@
-"""A plan of an entity's full sync as a file, and in what two plans differ.
-
-Not here: how a plan is made (``full_sync_plan.py``).
-"""
+"""Saves and loads the plan of an entity's full sync, and finds the differences between two plans."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A plan as tables of plain rows, for the command line and for Dagster alike.
-
-Not here: what is in a plan (``core/full_sync/plan.py``).
-"""
+"""Shows a plan as tables of plain rows, for the command line and for Dagster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading ahead: the next item is made ready while the one before is worked on. Not here: what is read."""
+"""Reads ahead: the next item is made ready while the previous one is worked on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""How far a full sync is while it runs: per group and in all, what was read, changed, written, what waits and fails.
+"""Shows the progress of a running full sync, by group and in all: records read, changed, written, waiting, failing.
 
-The figures come from the full sync itself and from the archive, so they are those of the moment. Not here: who shows
-them (``cli/syncing.py``, ``assets/entity.py``).
+The figures come from the full sync itself and from the archive, so they are those of the moment.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The second half of a full sync: the third party is brought in sync with a business group's archive.
-
-Not here: filling the archive (``group_fill.py``), how records are claimed and pushed (``drain.py``).
-"""
+"""The second half of a full sync: pushes what of a business group is out of sync."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.groups.lease import GroupLease
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.push.hold import release_group_from_hold
+from sync_orchestrator.core.ledger.retrying import redrive_archived_events, retry_failed_of_group
+from sync_orchestrator.core.push import queries as push_queries
 from sync_orchestrator.core.systems.suspension import suspension_of
 
-_NOT_NOW = 0.1
+_IDLE_WAIT_SECONDS = 0.1
 
 
 @dataclass(slots=True)
@@ -97,19 +94,19 @@ async def push_group(context: Context, report: StepReport, ends: float, progress
     )
     report.suspended = None if suspension is None else suspension.reason
     if suspension is not None:
-        await _look(context, report)
+        await _count_outstanding(context, report)
         return
-    while (due := await _look(context, report)) is not None and loop.time() + max(0.0, due) < ends:
+    while (due := await _count_outstanding(context, report)) is not None and loop.time() + max(0.0, due) < ends:
         if due > 0:
             await asyncio.sleep(min(1.0, due))
             continue
         called = report.calls
         await _drain_group(context, report, ends, progress)
         if report.calls == called:  # it may not be called now, or another drain is at it
-            await asyncio.sleep(_NOT_NOW)
+            await asyncio.sleep(_IDLE_WAIT_SECONDS)
 
 
-async def _look(context: Context, report: StepReport) -> float | None:
+async def _count_outstanding(context: Context, report: StepReport) -> float | None:
     """What is left, and in how many seconds the next of it is due; None where none is open."""
     left = (
         await asyncio.to_thread(
@@ -155,11 +152,10 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     """
     lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.fenced(connection, queries.COMPLETE_GROUP)
-    tried = release_group_from_hold(connection, lease.entity, lease.group)
+    tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
+    redrive_archived_events(connection, lease.entity, [row.key for row in tried])
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
-    redriven = run(
-        connection, ledger_queries.RETRY_FAILED_OF_GROUP, entity=lease.entity, group=lease.group, all_covered=covered
-    )
+    redriven = retry_failed_of_group(connection, lease.entity, lease.group, all_covered=covered)
     if tried or redriven:
         notify_work(connection)
-    return tried, len(redriven)
+    return len(tried), redriven

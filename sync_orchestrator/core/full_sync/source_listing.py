@@ -1,7 +1,6 @@
-"""What the sources say of one business group, as changes: for its full sync, and for the plan of one.
+"""Reads the sources of one business group as changes, for its full sync, its plan and its check.
 
-What cannot be used is passed over and told. Not here: what becomes of the changes (``full_sync.py``,
-``full_sync_plan.py``).
+Parts that cannot be used are passed over and reported.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.archive.read_changes import change_of_read
 from sync_orchestrator.core.archive.reads import next_read_sequence_and_clock
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.db.session import in_transaction, run
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.epochs import list_epochs
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp, seconds_too_far
 from sync_orchestrator.texts.storable_text import text_problem
@@ -39,7 +38,7 @@ class GroupReads:
 
     def begin(self, connection: Connection) -> None:
         """Learns in which epoch each source is."""
-        self._epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
+        self._epochs = list_epochs(connection)
 
     async def read_sequence(self) -> int:
         """A number for a read that begins now."""
@@ -82,9 +81,9 @@ class GroupReads:
         return self._epochs.get(part, 0)
 
     def _sort_out(self, rows: Sequence[PartRead], part: str) -> tuple[list[PartRead], list[PartRead]]:
-        return sort_out(self._not_ahead(row, part) for row in rows)
+        return sort_out(self._mark_future(row, part) for row in rows)
 
-    def _not_ahead(self, row: PartRead, part: str) -> PartRead:
+    def _mark_future(self, row: PartRead, part: str) -> PartRead:
         settings = self._entity.settings
         ahead = seconds_too_far(row.version, settings.parts[part].version.kind, self._now, settings.max_ahead)
         if not ahead or row.problem is not None:

@@ -1,7 +1,7 @@
-"""The hold on one business group: one full sync a group at a time, on all machines, fenced by a token (rule 4).
+"""Exclusive lease on a business group: at most one full sync per group on all machines, fenced by a token (rule 4).
 
-The lease is short, and a thread of its holder renews it: the lease of a process that is gone ends within seconds,
-however long ``limits.lease`` is. Not here: what is done under it (``full_sync.py``).
+The lease is short, and a thread of its holder renews it. The lease of a process that is gone ends within seconds,
+however long ``limits.lease`` is.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import psycopg
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.db.session_settings import application_name
 from sync_orchestrator.core.groups import queries
+from sync_orchestrator.core.groups.registry import add_groups
 from sync_orchestrator.errors import GroupBusy
 
 GROUP_LEASE_SECONDS = 10.0
@@ -32,19 +36,49 @@ _LOOK_SECONDS = 0.5
 _log = logging.getLogger("sync_orchestrator.group_lease")
 
 
+@dataclass(frozen=True, slots=True)
+class LeasedGroup:
+    """A business group as its new holder finds it.
+
+    The full sync that was interrupted last, if any, was in ``sync_phase``, and had listed ``sync_listed`` records up to
+    ``sync_cursor``. ``is_sync_recent``: it began within a day.
+    """
+
+    lease_token: int
+    first_completed_at: datetime | None
+    sync_id: int | None
+    sync_phase: str | None
+    sync_cursor: str | None
+    sync_listed: int
+    is_sync_recent: bool
+
+    @classmethod
+    def from_row(cls, row: Any) -> LeasedGroup:
+        """Makes one from a row of the database."""
+        return cls(
+            lease_token=row.lease_token,
+            first_completed_at=row.first_completed_at,
+            sync_id=row.sync_id,
+            sync_phase=row.sync_phase,
+            sync_cursor=row.sync_cursor,
+            sync_listed=row.sync_listed,
+            is_sync_recent=bool(row.recent),
+        )
+
+
 class GroupLease:
     """The hold on one business group; every write under it is fenced by the token."""
 
-    def __init__(self, context: Context, entity: str, group: str, row: object) -> None:
+    def __init__(self, context: Context, entity: str, group: str, found: LeasedGroup) -> None:
         self._context = context
         self.entity = entity
         self.group = group
-        self.row = row
-        self.token: int = row.lease_token  # type: ignore[attr-defined]
-        self.filled_before: bool = row.first_completed_at is not None  # type: ignore[attr-defined]
+        self.found = found
+        self.token = found.lease_token
+        self.filled_before = found.first_completed_at is not None
         self.seconds = lease_seconds(context)
 
-    def fenced(self, connection: Connection, statement: str, **params: object) -> object:
+    def fenced(self, connection: Connection, statement: str, **params: object) -> Row[Any]:
         """Runs a statement that must still find the lease ours, and returns its row.
 
         Raises GroupBusy where another has taken over.
@@ -60,17 +94,20 @@ class GroupLease:
     async def phase(self, phase: str) -> None:
         """Notes what is done now, and renews the lease. Raises GroupBusy."""
         await asyncio.to_thread(
-            in_transaction,
-            self._context.engine,
-            lambda connection: self.fenced(connection, queries.SET_PHASE, phase=phase, lease=self.seconds),
+            in_transaction, self._context.engine, lambda connection: self.set_phase(connection, phase)
         )
+
+    def set_phase(self, connection: Connection, phase: str) -> None:
+        """Notes in the caller's transaction what is done now, and renews the lease. Raises GroupBusy."""
+        self.fenced(connection, queries.SET_PHASE, phase=phase, lease=self.seconds)
 
     def renew(self) -> None:
         """Holds the group for another lease. Raises GroupBusy."""
-        in_transaction(
-            self._context.engine,
-            lambda connection: self.fenced(connection, queries.RENEW_GROUP_LEASE, lease=self.seconds),
-        )
+        in_transaction(self._context.engine, self.renew_within)
+
+    def renew_within(self, connection: Connection) -> None:
+        """Renews the lease in the caller's transaction. Raises GroupBusy."""
+        self.fenced(connection, queries.RENEW_GROUP_LEASE, lease=self.seconds)
 
 
 def lease_seconds(context: Context) -> float:
@@ -101,15 +138,17 @@ async def leased(context: Context, entity: str, group: str) -> AsyncIterator[Gro
     where it does.
     """
     with context.holder.beating():  # one heartbeat for all drains of the group
-        async with _kept(context, entity, group) as lease:
+        async with _held(context, entity, group) as lease:
             yield lease
 
 
 @asynccontextmanager
-async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
-    lease = await _take(context, entity, group)
+async def _held(context: Context, entity: str, group: str) -> AsyncIterator[GroupLease]:
+    lease = await _acquire(context, entity, group)
     ended = threading.Event()
-    renewing = threading.Thread(target=_keep, args=(lease, ended), name=f"lease {entity} {group}", daemon=True)
+    renewing = threading.Thread(
+        target=_renew_until_ended, args=(lease, ended), name=f"lease {entity} {group}", daemon=True
+    )
     renewing.start()
     error: str | None = None
     try:
@@ -119,10 +158,10 @@ async def _kept(context: Context, entity: str, group: str) -> AsyncIterator[Grou
         raise
     finally:
         ended.set()
-        _let_go(context, lease, error)
+        _release(context, lease, error)
 
 
-def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
+def _release(context: Context, lease: GroupLease, error: str | None) -> None:
     in_transaction(
         context.engine,
         lambda connection: run(
@@ -136,15 +175,15 @@ def _let_go(context: Context, lease: GroupLease, error: str | None) -> None:
     )
 
 
-async def _take(context: Context, entity: str, group: str) -> GroupLease:
+async def _acquire(context: Context, entity: str, group: str) -> GroupLease:
     holder = f"{application_name()} on {socket.gethostname()}"
     seconds = lease_seconds(context)
 
     def take(connection: Connection) -> tuple[GroupLease | None, object, float, str]:
-        run(connection, queries.ADD_GROUPS, entity=entity, groups=[group])
+        add_groups(connection, entity, [group])
         rows = run(connection, queries.LEASE_GROUP, entity=entity, group=group, lease=seconds, holder=holder)
         if rows:
-            return GroupLease(context, entity, group, rows[0]), None, 0.0, ""
+            return GroupLease(context, entity, group, LeasedGroup.from_row(rows[0])), None, 0.0, ""
         row = run(connection, queries.SELECT_GROUP_LEASE, entity=entity, group=group)[0]
         return None, row.until, float(row.left or 0.0), busy_text(connection, entity, group)
 
@@ -156,7 +195,7 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
         except asyncio.CancelledError:  # the thread goes on, and may take the group after all
             lease = (await taking)[0]
             if lease is not None:
-                _let_go(context, lease, None)
+                _release(context, lease, None)
             raise
         if lease is not None:
             return lease
@@ -166,7 +205,7 @@ async def _take(context: Context, entity: str, group: str) -> GroupLease:
         await asyncio.sleep(min(_LOOK_SECONDS, max(0.01, left)))
 
 
-def _keep(lease: GroupLease, ended: threading.Event) -> None:
+def _renew_until_ended(lease: GroupLease, ended: threading.Event) -> None:
     """Renews a lease from a thread of its own, so that a busy event loop does not lose it."""
     while not ended.wait(lease.seconds / _RENEWALS):
         try:

@@ -19,8 +19,10 @@ from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, discover_groups, full_sync
+from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
+from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
+from sync_orchestrator.core.groups.registry import discover_groups
 from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
@@ -302,7 +304,7 @@ class _Adoption:
             if row.managed or is_about_database(self._reason) or row.group_key in (chosen or ())
         }
         self._due = set(due)
-        places = asyncio.Semaphore(GROUPS_AT_ONCE)
+        places = asyncio.Semaphore(GROUPS_SYNCED_AT_ONCE)
 
         async def one(group: str) -> GroupListing:
             async with places:

@@ -23,7 +23,8 @@ from sync_orchestrator.core.push.attempt_log import list_attempts
 from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.push.hold import release_from_hold, request_push
 from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.validation import queries as validation_queries
+from sync_orchestrator.core.systems.epochs import list_epochs
+from sync_orchestrator.core.validation.drift_log import list_drift_of_record
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.core.values.storable import sort_out
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
@@ -77,12 +78,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
         ],
         "events": [dict(row._mapping) for row in events],
         "pushes": list_attempts(connection, entity, key),
-        "drift": [
-            dict(row._mapping)
-            for row in run(
-                connection, validation_queries.LIST_DRIFT_OF_RECORD, entity=entity, group=None, key=key, most=100
-            )
-        ],
+        "drift": list_drift_of_record(connection, entity, key),
     }
 
 
@@ -166,7 +162,7 @@ def _take(
     run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
     now = _stamps(connection, entity, key)
     unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}
-    epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
+    epochs = list_epochs(connection)
     changes: list[Change] = []
     for part, found in reads.items():
         epoch = epochs.get(part, 0)

@@ -15,15 +15,14 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
-from sync_orchestrator.core.groups import queries as groups_queries
+from sync_orchestrator.core.groups.registry import count_group_records
 from sync_orchestrator.core.operations.queries import repair as repair_queries
 from sync_orchestrator.core.systems.breaker import is_open
-from sync_orchestrator.core.validation import queries as validation_queries
+from sync_orchestrator.core.validation.repair_queue import RepairTarget, queue_repairs
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
@@ -97,26 +96,25 @@ class _Repair:
         if is_open(connection, self._entity.system_name):
             return lost
         chosen = self._within_cap(connection, run(connection, repair_queries.LIST_FOUND_DRIFT, **known))
-        rows = run(
-            connection,
-            validation_queries.MARK_DUE_FOR_REPAIR,
-            entity=self._entity.name,
-            keys=[row.key for row in chosen],
-            revisions=[row.revision for row in chosen],
-            theirs=[row.theirs for row in chosen],
-            external_ids=[None if row.theirs is None else row.external_id for row in chosen],
-            places=[None if row.theirs is None else self._group for row in chosen],
-        )
-        sent = {row.key for row in rows}
+        sent = queue_repairs(connection, self._entity.name, [self._repair_target(row) for row in chosen])
         run(connection, repair_queries.MARK_UNDER_REPAIR, ids=[row.id for row in chosen if row.key in sent])
         self.result.sent, self.result.overtaken = len(sent), len(chosen) - len(sent)
-        notify_work(connection)
         _before_commit()
         return lost
 
+    def _repair_target(self, row: Any) -> RepairTarget:
+        is_there = row.theirs is not None
+        return RepairTarget(
+            key=row.key,
+            revision=row.revision,
+            theirs=row.theirs,
+            external_id=row.external_id if is_there else None,
+            place=self._group if is_there else None,
+        )
+
     def _within_cap(self, connection: Connection, found: Sequence[Any]) -> list[Any]:
         extra = sum(1 for row in found if row.kind == "extra")
-        size = run(connection, groups_queries.COUNT_GROUP_RECORDS, entity=self._entity.name, group=self._group)[0][0]
+        size = count_group_records(connection, self._entity.name, self._group)
         cap = max(self._entity.settings.validation.deletions.cap(size), self._allowed or 0)
         if self._key is not None or extra <= cap:
             return list(found)

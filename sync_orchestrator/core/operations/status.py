@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.groups import queries as groups_queries
+from sync_orchestrator.core.groups.registry import count_groups
 from sync_orchestrator.core.intake import queries as intake_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import outcomes
@@ -17,7 +17,7 @@ from sync_orchestrator.core.push.dead_records import summarize_dead_records
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.overview import list_systems
 from sync_orchestrator.core.systems.worker_presence import read_workers
-from sync_orchestrator.core.validation import queries as validation_queries
+from sync_orchestrator.core.validation.lost_change_counts import count_lost_changes_by_day
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -41,18 +41,20 @@ def status(engine: Engine) -> dict[str, Any]:
         for row in run(connection, archive_queries.COUNT_RECORDS):
             for what in records:
                 records[what] += getattr(row, what)
-        groups = run(connection, groups_queries.COUNT_GROUPS)
         duplicates = events.pop("duplicate")
         return {
             "events": {**events, "duplicates": duplicates, "balanced": events["received"] == states},
             "records": records,
             "dead": summarize_dead_records(connection),
-            "groups": {row.entity: {"known": row.groups, "synced": row.synced} for row in groups},
+            "groups": {
+                entity: {"known": counts.known, "synced": counts.synced}
+                for entity, counts in count_groups(connection).items()
+            },
             "systems": list_systems(connection),
             "oldest_due_seconds": float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
             "lost_notifications": [
-                {"entity": row.entity, "source": row.source, "day": row.day.isoformat(), "count": row.n}
-                for row in run(connection, validation_queries.SUM_LOST_CHANGES, days=_DAYS_OF_LOST)
+                {"entity": lost.entity, "source": lost.source, "day": lost.day.isoformat(), "count": lost.count}
+                for lost in count_lost_changes_by_day(connection, _DAYS_OF_LOST)
             ],
             "heartbeats": {row.name: round(row.age, 1) for row in run(connection, systems_queries.LIST_HEARTBEAT_AGES)},
             "worker": _worker(connection),

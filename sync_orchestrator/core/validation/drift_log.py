@@ -1,19 +1,17 @@
-"""What validation has found, read back: the whole list, a row a differing field, and how much of it when.
-
-Not here: finding it (``validation.py``), what a person sees of it (``cli/drift_export.py``).
-"""
+"""Reads drift that validation found: one row for each differing field, and counts over time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
-
-from sqlalchemy import Engine
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
 
 COLUMNS = (
     "entity",
@@ -29,8 +27,8 @@ COLUMNS = (
     "last_seen_at",
     "repaired_at",
 )
-KINDS = ("missing", "stale", "different", "extra", "duplicate", "unmanaged")
-_AT_ONCE = 1000
+_BATCH_SIZE = 1000
+_MAX_DRIFT_OF_RECORD = 100
 _BUCKETS = (
     timedelta(minutes=1),
     timedelta(minutes=10),
@@ -39,7 +37,7 @@ _BUCKETS = (
     timedelta(days=1),
     timedelta(days=7),
 )
-_MOST_BUCKETS = 90
+_MAX_BUCKETS = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +67,42 @@ def listed(engine: Engine, chosen: Chosen) -> Iterator[dict[str, Any]]:
     after = 0
     while True:
         with engine.begin() as connection:
-            rows = run(connection, queries.LIST_DRIFT, after=after, most=_AT_ONCE, **chosen.params())
+            rows = run(connection, queries.LIST_DRIFT, after=after, most=_BATCH_SIZE, **chosen.params())
         for row in rows:
-            told = {
-                "entity": row.entity,
-                "group": row.group_key,
-                "key": row.key,
-                "kind": row.kind,
-                "status": row.status,
-                "id_there": row.external_id,
-                "found_at": row.found_at,
-                "last_seen_at": row.last_seen_at,
-                "repaired_at": row.repaired_at,
-            }
-            for line in row.sample or [{"field": None, "ours": None, "theirs": None}]:
-                yield {name: told[name] if name in told else line.get(name) for name in COLUMNS}
-        if len(rows) < _AT_ONCE:
+            yield from _lines(row)
+        if len(rows) < _BATCH_SIZE:
             return
         after = rows[-1].id
+
+
+def newest(engine: Engine, chosen: Chosen, most: int) -> list[dict[str, Any]]:
+    """The last rows of what ``listed`` shows, in the same order. Only these are read."""
+    with engine.begin() as connection:
+        rows = run(connection, queries.LIST_NEWEST_DRIFT, most=most, **chosen.params())
+    return [line for row in reversed(rows) for line in _lines(row)][-most:]
+
+
+def list_drift_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, Any]]:
+    """Returns what validation found of one record, the newest first."""
+    rows = run(connection, queries.LIST_DRIFT_OF_RECORD, entity=entity, key=key, most=_MAX_DRIFT_OF_RECORD)
+    return [dict(row._mapping) for row in rows]
+
+
+def _lines(row: Any) -> Iterator[dict[str, Any]]:
+    """One row of ``COLUMNS`` for each differing field."""
+    shared = {
+        "entity": row.entity,
+        "group": row.group_key,
+        "key": row.key,
+        "kind": row.kind,
+        "status": row.status,
+        "id_there": row.external_id,
+        "found_at": row.found_at,
+        "last_seen_at": row.last_seen_at,
+        "repaired_at": row.repaired_at,
+    }
+    for line in row.sample or [{"field": None, "ours": None, "theirs": None}]:
+        yield {name: shared[name] if name in shared else line.get(name) for name in COLUMNS}
 
 
 def over_time(engine: Engine, chosen: Chosen) -> OverTime:
@@ -96,7 +112,7 @@ def over_time(engine: Engine, chosen: Chosen) -> OverTime:
         if span.first is None:
             return OverTime(_BUCKETS[0], [])
         whole = span.last - span.first
-        width = next((each for each in _BUCKETS if whole / each < _MOST_BUCKETS), _BUCKETS[-1])
+        width = next((each for each in _BUCKETS if whole / each < _MAX_BUCKETS), _BUCKETS[-1])
         rows = run(connection, queries.COUNT_DRIFT_OVER_TIME, width=width, **chosen.params())
     counts: dict[datetime, dict[str, int]] = {}
     for row in rows:

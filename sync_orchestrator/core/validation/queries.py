@@ -149,9 +149,7 @@ WHERE entity = %(entity)s AND status <> 'repaired' GROUP BY group_key
 
 LIST_DRIFT_OF_RECORD = """
 SELECT group_key, key, kind, status, found_at, last_seen_at, repaired_at, sample FROM sync.drift
-WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s::text)
-  AND (%(key)s::text IS NULL OR key = %(key)s::text)
-ORDER BY id DESC LIMIT %(most)s
+WHERE entity = %(entity)s AND key = %(key)s ORDER BY id DESC LIMIT %(most)s
 """
 
 # Confirmed differences that are not known to be gone: a group with one is not in sync, whatever is in flight.
@@ -166,10 +164,14 @@ _CHOSEN_DRIFT = """
     AND (NOT %(open)s OR status <> 'repaired')
 """
 
+_DRIFT_COLUMNS = "id, entity, group_key, key, kind, status, external_id, sample, found_at, last_seen_at, repaired_at"
+
 LIST_DRIFT = f"""
-SELECT id, entity, group_key, key, kind, status, external_id, sample, found_at, last_seen_at, repaired_at
-FROM sync.drift WHERE id > %(after)s AND {_CHOSEN_DRIFT} ORDER BY id LIMIT %(most)s
+SELECT {_DRIFT_COLUMNS} FROM sync.drift WHERE id > %(after)s AND {_CHOSEN_DRIFT} ORDER BY id LIMIT %(most)s
 """
+
+# Only what is shown is read, from the end of the primary key.
+LIST_NEWEST_DRIFT = f"SELECT {_DRIFT_COLUMNS} FROM sync.drift WHERE {_CHOSEN_DRIFT} ORDER BY id DESC LIMIT %(most)s"
 
 SELECT_DRIFT_SPAN = f"SELECT min(found_at) AS first, max(found_at) AS last FROM sync.drift WHERE {_CHOSEN_DRIFT}"
 

@@ -1,7 +1,7 @@
-"""Rows of a business group, held a slice at a time: few of them in memory, many in temporary files.
+"""Keeps the rows of a business group by slices: few of them in memory, many in temporary files.
 
-A slice has all rows of its keys, so two sides that are split alike can be held against each other slice by slice, in
-memory that does not grow with the group. Not here: what is compared (``compare.py``).
+A slice has all rows of its keys, so two sides that are split alike can be compared slice by slice, in memory that does
+not grow with the group.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-Row = tuple[str | None, str | None, bytes | None]
+ListedRow = tuple[str | None, str | None, bytes | None]
 """Key, id at the third party, digest of the mapped fields."""
 
-AT_ONCE = 50_000
-"""So many rows are held in memory; above that, about as many of a group of three million."""
+MAX_ROWS_IN_MEMORY = 50_000
+"""The rows of one side in memory. Above that, a slice of a group of three million has about as many."""
 
 _SLICES = 64
 
@@ -23,13 +23,13 @@ _SLICES = 64
 class Slices:
     """The rows of one side of a comparison. To be closed."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(self, at_once: int = MAX_ROWS_IN_MEMORY) -> None:
         self._at_once = at_once
-        self._held: list[Row] = []
+        self._held: list[ListedRow] = []
         self._files: list[IO[bytes]] = []
         self.size = 0
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[ListedRow]) -> None:
         """Takes more rows, in any order."""
         self.size += len(rows)
         self._held += rows
@@ -45,14 +45,14 @@ class Slices:
         """Moves what is in memory into files, a slice each; slices are the same ones on both sides in one process."""
         if not self._files:
             self._files = [tempfile.TemporaryFile() for _ in range(_SLICES)]  # noqa: SIM115 (closed by ``close``)
-        slices: list[list[Row]] = [[] for _ in self._files]
+        slices: list[list[ListedRow]] = [[] for _ in self._files]
         for row in self._held:
             slices[hash(row[0]) % _SLICES].append(row)
         for file, rows in zip(self._files, slices, strict=True):
             marshal.dump(rows, file, 2)
         self._held = []
 
-    def each(self) -> Iterator[list[Row]]:
+    def each(self) -> Iterator[list[ListedRow]]:
         """Slice by slice, in the order in which rows came."""
         if not self._files:
             yield self._held
@@ -61,7 +61,7 @@ class Slices:
         for file in self._files:
             end = file.tell()
             file.seek(0)
-            rows: list[Row] = []
+            rows: list[ListedRow] = []
             while file.tell() < end:
                 rows += marshal.load(file)
             yield rows
@@ -74,8 +74,8 @@ class Slices:
         self._files = []
 
 
-def pairs(one: Slices, other: Slices) -> Iterator[tuple[list[Row], list[Row]]]:
-    """The slices of two sides, each with that of the same keys."""
+def pair_slices(one: Slices, other: Slices) -> Iterator[tuple[list[ListedRow], list[ListedRow]]]:
+    """Yields the slices of two sides, each with that of the same keys."""
     if one.is_split or other.is_split:
         one.split()
         other.split()

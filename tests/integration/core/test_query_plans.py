@@ -90,7 +90,7 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
     "archived events": (
         ledger_queries.MARK_ARCHIVED,
-        {"on_hold": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
+        {"held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
     ),
     "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
     "locks of a settlement": (LOCK_RECORDS_IN_ORDER, {"entity": ["item"] * 500, "key": KEYS}),

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -20,12 +21,13 @@ from test_full_sync import fill
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.events import discard_events
+from sync_orchestrator.core.validation import source_check
+from sync_orchestrator.core.validation.archive_comparison import ArchiveComparison
 from sync_orchestrator.core.validation.source_check import (
-    Lost,
     SourceCheck,
-    _Check,
     check_sources,
     checks_by_itself,
+    confirmation_pause_seconds,
     groups_due,
 )
 
@@ -176,7 +178,7 @@ def test_the_pause_leaves_time_for_a_source_that_is_asked(make_world: Callable[.
     parts = two_part_config().entities["item"].model_dump(exclude_defaults=True)["parts"]
     polled = {**part, "changes": {"path": "/changes"}, "poll_every": 40}
     world = make_world(entity={"parts": {**parts, "stock": polled}})
-    assert _Check(world.context, world.entity, "A", "auto", None)._pause() == 80
+    assert confirmation_pause_seconds(world.entity) == 80
 
 
 def test_parts_in_files_are_not_checked_by_themselves(world: World) -> None:
@@ -202,13 +204,14 @@ def test_parts_in_files_are_not_checked_by_themselves(world: World) -> None:
 def test_what_comes_within_the_pause_is_not_lost(synced: World, monkeypatch: pytest.MonkeyPatch) -> None:
     row = synced.shop.put("k001", {**synced.shop.rows["k001"].data, "name": "late"}, group="A")
     synced.put("new", tell=False)
-    still = _Check._still
+    compare, looks = source_check.compare_with_archive, count(1)
 
-    def told_late(self: _Check, connection: Any, before: set[Lost]) -> set[Lost]:
-        synced.tell("shop", "k001", "update", row.version, row.data)
-        return still(self, connection, before)
+    def told_before_second_look(*arguments: Any) -> ArchiveComparison:
+        if next(looks) == 2:
+            synced.tell("shop", "k001", "update", row.version, row.data)
+        return compare(*arguments)
 
-    monkeypatch.setattr(_Check, "_still", told_late)
+    monkeypatch.setattr(source_check, "compare_with_archive", told_before_second_look)
     assert found(check(synced)) == [("shop", "new", "missing")]
 
 

@@ -193,7 +193,7 @@ CREATE TABLE sync.groups (
     group_key       text NOT NULL,
     seen_at         timestamptz NOT NULL DEFAULT sync.clock(),
     sync_id         bigint,
-    sync_phase      text CHECK (sync_phase IN ('list', 'delete', 'push', 'compensate')),
+    sync_phase      text CHECK (sync_phase IN ('list', 'delete', 'push')),
     sync_cursor     text,
     sync_listed     bigint NOT NULL DEFAULT 0,
     sync_started_at timestamptz,

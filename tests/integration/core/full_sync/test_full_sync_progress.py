@@ -81,10 +81,12 @@ def test_nothing_is_left_where_all_is_in_sync(world: World) -> None:
         assert left_over(connection, "item", ["A"], 0) is None
 
 
-def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is_in_sync(
-    world: World,
-    command: Command,
-) -> None:
+def with_a_listing_that_fails_after_each_page(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, *, retries: int
+) -> World:
+    """The command line works on this world; a listing that goes on where it stopped comes further each time."""
+    world = make_world(entity={"retry": {"retries": retries, "first_wait": 0.01, "jitter": 0}})
+    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
     world.shop.page = 2
     for number in range(5):
         world.put(f"k{number}", tell=False)
@@ -96,11 +98,28 @@ def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is
             raise CallFailed(Failure.TRANSIENT, "answer 500", status=500)
 
     world.shop.pages = broken  # type: ignore[method-assign]
-    result = command("full-sync", "item")
+    return world
+
+
+def test_a_full_sync_whose_listing_failed_on_a_later_page_never_says_that_all_is_in_sync(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_a_listing_that_fails_after_each_page(make_world, monkeypatch, retries=0)
+    result = CliRunner().invoke(app, ["full-sync", "item"])
     assert result.exit_code == 1
     assert "all of it is in" not in result.stdout
     assert result.stdout.startswith("not finished: 1 business groups, such as A: answer 500. Next: ")
     assert "`sync-orchestrator full-sync item`" in result.stdout
+
+
+def test_the_command_tries_a_full_sync_again_by_the_retry_rule_of_the_entity(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = with_a_listing_that_fails_after_each_page(make_world, monkeypatch, retries=3)
+    result = CliRunner().invoke(app, ["full-sync", "item"])
+    assert result.exit_code == 0
+    assert "A: answer 500; again in 0 s" in result.stderr
+    assert world.mirrored() == world.truth()
 
 
 def test_full_sync_reports_its_progress_in_lines(

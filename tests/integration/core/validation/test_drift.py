@@ -16,7 +16,8 @@ from test_validation import id_of
 
 from sync_orchestrator.assets.mirror_checks import summary
 from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.validation.validate import GroupValidation, _Validation, groups_due, validate
+from sync_orchestrator.core.validation import validate as validating
+from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, validate
 
 
 def alter(world: World, key: str, **fields: Any) -> None:
@@ -115,16 +116,16 @@ def test_two_validations_at_once_do_not_call_each_others_repair_persistent(
 ) -> None:
     synced(world)
     alter(world, "k001", name="altered")
-    confirm = _Validation._confirm
+    confirm = validating.confirm_suspects
     others: list[GroupValidation] = []
 
-    async def another_ends_first(self: _Validation, found: Any) -> Any:
-        confirmed = await confirm(self, found)
-        monkeypatch.setattr(_Validation, "_confirm", confirm)
+    async def another_ends_first(scope: Any, found: Any) -> Any:
+        confirmed = await confirm(scope, found)
+        monkeypatch.setattr(validating, "confirm_suspects", confirm)
         others.append(await validate(world.context, world.entity, "A", full=True))
         return confirmed
 
-    monkeypatch.setattr(_Validation, "_confirm", another_ends_first)
+    monkeypatch.setattr(validating, "confirm_suspects", another_ends_first)
     result = world.validate(full=True)
     assert [drift.status for drift in others[0].drift] == ["repairing"]
     assert (result.drift, result.verdict, persistent_alerts(world)) == ([], "drift", 0)

@@ -15,7 +15,8 @@ from test_drift import alter, synced
 
 from sync_orchestrator.cli.drift_export import plot, write
 from sync_orchestrator.core.validation import drift_log as found_drift
-from sync_orchestrator.core.validation.drift_log import COLUMNS, KINDS, Chosen, OverTime, listed, over_time
+from sync_orchestrator.core.validation.drift import DriftKind
+from sync_orchestrator.core.validation.drift_log import COLUMNS, Chosen, OverTime, listed, over_time
 from sync_orchestrator.errors import ConfigError
 
 __all__ = ["command"]
@@ -52,7 +53,7 @@ def test_the_whole_list_is_written_a_row_a_field(drifted: World, command: Comman
 def test_the_list_is_read_in_pieces_and_none_is_lost_between_them(
     drifted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(found_drift, "_AT_ONCE", 2)
+    monkeypatch.setattr(found_drift, "_BATCH_SIZE", 2)
     assert {row["key"] for row in listed(drifted.engine, Chosen())} == set(KEYS)
 
 
@@ -104,7 +105,7 @@ def test_the_plot_shows_each_kind_in_each_bucket(drifted: World, command: Comman
     path = tmp_path / "drift.svg"
     command("drift", "--plot", path)
     texts = [text for element in ET.parse(path).iter() if (text := element.text)]
-    assert [text for text in texts if text in KINDS] == ["different", "extra"]
+    assert [text for text in texts if text in set(DriftKind)] == ["different", "extra"]
     assert sum(1 for text in texts if text.endswith(("extra: 1", "different: 2"))) == 2
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
-from sync_orchestrator.core.validation.spill import Row, Slices, pairs
+from sync_orchestrator.core.validation.spill import ListedRow, Slices, pair_slices
 
 ROWS = st.lists(
     st.tuples(st.none() | st.sampled_from("abcdefghij"), st.sampled_from(["1", "2"]), st.sampled_from([b"x", b"y"])),
@@ -22,7 +22,7 @@ ROWS = st.lists(
 )
 
 
-def held(rows: list[Row], at_once: int) -> Slices:
+def held(rows: list[ListedRow], at_once: int) -> Slices:
     made = Slices(at_once)
     for start in range(0, len(rows), 7):
         made.add(rows[start : start + 7])
@@ -31,10 +31,10 @@ def held(rows: list[Row], at_once: int) -> Slices:
 
 @given(ours=ROWS, theirs=ROWS, at_once=st.integers(0, 40), theirs_at_once=st.integers(0, 40))
 def test_each_row_is_in_one_slice_with_all_of_its_key_in_order(
-    ours: list[Row], theirs: list[Row], at_once: int, theirs_at_once: int
+    ours: list[ListedRow], theirs: list[ListedRow], at_once: int, theirs_at_once: int
 ) -> None:
     one, other = held(ours, at_once), held(theirs, theirs_at_once)
-    found = list(pairs(one, other))
+    found = list(pair_slices(one, other))
     assert (one.size, other.size) == (len(ours), len(theirs))
     for key in {row[0] for row in ours + theirs}:
         [pair] = [pair for pair in found if any(row[0] == key for side in pair for row in side)]
