@@ -153,7 +153,7 @@ def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_st
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=29)) == 0
     assert forget_runs(dagster.instance, Retention(runs_days=None), now + timedelta(days=99)) == 0
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 1
-    assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync", "validate"}
+    assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync_item", "validate"}
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     going_on = dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED

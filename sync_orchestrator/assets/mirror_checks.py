@@ -17,7 +17,7 @@ from pydantic import Field
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.assets.cancellation import cancelable
-from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.freshness import report_if_in_sync
 from sync_orchestrator.assets.jobs.by_group import (
     IN_ONE_RUN,
     Context,
@@ -26,6 +26,7 @@ from sync_orchestrator.assets.jobs.by_group import (
     by_group,
     named_groups,
 )
+from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -39,7 +40,7 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
-from sync_orchestrator.assets.partitions import groups_of
+from sync_orchestrator.assets.partitions import business_groups_of, groups_of
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
@@ -47,6 +48,7 @@ from sync_orchestrator.core.operations.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report
+from sync_orchestrator.resources.job_names import VALIDATE, VALIDATE_FULLY
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
@@ -87,7 +89,12 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
         yield check_output(context, mirror_key(name), CHECK)
 
     return partitioned_check(
-        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK, _DESCRIPTION.format(effect=_EFFECTS[repair])
+        check,
+        f"{name}_mirror_{CHECK}",
+        mirror_key(name),
+        CHECK,
+        business_groups_of(name),
+        _DESCRIPTION.format(effect=_EFFECTS[repair]),
     )
 
 
@@ -130,6 +137,8 @@ def validate_groups(
         )
         yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
     observe_totals(context, system, entities)
+    for name in entities:
+        report_if_in_sync(context, system, name)
     verdicts.require_some()
     yield dg.Output(None, metadata=verdicts.metadata())
 
@@ -335,7 +344,7 @@ def validate_jobs(config: Config) -> list[dg.JobDefinition]:
     validate_op = op_with(validate_groups, options)
 
     @dg.job(
-        name="validate",
+        name=VALIDATE,
         **IN_ONE_RUN,
         config=all_defaults(validate_op.name, options),
         description="Validates the business groups that are due, or those named.",
@@ -344,7 +353,7 @@ def validate_jobs(config: Config) -> list[dg.JobDefinition]:
         validate_op()
 
     @dg.job(
-        name="validate_fully",
+        name=VALIDATE_FULLY,
         **IN_ONE_RUN,
         config=all_defaults(validate_op.name, options, full=True),
         description="Compares every record of every business group, whatever the counts say, due or not.",

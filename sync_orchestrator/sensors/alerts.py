@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from sync_orchestrator.assets.alert_checks import read_open_alerts, report_alerts
-from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.lineage import mirror_key
+from sync_orchestrator.assets.own_runs import is_own_run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts
@@ -111,7 +112,7 @@ def _seconds_since(at: str) -> float:
 def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
     """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
     run = context.dagster_run
-    if run.tags.get("dagster/will_retry") == "true" or goes_on(run):
+    if not is_own_run(run, system.context.entities) or run.tags.get("dagster/will_retry") == "true" or goes_on(run):
         return
     cause = cause_of(run)
     with system.context.engine.begin() as connection:
@@ -132,6 +133,8 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
 )
 def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
     """The counterpart of ``failed_runs``."""
+    if not is_own_run(context.dagster_run, system.context.entities):
+        return
     with system.context.engine.begin() as connection:
         alerts.resolve(connection, "run_failed", cause_of(context.dagster_run))
 

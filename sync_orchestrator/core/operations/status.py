@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries as archive_queries
@@ -147,6 +147,22 @@ def entity_totals(connection: Connection, entity: str) -> dict[str, int]:
         "unmanaged": row.unmanaged,
         "open_alerts": row.open_alerts,
     }
+
+
+def find_in_sync_since(connection: Connection, entity: str, age: timedelta) -> datetime | None:
+    """When the validations began that found every business group of an entity in sync.
+
+    Args:
+        connection: A connection to the database.
+        entity: The entity.
+        age: How old a validation may be.
+
+    Returns:
+        The time of the oldest of the groups' latest validations. None if a group that had a full sync was last found
+        in drift, could not be validated, or was validated longer ago; and if there is no such group.
+    """
+    row = run(connection, validation_queries.SELECT_IN_SYNC_SINCE, entity=entity, seconds=age.total_seconds())[0]
+    return row.since if row.all_in_sync else None
 
 
 @dataclass(frozen=True, slots=True)
