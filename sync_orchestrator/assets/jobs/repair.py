@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets import archive_checks, mirror_checks
+from sync_orchestrator.assets import archive_checks, mirror_check_report, mirror_checks
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
@@ -62,7 +62,7 @@ def repair_groups(
             validation = result.validation
             if validation is not None:
                 if validation.verdict != "not_validated":
-                    report(context, [mirror_checks.drift_observation(name, validation)])
+                    report(context, [mirror_check_report.drift_observation(name, validation)])
                 yield mirror_checks.group_evaluation(context, name, validation)
     yield dg.Output(None, metadata=_metadata(context, entities, config, results))
 
@@ -100,7 +100,7 @@ def summary(result: Repaired) -> str:
     if result.sources is not None:
         parts.append(f"sources: {archive_checks.summary(result.sources)}")
     if result.validation is not None:
-        parts.append(mirror_checks.summary(result.validation))
+        parts.append(mirror_check_report.summary(result.validation))
     return "; ".join(parts)
 
 
