@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Annotated
 
 import dagster as dg
 from pydantic import BaseModel, Field
@@ -62,10 +63,10 @@ class SyncEntityComponent(dg.Component, dg.Resolvable, dg.Model):
     Each entity gets the assets `archive` and `mirror`, its sources as external assets, its checks, and a full sync.
     """
 
-    config_path: str = Field(default="sync.yaml", description=CONFIG_PATH, examples=["sync.yaml"])
-    entity: str | None = Field(default=None, description=ENTITY, examples=["product"])
-    database_url_env: str = Field(default=DATABASE_URL_VARIABLE, description=DATABASE_URL_ENV)
-    operations: bool = Field(default=True, description=OPERATIONS)
+    config_path: Annotated[str, dg.Resolver.default(description=CONFIG_PATH, examples=["sync.yaml"])] = "sync.yaml"
+    entity: Annotated[str | None, dg.Resolver.default(description=ENTITY, examples=["product"])] = None
+    database_url_env: Annotated[str, dg.Resolver.default(description=DATABASE_URL_ENV)] = DATABASE_URL_VARIABLE
+    operations: Annotated[bool, dg.Resolver.default(description=OPERATIONS)] = True
 
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:

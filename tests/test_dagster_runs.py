@@ -23,6 +23,7 @@ from fakes import answer, two_part_config
 from sqlalchemy import text
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
+from sync_orchestrator.assets import freshness
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.mirror_checks import CHECK
@@ -37,7 +38,13 @@ from sync_orchestrator.core.operations.status import heartbeat, pause
 from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
-from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, reap, write_instance
+from sync_orchestrator.resources.instance.config import (
+    DATABASE_VARIABLE,
+    delete_shared_partitions,
+    make_tables,
+    reap,
+    write_instance,
+)
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import alert_outbox, failed_runs, recovered_runs
@@ -787,6 +794,36 @@ def test_check_launched_by_itself_judges_each_group(synced: Dagster, launched: A
     job = synced.defs.resolve_implicit_global_asset_job_def().name
     assert synced.run(job, checks=[CHECK_KEY], **launched).success
     assert synced.checked() == {"SUCCEEDED": judged}
+
+
+def test_validations_that_find_every_group_in_sync_keep_the_mirror_fresh(synced: Dagster) -> None:
+    """By a materialization that takes no check's status and is no partition, if the newest one is not recent."""
+
+    def confirmed() -> int:
+        return sum(
+            1 for event in synced.all_events(MIRROR, "materialization") if event.partition == freshness.ALL_GROUPS
+        )
+
+    assert synced.run("validate_fully").success
+    assert confirmed() == 0  # the full sync has just materialized the groups
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(freshness, "_age_of_newest", lambda instance, asset: timedelta(minutes=8))
+        assert synced.run("validate_fully").success
+        assert confirmed() == 1
+        assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+        next(iter(synced.world.erp.store.values()))["name"] = "altered"
+        assert synced.run("validate_fully").success
+        assert confirmed() == 1
+    assert synced.partitions(MIRROR) == dict.fromkeys("ABC", "MATERIALIZED")
+
+
+def test_the_partitions_that_entities_shared_are_deleted_in_order(synced: Dagster) -> None:
+    """What was materialized stays, since the partitions of the entity have the same names."""
+    synced.instance.add_dynamic_partitions("business_group", ["A", "B"])
+    assert delete_shared_partitions(synced.instance) == 2
+    assert synced.instance.get_dynamic_partitions("business_group") == []
+    assert synced.partitions(MIRROR) == dict.fromkeys("ABC", "MATERIALIZED")
+    assert delete_shared_partitions(synced.instance) == 0
 
 
 def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster) -> None:

@@ -109,8 +109,7 @@ def _values(option: Any) -> str:
     kind = option.config_type
     if hasattr(kind, "enum_values"):
         return "one of " + ", ".join(repr(value.config_value) for value in kind.enum_values)
-    inner = getattr(kind, "inner_type", None)
-    return f"{kind.kind.value.lower()} of {inner.given_name}" if inner is not None else str(kind.given_name)
+    return str(kind.key)
 
 
 def _default(option: Any) -> str:

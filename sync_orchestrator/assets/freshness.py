@@ -1,9 +1,11 @@
 """The freshness of a mirror: how long ago all of an entity's business groups were last confirmed to be in sync.
 
 Dagster evaluates the freshness of an asset as a whole, from its newest materialization. Full syncs materialize business
-groups, and may be months apart. So a validation that leaves every group in sync reports one materialization without a
-partition, at most twice in the time between two validations. Dagster does not evaluate freshness of single partitions:
-the check of the mirror tells that of a business group.
+groups, and may be months apart. So a validation that leaves every group in sync reports one materialization, at most
+twice in the time between two validations. It is that of a partition that no business group can be: one without a
+partition would take the status of the check of every group, and one of a group the figures of its full sync.
+
+Dagster does not evaluate the freshness of single partitions: for a business group, see the check of the mirror.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from sync_orchestrator.config import Entity
 from sync_orchestrator.core.operations.status import find_in_sync_since
 from sync_orchestrator.resources.instance.dagster_internals import Execution, report
 from sync_orchestrator.resources.system import System
+
+ALL_GROUPS = "all business groups ..."
+"""The partition that such a materialization names. Dagster refuses to add a partition of this name."""
 
 WARN_AFTER_VALIDATIONS = 2
 FAIL_AFTER_VALIDATIONS = 4
@@ -41,7 +46,10 @@ def report_if_in_sync(context: Execution, system: System, name: str) -> None:
         return
     metadata = {"all_groups_in_sync_since": dg.MetadataValue.timestamp(since)}
     description = f"validations found every business group of {name} in sync"
-    report(context, [dg.AssetMaterialization(mirror_key(name), description=description, metadata=metadata)])
+    confirmed = dg.AssetMaterialization(
+        mirror_key(name), description=description, metadata=metadata, partition=ALL_GROUPS
+    )
+    report(context, [confirmed])
 
 
 def _age_of_newest(instance: dg.DagsterInstance, asset: dg.AssetKey) -> timedelta:

@@ -47,12 +47,12 @@ def forget_runs(
     if settings.runs_days is None:
         return 0
     before = (now or datetime.now(UTC)) - timedelta(days=settings.runs_days)
-    forgotten = 0
     tags = {} if origin is None else {REPOSITORY_LABEL_TAG: origin.repository_origin.get_label()}
+    forgotten = 0
     kept = {
         run.dagster_run.run_id
         for run in instance.get_run_records(
-            dg.RunsFilter(job_name=_KEEPS_NEWEST, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1
+            dg.RunsFilter(job_name=_KEEPS_NEWEST, statuses=[dg.DagsterRunStatus.SUCCESS], tags=tags), limit=1
         )
     }
     for job in FORGOTTEN:
