@@ -1,4 +1,4 @@
-"""How fast and in how much memory whole groups are audited, beside a bare loop that only pages them out and parses.
+"""How fast and in how much memory whole groups are compared, beside a bare loop that only pages them out and parses.
 
 ``python -m bench.audit [--quick | --long]``. The bare loop uses the same HTTP client (httpx on aiohttp's transport) and
 parses with orjson; it compares nothing. The audit runs in a process of its own, whose memory is told.
@@ -168,12 +168,12 @@ def look(url: str, port: int, how: str) -> dict[str, Any]:
         if how == "page":
             async for _ in entity.third_party.pages(f"store {number}"):
                 pass
-            return "in_step"
+            return "in_sync"
         return (await validate(context, entity, f"store {number}", full=how == "audit")).verdict
 
     began = time.monotonic()
     verdicts = {verdict for _, verdict in perform_each(context, range(GROUPS), work, AT_ONCE)}
-    assert verdicts == {"in_step"}, verdicts
+    assert verdicts == {"in_sync"}, verdicts
     return {"seconds": time.monotonic() - began, "megabytes": peak_megabytes()}
 
 
@@ -227,7 +227,7 @@ def lines(url: str, records: int) -> Iterator[Line]:
         counted = looked(url, port, "count")
         calls = stats(port)["calls"] - before
         yield Line(
-            "all in step, counts only: calls",
+            "all in sync, counts only: calls",
             calls,
             "",
             f"{counted['seconds']:.2f} s; a few prove the filter",

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 
 from bench.drain import change
 from bench.table import Line, show
-from sync_orchestrator.core.db.session import connect, one_by_one, run
+from sync_orchestrator.core.db.session import connect, force_index_scans, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.ledger.recording import record
 from sync_orchestrator.core.operations.status import status
@@ -56,7 +56,7 @@ SELECT 'product', 'shop', what, 0, %(events)s FROM unnest('{received,done}'::tex
 
 
 def fill(engine: Engine, events: int, records: int) -> None:
-    """So many finished events of so many records, all in step."""
+    """So many finished events of so many records, all in sync."""
     for first in range(1, events + 1, _AT_ONCE):
         with engine.begin() as connection:
             span = {"first": first, "last": min(events, first + _AT_ONCE - 1)}
@@ -79,7 +79,7 @@ def insert(engine: Engine, versions: Iterator[int]) -> None:
 def claim(engine: Engine, versions: Iterator[int]) -> None:
     """A thousand events, given back."""
     with engine.connect() as connection:
-        one_by_one(connection)
+        force_index_scans(connection)
         rows = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=["product"], most=1000)
         assert len(rows) == 1000
         connection.rollback()

@@ -124,7 +124,7 @@ def lines(url: str, records: int) -> Iterator[Line]:
             whole and taken <= wanted,
             note="From the signal until another process holds the business group, the start of that process "
             "(about two seconds) included. The calls that a SIGKILL interrupts have an unknown outcome: "
-            "their records are claimed when their holder is gone, and looked up until timeout and landing "
+            "their records are claimed when their holder is gone, and looked up until timeout and in-flight window "
             "are over; the others do not wait.",
         )
 

@@ -99,7 +99,7 @@ def slow_server(call: float, per_record: float, workers: int) -> Iterator[int]:
 def config(port: int) -> Config:
     """32 calls at once in bulk calls of 25 records."""
     told = plain_settings(port, bulk=True)
-    told["third_parties"]["erp"] |= {"timeout": TIMEOUT_SECONDS, "landing": TIMEOUT_SECONDS}
+    told["third_parties"]["erp"] |= {"timeout": TIMEOUT_SECONDS, "in_flight_window": TIMEOUT_SECONDS}
     told["entities"]["product"]["third_party"]["bulk_update"]["size"] = BATCH
     told["retry"] = {"first_wait": 2, "jitter": 0}
     return Config.model_validate(told)
@@ -148,7 +148,7 @@ def drained(url: str, port: int, number: int, seconds: float) -> tuple[float, in
     perform(context := open_context(engine, config(port)), drain(context, linger=0, most_seconds=seconds))
     engine = connect(url)
     with engine.begin() as connection:
-        done = run(connection, "SELECT count(*) AS n FROM sync.records WHERE NOT out_of_step")[0].n
+        done = run(connection, "SELECT count(*) AS n FROM sync.records WHERE NOT out_of_sync")[0].n
         tried = run(connection, "SELECT count(*) AS n FROM sync.push_attempts")[0].n
         limit = run(connection, "SELECT calls_at_once, batch_share, calls_reason FROM sync.systems WHERE name = 'erp'")
     engine.dispose()

@@ -162,7 +162,7 @@ class Control:
                 "applied": erp.applied,
                 "faults": erp.faults.struck,
                 "records": len(erp.store.records),
-                "twins": erp.store.twins(),
+                "duplicates": erp.store.duplicates(),
             }
         )
 

@@ -81,7 +81,7 @@ class Store:
         for record in records:
             self._put(record["ref"], record)
 
-    def twins(self) -> list[str]:
+    def duplicates(self) -> list[str]:
         """The item codes that more than one record has."""
         return sorted(code for code, refs in self._of_code.items() if len(refs) > 1)
 

@@ -66,8 +66,8 @@ class Report:
     def wrong(self) -> list[str]:
         """Everything that is not as it should be, in words."""
         checks = {
-            f"{len(self.truth.wrong)} records out of step: {list(self.truth.wrong.items())[:5]}": self.truth.wrong,
-            f"{self.truth.twins} twins": self.truth.twins,
+            f"{len(self.truth.wrong)} records out of sync: {list(self.truth.wrong.items())[:5]}": self.truth.wrong,
+            f"{self.truth.duplicates} duplicates": self.truth.duplicates,
             f"events do not add up: {self.events}": not self.events.get("balanced"),
             "events left unfinished": sum(
                 self.events.get(state, 0) for state in ("pending", "leased", "waiting", "dead")
@@ -80,7 +80,7 @@ class Report:
             f"records made by hand were touched: {self.truth.by_hand} of {self.by_hand}": self.truth.by_hand
             != self.by_hand,
             f"traffic did not move as it should: {self.grey[:3]}": self.grey,
-            "fewer than 10,000 records were mirrored": self.truth.in_step < 10_000,
+            "fewer than 10,000 records were mirrored": self.truth.in_sync < 10_000,
         }
         return [words for words, failed in checks.items() if failed]
 
@@ -131,13 +131,13 @@ class Story:
         while True:
             state, done, targeted = self._dagster.backfill(backfill)
             records = status(self._context.engine)["records"]
-            if not outage and records["in_step"] > 2000:
+            if not outage and records["in_sync"] > 2000:
                 outage = True
                 self._control("erp", "faults", {"outage": _OUTAGE})
                 console.print(f"  [yellow]the ERP goes down for {_OUTAGE:.0f} s[/yellow]")
             console.print(
                 f"  {time.monotonic() - began:4.0f} s  {done} of {targeted} partitions, "
-                f"{records['archived']} records archived, {records['in_step']} in step"
+                f"{records['archived']} records archived, {records['in_sync']} in sync"
             )
             if state.startswith(("COMPLETED", "FAILED", "CANCELED")):
                 break
@@ -157,13 +157,13 @@ class Story:
         found = status(self._context.engine)
         unfinished = sum(found["events"][state] for state in ("pending", "leased", "waiting"))
         heard = found["events"]["received"] + found["events"]["duplicates"]
-        return bool(heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_step"] == 0)
+        return bool(heard >= self._traffic.sent and unfinished == 0 and found["records"]["out_of_sync"] == 0)
 
     def _validate_first(self) -> None:
         _chapter("Validation: every business group, record by record")
         results = self._validate()
         with self._context.engine.begin() as connection:  # the checks of the backfill's own runs count as well
-            told = run(connection, "SELECT count(*) FROM sync.drift WHERE kind <> 'foreign'")[0][0]
+            told = run(connection, "SELECT count(*) FROM sync.drift WHERE kind <> 'unmanaged'")[0][0]
         self.report.false_alarms = int(told)
         _tell_validation(results)
 
@@ -179,11 +179,11 @@ class Story:
         self._settle("the repair, through the normal queue, is done")
         last = self._validate()
         _tell_validation(last)
-        self.report.unclean = [f"{result.group}: {result.verdict}" for result in last if result.verdict != "in_step"]
+        self.report.unclean = [f"{result.group}: {result.verdict}" for result in last if result.verdict != "in_sync"]
         with self._context.engine.begin() as connection:
             rows = run(
                 connection,
-                "SELECT key, kind, status FROM sync.drift WHERE kind <> 'foreign' AND found_at >= %(since)s",
+                "SELECT key, kind, status FROM sync.drift WHERE kind <> 'unmanaged' AND found_at >= %(since)s",
                 since=since,
             )
         self.report.found = {(row.key, row.kind) for row in rows}
@@ -233,8 +233,8 @@ def show(report: Report, seconds: float) -> int:
         table.add_row(f"events {state}", f"{report.events.get(state, 0):,}")
     truth = report.truth
     table.add_row("records in the source systems", f"{truth.expected:,}")
-    table.add_row("records in step at the ERP", f"{truth.in_step:,}")
-    table.add_row("twins", str(truth.twins))
+    table.add_row("records in sync at the ERP", f"{truth.in_sync:,}")
+    table.add_row("duplicates", str(truth.duplicates))
     table.add_row("made by hand there, left alone", f"{truth.by_hand} of {report.by_hand}")
     for name in ("injected", "found", "repaired"):
         table.add_row(f"drift {name}", str(len(getattr(report, name))))

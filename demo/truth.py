@@ -18,9 +18,9 @@ class Truth:
     """What the ERP should hold and does not (or otherwise), by item code."""
 
     expected: int = 0
-    in_step: int = 0
+    in_sync: int = 0
     wrong: dict[str, str] = field(default_factory=dict)
-    twins: int = 0
+    duplicates: int = 0
     by_hand: int = 0
 
 
@@ -37,7 +37,7 @@ def compare(client: httpx.Client, systems: Systems) -> Truth:
             held.setdefault(record["itemCode"], []).append({name: record.get(name) for name in FIELDS})
     for key in sorted(expected.keys() | held.keys()):
         records = held.get(key, [])
-        truth.twins += max(0, len(records) - 1)
+        truth.duplicates += max(0, len(records) - 1)
         if key not in expected:
             truth.wrong[key] = "extra"
         elif not records:
@@ -45,7 +45,7 @@ def compare(client: httpx.Client, systems: Systems) -> Truth:
         elif any(record != expected[key] for record in records):
             truth.wrong[key] = "different"
         else:
-            truth.in_step += 1
+            truth.in_sync += 1
     return truth
 
 

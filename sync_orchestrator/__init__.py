@@ -1,4 +1,4 @@
-"""Keeps a third party's copy of your business data in step, and proves it."""
+"""Keeps a third party's copy of your business data in sync, and proves it."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -78,11 +78,11 @@ def require_database() -> None:
     if os.environ.get("SYNC_DATABASE_URL") or running_server.exists(home() / "postgres"):
         return
     near = sorted(folder for folder in home().glob("*/") if running_server.exists(folder / "postgres"))
-    mend = (
+    hint = (
         " or ".join(f"export SYNC_HOME={shlex.quote(str(folder))}" for folder in near)
         or "go to the folder where it is, or name its home: export SYNC_HOME=FOLDER"
     )
-    raise ConfigError(f"there is no database in {home()}: {mend}; `sync-orchestrator up` makes a new one")
+    raise ConfigError(f"there is no database in {home()}: {hint}; `sync-orchestrator up` makes a new one")
 
 
 def database_url(configured: str | None = None) -> str:
@@ -160,7 +160,7 @@ def check_database() -> str | None:
 
 
 def open_context(engine: Engine | None = None, config: Config | None = None, *, only_look: bool = False) -> Context:
-    """The whole system, ready to work. ``only_look``: a changed mapping puts no record out of step yet.
+    """The whole system, ready to work. ``only_look``: a changed mapping puts no record out of sync yet.
 
     Raises ConfigError where ``sync.yaml`` or the environment is wrong.
     """

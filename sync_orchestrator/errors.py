@@ -1,7 +1,7 @@
 """The errors of the project, as one tree.
 
 SyncError
-├── ConfigError        sync.yaml or the environment is wrong; the message names the place and the mend
+├── ConfigError        sync.yaml or the environment is wrong; the message names the place and the hint
 ├── InvalidEvent       a change event that must be refused at the edge
 ├── MappingFailed      a record that the mapping cannot turn into a payload
 ├── CallFailed         a call to a source system or the third party that brought no usable answer
@@ -39,7 +39,7 @@ class SyncError(Exception):
 
 
 class ConfigError(SyncError):
-    """The configuration cannot be used; the message names the place and the mend."""
+    """The configuration cannot be used; the message names the place and the hint."""
 
 
 class InvalidEvent(SyncError):
@@ -79,7 +79,7 @@ class CannotPlan(SyncError):
 
 
 class Failure(StrEnum):
-    """How a call failed, and so whether waiting can mend it."""
+    """How a call failed, and so whether waiting can fix it."""
 
     TRANSIENT = "transient"
     THROTTLED = "throttled"

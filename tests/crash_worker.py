@@ -29,7 +29,7 @@ from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.operations.repair import repair
-from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.core.validation.validate import validate
 
@@ -39,9 +39,9 @@ KEYS = [f"k{number}" for number in range(12)]
 
 
 class TableThirdParty:
-    """A third party whose store is a table; it gives its own ids and does not refuse twins."""
+    """A third party whose store is a table; it gives its own ids and does not refuse duplicates."""
 
-    traits = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+    capabilities = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -132,7 +132,7 @@ async def work(engine: Engine, linger: float) -> None:
     """Everything once; ``linger`` in seconds is longer than the leases where another process had some and died."""
     shop, stock = sources()
     config = two_part_config(
-        system={"timeout": 0.2, "landing": 0.2},
+        system={"timeout": 0.2, "in_flight_window": 0.2},
         limits={"lease": 1},
         entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}},
         outcomes={"audit": {"url": "https://audit.test"}},

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.ports import Found, Item, PartRead, Traits, Ungrouped
+from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, Failure
 
 
@@ -93,19 +93,19 @@ class FakeSource:
 
 
 class FakeThirdParty:
-    """A third party that gives its own ids, does not refuse twins, and fails as it is told."""
+    """A third party that gives its own ids, does not refuse duplicates, and fails as it is told."""
 
     def __init__(
         self,
         key_field: str = "code",
         group_field: str | None = "store",
         *,
-        own_ids: bool = True,
+        assigns_ids: bool = True,
         can_lookup: bool = True,
         idempotent_create: bool = False,
-        grouped_address: bool = False,
+        group_in_address: bool = False,
     ) -> None:
-        self.traits = Traits(own_ids, can_lookup, idempotent_create, grouped_address)
+        self.capabilities = Capabilities(assigns_ids, can_lookup, idempotent_create, group_in_address)
         self.store: dict[str, dict[str, Any]] = {}
         self.places: dict[str, str | None] = {}
         self.key_field = key_field
@@ -132,11 +132,11 @@ class FakeThirdParty:
         return external_id
 
     async def create(self, item: Item) -> str:
-        if not self.traits.own_ids:
+        if not self.capabilities.assigns_ids:
             await self.update(item)
             return item.key
         await self._enter("create", item.key)
-        if self.traits.idempotent_create and item.idempotency_key in self._made:
+        if self.capabilities.idempotent_create and item.idempotency_key in self._made:
             external_id = self._made[item.idempotency_key]
         else:
             external_id = self.by_hand(item.payload, item.group)
@@ -148,13 +148,13 @@ class FakeThirdParty:
     async def update(self, item: Item) -> str | None:
         await self._enter("update", item.key)
         external_id = self._address(item)
-        if self.traits.own_ids and external_id not in self.store:
+        if self.capabilities.assigns_ids and external_id not in self.store:
             self._leave("update", item.key)
             return None
         self.store[external_id] = dict(item.payload)
         self.places[external_id] = item.group
         self._leave("update", item.key)
-        return item.external_id if self.traits.own_ids else item.key
+        return item.external_id if self.capabilities.assigns_ids else item.key
 
     async def delete(self, item: Item) -> None:
         await self._enter("delete", item.key)
@@ -177,7 +177,7 @@ class FakeThirdParty:
             self._found(external_id)
             for external_id, record in self.store.items()
             if record.get(self.key_field) == key
-            and (not self.traits.grouped_address or self.places[external_id] == group)
+            and (not self.capabilities.group_in_address or self.places[external_id] == group)
         ]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
@@ -194,9 +194,9 @@ class FakeThirdParty:
         return None
 
     def _address(self, item: Item) -> str:
-        if self.traits.own_ids:
+        if self.capabilities.assigns_ids:
             return item.external_id or ""
-        return f"{item.group}/{item.key}" if self.traits.grouped_address else item.key
+        return f"{item.group}/{item.key}" if self.capabilities.group_in_address else item.key
 
     def _group(self, external_id: str) -> str | None:
         record = self.store[external_id]
@@ -204,7 +204,7 @@ class FakeThirdParty:
 
     def _found(self, external_id: str) -> Found:
         record = self.store[external_id]
-        shown = external_id if self.traits.own_ids else record[self.key_field]
+        shown = external_id if self.capabilities.assigns_ids else record[self.key_field]
         return Found(record.get(self.key_field), shown, self._group(external_id), dict(record))
 
     async def _enter(self, verb: str, key: str) -> None:

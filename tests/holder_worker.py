@@ -24,7 +24,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ports import PartRead
 
-SETTINGS: dict[str, Any] = {"limits": {"lease": 60}, "system": {"timeout": 5, "landing": 20}}
+SETTINGS: dict[str, Any] = {"limits": {"lease": 60}, "system": {"timeout": 5, "in_flight_window": 20}}
 KEYS = ("a", "b", "c")
 
 

@@ -25,10 +25,10 @@ from sync_orchestrator.core.ports import Found, Item, PartRead
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
 
 SETTINGS: dict[str, Any] = {
-    "system": {"timeout": 2, "landing": 0.3, "search_lag": 0.2, "concurrency": 16},
+    "system": {"timeout": 2, "in_flight_window": 0.3, "search_lag": 0.2, "concurrency": 16},
     "entity": {
         "retry": {"retries": 20, "first_wait": 0.1, "factor": 1.5, "max_wait": 1},
-        "validation": {"confirm_after": 0.3, "foreign": "delete", "deletions": {"share": 0.2}},
+        "validation": {"confirm_after": 0.3, "unmanaged": "delete", "deletions": {"share": 0.2}},
     },
 }
 """What takes seconds or minutes in earnest is about ten times shorter."""
@@ -42,7 +42,7 @@ PAUSE = 0.3
 
 AT_REST = """
 SELECT key, group_key, external_id, sync.clock() AS at FROM sync.records
-WHERE key = ANY(%(keys)s) AND ready AND NOT out_of_step AND lease_token IS NULL
+WHERE key = ANY(%(keys)s) AND ready AND NOT out_of_sync AND lease_token IS NULL
   AND greatest(changed_at, applied_at) < sync.clock() - interval '1 s'
 ORDER BY key
 """
@@ -87,7 +87,7 @@ class Watched:
     def __init__(self, world: World, erp: LiveThirdParty) -> None:
         self._world = world
         self._erp = erp
-        self.traits = erp.traits
+        self.capabilities = erp.capabilities
         self.calls: Counter[str] = Counter()
         self.suspects: set[str] = set()
         self.differing: set[str] = set()
@@ -193,9 +193,9 @@ class Experiment:
         return self.figures
 
     async def settle(self) -> list[GroupValidation]:
-        """What is still open is pushed; then each group is audited once more."""
+        """What is still open is pushed; then each group is compared_fully once more."""
         self._erp.calm = True
-        while self.world.query("SELECT FROM sync.records WHERE out_of_step LIMIT 1"):
+        while self.world.query("SELECT FROM sync.records WHERE out_of_sync LIMIT 1"):
             await drain(self.world.context, linger=0.2, most_seconds=60)
         await asyncio.sleep(2 * SETTINGS["system"]["search_lag"])
         return [await validate(self.world.context, self.world.entity, group, full=True) for group in self._groups]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from sync_orchestrator.adapters.custom.base import Given, SourceAdapter, ThirdPartyAdapter
-from sync_orchestrator.core.ports import Found, Item, PartRead, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead
 
 Misbehaviour = Callable[[], Any]
 
@@ -29,7 +29,7 @@ class Shelf(ThirdPartyAdapter):
     """Keeps records in memory, by collection. ``instead`` is what a method does in place of its work."""
 
     Settings = Settings
-    traits = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+    capabilities = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)
     settings: Settings
     kept: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
     instead: ClassVar[dict[str, Misbehaviour]] = {}

@@ -1,4 +1,4 @@
-"""A process to be stopped: one drain of what is out of step in group A; it says what it writes, then "ended".
+"""A process to be stopped: one drain of what is out of sync in group A; it says what it writes, then "ended".
 
 It stops itself (SIGSTOP) where ``SYNC_STOP_AT`` says, or, told ``at-send``, in its first write: past every check of
 ours, before the third party has anything.
@@ -22,7 +22,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
 
 AT_SEND = "at-send"
-SETTINGS: dict[str, Any] = {"limits": {"lease": 2}, "system": {"timeout": 0.5, "landing": 0.5}}
+SETTINGS: dict[str, Any] = {"limits": {"lease": 2}, "system": {"timeout": 0.5, "in_flight_window": 0.5}}
 
 
 class StoppingThirdParty(TableThirdParty):

@@ -227,7 +227,7 @@ def the_new_path_fails(make: Make) -> World:
                 "path": "/stones",
                 "call": {"path": "/stones"},
                 "legacy": {"base_url": "http://127.0.0.1:1"},
-                "rollout": {"by_header": "X-Merchant", "least": 5},
+                "rollout": {"by_header": "X-Merchant", "min_calls": 5},
             }
         }
     )
@@ -279,19 +279,19 @@ def one_id_shows_another_key(make: Make) -> World:
 
 CAUSES: dict[str, Callable[[Make], World]] = {
     "dead": a_change_is_refused,
-    "held": a_create_is_lost_that_cannot_be_looked_up,
+    "on_hold": a_create_is_lost_that_cannot_be_looked_up,
     "breaker_open": a_third_party_fails_again_and_again,
     "drift": a_record_is_altered_there,
-    "ahead": a_version_is_of_tomorrow,
-    "waiting_long": an_update_comes_whose_record_never_does,
+    "version_in_future": a_version_is_of_tomorrow,
+    "stuck_waiting": an_update_comes_whose_record_never_does,
     "overdue": nobody_drains,
     "delete_cap": a_source_lost_most_of_its_records,
     "source_behind": a_source_does_not_show_what_it_announced,
-    "unusable": a_record_holds_what_no_database_takes,
-    "not_asked": a_source_does_not_say_what_has_changed,
+    "invalid_source_records": a_record_holds_what_no_database_takes,
+    "poll_failing": a_source_does_not_say_what_has_changed,
     "rejected": a_message_is_no_event,
-    "not_consumed": a_broker_is_down,
-    "not_told": a_receiver_of_outcomes_is_down,
+    "consumer_down": a_broker_is_down,
+    "outcome_undeliverable": a_receiver_of_outcomes_is_down,
     "lost_notifications": a_source_tells_nobody,
     "rollout_fell_back": the_new_path_fails,
     "conservation": an_event_vanishes_from_the_ledger,
@@ -299,8 +299,8 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "adoption_needed": three_ids_show_other_keys,
     "id_reused": one_id_shows_another_key,
 }
-BY_DAGSTER = {"group_name", "run_failed"}
-BY_THE_SERVICE = {"silent"}
+BY_DAGSTER = {"invalid_partition_name", "run_failed"}
+BY_THE_SERVICE = {"sensor_stalled"}
 
 
 def test_there_is_no_other_kind() -> None:
@@ -363,7 +363,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
     await watchdog.close()
 
 
-def test_groups_of_a_third_party_that_a_person_paused_are_not_told_of(make_world: Make) -> None:
+def test_groups_of_a_third_party_that_a_person_paused_are_outcome_undeliverable_of(make_world: Make) -> None:
     world = synced(make_world())
     pause(world.engine, "erp", {"item"}, paused=True)
     world.later(HOUR)
@@ -374,7 +374,7 @@ def test_groups_of_a_third_party_that_a_person_paused_are_not_told_of(make_world
 def test_groups_that_are_validated_again_end_it(make_world: Make, webhook: Webhook) -> None:
     world = the_third_party_is_down_for_an_hour(make_world)
     arrived(world, webhook, "not_validated")
-    assert world.validate().verdict == "in_step"
+    assert world.validate().verdict == "in_sync"
     minutely(world)
     assert world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL") == []
 
@@ -382,7 +382,7 @@ def test_groups_that_are_validated_again_end_it(make_world: Make, webhook: Webho
 def test_a_group_that_dagster_cannot_name_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
     dagster.world.put("k1", group="a...b", tell=False)
     dagster.tick(changes.business_groups)
-    assert "'a...b'" in arrived(dagster.world, webhook, "group_name")
+    assert "'a...b'" in arrived(dagster.world, webhook, "invalid_partition_name")
 
 
 def test_a_run_that_failed_is_told_of(dagster: Dagster, webhook: Webhook) -> None:

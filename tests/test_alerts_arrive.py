@@ -280,7 +280,7 @@ def test_whoever_was_told_is_told_once_when_it_is_over(world: World, webhook: We
     look(world)
     assert send(world, webhook.url, mail.url) == 0
     world.erp.before = lambda verb, key: None
-    world.put("a", name="mended")
+    world.put("a", name="fixed")
     world.drain()
     look(world)
     assert (send(world, webhook.url, mail.url), send(world, webhook.url, mail.url)) == (2, 0)
@@ -297,7 +297,9 @@ def test_the_same_cause_after_its_end_is_told_anew(world: World, webhook: Webhoo
     assert webhook.titles == ["again", "Over: again"] * 2
 
 
-def test_what_was_over_before_it_could_be_sent_is_not_told_as_going_on(world: World, absent: Webhook) -> None:
+def test_what_was_over_before_it_could_be_sent_is_outcome_undeliverable_as_going_on(
+    world: World, absent: Webhook
+) -> None:
     tell(world)
     send(world, absent.url)
     resolve(world)
@@ -324,7 +326,7 @@ def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: We
     assert len(webhook.titles) == 2
 
 
-def test_drift_that_repair_does_not_mend_is_told_of(world: World, webhook: Webhook) -> None:
+def test_drift_that_repair_does_not_hint_is_told_of(world: World, webhook: Webhook) -> None:
     world.put("a", count=1, tell=False)
     world.full_sync()
     for _ in range(3):
@@ -333,8 +335,8 @@ def test_drift_that_repair_does_not_mend_is_told_of(world: World, webhook: Webho
         result = world.validate(full=True)
         world.drain()
         send(world, webhook.url)
-    assert (result.verdict, result.stubborn) == ("drift", 1)
-    assert [title for title in webhook.titles if "stubborn" in title]
+    assert (result.verdict, result.persistent) == ("drift", 1)
+    assert [title for title in webhook.titles if "persistent" in title]
 
 
 # More of what was told ----------------------------------------------------------------------------------------------
@@ -370,7 +372,7 @@ def test_the_end_of_an_alert_has_its_last_count(world: World, webhook: Webhook) 
         send(world, webhook.url)
     world.erp.before = lambda verb, key: None
     for key in "abc":
-        world.put(key, name="mended")
+        world.put(key, name="fixed")
     world.drain()
     look(world)
     send(world, webhook.url)
@@ -394,7 +396,7 @@ def test_drift_in_many_groups_is_one_message_and_so_is_its_end(world: World, web
     for number in range(20):
         group = f"item {number:02}"
         tell(world, kind="drift", cause=group, title=f"{group}: {number + 1} missing", entity="item")
-    tell(world, kind="drift", cause="item 00: stubborn", title="item 00: 1 stubborn", entity="item")
+    tell(world, kind="drift", cause="item 00: persistent", title="item 00: 1 persistent", entity="item")
     assert (send(world, webhook.url), send(world, webhook.url)) == (1, 0)
     [message] = webhook.heard
     assert message["title"] == "item: drift in 20 groups"
@@ -563,7 +565,9 @@ def test_nobody_is_told_again_because_another_address_is_down(world: World, webh
     assert (len(absent.heard), len(webhook.heard)) == (1, 1)
 
 
-def test_who_was_not_told_does_not_hear_of_the_end(world: World, webhook: Webhook, absent: Webhook) -> None:
+def test_who_was_outcome_undeliverable_does_not_hear_of_the_end(
+    world: World, webhook: Webhook, absent: Webhook
+) -> None:
     tell(world)
     send(world, webhook.url, absent.url)
     resolve(world)
@@ -703,7 +707,7 @@ def test_webhook_with_secrets_uses_them_and_does_not_tell(
     assert [headers["X-Token"] for headers in absent.headers] == [SECRET]
 
 
-def test_mail_password_is_used_and_not_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_mail_password_is_used_and_outcome_undeliverable(world: World, caplog: pytest.LogCaptureFixture) -> None:
     for password in ("another", SECRET):
         server = MailServer(password)
         server.up()
@@ -714,7 +718,9 @@ def test_mail_password_is_used_and_not_told(world: World, caplog: pytest.LogCapt
     assert SECRET not in said(world, caplog)
 
 
-def test_address_that_is_not_known_is_not_told_with_its_secret(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_address_that_is_not_known_is_outcome_undeliverable_with_its_secret(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0

@@ -333,7 +333,7 @@ def test_history_of_a_record(world: World) -> None:
     answer = record.json()
     [event] = first.json()["events"]
     assert (event["state"], event["revision"]) == ("done", 1)
-    assert answer["record"]["out_of_step"] is False
+    assert answer["record"]["out_of_sync"] is False
     assert answer["record"]["applied_revision"] == answer["record"]["revision"]
     assert {part["part"] for part in answer["parts"]} == {"shop", "stock"}
     whats = [(line["what"], line.get("id"), line.get("state") or line.get("outcome")) for line in answer["history"]]

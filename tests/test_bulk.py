@@ -1,6 +1,6 @@
 """Many records in one call: what is gathered, how results find their records, and what becomes of bad ones.
 
-Not here: what follows a failure that may have been carried out (``test_no_twins.py``), single writes
+Not here: what follows a failure that may have been carried out (``test_no_duplicates.py``), single writes
 (``test_write_strategies.py``).
 """
 
@@ -420,7 +420,7 @@ def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_no
     assert len(store.calls) < 20
 
 
-def test_answers_that_are_lost_make_no_twins(engine: Engine, server: Server, store: BulkStore) -> None:
+def test_answers_that_are_lost_make_no_duplicates(engine: Engine, server: Server, store: BulkStore) -> None:
     world = world_of(engine, server)
     for number in range(20):
         world.put(f"k{number:02}")

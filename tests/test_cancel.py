@@ -97,7 +97,7 @@ def settings(url: str) -> dict[str, Any]:
 
 
 class Systems:
-    """The source and the third party. Calls that ``held`` says are held back until ``let_go``."""
+    """The source and the third party. Calls that ``on_hold`` says are held back until ``let_go``."""
 
     def __init__(self, server: Server) -> None:
         self.items: dict[str, dict[str, Any]] = {}
@@ -246,7 +246,7 @@ class Runs:
         assert sorted((item["code"], item["store"], item["name"]) for item in self.systems.items.values()) == sorted(
             (row["code"], row["store"], row["name"]) for row in self.systems.rows.values()
         )
-        assert not self.query("SELECT FROM sync.records WHERE out_of_step")
+        assert not self.query("SELECT FROM sync.records WHERE out_of_sync")
 
 
 def eventually(check: Callable[[], Any]) -> None:
@@ -329,7 +329,7 @@ def test_full_sync(runs: Runs, way: Any) -> None:
     runs.systems.let_go()
     assert runs.ended() is dg.DagsterRunStatus.CANCELED, runs.output.read_text()
     assert runs.systems.writes() == 2
-    assert runs.query("SELECT count(*) AS n FROM sync.records WHERE NOT out_of_step")[0].n == 2
+    assert runs.query("SELECT count(*) AS n FROM sync.records WHERE NOT out_of_sync")[0].n == 2
     assert runs.leases() == 0
     runs.start("full_sync_item", groups=GROUPS)
     assert runs.ended() is dg.DagsterRunStatus.SUCCESS
@@ -359,7 +359,7 @@ def test_drain(runs: Runs, way: Any) -> None:
     assert runs.leases() == 0
     runs.start("incremental_sync")
     eventually(
-        lambda: runs.systems.writes() == len(KEYS) and not runs.query("SELECT FROM sync.records WHERE out_of_step")
+        lambda: runs.systems.writes() == len(KEYS) and not runs.query("SELECT FROM sync.records WHERE out_of_sync")
     )
     runs.cancel(way)  # while it lingers
     assert runs.ended() is ended
@@ -423,12 +423,12 @@ def test_repair(runs: Runs, way: Any) -> None:
 
 @pytest.mark.parametrize(
     ("command", "system"),
-    [(["full-sync", "item"], "shop"), (["verify", "item", "--full"], "erp")],
-    ids=["full sync", "verify"],
+    [(["full-sync", "item"], "shop"), (["validate", "item", "--full"], "erp")],
+    ids=["full sync", "validate"],
 )
 def test_command_that_is_interrupted(runs: Runs, command: list[str], system: str) -> None:
     """Ctrl-C."""
-    if command[0] == "verify":
+    if command[0] == "validate":
         runs.archive_all()
     runs.systems.held = listings_of(system)
     with subprocess.Popen(

@@ -19,7 +19,7 @@ import pytest
 from conftest import World
 from crash_worker import TableThirdParty
 from sqlalchemy import Engine
-from test_stopped_processes import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
+from test_stopped_processes import WRITES, archive, assert_in_sync, drained_until, due_for, held, settled, went_on
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction
@@ -59,7 +59,7 @@ def worker(database_url: str, *arguments: str, **environment: str) -> Iterator[s
 
 def taken_over(world: World) -> bool:
     """Another process has claimed the record whose call has an unknown outcome."""
-    return world.row("a").unsettled_until is not None
+    return world.row("a").outcome_unknown_until is not None
 
 
 def lease_left(world: World) -> float:
@@ -80,7 +80,7 @@ def test_what_a_killed_process_was_pushing_is_taken_over_soon(shared: World, dat
         assert lease_left(shared) > 20
         drained_until(shared, taken_over)
     shared.later(LANDED)
-    assert_in_step(shared)
+    assert_in_sync(shared)
 
 
 def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> None:
@@ -103,9 +103,9 @@ def test_the_intent_of_a_call_that_may_be_under_way_counts_from_when_it_was_give
         _claimed(shared)
         shared.later(GONE)
         (second,) = _claimed(shared)
-        assert second.unsettled_for is not None
+        assert second.outcome_unknown_for is not None
         given_up = HOLDER_VALID_SECONDS + 5 - GONE  # the last call began that late, and has its timeout
-        assert 5 + max(0.0, given_up) - 1 < second.unsettled_for <= 5 + HOLDER_VALID_SECONDS + 5
+        assert 5 + max(0.0, given_up) - 1 < second.outcome_unknown_for <= 5 + HOLDER_VALID_SECONDS + 5
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -122,7 +122,7 @@ def test_a_stopped_process_whose_records_were_taken_over_begins_no_write(
         assert went_on(process) == []
     assert held(shared) == list(shared.truth().values())
     shared.later(LANDED)
-    assert_in_step(shared)
+    assert_in_sync(shared)
 
 
 def test_what_a_killed_full_sync_was_pushing_is_taken_over_by_the_next_one(shared: World, database_url: str) -> None:
@@ -219,17 +219,17 @@ def test_a_deadline_is_over_with_its_time_or_with_its_hold() -> None:
 def test_claims_without_a_heartbeat_end_with_their_lease(world: World) -> None:
     world.put("a")
     archive(world)
-    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
     world.later(GONE)
-    assert not in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+    assert not in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
     world.later(20)
-    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))
+    assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
 
 
 def _claimed(world: World) -> list[Any]:
     return in_transaction(
         world.engine,
         lambda connection: claim(
-            connection, ["item"], most=1, lease=60, landing=5, hold=world.context.holder.hold, timeout=5
+            connection, ["item"], most=1, lease=60, in_flight_window=5, hold=world.context.holder.hold, timeout=5
         ),
     )

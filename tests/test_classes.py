@@ -24,7 +24,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, ThirdParty
 from sync_orchestrator.core.systems.breaker import HoldOff
 from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
@@ -32,7 +32,7 @@ from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
 GOOD = """
 from sync_orchestrator.adapters.custom.base import SourceAdapter, ThirdPartyAdapter
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 class Good(ThirdPartyAdapter):
     async def create(self, item): return "1"
     async def update(self, item): return "1"
@@ -56,7 +56,13 @@ def document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, A
     return {
         "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
         "third_parties": {
-            "erp": {"adapter": adapter, "search_lag": 0, "landing": 0, "timeout": 5, **changes.pop("system", {})}
+            "erp": {
+                "adapter": adapter,
+                "search_lag": 0,
+                "in_flight_window": 0,
+                "timeout": 5,
+                **changes.pop("system", {}),
+            }
         },
         "entities": {"item": entity},
         "alerts": {"group_wait": 0},
@@ -149,14 +155,14 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
             "Mine.pages must yield pages: 'async def' with 'yield'",
         ),
         (
-            "class Mine(Good):\n    traits = {}",
+            "class Mine(Good):\n    capabilities = {}",
             "mine:Mine",
-            "Mine.traits must be Traits(...), of sync_orchestrator.core.ports",
+            "Mine.capabilities must be Capabilities(...), of sync_orchestrator.core.ports",
         ),
         (
-            "class Mine(Good):\n    traits = Traits(True, True, False, False)",
+            "class Mine(Good):\n    capabilities = Capabilities(True, True, False, False)",
             "mine:Mine",
-            "Mine.traits says that it can be searched by key, and there is no 'lookup'",
+            "Mine.capabilities says that it can be searched by key, and there is no 'lookup'",
         ),
         (
             "class Mine(Good):\n    Settings = dict",
@@ -241,9 +247,9 @@ def test_a_constructor_that_fails_is_told_of(monkeypatch: pytest.MonkeyPatch) ->
         third_party()
 
 
-def test_traits_that_a_constructor_makes_are_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Shelf, "traits", property(lambda self: None))
-    with pytest.raises(ConfigError, match=r"Shelf\.traits must be Traits"):
+def test_capabilities_that_a_constructor_makes_are_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shelf, "capabilities", property(lambda self: None))
+    with pytest.raises(ConfigError, match=r"Shelf\.capabilities must be Capabilities"):
         third_party()
 
 
@@ -464,7 +470,7 @@ def test_what_a_source_can_do_follows_from_its_methods() -> None:
     assert not odd_adapters.ReadableDrawer.can_poll
 
 
-async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
+async def test_records_are_read_force_index_scans_where_only_that_is_written() -> None:
     Drawer.rows.extend({"key": key, "store": "A", "v": 1} for key in "abc")
     source = build_sources(Config.model_validate(document(source={"adapter": "odd_adapters:ReadableDrawer"})))
     assert [row.key for row in await source["item"]["shop"].read_many(["a", "x", "c"])] == ["a", "c"]
@@ -484,7 +490,7 @@ def test_a_change_goes_through_a_class(engine: Engine) -> None:
     record(engine, [ChangeEvent("shop", "e1", "item", "k1", "update", 2, row, "A")])
     asyncio.run(drain(context, linger=0, most_seconds=60))
     assert [each["name"] for each in Shelf.kept["things"].values() if each["code"] == "k1"] == ["new"]
-    assert asyncio.run(validate(context, context.entities["item"], "A", full=True)).verdict == "in_step"
+    assert asyncio.run(validate(context, context.entities["item"], "A", full=True)).verdict == "in_sync"
 
 
 def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
@@ -509,5 +515,5 @@ def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: E
     assert len(Shelf.kept["things"]) == 3
 
 
-def test_traits_are_those_of_the_class() -> None:
-    assert third_party().traits == Traits(True, True, False, False)
+def test_capabilities_are_those_of_the_class() -> None:
+    assert third_party().capabilities == Capabilities(True, True, False, False)

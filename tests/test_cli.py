@@ -87,7 +87,7 @@ def test_status_for_programs_is_one_object_with_the_promised_keys(world: World, 
         "duplicates": 0,
         "balanced": True,
     }
-    assert (found["records"]["archived"], found["records"]["in_step"]) == (2, 2)
+    assert (found["records"]["archived"], found["records"]["in_sync"]) == (2, 2)
     assert found["oldest_due_seconds"] > 0
 
 
@@ -174,7 +174,7 @@ def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Comma
 # Full sync and validation -------------------------------------------------------------------------------------------
 
 
-def test_full_sync_does_not_call_in_step_what_it_passed_over(world: World, command: Command) -> None:
+def test_full_sync_does_not_call_in_sync_what_it_passed_over(world: World, command: Command) -> None:
     world.put("a", tell=False)
     world.put("b\x00", tell=False)
     result = command("full-sync", "item")
@@ -186,7 +186,7 @@ def test_full_sync_of_all_groups(world: World, command: Command) -> None:
     for number in range(6):
         world.put(f"k{number}", group="AB"[number % 2], tell=False)
     result = command("full-sync", "item")
-    assert (result.exit_code, result.stdout) == (0, "all of it is in step\n")
+    assert (result.exit_code, result.stdout) == (0, "all of it is in sync\n")
     assert sorted(result.stderr.splitlines()) == [
         "A: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
         "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
@@ -237,18 +237,18 @@ def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World,
 
 
 def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
-    assert command("verify").exit_code == 2
+    assert command("validate").exit_code == 2
     world.put("a", tell=False)
     world.put("b", tell=False)
-    assert command("verify", "item", "--group", "A").exit_code == 2
+    assert command("validate", "item", "--group", "A").exit_code == 2
     command("full-sync", "item")
-    result = command("verify", "item", "--full")
-    assert (result.exit_code, "in_step" in result.stdout) == (0, True)
+    result = command("validate", "item", "--full")
+    assert (result.exit_code, "in_sync" in result.stdout) == (0, True)
     world.erp.store.pop(world.row("a").external_id)
-    result = command("verify", "--full", "--repair", "off", "--json")
+    result = command("validate", "--full", "--repair", "off", "--json")
     found = json.loads(result.stdout)
     assert (result.exit_code, found["drift"]) == (1, [{"key": "a", "kind": "missing", "status": "found"}])
-    nobody = command("verify", "--full").stdout
+    nobody = command("validate", "--full").stdout
     assert "missing  marked for repair" in nobody
     assert (
         "1 differences are marked for repair, and nothing that pushes them runs: start `sync-orchestrator up`, or "
@@ -257,17 +257,17 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
     command("drain")
     world.erp.store.pop(world.row("a").external_id)
     heartbeat(world.engine, "sensor")
-    assert "1 differences are marked for repair: a drain that runs pushes them" in command("verify", "--full").stdout
+    assert "1 differences are marked for repair: a drain that runs pushes them" in command("validate", "--full").stdout
     end_heartbeat(world.engine, "sensor")
     command("drain")
-    assert command("verify", "--full").exit_code == 0
+    assert command("validate", "--full").exit_code == 0
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, command: Command) -> None:
     world.put("a", tell=False)
     world.put("[/]b", group="[/]", tell=False)
     assert "━" in command("full-sync", "item", FORCE_COLOR="1", COLUMNS="120").stderr
-    assert sorted(command("verify").stderr.splitlines()) == ["item A: in_step", "item [/]: in_step"]
+    assert sorted(command("validate").stderr.splitlines()) == ["item A: in_sync", "item [/]: in_sync"]
 
 
 # Switches -----------------------------------------------------------------------------------------------------------
@@ -294,13 +294,13 @@ def test_epoch(command: Command) -> None:
         ("pause", "shop"),
         ("epoch", "erp"),
         ("epoch", "nobody"),
-        ("verify", "order"),
+        ("validate", "order"),
         ("full-sync", "order"),
         ("records", "show", "item", "nothing"),
         ("records", "refresh", "order", "a"),
         ("events", "show", 1),
         ("events", "redrive"),
-        ("verify", "--repair", "perhaps"),
+        ("validate", "--repair", "perhaps"),
     ],
 )
 def test_what_is_not_here_is_said_in_a_line(command: Command, words: tuple[object, ...]) -> None:
@@ -447,7 +447,7 @@ def test_database_commands(project: Path) -> None:
         ("events", "show", "1"),
         ("events", "redrive", "--all"),
         ("records", "show", "item", "a"),
-        ("verify",),
+        ("validate",),
         ("pause", "item"),
         ("epoch", "shop"),
         ("drain",),

@@ -1,4 +1,4 @@
-"""``records list``, ``redrive`` and ``discard``; ``verify`` and ``status`` where records are dead."""
+"""``records list``, ``redrive`` and ``discard``; ``validate`` and ``status`` where records are dead."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def test_records_are_discarded_with_a_reason_and_many_after_a_prompt(
 def test_verify_ends_with_1_while_records_are_dead(world: World, command: Command) -> None:  # noqa: F811
     dead_by_full_sync(world, "k001")
     for options in ([], ["--full"]):
-        result = command("verify", "item", *options)
+        result = command("validate", "item", *options)
         assert result.exit_code == 1
         assert all(text in result.stdout for text in ("1 record is dead", "k001", "records list item --dead"))
-    told = json.loads(command("verify", "item", "--json").stdout)
+    told = json.loads(command("validate", "item", "--json").stdout)
     assert (told["verdict"], told["dead"], told["in_flight"], told["dead_records"][0]["key"]) == ("drift", 1, 0, "k001")
     command("records", "discard", "item", "k001", "--reason", "a test")
-    result = command("verify", "item", "--json")
+    result = command("validate", "item", "--json")
     assert (result.exit_code, json.loads(result.stdout)["discarded"]) == (0, 1)
 
 
@@ -98,9 +98,9 @@ def test_verify_ends_with_1_for_a_dead_change_without_a_group(world: World, comm
     fill(world, 3)
     world.full_sync()
     unreadable_change(world, "new")
-    result = command("verify", "item")
+    result = command("validate", "item")
     assert (result.exit_code, "without a known business group" in result.stdout) == (1, True)
-    assert command("verify", "item", "--group", "A").exit_code == 0
+    assert command("validate", "item", "--group", "A").exit_code == 0
     [row] = rows_of(command("records", "list", "--json"))
     assert (row["kind"], row["group"], row["brought_by"]) == ("event", None, f"event {row['event_seq']}")
 
@@ -127,7 +127,7 @@ def test_status_names_what_is_dead(world: World, command: Command) -> None:  # n
     assert (row["entity"], row["state"], row["cause"], row["count"]) == ("item", "dead", "answer 422", 1)
 
 
-@pytest.mark.parametrize("kind", ["dead", "held"])
+@pytest.mark.parametrize("kind", ["dead", "on_hold"])
 def test_alerts_point_to_the_command_that_lists_the_records(kind: str) -> None:
     assert "sync-orchestrator records list --dead" in ACTIONS[kind]
 
@@ -142,4 +142,4 @@ def test_the_events_commands_agree_with_the_records_commands(world: World, comma
     accept_all(world)
     assert command("records", "push", "item", "a").exit_code == 0
     assert rows_of(command("records", "list", "--json")) == []
-    assert json.loads(command("records", "show", "item", "a", "--json").stdout)["record"]["parked_at"] is None
+    assert json.loads(command("records", "show", "item", "a", "--json").stdout)["record"]["stopped_at"] is None

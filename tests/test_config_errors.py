@@ -1,4 +1,4 @@
-"""A wrong `sync.yaml` is told of with file, line, field and mend, all of it at once, and never with a secret."""
+"""A wrong `sync.yaml` is told of with file, line, field and hint, all of it at once, and never with a secret."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ limitz: {}
 """
 
 
-def test_all_that_is_wrong_is_told_at_once_with_line_field_and_mend(complaints: Complaints) -> None:
+def test_all_that_is_wrong_is_told_at_once_with_line_field_and_hint(complaints: Complaints) -> None:
     assert complaints(WRONG) == [
         "sync.yaml:3: sources.shop.base_url: should match pattern '^https?://'",
         "sync.yaml:4: sources.shop.heders: there is no such field; did you mean 'headers'?",
@@ -184,7 +184,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
 # Secrets ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_variable_that_is_not_set_is_named_with_line_field_and_mend(
+def test_a_variable_that_is_not_set_is_named_with_line_field_and_hint(
     complaints: Complaints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ERP_URL", "ERP_KEY"):

@@ -205,7 +205,7 @@ def sets(**faults: Any) -> Callable[[Catalogue], None]:
         (sets(ignores_key=True), {}, {"lookup-finds-by-key"}),
         (drops("price"), {}, {"create-then-read", "update-then-read", "list-is-complete", "values-decimals"}),
         (sets(count_is_off=1), {}, {"count-agrees-with-list"}),
-        (sets(repeats_creates=True), {}, {"repeated-create-makes-no-twin", "lost-answer-leads-to-no-twin"}),
+        (sets(repeats_creates=True), {}, {"repeated-create-makes-no-duplicate", "lost-answer-leads-to-no-duplicate"}),
         (sets(truncates=True), {}, {"list-has-more-than-one-page"}),
         (sets(deletes=False), {}, {"delete-then-gone", "missing-is-told", "clean-up"}),
         (
@@ -250,7 +250,7 @@ async def test_a_misbehaviour_is_told_by_name(
     assert named <= failed(report) | dependent(report).keys()
     assert set(dependent(report).values()) <= failed(report)
     for ending in report.endings:
-        assert (ending.outcome != "failed") or (ending.came and ending.expected and ending.mend)
+        assert (ending.outcome != "failed") or (ending.came and ending.expected and ending.hint)
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_the_command_says_what_failed_and_where_to_look(run: Callable[..., Any],
             "outcome": "failed",
             "came": "it counts 2",
             "expected": "1, which it lists",
-            "mend": "see entities.thing.third_party.count",
+            "hint": "see entities.thing.third_party.count",
             "because_of": "",
         }
     ]
@@ -350,8 +350,8 @@ async def test_what_is_not_there_to_be_tried_is_skipped_and_says_why(server: Ser
     assert {
         "update-then-read",
         "lookup-finds-by-key",
-        "repeated-create-makes-no-twin",
-        "lost-answer-leads-to-no-twin",
+        "repeated-create-makes-no-duplicate",
+        "lost-answer-leads-to-no-duplicate",
         "count-agrees-with-list",
         "values-unicode",
     } <= skipped(report)
@@ -387,7 +387,7 @@ def refuses(method: str, *paths: str, status: int = 422) -> Callable[[Server, Ca
 
 
 @pytest.mark.parametrize(
-    ("plant", "named", "mend"),
+    ("plant", "named", "hint"),
     [
         (refuses("POST", "items"), "create-then-read", "see entities.thing.third_party.create"),
         (refuses("GET", "items/"), "create-then-read", "see entities.thing.third_party.read"),
@@ -401,12 +401,12 @@ async def test_a_cause_is_one_row_that_points_to_the_call_that_failed(
     catalogue: Catalogue,
     plant: Callable[[Server, Catalogue], None],
     named: str,
-    mend: str,
+    hint: str,
 ) -> None:
     plant(server, catalogue)
     report = await tried(server)
     others = failed(report) - {"clean-up", "list-is-complete"}  # a listing that fails is another call
-    assert (others, report.of(named).mend) == ({named}, mend)
+    assert (others, report.of(named).hint) == ({named}, hint)
     assert set(dependent(report).values()) <= failed(report)
     below = [ending.behaviour for ending in report.endings]
     for name, cause in dependent(report).items():
@@ -422,7 +422,7 @@ async def test_a_field_that_differs_is_named_once_with_the_setting_that_ends_it(
     stores(lambda body: {"price": f"{body['price']:.2f}"})(catalogue)
     report = await tried(server)
     assert failed(report) == {"create-then-read"}
-    assert report.of("create-then-read").mend == ("entities.thing.third_party: set fields.price: {kind: decimal_text}")
+    assert report.of("create-then-read").hint == ("entities.thing.third_party: set fields.price: {kind: decimal_text}")
     assert {"update-then-read", "list-is-complete", "values-decimals"} <= dependent(report).keys()
 
 
@@ -437,7 +437,7 @@ async def test_a_refused_login_is_one_row_and_nothing_else_is_called(server: Ser
     raw["third_parties"]["catalogue"]["headers"] = {"X-Api-Key": "wrong"}
     report = await conformance(Config.model_validate(raw), "thing", samples=[SAMPLE])
     assert failed(report) == {"create-then-read"}
-    assert report.of("create-then-read").mend == (
+    assert report.of("create-then-read").hint == (
         "see entities.thing.third_party.create; see 'headers' of third_parties.catalogue, and the secrets that they "
         "take from the environment"
     )
@@ -511,7 +511,7 @@ async def test_a_hint_does_not_tell_to_set_what_is_set(
     report = await conformance(
         Config.model_validate(raw), "thing", samples=[SAMPLE], skip=set(THIRD_PARTY.names) - {"wrong-login-is-told"}
     )
-    assert report.of("wrong-login-is-told").mend.startswith(said)
+    assert report.of("wrong-login-is-told").hint.startswith(said)
 
 
 async def test_a_403_for_a_missing_record_is_one_row_that_names_the_rule(server: Server, catalogue: Catalogue) -> None:
@@ -525,8 +525,8 @@ async def test_a_403_for_a_missing_record_is_one_row_that_names_the_rule(server:
     assert report.of("create-then-read").outcome == "passed"
     assert len(failed(report)) == 1, failed(report)
     row = report.of(*failed(report))
-    assert "see entities.thing.third_party.read" in row.mend
-    assert "add a rule to 'outcomes' of the call that means missing" in row.mend
+    assert "see entities.thing.third_party.read" in row.hint
+    assert "add a rule to 'outcomes' of the call that means missing" in row.hint
     assert dependent(report)["missing-is-told"] == row.behaviour
 
 
@@ -540,8 +540,8 @@ async def test_an_update_of_nothing_that_succeeds_is_reported_in_words(server: S
     server.handler = handler
     row = (await tried(server, create={"path": "/items", "record": "@"})).of("missing-is-told")
     assert (row.outcome, row.came) == ("failed", "an update of a deleted record counts as a success")
-    assert "entities.thing.third_party.update" in row.mend
-    assert "means missing" in row.mend
+    assert "entities.thing.third_party.update" in row.hint
+    assert "means missing" in row.hint
 
 
 async def test_a_field_that_names_another_record_is_left_out_of_changes(server: Server, catalogue: Catalogue) -> None:

@@ -166,7 +166,7 @@ async def test_a_class_that_does_not_is_told_where_to_look(
     Shelf.instead[method] = misbehaviour
     report = await of_class()
     assert named in failed(report)
-    assert "odd_adapters:Shelf" in report.of(named).mend
+    assert "odd_adapters:Shelf" in report.of(named).hint
 
 
 # Sources.
@@ -242,7 +242,7 @@ async def test_a_source_that_does_what_it_should_passes(monkeypatch: pytest.Monk
 async def test_a_fault_of_a_source_is_told_by_name(fault: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     report = await of_source(fault, monkeypatch)
     assert named in failed(report) or report.of(named).because_of in failed(report)
-    assert report.of(named).mend or report.of(named).because_of
+    assert report.of(named).hint or report.of(named).because_of
 
 
 async def test_a_source_over_http(server: Server) -> None:

@@ -347,8 +347,8 @@ def test_retry_takes_what_can_be_read_by_now_and_ends_the_alert(broker: Broker, 
     with consuming(engine, config):
         eventually(lambda: open_rejected(engine), "the rejection")
     assert retry_rejected(engine, config, None) == (0, 1)
-    mended = config_for(broker, consumer={"source": "shop"})
-    assert retry_rejected(engine, mended, None) == (1, 0)
+    fixed = config_for(broker, consumer={"source": "shop"})
+    assert retry_rejected(engine, fixed, None) == (1, 0)
     assert (received(engine), open_rejected(engine), alerts_of(engine, "rejected")) == (1, [], [])
 
 
@@ -409,11 +409,11 @@ def test_a_broker_that_goes_away_and_comes_back(
             eventually(lambda: received(engine) == 1, "the first")
             proxy.cut()
             eventually(lambda: caplog.text.count("the next try is in") >= 3, "three tries")
-            eventually(lambda: alerts_of(engine, "not_consumed"), "the alert")
+            eventually(lambda: alerts_of(engine, "consumer_down"), "the alert")
             broker.send(packed(cloud_event(2)))
             proxy.open()
             eventually(lambda: received(engine) == 2, "the second")
-            eventually(lambda: not alerts_of(engine, "not_consumed"), "the end of the alert")
+            eventually(lambda: not alerts_of(engine, "consumer_down"), "the end of the alert")
     finally:
         proxy.cut()
     assert broker.left() == 0

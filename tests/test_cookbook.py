@@ -43,7 +43,7 @@ entities:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One YAML of a page, the server that it is for, and what of the conformance test it has no trait for."""
+    """One YAML of a page, the server that it is for, and what of the conformance test it has no capability for."""
 
     page: str
     number: int
@@ -55,7 +55,7 @@ NO_BULK = {"bulk-results-are-item-by-item"}
 NO_LOOKUP = {"lookup-finds-by-key"}
 NO_LOGIN = {"wrong-login-is-told"}
 ONE_PAGE = {"list-has-more-than-one-page"}
-LOOKED_UP = {"repeated-create-makes-no-twin"}
+LOOKED_UP = {"repeated-create-makes-no-duplicate"}
 OURS = NO_BULK | NO_LOOKUP | NO_LOGIN | ONE_PAGE
 THEIRS = NO_BULK | NO_LOGIN | ONE_PAGE | LOOKED_UP
 COUNTLESS = {"count-agrees-with-list"}

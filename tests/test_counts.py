@@ -242,7 +242,7 @@ async def test_a_filter_that_is_obeyed(server: Server, call: str, found: Any, re
 
 @pytest.mark.parametrize("call", ["count", "lookup", "list"])
 async def test_a_filter_that_is_ignored(server: Server, call: str) -> None:
-    """Everything comes back: no count, nothing to adopt, nothing to delete; and so it stays until it is mended."""
+    """Everything comes back: no count, nothing to adopt, nothing to delete; and so it stays until it is fixed."""
     store = Store(server)
     erp = third_party(server)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""SIGKILL at every crash point of a real process: after a restart nothing is lost, nothing is twice, all is in step."""
+"""SIGKILL at every crash point of a real process: after a restart nothing is lost, nothing is twice, all is in sync."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed_there_and_started_again_all_is_in_step(
+def test_killed_there_and_started_again_all_is_in_sync(
     point: str, engine: Engine, database_url: str, workers: Workers
 ) -> None:
     code, said = workers.run(database_url, point)

@@ -114,9 +114,9 @@ def test_a_group_whose_sources_give_no_response_gets_a_warning(synced: Dagster) 
     assert ran.success
     table = rows(ran, "check_source_groups", "by_group")
     assert [(row["group"], row["verdict"], row["records_listed"]) for row in table] == [
-        ("A", "in_step", 3),
-        ("B", "in_step", 3),
-        ("C", "in_step", 3),
+        ("A", "in_sync", 3),
+        ("B", "in_sync", 3),
+        ("C", "in_sync", 3),
     ]
 
 
@@ -154,8 +154,8 @@ def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dags
     assert (shown["sent"], shown["drift_left"]) == (2, 0)
     assert shown["result"] == "2 sent to repair in 2 business groups; 0 differences and 0 dead records are left"
     assert [(row["group"], row["sent"], row["verdict"]) for row in rows(ran, "repair_groups", "groups")] == [
-        ("B", 1, "in step"),
-        ("C", 1, "in step"),
+        ("B", 1, "in sync"),
+        ("C", 1, "in sync"),
     ]
     assert synced.world.mirrored() == synced.world.truth()
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
@@ -168,7 +168,7 @@ def test_repair_of_named_groups_leaves_the_others_and_lists_the_worst_first(sync
     ran = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B", "C"]}}}})
     assert [(row["group"], row["verdict"], row["dead"]) for row in rows(ran, "repair_groups", "groups")] == [
         ("C", "drift", 1),
-        ("B", "in step", 0),
+        ("B", "in sync", 0),
     ]
     assert synced.checked()["FAILED"] == ["A", "C"]
 
@@ -177,7 +177,7 @@ def test_repair_says_where_nothing_was_found_open(synced: Dagster) -> None:
     assert output(synced.run("repair"), "repair_groups")["result"] == "nothing was found open in item"
     named = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"groups": ["B"], "key": "B0"}}}})
     [row] = rows(named, "repair_groups", "groups")
-    assert str(row["result"]).startswith("nothing was found open; in step")
+    assert str(row["result"]).startswith("nothing was found open; in sync")
     of_key = synced.run("repair", run_config={"ops": {"repair_groups": {"config": {"key": "B0"}}}})
     assert output(of_key, "repair_groups")["result"] == "nothing was found open in record 'B0' of item"
 

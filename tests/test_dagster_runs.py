@@ -525,7 +525,7 @@ def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
 
 
 def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Dagster) -> None:
-    """The failure names the group and the mend; what was done counts as done."""
+    """The failure names the group and the hint; what was done counts as done."""
     for number in range(6):
         synced.world.put(f"B{number}", group="B", tell=False)
     assert synced.run("full_sync_item", groups=["B"]).success
@@ -667,7 +667,7 @@ def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(sy
     ended = synced.run("validate")
     reason, told = failure_of(ended)
     assert reason.startswith("none of 3 business groups could be validated, such as item A: ")
-    assert (told["not_validated"].value, told["drift"].value, told["in_step"].value) == (3, 0, 0)
+    assert (told["not_validated"].value, told["drift"].value, told["in_sync"].value) == (3, 0, 0)
     assert synced.checked() == {"FAILED": ["A", "B", "C"]}
     assert synced.evaluation("B").severity is dg.AssetCheckSeverity.WARN
     assert str(synced.evaluation("B").description).startswith("B: not validated: ")
@@ -694,7 +694,7 @@ def test_a_validation_of_which_some_groups_failed_is_a_success_that_shows_them_f
     assert [(row["group"], row["verdict"]) for row in rows] == [
         ("A", "drift"),
         ("B", "not_validated"),
-        ("C", "in_step"),
+        ("C", "in_sync"),
     ]
     assert [evaluation.partition for evaluation in synced.evaluations(ended)] == ["C", "B", "A"]
     assert "third party erp" in rows[1]["reason"]

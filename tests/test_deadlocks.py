@@ -111,7 +111,7 @@ def claimed(world: World) -> list[Claim]:
             key=key,
             ago=10 - number,
         )
-    claims = in_transaction(world.engine, lambda c: claim(c, ["item"], most=9, lease=20, landing=5))
+    claims = in_transaction(world.engine, lambda c: claim(c, ["item"], most=9, lease=20, in_flight_window=5))
     assert sorted(each.key for each in claims) == KEYS
     return claims
 

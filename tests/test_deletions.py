@@ -168,26 +168,26 @@ def test_a_full_sync_deletes_nothing_that_it_did_not_put_there(world: World) -> 
     assert by_hand in world.erp.store
 
 
-@pytest.mark.parametrize(("foreign", "repair"), [("report", "auto"), ("delete", "auto"), ("delete", "off")])
-def test_foreign_records_are_deleted_only_where_the_configuration_says_so(
-    make_world: Callable[..., World], foreign: str, repair: Any
+@pytest.mark.parametrize(("unmanaged", "repair"), [("report", "auto"), ("delete", "auto"), ("delete", "off")])
+def test_unmanaged_records_are_deleted_only_where_the_configuration_says_so(
+    make_world: Callable[..., World], unmanaged: str, repair: Any
 ) -> None:
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": foreign}})
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": unmanaged}})
     fill(world, 3)
     world.full_sync()
     world.erp.by_hand({"code": "HAND", "store": "A"})
     world.erp.by_hand({"code": None, "store": "A"})
     world.later(1)
     result = world.validate(full=True, repair=repair)
-    assert (result.verdict, result.foreign, result.repaired) == ("in_step", 2, 0)
-    assert len(world.erp.store) == (3 if (foreign, repair) == ("delete", "auto") else 5)
-    assert sorted(drift.kind for drift in world.validate(full=True, repair="off").drift) == ["foreign"] * (
+    assert (result.verdict, result.unmanaged, result.repaired) == ("in_sync", 2, 0)
+    assert len(world.erp.store) == (3 if (unmanaged, repair) == ("delete", "auto") else 5)
+    assert sorted(drift.kind for drift in world.validate(full=True, repair="off").drift) == ["unmanaged"] * (
         len(world.erp.store) - 3
     )
 
 
-def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: Callable[..., World]) -> None:
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+def test_more_unmanaged_records_than_may_be_deleted_at_once_are_left(make_world: Callable[..., World]) -> None:
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
     fill(world, 3)
     world.full_sync()
     for number in range(6):
@@ -199,7 +199,7 @@ def test_more_foreign_records_than_may_be_deleted_at_once_are_left(make_world: C
 
 
 def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(make_world: Callable[..., World]) -> None:
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
     fill(world, 3)
     world.full_sync()
     strangers = [world.erp.by_hand({"code": f"HAND{number}", "store": "A"}) for number in range(6)]
@@ -209,7 +209,7 @@ def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(ma
         assert [
             row.cause
             for row in world.query("SELECT cause FROM sync.alerts WHERE resolved_at IS NULL AND kind = 'delete_cap'")
-        ] == ["item A: foreign"]
+        ] == ["item A: unmanaged"]
     for stranger in strangers:
         world.erp.store.pop(stranger)
     world.validate(full=True)
@@ -219,7 +219,7 @@ def test_a_full_sync_does_not_end_the_alert_of_what_validation_may_not_delete(ma
     ) == (3, [])
 
 
-def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: World) -> None:
+def test_a_record_under_a_tombstone_that_was_never_applied_is_unmanaged(world: World) -> None:
     fill(world, 3)
     world.full_sync()
     world.tell("shop", "z", "delete", 9, group="A")
@@ -227,7 +227,7 @@ def test_a_record_under_a_tombstone_that_was_never_applied_is_foreign(world: Wor
     world.erp.by_hand({"code": "z", "store": "A"})
     world.later(1)
     assert [(drift.key, drift.kind, drift.status) for drift in world.validate(full=True).drift] == [
-        ("z", "foreign", "left")
+        ("z", "unmanaged", "left")
     ]
     world.drain()
     assert len(world.erp.store) == 4
@@ -246,7 +246,7 @@ def _many_announced(world: World) -> None:
 
 def test_deletions_that_the_ledger_has_count_towards_no_cap(world: World) -> None:
     _many_announced(world)
-    assert not planned(world).counts.get("held")
+    assert not planned(world).counts.get("on_hold")
     world.full_sync()
     assert not world.query("SELECT FROM sync.inferred_deletions")
     world.drain()

@@ -199,12 +199,12 @@ class TestErp:
         answer = await erp.get("/api/v2/items", params={"warehouse": "a"}, headers={"X-Api-Key": "wrong"})
         assert answer.status_code == 401
 
-    async def test_a_careless_client_makes_twins_and_search_finds_both(self, erp: httpx.AsyncClient) -> None:
+    async def test_a_careless_client_makes_duplicates_and_search_finds_both(self, erp: httpx.AsyncClient) -> None:
         refs = [(await erp.post("/api/v2/items", json=item())).json()["data"]["ref"] for _ in range(2)]
         found = (await erp.get("/api/v2/items", params={"itemCode": "D-000001"})).json()
         assert [record["ref"] for record in found["data"]["items"]] == sorted(refs)
         stats = (await erp.get("/_control/stats")).json()
-        assert stats["twins"] == ["D-000001"]
+        assert stats["duplicates"] == ["D-000001"]
         assert stats["applied"] == {"create": 2}
         assert stats["calls"] == {"POST": 2, "GET": 1}
 

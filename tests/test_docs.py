@@ -831,7 +831,7 @@ def test_example_that_does_not_hold_is_found(reader: Reader, language: str, text
 
 
 GOOD_FENCES = [
-    ("sh", "SYNC_CONFIG=demo/sync.yaml sync-orchestrator verify stone --full  # all of it\n\nexport A=b\ncd demo"),
+    ("sh", "SYNC_CONFIG=demo/sync.yaml sync-orchestrator validate stone --full  # all of it\n\nexport A=b\ncd demo"),
     ("sh", "sync-orchestrator full-sync \\\n  stone --group 'a b' \\\n  --allow-deletions 3"),
     ("sh", "make up PYTHON=python3.12"),
     ("sh", "sync-orchestrator events --help"),

@@ -13,7 +13,7 @@ from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.shutdown import ending
 
 
-def test_changes_come_in_and_the_third_party_is_in_step(world: World) -> None:
+def test_changes_come_in_and_the_third_party_is_in_sync(world: World) -> None:
     for number in range(20):
         world.put(f"k{number}", name=f"name {number}", count=number)
     world.drain()
@@ -90,7 +90,7 @@ def test_an_outage_opens_the_breaker_and_spends_no_attempt(world: World) -> None
     assert len(world.erp.store) == 30
 
 
-def test_a_lost_answer_makes_no_twin(world: World) -> None:
+def test_a_lost_answer_makes_no_duplicate(world: World) -> None:
     lost = {"a", "b"}
 
     def after(verb: str, key: str) -> Exception | None:
@@ -113,7 +113,7 @@ def test_a_lost_answer_makes_no_twin(world: World) -> None:
 
 def test_what_a_read_shows_after_a_lost_answer_is_kept_with_its_id(make_world: Callable[..., World]) -> None:
     """Without it a validation would call the record another one than ours."""
-    world = make_world(erp=FakeThirdParty(own_ids=False))
+    world = make_world(erp=FakeThirdParty(assigns_ids=False))
     world.full_sync()
     world.erp.after = lambda verb, key: lost_answer() if verb == "update" else None
     world.put("a")
@@ -122,7 +122,7 @@ def test_what_a_read_shows_after_a_lost_answer_is_kept_with_its_id(make_world: C
     world.drain()
     assert (world.erp.calls["update"], world.row("a").external_id) == (1, "a")
     validation = world.validate(full=True)
-    assert (validation.verdict, validation.drift) == ("in_step", [])
+    assert (validation.verdict, validation.drift) == ("in_sync", [])
 
 
 def test_a_deletion_leaves_a_tombstone_that_an_older_update_does_not_revive(world: World) -> None:

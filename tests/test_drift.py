@@ -23,9 +23,9 @@ def alter(world: World, key: str, **fields: Any) -> None:
     world.erp.store[id_of(world, key)].update(fields)
 
 
-def stubborn_alerts(world: World) -> int:
+def persistent_alerts(world: World) -> int:
     told = world.query("SELECT cause FROM sync.alerts WHERE kind = 'drift'")
-    return sum(1 for row in told if row.cause.endswith("stubborn"))
+    return sum(1 for row in told if row.cause.endswith("persistent"))
 
 
 def synced(world: World, count: int = 5) -> World:
@@ -47,10 +47,10 @@ def test_a_repair_that_the_third_party_may_not_show_yet_is_not_called_good(make_
     world.later(5)
     assert world.validate(full=True).verdict == "drift"
     world.later(60)
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
 
 
-def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world: Callable[..., World]) -> None:
+def test_drift_is_persistent_though_a_look_comes_within_the_search_lag(make_world: Callable[..., World]) -> None:
     world = synced(make_world(system={"search_lag": 30}))
     for _ in range(3):
         world.later(60)
@@ -59,10 +59,10 @@ def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world:
         world.drain()
         world.later(5)
         world.validate(full=True)
-    assert [drift.status for drift in result.drift] == ["stubborn"]
+    assert [drift.status for drift in result.drift] == ["persistent"]
 
 
-def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) -> None:
+def test_what_the_third_party_rounds_is_persistent_after_one_repair(world: World) -> None:
     """It is different at first, and stale once a repair has put it right in vain."""
     synced(world)
     found = []
@@ -72,12 +72,12 @@ def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) 
         [drift] = world.validate(full=True).drift
         found.append((drift.kind, drift.status))
         world.drain()
-    assert found == [("different", "repairing"), ("stale", "stubborn"), ("stale", "stubborn")]
-    assert stubborn_alerts(world) == 1
+    assert found == [("different", "repairing"), ("stale", "persistent"), ("stale", "persistent")]
+    assert persistent_alerts(world) == 1
     assert [row.kind for row in world.query("SELECT kind FROM sync.drift WHERE status <> 'repaired'")] == ["stale"]
 
 
-def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_id(world: World) -> None:
+def test_a_record_that_vanishes_after_each_repair_is_persistent_whatever_its_new_id(world: World) -> None:
     synced(world)
     for _ in range(5):
         for record in world.erp.of_key("k001"):
@@ -85,8 +85,8 @@ def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_i
         world.later(1)
         result = world.validate(full=True)
         world.drain()
-    assert [(drift.kind, drift.status) for drift in result.drift] == [("missing", "stubborn")]
-    assert (world.erp.calls["create"], stubborn_alerts(world)) == (7, 1)
+    assert [(drift.kind, drift.status) for drift in result.drift] == [("missing", "persistent")]
+    assert (world.erp.calls["create"], persistent_alerts(world)) == (7, 1)
 
 
 def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_world: Callable[..., World]) -> None:
@@ -97,7 +97,7 @@ def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_wor
     world.put("k001", name="newer")
     world.drain()
     world.later(5)
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
 
 
 def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> None:
@@ -110,7 +110,7 @@ def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> 
     )
 
 
-def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
+def test_two_validations_at_once_do_not_call_each_others_repair_persistent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced(world)
@@ -127,17 +127,17 @@ def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
     monkeypatch.setattr(_Validation, "_confirm", another_ends_first)
     result = world.validate(full=True)
     assert [drift.status for drift in others[0].drift] == ["repairing"]
-    assert (result.drift, result.verdict, stubborn_alerts(world)) == ([], "drift", 0)
+    assert (result.drift, result.verdict, persistent_alerts(world)) == ([], "drift", 0)
 
 
-def test_drift_that_repair_does_not_mend_is_looked_at_no_more_often_than_other_groups(world: World) -> None:
+def test_drift_that_repair_does_not_hint_is_looked_at_no_more_often_than_other_groups(world: World) -> None:
     synced(world)
     for _ in range(3):
         alter(world, "k001", count=1.5)
         world.later(1)
         result = world.validate(full=True)
         world.drain()
-    assert result.stubborn == 1
+    assert result.persistent == 1
 
     def due() -> list[str]:
         with world.engine.begin() as connection:
@@ -174,11 +174,11 @@ def test_a_record_that_somebody_moved_at_the_third_party_is_brought_home(world: 
     world.drain()
     assert world.mirrored() == world.truth()
     world.later(1)
-    assert world.validate(looked_at, full=True).verdict == "in_step"
+    assert world.validate(looked_at, full=True).verdict == "in_sync"
 
 
 @pytest.mark.parametrize("can_lookup", [True, False])
-def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_twin(
+def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_duplicate(
     make_world: Callable[..., World], can_lookup: bool
 ) -> None:
     world = synced(make_world(erp=FakeThirdParty(can_lookup=can_lookup)))
@@ -191,13 +191,13 @@ def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_twin(
     assert (world.mirrored(), len(world.erp.of_key("k001"))) == (world.truth(), 1)
 
 
-# Deletions of foreign records ----------------------------------------------------------------------------------------
+# Deletions of unmanaged records --------------------------------------------------------------------------------------
 
 
-def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_foreign(
+def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_unmanaged(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
     synced(world)
     fill(world, 2, "B", "b")
     world.full_sync("B")
@@ -212,7 +212,7 @@ def test_what_becomes_ours_while_the_answer_to_its_deletion_is_lost_is_there_in_
     make_world: Callable[..., World],
 ) -> None:
     world = make_world(
-        erp=FakeThirdParty(own_ids=False), entity={"validation": {"confirm_after": 0, "foreign": "delete"}}
+        erp=FakeThirdParty(assigns_ids=False), entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}}
     )
     synced(world, 3)
     world.erp.store["z"] = {"code": "z", "store": "A", "name": "by hand"}

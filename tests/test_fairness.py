@@ -1,4 +1,4 @@
-"""Where more is due than can be pushed, no business group and no lane waits for the end of another.
+"""Where more is due than can be pushed, no business group and no priority waits for the end of another.
 
 Not here: that one slow source or third party holds up no other (``test_no_storms.py``).
 """
@@ -137,7 +137,7 @@ def test_a_group_without_a_name_is_served_too(order: tuple[World, list[str]]) ->
         "INSERT INTO sync.records (entity, key, revision, deleted, ready) VALUES ('item', 'nowhere', 1, true, true)"
     )
     at_once(world, 1)
-    assert not world.row("nowhere").out_of_step
+    assert not world.row("nowhere").out_of_sync
 
 
 def test_without_turns_the_wait_would_be_noticed(

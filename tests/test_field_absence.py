@@ -283,7 +283,7 @@ def test_rule_22_a_flag_counts_like_an_absence(world: World) -> None:
     synced(world, 20)
     flags = {key: PartRead(key, row.version + 1, row.data, "A", deleted=True) for key, row in world.shop.rows.items()}
     world.shop.rows |= flags
-    assert plan(world).counts == {"held": 20, "unchanged": 20}
+    assert plan(world).counts == {"on_hold": 20, "unchanged": 20}
     with pytest.raises(DeletionsHeld, match="20 of 20 records would be deleted, more than the cap of 5"):
         world.full_sync()
     check(world)

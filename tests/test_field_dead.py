@@ -65,7 +65,7 @@ def dead_by_events(world: World, *keys: str) -> None:
 
 
 def listed(world: World, **selected: Any) -> list[DeadRecord]:
-    states = selected.pop("states", ("dead", "held"))
+    states = selected.pop("states", ("dead", "on_hold"))
     with world.engine.begin() as connection:
         return list_dead_records(connection, DeadSelection("item", **selected), 100, states)
 
@@ -128,10 +128,10 @@ def test_dead_records_and_drift_are_both_named(world: World) -> None:
 
 def test_a_record_of_unknown_outcome_on_hold_is_dead_in_the_verdict(make_world: MakeWorld) -> None:
     world = on_hold(make_world)
-    assert world.row("a").parked == "held"
+    assert world.row("a").stopped == "on_hold"
     result = world.validate()
     assert (result.verdict, result.dead, result.reason) == ("drift", 1, "1 record is dead, 1 of them on hold")
-    assert result.dead_records[0].state == "held"
+    assert result.dead_records[0].state == "on_hold"
 
 
 def test_a_dead_record_that_moves_counts_for_both_groups(world: World) -> None:
@@ -151,7 +151,7 @@ def test_a_group_without_dead_records_stays_in_sync(world: World) -> None:
     world.put("other", group="B", tell=False)
     world.full_sync("B")
     result = world.validate("B")
-    assert (result.verdict, result.dead, result.reason) == ("in_step", 0, None)
+    assert (result.verdict, result.dead, result.reason) == ("in_sync", 0, None)
 
 
 def test_the_verdict_is_clean_again_once_the_record_is_there(world: World) -> None:
@@ -162,7 +162,7 @@ def test_the_verdict_is_clean_again_once_the_record_is_there(world: World) -> No
     world.drain()
     world.later(1)
     result = world.validate()
-    assert (result.verdict, result.reason, world.mirrored() == world.truth()) == ("in_step", None, True)
+    assert (result.verdict, result.reason, world.mirrored() == world.truth()) == ("in_sync", None, True)
 
 
 def test_not_validated_stays_not_validated_and_tells_what_is_dead(world: World) -> None:
@@ -216,7 +216,7 @@ def test_a_dead_change_without_a_known_group_is_named_by_every_verdict_and_spoil
     world.full_sync()
     unreadable_change(world, "new", group)
     result = world.validate()
-    assert (result.verdict, result.dead, result.dead_without_group) == ("in_step", 0, 1)
+    assert (result.verdict, result.dead, result.dead_without_group) == ("in_sync", 0, 1)
     assert result.reason == "1 record is dead without a known business group"
     with world.engine.begin() as connection:
         assert describe_dead_of_entity(connection, "item") == (
@@ -258,7 +258,7 @@ def test_a_validation_done_again_after_a_deadlock_says_the_same(world: World, mo
     for full in (False, True):
         result = world.validate(full=full)
         assert (result.reason, result.ambiguous, result.dead) == ("1 record is dead", 0, 1)
-    assert world.query("SELECT audited_at FROM sync.groups WHERE group_key = 'A'")[0].audited_at is not None
+    assert world.query("SELECT compared_at FROM sync.groups WHERE group_key = 'A'")[0].compared_at is not None
 
 
 # Alerts -------------------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ def test_the_list_names_group_cause_time_attempts_and_what_brought_it(world: Wor
         "answer 422",
         1,
     )
-    assert first.since < second.since == world.row("a").parked_at
+    assert first.since < second.since == world.row("a").stopped_at
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_records_that_a_full_sync_brought_are_redriven(world: World) -> None:
     assert "k001" in world.mirrored()
     assert [record.key for record in listed(world)] == ["k002"]
     assert redrive(world) == 1
-    assert (world.row("k002").parked, world.row("k002").parked_at, world.row("k002").attempts) == (None, None, 0)
+    assert (world.row("k002").stopped, world.row("k002").stopped_at, world.row("k002").attempts) == (None, None, 0)
     world.drain()
     assert (world.mirrored() == world.truth(), open_alerts(world)) == (True, [])
 
@@ -469,7 +469,7 @@ def test_a_record_that_dies_again_after_a_redrive_is_told_of_again(world: World)
     refuse(world, "k001")
     redrive(world)
     world.drain()
-    assert (world.row("k001").parked, open_alerts(world)) == ("dead", [("dead", "item: answer 422", 1)])
+    assert (world.row("k001").stopped, open_alerts(world)) == ("dead", [("dead", "item: answer 422", 1)])
 
 
 def test_a_change_that_died_before_it_was_archived_is_redriven(world: World) -> None:
@@ -488,7 +488,7 @@ def test_events_redrive_leaves_a_discarded_record_alone(world: World) -> None:
     discard(world, keys=["k001"])
     unreadable_change(world, "k001")
     assert recording.redrive(world.engine) == 1
-    assert world.row("k001").parked == "discarded"
+    assert world.row("k001").stopped == "discarded"
 
 
 @pytest.mark.parametrize("again", ["redrive", "push", "refresh"])
@@ -506,7 +506,7 @@ async def test_an_operator_who_names_a_discarded_record_takes_the_discard_back(w
                 push_again(connection, "item", "k001")
         else:
             asyncio.run(refresh(world.context, world.entity, "k001"))
-        assert (world.row("k001").parked, world.row("k001").error) == (None, None)
+        assert (world.row("k001").stopped, world.row("k001").error) == (None, None)
         world.drain()
         assert world.mirrored() == world.truth()
 
@@ -531,11 +531,11 @@ def test_a_record_on_hold_is_created_only_where_an_operator_has_seen_that_it_is_
     world = on_hold(make_world)
     assert redrive(world, keys=["a"]) == 1
     world.drain()
-    assert (world.row("a").parked, "a" in world.mirrored()) == ("held", False)
+    assert (world.row("a").stopped, "a" in world.mirrored()) == ("on_hold", False)
     assert redrive_dead_records(world.engine, DeadSelection("item", ["a"]), confirmed_absent=True) == 1
     world.drain()
     world.later(1)
-    assert (world.mirrored() == world.truth(), open_alerts(world), world.validate().verdict) == (True, [], "in_step")
+    assert (world.mirrored() == world.truth(), open_alerts(world), world.validate().verdict) == (True, [], "in_sync")
 
 
 # Discarding ---------------------------------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_a_discarded_record_is_neither_dead_nor_in_flight_and_is_counted(world: 
     assert (result.verdict, result.dead, result.discarded, result.ambiguous) == ("drift", 1, 1, 0)
     discard(world)
     result = world.validate()
-    assert (result.verdict, result.dead, result.discarded, result.reason) == ("in_step", 0, 2, None)
+    assert (result.verdict, result.dead, result.discarded, result.reason) == ("in_sync", 0, 2, None)
     assert metadata_of(result)["discarded"] == 2
     assert open_alerts(world) == []
     [first, second] = listed(world, states=("discarded",))
@@ -560,14 +560,14 @@ def test_a_discarded_record_is_pushed_by_nothing_but_a_new_revision(world: World
     world.query("UPDATE sync.records SET attempts = 2, rejected_digest = NULL WHERE key = 'k001'")
     discard(world)
     world.erp.calls.clear()
-    assert world.full_sync().parked == 0
+    assert world.full_sync().stopped == 0
     world.later(100_000)
     world.drain()
     world.full_sync()
-    assert (world.row("k001").parked, world.erp.calls["create"]) == ("discarded", 0)
+    assert (world.row("k001").stopped, world.erp.calls["create"]) == ("discarded", 0)
     world.put("k001", name="new")
     world.drain()
-    assert (world.mirrored() == world.truth(), world.row("k001").parked_at) == (True, None)
+    assert (world.mirrored() == world.truth(), world.row("k001").stopped_at) == (True, None)
 
 
 def test_a_breaker_that_opens_gives_no_discarded_record_back(make_world: MakeWorld) -> None:
@@ -581,7 +581,7 @@ def test_a_breaker_that_opens_gives_no_discarded_record_back(make_world: MakeWor
     world.put("b")
     world.drain()
     assert world.query("SELECT open_since FROM sync.systems WHERE name = 'erp'")[0].open_since is not None
-    assert (world.row("a").parked, world.row("b").parked) == ("discarded", None)
+    assert (world.row("a").stopped, world.row("b").stopped) == ("discarded", None)
 
 
 def test_the_events_of_a_discarded_record_end_with_the_reason(world: World) -> None:
@@ -594,7 +594,7 @@ def test_the_events_of_a_discarded_record_end_with_the_reason(world: World) -> N
     row = world.shop.rows["a"]
     world.tell("shop", "a", "update", row.version, row.data)  # nothing new
     world.drain()
-    assert (world.states(), world.row("a").parked) == ({"done": 2, "discarded": 3}, "discarded")
+    assert (world.states(), world.row("a").stopped) == ({"done": 2, "discarded": 3}, "discarded")
     assert world.totals().balanced
 
 
@@ -629,10 +629,10 @@ def test_a_dead_record_is_discarded_with_the_last_of_its_dead_events(world: Worl
     dead_by_events(world, "a")
     first, last = dead_seqs(world)
     recording.discard(world.engine, [first], "not wanted there")
-    assert (world.row("a").parked, world.validate().dead) == ("dead", 1)
+    assert (world.row("a").stopped, world.validate().dead) == ("dead", 1)
     recording.discard(world.engine, [last], "not wanted there")
-    assert (world.row("a").parked, world.row("a").error) == ("discarded", "not wanted there")
-    assert (world.validate().verdict, world.validate().discarded, open_alerts(world)) == ("in_step", 1, [])
+    assert (world.row("a").stopped, world.row("a").error) == ("discarded", "not wanted there")
+    assert (world.validate().verdict, world.validate().discarded, open_alerts(world)) == ("in_sync", 1, [])
 
 
 def test_the_event_of_an_older_state_takes_no_newer_dead_record_with_it(world: World) -> None:
@@ -642,26 +642,26 @@ def test_the_event_of_an_older_state_takes_no_newer_dead_record_with_it(world: W
     world.full_sync()
     recording.discard(world.engine, dead_seqs(world), "not wanted there")
     result = world.validate()
-    assert (world.row("a").parked, result.verdict, result.dead) == ("dead", "drift", 1)
+    assert (world.row("a").stopped, result.verdict, result.dead) == ("dead", "drift", 1)
     assert result.dead_records[0].brought_by == "full sync"
 
 
-def test_parked_at_is_set_and_cleared_with_parked(world: World) -> None:
+def test_stopped_at_is_set_and_cleared_with_stopped(world: World) -> None:
     dead_by_events(world, "a")
-    died = world.row("a").parked_at
+    died = world.row("a").stopped_at
     assert died is not None
     recording.redrive(world.engine, dead_seqs(world))
-    assert (world.row("a").parked, world.row("a").parked_at) == (None, None)
+    assert (world.row("a").stopped, world.row("a").stopped_at) == (None, None)
     refuse(world, "a")
     world.later(100)
     world.drain()
-    assert world.row("a").parked_at > died
+    assert world.row("a").stopped_at > died
     world.put("a", name="other")
-    assert world.row("a").parked_at is not None
+    assert world.row("a").stopped_at is not None
     accept_all(world)
     world.drain()
-    assert world.row("a").parked_at is None
-    assert world.query("SELECT FROM sync.records WHERE (parked IS NULL) <> (parked_at IS NULL)") == []
+    assert world.row("a").stopped_at is None
+    assert world.query("SELECT FROM sync.records WHERE (stopped IS NULL) <> (stopped_at IS NULL)") == []
 
 
 # Where it is shown --------------------------------------------------------------------------------------------------
@@ -689,7 +689,7 @@ def test_status_names_causes_states_and_since_when(make_world: MakeWorld) -> Non
         ("item", "dead", "answer 400: no access to …", 1),
         ("item", "discarded", "not wanted there", 1),
     ]
-    assert found["dead"][0]["since"] == world.row("k001").parked_at.isoformat()
+    assert found["dead"][0]["since"] == world.row("k001").stopped_at.isoformat()
 
 
 def test_metrics_count_dead_records_by_state(world: World) -> None:

@@ -347,7 +347,7 @@ async def test_case_r30_all_digits_are_read(tmp_path: Path, way: str) -> None:
         ({"price": {"kind": "minor_units", "digits": 9}, "rate": {"kind": "text"}}, "1234567890123456789", f'"{TINY}"'),
     ],
 )
-def test_case_r30_all_digits_arrive_and_are_in_step(
+def test_case_r30_all_digits_arrive_and_are_in_sync(
     engine: Engine, server: Server, fields: Any, price: str, rate: str
 ) -> None:
     there, world = Body(server), world_of(engine, server, fields)
@@ -360,7 +360,7 @@ def test_case_r30_all_digits_arrive_and_are_in_step(
     world.full_sync()
     assert len(there.bodies) == 1
     result = world.validate(full=True)
-    assert (result.verdict, result.reason, result.drift) == ("in_step", None, [])
+    assert (result.verdict, result.reason, result.drift) == ("in_sync", None, [])
     there.bodies[0] = there.bodies[0].replace(b"89", b"88")
     result = world.validate(full=True)
     assert [(each["field"], each["ours"]) for each in result.drift[0].sample] == [("price", Decimal(LONG))]

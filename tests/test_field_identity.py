@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed
-from sync_orchestrator.core.ports import Found, Traits
+from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.push.attempt import Pushed
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
@@ -93,7 +93,7 @@ def test_case_r15_a_delete_does_not_delete_what_got_our_id(engine: Engine, serve
     world.remove("a")
     world.settled()
     assert (gift_is_whole(store, taken), store.calls["DELETE items"]) == (True, 0)
-    assert (world.row("a").external_id, world.row("a").out_of_step) == (None, False)
+    assert (world.row("a").external_id, world.row("a").out_of_sync) == (None, False)
     world.close()
 
 
@@ -122,12 +122,12 @@ def test_case_r15_validation_and_its_repair_leave_alone_what_got_our_id(
     world.drain()
     taken = given_again(store, "a")
     found = world.validate(full=True)
-    assert sorted((drift.key, drift.kind) for drift in found.drift) == [("GC", "foreign"), ("a", "missing")]
+    assert sorted((drift.key, drift.kind) for drift in found.drift) == [("GC", "unmanaged"), ("a", "missing")]
     world.settled()
     assert gift_is_whole(store, taken)
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["n"]
     after = world.validate(full=True)
-    assert [(drift.key, drift.kind) for drift in after.drift] == [("GC", "foreign")]
+    assert [(drift.key, drift.kind) for drift in after.drift] == [("GC", "unmanaged")]
     assert any(end.not_ours and end.not_ours.external_id == taken for end in seen)
     world.close()
 
@@ -172,7 +172,10 @@ def test_case_r27_a_third_party_restored_from_a_backup(engine: Engine, server: S
         "CLERK-0": "clerk's",
         "CLERK-1": "clerk's",
     }
-    assert sorted((drift.key, drift.kind) for drift in after.drift) == [("CLERK-0", "foreign"), ("CLERK-1", "foreign")]
+    assert sorted((drift.key, drift.kind) for drift in after.drift) == [
+        ("CLERK-0", "unmanaged"),
+        ("CLERK-1", "unmanaged"),
+    ]
     world.close()
 
 
@@ -209,7 +212,7 @@ def test_rule_28_an_id_is_not_adopted_from_the_response_to_a_create_that_shows_a
     world.put("a")
     world.drain()
     row = world.row("a")
-    assert (row.external_id, row.parked, row.rejected_digest) == (None, "dead", None)
+    assert (row.external_id, row.stopped, row.rejected_digest) == (None, "dead", None)
     assert "shows another record: other" in row.error
     world.close()
 
@@ -254,7 +257,7 @@ def test_rule_28_a_search_whose_index_lags_gives_no_record_of_others_away(world:
 
 
 def test_rule_28_the_old_place_of_a_move_is_not_deleted_if_it_is_anothers(make_world: Callable[..., World]) -> None:
-    world = make_world(erp=FakeThirdParty(grouped_address=True))
+    world = make_world(erp=FakeThirdParty(group_in_address=True))
     world.put("a", group="A")
     world.drain()
     external_id = world.row("a").external_id
@@ -266,8 +269,8 @@ def test_rule_28_the_old_place_of_a_move_is_not_deleted_if_it_is_anothers(make_w
 
 
 def test_rule_28_an_unmanaged_record_is_deleted_only_if_it_is_still_there(make_world: Callable[..., World]) -> None:
-    """With ``foreign: delete``: its id may be another record's by the time it is deleted."""
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    """With ``unmanaged: delete``: its id may be another record's by the time it is deleted."""
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
     world.put("a")
     world.full_sync()
     world.drain()
@@ -347,8 +350,8 @@ def test_whose_key_is_shown(shown: str | None, other: str | None) -> None:
 
 # Rule 23: an id that leads to nothing is no proof.
 
-SEARCHED = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
-BLIND = Traits(own_ids=True, can_lookup=False, idempotent_create=False, grouped_address=False)
+SEARCHED = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)
+BLIND = Capabilities(assigns_ids=True, can_lookup=False, idempotent_create=False, group_in_address=False)
 LOST = Situation(False, b"now", None, None, None, True, False, None, lost=True, acknowledged_ago=0.5)
 
 
@@ -391,7 +394,7 @@ def test_rule_23_without_a_search_a_record_that_stays_away_is_made_again(make_wo
         world.drain()
         world.later(20)
     assert [record["name"] for record in world.erp.of_key("a")] == ["next"]
-    assert not world.row("a").out_of_step
+    assert not world.row("a").out_of_sync
 
 
 def test_rule_23_the_key_is_searched_though_search_first_is_off(world: World) -> None:
@@ -464,7 +467,7 @@ class _Recycling(FakeThirdParty):
 class _Bench:
     def __init__(self, third_party: FakeThirdParty) -> None:
         self.third_party = third_party
-        self.traits = third_party.traits
+        self.capabilities = third_party.capabilities
         self._numbers = iter(range(100))
 
     def item(self) -> Any:
@@ -486,7 +489,7 @@ async def test_the_conformance_suite_notices_ids_that_are_given_again() -> None:
     await ids_that_are_given_again_are_noticed(_Bench(FakeThirdParty()))  # type: ignore[arg-type]
     await ids_that_are_given_again_are_noticed(_Bench(_Recycling()))  # type: ignore[arg-type]
     careless = _Recycling()
-    careless.traits = Traits(True, True, False, False, look_first="never")
+    careless.capabilities = Capabilities(True, True, False, False, look_first="never")
     with pytest.raises(Differs, match="given again") as caught:
         await ids_that_are_given_again_are_noticed(_Bench(careless))  # type: ignore[arg-type]
-    assert "look_first to auto" in caught.value.mend
+    assert "look_first to auto" in caught.value.hint

@@ -92,7 +92,7 @@ def test_a_record_that_alone_is_not_answered_dies_while_others_are_served(world:
     for number in range(30):
         world.put("fine", name=f"n{number}")
         drain_for(world, 10)
-    assert world.row("heavy").parked == "dead"
+    assert world.row("heavy").stopped == "dead"
     assert [kind for kind, _ in alerts(world)] == ["dead"]
 
 
@@ -100,7 +100,7 @@ def test_a_5xx_of_one_record_is_that_records_trouble(world: World) -> None:
     world.erp.before = lambda verb, key: answer(500) if key == "poison" else None
     world.put("poison")
     drain_for(world, 120)
-    assert world.row("poison").parked == "dead"
+    assert world.row("poison").stopped == "dead"
 
 
 def test_a_5xx_of_all_that_is_under_way_is_an_outage(world: World) -> None:
@@ -119,7 +119,7 @@ def test_an_outage_during_a_full_sync_leaves_nothing_dead(world: World) -> None:
     for _ in range(8):
         world.full_sync(patience=0.1)
         world.later(30)
-    assert world.row("a").parked is None
+    assert world.row("a").stopped is None
     world.erp.before = lambda verb, key: None
     world.later(61)
     world.drain()
@@ -160,7 +160,7 @@ def test_an_outage_in_which_reads_fail_too_spends_no_attempts_on_any_path(
             world.drain()
         if way != "drain":
             world.full_sync(patience=0.01)
-        assert not world.query("SELECT key FROM sync.records WHERE parked IS NOT NULL")
+        assert not world.query("SELECT key FROM sync.records WHERE stopped IS NOT NULL")
         world.later(1)
     assert alerts(world) == [("breaker_open", "erp")]
     world.erp.before = lambda verb, key: None
@@ -253,7 +253,7 @@ def test_rule_26_a_refusal_that_is_about_the_payload_is_not_sent_again_and_again
         drain_for(world, 10)
     attempts = world.query("SELECT count(*) AS n FROM sync.push_attempts WHERE key = 'bad'")[0].n
     assert attempts <= 2
-    assert world.row("bad").parked == "dead"
+    assert world.row("bad").stopped == "dead"
 
 
 # Settlements --------------------------------------------------------------------------------------------------------

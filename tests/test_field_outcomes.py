@@ -112,7 +112,7 @@ def test_case_r01_the_same_for_an_update(engine: Engine, server: Server) -> None
     server.handler = store.handler  # type: ignore[attr-defined]
     world.put("a", name="next")
     world.drain()
-    assert world.row("a").unsettled_until is not None
+    assert world.row("a").outcome_unknown_until is not None
     world.settled()
     assert ([record["name"] for record in store.items.values()], store.calls["PUT items"]) == (["next"], 1)
     world.close()
@@ -214,7 +214,7 @@ async def test_rule_26_a_state_of_the_system_is_no_refusal_and_no_absence(
         third_party.count("A"),
         anext(aiter(third_party.pages("A"))),
     ]
-    if third_party.traits.can_lookup:
+    if third_party.capabilities.can_lookup:
         calls.append(third_party.lookup("k1", "A"))
     for call in calls:
         failure = await failure_of(call)
@@ -344,7 +344,7 @@ def test_case_r16_all_arrive_by_themselves_once_the_system_is_back(engine: Engin
     world.put("new")
     world.drain()
     rows = [world.row(key) for key in ("known", "new")]
-    assert [(row.parked, row.rejected_digest) for row in rows] == [(None, None)] * 2
+    assert [(row.stopped, row.rejected_digest) for row in rows] == [(None, None)] * 2
     server.handler = whole
     world.settled(4)
     assert {record["code"]: record["name"] for record in store.items.values()} == {"known": "next", "new": "n"}
@@ -359,7 +359,7 @@ def test_rule_26_a_404_to_a_write_that_makes_what_is_missing_is_no_refusal(engin
     store.instead["PUT items"] = [404]
     world.put("a")
     world.drain()
-    assert (world.row("a").parked, world.row("a").rejected_digest) == (None, None)
+    assert (world.row("a").stopped, world.row("a").rejected_digest) == (None, None)
     world.settled()
     assert store.of("a") == ["a"]
     world.close()
@@ -567,8 +567,8 @@ async def test_rule_25_a_truth_value_is_no_reference(server: Server) -> None:
 class _Remembering(FakeThirdParty):
     """Answers a known idempotency key as it did before, with the refusal, too."""
 
-    def __init__(self, **traits: Any) -> None:
-        super().__init__(idempotent_create=True, **traits)
+    def __init__(self, **capabilities: Any) -> None:
+        super().__init__(idempotent_create=True, **capabilities)
         self.keys: list[str] = []
         self.refused: dict[str, CallFailed] = {}
 
@@ -594,7 +594,7 @@ def test_rule_27_a_create_that_was_refused_has_a_new_key_the_next_time(
     erp.before = lambda verb, key: answer(422) if verb == "create" and len(erp.keys) == 1 else None
     world.put("a", name="too long")
     world.drain()
-    assert world.row("a").parked == "dead"
+    assert world.row("a").stopped == "dead"
     world.put("a", name="short")
     world.drain()
     assert [record["name"] for record in erp.of_key("a")] == ["short"]
@@ -641,7 +641,7 @@ def test_case_r18_a_refusal_that_may_pass_is_said_by_a_rule(engine: Engine, serv
     store.precondition = name_taken
     world.put("P2", name="Lamp")
     world.drain()
-    assert world.row("P2").parked is None
+    assert world.row("P2").stopped is None
     world.put("P1", name="Lamp (old)")
     world.settled()
     names = {record["code"]: record["name"] for record in store.items.values()}

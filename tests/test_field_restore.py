@@ -109,13 +109,13 @@ KINDS: dict[str, Callable[[], FakeThirdParty]] = {
     "theirs, with lookup": FakeThirdParty,
     "theirs, without": lambda: FakeThirdParty(can_lookup=False),
     "theirs, search first": lambda: _searching(FakeThirdParty()),
-    "ours": lambda: FakeThirdParty(own_ids=False),
-    "ours, by group": lambda: FakeThirdParty(own_ids=False, grouped_address=True),
+    "ours": lambda: FakeThirdParty(assigns_ids=False),
+    "ours, by group": lambda: FakeThirdParty(assigns_ids=False, group_in_address=True),
 }
 
 
 def _searching(erp: FakeThirdParty) -> FakeThirdParty:
-    erp.traits = replace(erp.traits, search_first=True)
+    erp.capabilities = replace(erp.capabilities, search_first=True)
     return erp
 
 
@@ -150,7 +150,7 @@ def test_rule_28_our_database_restored_to_an_earlier_point(
     assert result.lifted
     assert result.stopped is None
     assert result.linked == {"in_sync": 5, "update": 1, "gone": 1}
-    assert [each.verdict for each in result.validations] == ["in_step"]
+    assert [each.verdict for each in result.validations] == ["in_sync"]
     assert {key: record for key, record in world.mirrored().items() if key != "x"} == world.truth()
     assert by_key(world) == ids  # nothing twice, nothing under another id
     assert world.erp.calls["create"] == calls["create"]
@@ -176,7 +176,7 @@ def test_rule_28_a_key_that_moved_since_is_found_in_its_new_group(
     assert result.lifted, result
     assert by_key(world) == ids
     assert world.mirrored() == world.truth()
-    assert {each.verdict for each in result.validations} == {"in_step"}
+    assert {each.verdict for each in result.validations} == {"in_sync"}
 
 
 # The third party, restored --------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_case_r27_the_third_party_restored_and_many_ids_given_again(kind: str, m
     assert clerks(world) == before
     assert {key: value for key, value in world.mirrored().items() if not key.startswith("CLERK")} == world.truth()
     assert all(len(ids) == 1 for ids in by_key(world).values())
-    assert [each.verdict for each in done.validations] == ["in_step"]
+    assert [each.verdict for each in done.validations] == ["in_sync"]
 
 
 def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None:
@@ -253,7 +253,7 @@ def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None
     assert "id_reused" in open_alerts(world)
     world.later(10)
     world.drain()
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     assert clerks(world) == before
     assert {key: value for key, value in world.mirrored().items() if not key.startswith("CLERK")} == world.truth()
     world.later(90_000)
@@ -321,12 +321,12 @@ def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_w
     assert world.erp.store["id-1"] == {"code": "theirs", "store": "A"}
     assert len(old) == 20
     assert world.query("SELECT account FROM sync.systems WHERE name = 'erp'")[0].account == "other"
-    assert [each.verdict for each in done.validations] == ["in_step"]
+    assert [each.verdict for each in done.validations] == ["in_sync"]
 
 
-def test_rule_28_foreign_records_of_another_account_are_not_deleted_by_validation(make_world: Make) -> None:
+def test_rule_28_unmanaged_records_of_another_account_are_not_deleted_by_validation(make_world: Make) -> None:
     world = synced(
-        make_world(erp=AccountedThirdParty(), entity={"validation": {"foreign": "delete", "confirm_after": 0}})
+        make_world(erp=AccountedThirdParty(), entity={"validation": {"unmanaged": "delete", "confirm_after": 0}})
     )
     world.erp.store, world.erp.who = {"id-1": {"code": "theirs", "store": "A"}}, "other"  # type: ignore[attr-defined]
     world.context.accounts_asked.clear()  # another process
@@ -579,7 +579,7 @@ HERE = Installation("a", 1, 10)
 
 
 @pytest.mark.parametrize(
-    ("present", "ticket", "mark", "what"),
+    ("present", "read_sequence", "mark", "what"),
     [
         (HERE, 10, None, None),
         (HERE, 10, 10, None),
@@ -590,8 +590,8 @@ HERE = Installation("a", 1, 10)
         (Installation("", 0, 10), 10, 9, None),
     ],
 )
-def test_what_shows_a_restore(present: Installation, ticket: int, mark: int | None, what: str | None) -> None:
-    found = find_restore(HERE, present, ticket, mark)
+def test_what_shows_a_restore(present: Installation, read_sequence: int, mark: int | None, what: str | None) -> None:
+    found = find_restore(HERE, present, read_sequence, mark)
     assert found == (None if what is None else f"this database was restored or moved: {what}")
 
 
@@ -628,7 +628,7 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     mark = tmp_path / "home" / "mark.json"
     looks = InstallationWatch(world.engine, ["erp"], mark)
     assert looks.look() is None
-    then = world.query("SELECT last_value FROM sync.ticket")[0].last_value
+    then = world.query("SELECT last_value FROM sync.read_sequence")[0].last_value
     world.put("k1", name="since")
     world.drain()
     assert looks.look() is None  # writes nothing above what it saw before
@@ -637,7 +637,7 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     assert mark.exists()
     other = InstallationWatch(world.engine, ["erp"], mark)
     assert other.look() is None
-    world.query("SELECT setval('sync.ticket', %(then)s)", then=then)
+    world.query("SELECT setval('sync.read_sequence', %(then)s)", then=then)
     noticed = InstallationWatch(world.engine, ["erp"], mark).look()
     assert noticed is not None
     assert "its sequence is at" in noticed
@@ -645,7 +645,7 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     with world.engine.begin() as connection:
         lift(connection, "erp")
     assert InstallationWatch(world.engine, ["erp"], mark).look() is None  # noticed once
-    assert world.query("SELECT last_value FROM sync.ticket")[0].last_value > then + 100_000
+    assert world.query("SELECT last_value FROM sync.read_sequence")[0].last_value > then + 100_000
 
 
 def test_marks_of_other_databases_do_not_count(engine: Engine, tmp_path: Path) -> None:
@@ -667,7 +667,7 @@ def test_a_home_that_cannot_be_written_stops_nothing(engine: Engine, tmp_path: P
 
 def run_once(engine: Engine) -> None:
     with engine.begin() as connection:
-        run(connection, "SELECT nextval('sync.ticket')")
+        run(connection, "SELECT nextval('sync.read_sequence')")
 
 
 def test_a_planned_failover_is_resumed_without_adopting(make_world: Make) -> None:

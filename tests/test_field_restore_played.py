@@ -92,7 +92,7 @@ class Field:
                 "erp": {
                     "base_url": url,
                     "timeout": 5,
-                    "landing": 0,
+                    "in_flight_window": 0,
                     "search_lag": 0,
                     "account": {"path": "/me", "record": "id"},
                 }
@@ -196,7 +196,7 @@ def snapshot(world: Field, server_url: str, database_url: str) -> Iterator[Calla
 
 
 def test_the_section_has_these_steps() -> None:
-    assert [shlex.split(command)[1] for command in COMMANDS] == ["status", "resume", "adopt", "adopt", "verify"]
+    assert [shlex.split(command)[1] for command in COMMANDS] == ["status", "resume", "adopt", "adopt", "validate"]
 
 
 def test_played_our_database_restored(world: Field, snapshot: Callable[[], str]) -> None:

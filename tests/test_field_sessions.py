@@ -34,7 +34,7 @@ from sync_orchestrator.api.intake.group_commit import GroupCommit
 from sync_orchestrator.cli import app
 from sync_orchestrator.composition import open_database
 from sync_orchestrator.core.db import connections, session_settings
-from sync_orchestrator.core.db.session import connect, in_transaction, one_by_one, run
+from sync_orchestrator.core.db.session import connect, force_index_scans, in_transaction, run
 from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.drain.wakeup import is_due, listening, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded
@@ -218,7 +218,7 @@ def test_no_statement_of_ours_is_compiled(world: World) -> None:
     for name, (statement, params) in HOT.items():
         with world.engine.connect() as connection:
             assert run(connection, "SHOW jit")[0][0] == "off"
-            one_by_one(connection, in_order="claim" in name)
+            force_index_scans(connection, in_order="claim" in name)
             plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN (ANALYZE) {statement}", **params))
             connection.rollback()
         assert "Execution Time" in plan

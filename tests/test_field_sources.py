@@ -217,7 +217,7 @@ class Odd:
     """An adapter of either kind that raises whatever it is given, from each method."""
 
     keyset_listing = can_read = can_poll = can_list_keys = True
-    traits: Any = None
+    capabilities: Any = None
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -328,7 +328,7 @@ def test_rule_37_every_port_is_contained(tmp_path: Path) -> None:
         ("floor(a)", {"a": float("inf")}),
     ],
 )
-def test_rule_37_an_expression_on_foreign_data_fails_in_one_way(expression: str, data: Any) -> None:
+def test_rule_37_an_expression_on_unmanaged_data_fails_in_one_way(expression: str, data: Any) -> None:
     with suppress(JMESPathError):
         compiled(expression).search(data)
 

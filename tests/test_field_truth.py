@@ -1,4 +1,4 @@
-"""Rule 33: truth from foreign data is what it says, never Python's truth of a text; what says nothing is named.
+"""Rule 33: truth from unmanaged data is what it says, never Python's truth of a text; what says nothing is named.
 
 Each place that reads one: ``deleted_when`` of every kind of source, ``gone_when``, ``when`` of a source's own events,
 of outcomes and of routes.
@@ -309,7 +309,7 @@ def test_case_r02_a_flag_that_says_false_as_text_deletes_nothing(shop_world: tup
     shop.items["P001"]["v"] = 3
     world.drain()
     assert len(world.erp.store) == 200
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
 
 
 def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(shop_world: tuple[Shop, HttpWorld]) -> None:
@@ -331,7 +331,7 @@ def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(shop_wor
 
 
 @pytest.mark.parametrize(
-    ("flag", "verdict"), [("0", "in_step"), ("no", "in_step"), (0, "in_step"), ("active", "not_validated")]
+    ("flag", "verdict"), [("0", "in_sync"), ("no", "in_sync"), (0, "in_sync"), ("active", "not_validated")]
 )
 def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, flag: Any, verdict: str) -> None:
     store = Store(server)
@@ -348,7 +348,7 @@ def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, 
         said = ("not_validated", str(failure))
     world.settled()
     assert said[0] == verdict
-    assert verdict == "in_step" or "gone_when: 'archived' is to be true or false: 'active'" in str(said[1])
+    assert verdict == "in_sync" or "gone_when: 'archived' is to be true or false: 'active'" in str(said[1])
     assert len(store.items) == 7
     world.close()
 

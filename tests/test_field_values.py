@@ -161,13 +161,13 @@ def test_rule_35_a_known_change_is_no_drift_and_no_repair(engine: Engine, server
     world.full_sync()
     assert len(store.bodies) == 2
     result = world.validate(full=True)
-    assert (result.verdict, result.drift) == ("in_step", [])
+    assert (result.verdict, result.drift) == ("in_sync", [])
     store.items["x1"]["name"] = "LAMP"
     result = world.validate(full=True)
     assert [drift.sample for drift in result.drift] == [[{"field": "name", "ours": " Lamp & Light ", "theirs": "LAMP"}]]
     world.drain()
     assert store.items["x1"]["name"] == "LAMP &amp; LIGHT"
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     world.close()
 
 
@@ -204,7 +204,7 @@ def test_rule_35_a_create_without_an_id_is_found_by_what_is_kept(engine: Engine,
     world.close()
 
 
-def test_rule_35_a_changed_setting_computes_what_is_in_step_again(engine: Engine, server: Server) -> None:
+def test_rule_35_a_changed_setting_computes_what_is_in_sync_again(engine: Engine, server: Server) -> None:
     """A record whose digest is another by the new setting is pushed once more; the others are not."""
     store, before = Changing(server), world_of(engine, server, {})
     before.put("k1", name="lamp")
@@ -219,7 +219,7 @@ def test_rule_35_a_changed_setting_computes_what_is_in_step_again(engine: Engine
     assert sorted(body["code"] for body in store.bodies[:2]) == ["k1", "k2"]
     assert [body["code"] for body in store.bodies[2:]] == ["k1"]
     after.full_sync()
-    assert after.validate(full=True).verdict == "in_step"
+    assert after.validate(full=True).verdict == "in_sync"
     after.close()
 
 
@@ -230,5 +230,5 @@ def test_rule_35_what_the_composition_root_makes_compares_the_same(engine: Engin
     world.drain()
     world.full_sync()
     assert store.bodies[0]["name"] == {"de": "Lamp"}
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     world.close()

@@ -233,7 +233,7 @@ def test_case_r11_an_older_version_is_never_in_sync(older: World) -> None:
     check(older)
     older.later(400)
     older.drain()
-    assert check(older).verdict == "in_step"
+    assert check(older).verdict == "in_sync"
     assert alerts(older) == []
 
 
@@ -243,7 +243,7 @@ def test_rule_32_the_check_of_the_sources_has_it_taken_over_by_itself(older: Wor
         older.drain()
         older.later(60)
     assert name_there(older) == "C"
-    assert check(older).verdict == "in_step"
+    assert check(older).verdict == "in_sync"
 
 
 def test_rule_32_a_source_that_can_only_be_listed_is_taken_over_as_well(engine: Engine) -> None:
@@ -274,7 +274,7 @@ def test_rule_32_a_replica_that_lags_takes_nothing_back(world: World) -> None:
     set_at_source(world, "B", 2000)
     world.later(301)
     world.drain()
-    assert (name_there(world), check(world).verdict) == ("B", "in_step")
+    assert (name_there(world), check(world).verdict) == ("B", "in_sync")
 
 
 def test_rule_32_an_operators_refresh_takes_it_over_at_once(older: World) -> None:
@@ -311,7 +311,7 @@ def test_rule_39_the_check_of_the_sources_compares_contents_as_well(engine: Engi
     assert result.contents >= 6
     world.drain()
     assert name_there(world, "k003") == "by hand"
-    assert check(world).verdict == "in_step"
+    assert check(world).verdict == "in_sync"
 
 
 def test_rule_39_where_only_keys_are_listed_contents_are_compared_in_turn(engine: Engine) -> None:
@@ -357,6 +357,6 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
     world.drain()
     assert world.mirrored() == world.truth()
     world.later(86_400)
-    assert check(world).verdict == "in_step"
+    assert check(world).verdict == "in_sync"
     assert "dead" not in world.states()
     assert alerts(world) in ([], [("dead", "item: answer 400")])

@@ -22,11 +22,11 @@ def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
         world.put(f"{prefix}{number:03}", count=number, group=group, tell=False)
 
 
-def test_fills_the_archive_and_brings_the_third_party_in_step(world: World) -> None:
+def test_fills_the_archive_and_brings_the_third_party_in_sync(world: World) -> None:
     fill(world, 250)
     report = world.full_sync(patience=30)
     assert world.mirrored() == world.truth()
-    assert (report.acknowledged, report.open, report.parked) == (250, 0, 0)
+    assert (report.acknowledged, report.open, report.stopped) == (250, 0, 0)
 
 
 def test_a_second_one_of_unchanged_data_pushes_and_writes_nothing(world: World) -> None:
@@ -110,7 +110,7 @@ def test_a_listing_that_breaks_off_leaves_nothing_half_pushed(world: World) -> N
         world.full_sync()
     [row] = world.query(
         "SELECT count(*) AS n, count(lease_token) AS leased, "
-        "count(*) FILTER (WHERE out_of_step) AS left FROM sync.records"
+        "count(*) FILTER (WHERE out_of_sync) AS left FROM sync.records"
     )
     assert (row.n, row.leased) == (100, 0)
     assert len(world.erp.store) == row.n - row.left > 0
@@ -128,14 +128,16 @@ def test_what_is_archived_already_is_not_even_locked(world: World) -> None:
 
 
 def test_what_events_told_is_confirmed_by_a_read(world: World) -> None:
-    """From then on later events of the same version do not overrule it: the read's ticket is kept."""
+    """From then on later events of the same version do not overrule it: the read's read sequence is kept."""
     fill(world, 1)
     world.full_sync()
     world.put("k000", name="told")
     world.drain()
-    assert world.query("SELECT ticket FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].ticket == 0
+    assert (
+        world.query("SELECT read_sequence FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].read_sequence == 0
+    )
     world.full_sync()
-    assert world.query("SELECT ticket FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].ticket > 0
+    assert world.query("SELECT read_sequence FROM sync.parts WHERE key = 'k000' AND part = 'shop'")[0].read_sequence > 0
 
 
 def test_finds_what_the_owner_no_longer_has(world: World) -> None:
@@ -258,14 +260,14 @@ def test_rule_26_what_the_third_party_refuses_is_sent_once_more_by_each_full_syn
     fill(world, 20)
     world.erp.before = lambda verb, key: answer(422) if key == "k007" else None
     report = world.full_sync()
-    assert report.parked == 1
+    assert report.stopped == 1
     calls = world.erp.calls["create"]
     world.full_sync()
     assert world.erp.calls["create"] == calls + 1
     world.drain()
     assert world.erp.calls["create"] == calls + 1
     world.erp.before = lambda verb, key: None
-    world.put("k007", name="mended")
+    world.put("k007", name="fixed")
     world.drain()
     assert world.mirrored() == world.truth()
 
@@ -275,7 +277,7 @@ def refused_once(world: World, key: str = "a") -> None:
     world.erp.before = lambda verb, k: answer(422) if k == key else None
     world.put(key)
     world.drain()
-    assert world.row(key).parked == "dead"
+    assert world.row(key).stopped == "dead"
     world.erp.before = lambda verb, k: None
     world.erp.calls.clear()
 
@@ -283,7 +285,7 @@ def refused_once(world: World, key: str = "a") -> None:
 def test_rule_26_a_full_sync_tries_a_refused_payload_again(world: World) -> None:
     refused_once(world)
     world.erp.before = lambda verb, key: answer(422)
-    assert (world.full_sync().calls, world.full_sync().calls, world.row("a").parked) == (1, 1, "dead")
+    assert (world.full_sync().calls, world.full_sync().calls, world.row("a").stopped) == (1, 1, "dead")
     assert [(row.cause, row.n) for row in world.query("SELECT cause, n FROM sync.alerts")] == [("item: answer 422", 1)]
     world.erp.before = lambda verb, key: None
     world.full_sync()
@@ -292,7 +294,7 @@ def test_rule_26_a_full_sync_tries_a_refused_payload_again(world: World) -> None
 
 def test_a_full_sync_that_brings_another_payload_pushes_it(world: World) -> None:
     refused_once(world)
-    world.put("a", name="mended", tell=False)
+    world.put("a", name="fixed", tell=False)
     world.full_sync()
     assert world.mirrored() == world.truth()
 
@@ -302,17 +304,17 @@ def test_a_refused_payload_that_comes_in_a_new_revision_is_not_pushed_by_a_drain
     row = world.shop.put("a", {**world.shop.rows["a"].data, "unmapped": "new"}, group="A")
     world.tell("shop", "a", "update", row.version, row.data)
     world.drain()
-    assert (world.row("a").parked, world.row("a").revision > 1, dict(world.erp.calls)) == ("dead", True, {})
+    assert (world.row("a").stopped, world.row("a").revision > 1, dict(world.erp.calls)) == ("dead", True, {})
 
 
 def test_a_full_sync_tries_again_what_died_of_something_else_after_a_refusal(world: World) -> None:
     refused_once(world)
     world.erp.before = lambda verb, key: answer(500)
-    world.put("a", name="mended")
+    world.put("a", name="fixed")
     for _ in range(4):
         world.drain()
         world.later(100)
-    assert world.row("a").parked == "dead"
+    assert world.row("a").stopped == "dead"
     world.erp.before = lambda verb, key: None
     world.full_sync(patience=5)
     assert world.mirrored() == world.truth()

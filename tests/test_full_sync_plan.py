@@ -18,7 +18,7 @@ from test_full_sync import fill
 
 from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld, GroupBusy
 
 
@@ -99,7 +99,7 @@ def test_a_plan_of_a_changed_group_is_what_its_full_sync_then_does(world: World)
     before = everything(world)
     plan = planned(world)
     assert everything(world) == before
-    assert plan.counts == {"create": 1, "update": 1, "delete": 1, "unchanged": 57, "moved": 1, "foreign": 1}
+    assert plan.counts == {"create": 1, "update": 1, "delete": 1, "unchanged": 57, "moved": 1, "unmanaged": 1}
     assert [(sample.key, sample.fields) for sample in plan.samples if sample.action == "update"] == [
         ("k001", [{"field": "name", "ours": "changed", "theirs": "n"}])
     ]
@@ -115,7 +115,7 @@ def test_a_plan_of_the_group_that_a_record_moves_to_tells_of_it(world: World) ->
 
 
 def test_a_move_makes_and_deletes_where_the_group_is_part_of_the_address(make_world: Callable[..., World]) -> None:
-    world = make_world(erp=FakeThirdParty(own_ids=False, grouped_address=True))
+    world = make_world(erp=FakeThirdParty(assigns_ids=False, group_in_address=True))
     fill(world, 5)
     world.full_sync(patience=30)
     world.put("k003", group="B", tell=False)
@@ -130,9 +130,9 @@ def test_what_already_stands_there_is_taken_over_only_where_it_is_searched_for(w
     world.erp.by_hand({"code": "k000", "store": "A", "name": "n", "count": 0})
     world.erp.by_hand({"code": "k001", "store": "A", "name": "other", "count": 1})
     plan = planned(world)
-    assert (plan.counts, plan.worries) == ({"create": 3, "twins": 2}, True)
+    assert (plan.counts, plan.worries) == ({"create": 3, "duplicates": 2}, True)
     assert "search_first" in plan.notes[0]
-    world.erp.traits = Traits(True, True, False, False, search_first=True)
+    world.erp.capabilities = Capabilities(True, True, False, False, search_first=True)
     assert planned(world).counts == {"create": 1, "update": 1, "unchanged": 1}
 
 
@@ -142,7 +142,7 @@ def test_deletions_that_would_be_held_are_told_and_not_planned(world: World) -> 
     for number in range(10):
         world.shop.remove(f"k{number:03}")
     plan = planned(world)
-    assert plan.counts == {"unchanged": 50, "held": 10}
+    assert plan.counts == {"unchanged": 50, "over_cap": 10}
     assert plan.notes == ["deletions are held: 10 of 50 records would be deleted, more than the cap of 5"]
     with pytest.raises(DeletionsHeld):
         world.full_sync()
@@ -161,7 +161,7 @@ def test_a_listing_that_is_not_proven_complete_deletes_nothing(world: World) -> 
 
     world.shop.count = count  # type: ignore[method-assign]
     plan = planned(world)
-    assert (plan.counts["held"], "not proven complete (19 listed, 20 counted)" in plan.notes[0]) == (1, True)
+    assert (plan.counts["over_cap"], "not proven complete (19 listed, 20 counted)" in plan.notes[0]) == (1, True)
 
 
 def test_what_cannot_be_used_or_mapped_is_told(make_world: Callable[..., World]) -> None:
@@ -204,7 +204,7 @@ def test_a_changed_mapping_is_shown_before_it_is_taken_over(world: World) -> Non
     )
     plan = asyncio.run(plan_group(context, context.entities["item"], "A"))
     assert plan.counts == {"update": 5}
-    assert world.query("SELECT count(*) AS n FROM sync.records WHERE out_of_step")[0].n == 0
+    assert world.query("SELECT count(*) AS n FROM sync.records WHERE out_of_sync")[0].n == 0
 
 
 def test_a_live_change_wins_over_what_was_listed_before_it(world: World) -> None:
@@ -245,13 +245,13 @@ def happens(world: World, draw: Random) -> None:
                 world.erp.store.pop(found)
 
 
-@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("assigns_ids", [True, False])
 @pytest.mark.parametrize("seed", [3, 4, 10])
 def test_whatever_has_happened_a_full_sync_does_what_was_planned(
-    make_world: Callable[..., World], seed: int, own_ids: bool
+    make_world: Callable[..., World], seed: int, assigns_ids: bool
 ) -> None:
     """A record that moves to another group is written there, whether it is still at the third party or not."""
-    world, draw = make_world(erp=FakeThirdParty(own_ids=own_ids)), Random(seed)
+    world, draw = make_world(erp=FakeThirdParty(assigns_ids=assigns_ids)), Random(seed)
     for _ in range(12):
         for _ in range(draw.randrange(13)):
             happens(world, draw)
@@ -359,7 +359,7 @@ def new_group(world: World) -> None:
     [
         (content, "A: as many records as planned, but others, or with other content"),
         (another, "A: create 3, now 4"),
-        (there_by_hand, "A: twins 0, now 1"),
+        (there_by_hand, "A: duplicates 0, now 1"),
         (new_group, "C: is not in the plan"),
     ],
 )

@@ -95,7 +95,7 @@ def test_the_page_leads_to_a_green_check_and_a_first_full_sync(
                 reader.does(words)
     assert ", 0 failed, " in reader.said["check --live"]
     assert re.search(r"^all +7 +7 +0 +0 +0 *$", reader.said["plan product"], re.MULTILINE), "all of it is to be made"
-    assert reader.said["full-sync product"] == "all of it is in step\n"
+    assert reader.said["full-sync product"] == "all of it is in sync\n"
     assert {
         item["sku"]: {name: item[name] for name in ("shop", "name", "price")} for item in partner.items.values()
     } == {

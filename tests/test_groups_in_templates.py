@@ -16,7 +16,7 @@ from record_store import HttpWorld
 from sqlalchemy import Engine
 
 from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.rest.third_party import RestThirdParty, traits_of
+from sync_orchestrator.adapters.rest.third_party import RestThirdParty, capabilities_of
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.conformance import conformance
@@ -34,7 +34,7 @@ HIDDEN = CARRIERS["body"]
 either_way = pytest.mark.parametrize("target", [SHOWN, HIDDEN], ids=["shown", "not shown"])
 
 
-def make_in_step(world: HttpWorld, keys: str = "abc", **more: Any) -> None:
+def make_in_sync(world: HttpWorld, keys: str = "abc", **more: Any) -> None:
     """Records in A, with both groups synced."""
     for key in keys:
         world.put(key, **more)
@@ -62,13 +62,13 @@ def test_an_event_that_changes_only_the_group_moves_the_record(
 ) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**CARRIERS[carrier], **({"group": "store"} if group_is == "shown" else {})})
-    make_in_step(world)
+    make_in_sync(world)
     assert {item["store"] for item in catalog.items.values()} == {"A"}
     world.put("b", group="B")
     world.drain()
     assert (catalog.of("b")["store"], world.row("b").applied_group, len(catalog.items)) == ("B", "B", 3)
     world.later(1)
-    assert looks(world) == {"A": ("in_step", 2, 2, None), "B": ("in_step", 1, 1, None)}
+    assert looks(world) == {"A": ("in_sync", 2, 2, None), "B": ("in_sync", 1, 1, None)}
     world.close()
 
 
@@ -77,7 +77,7 @@ def test_an_event_that_changes_only_the_group_makes_no_call_where_no_write_sends
 ) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**TARGET, "list": {"path": "/items"}, "filter_check": {"off": True}})
-    make_in_step(world)
+    make_in_sync(world)
     before = dict(catalog.calls)
     world.put("b", group="B")
     world.drain()
@@ -93,14 +93,14 @@ def test_a_group_that_a_lost_call_may_have_changed_is_written_again(
     """The fields are the same in both groups, so only the group tells that the late call took effect."""
     catalog = Catalog(server)
     world = catalog_world(engine, server, target)
-    make_in_step(world)
+    make_in_sync(world)
     catalog.lost = [504]
     world.put("b", group="B")
     world.drain()
     assert catalog.of("b")["store"] == "B"
     world.put("b", group="A")
     world.settled()
-    assert (catalog.of("b")["store"], world.row("b").unsettled_until) == ("A", None)
+    assert (catalog.of("b")["store"], world.row("b").outcome_unknown_until) == ("A", None)
     world.close()
 
 
@@ -129,7 +129,7 @@ def test_a_plan_shows_an_update_for_a_record_that_changed_its_group_alone(
 ) -> None:
     Catalog(server)
     world = catalog_world(engine, server, target)
-    make_in_step(world)
+    make_in_sync(world)
     world.put("b", group="B", tell=False)
     plan = perform(world.context, plan_group(world.context, world.entity, "B"))
     assert plan.counts == {"update": 1}
@@ -144,8 +144,8 @@ def test_a_group_that_reaches_the_path_by_a_reference_is_a_part_of_the_address()
     target = Target.model_validate(
         {**TARGET, "update": {**path, "method": "PUT"}, "delete": path, "read": path, "references": REFERENCE}
     )
-    assert traits_of(target).grouped_address
-    assert not traits_of(Target.model_validate({**TARGET, "references": REFERENCE})).grouped_address
+    assert capabilities_of(target).group_in_address
+    assert not capabilities_of(Target.model_validate({**TARGET, "references": REFERENCE})).group_in_address
 
 
 # Validation.
@@ -160,7 +160,7 @@ def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaire
 ) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**target, "count": count})
-    make_in_step(world)
+    make_in_sync(world)
     catalog.of("b")["store"] = other
     found = world.validate("A", full=count is None)
     [drift] = found.drift
@@ -172,7 +172,7 @@ def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaire
     world.drain()
     assert catalog.of("b")["store"] == "A"
     world.later(1)
-    assert looks(world) == {"A": ("in_step", 3, 3, None), "B": ("in_step", 0, 0, None)}
+    assert looks(world) == {"A": ("in_sync", 3, 3, None), "B": ("in_sync", 0, 0, None)}
     world.close()
 
 
@@ -183,7 +183,7 @@ def test_a_record_that_was_moved_here_and_not_there_is_drift_in_its_old_group(
     """As after an update whose move the third party passed over."""
     catalog = Catalog(server)
     world = catalog_world(engine, server, target)
-    make_in_step(world)
+    make_in_sync(world)
     world.put("b", group="B")
     world.drain()
     catalog.of("b")["store"] = "A"
@@ -196,7 +196,7 @@ def test_a_record_that_was_moved_here_and_not_there_is_drift_in_its_old_group(
     world.drain()
     assert catalog.of("b")["store"] == "B"
     world.later(1)
-    assert looks(world) == {"A": ("in_step", 2, 2, None), "B": ("in_step", 1, 1, None)}
+    assert looks(world) == {"A": ("in_sync", 2, 2, None), "B": ("in_sync", 1, 1, None)}
     assert world.query("SELECT count(*) FROM sync.drift WHERE status <> 'repaired'")[0][0] == 0
     world.close()
 
@@ -207,7 +207,7 @@ def test_a_repair_that_an_operator_starts_moves_the_record(
 ) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, target, validation={"confirm_after": 0, "repair": "ask"})
-    make_in_step(world)
+    make_in_sync(world)
     catalog.of("b")["store"] = "B"
     assert [drift.status for drift in world.validate("A", full=True).drift] == ["found"]
     repaired = perform(world.context, repair(world.context, world.entity, "A"))
@@ -220,13 +220,13 @@ def test_a_listing_that_shows_all_groups_and_names_none_is_no_drift_but_says_why
 ) -> None:
     Catalog(server)
     world = catalog_world(engine, server, {**HIDDEN, "list": {"path": "/items"}, "filter_check": {"off": True}})
-    make_in_step(world)
+    make_in_sync(world)
     world.put("b", group="B")
     world.drain()
     world.later(1)
     assert looks(world) == {
-        "A": ("in_step", 2, 3, "3 counted, 2 expected: 1 of other business groups"),
-        "B": ("in_step", 1, 3, "3 counted, 1 expected: 2 of other business groups"),
+        "A": ("in_sync", 2, 3, "3 counted, 2 expected: 1 of other business groups"),
+        "B": ("in_sync", 1, 3, "3 counted, 1 expected: 2 of other business groups"),
     }
     world.close()
 
@@ -236,12 +236,12 @@ def test_a_listing_that_shows_all_groups_and_names_them_is_compared_by_what_it_n
 ) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**SHOWN, "list": {"path": "/items"}, "filter_check": {"off": True}})
-    make_in_step(world)
+    make_in_sync(world)
     world.put("b", group="B")
     world.drain()
     world.later(1)
     before = catalog.calls["GET items"]
-    assert {group: look[0] for group, look in looks(world).items()} == {"A": "in_step", "B": "in_step"}
+    assert {group: look[0] for group, look in looks(world).items()} == {"A": "in_sync", "B": "in_sync"}
     assert catalog.calls["GET items"] - before == 2, "one listing a group, and no record is looked at again"
     catalog.of("c")["store"] = None
     world.later(1)
@@ -254,10 +254,10 @@ def test_a_count_that_does_not_fit_has_a_reason(engine: Engine, server: Server) 
     world = catalog_world(
         engine, server, {**SHOWN, "count": {"path": "/count", "params": {"store": "{{ group }}"}, "number": "n"}}
     )
-    make_in_step(world)
+    make_in_sync(world)
     catalog.by_hand(code="z", name="theirs", store="A")
     found = world.validate("A")
-    assert (found.verdict, found.foreign, found.reason) == ("in_step", 1, "4 counted, 3 expected: 1 unmanaged")
+    assert (found.verdict, found.unmanaged, found.reason) == ("in_sync", 1, "4 counted, 3 expected: 1 unmanaged")
     world.later(1)
     again = world.validate("A")
     assert (again.compared, again.reason) == (None, "4 counted, 3 expected: 1 unmanaged")
@@ -269,14 +269,14 @@ def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, serve
     world = catalog_world(
         engine, server, {**SHOWN, "count": {"path": "/count", "number": "n"}, "filter_check": {"off": True}}
     )
-    make_in_step(world)
+    make_in_sync(world)
     world.put("b", group="B")
     world.drain()
     world.later(1)
     assert world.validate("A", full=True).reason is None
     found = world.validate("A")
     assert (found.verdict, found.expected, found.counted, found.reason) == (
-        "in_step",
+        "in_sync",
         2,
         2,
         "'count' says 3, and the listing shows 2",
@@ -287,12 +287,12 @@ def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, serve
 def test_a_sample_shows_the_id_under_which_a_copy_was_made(engine: Engine, server: Server) -> None:
     catalog = Catalog(server)
     world = catalog_world(engine, server, SHOWN)
-    make_in_step(world)
+    make_in_sync(world)
     copy = catalog.by_hand(**{**catalog.of("b"), "id": "x9"})
     catalog.items["x9"] = catalog.items.pop(copy)
     [drift] = world.validate("A", full=True).drift
     assert (drift.kind, drift.sample) == (
-        "twin",
+        "duplicate",
         [{"field": ID_FIELD, "ours": world.row("b").external_id, "theirs": "x9"}],
     )
     world.close()
@@ -399,7 +399,7 @@ def test_group_can_change_fails_where_nothing_that_is_sent_holds_the_group(serve
     ending = ended(server, TARGET, "group-can-change")
     assert ending.outcome == "failed"
     assert "neither a mapped field nor a template of a write holds the group" in ending.came
-    assert "put {{ group }} into the calls that write" in ending.mend
+    assert "put {{ group }} into the calls that write" in ending.hint
 
 
 @pytest.mark.parametrize("forgotten", ["name", "count"])

@@ -129,7 +129,7 @@ LOOKS = {
     "applied": "SELECT key, applied_digest FROM sync.records WHERE applied_digest IS NOT NULL "
     "AND applied_group IS NOT NULL",
     "lost": "SELECT e.seq FROM sync.events e JOIN sync.records r USING (entity, key) "
-    "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_step",
+    "WHERE e.revision IS NOT NULL AND e.state <> 'dead' AND r.ready AND NOT r.out_of_sync",
 }
 
 
@@ -174,10 +174,10 @@ class Histories(RuleBasedStateMachine):
         self.backups = [world.erp.backup()]
 
     def _note_delete(self, external_id: str, code: str) -> None:
-        """A delete is asked for by a delete at the source since the record was made, or by a twin that stays."""
+        """A delete is asked for by a delete at the source since the record was made, or by a duplicate that stays."""
         asked = self.deleted_at.get(code, -1) >= self.created_at.get(external_id, 0)
-        twin = any(record["code"] == code for record in self.world.ours().values())
-        if code in self.world.shop.rows and not asked and not twin:
+        duplicate = any(record["code"] == code for record in self.world.ours().values())
+        if code in self.world.shop.rows and not asked and not duplicate:
             self.unasked.append(f"{external_id}: {code}")
 
     def _notify(self, source: str, key: str, action: str, version: int, data: Any) -> None:
@@ -356,7 +356,7 @@ class Histories(RuleBasedStateMachine):
         )
         self.world.query(
             "UPDATE sync.records SET lease_token = 1, lease_until = sync.clock() "
-            "WHERE out_of_step AND lease_token IS NULL AND parked IS NULL"
+            "WHERE out_of_sync AND lease_token IS NULL AND stopped IS NULL"
         )
         self.world.later(0.1)
 
@@ -403,7 +403,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def no_key_is_there_twice(self) -> None:
         codes = Counter(each["code"] for each in self.world.ours().values())
-        assert not [code for code, n in codes.items() if n > 1], "twins"
+        assert not [code for code, n in codes.items() if n > 1], "duplicates"
 
     @invariant()
     def what_is_acknowledged_was_done(self) -> None:
@@ -414,7 +414,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def what_is_not_finished_will_be_picked_up(self) -> None:
-        """An event that waits for a push has a record that is out of step, or one whose parts are not all here."""
+        """An event that waits for a push has a record that is out of sync, or one whose parts are not all here."""
         assert not self._seen("lost")
 
     # The end ----------
@@ -468,7 +468,8 @@ class Histories(RuleBasedStateMachine):
             world.later(70)
             redrive(world.engine)
             world.query(
-                "UPDATE sync.records SET parked = NULL, rejected_digest = NULL, due_at = sync.clock() WHERE out_of_step"
+                "UPDATE sync.records SET stopped = NULL, rejected_digest = NULL, due_at = sync.clock() "
+                "WHERE out_of_sync"
             )
             world.drain()
         self._adopt()
@@ -485,7 +486,7 @@ class Histories(RuleBasedStateMachine):
             row.key
             for row in world.query(
                 "SELECT key FROM sync.events WHERE state <> 'superseded' UNION "
-                "SELECT key FROM sync.records WHERE out_of_step OR parked IS NOT NULL OR NOT ready"
+                "SELECT key FROM sync.records WHERE out_of_sync OR stopped IS NOT NULL OR NOT ready"
             )
         }
         for group in GROUPS:

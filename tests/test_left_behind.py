@@ -1,6 +1,6 @@
 """What calls of unknown outcome, half moves and late creates leave behind: it is cleared, and nothing else is.
 
-Not here: moves as such (``test_moves_and_places.py``), one unknown create at one place (``test_no_twins.py``).
+Not here: moves as such (``test_moves_and_places.py``), one unknown create at one place (``test_no_duplicates.py``).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sync_orchestrator.errors import CallFailed, Failure
 class Placed(FakeThirdParty):
     """Finds a record only where it is: its group is part of its address, also where it gives its own ids."""
 
-    def __init__(self, *, own_ids: bool = True, can_lookup: bool = True, idempotent_create: bool = False) -> None:
+    def __init__(self, *, assigns_ids: bool = True, can_lookup: bool = True, idempotent_create: bool = False) -> None:
         super().__init__(
-            own_ids=own_ids, can_lookup=can_lookup, idempotent_create=idempotent_create, grouped_address=True
+            assigns_ids=assigns_ids, can_lookup=can_lookup, idempotent_create=idempotent_create, group_in_address=True
         )
 
     def _address(self, item: Item) -> str:
@@ -60,37 +60,37 @@ def settled(world: World, seconds: float = 45, times: int = 5) -> None:
         world.later(seconds)
 
 
-def assert_in_step(world: World) -> None:
+def assert_in_sync(world: World) -> None:
     assert world.mirrored() == world.truth()
     assert len(world.erp.store) == len(world.truth())
     for record in world.erp.store.values():
         assert world.erp.places[next(id_ for id_, r in world.erp.store.items() if r is record)] == record["store"]
-    assert not any(row.out_of_step for row in world.query("SELECT out_of_step FROM sync.records"))
+    assert not any(row.out_of_sync for row in world.query("SELECT out_of_sync FROM sync.records"))
 
 
-def writes(own_ids: bool) -> str:
-    return "create" if own_ids else "update"
+def writes(assigns_ids: bool) -> str:
+    return "create" if assigns_ids else "update"
 
 
 # Half moves -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("assigns_ids", [True, False])
 @pytest.mark.parametrize("failure", [answer(503), answer(422), lost_answer()])
 def test_a_move_that_fails_half_way_and_is_taken_back_is_not_thought_to_be_still_there(
-    make_world: Callable[..., World], own_ids: bool, failure: Exception
+    make_world: Callable[..., World], assigns_ids: bool, failure: Exception
 ) -> None:
     """The record is as it was acknowledged before, but the old place has been cleared."""
-    world = make_world(erp=Placed(own_ids=own_ids))
+    world = make_world(erp=Placed(assigns_ids=assigns_ids))
     world.put("a", group="A")
     world.drain()
-    fail_once(world, writes(own_ids), failure)
+    fail_once(world, writes(assigns_ids), failure)
     world.put("a", group="B")
     world.drain()
     assert world.erp.store == {}
     world.put("a", group="A")
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
@@ -103,7 +103,7 @@ def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
     fail_once(world, "create", CallFailed(Failure.TRANSIENT, "no connection"))
     world.put("a", group="B")
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_the_id_at_the_old_place_is_not_forgotten_for_one_that_is_found_at_the_new(
@@ -119,19 +119,19 @@ def test_the_id_at_the_old_place_is_not_forgotten_for_one_that_is_found_at_the_n
     fail_once(world, "delete", answer(503))
     world.put("a", group="B")
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 # Places where a call of unknown outcome was sent ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("assigns_ids", [True, False])
 @pytest.mark.parametrize("then", ["moved", "moved twice", "deleted", "moved and deleted"])
 def test_what_a_lost_first_write_left_is_cleared_wherever_the_record_is_by_then(
-    make_world: Callable[..., World], own_ids: bool, then: str
+    make_world: Callable[..., World], assigns_ids: bool, then: str
 ) -> None:
-    world = make_world(erp=Placed(own_ids=own_ids))
-    fail_once(world, writes(own_ids), lost_answer(), landed=True)
+    world = make_world(erp=Placed(assigns_ids=assigns_ids))
+    fail_once(world, writes(assigns_ids), lost_answer(), landed=True)
     world.put("a", group="A")
     world.drain()
     assert len(world.erp.store) == 1
@@ -144,18 +144,18 @@ def test_what_a_lost_first_write_left_is_cleared_wherever_the_record_is_by_then(
         archive(world)
         world.remove("a")
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
-@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("assigns_ids", [True, False])
 @pytest.mark.parametrize("then", ["deleted", "moved back", "moved on"])
 def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
-    make_world: Callable[..., World], own_ids: bool, then: str
+    make_world: Callable[..., World], assigns_ids: bool, then: str
 ) -> None:
-    world = make_world(erp=Placed(own_ids=own_ids))
+    world = make_world(erp=Placed(assigns_ids=assigns_ids))
     world.put("a", group="A")
     world.drain()
-    fail_once(world, writes(own_ids), lost_answer(), landed=True)
+    fail_once(world, writes(assigns_ids), lost_answer(), landed=True)
     world.put("a", group="B")
     world.drain()
     if then == "deleted":
@@ -163,12 +163,12 @@ def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
     else:
         world.put("a", group="A" if then == "moved back" else "C")
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(make_world: Callable[..., World]) -> None:
     """With our ids a late update makes the record anew."""
-    world = make_world(erp=Placed(own_ids=False))
+    world = make_world(erp=Placed(assigns_ids=False))
     world.put("a", group="A")
     world.drain()
     fail_once(world, "update", lost_answer())
@@ -178,12 +178,12 @@ def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(ma
     world.drain()
     asyncio.run(world.erp.update(Item("a", "A", {"code": "a", "store": "A", "name": "under way"})))
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_an_empty_search_at_an_older_place_is_believed_only_after_search_lag(make_world: Callable[..., World]) -> None:
     erp = SlowToSearch()
-    world = make_world(erp=erp, system={"search_lag": 30, "landing": 5})
+    world = make_world(erp=erp, system={"search_lag": 30, "in_flight_window": 5})
     fail_once(world, "create", lost_answer(), landed=True)
     world.put("a", group="A")
     world.drain()
@@ -203,7 +203,7 @@ def test_an_empty_search_at_an_older_place_is_believed_only_after_search_lag(mak
     assert left <= set(erp.store)
     erp.indexed = True
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_for_a_person(
@@ -216,14 +216,14 @@ def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_fo
     world.drain()
     world.put("a", group="B")
     settled(world)
-    assert (world.erp.calls["create"], world.row("a").parked) == (1, "held")
+    assert (world.erp.calls["create"], world.row("a").stopped) == (1, "on_hold")
 
 
 # Late workers --------------------------------------------------------------------------------------------------------
 
 
 def leased(world: World) -> Claim:
-    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
 
 
 def settle_one(world: World, end: Pushed) -> Settled:
@@ -243,42 +243,43 @@ def late_and_holder(world: World) -> tuple[Claim, Claim]:
     world.later(30)
     leased(world)
     world.later(30)
-    world.query("UPDATE sync.records SET lease_until = sync.clock(), unsettled_until = NULL, lease_token = NULL")
+    world.query("UPDATE sync.records SET lease_until = sync.clock(), outcome_unknown_until = NULL, lease_token = NULL")
     return late, leased(world)
 
 
 def test_what_a_late_create_made_while_another_push_was_under_way_goes(world: World) -> None:
     late, holder = late_and_holder(world)
     made_by_holder, made_late = pushed(world, holder), pushed(world, late)
-    assert not settle_one(world, made_late).twins, "the holder may be adopting it"
+    assert not settle_one(world, made_late).duplicates, "the holder may be adopting it"
     settle_one(world, made_by_holder)
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
     assert world.row("a").external_id == made_by_holder.external_id
 
 
 def test_what_a_late_create_made_stays_where_the_holder_has_adopted_it(world: World) -> None:
     late, holder = late_and_holder(world)
     made_late = pushed(world, late)
-    world.query("UPDATE sync.records SET unsettled_until = sync.clock()")
+    world.query("UPDATE sync.records SET outcome_unknown_until = sync.clock()")
     adopted = pushed(
-        world, holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "unsettled_for": 0.0})
+        world,
+        holder.__class__(**{**{name: getattr(holder, name) for name in holder.__slots__}, "outcome_unknown_for": 0.0}),
     )
     assert adopted.external_id == made_late.external_id
     settle_one(world, made_late)
     settle_one(world, adopted)
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
     assert world.erp.calls["delete"] == 0
 
 
 def test_what_a_late_create_made_goes_even_if_the_process_dies_before_it_takes_it_back(world: World) -> None:
     late, holder = late_and_holder(world)
     settle_one(world, pushed(world, holder))
-    assert settle_one(world, pushed(world, late)).twins  # and nobody removes them
+    assert settle_one(world, pushed(world, late)).duplicates  # and nobody removes them
     assert len(world.erp.store) == 2
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_a_late_create_that_failed_after_it_had_made_the_record_leaves_nothing(world: World) -> None:
@@ -288,7 +289,7 @@ def test_a_late_create_that_failed_after_it_had_made_the_record_leaves_nothing(w
     fail_once(world, "create", CallFailed(Failure.TRANSIENT, "its second call failed", external_id=made))
     settle_one(world, pushed(world, late))
     settled(world)
-    assert_in_step(world)
+    assert_in_sync(world)
 
 
 def test_what_a_late_create_made_of_a_record_that_is_deleted_by_then_goes_from_where_it_was_made(
@@ -322,4 +323,4 @@ def test_a_late_create_that_was_answered_with_the_record_that_is_there_takes_not
     settle_one(world, made_by_holder)
     settled(world)
     assert world.erp.calls["delete"] == 0
-    assert_in_step(world)
+    assert_in_sync(world)

@@ -148,7 +148,7 @@ def shop_world(engine: Engine, server: Server, target: dict[str, Any]) -> HttpWo
 
 def is_in_sync(world: HttpWorld) -> bool:
     with world.engine.begin() as connection:
-        return not connection.exec_driver_sql("SELECT count(*) FROM sync.records WHERE out_of_step").scalar()
+        return not connection.exec_driver_sql("SELECT count(*) FROM sync.records WHERE out_of_sync").scalar()
 
 
 # Half a record.
@@ -182,7 +182,7 @@ def test_an_update_whose_child_was_deleted_there_makes_it_again(engine: Engine, 
     world.later(61)
     world.full_sync()
     world.later(1)
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     world.close()
 
 

@@ -1,4 +1,4 @@
-"""`check --live` against two small real systems: what works is shown, what does not is named with its mend."""
+"""`check --live` against two small real systems: what works is shown, what does not is named with its hint."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def steps(run: Callable[..., Any], partner: Partner) -> Callable[..., dict[str, 
         assert found["ok"] == (result.exit_code == 0) == all(step["outcome"] != "failed" for step in found["steps"])
         assert partner.writes == 0
         return {
-            f"{step['system']} {step['what']}": (step["outcome"], step["detail"], step["mend"])
+            f"{step['system']} {step['what']}": (step["outcome"], step["detail"], step["hint"])
             for step in found["steps"]
         }
 
@@ -178,7 +178,7 @@ TARGET = ("entities", "product", "third_party")
 
 
 @pytest.mark.parametrize(
-    ("change", "step", "outcome", "detail", "mend"),
+    ("change", "step", "outcome", "detail", "hint"),
     [
         (
             _set("sources", "backoffice", "headers", to={}),
@@ -261,20 +261,20 @@ TARGET = ("entities", "product", "third_party")
         (_set(*TARGET, "filter_check", to={"off": True}), "partner filter", "skipped", "off", "filter_check"),
     ],
 )
-def test_what_does_not_work_is_named_with_its_mend(
+def test_what_does_not_work_is_named_with_its_hint(
     steps: Steps,
     document: dict[str, Any],
     change: Callable[[dict[str, Any]], None],
     step: str,
     outcome: str,
     detail: str,
-    mend: str,
+    hint: str,
 ) -> None:
     change(document)
     found = steps()[step]
     assert found[0] == outcome
     assert detail in found[1]
-    assert mend in found[2]
+    assert hint in found[2]
 
 
 def test_a_filter_that_is_ignored_is_found(steps: Steps, partner: Partner) -> None:
@@ -288,9 +288,9 @@ def test_a_filter_that_is_ignored_is_found(steps: Steps, partner: Partner) -> No
 def test_a_source_that_does_not_filter_by_group_is_told(steps: Steps, backoffice: Backoffice) -> None:
     assert "backoffice filter" not in steps()
     backoffice.ignores_filters = True
-    outcome, detail, mend = steps()["backoffice filter"]
+    outcome, detail, hint = steps()["backoffice filter"]
     assert (outcome, detail) == ("skipped", "4 of them belong to other groups: the list is not filtered")
-    assert mend == "see entities.product.parts.backoffice.list: its params"
+    assert hint == "see entities.product.parts.backoffice.list: its params"
 
 
 def test_a_failure_ends_only_what_depends_on_it(steps: Steps, document: dict[str, Any]) -> None:
@@ -339,7 +339,7 @@ def test_a_login_is_tried_first(
     assert found["partner list"]["outcome"] == ("ok" if outcome == "ok" else "skipped")
     assert result.exit_code == (0 if outcome == "ok" else 1)
     if outcome == "failed":
-        assert "third_parties.partner.auth" in found["partner login"]["mend"]
+        assert "third_parties.partner.auth" in found["partner login"]["hint"]
 
 
 # As far as the real thing ------------------------------------------------------------------------------------------
@@ -348,7 +348,7 @@ ITEM = {"id": "i1", "sku": "p1", "shop": "berlin", "name": "product 1", "price":
 
 
 @pytest.mark.parametrize(
-    ("number", "step", "mend"),
+    ("number", "step", "hint"),
     [
         (0, "backoffice pages", "entities.product.parts.backoffice.list: its paging"),
         (1, "partner pages", "entities.product.third_party.list: its paging"),
@@ -360,7 +360,7 @@ def test_a_second_page_that_lacks_records_is_found_though_all_fits_into_one_page
     partner: Partner,
     number: int,
     step: str,
-    mend: str,
+    hint: str,
 ) -> None:
     partner.items |= {f"i{each}": {**ITEM, "id": f"i{each}", "sku": f"p{each}"} for each in (1, 3, 5)}
     handler = two_servers[number].handler
@@ -372,7 +372,7 @@ def test_a_second_page_that_lacks_records_is_found_though_all_fits_into_one_page
 
     two_servers[number].handler = ends_early
     outcome, detail, hint = steps()[step]
-    assert (outcome, mend in hint) == ("failed", True)
+    assert (outcome, hint in hint) == ("failed", True)
     assert detail == "in pages of 2, 1 of 3 records are not listed, such as p5"
 
 
@@ -413,9 +413,9 @@ def test_a_page_of_each_kind_of_group_name_is_read_on_both_sides(
         return await partner(request)
 
     two_servers[1].handler = breaks_on_quotes
-    outcome, detail, mend = steps()["partner groups"]
+    outcome, detail, hint = steps()["partner groups"]
     assert (outcome, detail.startswith("'o'brien & co': answer 500")) == ("failed", True)
-    assert mend.startswith("see entities.product.third_party.list")
+    assert hint.startswith("see entities.product.third_party.list")
 
 
 def test_a_group_that_the_owner_does_not_name_is_reported(steps: Steps, backoffice: Backoffice) -> None:
@@ -447,24 +447,24 @@ FORMS: list[tuple[Any, Any, str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), FORMS)
+@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "hint"), FORMS)
 def test_two_forms_of_one_value_are_told_from_two_values(
     document: dict[str, Any],
     ours: Any,
     theirs: Any,
     outcome: str,
     said: str,
-    mend: str,
+    hint: str,
 ) -> None:
     entity = Config.model_validate(document).entities["product"]
     record = Found("p1", "i1", "berlin", {**ITEM, "price": theirs})
     found = find_differences(entity, {**ITEM, "price": ours}, record)
     assert [each.never_matches for each in found] == ([] if repr(ours) == repr(theirs) else [outcome == "failed"])
-    assert all(mend in each.hint for each in found)
+    assert all(hint in each.hint for each in found)
     assert ours == theirs or said.rpartition("price: ")[2] in str(found[0]) or outcome == "ok"
 
 
-@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "mend"), [FORMS[0], FORMS[12], *FORMS[-2:]])
+@pytest.mark.parametrize(("ours", "theirs", "outcome", "said", "hint"), [FORMS[0], FORMS[12], *FORMS[-2:]])
 def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
     steps: Steps,
     backoffice: Backoffice,
@@ -473,12 +473,12 @@ def test_values_that_would_never_match_are_found_on_a_record_that_is_there(
     theirs: Any,
     outcome: str,
     said: str,
-    mend: str,
+    hint: str,
 ) -> None:
     backoffice.products["p1"]["price"] = ours
     partner.items["i1"] = {**ITEM, "price": theirs}
     found = steps()["partner values"]
-    assert (found[0], said in found[1], mend in found[2]) == (outcome, True, True), found
+    assert (found[0], said in found[1], hint in found[2]) == (outcome, True, True), found
 
 
 def test_values_that_are_configured_already_match(
@@ -495,8 +495,8 @@ def test_values_that_are_configured_already_match(
 
 def test_records_of_others_show_at_least_another_kind_of_value(steps: Steps, partner: Partner) -> None:
     partner.items["i1"] = {**ITEM, "sku": "theirs", "price": "9.90"}
-    outcome, detail, mend = steps()["partner values"]
-    assert (outcome, mend) == (
+    outcome, detail, hint = steps()["partner values"]
+    assert (outcome, hint) == (
         "skipped",
         "see entities.product.third_party.fields, if these values do not mean the same",
     )
@@ -572,8 +572,8 @@ def test_a_key_that_nobody_has_must_bring_nothing(
         return JSONResponse({"error": "bad key"}, 400) if unknown else response
 
     two_servers[0].handler = handler
-    outcome, _, mend = steps()["backoffice missing"]
-    assert (outcome, "means: missing" in mend) == ("failed", True)
+    outcome, _, hint = steps()["backoffice missing"]
+    assert (outcome, "means: missing" in hint) == ("failed", True)
 
 
 def test_a_count_that_is_not_the_listing_fails(steps: Steps, document: dict[str, Any], partner: Partner) -> None:
@@ -663,7 +663,7 @@ def test_a_reference_that_another_entity_fills_first_is_waiting(
     [step] = [
         step for step in json.loads(result.stdout)["steps"] if (step["entity"], step["what"]) == ("product", "fill in")
     ]
-    assert (step["outcome"], step["mend"]) == (
+    assert (step["outcome"], step["hint"]) == (
         "waiting",
         "run `sync-orchestrator full-sync shop` first, which makes it",
     )

@@ -19,9 +19,9 @@ from sync_orchestrator.core.operations.status import pause
 
 THIRD_PARTIES = {
     "a field": lambda: FakeThirdParty(),
-    "a field, our ids": lambda: FakeThirdParty(own_ids=False),
-    "the address": lambda: FakeThirdParty(grouped_address=True),
-    "the address, our ids": lambda: FakeThirdParty(own_ids=False, grouped_address=True),
+    "a field, our ids": lambda: FakeThirdParty(assigns_ids=False),
+    "the address": lambda: FakeThirdParty(group_in_address=True),
+    "the address, our ids": lambda: FakeThirdParty(assigns_ids=False, group_in_address=True),
 }
 
 
@@ -44,7 +44,7 @@ def move(world: World, key: str, *, tell: bool = True) -> None:
 def looks(world: World) -> dict[str, tuple[str, int]]:
     """What a full validation says of both groups, and how much it sends to repair."""
     results = {group: world.validate(group, full=True) for group in "AB"}
-    return {group: (result.verdict, result.repaired + result.foreign) for group, result in results.items()}
+    return {group: (result.verdict, result.repaired + result.unmanaged) for group, result in results.items()}
 
 
 @pytest.mark.parametrize("group_is", THIRD_PARTIES)
@@ -77,11 +77,11 @@ def test_validation_of_either_group_leaves_a_move_that_is_on_alone(world: World)
     paused(world, paused=False)
     world.later(1)
     world.erp.calls.clear()
-    assert looks(world) == {"A": ("in_step", 0), "B": ("in_step", 0)}
+    assert looks(world) == {"A": ("in_sync", 0), "B": ("in_sync", 0)}
     assert not {"create", "update", "delete"} & set(world.erp.calls)
     world.drain()
     world.later(1)
-    assert looks(world) == {"A": ("in_step", 0), "B": ("in_step", 0)}
+    assert looks(world) == {"A": ("in_sync", 0), "B": ("in_sync", 0)}
     assert world.mirrored() == world.truth()
 
 
@@ -106,7 +106,7 @@ def test_a_move_that_is_pushed_between_the_listing_and_the_look_at_ours_is_no_dr
         return pages()
 
     monkeypatch.setattr(world.erp, "pages", moved_afterwards)
-    assert looks(world) == {"A": ("in_step", 0), "B": ("in_step", 0)}
+    assert looks(world) == {"A": ("in_sync", 0), "B": ("in_sync", 0)}
     assert world.mirrored() == world.truth()
 
 
@@ -139,7 +139,7 @@ def test_what_comes_back_of_a_deleted_record_where_it_once_was_is_cleared(world:
     world.drain()
     assert sorted(world.mirrored()) == ["k000", "k002"]
     world.later(1)
-    assert world.validate("A", full=True).verdict == "in_step"
+    assert world.validate("A", full=True).verdict == "in_sync"
 
 
 @pytest.mark.parametrize(("group_is", "first"), [("a field", "A"), ("the address", "B")])
@@ -159,10 +159,12 @@ def test_a_move_that_no_event_told_of_is_found_by_the_full_sync_of_either_group(
 
 @pytest.mark.parametrize("group_is", ["a field, our ids"])
 @pytest.mark.parametrize("moment", ["list", "read", "delete"])
-def test_before_a_foreign_record_is_deleted_it_is_looked_up_whether_it_is_ours_by_now(
+def test_before_a_unmanaged_record_is_deleted_it_is_looked_up_whether_it_is_ours_by_now(
     make_world: Callable[..., World], moment: str, group_is: str
 ) -> None:
-    world = make_world(erp=THIRD_PARTIES[group_is](), entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    world = make_world(
+        erp=THIRD_PARTIES[group_is](), entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}}
+    )
     fill(world, 3)
     world.full_sync()
     world.erp.store["z"] = {"code": "z", "store": "A", "name": "by hand"}

@@ -58,7 +58,7 @@ def test_an_update_before_the_first_full_sync_costs_nothing_and_is_told_of_after
         assert world.drain().events == 0
         assert watched(world) == []
     world.later(HOUR)
-    assert watched(world) == watched(world) == [("waiting_long", 1)]
+    assert watched(world) == watched(world) == [("stuck_waiting", 1)]
     assert [row.attempts for row in world.query("SELECT attempts FROM sync.events")] == [0, 0]
     assert world.states() == {"waiting": 2}
 
@@ -67,7 +67,7 @@ def test_an_alert_of_changes_that_wait_long_ends_when_their_record_came(world: W
     world.tell("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
     world.drain()
     world.later(25 * HOUR)
-    assert watched(world) == [("waiting_long", 1)]
+    assert watched(world) == [("stuck_waiting", 1)]
     world.put("a", tell=False)
     world.full_sync()
     world.drain()
@@ -101,7 +101,7 @@ def test_a_full_sync_tries_again_what_died_of_something_else_than_its_payload(wo
     for _ in range(4):
         world.drain()
         world.later(100)
-    assert world.row("a").parked == "dead"
+    assert world.row("a").stopped == "dead"
     world.erp.before = lambda verb, key: None
     world.full_sync()
     assert (world.mirrored()["a"]["name"], watched(world)) == ("other", [])
@@ -150,7 +150,7 @@ def test_one_alert_for_a_cause_in_which_a_record_counts_once(world: World) -> No
 def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world: World) -> None:
     fill(world, 3)
     world.full_sync()
-    assert world.validate().verdict == "in_step"
+    assert world.validate().verdict == "in_sync"
     world.erp.before = lambda verb, key: answer(503) if verb in ("count", "list") else None
     assert world.validate().verdict == world.validate(full=True).verdict == "not_validated"
     pause(world.engine, "erp", {"item"}, paused=True)
@@ -158,16 +158,16 @@ def test_a_third_party_that_cannot_be_asked_makes_no_verdict_and_no_alert(world:
     assert watched(world) == []
 
 
-def test_a_foreign_record_that_cannot_be_deleted_now_does_not_end_the_validation(
+def test_a_unmanaged_record_that_cannot_be_deleted_now_does_not_end_the_validation(
     make_world: Callable[..., World],
 ) -> None:
-    world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
+    world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
     fill(world, 3)
     world.full_sync()
     world.erp.by_hand({"code": "z", "store": "A"})
     world.later(1)
     world.erp.before = lambda verb, key: answer(503) if verb == "delete" else None
-    assert world.validate(full=True).foreign == 1
+    assert world.validate(full=True).unmanaged == 1
 
 
 # Nobody is held up (19) ----------------------------------------------------------------------------------------------
@@ -257,10 +257,10 @@ class TwoThirdParties(World):
             ],
         )
 
-    def in_step(self, entity: str) -> int:
+    def in_sync(self, entity: str) -> int:
         return int(
             self.query(
-                "SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND ready AND NOT out_of_step",
+                "SELECT count(*) FROM sync.records WHERE entity = %(entity)s AND ready AND NOT out_of_sync",
                 entity=entity,
             )[0][0]
         )
@@ -280,10 +280,10 @@ def test_a_paused_third_party_or_entity_holds_up_nobody_else_and_goes_on_when_re
     for entity in ("item", "order", "note"):
         two.create(entity, *KEYS)
     two.drain()
-    assert {entity: two.in_step(entity) for entity in two.context.entities} == {"item": 0, "note": 0, "order": 8}
+    assert {entity: two.in_sync(entity) for entity in two.context.entities} == {"item": 0, "note": 0, "order": 8}
     pause(two.engine, "erp", set(two.context.entities), paused=False)
     two.drain()
-    assert {entity: two.in_step(entity) for entity in two.context.entities} == {"item": 8, "note": 0, "order": 8}
+    assert {entity: two.in_sync(entity) for entity in two.context.entities} == {"item": 8, "note": 0, "order": 8}
     pause(two.engine, "note", set(two.context.entities), paused=False)
     two.drain()
     assert two.states() == {"done": 48}
@@ -316,7 +316,7 @@ def test_a_dead_third_party_holds_up_nobody_else(two: TwoThirdParties) -> None:
     for entity in ("item", "order"):
         two.create(entity, *KEYS)
     two.drain()
-    assert (two.in_step("item"), two.in_step("order")) == (0, 8)
+    assert (two.in_sync("item"), two.in_sync("order")) == (0, 8)
     breakers = {row.name: row.open_since is not None for row in two.query("SELECT name, open_since FROM sync.systems")}
     assert (breakers["erp"], breakers["crm"]) == (True, False)
 
@@ -336,7 +336,7 @@ def test_a_third_party_that_does_not_answer_holds_up_nobody_else(two: TwoThirdPa
     for entity in ("item", "order"):
         two.create(entity, *KEYS)
     two.drain()
-    assert (two.in_step("item"), two.in_step("order")) == (8, 8)
+    assert (two.in_sync("item"), two.in_sync("order")) == (8, 8)
 
 
 # Rates (19) ----------------------------------------------------------------------------------------------------------
@@ -420,11 +420,11 @@ def test_a_drain_that_lingers_ends_every_wait_by_the_next_due_time_though_nothin
     world.tell("shop", "b", "create", row.version)
     whole = world.stock.read
 
-    async def mends(key: str) -> Any:
+    async def hints(key: str) -> Any:
         world.shop.down = False
         return await whole(key)
 
-    monkeypatch.setattr(world.stock, "read", mends)
+    monkeypatch.setattr(world.stock, "read", hints)
     world.put("c", tell=False)
     world.tell("shop", "c", "create", world.shop.rows["c"].version, world.shop.rows["c"].data)
     with deaf(monkeypatch):

@@ -78,7 +78,7 @@ def test_a_create_of_unknown_outcome_is_searched_for_and_made_once(
 @pytest.mark.parametrize("change", ["none", "deleted"])
 def test_an_empty_search_is_believed_only_after_search_lag(make_world: Callable[..., World], change: str) -> None:
     erp = SlowToSearch()
-    world = make_world(erp=erp, system={"search_lag": 30, "landing": 5})
+    world = make_world(erp=erp, system={"search_lag": 30, "in_flight_window": 5})
     erp.after = once(lost_answer(), "create")
     world.put("a")
     world.drain()
@@ -93,7 +93,7 @@ def test_an_empty_search_is_believed_only_after_search_lag(make_world: Callable[
 
 
 def test_a_search_that_finds_nothing_while_the_create_can_still_land_waits(make_world: Callable[..., World]) -> None:
-    world = make_world(system={"landing": 40}, entity={"retry": {"first_wait": 10, "jitter": 0}})
+    world = make_world(system={"in_flight_window": 40}, entity={"retry": {"first_wait": 10, "jitter": 0}})
     world.erp.before = once(lost_answer(), "create")
     world.put("a")
     world.drain()
@@ -106,7 +106,7 @@ def test_a_search_that_finds_nothing_while_the_create_can_still_land_waits(make_
     assert (world.mirrored(), world.states()) == (world.truth(), {"done": 2})
 
 
-def test_a_process_that_dies_after_its_create_landed_leaves_no_twin(world: World) -> None:
+def test_a_process_that_dies_after_its_create_landed_leaves_no_duplicate(world: World) -> None:
     world.put("a")
     assert world.killed(world.drain, "push.after_call", 1)
     assert len(world.erp.store) == 1
@@ -143,7 +143,7 @@ def test_a_create_that_lands_after_another_was_made_is_taken_back(world: World) 
     assert world.erp.calls["create"] == 2
     assert (world.mirrored(), len(world.erp.store)) == (world.truth(), 1)
     assert world.row("a").external_id in world.erp.store
-    assert not world.row("a").out_of_step
+    assert not world.row("a").out_of_sync
 
 
 def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older_payload(
@@ -169,9 +169,9 @@ def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_
     world.put("a")
     world.put("b")
     settled_by(world)
-    assert (world.row("a").parked or world.row("b").parked) == "held"
-    assert [(row.kind, row.n) for row in world.query("SELECT kind, n FROM sync.alerts")] == [("held", 1)]
-    held = "a" if world.row("a").parked else "b"
+    assert (world.row("a").stopped or world.row("b").stopped) == "on_hold"
+    assert [(row.kind, row.n) for row in world.query("SELECT kind, n FROM sync.alerts")] == [("on_hold", 1)]
+    held = "a" if world.row("a").stopped else "b"
     world.put(held, name="changed meanwhile")
     settled_by(world)
     redrive(world.engine)
@@ -180,16 +180,16 @@ def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_
     settled_by(world)
     world.remove(held)
     settled_by(world)
-    assert (world.erp.calls["create"], world.row(held).parked) == (2, "held")
+    assert (world.erp.calls["create"], world.row(held).stopped) == (2, "on_hold")
     assert [row.n for row in world.query("SELECT n FROM sync.alerts WHERE resolved_at IS NULL")] == [1]
 
 
 @pytest.mark.parametrize("landed", [True, False])
-@pytest.mark.parametrize("own_ids", [True, False])
+@pytest.mark.parametrize("assigns_ids", [True, False])
 def test_an_update_of_unknown_outcome_is_read_back_and_sent_again_only_if_it_did_not_land(
-    make_world: Callable[..., World], landed: bool, own_ids: bool
+    make_world: Callable[..., World], landed: bool, assigns_ids: bool
 ) -> None:
-    world = make_world(erp=FakeThirdParty(own_ids=own_ids))
+    world = make_world(erp=FakeThirdParty(assigns_ids=assigns_ids))
     world.put("a")
     world.drain()
     world.erp.calls.clear()
@@ -197,7 +197,7 @@ def test_an_update_of_unknown_outcome_is_read_back_and_sent_again_only_if_it_did
     world.put("a", name="next")
     settled_by(world)
     assert (world.mirrored(), world.states()) == (world.truth(), {"done": 4})
-    assert world.erp.calls == {"read": 2 if own_ids else 1, "update": 1 if landed else 2}  # looked at first
+    assert world.erp.calls == {"read": 2 if assigns_ids else 1, "update": 1 if landed else 2}  # looked at first
 
 
 @pytest.mark.parametrize("verb", ["update", "delete"])
@@ -213,20 +213,20 @@ def test_a_refused_settle_makes_the_outcome_unknown(world: World, verb: str) -> 
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         world.later(61)
         world.put("a", name="newest")
         await work_off(world.context, 10, set())
         await drain(world.context, linger=0, most_seconds=20)
         world.later(61)
         await drain(world.context, linger=0, most_seconds=20)
-        assert not world.row("a").out_of_step
+        assert not world.row("a").out_of_sync
         ended = await push(world.entity, late)
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
 
     asyncio.run(scene())
     assert world.mirrored() != world.truth()
-    assert world.row("a").out_of_step
+    assert world.row("a").out_of_sync
     settled_by(world, 61, times=3)
     assert (world.mirrored(), len(world.erp.store)) == (world.truth(), 1)
 

@@ -208,7 +208,7 @@ def odd_answer(status: int, **fields: Any) -> Response:
 def test_a_response_that_cannot_be_stored_fails_its_own_record_only(
     engine: Engine, server: Server, odd: str, status: int
 ) -> None:
-    """In the text of an error, in an id, in a name of the record: the drain goes on, and all else is in step."""
+    """In the text of an error, in an id, in a name of the record: the drain goes on, and all else is in sync."""
     store = Store(server)
 
     def say(store: Store, item: dict[str, Any]) -> Response:
@@ -223,7 +223,7 @@ def test_a_response_that_cannot_be_stored_fails_its_own_record_only(
     for number in range(3):
         world.put(f"k{number}")
     world.drain()
-    assert [world.row(key).out_of_step for key in ("k0", "k2")] == [False, False]
+    assert [world.row(key).out_of_sync for key in ("k0", "k2")] == [False, False]
     assert len(store.of("k1")) == (status != 400)
     world.close()
 
@@ -255,7 +255,7 @@ def test_a_record_of_others_that_cannot_be_stored_stops_no_validation(
     result = world.validate(full=True)
     if field == "name":
         assert [(drift.key, drift.kind) for drift in result.drift if drift.kind == "different"] == [("k1", "different")]
-    assert result.verdict == ("drift" if field == "name" else "in_step"), result.reason
+    assert result.verdict == ("drift" if field == "name" else "in_sync"), result.reason
     world.close()
 
 

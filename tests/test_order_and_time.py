@@ -176,11 +176,11 @@ def test_a_version_too_far_ahead_that_is_read_does_not_supersede_what_follows_un
     else:
         timed.tell("shop", "a", "create", right.version)
         timed.drain()
-    timed.shop.rows["a"] = replace(right, version=right.version + 1, data={**right.data, "name": "mended"})
+    timed.shop.rows["a"] = replace(right, version=right.version + 1, data={**right.data, "name": "fixed"})
     assert open_alerts(timed) == [told]
     timed.tell("shop", "a", "create", right.version + 1, timed.shop.rows["a"].data)
     timed.drain()
-    assert timed.mirrored()["a"]["name"] == "mended"
+    assert timed.mirrored()["a"]["name"] == "fixed"
     timed.full_sync()
     with timed.engine.begin() as connection:
         watch(connection, Alerts())
@@ -188,7 +188,7 @@ def test_a_version_too_far_ahead_that_is_read_does_not_supersede_what_follows_un
     assert timed.states() == ({"done": 1} if way == "full sync" else {"done": 1, "superseded": 1})
 
 
-def test_a_source_whose_version_was_mended_without_a_word_is_asked_again_within_the_hour(timed: World) -> None:
+def test_a_source_whose_version_was_fixed_without_a_word_is_asked_again_within_the_hour(timed: World) -> None:
     timed.put("a", tell=False)
     right = timed.shop.rows["a"]
     timed.shop.rows["a"] = replace(right, version=in_future(timed, 1000 * HOUR))
@@ -281,7 +281,7 @@ def test_a_changed_mapping_pushes_the_records_whose_payload_it_changes(
         world.put(f"k{number}", count=number)
     world.drain()
     again = remapped(world, make_world, count="stock.count > `1` && `2` || stock.count")
-    assert [row.key for row in again.query("SELECT key FROM sync.records WHERE out_of_step")] == ["k3"]
+    assert [row.key for row in again.query("SELECT key FROM sync.records WHERE out_of_sync")] == ["k3"]
     again.drain()
     assert again.mirrored()["k3"]["count"] == 2
     assert again.erp.calls == {"read": 1, "update": 1}  # looked at first
@@ -302,9 +302,9 @@ def test_a_refused_payload_is_not_pushed_again_until_it_changes(world: World, ma
     same.drain()
     assert (same.erp.calls, same.states()) == ({}, {"dead": 3})
     same.erp.before = lambda verb, key: None
-    mended = remapped(same, make_world, name="join(' ', [shop.name, 'mended'])")
-    mended.drain()
-    assert (mended.mirrored()["a"]["name"], mended.states()) == ("bad mended", {"done": 3})
+    fixed = remapped(same, make_world, name="join(' ', [shop.name, 'fixed'])")
+    fixed.drain()
+    assert (fixed.mirrored()["a"]["name"], fixed.states()) == ("bad fixed", {"done": 3})
 
 
 def test_an_owners_change_that_names_no_group_is_completed_from_its_source(world: World) -> None:

@@ -410,7 +410,7 @@ def test_reference_missing_waits_is_not_dead_and_goes_on_when_it_is_there(world:
     told = waits(world, 14)
     assert [round(wait, -1) for wait in told[:6]] == [10, 10, 20, 40, 80, 160]
     assert max(told) == pytest.approx(3600, abs=5)
-    assert (world.row("a").parked, world.row("a").attempts, world.states()) == (None, 0, {"waiting": 2})
+    assert (world.row("a").stopped, world.row("a").attempts, world.states()) == (None, 0, {"waiting": 2})
     world.erp.before = lambda verb, key: None
     world.drain()
     assert (world.mirrored(), world.states(), world.row("a").waiting_since) == (world.truth(), {"done": 2}, None)
@@ -422,9 +422,9 @@ def test_reference_missing_leaves_all_attempts_for_other_failures(world: World) 
     waits(world, 6)
     world.erp.before = lambda verb, key: CallFailed(Failure.TRANSIENT, "answer 500", status=500)
     waits(world, 3)
-    assert (world.row("a").parked, world.row("a").attempts) == (None, 3)
+    assert (world.row("a").stopped, world.row("a").attempts) == (None, 3)
     world.drain()
-    assert world.row("a").parked == "dead"
+    assert world.row("a").stopped == "dead"
 
 
 def test_reference_missing_opens_no_breaker(world: World) -> None:
@@ -440,7 +440,7 @@ def test_reference_missing_opens_no_breaker(world: World) -> None:
 def alerts(world: World) -> list[tuple[str, str, int, list[str], bool]]:
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts)
-    rows = world.query("SELECT * FROM sync.alerts WHERE kind = 'waiting_long' ORDER BY id")
+    rows = world.query("SELECT * FROM sync.alerts WHERE kind = 'stuck_waiting' ORDER BY id")
     return [(row.kind, row.cause, row.n, row.examples, row.resolved_at is not None) for row in rows]
 
 
@@ -454,7 +454,7 @@ def test_reference_missing_for_long_is_told_of_once_and_when_it_is_over(world: W
     world.put("b", name="changed")
     world.put("c")
     world.drain()
-    told = ("waiting_long", "item: waits for what it refers to", 2, ["a", "b"])
+    told = ("stuck_waiting", "item: waits for what it refers to", 2, ["a", "b"])
     assert alerts(world) == alerts(world) == [(*told, False)]
     world.erp.before = lambda verb, key: None
     world.later(3600)
@@ -467,7 +467,7 @@ def test_an_event_that_waits_for_its_record_is_told_of_as_such(world: World) -> 
     world.drain()
     assert world.states() == {"waiting": 1}
     world.later(world.config.alerts.waiting_after + 1)
-    told = ("waiting_long", "item: waits for its record", 1, ["a"])
+    told = ("stuck_waiting", "item: waits for its record", 1, ["a"])
     assert alerts(world) == [(*told, False)]
     world.put("a")
     world.drain()

@@ -28,7 +28,7 @@ from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 
 
 def late_worker_overwrites(world: World) -> None:
-    """A worker is stopped just before its send, wakes up after its lease, and sends: it must end in step."""
+    """A worker is stopped just before its send, wakes up after its lease, and sends: it must end in sync."""
     world.put("a", name="old")
     world.drain()
     world.put("a", name="stale")
@@ -43,7 +43,7 @@ def late_worker_overwrites(world: World) -> None:
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         world.erp.gate = sleep_once
         sending = asyncio.create_task(push(world.entity, late))
         await asleep.wait()
@@ -71,13 +71,13 @@ def late_settle_changes_nothing(world: World) -> None:
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
-        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         ended = await push(world.entity, late)
         world.later(30)
-        holder = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+        holder = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
         assert world.row("a").lease_token == holder.token
-        assert world.row("a").out_of_step
+        assert world.row("a").out_of_sync
 
     asyncio.run(scene())
 
@@ -172,7 +172,7 @@ def caught(engine: Engine, faults: Sequence[str], more: str) -> bool:
 def believe_that_absent_is_deleted(patch: pytest.MonkeyPatch) -> None:
     def believed(self: Any, read: Any, fates: Any) -> list[Change]:
         event = read.event
-        gone = Stamp(event.epoch, event.version, read.ticket, TOMBSTONE_HASH)
+        gone = Stamp(event.epoch, event.version, read.read_sequence, TOMBSTONE_HASH)
         return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
 
     patch.setattr(event_batch._Batch, "_absent", believed)

@@ -143,10 +143,10 @@ def test_a_source_that_is_down_keeps_no_other_from_being_asked_and_is_told_of(wo
         world.later(seconds)
         ends = asyncio.run(poll_due(world.context))
         assert [type(end) for end in ends] == [CallFailed, Polled]
-        assert [row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE kind = 'not_asked'")] == told
+        assert [row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE kind = 'poll_failing'")] == told
     world.shop.down = False
     assert polled(world)[0] == (1, 1)
-    assert world.query("SELECT FROM sync.alerts WHERE kind = 'not_asked' AND resolved_at IS NULL") == []
+    assert world.query("SELECT FROM sync.alerts WHERE kind = 'poll_failing' AND resolved_at IS NULL") == []
 
 
 def test_what_cannot_be_used_is_told_of_and_the_rest_is_taken(world: World) -> None:

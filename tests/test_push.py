@@ -24,7 +24,7 @@ from sync_orchestrator.errors import CallFailed, Failure
 
 def claimed_one(world: World) -> Claim:
     asyncio.run(work_off(world.context, 10, set()))
-    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, landing=5))[0]
+    return in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
 
 
 def aged_at(world: World, monkeypatch: pytest.MonkeyPatch, verb: str) -> Pushed:
@@ -45,9 +45,9 @@ def test_nothing_is_created_once_the_lease_grew_too_old_during_the_look_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put("a")
-    world.query("UPDATE sync.records SET unsettled_until = now() - interval '1 s'")
+    world.query("UPDATE sync.records SET outcome_unknown_until = now() - interval '1 s'")
     asyncio.run(work_off(world.context, 10, set()))
-    world.query("UPDATE sync.records SET unsettled_until = now() - interval '1 s', due_at = now()")
+    world.query("UPDATE sync.records SET outcome_unknown_until = now() - interval '1 s', due_at = now()")
     ended = aged_at(world, monkeypatch, "lookup")
     assert world.erp.calls == {"lookup": 1}
     assert ended.failure is not None
@@ -107,10 +107,10 @@ def test_attempts_at_one_creation_use_one_key(make_world: Callable[..., World]) 
     ("moment", "failure"),
     [("before", answer(422)), ("before", answer(500)), ("after", answer(500)), ("after", lost_answer())],
 )
-def test_a_move_between_places_that_fails_half_way_leaves_no_twin(
+def test_a_move_between_places_that_fails_half_way_leaves_no_duplicate(
     make_world: Callable[..., World], verb: str, moment: str, failure: Exception
 ) -> None:
-    world = make_world(erp=FakeThirdParty(grouped_address=True))
+    world = make_world(erp=FakeThirdParty(group_in_address=True))
     world.put("a", group="A")
     world.drain()
     failures = iter([failure])
@@ -140,11 +140,11 @@ def test_a_deletion_clears_what_a_create_of_unknown_outcome_left_beside_the_know
         world.drain()
         world.later(45)
     assert world.erp.store == {}
-    assert world.row("a").out_of_step is False
+    assert world.row("a").out_of_sync is False
 
 
 def test_a_deletion_clears_both_places_of_a_move_of_unknown_outcome(make_world: Callable[..., World]) -> None:
-    world = make_world(erp=FakeThirdParty(grouped_address=True))
+    world = make_world(erp=FakeThirdParty(group_in_address=True))
     world.put("a", group="A")
     world.drain()
     world.erp.after = lambda verb, key: lost_answer() if verb == "create" else None
@@ -167,7 +167,7 @@ def test_a_deletion_whose_search_finds_nothing_yet_waits_until_the_create_can_no
     late = dict(world.erp.store)
     world.erp.store.clear()  # the search does not show it yet
     world.drain()
-    assert world.row("a").out_of_step
+    assert world.row("a").out_of_sync
     world.erp.store.update(late)
     for _ in range(3):
         world.later(45)
@@ -175,7 +175,7 @@ def test_a_deletion_whose_search_finds_nothing_yet_waits_until_the_create_can_no
     assert world.erp.store == {}
 
 
-def test_a_twin_found_by_the_search_of_a_deletion_goes_as_well(world: World) -> None:
+def test_a_duplicate_found_by_the_search_of_a_deletion_goes_as_well(world: World) -> None:
     world.erp.after = lambda verb, key: lost_answer() if verb == "create" else None
     world.put("a")
     world.drain()
@@ -233,7 +233,7 @@ def test_an_answer_of_duplicate_whose_record_the_search_does_not_show_yet_is_tri
     world.later(11)
     world.drain()
     assert world.mirrored() == world.truth()
-    assert (len(world.erp.store), world.row("a").parked, world.row("a").external_id) == (1, None, made)
+    assert (len(world.erp.store), world.row("a").stopped, world.row("a").external_id) == (1, None, made)
 
 
 @pytest.mark.parametrize("verb", ["update", "read"])
@@ -242,15 +242,15 @@ def test_an_adapter_that_raises_what_it_should_not_harms_its_own_record_only(wor
     world.put("other")
     world.drain()
     if verb == "read":
-        world.query("UPDATE sync.records SET unsettled_until = sync.clock() WHERE key = 'poison'")
+        world.query("UPDATE sync.records SET outcome_unknown_until = sync.clock() WHERE key = 'poison'")
     world.erp.before = lambda called, key: KeyError("x") if (called, key) == (verb, "poison") else None
     world.put("poison", name="next")
     world.put("other", name="next")
     world.drain()
     assert world.mirrored()["other"]["name"] == "next"
     row = world.row("poison")
-    assert (row.lease_token, row.attempts, row.parked, row.error) == (None, 1, None, "KeyError: 'x'")
-    assert row.unsettled_until is not None
+    assert (row.lease_token, row.attempts, row.stopped, row.error) == (None, 1, None, "KeyError: 'x'")
+    assert row.outcome_unknown_until is not None
     world.erp.before = lambda called, key: None
     for _ in range(3):
         world.later(45)

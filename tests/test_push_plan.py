@@ -1,4 +1,4 @@
-"""What a push does next: tables over the situations and the third party's traits, and what holds in all of them.
+"""What a push does next: tables over the situations and the third party's capabilities, and what holds in all of them.
 
 Not here: the calls themselves (``test_push.py``), but for two scenes in which they leave the plan.
 """
@@ -13,16 +13,16 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, lost_answer
 
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
 
 NOW, BEFORE, REFUSED = b"now", b"before", b"refused"
 IN_FLIGHT, LANDED = 5.0, -0.1
 
-SEARCHABLE = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
+SEARCHABLE = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)
 IDEMPOTENT = replace(SEARCHABLE, can_lookup=False, idempotent_create=True)
 BLIND = replace(SEARCHABLE, can_lookup=False)
-OUR_KEYS = replace(BLIND, own_ids=False)
+OUR_KEYS = replace(BLIND, assigns_ids=False)
 SHARED = replace(SEARCHABLE, search_first=True)
 
 NEW = Situation(
@@ -33,7 +33,7 @@ NEW = Situation(
     external_id=None,
     ever_applied=False,
     moved=False,
-    unsettled_for=None,
+    outcome_unknown_for=None,
 )
 CHANGED = replace(NEW, applied_digest=BEFORE, external_id="7", ever_applied=True)
 UNCHANGED = replace(CHANGED, applied_digest=NOW)
@@ -74,7 +74,7 @@ READ_BACK, LOOK_UP = Step.READ_BACK, Step.LOOK_UP
 def test_with_every_outcome_known(
     situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
 ) -> None:
-    steps = [plan(situation, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    steps = [plan(situation, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
@@ -107,12 +107,12 @@ def test_only_a_create_is_preceded_by_that_search(situation: Situation) -> None:
 def test_while_an_older_call_may_still_land(
     situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step
 ) -> None:
-    unsettled = replace(situation, unsettled_for=IN_FLIGHT)
-    steps = [plan(unsettled, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    outcome_unknown = replace(situation, outcome_unknown_for=IN_FLIGHT)
+    steps = [plan(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
-@pytest.mark.parametrize("unsettled_for", [LANDED, 0.0])
+@pytest.mark.parametrize("outcome_unknown_for", [LANDED, 0.0])
 @pytest.mark.parametrize(
     ("situation", "searchable", "idempotent", "blind", "our_keys"),
     [
@@ -127,10 +127,10 @@ def test_while_an_older_call_may_still_land(
     ],
 )
 def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
-    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step, unsettled_for: float
+    situation: Situation, searchable: Step, idempotent: Step, blind: Step, our_keys: Step, outcome_unknown_for: float
 ) -> None:
-    unsettled = replace(situation, unsettled_for=unsettled_for)
-    steps = [plan(unsettled, traits) for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
+    outcome_unknown = replace(situation, outcome_unknown_for=outcome_unknown_for)
+    steps = [plan(outcome_unknown, capabilities) for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS)]
     assert steps == [searchable, idempotent, blind, our_keys]
 
 
@@ -139,7 +139,7 @@ def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
     [
         (replace(NEW, rejected_digest=NOW), True),
         (replace(CHANGED, rejected_digest=NOW), True),
-        (replace(CHANGED, rejected_digest=NOW, unsettled_for=LANDED), True),
+        (replace(CHANGED, rejected_digest=NOW, outcome_unknown_for=LANDED), True),
         (replace(MOVED, rejected_digest=NOW), True),
         (replace(CHANGED, rejected_digest=REFUSED), False),
         (replace(DELETED, rejected_digest=NOW), False),
@@ -147,12 +147,12 @@ def test_once_an_older_call_can_no_longer_land_its_outcome_is_looked_at(
     ],
 )
 def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situation, rejected: bool) -> None:
-    for traits in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS):
-        assert (plan(situation, traits) is REJECTED) is rejected
+    for capabilities in (SEARCHABLE, IDEMPOTENT, BLIND, OUR_KEYS):
+        assert (plan(situation, capabilities) is REJECTED) is rejected
 
 
 @pytest.mark.parametrize(
-    ("situation", "unsettled_for", "found", "step"),
+    ("situation", "outcome_unknown_for", "found", "step"),
     [
         (NEW, None, None, CREATE),
         (NEW, None, "7", UPDATE),
@@ -171,9 +171,9 @@ def test_a_payload_that_was_refused_for_good_is_not_sent_again(situation: Situat
     ],
 )
 def test_what_a_search_by_our_key_leads_to(
-    situation: Situation, unsettled_for: float | None, found: str | None, step: Step | None
+    situation: Situation, outcome_unknown_for: float | None, found: str | None, step: Step | None
 ) -> None:
-    assert after_lookup(replace(situation, unsettled_for=unsettled_for), found, 0.0) is step
+    assert after_lookup(replace(situation, outcome_unknown_for=outcome_unknown_for), found, 0.0) is step
 
 
 @pytest.mark.parametrize("landed_for", [0.0, 29.0])
@@ -181,16 +181,16 @@ def test_what_a_search_by_our_key_leads_to(
 def test_an_empty_search_is_not_believed_before_what_landed_last_would_show(
     situation: Situation, landed_for: float
 ) -> None:
-    assert after_lookup(replace(situation, unsettled_for=-landed_for), None, 30.0) is None
-    assert after_lookup(replace(situation, unsettled_for=-30.0), None, 30.0) is not None
+    assert after_lookup(replace(situation, outcome_unknown_for=-landed_for), None, 30.0) is None
+    assert after_lookup(replace(situation, outcome_unknown_for=-30.0), None, 30.0) is not None
 
 
 # What holds in every situation -------------------------------------------------------------------------------------
 
-TRAITS = [Traits(*each) for each in product((False, True), repeat=5)]
+TRAITS = [Capabilities(*each) for each in product((False, True), repeat=5)]
 SITUATIONS = [
-    Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, unsettled_for)
-    for digest, applied, rejected, external_id, ever_applied, moved, unsettled_for in product(
+    Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, outcome_unknown_for)
+    for digest, applied, rejected, external_id, ever_applied, moved, outcome_unknown_for in product(
         (NOW, None),
         (NOW, BEFORE, None),
         (NOW, REFUSED, None),
@@ -200,52 +200,62 @@ SITUATIONS = [
         (None, IN_FLIGHT, 0.0, LANDED),
     )
 ]
-PLANNED = [(situation, traits, plan(situation, traits)) for situation, traits in product(SITUATIONS, TRAITS)]
+PLANNED = [
+    (situation, capabilities, plan(situation, capabilities)) for situation, capabilities in product(SITUATIONS, TRAITS)
+]
 
 
 def may_land(situation: Situation) -> bool:
-    return situation.unsettled_for is not None and situation.unsettled_for > 0
+    return situation.outcome_unknown_for is not None and situation.outcome_unknown_for > 0
 
 
-def in_step(situation: Situation) -> bool:
+def in_sync(situation: Situation) -> bool:
     """The third party itself said that it has just this."""
     return (
-        situation.unsettled_for is None
+        situation.outcome_unknown_for is None
         and not situation.moved
         and situation.digest == situation.applied_digest
         and (situation.ever_applied or not situation.deleted)
     )
 
 
-def those(*steps: Step) -> list[tuple[Situation, Traits]]:
-    found = [(situation, traits) for situation, traits, step in PLANNED if step in steps]
+def those(*steps: Step) -> list[tuple[Situation, Capabilities]]:
+    found = [(situation, capabilities) for situation, capabilities, step in PLANNED if step in steps]
     assert found, "no situation leads there"
     return found
 
 
 def test_nothing_is_created_beside_an_older_create_of_unknown_outcome_unless_that_is_idempotent() -> None:
-    assert all(situation.unsettled_for is None or traits.idempotent_create for situation, traits in those(CREATE))
+    assert all(
+        situation.outcome_unknown_for is None or capabilities.idempotent_create
+        for situation, capabilities in those(CREATE)
+    )
 
 
 def test_nothing_is_created_where_an_id_is_known_or_the_record_is_deleted_or_ids_are_ours() -> None:
     assert all(
-        situation.external_id is None and not situation.deleted and traits.own_ids
-        for situation, traits in those(CREATE)
+        situation.external_id is None and not situation.deleted and capabilities.assigns_ids
+        for situation, capabilities in those(CREATE)
     )
 
 
 def test_nothing_is_left_undone_while_an_outcome_is_unknown() -> None:
-    assert all(situation.unsettled_for is None for situation, _ in those(NOTHING))
+    assert all(situation.outcome_unknown_for is None for situation, _ in those(NOTHING))
 
 
 def test_nothing_is_left_undone_unless_the_third_party_has_it_or_cannot_be_asked() -> None:
-    for situation, traits in those(NOTHING):
-        cannot_ask = situation.deleted and traits.own_ids and situation.external_id is None and not traits.can_lookup
-        assert in_step(situation) or cannot_ask
+    for situation, capabilities in those(NOTHING):
+        cannot_ask = (
+            situation.deleted
+            and capabilities.assigns_ids
+            and situation.external_id is None
+            and not capabilities.can_lookup
+        )
+        assert in_sync(situation) or cannot_ask
 
 
-def test_what_is_in_step_costs_no_call() -> None:
-    assert all(step in (NOTHING, REJECTED) for situation, _, step in PLANNED if in_step(situation))
+def test_what_is_in_sync_costs_no_call() -> None:
+    assert all(step in (NOTHING, REJECTED) for situation, _, step in PLANNED if in_sync(situation))
 
 
 def test_only_deleted_records_are_deleted_and_they_are_never_written() -> None:
@@ -255,32 +265,35 @@ def test_only_deleted_records_are_deleted_and_they_are_never_written() -> None:
 
 def test_an_update_has_an_address() -> None:
     assert all(
-        situation.external_id is not None or not traits.own_ids for situation, traits in those(UPDATE, READ_BACK)
+        situation.external_id is not None or not capabilities.assigns_ids
+        for situation, capabilities in those(UPDATE, READ_BACK)
     )
 
 
 def test_a_deletion_has_an_address() -> None:
-    assert all(situation.external_id is not None or not traits.own_ids for situation, traits in those(DELETE))
+    assert all(
+        situation.external_id is not None or not capabilities.assigns_ids for situation, capabilities in those(DELETE)
+    )
 
 
 def test_a_search_is_made_only_where_there_is_one_and_ids_are_not_ours() -> None:
-    assert all(traits.can_lookup and traits.own_ids for _, traits in those(LOOK_UP))
+    assert all(capabilities.can_lookup and capabilities.assigns_ids for _, capabilities in those(LOOK_UP))
 
 
 def test_what_is_read_back_has_landed_or_never_will() -> None:
     assert all(
-        situation.unsettled_for is not None and not may_land(situation) and not situation.moved
+        situation.outcome_unknown_for is not None and not may_land(situation) and not situation.moved
         for situation, _ in those(READ_BACK)
     )
 
 
 def test_a_person_is_asked_only_where_nothing_else_can_find_out() -> None:
-    for situation, traits in those(HOLD):
-        assert situation.unsettled_for is not None
+    for situation, capabilities in those(HOLD):
+        assert situation.outcome_unknown_for is not None
         assert situation.external_id is None
-        assert traits.own_ids
-        assert not traits.can_lookup
-        assert situation.deleted or not traits.idempotent_create
+        assert capabilities.assigns_ids
+        assert not capabilities.can_lookup
+        assert situation.deleted or not capabilities.idempotent_create
 
 
 def test_only_the_very_payload_that_was_refused_is_rejected() -> None:

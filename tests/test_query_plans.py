@@ -11,7 +11,7 @@ import pytest
 from conftest import World
 
 from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.db.session import one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, run
 from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.full_sync import queries as full_sync_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -40,7 +40,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     "expired leases": (ledger_queries.RELEASE_EXPIRED_EVENTS, {}),
     "claim of records": (
         push_queries.CLAIM_DUE_RECORDS,
-        {"entities": ["item"], "most": 100, "lease": 60, "landing": 5, **HELD},
+        {"entities": ["item"], "most": 100, "lease": 60, "in_flight_window": 5, **HELD},
     ),
     "next record": (push_queries.SECONDS_UNTIL_NEXT_PUSH, {"entities": ["item"]}),
     "claim in turn": (
@@ -49,7 +49,7 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
             "entities": ["item"],
             "most": 100,
             "lease": 60,
-            "landing": 5,
+            "in_flight_window": 5,
             **HELD,
             "after_entity": "",
             "after_group": "",
@@ -58,14 +58,14 @@ HOT: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "claim of a group": (
         push_queries.CLAIM_DUE_RECORDS_OF_GROUP,
-        {"entity": "item", "group": "G0", "most": 100, "lease": 60, "landing": 5, **HELD},
+        {"entity": "item", "group": "G0", "most": 100, "lease": 60, "in_flight_window": 5, **HELD},
     ),
     "next record of a group": (push_queries.SECONDS_UNTIL_NEXT_PUSH_OF_GROUP, {"entity": "item", "group": "G0"}),
     "work for the sensor": (wakeup.DUE, {"entities": ["item"], "systems": '{"item": "erp"}', "age": 0}),
     "dead records of a group": (dead_records_queries.COUNT_DEAD_OF_GROUP, {"entity": "item", "group": "G0"}),
     "list of dead records of a group": (
         dead_records_queries.LIST_DEAD,
-        {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "held"], "limit": 50},
+        {"entity": "item", "keys": None, "group": "G0", "cause": None, "states": ["dead", "on_hold"], "limit": 50},
     ),
     "dead records of an entity": (dead_records_queries.COUNT_DEAD_OF_ENTITY, {"entity": "item"}),
     "attempts of a record": (push_queries.LIST_ATTEMPTS_OF_RECORD, {"entity": "item", "key": "k1", "most": 10}),
@@ -89,7 +89,7 @@ BATCHES: dict[str, tuple[str, dict[str, Any]]] = {
     "waking": (ledger_queries.WAKE_WAITING_EVENTS, {"entity": "item", "keys": KEYS}),
     "archived events": (
         ledger_queries.MARK_ARCHIVED,
-        {"held": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
+        {"on_hold": None, "token": 1, "lease": 60, "holder": 1, "seq": list(range(500)), "revision": [1] * 500},
     ),
     "finished events": (ledger_queries.FINISH_REACHED, {"entity": "item", "keys": KEYS}),
     "locks of a settlement": (push_queries.LOCK_CLAIMED_RECORDS, {"entity": ["item"] * 500, "key": KEYS}),
@@ -118,14 +118,14 @@ def full(fresh: World) -> World:
 def plan_of(world: World, statement: str, params: dict[str, Any], ordered: bool) -> str:
     """As the drain has it planned."""
     with world.engine.connect() as connection:
-        one_by_one(connection, in_order=ordered)
+        force_index_scans(connection, in_order=ordered)
         plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {statement}", **params))
         connection.rollback()
     return plan
 
 
 @pytest.mark.parametrize("name", [*BATCHES, *(name for name in HOT if "claim" in name or "taking" in name)])
-def test_without_statistics_rows_are_found_one_by_one_and_in_order(fresh: World, name: str) -> None:
+def test_without_statistics_rows_are_found_force_index_scans_and_in_order(fresh: World, name: str) -> None:
     statement, params = {**HOT, **BATCHES}[name]
     plan = plan_of(fresh, statement, params, "claim" in name)
     for way in ("Seq Scan on records", "Seq Scan on events", "Seq Scan on parts", "Hash Join", "Merge Join", "Bitmap"):
@@ -145,7 +145,7 @@ def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -
     assert not wrong, "\n\n".join(f"{name}:\n{plan}" for name, plan in wrong.items())
 
 
-def test_the_round_of_every_minute_reads_no_record_that_is_in_step(full: World) -> None:
+def test_the_round_of_every_minute_reads_no_record_that_is_in_sync(full: World) -> None:
     with full.engine.begin() as connection:
         plan = "\n".join(
             row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60)

@@ -150,7 +150,7 @@ def test_refresh_puts_a_dead_record_back(world: World) -> None:
     world.erp.before = lambda verb, key: answer(422)
     world.put("a")
     world.drain()
-    assert (world.row("a").parked, world.states()) == ("dead", {"dead": 2})
+    assert (world.row("a").stopped, world.states()) == ("dead", {"dead": 2})
     world.erp.before = lambda verb, key: None
     reread(world, "a")
     world.drain()
@@ -166,10 +166,10 @@ def test_refresh_lets_a_held_record_go(make_world: Callable[..., World]) -> None
     world.drain()
     world.later(60)
     world.drain()
-    assert world.row("a").parked == "held"
+    assert world.row("a").stopped == "on_hold"
     world.erp.before = lambda verb, key: None
     reread(world, "a")
-    assert world.row("a").parked is None
+    assert world.row("a").stopped is None
 
 
 def test_refresh_tries_events_again_that_died_before_they_were_archived(world: World) -> None:

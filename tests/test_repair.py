@@ -56,10 +56,10 @@ def damage(world: World) -> None:
     }
 
 
-def test_all_kinds_of_drift_are_repaired_and_the_group_is_in_step(world: World) -> None:
+def test_all_kinds_of_drift_are_repaired_and_the_group_is_in_sync(world: World) -> None:
     damage(world)
     result = repaired(world)
-    assert (result.sent, result.overtaken, verdict(result)) == (3, 0, "in_step")
+    assert (result.sent, result.overtaken, verdict(result)) == (3, 0, "in_sync")
     assert world.mirrored() == world.truth()
     assert {row.status for row in world.query("SELECT status FROM sync.drift")} == {"repaired"}
     assert not world.query("SELECT FROM sync.alerts WHERE kind = 'drift' AND resolved_at IS NULL")
@@ -78,17 +78,17 @@ def test_what_changed_since_it_was_found_is_left_alone(world: World) -> None:
     world.drain()
     result = repaired(world)
     assert (result.sent, result.overtaken) == (2, 1)
-    assert (world.mirrored(), verdict(result)) == (world.truth(), "in_step")
+    assert (world.mirrored(), verdict(result)) == (world.truth(), "in_sync")
 
 
-def test_what_somebody_mended_there_meanwhile_gets_no_twin(world: World) -> None:
+def test_what_somebody_fixed_there_meanwhile_gets_no_duplicate(world: World) -> None:
     damage(world)
     world.erp.by_hand({"code": "k002", "store": "A", "name": "n", "count": 2})
     repaired(world)
     assert (world.mirrored(), len(world.erp.of_key("k002"))) == (world.truth(), 1)
 
 
-def test_what_repair_does_not_mend_is_stubborn(world: World) -> None:
+def test_what_repair_does_not_hint_is_persistent(world: World) -> None:
     damage(world)
 
     def alters(verb: str, key: str) -> None:
@@ -98,7 +98,7 @@ def test_what_repair_does_not_mend_is_stubborn(world: World) -> None:
     world.erp.after = alters
     assert [repaired(world).sent for _ in range(3)] == [3, 0, 0]
     assert [row.status for row in world.query("SELECT status FROM sync.drift WHERE status <> 'repaired'")] == [
-        "stubborn"
+        "persistent"
     ]
 
 
@@ -129,14 +129,14 @@ def test_with_the_breaker_open_nothing_is_sent_and_nothing_is_forgotten(world: W
     result = repaired(world)
     assert (result.sent, verdict(result)) == (0, "not_validated")
     world.query("UPDATE sync.systems SET open_since = NULL")
-    assert verdict(repaired(world)) == "in_step"
+    assert verdict(repaired(world)) == "in_sync"
 
 
 def test_lost_notifications_of_the_group_are_made_up_for(world: World, command: Command) -> None:
     synced(world)
     world.put("new", tell=False)
     world.put("newer", tell=False)
-    assert command("verify", "--sources").exit_code == 1
+    assert command("validate", "--sources").exit_code == 1
     assert repaired(world, key="k001").sources is None
     alone = repaired(world, key="new")
     assert alone.sources is not None
@@ -163,10 +163,10 @@ def test_repair_tells_by_exit_status(world: World, command: Command) -> None:
     assert (result.exit_code, "k005" in result.stdout or "not known to be repaired" in result.stdout) == (1, True)
 
 
-@pytest.mark.parametrize("own_ids", [True, False])
-def test_a_record_is_pushed_once_more(make_world: Callable[..., World], own_ids: bool) -> None:
+@pytest.mark.parametrize("assigns_ids", [True, False])
+def test_a_record_is_pushed_once_more(make_world: Callable[..., World], assigns_ids: bool) -> None:
     """What is there as it should be is not written again."""
-    world = synced(make_world(entity=ASK, erp=FakeThirdParty(own_ids=own_ids)))
+    world = synced(make_world(entity=ASK, erp=FakeThirdParty(assigns_ids=assigns_ids)))
     world.erp.calls.clear()
 
     def pushed() -> int:

@@ -18,7 +18,7 @@ from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Config, Target
 from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item
 from sync_orchestrator.errors import Failure
 
 ITEM = Item("k1", "A", {"code": "k1", "name": "n"}, external_id="X1", idempotency_key="thing/k1/A")
@@ -78,18 +78,20 @@ def third_party(server: Server, **changes: Any) -> RestThirdParty:
 
 
 @pytest.mark.parametrize(
-    ("changes", "traits"),
+    ("changes", "capabilities"),
     [
-        ({}, Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)),
-        ({"idempotency": {}}, Traits(True, True, True, False)),
-        ({"lookup": None}, Traits(True, False, False, False)),
-        ({"delete": {"method": "DELETE", "path": "/{{ group }}/{{ id }}"}}, Traits(True, True, False, True)),
-        (OURS, Traits(False, False, False, True)),
+        ({}, Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)),
+        ({"idempotency": {}}, Capabilities(True, True, True, False)),
+        ({"lookup": None}, Capabilities(True, False, False, False)),
+        ({"delete": {"method": "DELETE", "path": "/{{ group }}/{{ id }}"}}, Capabilities(True, True, False, True)),
+        (OURS, Capabilities(False, False, False, True)),
     ],
 )
-def test_traits(server: Server, changes: dict[str, Any], traits: Traits) -> None:
+def test_capabilities(server: Server, changes: dict[str, Any], capabilities: Capabilities) -> None:
     sends_group = "group" in str(changes.get("update"))
-    assert third_party(server, **changes).traits == replace(traits, sends_group=sends_group, shows_group=True)
+    assert third_party(server, **changes).capabilities == replace(
+        capabilities, sends_group=sends_group, shows_group=True
+    )
 
 
 # Creating.
@@ -263,7 +265,7 @@ async def test_another_shape_is_no_missing_record(server: Server, content: Any) 
 # Finding and listing.
 
 
-async def test_lookup_finds_twins_and_nothing_else(server: Server) -> None:
+async def test_lookup_finds_duplicates_and_nothing_else(server: Server) -> None:
     """A search that matches loosely brings others too."""
     Heard(server, {"items": [RECORD, {**RECORD, "id": "X2"}, {**RECORD, "id": "X3", "code": "k10"}]})
     erp = third_party(server)
@@ -273,7 +275,7 @@ async def test_lookup_finds_twins_and_nothing_else(server: Server) -> None:
 
 
 async def test_a_lookup_of_another_shape_is_no_empty_one(server: Server) -> None:
-    """Taken for one it would make a twin."""
+    """Taken for one it would make a duplicate."""
     Heard(server, {"fault": "later"})
     erp = third_party(server)
     assert (await failure_of(erp.lookup("k1", "A"))).kind is Failure.TRANSIENT

@@ -36,7 +36,7 @@ def counts(world: World) -> dict[str, int]:
 
 @pytest.fixture
 def lived(world: World) -> World:
-    """Two records in step, one of them validated, spoiled and repaired; an alert that is over; a dead record."""
+    """Two records in sync, one of them validated, spoiled and repaired; an alert that is over; a dead record."""
     world.put("a")
     world.put("b")
     world.drain()
@@ -47,7 +47,7 @@ def lived(world: World) -> World:
     world.validate(full=True)
     world.drain()
     world.later(60)
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     with world.engine.begin() as connection:
         alerts.tell(connection, "overdue", "work", "work is due")
         alerts.resolve(connection, "overdue")
@@ -89,7 +89,7 @@ def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) 
 def test_what_is_open_stays_and_goes_on(lived: World) -> None:
     lived.later(1000 * DAY)
     forget(lived.engine, SETTINGS)
-    assert lived.row("dead").parked == "dead"
+    assert lived.row("dead").stopped == "dead"
     assert lived.states()["dead"] == 2
     assert [row.kind for row in lived.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == ["dead"]
     assert [row.n for row in lived.query("SELECT count(*) AS n FROM sync.validations")] == [1]  # the last word

@@ -228,7 +228,7 @@ async def test_either_order_of_post_and_patch_sends_the_revision_with_the_patch(
 
 
 @pytest.mark.parametrize("kind", ["etag", "rev"])
-def test_a_guarded_update_whose_answer_is_lost_ends_in_step(engine: Engine, server: Server, kind: str) -> None:
+def test_a_guarded_update_whose_answer_is_lost_ends_in_sync(engine: Engine, server: Server, kind: str) -> None:
     store = guarded(server, kind)
     world = http_world(engine, server, {**THEIRS, **ASKED[kind]})
     world.put("a")

@@ -124,7 +124,7 @@ async def serve(engine: Engine, server: Server, legacy: Server) -> AsyncIterator
     async with AsyncExitStack() as stack:
 
         async def made(**changes: Any) -> Both:
-            rules = {"by_header": "X-Merchant", "patience": 5, "least": 5, **changes.pop("rollout", {})}
+            rules = {"by_header": "X-Merchant", "patience": 5, "min_calls": 5, **changes.pop("rollout", {})}
             settings = route(
                 rollout=rules,
                 **{"legacy": {"base_url": legacy.url + "/old", "headers": {"X-Old-Key": "old"}}, **changes},
@@ -478,7 +478,13 @@ def switched_config(**rules: Any) -> Config:
             "stone": route(
                 entity="item",
                 legacy={"base_url": "http://127.0.0.1:1"},
-                rollout={"by_header": "X-Merchant", "least": 10, "error_rate": 0.1, "difference_rate": 0.2, **rules},
+                rollout={
+                    "by_header": "X-Merchant",
+                    "min_calls": 10,
+                    "error_rate": 0.1,
+                    "difference_rate": 0.2,
+                    **rules,
+                },
             )
         }
     )
@@ -548,10 +554,10 @@ def step(engine: Engine, override: bool = False, **changes: Any) -> Rollout:
     [
         ([], "was ever validated"),
         ([("A", None, 0)], "1 of 1"),
-        ([("A", "drift", 0)], "not in step"),
-        ([("A", "in_step", 0), ("B", "not_validated", 0)], "such as 'B'"),
-        ([("A", "in_step", 0), ("A", "drift", 0)], "not in step"),
-        ([("A", "in_step", 1801)], "for more than 1800 s"),
+        ([("A", "drift", 0)], "not in sync"),
+        ([("A", "in_sync", 0), ("B", "not_validated", 0)], "such as 'B'"),
+        ([("A", "in_sync", 0), ("A", "drift", 0)], "not in sync"),
+        ([("A", "in_sync", 1801)], "for more than 1800 s"),
     ],
 )
 def test_steps_up_need_a_clean_validation(engine: Engine, verdicts: list[Any], complaint: str) -> None:
@@ -570,7 +576,7 @@ def test_steps_up_need_a_clean_validation(engine: Engine, verdicts: list[Any], c
 
 def test_steps_down_need_nothing_and_steps_up_a_validation_that_was_clean_lately(engine: Engine) -> None:
     validated(engine, "drift", 100)
-    validated(engine, "in_step")
+    validated(engine, "in_sync")
     step(engine, percent=50.0, deny=frozenset(["m1"]))
     validated(engine, "drift")
     with pytest.raises(NotYet):

@@ -1,4 +1,4 @@
-"""The worked example of a class: it conforms, keeps an ERP in step, and is what the document shows."""
+"""The worked example of a class: it conforms, keeps an ERP in sync, and is what the document shows."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ async def test_the_conformance_test_tells_when_the_erp_forgets_its_requests(conf
 
     erp.made = Forgetful()
     report = await conformance(config, "article")
-    assert report.of("repeated-create-makes-no-twin").outcome == "failed"
-    assert report.of("repeated-create-makes-no-twin").mend == "see signed_erp:SignedErp, its create"
+    assert report.of("repeated-create-makes-no-duplicate").outcome == "failed"
+    assert report.of("repeated-create-makes-no-duplicate").hint == "see signed_erp:SignedErp, its create"
 
 
-def test_it_is_kept_in_step(config: Config, erp: Erp, engine: Engine) -> None:
+def test_it_is_kept_in_sync(config: Config, erp: Erp, engine: Engine) -> None:
     context = composition.open_context(engine, config)
     article = context.entities["article"]
     perform(context, full_sync(context, article, "north", patience=0.3))
     assert sorted(each.findtext("code") for each in erp.articles.values()) == ["a-1", "a-2", "a-3", "a-5", "a-6", "a-7"]
-    assert perform(context, validate(context, article, "north", full=True)).verdict == "in_step"
+    assert perform(context, validate(context, article, "north", full=True)).verdict == "in_sync"
     cents = erp.articles["A1"].find("cents")
     assert cents is not None
     cents.text = "1"

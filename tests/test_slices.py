@@ -54,7 +54,7 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
     for number in range(100):
         world.put(f"k{number:03}", tell=False)
     world.full_sync()
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     ids = {world.row(f"k{number:03}").external_id: number for number in range(100)}
     lost, altered = (
         [name for name, number in ids.items() if number in (3, 50)],
@@ -69,7 +69,7 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
         ("k003", "missing"),
         ("k050", "missing"),
         ("k077", "different"),
-        ("stranger", "foreign"),
+        ("stranger", "unmanaged"),
     ]
     assert (result.compared, result.expected) == (99, 100)
 

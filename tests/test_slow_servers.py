@@ -21,7 +21,7 @@ from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.operations.status import call_limit_text, pause, status
-from sync_orchestrator.core.ports import Found, Traits
+from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.push.decision import Situation, Step, plan
 from sync_orchestrator.core.systems.call_limit import CallLimit, Limit, SharedCallLimit, eased, lowered, raised
 from sync_orchestrator.errors import CallFailed, Failure
@@ -203,16 +203,16 @@ def test_an_update_of_a_lost_batch_is_repeated_with_others_instead_of_being_read
         external_id=None if ours else "7",
         ever_applied=True,
         moved=False,
-        unsettled_for=-1.0,
+        outcome_unknown_for=-1.0,
     )
-    traits: dict[str, Any] = {
-        "own_ids": not ours,
+    capabilities: dict[str, Any] = {
+        "assigns_ids": not ours,
         "can_lookup": True,
         "idempotent_create": False,
-        "grouped_address": False,
+        "group_in_address": False,
     }
-    assert plan(lost, Traits(**traits)) is Step.READ_BACK
-    assert plan(lost, Traits(**traits, bulk_update=True)) is Step.UPDATE
+    assert plan(lost, Capabilities(**capabilities)) is Step.READ_BACK
+    assert plan(lost, Capabilities(**capabilities, bulk_update=True)) is Step.UPDATE
 
 
 class Listing:

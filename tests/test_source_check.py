@@ -71,7 +71,7 @@ def test_nothing_was_lost(synced: World) -> None:
     synced.put("k001", name="told")
     synced.drain()
     result = check(synced)
-    assert (result.verdict, result.lost, result.listed) == ("in_step", [], {"shop": 20, "stock": 20})
+    assert (result.verdict, result.lost, result.listed) == ("in_sync", [], {"shop": 20, "stock": 20})
     assert synced.totals().states["pending"] == 0
 
 
@@ -84,7 +84,7 @@ def test_a_change_that_nobody_told_of_is_made_up_for(synced: World) -> None:
     assert [(row.origin, row.state) for row in synced.query("SELECT origin, state FROM sync.event_history")] == [
         ("audit", "done")
     ]
-    assert check(synced).verdict == "in_step"
+    assert check(synced).verdict == "in_sync"
 
 
 def test_a_record_that_nobody_told_of_is_made_up_for(synced: World) -> None:
@@ -92,7 +92,7 @@ def test_a_record_that_nobody_told_of_is_made_up_for(synced: World) -> None:
     assert found(check(synced)) == [("shop", "new", "missing")]  # its other part comes with it
     made_up(synced)
     assert synced.mirrored() == synced.truth()
-    assert check(synced).verdict == "in_step"
+    assert check(synced).verdict == "in_sync"
 
 
 def test_another_part_that_changed_or_came_in_silence_is_made_up_for(synced: World) -> None:
@@ -114,7 +114,7 @@ def test_what_is_gone_in_silence_is_asked_for_and_deleted(synced: World) -> None
     assert synced.mirrored() == synced.truth()
     tombstone = synced.query("SELECT deleted, version FROM sync.parts WHERE key = 'k004' AND part = 'shop'")[0]
     assert (tombstone.deleted, tombstone.version) == (True, version)
-    assert check(synced).verdict == "in_step"
+    assert check(synced).verdict == "in_sync"
     synced.put("k004", name="back")
     synced.drain()
     assert synced.mirrored()["k004"]["name"] == "back"
@@ -168,7 +168,7 @@ def test_what_is_on_its_way_is_not_lost(synced: World) -> None:
     synced.put("k001", name="on its way")
     synced.remove("k002")
     result = check(synced)
-    assert (result.verdict, result.on_the_way, result.repaired) == ("in_step", 3, 0)
+    assert (result.verdict, result.on_the_way, result.repaired) == ("in_sync", 3, 0)
 
 
 def test_the_pause_leaves_time_for_a_source_that_is_asked(make_world: Callable[..., World]) -> None:
@@ -311,7 +311,7 @@ def test_the_same_finding_is_one_event_and_a_person_may_end_it(synced: World) ->
     synced.drain()
     seqs = [row.seq for row in synced.query("SELECT seq FROM sync.events WHERE state = 'dead'")]
     assert discard(synced.engine, seqs, "not wanted there") == 1
-    assert check(synced).verdict == "in_step"
+    assert check(synced).verdict == "in_sync"
 
 
 def test_a_group_is_due_again_at_once_only_where_something_is_under_repair(synced: World) -> None:
@@ -335,15 +335,15 @@ def test_a_group_is_due_again_at_once_only_where_something_is_under_repair(synce
 
 
 def test_verify_sources_tells_by_exit_status(synced: World, command: Command) -> None:
-    assert command("verify", "--sources").exit_code == 0
+    assert command("validate", "--sources").exit_code == 0
     synced.put("new", tell=False)
-    result = command("verify", "item", "--sources", "--repair", "off", "--json")
+    result = command("validate", "item", "--sources", "--repair", "off", "--json")
     assert (result.exit_code, json.loads(result.stdout)["lost"][0]["kind"]) == (1, "missing")
-    assert "missing" in command("verify", "--sources").stdout
+    assert "missing" in command("validate", "--sources").stdout
     command("drain")
-    assert command("verify", "--sources", "--group", "A").exit_code == 0
+    assert command("validate", "--sources", "--group", "A").exit_code == 0
     synced.shop.down = True
-    assert command("verify", "--sources").exit_code == 2
+    assert command("validate", "--sources").exit_code == 2
 
 
 def test_groups_checked_beside_each_other_do_not_end_each_others_alert(
@@ -373,5 +373,5 @@ def test_groups_checked_beside_each_other_do_not_end_each_others_alert(
         while not losing.done() and not synced.query(waiting):
             assert not empty.done()
         goes_on.set()
-        assert (empty.result().verdict, losing.result().verdict) == ("in_step", "lost")
+        assert (empty.result().verdict, losing.result().verdict) == ("in_sync", "lost")
     assert open_alerts(synced) == [("lost_notifications", "item shop", 1)]

@@ -1,6 +1,6 @@
-"""SIGSTOP of a real process around its send: what it does when it goes on, long after its lease, ends in step (rule 5).
+"""SIGSTOP of a real process around its send: what it does when it goes on, long after its lease, ends in sync (rule 5).
 
-Not here: processes that are killed (``test_crashes.py``), late workers within one process (``test_no_twins.py``).
+Not here: processes that are killed (``test_crashes.py``), late workers within one process (``test_no_duplicates.py``).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def pushed(world: World) -> bool:
 
 
 def settled(world: World) -> bool:
-    return world.states().keys() <= {"done"} and not world.row("a").out_of_step
+    return world.states().keys() <= {"done"} and not world.row("a").out_of_sync
 
 
 def drained_until(world: World, reached: Callable[[World], bool]) -> None:
@@ -98,7 +98,7 @@ def went_on(process: subprocess.Popen[str]) -> list[str]:
     return written
 
 
-def assert_in_step(world: World) -> None:
+def assert_in_sync(world: World) -> None:
     drained_until(world, settled)
     assert held(world) == list(world.truth().values())
     assert world.totals().balanced
@@ -114,12 +114,12 @@ def test_stopped_before_its_call_until_its_lease_is_over_it_does_not_begin_the_w
         drained_until(shared, pushed)
         assert went_on(worker) == []
     assert held(shared) == list(shared.truth().values())
-    assert_in_step(shared)
+    assert_in_sync(shared)
 
 
 @pytest.mark.parametrize("reached", [pushed, settled])
 @pytest.mark.parametrize(("write", "lands"), [("update", "older"), ("delete", None)])
-def test_a_write_that_lands_over_a_newer_one_is_seen_and_mended(
+def test_a_write_that_lands_over_a_newer_one_is_seen_and_fixed(
     shared: World, database_url: str, write: str, lands: str | None, reached: Callable[[World], bool]
 ) -> None:
     due_for(shared, write)
@@ -130,14 +130,16 @@ def test_a_write_that_lands_over_a_newer_one_is_seen_and_mended(
         assert went_on(worker) == [write]
     assert [item["name"] for item in held(shared)] == ([lands] if lands else [])
     row = shared.row("a")
-    assert (row.out_of_step, row.unsettled_until is not None) == (True, True)
-    assert_in_step(shared)
+    assert (row.out_of_sync, row.outcome_unknown_until is not None) == (True, True)
+    assert_in_sync(shared)
 
 
-def test_a_create_that_lands_after_another_drain_has_created_leaves_no_twin(shared: World, database_url: str) -> None:
+def test_a_create_that_lands_after_another_drain_has_created_leaves_no_duplicate(
+    shared: World, database_url: str
+) -> None:
     due_for(shared, "create")
     with stopped(database_url, stop_worker.AT_SEND) as worker:
         shared.put("a", name="newest")
         drained_until(shared, settled)
         assert went_on(worker) == ["create", "delete"]
-    assert_in_step(shared)
+    assert_in_sync(shared)

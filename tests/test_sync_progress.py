@@ -127,7 +127,7 @@ def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(w
     world.erp.by_hand({"code": "theirs", "store": "A"}, "A")
     world.validate(full=True)
     counted = world.validate()
-    assert (counted.verdict, counted.compared) == ("in_step", None)
+    assert (counted.verdict, counted.compared) == ("in_sync", None)
     assert counted.reason == "2 counted, 1 expected: 1 unmanaged"
 
 

@@ -38,7 +38,7 @@ def unsent(world: World) -> dict[str, dict[str, Any]]:
 
 
 def alerts_of(world: World) -> list[str]:
-    rows = world.query("SELECT title FROM sync.alerts WHERE kind = 'not_told' AND resolved_at IS NULL")
+    rows = world.query("SELECT title FROM sync.alerts WHERE kind = 'outcome_undeliverable' AND resolved_at IS NULL")
     return [row.title for row in rows]
 
 

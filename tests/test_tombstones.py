@@ -166,7 +166,7 @@ async def test_what_the_fetch_of_a_revision_shows_as_deleted_is_not_deleted_agai
     await erp.close()
 
 
-def test_a_soft_deleted_record_is_in_step_and_neither_extra_nor_missing(engine: Engine, server: Server) -> None:
+def test_a_soft_deleted_record_is_in_sync_and_neither_extra_nor_missing(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, **SOFT})
     world.put("a")
@@ -175,7 +175,7 @@ def test_a_soft_deleted_record_is_in_step_and_neither_extra_nor_missing(engine: 
     world.remove("a")
     world.drain()
     assert sorted(bool(record.get("deleted")) for record in store.items.values()) == [False, True]
-    assert (world.validate().verdict, world.states().keys()) == ("in_step", {"done"})
+    assert (world.validate().verdict, world.states().keys()) == ("in_sync", {"done"})
     world.close()
 
 
@@ -188,7 +188,7 @@ def test_a_live_record_that_somebody_deleted_softly_is_revived(engine: Engine, s
     assert world.validate(repair="auto").verdict == "drift"
     world.settled()
     assert (store.items["x1"]["deleted"], len(store.items)) == (False, 1)
-    assert world.validate().verdict == "in_step"
+    assert world.validate().verdict == "in_sync"
     world.close()
 
 
@@ -215,7 +215,7 @@ def test_a_tombstone_that_keeps_the_unique_key_taken_is_revived_by_an_update(
 
 
 @pytest.mark.parametrize("landed", [True, False])
-def test_a_revival_whose_answer_is_lost_ends_in_step(engine: Engine, server: Server, landed: bool) -> None:
+def test_a_revival_whose_answer_is_lost_ends_in_sync(engine: Engine, server: Server, landed: bool) -> None:
     store = Store(server, unique=True)
     world = http_world(engine, server, {**THEIRS, **SOFT})
     world.put("a")
@@ -266,7 +266,7 @@ async def test_with_our_ids_a_put_revives_a_tombstone_under_its_key(server: Serv
 
 @pytest.mark.parametrize("target", [SOFT, CANCEL, DEACTIVATE])
 @pytest.mark.parametrize("landed", [True, False])
-def test_a_deletion_whose_answer_is_lost_ends_in_step(
+def test_a_deletion_whose_answer_is_lost_ends_in_sync(
     engine: Engine, server: Server, target: dict[str, Any], landed: bool
 ) -> None:
     store = refusing(server, 409)

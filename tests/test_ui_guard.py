@@ -381,7 +381,7 @@ SITES: list[tuple[str, str, str, Headers, int]] = [
     ("two values in one", "POST", "/graphql", [("sec-fetch-site", "same-origin, cross-site"), JSON], 403),
     ("another case", "POST", "/graphql", [("sec-fetch-site", "Cross-Site"), JSON], 403),
     ("empty", "POST", "/graphql", [("sec-fetch-site", ""), JSON], 403),
-    ("same origin, foreign Origin", "POST", "/graphql", [SAME, ("origin", "http://evil.example"), JSON], 403),
+    ("same origin, unmanaged Origin", "POST", "/graphql", [SAME, ("origin", "http://evil.example"), JSON], 403),
     ("own Origin, another site", "POST", "/graphql", [CROSS, ("origin", f"http://{HERE}"), JSON], 403),
     ("both good", "POST", "/graphql", [SAME, ("origin", f"http://{HERE}"), JSON], 200),
 ]

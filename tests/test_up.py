@@ -33,7 +33,7 @@ from sync_orchestrator.supervisor.system import start_all
 PATIENCE = 60.0
 
 # A program that ignores SIGTERM, with a child in a session of its own whose parent is gone.
-STUBBORN = """
+PERSISTENT = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
@@ -80,9 +80,9 @@ def python(tree: Tree, text: str) -> process_tree.Program:
     return tree.start("program", [sys.executable, "-c", text])
 
 
-def test_stop_finds_orphans_and_the_stubborn(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_finds_orphans_and_the_persistent(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "_END_SECONDS", 0.5)
-    program = python(tree, STUBBORN)
+    program = python(tree, PERSISTENT)
     eventually(lambda: "ready" in program.log.read_text(), "the program")
     eventually(lambda: len(members(tree.mark)) == 2, "the orphan")
     tree.stop()

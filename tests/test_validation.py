@@ -16,16 +16,16 @@ def id_of(world: World, key: str) -> str:
     return next(name for name, record in world.erp.store.items() if record["code"] == key)
 
 
-def test_in_step_costs_one_call_after_the_first_audit(world: World) -> None:
+def test_in_sync_costs_one_call_after_the_first_audit(world: World) -> None:
     fill(world, 30)
     world.full_sync()
     assert world.validate().compared == 30
     world.erp.calls.clear()
-    assert world.validate().verdict == "in_step"
+    assert world.validate().verdict == "in_sync"
     assert world.erp.calls == {"count": 1}
 
 
-def test_names_missing_different_stale_extra_and_foreign_and_repairs_them(world: World) -> None:
+def test_names_missing_different_stale_extra_and_unmanaged_and_repairs_them(world: World) -> None:
     fill(world, 60)
     world.full_sync()
     world.put("k005", name="second", count=5)
@@ -46,13 +46,13 @@ def test_names_missing_different_stale_extra_and_foreign_and_repairs_them(world:
         ("k002", "different", "repairing"),
         ("k005", "stale", "repairing"),
         ("k009", "extra", "repairing"),
-        ("HAND", "foreign", "left"),
+        ("HAND", "unmanaged", "left"),
     }
     world.drain()
     hand = world.mirrored().pop("HAND")
     assert hand["name"] == "by hand"
     again = world.validate()
-    assert (again.verdict, again.foreign) == ("in_step", 1)
+    assert (again.verdict, again.unmanaged) == ("in_sync", 1)
     assert {key: row for key, row in world.mirrored().items() if key != "HAND"} == world.truth()
 
 
@@ -64,7 +64,7 @@ def test_leaves_records_with_open_pushes_out_of_judgement(world: World) -> None:
     world.remove("k003")
     world.later(1)
     result = world.validate(full=True)
-    assert (result.verdict, result.drift) == ("in_step", [])
+    assert (result.verdict, result.drift) == ("in_sync", [])
 
 
 def test_says_not_validated_before_the_first_full_sync_and_with_the_breaker_open(world: World) -> None:
@@ -76,7 +76,7 @@ def test_says_not_validated_before_the_first_full_sync_and_with_the_breaker_open
     assert world.validate().verdict == "not_validated"
 
 
-def test_drift_that_returns_unchanged_is_reported_once_as_stubborn(world: World) -> None:
+def test_drift_that_returns_unchanged_is_reported_once_as_persistent(world: World) -> None:
     fill(world, 5)
     world.full_sync()
 
@@ -88,10 +88,10 @@ def test_drift_that_returns_unchanged_is_reported_once_as_stubborn(world: World)
         world.later(1)
         result = world.validate(full=True)
         world.drain()
-    assert [drift.status for drift in result.drift] == ["stubborn"]
+    assert [drift.status for drift in result.drift] == ["persistent"]
     assert result.repaired == 0
     told = world.query("SELECT cause, n FROM sync.alerts WHERE kind = 'drift' ORDER BY cause")
-    assert [(row.cause, row.n) for row in told][1] == ("item A: stubborn", 1)
+    assert [(row.cause, row.n) for row in told][1] == ("item A: persistent", 1)
 
 
 def test_extra_records_above_the_cap_are_not_deleted(world: World) -> None:
@@ -149,11 +149,11 @@ def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World
 
     def audit() -> None:
         for group in due():
-            assert world.validate(group).verdict == "in_step"
+            assert world.validate(group).verdict == "in_sync"
 
     assert world.killed(audit, "validation.before_repair_commit", 3)
     assert due() == ["C", "D", "E", "F"]
     audit()
     assert (due(), world.erp.calls["list"]) == ([], 7)
-    audited = world.query("SELECT group_key FROM sync.groups WHERE audited_at IS NOT NULL ORDER BY 1")
-    assert [row.group_key for row in audited] == list("ABCDEF")
+    compared_fully = world.query("SELECT group_key FROM sync.groups WHERE compared_at IS NOT NULL ORDER BY 1")
+    assert [row.group_key for row in compared_fully] == list("ABCDEF")

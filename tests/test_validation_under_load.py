@@ -41,7 +41,7 @@ def test_every_fault_is_found_by_the_next_audit_and_nothing_else(
         calls = figures.calls
         assert calls["count"] + calls["read"] + calls["lookup"] <= 2 * figures.suspects
         assert {(result.group, result.verdict, len(result.drift)) for result in await experiment.settle()} == {
-            (f"G{number:02}", "in_step", 0) for number in range(groups)
+            (f"G{number:02}", "in_sync", 0) for number in range(groups)
         }
 
     asyncio.run(all_of_it())

@@ -447,12 +447,12 @@ def test_a_value_that_a_third_party_keeps_in_its_own_way_is_no_drift(
     world.full_sync()
     assert len(store.bodies) == 2
     result = world.validate(full=True)
-    assert (result.verdict, result.drift) == ("in_step", [])
+    assert (result.verdict, result.drift) == ("in_sync", [])
     before, store.items["x1"]["name"] = store.items["x1"]["name"], store.items["x2"]["name"]
     assert len(world.validate(full=True).drift) == 1
     world.drain()
     assert store.items["x1"]["name"] == before
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.validate(full=True).verdict == "in_sync"
     world.close()
 
 

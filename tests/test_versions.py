@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import merge, read_sequence, stamp_of
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import (
@@ -36,9 +36,9 @@ GONE = TOMBSTONE_HASH
 
 
 def stamp(
-    version: int, content: bytes = LOW, *, ticket: int = 0, epoch: int = 0, seq: int = 0, inferred: bool = False
+    version: int, content: bytes = LOW, *, read_sequence: int = 0, epoch: int = 0, seq: int = 0, inferred: bool = False
 ) -> Stamp:
-    return Stamp(epoch, version, ticket, content, seq, inferred)
+    return Stamp(epoch, version, read_sequence, content, seq, inferred)
 
 
 @pytest.mark.parametrize("can_read", [True, False])
@@ -55,23 +55,23 @@ def stamp(
         # epochs rank before versions
         (stamp(9), stamp(1, epoch=1), NEWER),
         (stamp(1, epoch=1), stamp(9), OLDER),
-        (stamp(9, ticket=7), stamp(1, epoch=1), NEWER),
-        # versions rank before tickets
-        (stamp(3, ticket=7), stamp(4), NEWER),
-        (stamp(4), stamp(3, ticket=7), OLDER),  # of the same content
+        (stamp(9, read_sequence=7), stamp(1, epoch=1), NEWER),
+        # versions rank before read sequences
+        (stamp(3, read_sequence=7), stamp(4), NEWER),
+        (stamp(4), stamp(3, read_sequence=7), OLDER),  # of the same content
         # equal version, equal content
         (stamp(3), stamp(3), SAME),
-        (stamp(3, ticket=7), stamp(3), SAME),
+        (stamp(3, read_sequence=7), stamp(3), SAME),
         (stamp(3, TOMBSTONE_HASH), stamp(3, TOMBSTONE_HASH), SAME),
         # equal version, other content: of a read and an event, or of two reads, the later one
-        (stamp(3, HIGH), stamp(3, LOW, ticket=7), NEWER),
-        (stamp(3, TOMBSTONE_HASH), stamp(3, LOW, ticket=7), NEWER),
-        (stamp(3, HIGH, seq=8), stamp(3, LOW, ticket=7), OLDER),
-        (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=8), NEWER),
-        (stamp(3, LOW, ticket=8), stamp(3, HIGH, ticket=7), OLDER),
+        (stamp(3, HIGH), stamp(3, LOW, read_sequence=7), NEWER),
+        (stamp(3, TOMBSTONE_HASH), stamp(3, LOW, read_sequence=7), NEWER),
+        (stamp(3, HIGH, seq=8), stamp(3, LOW, read_sequence=7), OLDER),
+        (stamp(3, HIGH, read_sequence=7), stamp(3, LOW, read_sequence=8), NEWER),
+        (stamp(3, LOW, read_sequence=8), stamp(3, HIGH, read_sequence=7), OLDER),
         # of one read (a row listed twice) the content decides
-        (stamp(3, LOW, ticket=7), stamp(3, HIGH, ticket=7), NEWER),
-        (stamp(3, HIGH, ticket=7), stamp(3, LOW, ticket=7), OLDER),
+        (stamp(3, LOW, read_sequence=7), stamp(3, HIGH, read_sequence=7), NEWER),
+        (stamp(3, HIGH, read_sequence=7), stamp(3, LOW, read_sequence=7), OLDER),
     ],
 )
 def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected: Guard, can_read: bool) -> None:
@@ -84,15 +84,15 @@ def test_the_guard_without_ties(present: Stamp | None, offered: Stamp, expected:
         (stamp(3, LOW), stamp(3, HIGH), True, TIE),
         (stamp(3, HIGH, seq=9), stamp(3, LOW, seq=8), True, TIE),
         (stamp(3, LOW), stamp(3, GONE), True, TIE),
-        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), True, TIE),  # read once, and told something else since
-        (stamp(3, LOW, ticket=7), stamp(3, GONE, seq=8), True, TIE),
+        (stamp(3, LOW, read_sequence=7), stamp(3, HIGH, seq=8), True, TIE),  # read once, and told something else since
+        (stamp(3, LOW, read_sequence=7), stamp(3, GONE, seq=8), True, TIE),
         (stamp(3, HIGH, seq=1), stamp(3, LOW, seq=2), False, NEWER),
         (stamp(3, LOW, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
         (stamp(3, HIGH, seq=1), stamp(3, GONE, seq=2), False, NEWER),
         (stamp(3, GONE, seq=1), stamp(3, HIGH, seq=2), False, NEWER),
         (stamp(3, GONE, seq=2), stamp(3, HIGH, seq=1), False, OLDER),
-        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=8), False, NEWER),
-        (stamp(3, LOW, ticket=7), stamp(3, HIGH, seq=6), False, OLDER),
+        (stamp(3, LOW, read_sequence=7), stamp(3, HIGH, seq=8), False, NEWER),
+        (stamp(3, LOW, read_sequence=7), stamp(3, HIGH, seq=6), False, OLDER),
     ],
 )
 def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival(
@@ -105,15 +105,15 @@ def test_rule_30_a_tie_is_read_again_where_it_can_be_and_else_decided_by_arrival
 @pytest.mark.parametrize(
     ("present", "offered", "settled", "expected"),
     [
-        (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
-        (stamp(4, HIGH, seq=1), stamp(3, LOW, ticket=7), True, NEWER),
-        (stamp(4, HIGH, ticket=6), stamp(3, GONE, ticket=7), True, NEWER),
-        (stamp(4, GONE, seq=1), stamp(3, LOW, ticket=7), False, BEHIND),
-        (stamp(4, HIGH, seq=1), stamp(3, HIGH, ticket=7), True, OLDER),  # the same content
-        (stamp(4, HIGH, seq=8), stamp(3, LOW, ticket=7), True, OLDER),  # the read began before the event came
-        (stamp(4, HIGH, ticket=8), stamp(3, LOW, ticket=7), True, OLDER),
+        (stamp(4, HIGH, seq=1), stamp(3, LOW, read_sequence=7), False, BEHIND),
+        (stamp(4, HIGH, seq=1), stamp(3, LOW, read_sequence=7), True, NEWER),
+        (stamp(4, HIGH, read_sequence=6), stamp(3, GONE, read_sequence=7), True, NEWER),
+        (stamp(4, GONE, seq=1), stamp(3, LOW, read_sequence=7), False, BEHIND),
+        (stamp(4, HIGH, seq=1), stamp(3, HIGH, read_sequence=7), True, OLDER),  # the same content
+        (stamp(4, HIGH, seq=8), stamp(3, LOW, read_sequence=7), True, OLDER),  # the read began before the event came
+        (stamp(4, HIGH, read_sequence=8), stamp(3, LOW, read_sequence=7), True, OLDER),
         (stamp(4, HIGH, seq=1), stamp(3, LOW, seq=7), True, OLDER),  # an event that comes late
-        (stamp(4, HIGH, seq=1, epoch=1), stamp(3, LOW, ticket=7), True, OLDER),
+        (stamp(4, HIGH, seq=1, epoch=1), stamp(3, LOW, read_sequence=7), True, OLDER),
     ],
 )
 def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica_can_lag(
@@ -125,9 +125,9 @@ def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica
 @pytest.mark.parametrize(
     ("offered", "can_read", "expected"),
     [
-        (stamp(5, LOW, ticket=8), True, NEWER),
-        (stamp(4, LOW, ticket=8), True, NEWER),  # whatever its version
-        (stamp(4, LOW, ticket=6), True, OLDER),
+        (stamp(5, LOW, read_sequence=8), True, NEWER),
+        (stamp(4, LOW, read_sequence=8), True, NEWER),  # whatever its version
+        (stamp(4, LOW, read_sequence=6), True, OLDER),
         (stamp(5, LOW, seq=8), True, TIE),
         (stamp(4, LOW, seq=8), True, TIE),
         (stamp(6, LOW, seq=8), True, NEWER),
@@ -140,7 +140,7 @@ def test_rule_32_an_older_version_that_a_read_shows_is_the_truth_once_no_replica
 def test_rule_21_what_finds_a_record_again_wins_over_an_inferred_tombstone(
     offered: Stamp, can_read: bool, expected: Guard
 ) -> None:
-    assert guard(stamp(5, GONE, ticket=7, inferred=True), offered, can_read=can_read) is expected
+    assert guard(stamp(5, GONE, read_sequence=7, inferred=True), offered, can_read=can_read) is expected
 
 
 READABLE = frozenset({"shop", "stock"})
@@ -157,7 +157,7 @@ def change(
     version: int,
     content: bytes = LOW,
     *,
-    ticket: int = 0,
+    read_sequence: int = 0,
     epoch: int = 0,
     group: str | None = "A",
     key: str = "k",
@@ -170,7 +170,7 @@ def change(
         key,
         part,
         action,
-        stamp(version, content, ticket=ticket, epoch=epoch, seq=seq),
+        stamp(version, content, read_sequence=read_sequence, epoch=epoch, seq=seq),
         None if gone else {"content": content.hex()},
         group if part == "shop" else None,
     )
@@ -199,10 +199,10 @@ DELETED = (*CREATED, change("shop", "delete", 5))
         ((), change("stock", "update", 1), Verdict.MISSING),
         ((), change("stock", "delete", 1), Verdict.ACCEPTED),
         # a read says what is: it needs no create before it
-        ((), change("shop", "update", 1, ticket=7), Verdict.ACCEPTED),
-        ((), change("stock", "update", 1, ticket=7), Verdict.ACCEPTED),
+        ((), change("shop", "update", 1, read_sequence=7), Verdict.ACCEPTED),
+        ((), change("stock", "update", 1, read_sequence=7), Verdict.ACCEPTED),
         # another source's part does not make the record
-        ((change("stock", "update", 1, ticket=7),), change("stock", "update", 2), Verdict.MISSING),
+        ((change("stock", "update", 1, read_sequence=7),), change("stock", "update", 2), Verdict.MISSING),
         ((change("stock", "delete", 1),), change("shop", "update", 2), Verdict.MISSING),
         # a record that is here: each part has versions of its own
         (CREATED, change("shop", "update", 4), Verdict.ACCEPTED),
@@ -217,7 +217,7 @@ DELETED = (*CREATED, change("shop", "delete", 5))
         # ties
         (CREATED, change("shop", "update", 3, HIGH), Verdict.TIE),
         (CREATED, change("shop", "delete", 3), Verdict.TIE),
-        (CREATED, change("shop", "update", 3, HIGH, ticket=7), Verdict.ACCEPTED),
+        (CREATED, change("shop", "update", 3, HIGH, read_sequence=7), Verdict.ACCEPTED),
         (CREATED, change("price", "create", 3, HIGH), Verdict.ACCEPTED),
         # a source restored from a backup counts anew
         (CREATED, change("shop", "update", 1, epoch=1), Verdict.ACCEPTED),
@@ -229,16 +229,16 @@ DELETED = (*CREATED, change("shop", "delete", 5))
         (DELETED, change("shop", "update", 6), Verdict.ACCEPTED),
         (DELETED, change("shop", "create", 6), Verdict.ACCEPTED),
         (DELETED, change("shop", "create", 5), Verdict.TIE),
-        (DELETED, change("shop", "create", 5, ticket=7), Verdict.ACCEPTED),
+        (DELETED, change("shop", "create", 5, read_sequence=7), Verdict.ACCEPTED),
         (DELETED, change("stock", "update", 99), Verdict.KEPT),
-        (DELETED, change("stock", "update", 99, ticket=7), Verdict.KEPT),
+        (DELETED, change("stock", "update", 99, read_sequence=7), Verdict.KEPT),
         (DELETED, change("stock", "delete", 99), Verdict.KEPT),
         (DELETED, change("price", "create", 1), Verdict.KEPT),
         (DELETED, change("stock", "update", 2), Verdict.SUPERSEDED),
         (DELETED, change("stock", "update", 3), Verdict.DUPLICATE),
         # the owner's part needs a business group, from itself or from before
         ((), change("shop", "create", 1, group=None), Verdict.NO_GROUP),
-        ((), change("shop", "update", 1, ticket=7, group=None), Verdict.NO_GROUP),
+        ((), change("shop", "update", 1, read_sequence=7, group=None), Verdict.NO_GROUP),
         ((), change("shop", "delete", 1, group=None), Verdict.ACCEPTED),
         (CREATED, change("shop", "update", 4, group=None), Verdict.ACCEPTED),
         (DELETED, change("shop", "create", 6, group=None), Verdict.ACCEPTED),
@@ -259,7 +259,7 @@ def test_what_becomes_of_a_change(before: Sequence[Change], offered: Change, ver
         (change("stock", "update", 1), Verdict.MISSING, Verdict.FETCH, Verdict.ACCEPTED),
         (change("shop", "create", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
         (change("stock", "delete", 1), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
-        (change("shop", "update", 1, ticket=7), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
+        (change("shop", "update", 1, read_sequence=7), Verdict.ACCEPTED, Verdict.ACCEPTED, Verdict.ACCEPTED),
     ],
 )
 def test_on_missing_says_what_happens_to_a_change_whose_record_is_not_here(
@@ -326,8 +326,8 @@ def test_parts_kept_under_a_tombstone_revive_nothing_and_count_when_the_record_i
         ([change("shop", "create", 1)], False),
         ([change("shop", "create", 1), change("price", "create", 1)], False),
         ([change("shop", "create", 1), change("stock", "create", 1)], True),
-        ([change("stock", "update", 1, ticket=7)], False),
-        ([change("stock", "update", 1, ticket=7), change("shop", "create", 1)], True),
+        ([change("stock", "update", 1, read_sequence=7)], False),
+        ([change("stock", "update", 1, read_sequence=7), change("shop", "create", 1)], True),
         ([change("stock", "delete", 1), change("shop", "create", 1)], True),
         ([change("shop", "delete", 1)], True),
         ([change("shop", "delete", 1), change("shop", "create", 2)], False),
@@ -381,10 +381,10 @@ def expected(changes: Iterable[Change], by: Rules) -> dict[str, Archived]:
 
 def _expected_of(changes: list[Change], by: Rules) -> Archived | None:
     def brings(each: Change) -> bool:
-        return each.part == by.owner and (each.action != "update" or each.stamp.ticket > 0)
+        return each.part == by.owner and (each.action != "update" or each.stamp.read_sequence > 0)
 
     here = by.on_missing == "upsert" or any(brings(each) for each in changes)
-    counting = [each for each in changes if here or each.stamp.ticket > 0 or each.deleted]
+    counting = [each for each in changes if here or each.stamp.read_sequence > 0 or each.deleted]
     newest = {each.part: each for each in sorted(counting, key=rank)}
     if not newest:
         return None
@@ -426,7 +426,7 @@ def some_changes(draw: st.DrawFn) -> Change:
         action,
         draw(st.integers(1, 4)),
         digest([number, draw(st.integers(0, 1))]),
-        ticket=number,
+        read_sequence=number,
         seq=0 if number else 10 * draw(st.integers(1, 15)) + 1,
         epoch=draw(st.sampled_from([0, 0, 0, 1])),
         group=draw(st.sampled_from("AB")),
@@ -443,7 +443,7 @@ def content(each: Change) -> tuple[object, ...]:
 
 
 def told(each: Change) -> tuple[object, ...]:
-    return *place(each), each.stamp.ticket, each.stamp.content_hash if each.stamp.ticket else b""
+    return *place(each), each.stamp.read_sequence, each.stamp.content_hash if each.stamp.read_sequence else b""
 
 
 def arrival(each: Change) -> tuple[object, ...]:
@@ -511,14 +511,14 @@ def test_an_update_does_not_miss_the_record_that_comes_in_the_same_batch(engine:
 
 def test_later_reads_get_larger_tickets(engine: Engine) -> None:
     with engine.begin() as one, engine.begin() as other:
-        assert 0 < ticket(one) < ticket(other) < ticket(one)
+        assert 0 < read_sequence(one) < read_sequence(other) < read_sequence(one)
 
 
 def test_a_read_that_confirms_an_event_outranks_later_events(engine: Engine) -> None:
     """Rule 6: a part read from the source outranks events of the same version, in whatever order they come."""
     event, read, late = (
         change("shop", "create", 3, LOW, seq=1),
-        change("shop", "update", 3, LOW, ticket=7),
+        change("shop", "update", 3, LOW, read_sequence=7),
         change("shop", "update", 3, HIGH, seq=6),
     )
     listed_only = rules(readable=frozenset())
@@ -531,7 +531,8 @@ def test_a_read_that_confirms_an_earlier_read_writes_nothing(engine: Engine) -> 
     """So a full sync of unchanged data writes nothing. The price: a source that changes a record and back without
     stepping its version, and is read thrice meanwhile, may leave what was read second, until it is read again."""
     first, slow, last = (
-        change("shop", "update", 3, content, ticket=number) for number, content in ((7, LOW), (8, HIGH), (9, LOW))
+        change("shop", "update", 3, content, read_sequence=number)
+        for number, content in ((7, LOW), (8, HIGH), (9, LOW))
     )
     assert archive_of(engine, rules(), [first], [slow], [last])["k"].parts["shop"][0] == last.stamp
     assert archive_of(engine, rules(), [first], [last])["k"].parts["shop"][0] == first.stamp

@@ -112,7 +112,7 @@ async def test_only_a_duplicate_or_a_missing_record_leads_to_the_other_call(
 
 @pytest.mark.parametrize("target", [CREATE_FIRST, UPDATE_FIRST])
 @pytest.mark.parametrize("lost", ["POST items", "PATCH items"])
-def test_an_upsert_whose_answer_is_lost_ends_in_step(
+def test_an_upsert_whose_answer_is_lost_ends_in_sync(
     engine: Engine, server: Server, target: dict[str, Any], lost: str
 ) -> None:
     store = Store(server, our_ids=True, unique=True)
@@ -256,7 +256,7 @@ async def test_a_second_call_that_fails_says_what_the_first_has_made_and_whether
 @linked
 @pytest.mark.parametrize("lost", [POST_ITEMS, PUT_ITEMS, PUT_STOCK])
 @pytest.mark.parametrize("landed", [True, False])
-def test_two_linked_calls_of_which_an_answer_is_lost_end_in_step(
+def test_two_linked_calls_of_which_an_answer_is_lost_end_in_sync(
     engine: Engine, server: Server, target: dict[str, Any], our_ids: bool, lost: str, landed: bool
 ) -> None:
     store = Store(server, our_ids=our_ids)
@@ -298,12 +298,12 @@ def test_drift_in_the_second_of_two_linked_calls_is_found_and_repaired(engine: E
     for key in "abc":
         world.put(key, count=5)
     world.full_sync()
-    assert world.validate().verdict == "in_step"
+    assert world.validate().verdict == "in_sync"
     store.stock["x2"] = 7
     del store.stock["x3"]
     world.validate(repair="auto")
     world.drain()
-    assert (list(store.stock.values()), world.validate().verdict) == ([5, 5, 5], "in_step")
+    assert (list(store.stock.values()), world.validate().verdict) == ([5, 5, 5], "in_sync")
     world.close()
 
 
@@ -322,15 +322,15 @@ async def test_the_servers_own_id_is_kept_beside_our_key(server: Server) -> None
     await erp.close()
 
 
-def test_twins_are_noticed_where_the_external_key_is_not_unique(engine: Engine, server: Server) -> None:
+def test_duplicates_are_noticed_where_the_external_key_is_not_unique(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, THEIRS)
     world.put("a")
     world.full_sync()
-    twin = store.by_hand(code="a", name="n", store="A", count=1)
+    duplicate = store.by_hand(code="a", name="n", store="A", count=1)
     assert world.validate().verdict == "drift"
     assert world.row("a").external_id in store.items
-    assert twin in store.items
+    assert duplicate in store.items
     world.close()
 
 
@@ -560,7 +560,7 @@ async def test_the_idempotency_key_changes_with_the_content_where_that_is_wanted
     assert first == again != second
     assert not adapter(
         server, {**THEIRS, "idempotency": {"value": "{{ idempotency_key }}/{{ digest }}"}}
-    ).traits.idempotent_create
+    ).capabilities.idempotent_create
 
 
 async def test_the_idempotency_key_stands_in_the_body(server: Server) -> None:

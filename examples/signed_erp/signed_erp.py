@@ -14,7 +14,7 @@ from pydantic import BaseModel, SecretStr
 from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.http.client import Outgoing
 from sync_orchestrator.config.calls import Method
-from sync_orchestrator.core.ports import Found, Item, Json, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item, Json
 from sync_orchestrator.errors import CallFailed, Failure
 
 
@@ -31,7 +31,7 @@ class SignedErp(ThirdPartyAdapter):
 
     Settings = Settings
     settings: Settings
-    traits = Traits(own_ids=True, can_lookup=True, idempotent_create=True, grouped_address=False)
+    capabilities = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=True, group_in_address=False)
 
     def sign(self, call: Outgoing) -> Mapping[str, str]:
         """HMAC over method, path with query, date, and digest of the body."""

@@ -176,7 +176,7 @@ class ContainedThirdParty:
     """Implements ``core.ports.ThirdParty`` by an adapter whose errors are contained."""
 
     def __init__(self, inner: ThirdParty, containment: Containment) -> None:
-        self.traits = inner.traits
+        self.capabilities = inner.capabilities
         self.inner = inner
         self._containment = containment
 

@@ -109,7 +109,7 @@ _EFFECTS: dict[Repair, str] = {
 
 
 def _verdicts() -> Verdicts:
-    return Verdicts(("lost", "not_checked", "in_step"), "checked")
+    return Verdicts(("lost", "not_checked", "in_sync"), "checked")
 
 
 def check_source_groups(
@@ -179,7 +179,7 @@ def _evaluation(context: Context, name: str, result: SourceCheck) -> dg.AssetChe
         archive_key(name),
         SOURCE_CHECK,
         result.group,
-        passed=result.verdict == "in_step",
+        passed=result.verdict == "in_sync",
         description=summary(result),
         metadata=metadata_of(result),
         severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,

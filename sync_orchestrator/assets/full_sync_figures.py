@@ -42,7 +42,7 @@ def push_figures(stepped: StepReport, seconds: float) -> Figures:
         "calls": stepped.calls,
         "mirrored": stepped.acknowledged,
         "still_open": stepped.open,
-        "dead": stepped.parked,
+        "dead": stepped.stopped,
         "redriven_events": stepped.redriven,
         **({} if stepped.suspended is None else {"suspended": stepped.suspended}),
         **_rate("calls", stepped.calls, seconds),

@@ -26,7 +26,7 @@ from sync_orchestrator.assets.totals import totals
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.full_sync.fill import FillReport
-from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, bring_in_step, fill, full_sync
+from sync_orchestrator.core.full_sync.full_sync import GROUPS_AT_ONCE, bring_in_sync, fill, full_sync
 from sync_orchestrator.core.full_sync.progress import SyncProgress, group_left_over, left_over, reported
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.operations.status import group_totals
@@ -111,7 +111,7 @@ class FullSyncRun:
                 passed=problem is None,
                 description=f"listed {filled.listed} by this full sync" + ("" if problem is None else f"; {problem}"),
                 metadata={
-                    "verdict": "in_step" if problem is None else "lost",
+                    "verdict": "in_sync" if problem is None else "lost",
                     "listed": filled.listed,
                     "changed": filled.changed,
                     "unusable": filled.unusable,
@@ -203,7 +203,7 @@ class FullSyncRun:
                 )
             else:
                 stepped = await self._retry(
-                    group, lambda: bring_in_step(self._context, self._entity, group, progress=tell)
+                    group, lambda: bring_in_sync(self._context, self._entity, group, progress=tell)
                 )
         finally:
             await asyncio.gather(*reporting)
@@ -213,7 +213,7 @@ class FullSyncRun:
     async def _end_of_push(self, group: str, stepped: StepReport, figures: Figures, lines: list[str]) -> None:
         """Materializes the mirror of a group that is in sync; the figures of another one are an observation."""
         left = None
-        if stepped.open or stepped.parked or stepped.suspended is not None:
+        if stepped.open or stepped.stopped or stepped.suspended is not None:
             left = await asyncio.to_thread(
                 in_transaction,
                 self._context.engine,

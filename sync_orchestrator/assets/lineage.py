@@ -108,8 +108,9 @@ def validation_text(entity: Entity) -> str:
     """The settings of the validation in one line."""
     settings = entity.validation
     return (
-        f"every {_duration(settings.every)}; full comparison at least every {_duration(settings.audit_every)}; "
-        f"drift: repair {settings.repair}; unmanaged records: {settings.foreign}"
+        f"every {_duration(settings.every)}; "
+        f"full comparison at least every {_duration(settings.full_comparison_every)}; "
+        f"drift: repair {settings.repair}; unmanaged records: {settings.unmanaged}"
     )
 
 

@@ -14,8 +14,8 @@ from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.core.operations.dead_records import DeadRecord
 from sync_orchestrator.core.validation.validate import GroupValidation
 
-_DRIFT_KINDS = ("missing", "stale", "different", "extra", "twin", "foreign")
-_STATES = {"dead": "record", "held": "record, on hold", "discarded": "record, discarded"}
+_DRIFT_KINDS = ("missing", "stale", "different", "extra", "duplicate", "unmanaged")
+_STATES = {"dead": "record", "on_hold": "record, on hold", "discarded": "record, discarded"}
 MAX_SAMPLES = 50
 MAX_FIELDS = 6
 MAX_ERROR_LENGTH = 300
@@ -24,7 +24,7 @@ MAX_ERROR_LENGTH = 300
 def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation:
     """The drift of one group by kind, as numbers that the UI plots over time.
 
-    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in step add
+    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in sync add
     nothing to the event log.
     """
     counts = Counter(drift.kind for drift in result.drift)
@@ -55,9 +55,9 @@ def metadata_of(result: GroupValidation) -> dict[str, Any]:
         "in_flight": result.ambiguous,
         "drift": len(result.drift),
         "sent_to_repair": result.repaired,
-        "foreign": result.foreign,
         "unmanaged": result.unmanaged,
-        "stubborn": result.stubborn,
+        "unmanaged": result.unmanaged,
+        "persistent": result.persistent,
         "dead": result.dead,
         "discarded": result.discarded,
         "method": "count" if result.compared is None else "count, then diff",

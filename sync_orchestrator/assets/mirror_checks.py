@@ -91,7 +91,7 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
 
 
 _DESCRIPTION = """Counts a business group at the third party, and compares record by record where the count does not \
-fit or a full comparison is due (`validation.audit_every`).
+fit or a full comparison is due (`validation.full_comparison_every`).
 
 - **Execute all** starts at once, without a dialog, and works on all business groups. {effect}
 - A count that fits says nothing about records that were altered. To compare all records now, launch the job
@@ -107,7 +107,7 @@ _EFFECTS: dict[Repair, str] = {
 
 
 def _verdicts() -> Verdicts:
-    return Verdicts(("drift", "not_validated", "in_step"), "validated")
+    return Verdicts(("drift", "not_validated", "in_sync"), "validated")
 
 
 def validate_groups(
@@ -194,7 +194,7 @@ def group_evaluation(context: Context, name: str, result: GroupValidation) -> dg
         mirror_key(name),
         CHECK,
         result.group,
-        passed=result.verdict == "in_step",
+        passed=result.verdict == "in_sync",
         description=summary(result),
         metadata=metadata_of(result),
         severity=dg.AssetCheckSeverity.WARN if unknown else dg.AssetCheckSeverity.ERROR,

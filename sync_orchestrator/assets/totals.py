@@ -67,7 +67,7 @@ class Verdicts:
         others: list[Judged] = []
         try:
             for result in results:
-                if result.verdict == "in_step":
+                if result.verdict == "in_sync":
                     yield result
                 else:
                     others.append(result)

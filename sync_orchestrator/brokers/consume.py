@@ -178,7 +178,7 @@ class Consumption:
     def _up(self) -> None:
         _log.info("%s: consuming from %s", self.name, self._settings.queue)
         self._down_since, self._pause = None, _FIRST_PAUSE
-        self._try(lambda connection: alerts.resolve(connection, "not_consumed", self.name))
+        self._try(lambda connection: alerts.resolve(connection, "consumer_down", self.name))
         self._told = False
 
     def _down(self, reason: str) -> None:
@@ -189,7 +189,7 @@ class Consumption:
             self._told = self._try(
                 lambda connection: alerts.tell(
                     connection,
-                    "not_consumed",
+                    "consumer_down",
                     self.name,
                     f"{self.name}: its broker cannot be consumed from for {(now - since) / 60:.0f} minutes",
                     examples=[reason],

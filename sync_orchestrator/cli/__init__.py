@@ -31,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Keeps a third party's copy of your business data in step, and proves it.",
+    help="Keeps a third party's copy of your business data in sync, and proves it.",
 )
 for subject in (running, init, configuration, status, syncing, validation, systems, adoption):
     app.add_typer(subject.commands)

@@ -122,7 +122,7 @@ def _show(result: Adoption) -> None:
         )
     elif result.lifted:
         say(f"Pushes to {result.system} go on.")
-    lost = [check for check in result.checks if check.verdict != "in_step"]
+    lost = [check for check in result.checks if check.verdict != "in_sync"]
     table(
         "sources",
         ["group", "verdict", "lost", "to repair", ""],

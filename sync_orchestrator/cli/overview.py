@@ -38,7 +38,7 @@ def entities(config: Config) -> list[dict[str, Any]]:
             "third party": entity.third_party.system,
             "fields": len(entity.mapping),
             "validated every": _time(entity.validation.every),
-            "record by record every": _time(entity.validation.audit_every),
+            "record by record every": _time(entity.validation.full_comparison_every),
         }
         for name, entity in config.entities.items()
     ]

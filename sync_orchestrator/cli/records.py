@@ -80,11 +80,11 @@ def records_push(entity: str, key: str) -> None:
     with context.engine.begin() as connection:
         found = records.show(connection, entity, key)
     record = found["record"]
-    if record["out_of_step"]:
+    if record["out_of_sync"]:
         say(f"not acknowledged yet: {record['error'] or 'it is due'}")
     else:
         say(f"acknowledged: {found['pushes'][-1]['step'] if found['pushes'] else 'nothing to do'}")
-    raise typer.Exit(1 if record["out_of_step"] else 0)
+    raise typer.Exit(1 if record["out_of_sync"] else 0)
 
 
 @commands.command("list")
@@ -131,7 +131,7 @@ def records_list(
 def _state(record: DeadRecord) -> str:
     if record.kind == "event":
         return "dead before it was archived"
-    return "on hold" if record.state == "held" else record.state
+    return "on hold" if record.state == "on_hold" else record.state
 
 
 @commands.command("redrive")

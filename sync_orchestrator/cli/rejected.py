@@ -55,7 +55,7 @@ def rejected_retry(
     every: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
     consumer: Consumer = None,
 ) -> None:
-    """Put messages through again, after the configuration was mended. Exit status: 1 some still cannot be read."""
+    """Put messages through again, after the configuration was fixed. Exit status: 1 some still cannot be read."""
     from sync_orchestrator import composition
     from sync_orchestrator.brokers.consume import retry_rejected
 

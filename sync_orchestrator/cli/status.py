@@ -43,7 +43,7 @@ def status(json: Json = False) -> None:
         [
             [
                 row["entity"],
-                "on hold" if row["state"] == "held" else row["state"],
+                "on hold" if row["state"] == "on_hold" else row["state"],
                 row["cause"],
                 row["count"],
                 (row["since"] or "")[:19],

@@ -1,4 +1,4 @@
-"""The commands that bring the third party in step: ``drain``, ``plan``, ``full-sync``.
+"""The commands that bring the third party in sync: ``drain``, ``plan``, ``full-sync``.
 
 Not here: how that is done (``core/drain/drain.py``, ``core/full_sync/full_sync.py``), what a plan is as a file
 (``core/full_sync/plan_file.py``).
@@ -124,9 +124,9 @@ def full_sync_command(
     allow_deletions: AllowDeletions = None,
     plan: Annotated[Path | None, typer.Option(help="Only if it would still do what this file of `plan` says.")] = None,
 ) -> None:
-    """Fill business groups from the sources, bring the third party in step, try again all that failed meanwhile.
+    """Fill business groups from the sources, bring the third party in sync, try again all that failed meanwhile.
 
-    Exit status: 0 in step, 1 something is left, 3 it would do something else than planned, and nothing was done.
+    Exit status: 0 in sync, 1 something is left, 3 it would do something else than planned, and nothing was done.
     """
     from sync_orchestrator import composition
     from sync_orchestrator.core.runtime import perform
@@ -149,7 +149,7 @@ def full_sync_command(
             f"`sync-orchestrator full-sync {entity}` again"
         )
     elif not left:
-        say("all of it is in step")
+        say("all of it is in sync")
     raise typer.Exit(1 if failures or left else 0)
 
 

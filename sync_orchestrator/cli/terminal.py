@@ -107,8 +107,8 @@ def show_step(step: Step) -> None:
         (f"{step.outcome:<8}", style), f"{step.entity:<12} {step.system:<12} {step.what:<8} ", clean(step.detail)
     )
     out().print(line, soft_wrap=True)
-    if step.mend:
-        out().print(clean(f"{'':<43}→ {step.mend}"), soft_wrap=True)
+    if step.hint:
+        out().print(clean(f"{'':<43}→ {step.hint}"), soft_wrap=True)
     if step.after is not None:
         made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 4, 1, 0))
         for title in ("before", "after"):
@@ -129,7 +129,7 @@ def show_endings(endings: Sequence[Ending]) -> None:
             pad_edge=False,
             header_style="dim",
         )
-        for column in ("behaviour", "outcome", "what came, or why not", "expected", "mend"):
+        for column in ("behaviour", "outcome", "what came, or why not", "expected", "hint"):
             made.add_column(column, overflow="fold")
         for ending in endings:
             if (ending.entity, ending.system) == place:
@@ -139,7 +139,7 @@ def show_endings(endings: Sequence[Ending]) -> None:
                     Text(ending.outcome, style[ending.outcome]),
                     clean(ending.came),
                     clean(ending.expected),
-                    clean(ending.mend),
+                    clean(ending.hint),
                 )
         out().print(made)
         out().print()

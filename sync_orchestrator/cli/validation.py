@@ -1,4 +1,4 @@
-"""The commands that prove it: ``verify`` the third party or the archive, ``drift`` and ``repair`` for what was found.
+"""The commands that prove it: ``validate`` the third party or the archive, ``drift`` and ``repair`` for what was found.
 
 Not here: how that is done (``core/validation/validate.py``, ``core/validation/source_check.py``,
 ``core/operations/repair.py``).
@@ -49,7 +49,7 @@ def verify(
 ) -> None:
     """Validate by count, then by diff.
 
-    Exit status: 0 in step, 1 drift or dead records, 2 something could not be validated.
+    Exit status: 0 in sync, 1 drift or dead records, 2 something could not be validated.
     """
     context = existing_context()
     chosen = [entity_named(context, entity)] if entity else list(context.entities.values())
@@ -66,7 +66,7 @@ def verify(
             say_who_pushes(context.engine, f"{under_repair} differences are marked for repair")
     verdicts = {result.verdict for result in results}
     is_wrong = "drift" in verdicts or (group is None and any(result.dead_without_group for result in results))
-    raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_step"} else 2)
+    raise typer.Exit(1 if is_wrong else 0 if verdicts == {"in_sync"} else 2)
 
 
 def _verify_sources(
@@ -106,7 +106,7 @@ def _verify_sources(
         if recorded := sum(result.repaired for result in results):
             say_who_pushes(context.engine, f"{recorded} change events are recorded for what was lost")
     verdicts = {result.verdict for result in results}
-    return 1 if "lost" in verdicts else 0 if verdicts == {"in_step"} else 2
+    return 1 if "lost" in verdicts else 0 if verdicts == {"in_sync"} else 2
 
 
 def _validate(
@@ -189,7 +189,7 @@ def repair_command(
 ) -> None:
     """Repair what was found and waits for a person, and validate again.
 
-    Exit status: 0 in step, 1 drift is left, 2 something could not be validated.
+    Exit status: 0 in sync, 1 drift is left, 2 something could not be validated.
     """
     from sync_orchestrator.core.operations.repair import groups_to_repair
     from sync_orchestrator.core.runtime import perform
@@ -214,7 +214,7 @@ def repair_command(
         )
         show_validations([result.validation for result in results if result.validation is not None])
     verdicts = {result.validation.verdict for result in results if result.validation is not None}
-    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_step"} else 2)
+    raise typer.Exit(1 if "drift" in verdicts else 0 if verdicts == {"in_sync"} else 2)
 
 
 async def _repair(
@@ -252,8 +252,7 @@ def validation_as_json(result: GroupValidation) -> dict[str, Any]:
         "unmanaged": result.unmanaged,
         "compared": result.compared,
         "repaired": result.repaired,
-        "foreign": result.foreign,
-        "stubborn": result.stubborn,
+        "persistent": result.persistent,
         "dead": result.dead,
         "discarded": result.discarded,
         "dead_without_group": result.dead_without_group,

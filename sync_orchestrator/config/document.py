@@ -105,7 +105,7 @@ class Config(Model):
     sources: dict[Name, Source] = Field(min_length=1)
     """The source systems, by a name of your choice."""
     third_parties: dict[Name, ThirdPartySystem] = Field(min_length=1)
-    """The external services that are kept in step, by a name of your choice."""
+    """The external services that are kept in sync, by a name of your choice."""
     entities: dict[Name, Entity] = Field(min_length=1)
     """The kinds of records, by a name of your choice; the ``type`` of change events begins with it."""
     retry: Retry = Retry()
@@ -168,8 +168,8 @@ class Config(Model):
             try:
                 entity.third_party.check_kind(self.third_parties[entity.third_party.system])
             except ValueError as error:
-                mend = str(error)
-                yield f"entities.{name}.third_party" + (f": {mend}" if mend.startswith("'") else f".{mend}")
+                hint = str(error)
+                yield f"entities.{name}.third_party" + (f": {hint}" if hint.startswith("'") else f".{hint}")
 
     def _events(self) -> Iterator[str]:
         for name, source in self.sources.items():

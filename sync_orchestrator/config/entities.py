@@ -33,29 +33,29 @@ class Retry(Model):
 
 
 class Deletions(Model):
-    """How many records may be deleted within ``window`` without a delete event: min(most, max(least, share * group)).
+    """How many records may be deleted within ``window`` without a delete event: min(max, max(min, share * group)).
 
     More are held back until an operator allows them: by ``--allow-deletions`` of a full sync or a repair.
     """
 
-    least: int = Field(default=5, ge=0)
+    min: int = Field(default=5, ge=0)
     """So many are always allowed."""
     share: float = Field(default=0.05, ge=0, le=1)
     """The share of the business group that is allowed."""
-    most: int = Field(default=100, ge=0)
+    max: int = Field(default=100, ge=0)
     """More are never allowed."""
-    entity_most: int = Field(default=1000, ge=0)
-    """The upper bound for all business groups of the entity together, where ``least`` and ``share`` hold as well."""
+    entity_max: int = Field(default=1000, ge=0)
+    """The upper bound for all business groups of the entity together, where ``min`` and ``share`` hold as well."""
     window: Seconds = 86_400
     """The time over which deletions are added up."""
 
     def cap(self, group_size: int) -> int:
         """The cap for a business group of this many records."""
-        return min(self.most, max(self.least, int(self.share * group_size)))
+        return min(self.max, max(self.min, int(self.share * group_size)))
 
     def entity_cap(self, entity_size: int) -> int:
         """The cap for all business groups of an entity of this many records."""
-        return min(self.entity_most, max(self.least, int(self.share * entity_size)))
+        return min(self.entity_max, max(self.min, int(self.share * entity_size)))
 
 
 class Validation(Model):
@@ -63,13 +63,13 @@ class Validation(Model):
 
     every: Seconds = 900
     """How often each business group is validated by the schedule."""
-    audit_every: Seconds = 86_400
+    full_comparison_every: Seconds = 86_400
     """How often at least it is compared record by record, whatever its count says."""
     confirm_after: Seconds = 2
     """The pause before a suspect is looked at again."""
     repair: Repair = "auto"
     """``auto``: drift is repaired. ``ask``: it is told of, and a person starts the repair. ``off``: it is told of."""
-    foreign: Literal["report", "delete"] = "report"
+    unmanaged: Literal["report", "delete"] = "report"
     """What is done about records there that we never put there."""
     deletions: Deletions = Deletions()
 

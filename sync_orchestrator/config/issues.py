@@ -1,4 +1,4 @@
-"""What is wrong with a document, for people: line, field and mend.
+"""What is wrong with a document, for people: line, field and hint.
 
 A validator of ours begins its message with the field that it means, where that is further in (``read: nothing fills
 in …``), and has one line for each thing that is wrong. Not here: what is wrong (the models of this package).
@@ -23,7 +23,7 @@ from sync_orchestrator.config.positions import child, line_of
 _POINTED = re.compile(r"'?([a-z_]\w*(?:\.\w+|\[\d+\])*)'?(:?) ?", re.IGNORECASE)
 _MOST_NAMED = 12
 
-_MENDS = {
+_HINTS = {
     "missing": "is needed",
     "model_type": "must be a section, with fields below it",
     "model_attributes_type": "must be a section, with fields below it",
@@ -40,15 +40,15 @@ class Complaint:
 
     line: int
     field: str
-    mend: str
+    hint: str
 
     def __str__(self) -> str:
-        return f"{self.line}: {self.field}: {self.mend}"
+        return f"{self.line}: {self.field}: {self.hint}"
 
 
-def complaint(tree: yaml.Node, place: Place, mend: str) -> Complaint:
+def complaint(tree: yaml.Node, place: Place, hint: str) -> Complaint:
     """A complaint about a place of the document."""
-    return Complaint(line_of(tree, place), dotted(place), mend)
+    return Complaint(line_of(tree, place), dotted(place), hint)
 
 
 def complaints(error: ValidationError, tree: yaml.Node, schema: dict[str, Any]) -> list[Complaint]:
@@ -69,13 +69,13 @@ def _of(details: ErrorDetails, tree: yaml.Node, schema: dict[str, Any]) -> Itera
     kind = details["type"]
     if kind == "value_error":
         for line in details["msg"].removeprefix("Value error, ").splitlines():
-            further, mend = _pointed_at(tree, place, line)
-            yield complaint(tree, further, LINE_MARK.sub(lambda mark: _line_named(tree, mark[1]), mend))
+            further, hint = _pointed_at(tree, place, line)
+            yield complaint(tree, further, LINE_MARK.sub(lambda mark: _line_named(tree, mark[1]), hint))
     elif kind == "extra_forbidden":
         yield complaint(tree, place, _unknown(str(place[-1]), properties_at(schema, place[:-1])))
     else:
-        mend = _MENDS.get(kind, details["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value "))
-        yield complaint(tree, place, f"the name {mend}" if "[key]" in details["loc"] else mend)
+        hint = _HINTS.get(kind, details["msg"].removeprefix("Input ").removeprefix("String ").removeprefix("Value "))
+        yield complaint(tree, place, f"the name {hint}" if "[key]" in details["loc"] else hint)
 
 
 def _line_named(tree: yaml.Node, place: str) -> str:

@@ -21,7 +21,7 @@ from sync_orchestrator.errors import ConfigError
 from sync_orchestrator.texts.masking import mask_log_records
 
 Further = Callable[[Config], Iterable[tuple[Place, str]]]
-"""What else is looked at in a configuration that is in order by itself: places, and what has to be mended there."""
+"""What else is looked at in a configuration that is in order by itself: places, and what has to be fixed there."""
 
 
 _MARK = re.compile(r"(?<!\S)# TODO: (.*)$")
@@ -47,7 +47,7 @@ def nothing_further(config: Config) -> tuple[()]:
 def load(path: Path, further: Further = nothing_further) -> Config:
     """Reads and checks a configuration.
 
-    Raises ConfigError with all that is wrong, a line each: file, line, field and mend.
+    Raises ConfigError with all that is wrong, a line each: file, line, field and hint.
     """
     mask_log_records()
     try:
@@ -78,7 +78,7 @@ def read(text: str, name: str, further: Further = nothing_further) -> Config:
     config, wrong = _checked(document, tree)
     wrong = _with_marks(wrong, list(_marks(text, tree)))
     if config is not None and not wrong:
-        wrong = sorted({complaint(tree, place, mend) for place, mend in further(config)})
+        wrong = sorted({complaint(tree, place, hint) for place, hint in further(config)})
     if wrong or config is None:
         raise ConfigError("\n".join(without_values(f"{name}:{each}", text) for each in wrong))
     return config

@@ -185,7 +185,7 @@ class Rollout(Model):
     """What of both bodies is compared in shadow mode."""
     window: Seconds = Field(default=60, ge=5, le=3600)
     """Rates are those of so long, since the last change of the share."""
-    least: int = Field(default=20, ge=1)
+    min_calls: int = Field(default=20, ge=1)
     """Fewer calls in the window say nothing."""
     error_rate: float = Field(default=0.05, ge=0, lt=1)
     """With a larger share of failures the share falls back to 0."""

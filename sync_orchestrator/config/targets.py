@@ -50,7 +50,7 @@ class Breaker(Model):
 
 
 class ThirdPartySystem(Http):
-    """The external service that is kept in step."""
+    """The external service that is kept in sync."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["base_url"]}, {"required": ["adapter"]}]})
 
@@ -64,7 +64,7 @@ class ThirdPartySystem(Http):
     rate: float | None = Field(default=None, gt=0)
     """Calls a second over all runs on all machines; None for no limit. Where calls are refused with 429 all the same,
     fewer are made for a while. Of a class without ``base_url``, its methods and pages count."""
-    landing: Seconds | None = None
+    in_flight_window: Seconds | None = None
     """How long after we gave up a call may still take effect there; ``timeout`` unless told."""
     search_lag: Seconds = 1
     """How long after a create a search finds the record."""
@@ -88,8 +88,8 @@ class ThirdPartySystem(Http):
         return self
 
     @property
-    def landing_seconds(self) -> float:
-        return self.timeout if self.landing is None else self.landing
+    def in_flight_seconds(self) -> float:
+        return self.timeout if self.in_flight_window is None else self.in_flight_window
 
 
 class RoundTo(Model):

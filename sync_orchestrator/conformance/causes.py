@@ -86,7 +86,7 @@ def _dependent(ending: Ending, cause: str) -> Ending:
     if ending.outcome != "failed" or cause == ending.behaviour:
         return ending
     return replace(
-        ending, outcome="skipped", because_of=cause, came=f"because of {cause}: {ending.came}", expected="", mend=""
+        ending, outcome="skipped", because_of=cause, came=f"because of {cause}: {ending.came}", expected="", hint=""
     )
 
 

@@ -54,7 +54,7 @@ class Bench:
         self.entity = entity
         self.system = system
         self.third_party = third_party
-        self.traits = third_party.traits
+        self.capabilities = third_party.capabilities
         self.samples = samples
         self.mapping = mapping_of(entity)
         self.group = samples.group
@@ -71,7 +71,9 @@ class Bench:
         """A record that is not there yet, with a key that nobody has; ``end`` is what its key ends with."""
         key, group = f"{self.samples.prefix}{next(self._numbers)}{end}", group or self.group
         payload = self.samples.payload(key, group, change, **fields)
-        return Item(key, group, payload, None if self.traits.own_ids else key, f"{self.name}/{key}/{group or ''}/0")
+        return Item(
+            key, group, payload, None if self.capabilities.assigns_ids else key, f"{self.name}/{key}/{group or ''}/0"
+        )
 
     def changed(self, item: Item, change: int, **fields: Any) -> Item:
         """The same record with other content. Raises Skipped where the sample has nothing to change."""
@@ -105,7 +107,7 @@ class Bench:
         """
         payload = self.samples.payload(item.key, group)
         acknowledged = self._acknowledged(item)
-        claim = replace(acknowledged, group=group, revision=2, unsettled_groups=(group,))
+        claim = replace(acknowledged, group=group, revision=2, outcome_unknown_groups=(group,))
         ids = self._made.setdefault((item.key, group), set())
         ids.add(item.external_id)
         pushed = await push_payload(self, claim, payload)
@@ -135,8 +137,8 @@ class Bench:
             rejected_digest=None,
             token=0,
             ever_applied=True,
-            unsettled_until=None,
-            unsettled_for=None,
+            outcome_unknown_until=None,
+            outcome_unknown_for=None,
             deadline=time.monotonic() + _LONGEST_MOVE_SECONDS,
             acknowledged_at=time.time_ns() // 1000,
             waiting_for=0,
@@ -224,7 +226,7 @@ class Bench:
 
     async def of_key(self, item: Item) -> list[Found]:
         """Every record with its key, as the search or else the listing shows it."""
-        if self.traits.can_lookup:
+        if self.capabilities.can_lookup:
             return await self.third_party.lookup(item.key, item.group)
         return [found for found in await self.listed(item.group) if found.key == item.key]
 
@@ -252,7 +254,7 @@ class Bench:
         if (reference := _REFERENCE.match(detail)) is not None:
             return f"references.{reference[1]}"
         target = self.entity.third_party
-        if call == "create" and not self.traits.own_ids and target.upsert == "update":
+        if call == "create" and not self.capabilities.assigns_ids and target.upsert == "update":
             call = "update"
         if call in ("create", "update", "delete") and getattr(target, call) is None:
             return f"bulk_{call}"
@@ -307,7 +309,7 @@ class Bench:
                     for found in await self.listed(group)
                     if (found.key, group) in self._tidied
                 ]
-        for key, group in self._tidied if self.group is None and self.traits.can_lookup else ():
+        for key, group in self._tidied if self.group is None and self.capabilities.can_lookup else ():
             left += [replace(found, group=group) for found in await self.third_party.lookup(key, group)]
         return left
 

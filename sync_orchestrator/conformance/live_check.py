@@ -47,7 +47,7 @@ _GROUP_KINDS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that was tried. ``mend`` says what to look at where it is not ok."""
+    """One thing that was tried. ``hint`` says what to look at where it is not ok."""
 
     entity: str
     system: str
@@ -55,7 +55,7 @@ class Step:
     outcome: Literal["ok", "failed", "skipped", "waiting"]
     """``waiting``: it succeeds once another entity was filled."""
     detail: str
-    mend: str = ""
+    hint: str = ""
     before: Any = None
     after: Any = None
 
@@ -505,7 +505,7 @@ class _Trial:
         if ours or (key is None and record is not None):
             assert record is not None
             key = record.key
-        if key is not None and self._third_party.traits.can_lookup:
+        if key is not None and self._third_party.capabilities.can_lookup:
             with suppress(_Stopped):
                 async with self._step(system, "lookup", f"{place}.lookup"):
                     records = await self._third_party.lookup(key, group)
@@ -636,7 +636,7 @@ class _Trial:
                             row.key,
                             row.group or group,
                             self._payload,
-                            None if self._third_party.traits.own_ids else row.key,
+                            None if self._third_party.capabilities.assigns_ids else row.key,
                             f"{self._name}/{row.key}/0",
                         )
                     )
@@ -784,11 +784,11 @@ class _Trial:
     def _ok(self, system: str, what: str, detail: str) -> None:
         self._tell(Step(self._name, system, what, "ok", detail))
 
-    def _skip(self, system: str, what: str, detail: str, mend: str = "") -> None:
-        self._tell(Step(self._name, system, what, "skipped", detail, mend))
+    def _skip(self, system: str, what: str, detail: str, hint: str = "") -> None:
+        self._tell(Step(self._name, system, what, "skipped", detail, hint))
 
-    def _fail(self, system: str, what: str, detail: str, mend: str) -> None:
-        self._tell(Step(self._name, system, what, "failed", detail, mend))
+    def _fail(self, system: str, what: str, detail: str, hint: str) -> None:
+        self._tell(Step(self._name, system, what, "failed", detail, hint))
 
 
 def _collection(path: str) -> str:

@@ -13,17 +13,17 @@ B = TypeVar("B")
 
 
 class Differs(Exception):
-    """It is not as it should be: what came, what was expected; ``mend`` in place of the behaviour's own."""
+    """It is not as it should be: what came, what was expected; ``hint`` in place of the behaviour's own."""
 
     def __init__(
-        self, came: Any, expected: str, mend: str = "", *, fields: Collection[str] = (), cause: str | None = None
+        self, came: Any, expected: str, hint: str = "", *, fields: Collection[str] = (), cause: str | None = None
     ) -> None:
         """``fields``: those that differ, where nothing else does. ``cause``: what tells this failure from others, in
         place of ``came``."""
         super().__init__(f"{came}; expected: {expected}")
         self.came = came if isinstance(came, str) else repr(came)
         self.expected = expected
-        self.mend = mend
+        self.hint = hint
         self.fields = frozenset(fields)
         self.cause = cause or f"{self.came}; {expected}"
 
@@ -56,7 +56,7 @@ class Ending:
     came: str = ""
     """What came of a failed one; why one was skipped."""
     expected: str = ""
-    mend: str = ""
+    hint: str = ""
     because_of: str = ""
     """The behaviour that names the cause, where this one would have failed for the same."""
 

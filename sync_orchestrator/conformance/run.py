@@ -61,7 +61,7 @@ async def assert_conforms(
         odd_keys=odd_keys,
     )
     failed = [
-        f"{ending.behaviour}: {ending.came}; expected: {ending.expected}; {ending.mend}"
+        f"{ending.behaviour}: {ending.came}; expected: {ending.expected}; {ending.hint}"
         for ending in report.endings
         if ending.outcome == "failed"
     ]
@@ -314,7 +314,7 @@ async def _ended(
     def failed(
         came: str,
         expected: str,
-        mend: str,
+        hint: str,
         cause: str,
         failed_section: str = "",
         fields: frozenset[str] = frozenset(),
@@ -322,7 +322,7 @@ async def _ended(
         is_closed: bool = False,
     ) -> Tried:
         return Tried(
-            Ending(entity, system, behaviour.name, "failed", came, expected, mend),
+            Ending(entity, system, behaviour.name, "failed", came, expected, hint),
             cause,
             behaviour.section,
             failed_section,
@@ -339,7 +339,7 @@ async def _ended(
         return failed(
             difference.came,
             difference.expected,
-            difference.mend or look(behaviour, None),
+            difference.hint or look(behaviour, None),
             cause_of_error(difference.cause),
             fields=difference.fields,
         )
@@ -384,7 +384,7 @@ async def _known_groups(config: Config, entity: str) -> list[str]:
 async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[Json, str]:
     """The owner's first record that the mapping can use, with what the other sources say of it, and its group."""
     settings, sources = config.entities[entity], build_sources(config)[entity]
-    mapping, mend = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
+    mapping, hint = Mapping(settings.mapping), f"give one with --sample, or entities.{entity}.samples"
     try:
         for name in [group] if group is not None else await _groups(sources[settings.owner]):
             async for rows, _ in sources[settings.owner].pages(name):
@@ -395,11 +395,11 @@ async def _read_sample(config: Config, entity: str, group: str | None) -> tuple[
                     of_group = row.group or name
                     return mapping.payload(row.key, of_group, {settings.owner: row.data, **parts}), of_group
     except (CallFailed, MappingFailed) as error:
-        raise ConfigError(f"no sample of {entity} can be read: {error}; {mend}") from None
+        raise ConfigError(f"no sample of {entity} can be read: {error}; {hint}") from None
     finally:
         for source in sources.values():
             await source.close()
-    raise ConfigError(f"its sources show no sample of {entity}: {mend}")
+    raise ConfigError(f"its sources show no sample of {entity}: {hint}")
 
 
 async def _part(source: SourceSystem, key: str) -> Json | None:

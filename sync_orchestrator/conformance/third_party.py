@@ -116,7 +116,7 @@ async def delete_then_gone(bench: Bench) -> None:
         raise Differs(f"it can still be read: {found.fields}", "no record")
     left = (
         []
-        if bench.group is None and not bench.traits.can_lookup
+        if bench.group is None and not bench.capabilities.can_lookup
         else await bench.eventually(lambda: bench.of_key(item), lambda left: not left)
     )
     if left:
@@ -139,7 +139,7 @@ async def missing_is_told(bench: Bench) -> None:
     found = await bench.eventually(lambda: bench.third_party.read(item), lambda found: found is None)
     if found is not None:
         raise Differs(f"a read shows {found.fields}", "no record")
-    if bench.traits.own_ids and await bench.update(item) is not None:
+    if bench.capabilities.assigns_ids and await bench.update(item) is not None:
         raise Differs(
             "an update of a deleted record counts as a success",
             "a response that means missing",
@@ -148,10 +148,10 @@ async def missing_is_told(bench: Bench) -> None:
         )
 
 
-@behaviour("look_first", "traits", needs=("delete-then-gone",))
+@behaviour("look_first", "capabilities", needs=("delete-then-gone",))
 async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
     """Where the id of a deleted record is given to the next one, a read shows whose it is."""
-    if not bench.traits.own_ids:  # then the id is the key
+    if not bench.capabilities.assigns_ids:  # then the id is the key
         return
     first = await bench.create(bench.item())
     await bench.third_party.delete(first)
@@ -159,17 +159,17 @@ async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
     if second.external_id != first.external_id:
         return
     again = f"the id {first.external_id} of a deleted record is given again"
-    if bench.traits.look_first == "never":
+    if bench.capabilities.look_first == "never":
         raise Differs(
             again,
             "an id that does not come back, or a look before each write",
-            f"set look_first to auto: {bench.look('look_first', 'traits')}",
+            f"set look_first to auto: {bench.look('look_first', 'capabilities')}",
         )
-    if bench.traits.look_first == "auto" and not may_be_given_again(first.external_id or ""):
+    if bench.capabilities.look_first == "auto" and not may_be_given_again(first.external_id or ""):
         raise Differs(
             again,
             "a random id that does not come back",
-            f"set look_first to always: {bench.look('look_first', 'traits')}",
+            f"set look_first to always: {bench.look('look_first', 'capabilities')}",
         )
     found = await bench.eventually(lambda: bench.third_party.read(first), bool)
     if found is None or found.key != second.key:
@@ -183,7 +183,7 @@ async def ids_that_are_given_again_are_noticed(bench: Bench) -> None:
 @behaviour("lookup")
 async def lookup_finds_by_key(bench: Bench) -> None:
     """A search by our key finds the record once the search lag is over, and no other one."""
-    if not bench.traits.can_lookup:
+    if not bench.capabilities.can_lookup:
         raise Skipped("it says that it cannot be searched by key")
     item, other = await bench.create(bench.item()), await bench.create(bench.item())
     found = await bench.eventually(lambda: bench.third_party.lookup(item.key, item.group), bool)
@@ -200,30 +200,30 @@ async def lookup_finds_by_key(bench: Bench) -> None:
 
 
 @behaviour("create")
-async def repeated_create_makes_no_twin(bench: Bench) -> None:
+async def repeated_create_makes_no_duplicate(bench: Bench) -> None:
     """The same create, sent again, leaves one record."""
     item = bench.item()
-    if bench.traits.own_ids and not bench.traits.idempotent_create:
+    if bench.capabilities.assigns_ids and not bench.capabilities.idempotent_create:
         raise Skipped("it says nothing of repeated creates: they are never sent, but looked up")
     first, second = await bench.create(item), await bench.create(item)
     if first.external_id != second.external_id:
         raise Differs(f"the second one made {second.external_id} beside {first.external_id}", "the first one's id")
-    await _no_twin(bench, item)
+    await _no_duplicate(bench, item)
 
 
-@behaviour("create", needs=("repeated-create-makes-no-twin",))
-async def lost_answer_leads_to_no_twin(bench: Bench) -> None:
+@behaviour("create", needs=("repeated-create-makes-no-duplicate",))
+async def lost_answer_leads_to_no_duplicate(bench: Bench) -> None:
     """A create whose answer is lost is found again, or repeated without harm."""
     item = bench.item()
     await bench.create(item)  # and nobody has heard of its id
-    if not bench.traits.own_ids:
+    if not bench.capabilities.assigns_ids:
         if await bench.update(item) != item.key:
             raise Differs("a second write does not find it", f"the key {item.key}", bench.look("update", "update"))
-    elif bench.traits.idempotent_create:
+    elif bench.capabilities.idempotent_create:
         again = await bench.create(item)
         if await bench.update(again) is None:
             raise Differs(f"nothing is under {again.external_id}, which the repeated create named", "the record")
-    elif bench.traits.can_lookup:
+    elif bench.capabilities.can_lookup:
         await bench.lag()
         found = await bench.third_party.lookup(item.key, item.group)
         if len(found) != 1:
@@ -237,7 +237,7 @@ async def lost_answer_leads_to_no_twin(bench: Bench) -> None:
             raise Differs("what the search found cannot be updated", "the record", bench.look("lookup", "lookup"))
     else:
         raise Skipped("neither a search nor repeated creates: a person is asked then")
-    await _no_twin(bench, item)
+    await _no_duplicate(bench, item)
 
 
 @behaviour("list", "pages")
@@ -378,14 +378,14 @@ async def bulk_results_are_item_by_item(bench: Bench) -> None:
         if result != item.external_id:
             raise Differs(f"a good one ended with {result}", f"its id {item.external_id}")
         await bench.shows(item)
-    if bench.traits.own_ids and results[-1] is not None:
+    if bench.capabilities.assigns_ids and results[-1] is not None:
         raise Differs(f"the one that is gone ended with {results[-1]}", "None")
     await asyncio.gather(*(bench.third_party.delete(item) for item in (*items, gone)))
 
 
 @behaviour("auth", "login")
 async def wrong_login_is_told(bench: Bench) -> None:
-    """A wrong login is told as such, so that everything waits until it is mended."""
+    """A wrong login is told as such, so that everything waits until it is fixed."""
     wrong = _with_wrong_login(bench.system)
     if wrong is None:
         raise Skipped(
@@ -459,7 +459,7 @@ def _key(end: str) -> Callable[[Bench], Awaitable[None]]:
                 + ("say which it takes with key_pattern" if pattern is None else f"key_pattern '{pattern}' takes it")
             )
         await bench.shows(item)
-        await _no_twin(bench, item)
+        await _no_duplicate(bench, item)
         if bench.samples.changeable:
             await _updated(bench, bench.changed(item, 1))
         await bench.third_party.delete(item)
@@ -529,8 +529,8 @@ async def _updated(bench: Bench, item: Item) -> None:
     await bench.shows(item)
 
 
-async def _no_twin(bench: Bench, item: Item) -> None:
-    if bench.group is None and not bench.traits.can_lookup:
+async def _no_duplicate(bench: Bench, item: Item) -> None:
+    if bench.group is None and not bench.capabilities.can_lookup:
         return
     await bench.lag()
     found = await bench.of_key(item)

@@ -48,7 +48,7 @@ class EntityContext:
 
     def digest_of_found(self, found: Found, group: str | None) -> bytes:
         """The digest of a record that the third party shows, as one of a business group (``core/values/places.py``)."""
-        return digest_of_found(self.mapping, self.third_party.traits, found, group)
+        return digest_of_found(self.mapping, self.third_party.capabilities, found, group)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,16 +91,16 @@ class SourceSystem(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class Capabilities:
     """What a third party can do, so that a push is planned without knowing its API."""
 
-    own_ids: bool
+    assigns_ids: bool
     """It gives its own ids; otherwise our key is the id and a write is an upsert."""
     can_lookup: bool
     """It can be searched by our key."""
     idempotent_create: bool
     """A create repeated with the same idempotency key is carried out once."""
-    grouped_address: bool
+    group_in_address: bool
     """The business group is part of a record's address: a move leaves the old place to be cleared."""
     search_first: bool = False
     """A search by our key goes before every create, since others make records there too; needs ``can_lookup``."""
@@ -149,7 +149,7 @@ class Found:
 class ThirdParty(Protocol):
     """One entity's collection at the third party."""
 
-    traits: Traits
+    capabilities: Capabilities
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns the id under which the third party keeps it."""
@@ -168,7 +168,7 @@ class ThirdParty(Protocol):
         ...
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        """Every record that carries our key (more than one: twins)."""
+        """Every record that carries our key (more than one: duplicates)."""
         ...
 
     def pages(self, group: str) -> AsyncIterator[list[Found]]:

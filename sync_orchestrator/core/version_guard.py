@@ -21,7 +21,7 @@ class Stamp:
     Attributes:
         epoch: Stepped when the source was restored from a backup.
         version: The source's modification time in microseconds, or any growing number.
-        ticket: The number of the read that brought the state; 0 where an event told it.
+        read sequence: The number of the read that brought the state; 0 where an event told it.
         content_hash: The digest of the part's data, TOMBSTONE_HASH for a deletion.
         seq: The number of the event that told it; 0 for a read. Tickets are drawn from the same sequence.
         inferred: A deletion that no delete event asked for.
@@ -29,7 +29,7 @@ class Stamp:
 
     epoch: int
     version: int
-    ticket: int
+    read_sequence: int
     content_hash: bytes
     seq: int = 0
     inferred: bool = False
@@ -37,12 +37,12 @@ class Stamp:
     @property
     def is_read(self) -> bool:
         """Whether the source itself showed the state."""
-        return self.ticket > 0
+        return self.read_sequence > 0
 
     @property
     def order(self) -> int:
         """The number of the read, drawn before it began, or of the event, drawn when it arrived."""
-        return self.ticket or self.seq
+        return self.read_sequence or self.seq
 
     @property
     def is_deletion(self) -> bool:
@@ -72,7 +72,7 @@ class Guard(StrEnum):
 def guard(present: Stamp | None, offered: Stamp, *, can_read: bool, settled: bool = False) -> Guard:
     """Compares an offered state with the archived one.
 
-    Of equal versions the later one wins (rule 30): a read is later by its ticket, an event by its arrival, and where
+    Of equal versions the later one wins (rule 30): a read is later by its read sequence, an event by its arrival, and where
     the source can be read it is read rather than guessed. An older version that the source shows is its present truth
     once the archived state has been ``settled`` for longer than a replica may lag (rule 32). Whatever finds a record
     again wins over a tombstone that was inferred (rule 21).
@@ -181,7 +181,7 @@ class RecordState:
 def decide(record: RecordState, change: Change, rules: Rules) -> Verdict:
     """Judges one change and applies it to ``record`` where it is accepted or kept.
 
-    A read that confirms what events told leaves its ticket, so that later events of that version do not overrule it.
+    A read that confirms what events told leaves its read sequence, so that later events of that version do not overrule it.
     (One that confirms an earlier read leaves none: a full sync of unchanged data writes nothing.)
     """
     verdict = _judge(record, change, rules)

@@ -124,7 +124,7 @@ def _quiet(system: System, systems: dict[str, str]) -> str:
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks the source systems which business groups exist, and keeps the partitions in step.",
+    description="Asks the source systems which business groups exist, and keeps the partitions in sync.",
 )
 def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """A source that does not answer keeps no other from being asked."""
@@ -151,11 +151,11 @@ def _tell_of_unnameable(system: System) -> None:
             if groups := unnameable.get(entity):
                 alerts.tell(
                     connection,
-                    "group_name",
+                    "invalid_partition_name",
                     entity,
                     f"{entity}: business groups that cannot be a partition",
                     entity=entity,
                     examples=[ascii(group) for group in groups[:10]],
                 )
             else:
-                alerts.resolve(connection, "group_name", entity)
+                alerts.resolve(connection, "invalid_partition_name", entity)

@@ -48,7 +48,7 @@ def configuration(upstream: str) -> dict[str, Any]:
                 "base_url": f"{upstream}/erp",
                 "timeout": "1s",
                 "search_lag": 0,
-                "landing": 0,
+                "in_flight_window": 0,
                 "concurrency": 16,
                 "breaker": {"failures": 1_000_000, "probe_after": 0.01, "probe_cap": 0.01},
                 "throttle": {"headers": False},

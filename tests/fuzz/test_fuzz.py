@@ -55,7 +55,7 @@ WORKERS = 12
 KEYS = 60
 OUTCOMES = {"acknowledged", "unknown", "postponed", "transient", "permanent", "auth", "throttled", "reference"}
 CATCH_UP_SECONDS = 90
-WORK = """SELECT FROM sync.records WHERE out_of_step AND parked IS NULL
+WORK = """SELECT FROM sync.records WHERE out_of_sync AND stopped IS NULL
 UNION ALL SELECT FROM sync.events WHERE state IN ('pending', 'leased')"""
 HEAD = "HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
 MAX_HANGS = 3  # more would only take time
@@ -413,7 +413,7 @@ async def drained(
         await change_all()
         redrive(engine)
         ends = time.monotonic() + CATCH_UP_SECONDS
-        while left := unsettled(engine):
+        while left := outcome_unknown(engine):
             assert time.monotonic() < ends, f"not in sync: {left[:5]}"
             assert drain.poll() is None, (folder / "drain.log").read_text()[-3000:]
             memory.look()
@@ -446,7 +446,7 @@ def check_outcomes(engine: Engine, upstream: OddUpstream) -> None:
     # A record that is in sync by its row was acknowledged under the id that it has at the third party.
     certain = rows_of(
         engine,
-        "SELECT key, external_id FROM sync.records WHERE applied_revision > 0 AND NOT out_of_step "
+        "SELECT key, external_id FROM sync.records WHERE applied_revision > 0 AND NOT out_of_sync "
         "AND lease_until IS NULL AND NOT deleted AND applied_digest IS NOT NULL",
     )
     wrong = [
@@ -455,9 +455,9 @@ def check_outcomes(engine: Engine, upstream: OddUpstream) -> None:
     assert not wrong, wrong[:5]
 
 
-def unsettled(engine: Engine) -> list[str]:
+def outcome_unknown(engine: Engine) -> list[str]:
     events = rows_of(engine, "SELECT entity, key, state, error FROM sync.events WHERE key LIKE 'd%%' LIMIT 5")
-    records = rows_of(engine, "SELECT key, parked, error FROM sync.records WHERE out_of_step LIMIT 5")
+    records = rows_of(engine, "SELECT key, stopped, error FROM sync.records WHERE out_of_sync LIMIT 5")
     return [str(tuple(row)) for row in [*events, *records]]
 
 

@@ -144,14 +144,14 @@ class Company:
         assert sorted(self.held(), key=str) == sorted(self.expected(), key=str)
         for full in (False, True):
             found = self.validate(full=full)
-            assert {group: (each.verdict, each.drift, each.foreign, each.reason) for group, each in found.items()} == (
-                dict.fromkeys(GROUPS, ("in_step", [], 0, None))
-            )
+            assert {
+                group: (each.verdict, each.drift, each.unmanaged, each.reason) for group, each in found.items()
+            } == (dict.fromkeys(GROUPS, ("in_sync", [], 0, None)))
             assert sum(each.counted or 0 for each in found.values()) == len(self.expected())
         assert self.states().keys() <= {"done", "superseded"}
 
     def held(self) -> list[Record]:
-        """What the third party holds, past our adapter; twins are there twice."""
+        """What the third party holds, past our adapter; duplicates are there twice."""
         return [{name: held[name] for name in FIELDS} for held in self.third_party.records()]
 
     def expected(self) -> list[Record]:
@@ -221,7 +221,7 @@ def _with_short_waits(page: str) -> Any:
     timeout = document["third_parties"][system].get("timeout", "5s")
     waits = {
         "timeout": timeout,
-        "landing": "1s",
+        "in_flight_window": "1s",
         "search_lag": "0s",
         "breaker": {"probe_after": "200ms", "probe_cap": "1s"},
     }

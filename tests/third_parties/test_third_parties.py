@@ -38,7 +38,7 @@ async def test_it_conforms(third_party: ThirdPartyServer, backoffice: Backoffice
     assert third_party.records() == []
 
 
-def test_a_full_sync_brings_all_groups_in_step_and_a_second_one_writes_nothing(company: Company) -> None:
+def test_a_full_sync_brings_all_groups_in_sync_and_a_second_one_writes_nothing(company: Company) -> None:
     company.fill(company.third_party.many)
     company.full_sync()
     company.check_clean()
@@ -71,7 +71,7 @@ def test_live_changes(company: Company) -> None:
     company.check_clean()
 
 
-def test_a_record_that_is_refused_spoils_no_other_and_is_done_when_it_is_mended(company: Company) -> None:
+def test_a_record_that_is_refused_spoils_no_other_and_is_done_when_it_is_fixed(company: Company) -> None:
     company.full_sync()
     company.fill(120, tell=True)
     company.put("p0050", price="on request")
@@ -111,7 +111,7 @@ def test_drift_is_found_and_repaired(company: Company) -> None:
     server.remove("ä漢🙂")
     server.add({**theirs["p0022"], "sku": "p0100"})
     left = {"nobody's": server.add({**theirs["p0023"], "sku": "nobody's"})}
-    if company.entity.third_party.traits.own_ids and not server.keeps_keys_unique:
+    if company.entity.third_party.capabilities.assigns_ids and not server.keeps_keys_unique:
         left["p0024"] = server.add(theirs["p0024"])
     found = company.validate(full=True)
     kinds = {
@@ -120,14 +120,14 @@ def test_drift_is_found_and_repaired(company: Company) -> None:
         "p0021": "different",
         "ä漢🙂": "missing",
         "p0100": "extra",
-        "p0024": "twin",
-        "nobody's": "foreign",
+        "p0024": "duplicate",
+        "nobody's": "unmanaged",
     }
     statuses = {drift.key: (drift.kind, drift.status) for each in found.values() for drift in each.drift}
     assert statuses == {
         key: (kind, "left" if key in left else "repairing")
         for key, kind in kinds.items()
-        if kind != "twin" or key in left
+        if kind != "duplicate" or key in left
     }
     company.drain()
     for key, its_id in left.items():
@@ -135,7 +135,7 @@ def test_drift_is_found_and_repaired(company: Company) -> None:
     company.check_clean()
 
 
-def test_a_server_that_is_killed_in_the_middle_ends_in_step_and_without_twins(
+def test_a_server_that_is_killed_in_the_middle_ends_in_sync_and_without_duplicates(
     company: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to one call is lost with it, others are under way; some find it gone before it is up again."""
@@ -165,7 +165,7 @@ def test_a_server_that_is_killed_in_the_middle_ends_in_step_and_without_twins(
     company.check_clean()
 
 
-def test_our_process_that_is_killed_with_calls_under_way_leaves_no_twins(company: Company) -> None:
+def test_our_process_that_is_killed_with_calls_under_way_leaves_no_duplicates(company: Company) -> None:
     """A full sync and a drain are killed; what they had sent is carried out when nobody waits for the answer."""
     company.fill(company.third_party.many)
     company.kill_in_the_middle("full-sync", "product")
@@ -181,11 +181,11 @@ def test_our_process_that_is_killed_with_calls_under_way_leaves_no_twins(company
     company.check_clean()
 
 
-def test_writes_that_land_after_we_gave_them_up_leave_no_twins(
+def test_writes_that_land_after_we_gave_them_up_leave_no_duplicates(
     third_party: ThirdPartyServer, backoffice: Backoffice, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server stands still with calls under way, and goes on with them when they have timed out here."""
-    company = Company(engine, third_party, backoffice, timeout=1.0, landing=2.0)
+    company = Company(engine, third_party, backoffice, timeout=1.0, in_flight_window=2.0)
     calls, given_up = 0, 0
 
     async def standing_still(call: Awaitable[Any]) -> Any:

@@ -91,7 +91,7 @@ def configuration(source_url: str, erp_url: str) -> dict[str, Any]:
                 "base_url": erp_url,
                 "headers": {"X-Api-Key": "partner-secret"},
                 "timeout": "2s",
-                "landing": "2s",
+                "in_flight_window": "2s",
                 "search_lag": "0s",
                 "concurrency": 2,
                 "breaker": {"failures": 4, "probe_after": "1s", "probe_cap": "2s"},

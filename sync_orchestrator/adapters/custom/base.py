@@ -18,7 +18,7 @@ from sync_orchestrator.adapters.custom.http_client import Client
 from sync_orchestrator.adapters.http.client import Http, Outgoing
 from sync_orchestrator.adapters.row_reader import Rows
 from sync_orchestrator.config import Part
-from sync_orchestrator.core.ports import Found, Item, Json, PartRead, Traits, Ungrouped
+from sync_orchestrator.core.ports import Capabilities, Found, Item, Json, PartRead, Ungrouped
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 _READS_AT_ONCE = 8
@@ -137,15 +137,17 @@ class Adapter:
 
 
 class ThirdPartyAdapter(Adapter, ABC):
-    """One entity's collection at a third party: five methods, and ``traits`` that say what it can do.
+    """One entity's collection at a third party: five methods, and ``capabilities`` that say what it can do.
 
-    With our ids (``own_ids=False``) the key is the id: ``create`` and ``update`` both overwrite what is there, or make
-    it, and return the key.
+    With our ids (``assigns_ids=False``) the key is the id: ``create`` and ``update`` both overwrite what is there, or
+    make it, and return the key.
     """
 
-    traits: Traits = Traits(own_ids=True, can_lookup=False, idempotent_create=False, grouped_address=False)
+    capabilities: Capabilities = Capabilities(
+        assigns_ids=True, can_lookup=False, idempotent_create=False, group_in_address=False
+    )
     """With their ids, and neither ``lookup`` nor ``idempotent_create``, a create whose outcome is unknown waits for a
-    person: nobody could tell whether it would make a twin."""
+    person: nobody could tell whether it would make a duplicate."""
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
@@ -173,7 +175,7 @@ class ThirdPartyAdapter(Adapter, ABC):
         """Pages of everything that it holds in a business group: ``async def`` with ``yield``."""
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
-        """Every record that carries our key (more than one: twins); where the traits say ``can_lookup``."""
+        """Every record that carries our key (more than one: duplicates); where the capabilities say ``can_lookup``."""
         raise CallFailed(Failure.PERMANENT, "it cannot be searched by key")
 
     async def count(self, group: str) -> int | None:

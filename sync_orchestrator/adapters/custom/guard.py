@@ -167,7 +167,7 @@ class GuardedThirdParty:
     """Implements ``core.ports.ThirdParty`` by a class of your own."""
 
     def __init__(self, adapter: ThirdPartyAdapter, guard: Guard, close: Callable[[], Awaitable[None]]) -> None:
-        self.traits = adapter.traits
+        self.capabilities = adapter.capabilities
         self._adapter = adapter
         self._guard = guard
         self._close = close

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Config, Part, Target, ThirdPartySystem
 from sync_orchestrator.config.environment import FromEnvironment, Place
 from sync_orchestrator.config.sources import ClassSystem
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import ConfigError
 
 A = TypeVar("A", bound=Adapter)
@@ -60,8 +60,10 @@ def made_third_party(
     found = _found(place, system.adapter, ThirdPartyAdapter)  # type: ignore[type-abstract]  # as a bound
     settings = _settings(place, found, {**system.settings, **target.settings})
     made = _made(place, found, Given(name, entity, settings, http, target.key_field, fields))
-    if not isinstance(getattr(made, "traits", None), Traits):
-        raise ConfigError(f"{place}: {found.__name__}.traits must be Traits(...), of sync_orchestrator.core.ports")
+    if not isinstance(getattr(made, "capabilities", None), Capabilities):
+        raise ConfigError(
+            f"{place}: {found.__name__}.capabilities must be Capabilities(...), of sync_orchestrator.core.ports"
+        )
     return made
 
 
@@ -103,15 +105,15 @@ def _wrong(
     except ValueError as error:
         yield adapter, str(error)
         return
-    for mend in _obligations(found, base):
-        yield adapter, mend
+    for hint in _obligations(found, base):
+        yield adapter, hint
     for place, own in places or [((*system, "settings"), {})]:
-        for step, mend in _complaints(found, {**settings, **own}):
-            yield (*(place if step and step[0] in own else (*system, "settings")), *step), mend
+        for step, hint in _complaints(found, {**settings, **own}):
+            yield (*(place if step and step[0] in own else (*system, "settings")), *step), hint
 
 
 def class_of(named: str, base: type[A]) -> type[A]:
-    """The class of a name such as ``my_company.erp:Erp``. Raises ValueError, which says what to mend."""
+    """The class of a name such as ``my_company.erp:Erp``. Raises ValueError, which says what to fix."""
     module_name, _, name = named.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -171,19 +173,19 @@ def _obligations(found: type[Adapter], base: type[Adapter]) -> Iterator[str]:
     if found.Settings is not None and not (inspect.isclass(found.Settings) and issubclass(found.Settings, BaseModel)):
         yield f"{found.__name__}.Settings must be a pydantic model: class Settings(BaseModel)"
     if issubclass(found, ThirdPartyAdapter):
-        yield from _untrue_traits(found)
+        yield from _untrue_capabilities(found)
 
 
-def _untrue_traits(found: type[ThirdPartyAdapter]) -> Iterator[str]:
-    traits = inspect.getattr_static(found, "traits")
+def _untrue_capabilities(found: type[ThirdPartyAdapter]) -> Iterator[str]:
+    capabilities = inspect.getattr_static(found, "capabilities")
     has_lookup = found.lookup is not ThirdPartyAdapter.lookup
-    if not isinstance(traits, Traits):
-        if not isinstance(traits, property):
-            yield f"{found.__name__}.traits must be Traits(...), of sync_orchestrator.core.ports"
-    elif (traits.can_lookup or traits.search_first) and not has_lookup:
-        yield f"{found.__name__}.traits says that it can be searched by key, and there is no 'lookup'"
-    elif has_lookup and not traits.can_lookup:
-        yield f"{found.__name__} has 'lookup', and its traits say can_lookup=False"
+    if not isinstance(capabilities, Capabilities):
+        if not isinstance(capabilities, property):
+            yield f"{found.__name__}.capabilities must be Capabilities(...), of sync_orchestrator.core.ports"
+    elif (capabilities.can_lookup or capabilities.search_first) and not has_lookup:
+        yield f"{found.__name__}.capabilities says that it can be searched by key, and there is no 'lookup'"
+    elif has_lookup and not capabilities.can_lookup:
+        yield f"{found.__name__} has 'lookup', and its capabilities say can_lookup=False"
 
 
 def _complaints(found: type[Adapter], settings: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
@@ -194,12 +196,12 @@ def _complaints(found: type[Adapter], settings: Mapping[str, Any]) -> Iterator[t
         model.model_validate(dict(settings))
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
-            mend = {"missing": "is needed", "extra_forbidden": f"{found.__name__} has no such setting"}.get(
+            hint = {"missing": "is needed", "extra_forbidden": f"{found.__name__} has no such setting"}.get(
                 details["type"], details["msg"].removeprefix("Value error, ").removeprefix("Input ")
             )
             if details["type"] == "extra_forbidden":
-                mend += "; known here: " + ", ".join(sorted(model.model_fields))
-            yield details["loc"], mend
+                hint += "; known here: " + ", ".join(sorted(model.model_fields))
+            yield details["loc"], hint
 
 
 def _found(place: str, named: str, base: type[A]) -> type[A]:

@@ -502,7 +502,7 @@ class Http:
         return answer, failure
 
     def _login_over(self, failure: CallFailed, answer: Answer, request: Request, outcomes: Sequence[Outcome]) -> bool:
-        """Whether another login may mend it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
+        """Whether another login may fix it: by a 401, or by a rule (a 403 without one is a matter of rights)."""
         return failure.kind is Failure.AUTH and (
             answer.status == 401
             or any(
@@ -577,7 +577,7 @@ def may_pass_soon(failure: CallFailed) -> bool:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """What a wait may mend: one of our own choice, or the one that is asked for."""
+    """What a wait may fix: one of our own choice, or the one that is asked for."""
     return isinstance(error, CallFailed) and (
         may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None)
     )

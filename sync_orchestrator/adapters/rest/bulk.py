@@ -102,7 +102,7 @@ class _Sent:
             if other is not None:
                 raise self._unread(f"its result shows another record, {other}", result)
             return
-        if not self._records.own_ids or item.external_id is None:
+        if not self._records.assigns_ids or item.external_id is None:
             return
         if external_id is not None and external_id != item.external_id:
             raise self._unread(f"its result shows another id than {item.external_id}", result)

@@ -29,7 +29,7 @@ class Records:
     """The records of one target. ``mapped_fields`` are the payload's fields, the only ones compared."""
 
     def __init__(self, http: Http, target: Target, mapped_fields: tuple[str, ...]) -> None:
-        self.own_ids = target.ids == "theirs"
+        self.assigns_ids = target.ids == "theirs"
         self.codecs = Codecs(target.fields, mapped_fields)
         self._mapping = Mapping(
             dict.fromkeys(mapped_fields, "@"),
@@ -48,7 +48,7 @@ class Records:
 
     def address(self, item: Item) -> dict[str, Any]:
         """What templates know of a record's place."""
-        return {"key": item.key, "id": item.external_id if self.own_ids else item.key, "group": item.group}
+        return {"key": item.key, "id": item.external_id if self.assigns_ids else item.key, "group": item.group}
 
     def fits(self, key: str) -> bool:
         """Whether a record of this key can be written there."""
@@ -71,7 +71,7 @@ class Records:
 
     def id_of(self, record: Any) -> str:
         """Its id, which is the key where that is ours. Raises CallFailed where there is none."""
-        if not self.own_ids:
+        if not self.assigns_ids:
             return self.key_of(record)
         if (external_id := self._their_id(record)) is None:
             raise self._http.garbage(f"no id at '{self._target.id}' in a record of the third party", record)
@@ -91,7 +91,7 @@ class Records:
         fields: Json = self.codecs.decode(record)
         key = self._name(fields[self._target.key_field], record)
         group = self._name(self._http.search(self._group, record), record) if self._group else None
-        return Found(key, self.id_of(record) if self.own_ids or key is None else key, group, fields)
+        return Found(key, self.id_of(record) if self.assigns_ids or key is None else key, group, fields)
 
     def shown_in(self, document: Any, place: str | None) -> Json | None:
         """The record in the response to a write, at ``place`` or where all have it; None where there is none."""

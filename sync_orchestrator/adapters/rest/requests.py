@@ -111,7 +111,7 @@ class Sender:
         answer = await self.answer(call, item, values, _own_body(call, values))
         shown = self._records.shown_in(answer.body, call.record)
         if (other := self._records.stranger_in(shown, item.key)) is not None:
-            raise not_ours(item.external_id, other) if self._records.own_ids else another_answered(other, "update")
+            raise not_ours(item.external_id, other) if self._records.assigns_ids else another_answered(other, "update")
         is_expected = call.record is not None or (self._record_is_configured and answer.status != 204)
         if shown is None and is_expected:
             where = call.record or self._target.record

@@ -19,7 +19,7 @@ from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.adapters.rest.requests import Sender
 from sync_orchestrator.adapters.rest.writes import Writes
 from sync_orchestrator.config import Get, Target
-from sync_orchestrator.core.ports import Found, Item, Traits
+from sync_orchestrator.core.ports import Capabilities, Found, Item
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions.templates import names_in
 
@@ -41,7 +41,7 @@ class RestThirdParty:
         self._http = http
         self._target = target
         self._account = account
-        self.traits = traits_of(target)
+        self.capabilities = capabilities_of(target)
         records = Records(http, target, mapped_fields)
         references = References(http, target.references, target.outcomes)
         self._reads = Reads(http, target, records, references)
@@ -133,7 +133,7 @@ class RestThirdParty:
         )
         found = {} if self._references is None else await self._references.resolve(values, asked)
         known = {**values, **found}
-        if self.traits.own_ids:
+        if self.capabilities.assigns_ids:
             known.pop("id")  # which nobody knows yet
         filled = [self._http.prepared(call, known, known["payload"]) for call in writes if call.names() <= known.keys()]
         return FilledIn(tuple(f"{call.request.method} {call.url}" for call in filled), found)
@@ -142,7 +142,7 @@ class RestThirdParty:
         await self._http.close()
 
 
-def traits_of(target: Target) -> Traits:
+def capabilities_of(target: Target) -> Capabilities:
     """What a third party can do, as its configuration says."""
     bulks = [bulk.request for bulk in (target.bulk_update, target.bulk_delete) if bulk is not None]
     addresses = [call.path for call in (target.update, target.delete, target.read, *bulks) if call is not None]
@@ -156,12 +156,12 @@ def traits_of(target: Target) -> Traits:
             if bulk is not None
         ),
     )
-    return Traits(
-        own_ids=target.ids == "theirs",
+    return Capabilities(
+        assigns_ids=target.ids == "theirs",
         can_lookup=target.lookup is not None,
         idempotent_create=target.idempotency is not None
         and names_in(target.idempotency.value) <= {"idempotency_key", "key", "group"},
-        grouped_address=any(target.uses_group(names_in(address)) for address in addresses),
+        group_in_address=any(target.uses_group(names_in(address)) for address in addresses),
         search_first=target.search_first,
         look_first=target.look_first,
         reads_before=tuple(

@@ -60,7 +60,7 @@ class Writes:
 
     async def create(self, item: Item) -> str:
         """Makes the record and returns its id; with our ids that is an update, which makes what is missing."""
-        if self._records.own_ids:
+        if self._records.assigns_ids:
             return await self._create(item)
         if await self.update(item) is None:
             raise CallFailed(
@@ -72,7 +72,7 @@ class Writes:
 
     async def update(self, item: Item) -> str | None:
         """Overwrites the record and returns its id; None where it is not there, and is not made."""
-        if self._records.own_ids:
+        if self._records.assigns_ids:
             return item.external_id if await self._overwrite(item) else None
         for write in self._upsert:
             if await write(item):
@@ -81,7 +81,7 @@ class Writes:
 
     async def delete(self, item: Item) -> None:
         """Removes the record, or deactivates it where that is refused; one that is gone already is no failure."""
-        if not self._records.own_ids and not self._records.fits(item.key):
+        if not self._records.assigns_ids and not self._records.fits(item.key):
             return  # it cannot have been written
         try:
             await self._at_revision("delete", item, self._sender.place(item))
@@ -188,7 +188,7 @@ class Writes:
 
     def _stranger(self, item: Item, present: Present) -> str | None:
         """The key that the record under a given id shows, if it is another one's."""
-        return self._records.stranger_in(present.record, item.key) if self._records.own_ids else None
+        return self._records.stranger_in(present.record, item.key) if self._records.assigns_ids else None
 
     async def _at_revision(self, verb: Verb, item: Item, values: Values) -> Written:
         """One write at the revision that the record has now; once more where that has moved on meanwhile."""
@@ -206,7 +206,7 @@ class Writes:
         present = await self._reads.present(item)
         if present is not None and (other := self._stranger(item, present)) is not None:
             raise not_ours(item.external_id, other)
-        if present is None and (verb != "update" or self._records.own_ids or self._target.upsert == "update_first"):
+        if present is None and (verb != "update" or self._records.assigns_ids or self._target.upsert == "update_first"):
             raise CallFailed(Failure.PERMANENT, "there is no such record", missing=True)
         if present is not None and present.gone and verb != "update":
             raise CallFailed(Failure.PERMANENT, "it is deleted already", missing=True)

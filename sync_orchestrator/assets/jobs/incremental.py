@@ -118,7 +118,7 @@ def _named(entity: str, keys: Sequence[str]) -> dict[str, str]:
 @dg.op(out=dg.Out(dg.Nothing))
 @cancelable
 def drain_ledger(context: dg.OpExecutionContext, system: System) -> Iterator[dg.Output[None]]:
-    """Works off due events and out-of-step records until it is quiet, and reports the touched groups."""
+    """Works off due events and out-of-sync records until it is quiet, and reports the touched groups."""
     reporter = Reporter(context)
     try:
         with ended_by_sigterm():

@@ -29,7 +29,7 @@ from sync_orchestrator.resources.instance.dagster_internals import report
 from sync_orchestrator.resources.job_names import REPAIR
 from sync_orchestrator.resources.system import System
 
-_WORST_FIRST = {"drift": 0, "not_validated": 1, "in_step": 2}
+_WORST_FIRST = {"drift": 0, "not_validated": 1, "in_sync": 2}
 
 
 class RepairOptions(dg.Config):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries
-from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Stamp, Verdict, decide
 
@@ -35,12 +35,12 @@ class Merged:
     lacks: frozenset[str]
 
 
-def ticket(connection: Connection) -> int:
+def read_sequence(connection: Connection) -> int:
     """A number for a read that begins now: later reads get larger ones, on every machine."""
     return int(run(connection, queries.NEXT_READ_SEQUENCE)[0][0])
 
 
-def ticket_and_clock(connection: Connection) -> tuple[int, float]:
+def read_sequence_and_clock(connection: Connection) -> tuple[int, float]:
     """Both at once."""
     row = run(connection, queries.NEXT_READ_SEQUENCE_AND_CLOCK)[0]
     return int(row.number), float(row.now)
@@ -58,7 +58,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
     """
     if not changes:
         return []
-    one_by_one(connection)
+    force_index_scans(connection)
     rows = run(
         connection,
         queries.SELECT_UNLOCKED_KEYS,
@@ -73,7 +73,7 @@ def without_held(connection: Connection, entity: str, changes: Sequence[Change])
 
 
 def merge(
-    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, lane: int = LIVE
+    connection: Connection, entity: str, changes: Sequence[Change], rules: Rules, *, priority: int = LIVE
 ) -> list[Merged]:
     """Merges changes of one entity in the caller's transaction and says what became of each.
 
@@ -83,15 +83,17 @@ def merge(
     """
     if not changes:
         return []
-    one_by_one(connection)
+    force_index_scans(connection)
     batch = _Judged(changes, rules, _lock(connection, entity, sorted({change.key for change in changes}), rules.lag))
-    lost = _insert(connection, entity, batch, lane)
+    lost = _insert(connection, entity, batch, priority)
     again = []
     if lost:
         batch.forget(lost)
-        again = merge(connection, entity, [change for change in changes if change.key in lost], rules, lane=lane)
+        again = merge(
+            connection, entity, [change for change in changes if change.key in lost], rules, priority=priority
+        )
     _write_parts(connection, entity, batch.touched.values())
-    _write_records(connection, entity, batch, lane)
+    _write_records(connection, entity, batch, priority)
     if shells := [key for key in batch.absent if batch.states[key].revision == 0]:
         run(connection, queries.DELETE_EMPTY_RECORDS, entity=entity, keys=shells)
     if batch.arrived:
@@ -184,10 +186,10 @@ def _lock(connection: Connection, entity: str, keys: list[str], lag: float) -> d
 
 def stamp_of(row: Any) -> Stamp:
     """The stamp of an archived part, from a row of ``statements.archive.STAMPS`` or ``statements.plan.PARTS``."""
-    return Stamp(row.epoch, row.version, row.ticket, bytes(row.content_hash), row.seq, row.inferred)
+    return Stamp(row.epoch, row.version, row.read_sequence, bytes(row.content_hash), row.seq, row.inferred)
 
 
-def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> set[str]:
+def _insert(connection: Connection, entity: str, batch: _Judged, priority: int) -> set[str]:
     """Makes the records that are not here; returns the keys of those that another transaction made meanwhile.
 
     A record of which nothing came is made, too, and dropped again: whoever brings it waits until then, and so learns of
@@ -195,7 +197,7 @@ def _insert(connection: Connection, entity: str, batch: _Judged, lane: int) -> s
     """
     if not batch.absent:
         return set()
-    made = run(connection, queries.INSERT_RECORDS, lane=lane, **_columns(entity, batch, batch.absent))
+    made = run(connection, queries.INSERT_RECORDS, priority=priority, **_columns(entity, batch, batch.absent))
     _new_groups(connection, entity, batch, batch.absent)
     return set(batch.absent) - {row.key for row in made}
 
@@ -211,7 +213,7 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
             part=[row.part for row in rows],
             epoch=[row.stamp.epoch for row in rows],
             version=[row.stamp.version for row in rows],
-            ticket=[row.stamp.ticket for row in rows],
+            read_sequence=[row.stamp.read_sequence for row in rows],
             seq=[row.stamp.seq for row in rows],
             inferred=[row.stamp.inferred for row in rows],
             content_hash=[row.stamp.content_hash for row in rows],
@@ -220,9 +222,9 @@ def _write_parts(connection: Connection, entity: str, changes: Iterable[Change])
         )
 
 
-def _write_records(connection: Connection, entity: str, batch: _Judged, lane: int) -> None:
+def _write_records(connection: Connection, entity: str, batch: _Judged, priority: int) -> None:
     if keys := batch.changed:
-        run(connection, queries.WRITE_RECORDS, lane=lane, **_columns(entity, batch, keys))
+        run(connection, queries.WRITE_RECORDS, priority=priority, **_columns(entity, batch, keys))
         _new_groups(connection, entity, batch, keys)
 
 

@@ -4,20 +4,20 @@ from sync_orchestrator.core.db.fragments import OF_KEYS, claim_is_free, is_annou
 
 # A row for every key that is not here; one of which nothing came goes again.
 INSERT_RECORDS = """
-INSERT INTO sync.records (entity, key, group_key, revision, deleted, ready, lane)
-SELECT %(entity)s, v.*, %(lane)s FROM unnest(
+INSERT INTO sync.records (entity, key, group_key, revision, deleted, ready, priority)
+SELECT %(entity)s, v.*, %(priority)s FROM unnest(
     %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[]) v
 ON CONFLICT DO NOTHING RETURNING key
 """
 
 LOCK_RECORDS = f"""
-SELECT key, group_key, revision, deleted, ready, applied_revision, parked
+SELECT key, group_key, revision, deleted, ready, applied_revision, stopped
 FROM sync.records r JOIN {OF_KEYS} k USING (entity, key) ORDER BY key FOR UPDATE OF r
 """
 
 # The version guard's side of the parts; their data stays where it is.
 SELECT_STAMPS = f"""
-SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted,
+SELECT key, part, epoch, version, read_sequence, seq, inferred, content_hash, deleted,
        changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled
 FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)
 """
@@ -36,7 +36,7 @@ SELECT o.place FROM (
         %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(content_hash)s::bytea[])
     WITH ORDINALITY AS o (key, part, epoch, version, content_hash, place) OFFSET 0) o
 LEFT JOIN sync.parts p ON p.entity = o.entity AND p.key = o.key AND p.part = o.part AND p.epoch = o.epoch
-    AND p.version = o.version AND p.content_hash = o.content_hash AND p.ticket > 0
+    AND p.version = o.version AND p.content_hash = o.content_hash AND p.read_sequence > 0
 WHERE p.key IS NULL ORDER BY o.place
 """
 
@@ -45,22 +45,22 @@ DELETE FROM sync.records r USING {OF_KEYS} k WHERE r.entity = k.entity AND r.key
 """
 
 WRITE_PARTS = """
-INSERT INTO sync.parts (entity, key, part, epoch, version, ticket, seq, inferred, content_hash, deleted, data)
+INSERT INTO sync.parts (entity, key, part, epoch, version, read_sequence, seq, inferred, content_hash, deleted, data)
 SELECT %(entity)s, * FROM unnest(
-    %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(ticket)s::bigint[],
+    %(key)s::text[], %(part)s::text[], %(epoch)s::int[], %(version)s::bigint[], %(read_sequence)s::bigint[],
     %(seq)s::bigint[], %(inferred)s::boolean[], %(content_hash)s::bytea[], %(deleted)s::boolean[], %(data)s::jsonb[])
 ON CONFLICT (entity, key, part) DO UPDATE
-SET epoch = excluded.epoch, version = excluded.version, ticket = excluded.ticket, seq = excluded.seq,
+SET epoch = excluded.epoch, version = excluded.version, read_sequence = excluded.read_sequence, seq = excluded.seq,
     inferred = excluded.inferred, content_hash = excluded.content_hash, deleted = excluded.deleted,
     data = excluded.data, changed_at = sync.clock()
 """
 
-# A new revision starts afresh: no attempts spent, due now, and no longer parked.
+# A new revision starts afresh: no attempts spent, due now, and no longer on hold.
 WRITE_RECORDS = f"""
 UPDATE sync.records r
 SET group_key = v.group_key, revision = v.revision, deleted = v.deleted, ready = v.ready, changed_at = sync.clock(),
-    lane = CASE WHEN r.out_of_step THEN least(r.lane, %(lane)s) ELSE %(lane)s END,
-    attempts = 0, parked = NULL, parked_at = NULL, error = NULL, refusal_retried = false,
+    priority = CASE WHEN r.out_of_sync THEN least(r.priority, %(priority)s) ELSE %(priority)s END,
+    attempts = 0, stopped = NULL, stopped_at = NULL, error = NULL, refusal_retried = false,
     due_at = CASE WHEN {claim_is_free("r.")} THEN sync.clock() ELSE r.due_at END
 FROM (SELECT %(entity)s::text AS entity, v.* FROM unnest(
           %(key)s::text[], %(group_key)s::text[], %(revision)s::bigint[], %(deleted)s::boolean[], %(ready)s::boolean[])
@@ -73,12 +73,12 @@ INSERT INTO sync.groups (entity, group_key)
 SELECT %(entity)s, g FROM unnest(%(groups)s::text[]) g ORDER BY g ON CONFLICT DO NOTHING
 """
 
-NEXT_READ_SEQUENCE = "SELECT nextval('sync.ticket')"
+NEXT_READ_SEQUENCE = "SELECT nextval('sync.read_sequence')"
 
 SELECT_CLOCK = "SELECT EXTRACT(epoch FROM sync.clock())::float8"
 
 NEXT_READ_SEQUENCE_AND_CLOCK = (
-    "SELECT nextval('sync.ticket') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
+    "SELECT nextval('sync.read_sequence') AS number, EXTRACT(epoch FROM sync.clock())::float8 AS now"
 )
 
 # Which of these groups have had their first full sync; an event of unknown group is covered once all have.
@@ -90,26 +90,27 @@ COUNT_RECORDS = """
 SELECT entity, count(*) FILTER (WHERE NOT deleted) AS archived,
        count(*) FILTER (WHERE deleted) AS tombstones,
        count(*) FILTER (WHERE NOT ready) AS incomplete,
-       count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_step,
-       count(*) FILTER (WHERE out_of_step) AS out_of_step,
-       count(*) FILTER (WHERE parked = 'dead' AND out_of_step) AS dead,
-       count(*) FILTER (WHERE parked = 'held' AND out_of_step) AS held,
-       count(*) FILTER (WHERE parked = 'discarded' AND out_of_step) AS discarded
+       count(*) FILTER (WHERE ready AND NOT out_of_sync AND NOT deleted) AS in_sync,
+       count(*) FILTER (WHERE out_of_sync) AS out_of_sync,
+       count(*) FILTER (WHERE stopped = 'dead' AND out_of_sync) AS dead,
+       count(*) FILTER (WHERE stopped = 'on_hold' AND out_of_sync) AS held,
+       count(*) FILTER (WHERE stopped = 'discarded' AND out_of_sync) AS discarded
 FROM sync.records WHERE revision > 0 GROUP BY entity
 """
 
 # The totals of one entity, as its series in the UI.
 SUM_ENTITY_TOTALS = """
 SELECT r.*, e.*, d.*, a.*
-FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
-             count(*) FILTER (WHERE out_of_step AND parked IS NULL) AS pending_records,
-             count(*) FILTER (WHERE out_of_step AND parked = 'dead') AS dead_records,
-             count(*) FILTER (WHERE out_of_step AND parked = 'held') AS on_hold
+FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_sync AND NOT deleted) AS in_sync,
+             count(*) FILTER (WHERE out_of_sync AND stopped IS NULL) AS pending_records,
+             count(*) FILTER (WHERE out_of_sync AND stopped = 'dead') AS dead_records,
+             count(*) FILTER (WHERE out_of_sync AND stopped = 'on_hold') AS on_hold
       FROM sync.records WHERE entity = %(entity)s AND revision > 0) r,
      (SELECT count(*) FILTER (WHERE state <> 'dead') AS pending_events,
              count(*) FILTER (WHERE state = 'dead') AS dead_events
       FROM sync.events WHERE entity = %(entity)s AND revision IS NULL) e,
-     (SELECT count(*) FILTER (WHERE kind <> 'foreign') AS drift, count(*) FILTER (WHERE kind = 'foreign') AS unmanaged
+     (SELECT count(*) FILTER (WHERE kind <> 'unmanaged') AS drift,
+             count(*) FILTER (WHERE kind = 'unmanaged') AS unmanaged
       FROM sync.drift WHERE entity = %(entity)s AND status <> 'repaired') d,
      (SELECT count(*) AS open_alerts FROM sync.alerts
       WHERE resolved_at IS NULL AND coalesce(entity, %(entity)s) = %(entity)s) a
@@ -118,7 +119,7 @@ FROM (SELECT count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) A
 # What a business group holds, and when it was last validated.
 SUM_GROUP_TOTALS = """
 SELECT count(*) FILTER (WHERE NOT deleted) AS records,
-       count(*) FILTER (WHERE ready AND NOT out_of_step AND NOT deleted) AS in_sync,
+       count(*) FILTER (WHERE ready AND NOT out_of_sync AND NOT deleted) AS in_sync,
        (SELECT max(v.at) FROM sync.validations v
         WHERE v.entity = %(entity)s AND v.group_key = %(group)s AND v.verdict <> 'not_validated') AS validated_at
 FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND revision > 0
@@ -127,7 +128,7 @@ FROM sync.records WHERE entity = %(entity)s AND group_key = %(group)s AND revisi
 SELECT_RECORD = "SELECT * FROM sync.records WHERE entity = %(entity)s AND key = %(key)s"
 
 LIST_PARTS_OF_RECORD = """
-SELECT part, epoch, version, ticket, deleted, data FROM sync.parts
+SELECT part, epoch, version, read_sequence, deleted, data FROM sync.parts
 WHERE entity = %(entity)s AND key = %(key)s ORDER BY part
 """
 
@@ -136,19 +137,20 @@ RESET_STAMP = """
 UPDATE sync.parts SET epoch = -1 WHERE entity = %(entity)s AND key = %(key)s AND part = ANY(%(parts)s)
 """
 
-# A changed mapping: records whose payload would be another are out of step again.
+# A changed mapping: records whose payload would be another are out of sync again.
 SELECT_DIGESTS = """
 SELECT r.key, r.group_key, r.applied_digest FROM sync.records r
 WHERE r.entity = %(entity)s AND r.key > %(after)s AND r.applied_digest IS NOT NULL AND NOT r.deleted
-  AND NOT r.out_of_step
+  AND NOT r.out_of_sync
 ORDER BY r.key LIMIT %(most)s
 """
 
 SELECT_PARTS_DATA = f"SELECT key, part, data FROM sync.parts JOIN {OF_KEYS} k USING (entity, key)"
 
 STEP_REVISION = f"""
-UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), lane = 1, attempts = 0, parked = NULL,
-    parked_at = NULL, refusal_retried = false, due_at = sync.clock(), error = NULL
+UPDATE sync.records r SET revision = revision + 1, changed_at = sync.clock(), priority = 1, attempts = 0,
+    stopped = NULL,
+    stopped_at = NULL, refusal_retried = false, due_at = sync.clock(), error = NULL
 FROM {OF_KEYS} k WHERE r.entity = k.entity AND r.key = k.key
 """
 

@@ -60,7 +60,7 @@ def run(connection: Connection, statement: str, **params: Any) -> Sequence[Row[A
     return result.all() if result.returns_rows else ()
 
 
-def one_by_one(connection: Connection, *, in_order: bool = False) -> None:
+def force_index_scans(connection: Connection, *, in_order: bool = False) -> None:
     """Has the rest of this transaction find its rows one by one, by indices; ``in_order``: and in their order.
 
     A queue fills and empties faster than statistics are taken: by these a table that has grown may look empty, and a

@@ -1,4 +1,4 @@
-"""The drain: works off due events and out-of-step records until nothing is due, lingering while traffic flows.
+"""The drain: works off due events and out-of-sync records until nothing is due, lingering while traffic flows.
 
 One task for each entity archives, so that a slow source holds up no other; one for each third party pushes. They share
 nothing but the database and a wake-up. Any number
@@ -84,7 +84,7 @@ async def drain(
     """Works until nothing has been due for ``linger`` seconds, or ``most_seconds`` have passed.
 
     Times are in seconds and come from ``limits`` unless told. With ``group`` (entity, business group) only that
-    group's out-of-step records are pushed, and events are left to others. With ``hand_over`` a drain whose time is over
+    group's out-of-sync records are pushed, and events are left to others. With ``hand_over`` a drain whose time is over
     while there is work goes on until another one has begun, at most for so many seconds. Once ``asked_to_end`` says
     so, what is under way is finished and nothing more is begun.
 
@@ -348,9 +348,12 @@ class _Pusher:
         return bool(self._pushing or self._ended or self._settling or startable)
 
     def _start(self, tasks: asyncio.TaskGroup) -> None:
-        unsettled = max(_MOST_AHEAD, 2 * self._at_once)
+        outcome_unknown = max(_MOST_AHEAD, 2 * self._at_once)
         while (
-            self._claimed and self._pushing < self._at_once and len(self._ended) < unsettled and not self._drain.ended
+            self._claimed
+            and self._pushing < self._at_once
+            and len(self._ended) < outcome_unknown
+            and not self._drain.ended
         ):
             self._pushing += 1
             tasks.create_task(self._push(self._claimed.popleft()))
@@ -421,12 +424,19 @@ class _Pusher:
     ) -> list[Claim]:
         """Where more is due than one claim takes, every second claim takes it in turn, so that nothing starves."""
         most = max(1, self._ahead() - len(self._claimed))
-        lease, landing = self._context.config.limits.lease, self._system.landing_seconds
+        lease, in_flight_window = self._context.config.limits.lease, self._system.in_flight_seconds
         hold, timeout = self._context.holder.hold, self._system.timeout
         if self._more and group is None and not probe:
             self._more = False
             claims, self._turn = claim_in_turn(
-                connection, names, self._turn, most=most, lease=lease, landing=landing, hold=hold, timeout=timeout
+                connection,
+                names,
+                self._turn,
+                most=most,
+                lease=lease,
+                in_flight_window=in_flight_window,
+                hold=hold,
+                timeout=timeout,
             )
             return claims
         claims = claim(
@@ -434,7 +444,7 @@ class _Pusher:
             names,
             most=most,
             lease=lease,
-            landing=landing,
+            in_flight_window=in_flight_window,
             group=group,
             probe=probe,
             hold=hold,
@@ -473,19 +483,19 @@ class _Pusher:
             await self._give_back_claimed()
         _settled()
         self._drain.report.calls += sum(1 for end in pushed if end.called)
-        await self._remove_twins(settled)
+        await self._remove_duplicates(settled)
         self._drain.report.settled.add(settled)
         self._settling = False
         self._heard = -1  # what was settled may be due again, and a claim under way may not know of it
         self._drain.wake(self._name)
 
-    async def _remove_twins(self, settled: Settled) -> None:
+    async def _remove_duplicates(self, settled: Settled) -> None:
         """A create that came after its lease had gone to another: what it made is ours to take back."""
-        for end in settled.twins:
+        for end in settled.duplicates:
             item = Item(end.claim.key, end.claim.group, {}, end.external_id)
             with suppress(CallFailed):
                 await take_back(self._context.entities[end.claim.entity].third_party, item)
-        settled.twins.clear()
+        settled.duplicates.clear()
 
     async def _give_back_claimed(self) -> None:
         claims = list(self._claimed)

@@ -21,10 +21,10 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.archive import deletion_caps
 from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
-from sync_orchestrator.core.archive.merge import Merged, merge, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import Merged, merge, read_sequence, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, in_transaction, run
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.groups import queries as groups_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -81,7 +81,7 @@ class _Read:
     event: Any
     parts: dict[str, PartRead | None]
     failure: CallFailed | None
-    ticket: int
+    read_sequence: int
 
 
 async def work_off(
@@ -101,14 +101,14 @@ async def work_off(
     names = list(entities or context.entities)
 
     def work(connection: Connection) -> tuple[int, list[_Batch], Settled]:
-        one_by_one(connection)
+        force_index_scans(connection)
         with alone or nullcontext():
             rows = run(connection, ledger_queries.SELECT_DUE_EVENTS, entities=names, most=most)
         result = Settled()
         if not rows:
             return 0, [], result
         _taken()
-        token = ticket(connection)
+        token = read_sequence(connection)
         tokens.add(token)
         by_entity: dict[str, list[Any]] = defaultdict(list)
         for row in sorted(rows, key=lambda row: row.seq):
@@ -244,7 +244,7 @@ class _Batch:
         if event.source == self._entity.rules.owner and event.data:
             group = group_text(self._group.search(event.data)) or group
         asked_for = event.action != "delete" or event.origin == "notification"
-        stamp = Stamp(event.epoch, event.version, event.ticket, content, event.seq, inferred=not asked_for)
+        stamp = Stamp(event.epoch, event.version, event.read_sequence, content, event.seq, inferred=not asked_for)
         return Change(event.key, event.source, event.action, stamp, event.data, group, event.seq)
 
     def _judge(self, connection: Connection, changes: Sequence[Change], fates: _Fates) -> None:
@@ -325,7 +325,7 @@ class _Batch:
 
     async def _ask(self, events: Sequence[Any]) -> list[_Read]:
         with self._context.engine.begin() as connection:
-            number = ticket(connection)
+            number = read_sequence(connection)
             self._epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
         return await asyncio.gather(*(self._ask_one(event, number) for event in events))
 
@@ -421,14 +421,14 @@ class _Batch:
     def _change_of(self, found: PartRead, part: str, read: _Read, *, seq: int | None = None) -> Change:
         """A deletion is asked for where the event says so; one that a flag of the source shows is inferred."""
         asked_for = read.event.action == "delete" and read.event.source == part
-        return change_of_read(found, part, self._epochs.get(part, 0), read.ticket, seq=seq, asked_for=asked_for)
+        return change_of_read(found, part, self._epochs.get(part, 0), read.read_sequence, seq=seq, asked_for=asked_for)
 
     def _absent(self, read: _Read, fates: _Fates) -> list[Change]:
         """The source has no such record: that confirms a delete event, and contradicts any other (rule 20)."""
         event = read.event
         if event.action == "delete" and read.parts.get(event.source, _NOT_ASKED) is None:
             gone = Stamp(
-                event.epoch, event.version, read.ticket, TOMBSTONE_HASH, inferred=event.origin != "notification"
+                event.epoch, event.version, read.read_sequence, TOMBSTONE_HASH, inferred=event.origin != "notification"
             )
             return [Change(event.key, event.source, "delete", gone, None, None, event.seq)]
         archived = self._archived_stamps.get((event.key, event.source))
@@ -482,7 +482,7 @@ class _Batch:
         )
 
     def _write(self, connection: Connection, fates: _Fates, result: Settled, *, held: int | None) -> None:
-        """``held``: the token of the events' lease; None in the transaction that took them."""
+        """``on_hold``: the token of the events' lease; None in the transaction that took them."""
         name = self._entity.name
         if fates.archived:
             reached = run(
@@ -539,7 +539,7 @@ class _Batch:
         if fates.ahead:
             alerts.tell_of_records(
                 connection,
-                "ahead",
+                "version_in_future",
                 f"{name}: versions in the future",
                 f"{name}: versions lie too far in the future",
                 name,

@@ -29,7 +29,7 @@ SELECT EXISTS (SELECT FROM sync.events WHERE revision IS NULL AND state IN ('pen
                  AND due_at <= sync.clock() - make_interval(secs => %(age)s))
     OR EXISTS (SELECT FROM sync.records r JOIN sync.systems s ON s.name = %(systems)s::jsonb ->> r.entity
                LEFT JOIN sync.entities n ON n.name = r.entity
-               WHERE r.out_of_step AND r.parked IS NULL AND r.entity = ANY(%(entities)s)
+               WHERE r.out_of_sync AND r.stopped IS NULL AND r.entity = ANY(%(entities)s)
                  AND r.due_at <= sync.clock() - make_interval(secs => %(age)s)
                  AND {claim_is_free("r.")}
                  AND NOT s.paused AND s.suspended_at IS NULL AND NOT coalesce(n.paused, false)

@@ -21,7 +21,7 @@ from sync_orchestrator.core.archive.deletion_caps import Reason, alive_groups, r
 from sync_orchestrator.core.archive.merge import BACKFILL, merge, without_held
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import in_transaction, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, in_transaction, run
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.prefetch import read_ahead
 from sync_orchestrator.core.full_sync.source_listing import EXAMPLES, GroupReads
@@ -67,7 +67,7 @@ class FillReport:
 
 
 _Page = tuple[Sequence[PartRead], str | None, dict[str, Sequence[PartRead]], int]
-"""The owner's rows, the position behind them, the other parts of the same keys, the ticket of their reading."""
+"""The owner's rows, the position behind them, the other parts of the same keys, the read sequence of their reading."""
 
 
 class Fill:
@@ -109,11 +109,11 @@ class Fill:
         await self._parts_by_group()
 
     async def _pages(self, cursor: str | None) -> AsyncGenerator[_Page, None]:
-        number = await self._reads.ticket()
+        number = await self._reads.read_sequence()
         async with aclosing(self._entity.owner.pages(self._lease.group, cursor)) as pages:  # type: ignore[type-var]
             async for rows, position in pages:
                 yield rows, position, await self._reads.others(rows), number
-                number = await self._reads.ticket()
+                number = await self._reads.read_sequence()
 
     def _begin(self, connection: Connection) -> str | None:
         self._reads.begin(connection)
@@ -166,7 +166,7 @@ class Fill:
 
     def _merge(self, connection: Connection, changes: Sequence[Change]) -> int:
         news = without_held(connection, self._entity.name, changes) if self._lease.filled_before else changes
-        merged = merge(connection, self._entity.name, news, self._entity.rules, lane=BACKFILL)
+        merged = merge(connection, self._entity.name, news, self._entity.rules, priority=BACKFILL)
         accepted = {end.change.key for end in merged if end.verdict in (Verdict.ACCEPTED, Verdict.KEPT)}
         self._behind += [end.change.key for end in merged if end.verdict is Verdict.BEHIND]
         self.report.changed += len(accepted)
@@ -175,7 +175,7 @@ class Fill:
     async def _parts_by_group(self) -> None:
         """Parts whose source cannot be read by key are listed by group."""
         for part in self._reads.listed_parts():
-            number = await self._reads.ticket()
+            number = await self._reads.read_sequence()
             async with aclosing(self._entity.sources[part].pages(self._lease.group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
                     await asyncio.to_thread(
@@ -183,7 +183,7 @@ class Fill:
                         self._context.engine,
                         partial(self._merge_listed, part=part, rows=rows, number=number),
                     )
-                    number = await self._reads.ticket()
+                    number = await self._reads.read_sequence()
 
     def _merge_listed(self, connection: Connection, *, part: str, rows: Sequence[PartRead], number: int) -> None:
         self._merge(connection, self._without_flagged(connection, self._reads.changes(rows, part, number)))
@@ -208,7 +208,7 @@ class Fill:
     def _unlisted(self, connection: Connection) -> tuple[dict[str, list[Any]], int]:
         """What is here and was not listed, by part, the owner's first; and how many records the group has."""
         self._lease.fenced(connection, groups_queries.SET_PHASE, phase="delete", lease=self._lease.seconds)
-        one_by_one(connection)
+        force_index_scans(connection)
         rows = run(
             connection,
             queries.SELECT_UNLISTED_KEYS,
@@ -245,14 +245,14 @@ class Fill:
         if self.report.unusable:
             alerts.tell(
                 connection,
-                "unusable",
+                "invalid_source_records",
                 place,
                 f"{place}: its sources have parts that cannot be used",
                 entity=self._entity.name,
                 examples=self.report.problems,
             )
         else:
-            alerts.resolve(connection, "unusable", place)
+            alerts.resolve(connection, "invalid_source_records", place)
 
     async def _check_complete(self, part: str, unlisted: int) -> None:
         if not self._reads.needs_count(part):
@@ -278,7 +278,7 @@ class Fill:
         changes, here = await self._reads.confirm(
             part, [(row.key, row.epoch, row.version) for row in unlisted], self._sync_id
         )
-        gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._sync_id]
+        gone = [change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._sync_id]
         inferred = [change for change in changes if change.stamp.inferred and change not in gone]
         flagged = [*self._flagged[part], *inferred]
         if held := self._reads.outage(part, await self._listed_of(part), len(gone), size, allowed):
@@ -291,7 +291,7 @@ class Fill:
                 if why is not None:
                     raise DeletionsHeld(why)
             merged = merge(
-                connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules, lane=BACKFILL
+                connection, self._entity.name, [*changes, *self._flagged[part]], self._entity.rules, priority=BACKFILL
             )
             deleted = sum(1 for end in merged if end.change.deleted and end.verdict is Verdict.ACCEPTED)
             if part == self._entity.rules.owner:
@@ -327,11 +327,11 @@ async def report_ungrouped(context: Context, entity: EntityContext) -> int:
 
     def report(connection: Connection) -> int:
         if found is None or not found.count:
-            alerts.resolve(connection, "unusable", cause)
+            alerts.resolve(connection, "invalid_source_records", cause)
             return 0
         alerts.tell(
             connection,
-            "unusable",
+            "invalid_source_records",
             cause,
             entity=entity.name,
             examples=list(found.examples),

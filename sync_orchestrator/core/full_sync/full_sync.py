@@ -1,6 +1,6 @@
-"""Full sync of a business group, in two halves: fill the archive from the sources, then bring the third party in step.
+"""Full sync of a business group, in two halves: fill the archive from the sources, then bring the third party in sync.
 
-It does not pass each row through the ledger: the archive itself knows what is out of step. Live changes go on beside
+It does not pass each row through the ledger: the archive itself knows what is out of sync. Live changes go on beside
 it; the version guard decides. Not here: the halves themselves (``group_fill.py``, ``group_push.py``).
 """
 
@@ -65,7 +65,7 @@ async def fill(
     return work.report
 
 
-async def bring_in_step(
+async def bring_in_sync(
     context: Context,
     entity: EntityContext,
     group: str,
@@ -73,13 +73,13 @@ async def bring_in_step(
     patience: float | None = None,
     progress: Progress | None = None,
 ) -> StepReport:
-    """Pushes what of a group is out of step, then compensates: all that failed meanwhile is tried again.
+    """Pushes what of a group is out of sync, then compensates: all that failed meanwhile is tried again.
 
     Waits for retries up to ``patience`` seconds; what is open after that is left to the drain. Raises GroupBusy.
     """
     report = StepReport(entity.name, group)
     async with leased(context, entity.name, group) as lease:
-        await _bring_in_step(context, lease, report, patience, progress)
+        await _bring_in_sync(context, lease, report, patience, progress)
     return report
 
 
@@ -113,11 +113,11 @@ async def full_sync(
         _filled()
         filled(work.report)
         await beside.all_pushed()
-        await _bring_in_step(context, lease, report, patience, progress)
+        await _bring_in_sync(context, lease, report, patience, progress)
     return work.report, report
 
 
-async def _bring_in_step(
+async def _bring_in_sync(
     context: Context, lease: GroupLease, report: StepReport, patience: float | None, progress: Progress | None
 ) -> None:
     ends = asyncio.get_running_loop().time() + (context.config.limits.drain_seconds if patience is None else patience)

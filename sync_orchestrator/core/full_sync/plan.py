@@ -41,20 +41,20 @@ COUNTS = {
     "delete": "deleted there",
     "unchanged": "there as they should be",
     "moved": "gone to another business group",
-    "held": "not deleted, since too many would be or the listing is not proven complete",
-    "twins": "of those created, how many have a key that is there already",
+    "over_cap": "not deleted, since too many would be or the listing is not proven complete",
+    "duplicates": "of those created, how many have a key that is there already",
     "unusable": "parts that cannot be used",
     "behind": "shown by the source at an older version, with other content than the archive",
     "unmapped": "records that the mapping cannot turn into a payload",
     "incomplete": "without a required part, so not pushed",
-    "parked": "on hold for an operator, so not pushed",
+    "on_hold": "on hold for an operator, so not pushed",
     "discarded": "given up by an operator, so not pushed until they change",
     "drift": "other there than acknowledged, which validation looks after",
-    "foreign": "there without ever having been put there by us, left alone",
+    "unmanaged": "there without ever having been put there by us, left alone",
 }
 """What a plan counts."""
 
-WORRIES = ("held", "twins", "unusable", "behind", "unmapped", "incomplete", "parked")
+WORRIES = ("over_cap", "duplicates", "unusable", "behind", "unmapped", "incomplete", "on_hold")
 """Counts for which a person should look before the full sync."""
 
 _SAMPLES = 5
@@ -156,10 +156,10 @@ class _Record:
     """Parts whose deletion a recorded delete event announces: it is left to that event."""
 
     @property
-    def out_of_step(self) -> bool:
+    def out_of_sync(self) -> bool:
         applied = 0 if self.row is None else self.row.applied_revision
-        unsettled = self.row is not None and self.row.unsettled_for is not None
-        return self.state.ready and (applied != self.state.revision or unsettled)
+        outcome_unknown = self.row is not None and self.row.outcome_unknown_for is not None
+        return self.state.ready and (applied != self.state.revision or outcome_unknown)
 
 
 class _Plan:
@@ -199,7 +199,7 @@ class _Plan:
     async def read(self) -> None:
         """Reads the group from all sources, and merges it with what the archive has."""
         owner = self._entity.rules.owner
-        number = self._number = await self._reads.ticket()
+        number = self._number = await self._reads.read_sequence()
         async with aclosing(self._entity.owner.pages(self._group)) as pages:  # type: ignore[type-var]
             async for rows, _ in pages:
                 others = await self._reads.others(rows)
@@ -207,13 +207,13 @@ class _Plan:
                 for part, found in others.items():
                     self._take(found, part, number)
                 self._tell("read", len(self._listed[owner]))
-                number = await self._reads.ticket()
+                number = await self._reads.read_sequence()
         for part in self._reads.listed_parts():
-            number = await self._reads.ticket()
+            number = await self._reads.read_sequence()
             async with aclosing(self._entity.sources[part].pages(self._group)) as pages:  # type: ignore[type-var]
                 async for rows, _ in pages:
                     self._take(rows, part, number)
-                    number = await self._reads.ticket()
+                    number = await self._reads.read_sequence()
         self.plan.listed = len(self._listed[owner])
         await asyncio.to_thread(self._merge)
 
@@ -299,14 +299,16 @@ class _Plan:
             if held is None:
                 changes, _ = await self._reads.confirm(part, rows, self._number)
                 confirmed[part] = [*changes, *flagged]
-                gone = [change for change in changes if change.stamp.inferred and change.stamp.ticket == self._number]
+                gone = [
+                    change for change in changes if change.stamp.inferred and change.stamp.read_sequence == self._number
+                ]
                 held = self._reads.outage(part, len(self._listed[part]), len(gone), size, self._allowed)
                 held = held or await asyncio.to_thread(self._beyond_window, confirmed[part])
             if held is not None:
                 self.plan.notes.append(f"deletions are held: {held}")
                 for key in [*(key for key, _, _ in rows), *(change.key for change in flagged)]:
-                    self._count("held", key)
-        if "held" not in self._counts:
+                    self._count("over_cap", key)
+        if "over_cap" not in self._counts:
             for changes in confirmed.values():
                 self._decide(changes)
 
@@ -351,16 +353,16 @@ class _Plan:
                 there[found.key].append(found)
             listed += len(page)
             self._tell("compare", listed)
-        await asyncio.to_thread(self._foreign, there)
+        await asyncio.to_thread(self._unmanaged, there)
         for key, record in sorted(self._records.items()):
             applied_here = record.row is not None and record.row.applied_group == self._group
             if record.state.group == self._group:
                 self._judge(key, record, there.get(key) or await self._elsewhere(key, record))
-            elif applied_here and record.out_of_step:
+            elif applied_here and record.out_of_sync:
                 self._moves_away(key)
         self._end()
 
-    def _foreign(self, there: dict[str | None, list[Found]]) -> None:
+    def _unmanaged(self, there: dict[str | None, list[Found]]) -> None:
         unknown = sorted(key for key in there if key is not None and key not in self._records)
         with self._engine.begin() as connection:
             known = {
@@ -368,8 +370,8 @@ class _Plan:
             }
         for key in sorted({*unknown, *([None] if None in there else [])} - known, key=str):
             for found in there[key]:
-                self._counts["foreign"] += 1
-                self._sample("foreign", key or found.external_id, {}, found)
+                self._counts["unmanaged"] += 1
+                self._sample("unmanaged", key or found.external_id, {}, found)
 
     async def _elsewhere(self, key: str, record: _Record) -> list[Found]:
         """A record that comes from another group, where it is under the same address there."""
@@ -377,7 +379,7 @@ class _Plan:
         if (
             row is None
             or row.applied_digest is None
-            or not record.out_of_step
+            or not record.out_of_sync
             or self._moves_in(record)
             or (row.applied_group in (None, self._group))
         ):
@@ -387,7 +389,7 @@ class _Plan:
 
     def _moves_away(self, key: str) -> None:
         self._act("moved", key)
-        if self._entity.third_party.traits.grouped_address:
+        if self._entity.third_party.capabilities.group_in_address:
             self._act("delete", key)
 
     def _judge(self, key: str, record: _Record, there: Sequence[Found]) -> None:
@@ -403,14 +405,14 @@ class _Plan:
             self._count("unmapped", key)
             self._note(f"{key!a}: {error}")
             return
-        pushed = record.out_of_step or self._mapped_otherwise(record, wanted)
-        step = plan(self._situation(record, wanted), self._entity.third_party.traits) if pushed else None
+        pushed = record.out_of_sync or self._mapped_otherwise(record, wanted)
+        step = plan(self._situation(record, wanted), self._entity.third_party.capabilities) if pushed else None
         if step is not None and self._is_discarded(record):
             self._count("discarded", key)
-        elif step is not None and self._stays_parked(record, step):
-            self._count("parked", key)
+        elif step is not None and self._stays_stopped(record, step):
+            self._count("on_hold", key)
         elif step in (None, Step.NOTHING):
-            self._in_step(key, record, wanted, there)
+            self._in_sync(key, record, wanted, there)
         elif payload is None or wanted is None:
             if there:
                 self._act("delete", key, theirs=there)
@@ -418,11 +420,11 @@ class _Plan:
             self._written(key, record, step, payload, wanted, there)
 
     def _is_regrouped(self, record: _Record) -> bool:
-        row, traits = record.row, self._entity.third_party.traits
+        row, capabilities = record.row, self._entity.third_party.capabilities
         return (
             row is not None
-            and traits.sends_group
-            and not traits.grouped_address
+            and capabilities.sends_group
+            and not capabilities.group_in_address
             and not record.state.deleted
             and row.applied_digest is not None
             and row.applied_group is not None
@@ -445,7 +447,7 @@ class _Plan:
             external_id=row.external_id if known and not moved else None,
             ever_applied=known and row.ever_applied,
             moved=moved,
-            unsettled_for=row.unsettled_for if known else None,
+            outcome_unknown_for=row.outcome_unknown_for if known else None,
             regrouped=self._is_regrouped(record),
         )
 
@@ -453,7 +455,7 @@ class _Plan:
         row = record.row
         return (
             row is not None
-            and self._entity.third_party.traits.grouped_address
+            and self._entity.third_party.capabilities.group_in_address
             and row.applied_digest is not None
             and row.applied_group is not None
             and row.applied_group != record.state.group
@@ -461,15 +463,15 @@ class _Plan:
 
     def _is_discarded(self, record: _Record) -> bool:
         row = record.row
-        return row is not None and row.parked == "discarded" and row.revision == record.state.revision
+        return row is not None and row.stopped == "discarded" and row.revision == record.state.revision
 
-    def _stays_parked(self, record: _Record, step: Step) -> bool:
+    def _stays_stopped(self, record: _Record, step: Step) -> bool:
         """A full sync tries again what failed or was refused, but not what is on hold."""
         row = record.row
         unchanged = row is not None and row.revision == record.state.revision
-        return step is Step.HOLD or (unchanged and row.parked == "held")
+        return step is Step.HOLD or (unchanged and row.stopped == "on_hold")
 
-    def _in_step(self, key: str, record: _Record, wanted: bytes | None, there: Sequence[Found]) -> None:
+    def _in_sync(self, key: str, record: _Record, wanted: bytes | None, there: Sequence[Found]) -> None:
         """Nothing is pushed; what is otherwise there than acknowledged is validation's."""
         fits = not there if wanted is None else any(self._shown(record, found) == wanted for found in there)
         if wanted is not None or there:
@@ -484,8 +486,8 @@ class _Plan:
         wanted: bytes,
         there: Sequence[Found],
     ) -> None:
-        if step is Step.CREATE and there and self._entity.third_party.traits.own_ids:
-            self._count("twins", key)
+        if step is Step.CREATE and there and self._entity.third_party.capabilities.assigns_ids:
+            self._count("duplicates", key)
             self._act("create", key, payload, wanted, there)
         elif not there:
             self._act("create", key, payload, wanted, there)
@@ -502,7 +504,7 @@ class _Plan:
     def _count(self, name: str, key: str, counts: bool = True) -> None:
         if counts:
             self._counts[name] += 1
-            if name == "held":
+            if name == "over_cap":
                 self._actions.append([name, key])
 
     def _act(
@@ -529,10 +531,10 @@ class _Plan:
         self._samples[action].append(Sample(key, action, rows[:_FIELDS]))
 
     def _differences_of_place(self, key: str, theirs: Found) -> list[dict[str, Any]]:
-        record, traits = self._records[key], self._entity.third_party.traits
-        if theirs.group is None and not traits.shows_group and self._is_regrouped(record):
+        record, capabilities = self._records[key], self._entity.third_party.capabilities
+        if theirs.group is None and not capabilities.shows_group and self._is_regrouped(record):
             theirs = replace(theirs, group=record.row.applied_group)
-        return differences_of_place(traits, group=record.state.group, external_id=None, found=theirs)
+        return differences_of_place(capabilities, group=record.state.group, external_id=None, found=theirs)
 
     def _note(self, note: str) -> None:
         if len(self.plan.notes) < EXAMPLES:
@@ -543,10 +545,10 @@ class _Plan:
             self._counts["unusable"] = self._reads.unusable
         for problem in self._reads.problems:
             self._note(problem)
-        if "twins" in self._counts:
+        if "duplicates" in self._counts:
             self._note(
                 "records with these keys are there already: where the third party does not refuse a second one, "
-                "creates make twins; third_party.lookup with search_first takes over what is there"
+                "creates make duplicates; third_party.lookup with search_first takes over what is there"
             )
         self.plan.counts = {name: self._counts[name] for name in COUNTS if self._counts[name]}
         self.plan.samples = [sample for samples in self._samples.values() for sample in samples]

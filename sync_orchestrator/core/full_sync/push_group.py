@@ -1,4 +1,4 @@
-"""The second half of a full sync: the third party is brought in step with a business group's archive.
+"""The second half of a full sync: the third party is brought in sync with a business group's archive.
 
 Not here: filling the archive (``group_fill.py``), how records are claimed and pushed (``drain.py``).
 """
@@ -29,14 +29,14 @@ _NOT_NOW = 0.1
 
 @dataclass(slots=True)
 class StepReport:
-    """What pushing a group came to; ``open`` and ``parked`` records are still out of step."""
+    """What pushing a group came to; ``open`` and ``on hold`` records are still out of sync."""
 
     entity: str
     group: str
     calls: int = 0
     acknowledged: int = 0
     open: int = 0
-    parked: int = 0
+    stopped: int = 0
     redriven: int = 0
     suspended: str | None = None
     """Why nothing was pushed, where pushes to the third party are suspended."""
@@ -48,7 +48,7 @@ class StepReport:
 
 
 class PushBeside:
-    """Pushes what of a group is out of step while more of it is being read; ``wake`` says that there may be some."""
+    """Pushes what of a group is out of sync while more of it is being read; ``wake`` says that there may be some."""
 
     def __init__(self, context: Context, report: StepReport, progress: Progress | None) -> None:
         self._context = context
@@ -89,7 +89,7 @@ class PushBeside:
 
 
 async def push_group(context: Context, report: StepReport, ends: float, progress: Progress | None) -> None:
-    """Pushes what of the report's group is out of step, and waits for retries until the loop's time ``ends``."""
+    """Pushes what of the report's group is out of sync, and waits for retries until the loop's time ``ends``."""
     loop = asyncio.get_running_loop()
     system = context.entities[report.entity].system_name
     suspension = await asyncio.to_thread(
@@ -118,7 +118,7 @@ async def _look(context: Context, report: StepReport) -> float | None:
             lambda connection: run(connection, queries.COUNT_OUTSTANDING, entity=report.entity, group=report.group),
         )
     )[0]
-    report.open, report.parked = left.open, left.parked
+    report.open, report.stopped = left.open, left.stopped
     return left.next if left.open else None
 
 

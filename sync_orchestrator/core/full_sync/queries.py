@@ -2,10 +2,10 @@
 
 from sync_orchestrator.core.db.fragments import is_announced
 
-# Starts anew: the ticket is older than every read of this listing and later than all before.
+# Starts anew: the read sequence is older than every read of this listing and later than all before.
 BEGIN_FULL_SYNC = """
 UPDATE sync.groups
-SET sync_id = nextval('sync.ticket'), sync_phase = 'list', sync_cursor = NULL, sync_listed = 0,
+SET sync_id = nextval('sync.read_sequence'), sync_phase = 'list', sync_cursor = NULL, sync_listed = 0,
     sync_started_at = sync.clock(), sync_error = NULL
 WHERE entity = %(entity)s AND group_key = %(group)s AND lease_token = %(token)s RETURNING sync_id
 """
@@ -61,33 +61,33 @@ SELECT coalesce(bool_and(first_completed_at IS NOT NULL), false) AS covered FROM
 
 # What of a group is still to be pushed, and when the next of it is due.
 COUNT_OUTSTANDING = """
-SELECT count(*) FILTER (WHERE parked IS NULL) AS open, count(*) FILTER (WHERE parked <> 'discarded') AS parked,
-       min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE parked IS NULL)::float8 AS next
+SELECT count(*) FILTER (WHERE stopped IS NULL) AS open, count(*) FILTER (WHERE stopped <> 'discarded') AS stopped,
+       min(EXTRACT(epoch FROM due_at - sync.clock())) FILTER (WHERE stopped IS NULL)::float8 AS next
 FROM sync.records
-WHERE entity = %(entity)s AND out_of_step
+WHERE entity = %(entity)s AND out_of_sync
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
 """
 
 _RECORDS_OF_GROUPS = """
     SELECT CASE WHEN group_key = ANY(%(groups)s::text[]) THEN group_key ELSE applied_group END AS group_key, key, error,
-           parked, changed_at
+           stopped, changed_at
     FROM sync.records
-    WHERE entity = %(entity)s AND out_of_step AND parked IS DISTINCT FROM 'discarded'
+    WHERE entity = %(entity)s AND out_of_sync AND stopped IS DISTINCT FROM 'discarded'
       AND (group_key = ANY(%(groups)s::text[]) OR applied_group = ANY(%(groups)s::text[]))"""
 
 # The same of several groups, those with an error apart.
 COUNT_OUTSTANDING_OF_GROUPS = f"""
-SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS waiting,
-       count(*) FILTER (WHERE error IS NOT NULL OR parked IS NOT NULL) AS failing
+SELECT group_key, count(*) FILTER (WHERE error IS NULL AND stopped IS NULL) AS waiting,
+       count(*) FILTER (WHERE error IS NOT NULL OR stopped IS NOT NULL) AS failing
 FROM ({_RECORDS_OF_GROUPS}) found GROUP BY group_key
 """
 
 # The same without what changed after a group was completed and waits without an error: that is on its way.
 COUNT_OUTSTANDING_OF_COMPLETED = f"""
-SELECT group_key, count(*) FILTER (WHERE error IS NULL AND parked IS NULL) AS waiting,
-       count(*) FILTER (WHERE error IS NOT NULL OR parked IS NOT NULL) AS failing
+SELECT group_key, count(*) FILTER (WHERE error IS NULL AND stopped IS NULL) AS waiting,
+       count(*) FILTER (WHERE error IS NOT NULL OR stopped IS NOT NULL) AS failing
 FROM ({_RECORDS_OF_GROUPS}) found JOIN sync.groups g USING (group_key)
-WHERE g.entity = %(entity)s AND (error IS NOT NULL OR parked IS NOT NULL OR g.completed_at IS NULL
+WHERE g.entity = %(entity)s AND (error IS NOT NULL OR stopped IS NOT NULL OR g.completed_at IS NULL
                                  OR changed_at <= g.completed_at)
 GROUP BY group_key
 """
@@ -103,15 +103,16 @@ WHERE place <= %(most)s
 # The group's records, and those that its sources list, as they would be claimed for a push.
 PLAN_RECORDS = """
 SELECT key, group_key, revision, deleted, ready, applied_revision, applied_digest, applied_group, external_id,
-       rejected_digest, parked, first_applied_at IS NOT NULL AS ever_applied,
-       EXTRACT(epoch FROM unsettled_until - sync.clock())::float8 AS unsettled_for
+       rejected_digest, stopped, first_applied_at IS NOT NULL AS ever_applied,
+       EXTRACT(epoch FROM outcome_unknown_until - sync.clock())::float8 AS outcome_unknown_for
 FROM sync.records
 WHERE entity = %(entity)s AND revision > 0
   AND (key = ANY(%(keys)s) OR group_key = %(group)s OR applied_group = %(group)s)
 """
 
 PLAN_PARTS = f"""
-SELECT key, part, epoch, version, ticket, seq, inferred, content_hash, deleted, data, changed_at < %(since)s AS unmoved,
+SELECT key, part, epoch, version, read_sequence, seq, inferred, content_hash, deleted, data,
+       changed_at < %(since)s AS unmoved,
        changed_at < sync.clock() - make_interval(secs => %(lag)s) AS settled, {is_announced("p")} AS announced
 FROM sync.parts p WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.merge import ticket_and_clock
+from sync_orchestrator.core.archive.merge import read_sequence_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.drain.event_batch import change_of_read
@@ -41,9 +41,9 @@ class GroupReads:
         """Learns in which epoch each source is."""
         self._epochs = {row.name: row.epoch for row in run(connection, systems_queries.LIST_EPOCHS)}
 
-    async def ticket(self) -> int:
+    async def read_sequence(self) -> int:
         """A number for a read that begins now."""
-        number, self._now = await asyncio.to_thread(in_transaction, self._engine, ticket_and_clock)
+        number, self._now = await asyncio.to_thread(in_transaction, self._engine, read_sequence_and_clock)
         return number
 
     async def others(self, rows: Sequence[PartRead]) -> dict[str, Sequence[PartRead]]:
@@ -63,7 +63,7 @@ class GroupReads:
         return (part for part in self._entity.sources if part != rules.owner and part not in rules.readable)
 
     def changes(self, rows: Sequence[PartRead], part: str, number: int) -> list[Change]:
-        """What can be used of a source's rows, read under a ticket."""
+        """What can be used of a source's rows, read under a read sequence."""
         usable, unusable = self._sort_out(rows, part)
         self.problems += [f"{row.key!a}: {row.problem}" for row in unusable[: EXAMPLES - len(self.problems)]]
         self.unusable += len(unusable)
@@ -120,11 +120,11 @@ class GroupReads:
     ) -> tuple[list[Change], int]:
         """What is true of unlisted parts (key, epoch, version), asked for by key where that can be.
 
-        What the source does not have becomes a tombstone with the last version and the listing's ticket. Returns the
+        What the source does not have becomes a tombstone with the last version and the listing's read sequence. Returns the
         changes, and how many records are there after all.
         """
         here: dict[str, PartRead] = {}
-        asked = await self.ticket()
+        asked = await self.read_sequence()
         if part in self._entity.rules.readable:
             reads = await asyncio.gather(*(self._entity.sources[part].read(key) for key, _, _ in unlisted))
             here = {read.key: read for read in reads if read is not None}

@@ -14,7 +14,7 @@ WHERE entity = %(entity)s ORDER BY group_key
 # as its process lives.
 LEASE_GROUP = """
 UPDATE sync.groups
-SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
+SET lease_token = nextval('sync.read_sequence'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
     lease_holder = %(holder)s, lease_taken_at = sync.clock()
 WHERE entity = %(entity)s AND group_key = %(group)s AND (lease_until IS NULL OR lease_until < sync.clock())
 RETURNING lease_token, first_completed_at, sync_id, sync_phase, sync_cursor, sync_listed,

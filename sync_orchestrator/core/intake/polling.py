@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import clock, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import clock, read_sequence, stamp_of
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import queries
@@ -90,7 +90,7 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
     problems: list[str] = []
     newest = begin.newest
     overlap = int(settings.overlap * 1e6) if is_time else int(settings.overlap)
-    number = await asyncio.to_thread(in_transaction, context.engine, ticket)
+    number = await asyncio.to_thread(in_transaction, context.engine, read_sequence)
     async for rows in entity.sources[part].changes(max(0, begin.newest - overlap)):
         usable, unusable = sort_out(rows)
         problems += [f"{row.key!a}: {row.problem}" for row in unusable]
@@ -100,7 +100,7 @@ async def poll(context: Context, entity: EntityContext, part: str, *, due_only: 
             context.engine,
             lambda connection, usable=usable, number=number: _take(connection, entity, part, usable, number),
         )
-        number = await asyncio.to_thread(in_transaction, context.engine, ticket)
+        number = await asyncio.to_thread(in_transaction, context.engine, read_sequence)
         newest = max([newest, *(row.version for row in usable)])
     polled.unusable = len(problems)
     await asyncio.to_thread(
@@ -150,7 +150,7 @@ def _event(entity: EntityContext, part: str, row: PartRead, number: int) -> Chan
         None if row.deleted else row.data,
         row.group,
         "poll",
-        ticket=number,
+        read_sequence=number,
     )
 
 
@@ -165,18 +165,18 @@ def _asked(connection: Connection, polled: Polled, problems: Sequence[str], newe
         newest=min(newest, present) if is_time else newest,
     )
     place = f"{polled.entity} {polled.part}"
-    alerts.resolve(connection, "not_asked", place)
+    alerts.resolve(connection, "poll_failing", place)
     if problems:
         alerts.tell(
             connection,
-            "unusable",
+            "invalid_source_records",
             f"{place}: changes",
             f"{place}: it shows changes that cannot be used",
             entity=polled.entity,
             examples=problems[:_EXAMPLES],
         )
     else:
-        alerts.resolve(connection, "unusable", f"{place}: changes")
+        alerts.resolve(connection, "invalid_source_records", f"{place}: changes")
 
 
 def _tell_of_failure(
@@ -187,7 +187,7 @@ def _tell_of_failure(
         since = "yet" if begin.ago is None else f"for {begin.ago / 60:.0f} minutes"
         alerts.tell(
             connection,
-            "not_asked",
+            "poll_failing",
             f"{entity.name} {part}",
             f"{entity.name}: '{part}' could not be asked for its changes {since}",
             entity=entity.name,

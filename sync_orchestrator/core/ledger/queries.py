@@ -53,8 +53,9 @@ WITH offered AS (
     SELECT *, decode(hash, 'hex') AS content_hash, min(hash) OVER same <> max(hash) OVER same AS differing
     FROM ROWS FROM (jsonb_to_recordset(%(events)s) AS (
         source text, event_id text, entity text, key text, group_key text, action text, version bigint, thin boolean,
-        data jsonb, content_hash text, origin text, trace text, ticket bigint)) WITH ORDINALITY
-    AS o (source, event_id, entity, key, group_key, action, version, thin, data, hash, origin, trace, ticket, ord)
+        data jsonb, content_hash text, origin text, trace text, read_sequence bigint)) WITH ORDINALITY
+    AS o (source, event_id, entity, key, group_key, action, version, thin, data, hash, origin, trace, read_sequence,
+          ord)
     WINDOW same AS (PARTITION BY source, event_id)
 ), fresh AS (
     INSERT INTO sync.event_ids (source, event_id, content_hash)
@@ -67,9 +68,9 @@ WITH offered AS (
     ORDER BY source, event_id, content_hash, ord
 ), recorded AS (
     INSERT INTO sync.events (source, event_id, entity, key, group_key, action, epoch, version, thin, data,
-                             content_hash, origin, trace, ticket, conflicting)
+                             content_hash, origin, trace, read_sequence, conflicting)
     SELECT c.source, c.event_id, c.entity, c.key, c.group_key, c.action, coalesce(s.epoch, 0), c.version, c.thin,
-           c.data, c.content_hash, c.origin, c.trace, c.ticket,
+           c.data, c.content_hash, c.origin, c.trace, c.read_sequence,
            c.differing OR EXISTS (SELECT FROM sync.event_ids i WHERE i.source = c.source AND i.event_id = c.event_id
                                   AND i.content_hash <> c.content_hash)
     FROM chosen c LEFT JOIN sync.systems s ON s.name = c.source
@@ -103,7 +104,7 @@ WHERE e.seq = ANY(%(seqs)s) AND i.source = e.source AND i.event_id = e.event_id 
 # Due events that no drain holds and that are not archived yet, oldest due first: this transaction's until it ends.
 SELECT_DUE_EVENTS = """
 SELECT seq, source, entity, key, group_key, action, epoch, version, thin, data, content_hash, attempts, absent_at,
-       ask_source, awaiting, origin, ticket, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
+       ask_source, awaiting, origin, read_sequence, received_at, EXTRACT(epoch FROM sync.clock())::float8 AS now
 FROM sync.events
 WHERE revision IS NULL AND state IN ('pending', 'waiting') AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
 ORDER BY due_at, seq LIMIT %(most)s
@@ -145,13 +146,13 @@ MARK_ARCHIVED = f"""
 WITH archived AS (
     UPDATE sync.events e
     SET revision = v.revision, awaiting = NULL, absent_at = NULL, ask_source = false, error = NULL,
-        state = CASE WHEN r.parked IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
-        due_at = CASE WHEN r.parked IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END,
+        state = CASE WHEN r.stopped IS NOT NULL THEN 'dead' WHEN NOT r.ready THEN 'waiting' ELSE 'leased' END,
+        due_at = CASE WHEN r.stopped IS NOT NULL OR NOT r.ready THEN 'infinity' ELSE e.due_at END,
         lease_token = %(token)s, lease_until = sync.clock() + make_interval(secs => %(lease)s),
         lease_holder = %(holder)s
     FROM unnest(%(seq)s::bigint[], %(revision)s::bigint[]) AS v (seq, revision), sync.records r
     WHERE e.seq = v.seq AND {_IS_CLAIMED_BY_US} AND r.entity = e.entity AND r.key = e.key
-    RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_step OR r.parked = 'discarded' AS reached
+    RETURNING e.key, e.revision <= r.applied_revision OR NOT r.out_of_sync OR r.stopped = 'discarded' AS reached
 )
 SELECT DISTINCT key FROM archived WHERE reached
 """
@@ -200,19 +201,19 @@ WITH gone AS (
     DELETE FROM sync.events e
     USING {OF_KEYS} k, sync.records r
     WHERE e.entity = k.entity AND e.key = k.key AND r.entity = k.entity AND r.key = k.key
-      AND (r.unsettled_until IS NULL
+      AND (r.outcome_unknown_until IS NULL
            AND (e.revision <= r.applied_revision
-                OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_step
+                OR (e.revision IS NULL AND e.state IN ('waiting', 'dead') AND NOT r.out_of_sync
                     AND EXISTS (SELECT FROM sync.parts p
                                 WHERE p.entity = e.entity AND p.key = e.key AND p.part = e.source
                                   AND ((p.epoch, p.version) > (e.epoch, e.version)
-                                       OR ((p.epoch, p.version) = (e.epoch, e.version) AND p.ticket > e.seq)))))
-           OR r.parked = 'discarded' AND r.out_of_step AND e.state = 'dead' AND e.revision IS NOT NULL)
+                                       OR ((p.epoch, p.version) = (e.epoch, e.version) AND p.read_sequence > e.seq)))))
+           OR r.stopped = 'discarded' AND r.out_of_sync AND e.state = 'dead' AND e.revision IS NOT NULL)
     RETURNING e.*,
         CASE WHEN e.revision IS NULL THEN 'superseded'
-             WHEN r.unsettled_until IS NULL AND e.revision <= r.applied_revision THEN 'done'
+             WHEN r.outcome_unknown_until IS NULL AND e.revision <= r.applied_revision THEN 'done'
              ELSE 'discarded' END AS what,
-        CASE WHEN r.unsettled_until IS NOT NULL OR e.revision > r.applied_revision THEN r.error END AS reason
+        CASE WHEN r.outcome_unknown_until IS NOT NULL OR e.revision > r.applied_revision THEN r.error END AS reason
 {_MOVE_TO_HISTORY}"""
 
 # The events of records whose push failed share the records' fate; those that are dead already stay so, until applied
@@ -305,7 +306,7 @@ SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting')
         AND due_at <> 'infinity'),
     (SELECT min(due_at) FROM sync.events WHERE state = 'leased' AND due_at <> 'infinity'),
-    (SELECT min(due_at) FROM sync.records WHERE out_of_step AND parked IS NULL)))), 0)::float8 AS seconds
+    (SELECT min(due_at) FROM sync.records WHERE out_of_sync AND stopped IS NULL)))), 0)::float8 AS seconds
 """
 
 # What failed and is not finished, of an entity or of one of its business groups.
@@ -373,5 +374,5 @@ SELECT coalesce(greatest(0, EXTRACT(epoch FROM sync.clock() - least(
     (SELECT min(due_at) FROM sync.events WHERE revision IS NULL AND state IN ('pending', 'waiting', 'leased')
         AND due_at <> 'infinity'),
     (SELECT min(due_at) FROM sync.records
-     WHERE out_of_step AND parked IS NULL AND entity <> ALL(%(suspended)s::text[]))))), 0)::float8 AS seconds
+     WHERE out_of_sync AND stopped IS NULL AND entity <> ALL(%(suspended)s::text[]))))), 0)::float8 AS seconds
 """

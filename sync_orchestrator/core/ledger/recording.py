@@ -56,7 +56,7 @@ class ChangeEvent:
     origin: str = "notification"
     trace: str | None = None
     """W3C trace context (``core/tracing.py``), which its push goes on with."""
-    ticket: int = 0
+    read_sequence: int = 0
     """The number of the read that brought it, drawn before that began; 0 for a notification."""
     content_id: bool = False
     """The id is made of the content, so it stands for a change only while that is the record's last one."""
@@ -211,7 +211,7 @@ def _row(event: ChangeEvent) -> dict[str, Any]:
         "content_hash": event.content_hash().hex(),
         "origin": event.origin,
         "trace": event.trace,
-        "ticket": event.ticket,
+        "read_sequence": event.read_sequence,
     }
 
 

@@ -15,69 +15,77 @@ _MOST_EXAMPLES = 10
 ACTIONS = {
     "dead": "Read the errors (`sync-orchestrator records list --dead`) and fix the cause. Then have the records pushed "
     "again (`sync-orchestrator records redrive ENTITY --cause TEXT`), or discard them (`records discard`).",
-    "held": "The outcome of a create is unknown and cannot be looked up. See which records are on hold "
+    "on_hold": "The outcome of a create is unknown and cannot be looked up. See which records are on hold "
     "(`sync-orchestrator records list --dead`) and check them at the third party. Create those that are not "
     "there (`sync-orchestrator records redrive ENTITY KEYS --absent`).",
     "breaker_open": "Nothing is lost: pushes go on by themselves when a probe succeeds. Look at the third party.",
     "drift": "See the check's samples. While the daemon runs, repair is automatic unless `validation.repair` says "
-    "otherwise: with `ask`, launch the job `repair`. It does not mend what is stubborn: the "
+    "otherwise: with `ask`, launch the job `repair`. It does not fix what is persistent: the "
     "third party rounds or changes that value, so adapt the mapping.",
-    "ahead": "A source's clock is wrong, or the version is: mend it there, then `records refresh`.",
-    "waiting_long": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
+    "version_in_future": "A source's clock is wrong, or the version is: fix it there, then `records refresh`.",
+    "stuck_waiting": "What these belong to or refer to never came: full-sync its group, or make it at the third party.",
     "source_behind": "The source does not show what it announced: it lags, was restored, or answers wrongly; or its "
     "events have a version, such as the time of sending, that its records never have. Look at "
     "the source. When it shows the records, the changes go on by themselves; a full sync takes over "
     "what it shows now.",
     "overdue": "Work is due and not done: see that the daemon runs and the sensor is on.",
-    "silent": "Events are recorded and wait. See that the daemon runs and that the sensor `change_events` is on.",
+    "sensor_stalled": "Events are recorded and wait. Check that the daemon runs and the sensor `change_events` is on.",
     "not_validated": "See that the schedule `validation` is on and that the third party answers: until then nobody "
-    "knows whether these groups are in step.",
+    "knows whether these groups are in sync.",
     "delete_cap": "Look whether the source really lost these records, then launch the full sync with a higher cap.",
-    "unusable": "Mend the records at their source; the next full sync of the group takes them.",
-    "not_asked": "See that the source is up and lets us in: until it answers, its changes are not known here.",
-    "rejected": "Read why (`sync-orchestrator rejected list`), mend the mapping or the sender, then retry or discard.",
-    "not_consumed": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
-    "not_told": "See that the receiver is up and takes our calls: outcomes wait for it, and nothing else does.",
+    "invalid_source_records": "Fix the records at their source; the next full sync of the group takes them.",
+    "poll_failing": "See that the source is up and lets us in: until it answers, its changes are not known here.",
+    "rejected": "Read why (`sync-orchestrator rejected list`), fix the mapping or the sender, then retry or discard.",
+    "consumer_down": "See that the broker is up, and the queue and the login are right: changes wait there until then.",
+    "outcome_undeliverable": "Check that the receiver is up and accepts our calls. Only outcomes wait for it.",
     "lost_notifications": "A source changed records and told nobody: see that it posts an event for each change. What "
     "was lost is made up for unless `source_check.repair` says otherwise: with `ask`, launch the "
     "job `repair`.",
     "rollout_fell_back": "Callers are served by legacy. See how the new path fared (`sync-orchestrator rollout show`), "
-    "mend it, then set the share again.",
+    "fix it, then set the share again.",
     "adoption_needed": "Nothing is lost: changes are recorded, and nothing is sent. Find out what was restored or "
     "changed, then run `sync-orchestrator adopt` (docs/operations.md, After a restore).",
     "id_reused": "The other record was left alone; ours is looked up by its key or created again. Find out why the "
     "third party gave an id twice: a restore there, or an id that is free again after a delete.",
-    "group_name": "Rename these groups at their source: without a partition the UI neither fills nor validates them.",
+    "invalid_partition_name": "Rename these groups at their source. Without a partition they are neither filled nor validated.",
     "conservation": "Events do not add up: keep the database as it is and look at `sync-orchestrator status`.",
     "run_failed": "Open the run in the UI; the ledger goes on where it stopped.",
 }
-STUBBORN = ": stubborn"
+PERSISTENT = ": persistent"
 """The end of the cause of drift that comes back after a repair."""
 
-_OF_RECORDS = ("dead", "held", "ahead", "waiting_long", "lost_notifications", "id_reused", "source_behind")
+_OF_RECORDS = (
+    "dead",
+    "on_hold",
+    "version_in_future",
+    "stuck_waiting",
+    "lost_notifications",
+    "id_reused",
+    "source_behind",
+)
 _AT_THE_MIRROR = (
     "dead",
-    "held",
-    "ahead",
-    "waiting_long",
+    "on_hold",
+    "version_in_future",
+    "stuck_waiting",
     "drift",
     "delete_cap",
-    "unusable",
+    "invalid_source_records",
     "not_validated",
     "id_reused",
 )
 _TOGETHER = {
     "drift": "drift in {} groups",
     "delete_cap": "deletions held back at {} places",
-    "unusable": "parts that cannot be used in {} groups",
-    "waiting_long": "changes wait for {} causes",
+    "invalid_source_records": "parts that cannot be used in {} groups",
+    "stuck_waiting": "changes wait for {} causes",
     "lost_notifications": "notifications of {} sources never came",
     "source_behind": "sources do not show what they announced, for {} causes",
     "breaker_open": "{} third parties do not answer as they should",
     "run_failed": "runs of {} jobs failed",
     "rejected": "messages of {} consumers cannot be read",
-    "not_consumed": "{} brokers cannot be consumed from",
-    "not_told": "{} receivers do not take outcomes",
+    "consumer_down": "{} brokers cannot be consumed from",
+    "outcome_undeliverable": "{} receivers do not take outcomes",
     "adoption_needed": "pushes to {} third parties are suspended",
 }
 
@@ -112,7 +120,7 @@ def _title(alerts: Sequence[Any]) -> str:
     first = alerts[0]
     if len({alert.title for alert in alerts}) == 1:
         return str(first.title)
-    causes = {alert.cause.removesuffix(STUBBORN) for alert in alerts}
+    causes = {alert.cause.removesuffix(PERSISTENT) for alert in alerts}
     together = _TOGETHER.get(first.kind, f"{{}} alerts of {first.kind}").format(len(causes))
     return f"{first.entity}: {together}" if first.entity else together
 

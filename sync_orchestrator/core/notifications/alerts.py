@@ -1,7 +1,7 @@
 """Alerts: an outbox written in the transaction of what it tells of, and the sending of what it holds.
 
-Kinds: dead, held, breaker_open, drift, ahead, waiting_long, overdue, delete_cap, unusable, group_name,
-conservation, run_failed, not_asked, rejected, not_consumed, not_told, lost_notifications,
+Kinds: dead, held, breaker_open, drift, ahead, stuck_waiting, overdue, delete_cap, unusable, group_name,
+conservation, run_failed, poll_failing, rejected, consumer_down, outcome_undeliverable, lost_notifications,
 rollout_fell_back, silent, not_validated, adoption_needed, id_reused, source_behind.
 ``docs/operations.md`` has a section for each.
 Not here: the texts of messages (``alert_messages.py``), how one is handed over (``alert_receivers.py``).

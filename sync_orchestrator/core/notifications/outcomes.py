@@ -172,12 +172,12 @@ def _note_delivery(connection: Connection, name: str, token: int, delivery: Deli
         )
     tried = run(connection, queries.SELECT_OLDEST_TRIED_OUTCOME, receiver=name)[0]
     if tried.seconds is None:
-        alerts.resolve(connection, "not_told", name)
+        alerts.resolve(connection, "outcome_undeliverable", name)
     elif tried.seconds > settings.overdue_after:
         reasons = [delivery.down] if delivery.down is not None else list(dict.fromkeys(delivery.refused.values()))[:3]
         alerts.tell(
             connection,
-            "not_told",
+            "outcome_undeliverable",
             name,
             examples=reasons,
             title=f"{name}: {tried.n} outcomes wait for it, the oldest for {tried.seconds / 60:.0f} minutes",

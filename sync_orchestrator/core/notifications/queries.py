@@ -63,18 +63,18 @@ WITH over AS (
               NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.events e USING (entity, key)
                           WHERE t.kind = a.kind AND t.cause = a.cause AND e.state = 'dead')
               AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
-                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step
-                                AND r.parked IN ('dead', 'held'))
-          WHEN 'held' THEN
+                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_sync
+                                AND r.stopped IN ('dead', 'on_hold'))
+          WHEN 'on_hold' THEN
               NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
-                          WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step AND r.parked = 'held')
-          WHEN 'ahead' THEN
+                          WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_sync AND r.stopped = 'on_hold')
+          WHEN 'version_in_future' THEN
               NOT EXISTS (SELECT FROM sync.events e WHERE e.entity = a.entity AND e.awaiting = 'clock')
-          WHEN 'waiting_long' THEN
+          WHEN 'stuck_waiting' THEN
               NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.events e USING (entity, key)
                           WHERE t.kind = a.kind AND t.cause = a.cause AND e.state = 'waiting' AND e.revision IS NULL)
               AND NOT EXISTS (SELECT FROM sync.alert_records t JOIN sync.records r USING (entity, key)
-                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_step
+                              WHERE t.kind = a.kind AND t.cause = a.cause AND r.out_of_sync
                                 AND r.waiting_since IS NOT NULL)
           WHEN 'source_behind' THEN
               EXISTS (SELECT FROM sync.alert_records t WHERE t.kind = a.kind AND t.cause = a.cause)
@@ -90,7 +90,7 @@ DELETE FROM sync.alert_records r USING over WHERE r.kind = over.kind AND r.cause
 """
 
 REMOVE_RECORDS_FROM_ALERTS = """
-DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind IN ('dead', 'held')
+DELETE FROM sync.alert_records WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND kind IN ('dead', 'on_hold')
 """
 
 # The next message for a receiver: the oldest alert that it is due to hear of, with all others of that kind and entity.
@@ -179,7 +179,7 @@ SECONDS_SINCE_HEARTBEAT = """
 SELECT EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS seconds FROM sync.heartbeats WHERE name = 'sensor'
 """
 
-# Groups that were seen in step or in drift too long ago, unless their third party is paused by a person or suspended,
+# Groups that were seen in sync or in drift too long ago, unless their third party is paused by a person or suspended,
 # which has an alert of its own.
 LIST_NOT_VALIDATED = """
 SELECT count(*) AS n, EXTRACT(epoch FROM sync.clock() - min(since))::float8 AS seconds,
@@ -197,7 +197,7 @@ WHERE since < sync.clock() - make_interval(secs => %(after)s)
 COUNT_LONG_REFERRING = """
 SELECT entity, array_agg(key) AS keys FROM (
     SELECT entity, key FROM sync.records
-    WHERE out_of_step AND parked IS NULL
+    WHERE out_of_sync AND stopped IS NULL
       AND waiting_since < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
 GROUP BY entity
 """

@@ -234,7 +234,7 @@ class _Adoption:
             )
             return self.result
         _listed()
-        if not self._entity.third_party.traits.can_lookup:
+        if not self._entity.third_party.capabilities.can_lookup:
             await self._read_missing()
         try:
             if (stopped := await self._db(self._too_many_missing)) is not None:
@@ -275,16 +275,19 @@ class _Adoption:
             await asyncio.sleep(min(self._entity.system.search_lag, _MAX_SEARCH_LAG_SECONDS))
 
     def _seconds_under_way(self, connection: Connection) -> float:
-        landing = self._entity.system.landing_seconds
+        in_flight_window = self._entity.system.in_flight_seconds
         known = float(
-            run(connection, adoption_queries.COUNT_CALLS_IN_FLIGHT, entity=self._entity.name, landing=landing)[
-                0
-            ].seconds
+            run(
+                connection,
+                adoption_queries.COUNT_CALLS_IN_FLIGHT,
+                entity=self._entity.name,
+                in_flight_window=in_flight_window,
+            )[0].seconds
         )
         if not is_about_database(self._reason):
             return known
         suspension = suspension_of(connection, self._entity.system_name)  # calls that the database forgot
-        return max(known, landing - suspension.seconds if suspension else 0.0)
+        return max(known, in_flight_window - suspension.seconds if suspension else 0.0)
 
     async def _list_groups(self, chosen: Sequence[str] | None) -> list[str]:
         """Lists the chosen groups, or all; returns those that are still to be listed."""
@@ -354,7 +357,7 @@ class _Adoption:
 
         A listing that others change while it is read can leave a record out.
         """
-        if not self._entity.third_party.traits.own_ids:
+        if not self._entity.third_party.capabilities.assigns_ids:
             return
         limit = asyncio.Semaphore(self._entity.system.concurrency)
 
@@ -412,12 +415,14 @@ class _Adoption:
     def _link_batch(self, connection: Connection, statement: str, **chosen: Any) -> tuple[str | None, Counter[str]]:
         """Links some records; returns the last key, or None where there were none, and what follows for them."""
         self._hold(connection)
-        traits = self._entity.third_party.traits
-        rows = run(connection, statement, entity=self._entity.name, grouped=traits.grouped_address, **chosen)
+        capabilities = self._entity.third_party.capabilities
+        rows = run(connection, statement, entity=self._entity.name, grouped=capabilities.group_in_address, **chosen)
         if not rows:
             return None, Counter()
         wanted = self._wanted(connection, rows)
-        links = [link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=traits.can_lookup) for row in rows]
+        links = [
+            link(_standing(row, wanted.get(row.key)), _there(row), can_look_up=capabilities.can_lookup) for row in rows
+        ]
         run(
             connection,
             adoption_queries.LINK_RECORDS,

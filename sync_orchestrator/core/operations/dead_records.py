@@ -23,10 +23,10 @@ from sync_orchestrator.errors import NotFound
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-State = Literal["dead", "held", "discarded"]
+State = Literal["dead", "on_hold", "discarded"]
 
-DEAD_STATES: tuple[State, ...] = ("dead", "held")
-"""``held``: on hold, since the outcome of a create is unknown and cannot be looked up."""
+DEAD_STATES: tuple[State, ...] = ("dead", "on_hold")
+"""``on_hold``: on hold, since the outcome of a create is unknown and cannot be looked up."""
 
 FULL_SYNC = "full sync"
 

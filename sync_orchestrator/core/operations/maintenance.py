@@ -67,15 +67,18 @@ def tell_of_silence(connection: Connection, after: float) -> None:
     """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
     seconds = run(connection, notifications_queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
     if seconds is None or seconds <= after:
-        alerts.resolve(connection, "silent", "sensor")
+        alerts.resolve(connection, "sensor_stalled", "sensor")
     else:
         alerts.tell(
-            connection, "silent", "sensor", f"the sensor has not looked for changes for {seconds / 60:.0f} minutes"
+            connection,
+            "sensor_stalled",
+            "sensor",
+            f"the sensor has not looked for changes for {seconds / 60:.0f} minutes",
         )
 
 
 def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
-    """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in step."""
+    """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in sync."""
     late = run(connection, notifications_queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
     if not late.n:
         alerts.resolve(connection, "not_validated", entity)
@@ -95,7 +98,7 @@ def tell_of_long_waiting(connection: Connection, after: float) -> None:
     for row in run(connection, notifications_queries.LIST_LONG_WAITING, after=after):
         alerts.tell_of_records(
             connection,
-            "waiting_long",
+            "stuck_waiting",
             f"{row.entity}: waits for its record",
             f"{row.entity}: changes wait for records that never came",
             row.entity,
@@ -104,7 +107,7 @@ def tell_of_long_waiting(connection: Connection, after: float) -> None:
     for row in run(connection, notifications_queries.COUNT_LONG_REFERRING, after=after):
         alerts.tell_of_records(
             connection,
-            "waiting_long",
+            "stuck_waiting",
             f"{row.entity}: waits for what it refers to",
             f"{row.entity}: records refer to something that never came",
             row.entity,

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries as archive_queries
-from sync_orchestrator.core.archive.merge import merge, stamp_of, ticket
+from sync_orchestrator.core.archive.merge import merge, read_sequence, stamp_of
 from sync_orchestrator.core.db import notify
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger import queries as ledger_queries
@@ -87,7 +87,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
 async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
     """Rereads a record's parts and makes the archive say what they say, whatever version stood there.
 
-    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A parked record
+    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A on hold record
     is due again, its events are tried again, and those held back for a version in the future are superseded. A change
     that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
     """
@@ -95,7 +95,7 @@ async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str
     if not readable:
         raise NotFound(f"no source system of {entity.name} can be read by key")
     before, number = await asyncio.to_thread(
-        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), ticket(connection))
+        in_transaction, context.engine, lambda connection: (_stamps(connection, entity, key), read_sequence(connection))
     )
     found = await asyncio.gather(*(_read(entity.sources[part], key) for part in readable))
     reads = dict(zip(readable, found, strict=True))

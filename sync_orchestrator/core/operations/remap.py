@@ -1,4 +1,4 @@
-"""A changed mapping: records whose payload would be another now are out of step again, by digest."""
+"""A changed mapping: records whose payload would be another now are out of sync again, by digest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ INSERT INTO sync.entities (name) VALUES (%(name)s)
 ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING fingerprint
 """
 _TRY_REFUSED_AGAIN = """
-UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock()
-WHERE entity = %(name)s AND parked = 'dead' AND out_of_step
+UPDATE sync.records SET stopped = NULL, stopped_at = NULL, attempts = 0, due_at = sync.clock()
+WHERE entity = %(name)s AND stopped = 'dead' AND out_of_sync
 """
 _REMEMBER = "UPDATE sync.entities SET fingerprint = %(fingerprint)s WHERE name = %(name)s"
 
 
 def remap(context: Context) -> int:
-    """Compares each entity's mapping with the one before; returns how many records it put out of step."""
+    """Compares each entity's mapping with the one before; returns how many records it put out of sync."""
     return sum(
         in_transaction(context.engine, partial(_remap_entity, entity=entity)) for entity in context.entities.values()
     )

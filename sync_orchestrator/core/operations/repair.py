@@ -36,7 +36,7 @@ _LONGEST_LAG = 60.0
 class Repaired:
     """What a repair came to. ``sent``: drift put on its way. ``overtaken``: changed since it was found, so left alone.
 
-    ``held``: why extra records were not deleted. ``sources``: what the check of the sources said, if any was due.
+    ``on_hold``: why extra records were not deleted. ``sources``: what the check of the sources said, if any was due.
     """
 
     entity: str

@@ -105,7 +105,7 @@ def status(engine: Engine) -> dict[str, Any]:
             events[row.what] += row.n
         states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
         records = dict.fromkeys(
-            ("archived", "in_step", "out_of_step", "tombstones", "incomplete", "dead", "held", "discarded"), 0
+            ("archived", "in_sync", "out_of_sync", "tombstones", "incomplete", "dead", "on_hold", "discarded"), 0
         )
         for row in run(connection, archive_queries.COUNT_RECORDS):
             for what in records:

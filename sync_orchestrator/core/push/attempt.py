@@ -19,7 +19,7 @@ from sync_orchestrator.config import ThirdPartySystem
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
-from sync_orchestrator.core.db.session import as_bytes, one_by_one, run
+from sync_orchestrator.core.db.session import as_bytes, force_index_scans, run
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, ThirdParty
 from sync_orchestrator.core.push import queries
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan, search_wait
@@ -62,8 +62,8 @@ class Claim:
     rejected_digest: bytes | None
     token: int
     ever_applied: bool
-    unsettled_until: datetime | None
-    unsettled_for: float | None
+    outcome_unknown_until: datetime | None
+    outcome_unknown_for: float | None
     deadline: float
     """Monotonic time after which no call may be begun under this lease, a ``Deadline`` where its holder has a
     heartbeat."""
@@ -72,7 +72,7 @@ class Claim:
     waiting_for: float
     """For how many seconds it has been waiting for something that it refers to."""
     parts: dict[str, Any]
-    unsettled_groups: tuple[str, ...] = ()
+    outcome_unknown_groups: tuple[str, ...] = ()
     """Business groups under which calls may have been sent whose outcome is unknown, and the present one."""
     late_creates: list[list[str]] = field(default_factory=list)
     """Group and id of what creates made that came too late."""
@@ -97,7 +97,7 @@ class Pushed:
     ``cleared`` whether the old place of a move was, ``look_again`` in how many seconds a search would show all that an
     older call left at other places (0: it was all seen).
 
-    ``not_ours``: an id of ours under which another record was found, which was left alone. ``unsettled``: what is there
+    ``not_ours``: an id of ours under which another record was found, which was left alone. ``outcome_unknown``: what is there
     cannot be known until the in-flight window has passed; ``settled``: that window has passed, and nothing is there.
     ``refused``: a create was definitely not carried out, so that the next one needs a new idempotency key.
     """
@@ -115,7 +115,7 @@ class Pushed:
     cleared: bool = False
     look_again: float = 0.0
     not_ours: StrayId | None = None
-    unsettled: bool = False
+    outcome_unknown: bool = False
     settled: bool = False
     refused: bool = False
 
@@ -139,21 +139,21 @@ def claim(
     *,
     most: int,
     lease: float,
-    landing: float,
+    in_flight_window: float,
     group: str | None = None,
     probe: bool = False,
     hold: Hold | None = None,
     timeout: float = 0.0,
 ) -> list[Claim]:
-    """Leases records that are out of step and due, live changes first, and announces the intent to push them.
+    """Leases records that are out of sync and due, live changes first, and announces the intent to push them.
 
     The caller commits before anything is sent. ``group``: only those of a business group of the one entity. ``probe``
     takes a single record, due or not. ``hold``: the holder whose heartbeat the claims depend on; without one they end
     with their lease. ``timeout`` is that of a call: so much later a holder that is gone has given up its calls.
     """
     deadline = Deadline(time.monotonic() + lease / 2, hold)
-    terms = _terms(lease, landing, hold, timeout)
-    one_by_one(connection, in_order=True)
+    terms = _terms(lease, in_flight_window, hold, timeout)
+    force_index_scans(connection, in_order=True)
     if probe:
         rows = run(connection, queries.CLAIM_ONE_RECORD, entities=list(entities), group=group, **terms)
     elif group is None:
@@ -170,16 +170,16 @@ def claim_in_turn(
     *,
     most: int,
     lease: float,
-    landing: float,
+    in_flight_window: float,
     hold: Hold | None = None,
     timeout: float = 0.0,
 ) -> tuple[list[Claim], Place]:
-    """The same, of some business groups that have work, the first one behind ``after``, and of both lanes alike.
+    """The same, of some business groups that have work, the first one behind ``after``, and of both priorities alike.
 
     Returns the last of these groups, too; behind the last one of all it begins anew.
     """
     deadline = Deadline(time.monotonic() + lease / 2, hold)
-    one_by_one(connection, in_order=True)
+    force_index_scans(connection, in_order=True)
     rows: Sequence[Any] = ()
     for entity, group in dict.fromkeys((after, FIRST_PLACE)):
         rows = rows or run(
@@ -190,7 +190,7 @@ def claim_in_turn(
             after_entity=entity,
             after_group=group,
             places=_PLACES_IN_TURN,
-            **_terms(lease, landing, hold, timeout),
+            **_terms(lease, in_flight_window, hold, timeout),
         )
     if not rows:
         return [], FIRST_PLACE
@@ -198,10 +198,10 @@ def claim_in_turn(
     return _claims(connection, rows, deadline), (last.entity, last.group_key)
 
 
-def _terms(lease: float, landing: float, hold: Hold | None, timeout: float) -> dict[str, Any]:
+def _terms(lease: float, in_flight_window: float, hold: Hold | None, timeout: float) -> dict[str, Any]:
     return {
         "lease": lease,
-        "landing": landing,
+        "in_flight_window": in_flight_window,
         "holder": None if hold is None else hold.id,
         "gives_up": HOLDER_VALID_SECONDS + timeout,
     }
@@ -227,13 +227,13 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
             as_bytes(row.rejected_digest),
             row.lease_token,
             row.ever_applied,
-            row.unsettled_until,
-            row.unsettled_for,
+            row.outcome_unknown_until,
+            row.outcome_unknown_for,
             deadline,
             row.acknowledged_at,
             row.waiting_for,
             parts.get((row.entity, row.key), {}),
-            tuple(row.unsettled_groups),
+            tuple(row.outcome_unknown_groups),
             row.late_creates,
             row.applied_revision,
             row.trace,
@@ -241,7 +241,7 @@ def _claims(connection: Connection, rows: Sequence[Any], deadline: float) -> lis
             row.acknowledged_ago,
             row.refused_at,
         )
-        for row in sorted(rows, key=lambda row: (row.lane, row.due_at))
+        for row in sorted(rows, key=lambda row: (row.priority, row.due_at))
     ]
 
 
@@ -294,18 +294,18 @@ class _Attempt:
         self._third_party = entity.third_party
         self._mapping = entity.mapping
         self._search_lag = entity.system.search_lag
-        self._landing = entity.system.landing_seconds
+        self._in_flight_window = entity.system.in_flight_seconds
         self._claim = claimed
         self._wanted = wanted
-        traits = entity.third_party.traits
+        capabilities = entity.third_party.capabilities
         self._moved = (
-            traits.grouped_address
+            capabilities.group_in_address
             and claimed.applied_group is not None
             and claimed.applied_group != claimed.group
             and claimed.applied_digest is not None
         )
         new_place = self._moved and not claimed.deleted
-        self._write_digest = digest_of_write(wanted, traits, claimed.group)
+        self._write_digest = digest_of_write(wanted, capabilities, claimed.group)
         self.item = Item(
             key=claimed.key,
             group=claimed.applied_group or claimed.group if claimed.deleted else claimed.group,
@@ -316,8 +316,8 @@ class _Attempt:
         )
         self._elsewhere = tuple(
             group
-            for group in claimed.unsettled_groups
-            if traits.grouped_address and claimed.unsettled_for is not None and group != self.item.group
+            for group in claimed.outcome_unknown_groups
+            if capabilities.group_in_address and claimed.outcome_unknown_for is not None and group != self.item.group
         )
         self._situation = Situation(
             deleted=claimed.deleted,
@@ -327,12 +327,12 @@ class _Attempt:
             external_id=self.item.external_id,
             ever_applied=claimed.ever_applied,
             moved=self._moved,
-            unsettled_for=claimed.unsettled_for,
+            outcome_unknown_for=claimed.outcome_unknown_for,
             elsewhere=bool(set(self._elsewhere) - ({claimed.applied_group} if self._moved else set())),
             acknowledged_ago=claimed.acknowledged_ago,
             regrouped=self._is_regrouped(),
         )
-        self.step = plan(self._situation, traits)
+        self.step = plan(self._situation, capabilities)
         self.called = False
         self.refused = False
         self.sent = False
@@ -350,12 +350,17 @@ class _Attempt:
 
         A call to another group whose outcome is unknown counts, unless a read shows which group a record is in.
         """
-        claimed, traits = self._claim, self._third_party.traits
-        if not traits.sends_group or traits.grouped_address or claimed.deleted or claimed.applied_digest is None:
+        claimed, capabilities = self._claim, self._third_party.capabilities
+        if (
+            not capabilities.sends_group
+            or capabilities.group_in_address
+            or claimed.deleted
+            or claimed.applied_digest is None
+        ):
             return False
-        hidden = claimed.unsettled_for is not None and not traits.shows_group
+        hidden = claimed.outcome_unknown_for is not None and not capabilities.shows_group
         known = {claimed.applied_group} - {None}
-        return bool((known | set(claimed.unsettled_groups if hidden else ())) - {claimed.group})
+        return bool((known | set(claimed.outcome_unknown_groups if hidden else ())) - {claimed.group})
 
     async def run(self) -> Pushed:
         if self.step is Step.REJECTED:
@@ -431,16 +436,16 @@ class _Attempt:
             self._forget_id()
             return
         self._seen.add(found.external_id)
-        shown = digest_of_found(self._mapping, self._third_party.traits, found, self.item.group)
+        shown = digest_of_found(self._mapping, self._third_party.capabilities, found, self.item.group)
         same = shown == self._wanted
         self.step = Step.NOTHING if same else Step.UPDATE
-        if same or self._third_party.traits.own_ids:
+        if same or self._third_party.capabilities.assigns_ids:
             self.item = replace(self.item, external_id=found.external_id)
 
     def _forget_id(self) -> None:
         """The known id leads to nothing: what follows is planned as for a record without one."""
-        traits = self._third_party.traits
-        if not traits.own_ids:
+        capabilities = self._third_party.capabilities
+        if not capabilities.assigns_ids:
             if self._wrote and not self._remade:
                 raise CallFailed(
                     Failure.TRANSIENT,
@@ -451,9 +456,9 @@ class _Attempt:
             return
         self.item = replace(self.item, external_id=None)
         self._situation = replace(self._situation, external_id=None, applied_digest=None, lost=True)
-        self.step = plan(self._situation, traits)
-        settled = self._situation.unsettled_for is None
-        if self._remade and (settled or traits.can_lookup or traits.idempotent_create):
+        self.step = plan(self._situation, capabilities)
+        settled = self._situation.outcome_unknown_for is None
+        if self._remade and (settled or capabilities.can_lookup or capabilities.idempotent_create):
             self.step = Step.FORGET  # it is known to be gone, so nothing has to be waited for
 
     async def _look_up_if_asked(self) -> float | None:
@@ -491,12 +496,12 @@ class _Attempt:
 
     async def _clear_elsewhere(self) -> float:
         """Deletes what older calls left at other places; says in how many seconds a search would show all of it."""
-        if not self._elsewhere or (self._claim.deleted and self._third_party.traits.own_ids):
+        if not self._elsewhere or (self._claim.deleted and self._third_party.capabilities.assigns_ids):
             return 0.0
         for item in await found_at(self._third_party, self.item, self._elsewhere):
             await self._delete(item)
-        searched = self._third_party.traits.own_ids and self._third_party.traits.can_lookup
-        return max(0.0, (self._claim.unsettled_for or 0.0) + self._search_lag) if searched else 0.0
+        searched = self._third_party.capabilities.assigns_ids and self._third_party.capabilities.can_lookup
+        return max(0.0, (self._claim.outcome_unknown_for or 0.0) + self._search_lag) if searched else 0.0
 
     def _ours(self, found: Sequence[Found]) -> list[Found]:
         """What a search for our key really shows of it: an id is never adopted from a record with another key."""
@@ -508,7 +513,7 @@ class _Attempt:
 
     async def _remove(self) -> float | None:
         """Deletes the record; where its id leads elsewhere, what carries its key. Returns how long to wait, if so."""
-        if await self._delete(self.item) or not self._third_party.traits.can_lookup:
+        if await self._delete(self.item) or not self._third_party.capabilities.can_lookup:
             return None
         self.item = replace(self.item, external_id=None)
         return await self._look_up()
@@ -523,7 +528,7 @@ class _Attempt:
         try:
             await self._third_party.delete(target)
         except CallFailed as failure:
-            if failure.not_ours is None or not self._third_party.traits.own_ids:
+            if failure.not_ours is None or not self._third_party.capabilities.assigns_ids:
                 raise
             self._note_stray(target, failure.not_ours)
             return False
@@ -541,7 +546,7 @@ class _Attempt:
             if failure.remake:
                 await self._delete_half(failure)
                 return False
-            if failure.not_ours is None or not self._third_party.traits.own_ids:
+            if failure.not_ours is None or not self._third_party.capabilities.assigns_ids:
                 raise
             self.refused = False
             self._note_stray(self.item, failure.not_ours)
@@ -580,16 +585,16 @@ class _Attempt:
         return replace(item, external_id=found.external_id), True
 
     def _has_to_look(self, item: Item, verb: str) -> bool:
-        traits = self._third_party.traits
-        if not traits.own_ids or item.external_id is None or item.external_id in self._seen:
+        capabilities = self._third_party.capabilities
+        if not capabilities.assigns_ids or item.external_id is None or item.external_id in self._seen:
             return False
-        if traits.look_first == "never" or verb in traits.reads_before:
+        if capabilities.look_first == "never" or verb in capabilities.reads_before:
             return False
-        return traits.look_first == "always" or may_be_given_again(item.external_id)
+        return capabilities.look_first == "always" or may_be_given_again(item.external_id)
 
     def _is_strangers(self, item: Item, found: Found) -> bool:
         """Whether another record was found under an id of ours, which is remembered."""
-        other = other_key(item.key, found.key) if self._third_party.traits.own_ids else None
+        other = other_key(item.key, found.key) if self._third_party.capabilities.assigns_ids else None
         if other is not None:
             self._note_stray(item, other)
         return other is not None
@@ -616,7 +621,7 @@ class _Attempt:
                 self._created = True
             if failure.remake and failure.external_id is not None:
                 await self._take_back_half(failure)
-            if not (failure.duplicate and self._third_party.traits.can_lookup):
+            if not (failure.duplicate and self._third_party.capabilities.can_lookup):
                 raise
             await self._take_over(failure)
         else:
@@ -634,7 +639,7 @@ class _Attempt:
 
         Its idempotency key ends then: a third party may answer a repeated key with the refusal that it remembers.
         """
-        if failure.unknown or self._situation.unsettled_for is not None or failure.external_id is not None:
+        if failure.unknown or self._situation.outcome_unknown_for is not None or failure.external_id is not None:
             return False
         if failure.kind is Failure.PERMANENT:
             return True
@@ -648,7 +653,7 @@ class _Attempt:
         """Another has the key: a record that somebody made, or that an older create of ours did."""
         refused, self.refused = self.refused, False
         self._adopt(await self._third_party.lookup(self.item.key, self.item.group))
-        may_lag = self._search_lag or self._situation.unsettled_for is not None
+        may_lag = self._search_lag or self._situation.outcome_unknown_for is not None
         if self.item.external_id is None and may_lag:
             raise CallFailed(
                 Failure.TRANSIENT, f"{duplicate.detail}: its search does not show it yet", status=duplicate.status
@@ -667,7 +672,7 @@ class _Attempt:
 
     async def _overwrite_what_an_older_one_made(self) -> None:
         """A create repeated under its key is answered for the first, whose payload may have been another."""
-        repeated = self._situation.unsettled_for is not None and self._third_party.traits.idempotent_create
+        repeated = self._situation.outcome_unknown_for is not None and self._third_party.capabilities.idempotent_create
         if repeated and not await self._update():
             self._create_refused = True  # its key is answered for a record that is gone: the next create needs another
             raise CallFailed(Failure.TRANSIENT, "what it says it has made cannot be found under the id it gave")
@@ -697,19 +702,19 @@ class _Attempt:
         Then it is forgotten, and the next push makes the record.
         """
         if self.step is Step.FORGET:
-            landed = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
+            landed = self._situation.outcome_unknown_for is None or self._situation.outcome_unknown_for <= 0
             return Pushed(
                 self._claim, self.step, called=True, postponed=0.0, cleared=True, settled=landed, refused=True
             )
-        left = self._situation.unsettled_for
+        left = self._situation.outcome_unknown_for
         return Pushed(
             self._claim,
             self.step,
             called=True,
-            postponed=self._landing if left is None else max(left, 0.0),
+            postponed=self._in_flight_window if left is None else max(left, 0.0),
             external_id=self._claim.external_id,
             cleared=self._cleared,
-            unsettled=left is None,
+            outcome_unknown=left is None,
         )
 
     async def _hold(self) -> Pushed:
@@ -734,7 +739,7 @@ class _Attempt:
     def _acknowledged(self, look_again: float = 0.0) -> Pushed:
         gone = self._claim.deleted
         external_id = self.item.external_id if self.item.external_id is not None else self._claim.external_id
-        settled = self._situation.unsettled_for is None or self._situation.unsettled_for <= 0
+        settled = self._situation.outcome_unknown_for is None or self._situation.outcome_unknown_for <= 0
         return Pushed(
             self._claim,
             Step.DELETE if gone and self._deleted else self.step,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sync_orchestrator.core.ports import Traits
+from sync_orchestrator.core.ports import Capabilities
 
 
 class Step(StrEnum):
@@ -52,66 +52,66 @@ class Situation:
     external_id: str | None
     ever_applied: bool
     moved: bool
-    unsettled_for: float | None
+    outcome_unknown_for: float | None
     elsewhere: bool = False
     lost: bool = False
     acknowledged_ago: float | None = None
     regrouped: bool = False
 
 
-def plan(situation: Situation, traits: Traits) -> Step:
+def plan(situation: Situation, capabilities: Capabilities) -> Step:
     """The next step for a record in this situation."""
-    settled = situation.unsettled_for is None
+    settled = situation.outcome_unknown_for is None
     if not situation.deleted and situation.digest is not None and situation.digest == situation.rejected_digest:
         return Step.REJECTED
     known = situation.ever_applied or not situation.deleted
     in_place = not situation.moved and not situation.regrouped
     if settled and known and in_place and situation.digest == situation.applied_digest:
         return Step.NOTHING
-    if not traits.own_ids:
-        return _by_our_key(situation, traits)
+    if not capabilities.assigns_ids:
+        return _by_our_key(situation, capabilities)
     if situation.lost:
-        return _without_its_id(situation, traits)
+        return _without_its_id(situation, capabilities)
     if situation.external_id is not None:
         if situation.deleted:  # a create of unknown outcome may have made another one beside the known
-            return Step.DELETE if settled or not traits.can_lookup else Step.LOOK_UP
-        return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
+            return Step.DELETE if settled or not capabilities.can_lookup else Step.LOOK_UP
+        return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
     if situation.deleted:
-        return Step.LOOK_UP if traits.can_lookup else Step.NOTHING if settled else Step.HOLD
-    if settled and traits.search_first and traits.can_lookup:
+        return Step.LOOK_UP if capabilities.can_lookup else Step.NOTHING if settled else Step.HOLD
+    if settled and capabilities.search_first and capabilities.can_lookup:
         return Step.LOOK_UP
-    if settled or (traits.idempotent_create and not traits.can_lookup and not situation.elsewhere):
+    if settled or (capabilities.idempotent_create and not capabilities.can_lookup and not situation.elsewhere):
         return Step.CREATE
-    return Step.LOOK_UP if traits.can_lookup else Step.HOLD
+    return Step.LOOK_UP if capabilities.can_lookup else Step.HOLD
 
 
-def _without_its_id(situation: Situation, traits: Traits) -> Step:
+def _without_its_id(situation: Situation, capabilities: Capabilities) -> Step:
     """An id that leads to nothing does not prove that the record is gone: its key is searched, or time has to pass."""
-    if traits.can_lookup:
+    if capabilities.can_lookup:
         return Step.LOOK_UP
     if situation.deleted:
         return Step.NOTHING
     if situation.elsewhere:
         return Step.HOLD
-    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
     return Step.FORGET if landed else Step.WAIT
 
 
-def _by_our_key(situation: Situation, traits: Traits) -> Step:
+def _by_our_key(situation: Situation, capabilities: Capabilities) -> Step:
     if situation.deleted:
         return Step.DELETE
-    return Step.READ_BACK if _proves_itself(situation, traits) else Step.UPDATE
+    return Step.READ_BACK if _proves_itself(situation, capabilities) else Step.UPDATE
 
 
-def _proves_itself(situation: Situation, traits: Traits) -> bool:
+def _proves_itself(situation: Situation, capabilities: Capabilities) -> bool:
     """Whether a read is worth it: it shows all that a write would write, no late write can come, and repeating the
     update together with others does not cost less."""
-    landed = situation.unsettled_for is not None and situation.unsettled_for <= 0
+    landed = situation.outcome_unknown_for is not None and situation.outcome_unknown_for <= 0
     return (
         landed
         and not situation.moved
         and not situation.regrouped
-        and not (traits.has_linked_calls or traits.bulk_update)
+        and not (capabilities.has_linked_calls or capabilities.bulk_update)
     )
 
 
@@ -131,8 +131,8 @@ def after_lookup(situation: Situation, found: str | None, search_lag: float) -> 
 def search_wait(situation: Situation, search_lag: float) -> float:
     """Seconds until a search shows all that was made; not above zero where it does already."""
     wait = 0.0
-    if situation.unsettled_for is not None:
-        wait = situation.unsettled_for + search_lag
+    if situation.outcome_unknown_for is not None:
+        wait = situation.outcome_unknown_for + search_lag
     if situation.lost and situation.acknowledged_ago is not None:
         wait = max(wait, search_lag - situation.acknowledged_ago)
     return wait

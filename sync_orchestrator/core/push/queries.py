@@ -6,9 +6,9 @@ from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, claim_ends_
 _DUE_RECORDS = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
-    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
+    WHERE out_of_sync AND stopped IS NULL AND due_at <= sync.clock() AND entity = ANY(%(entities)s)
       AND {claim_is_free()}
-    ORDER BY lane, due_at LIMIT %(most)s
+    ORDER BY priority, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 )"""
 
@@ -16,32 +16,32 @@ due AS (
 _DUE_RECORDS_OF_GROUP = f"""
 staying AS (
     SELECT entity, key FROM sync.records
-    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s AND group_key = %(group)s
+    WHERE out_of_sync AND stopped IS NULL AND due_at <= sync.clock() AND entity = %(entity)s AND group_key = %(group)s
       AND {claim_is_free()}
-    ORDER BY lane, due_at LIMIT %(most)s
+    ORDER BY priority, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), leaving AS (
     SELECT entity, key FROM sync.records
-    WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = %(entity)s
+    WHERE out_of_sync AND stopped IS NULL AND due_at <= sync.clock() AND entity = %(entity)s
       AND applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key
       AND {claim_is_free()}
-    ORDER BY lane, due_at LIMIT %(most)s
+    ORDER BY priority, due_at LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 ), due AS (SELECT entity, key, 0 AS turn FROM staying UNION ALL SELECT entity, key, 0 FROM leaving)"""
 
 # The same in turn: some business groups that have work, beginning behind the one that was last, and of each the oldest
-# of either lane. Where more is due than can be pushed, no group and no lane waits for the end of another.
+# of either priority. Where more is due than can be pushed, no group and no priority waits for the end of another.
 _PLACE = """
     SELECT entity, group_key FROM sync.records
-    WHERE out_of_step AND parked IS NULL AND group_key IS NOT NULL AND entity = ANY(%(entities)s)"""
+    WHERE out_of_sync AND stopped IS NULL AND group_key IS NOT NULL AND entity = ANY(%(entities)s)"""
 
 _OF_PLACE = """
         SELECT * FROM (
             SELECT entity, key FROM sync.records
-            WHERE out_of_step AND parked IS NULL AND due_at <= sync.clock() AND entity = p.entity
-              AND group_key = p.group_key AND lane = {lane} AND {free}
+            WHERE out_of_sync AND stopped IS NULL AND due_at <= sync.clock() AND entity = p.entity
+              AND group_key = p.group_key AND priority = {priority} AND {free}
             ORDER BY due_at LIMIT (SELECT greatest(1, %(most)s / (2 * count(*))) FROM places)
-            FOR UPDATE SKIP LOCKED) of_lane_{lane}"""
+            FOR UPDATE SKIP LOCKED) of_priority_{priority}"""
 
 _DUE_RECORDS_IN_TURN = f"""
 RECURSIVE places AS (
@@ -54,15 +54,15 @@ RECURSIVE places AS (
 ), due AS (
     SELECT chosen.*, p.turn
     FROM places p,
-         LATERAL ({_OF_PLACE.format(lane=0, free=claim_is_free())}
-         UNION ALL {_OF_PLACE.format(lane=1, free=claim_is_free())}) chosen
+         LATERAL ({_OF_PLACE.format(priority=0, free=claim_is_free())}
+         UNION ALL {_OF_PLACE.format(priority=1, free=claim_is_free())}) chosen
 )"""
 
 # While the breaker is open one record is pushed for real, due or not, rather one that has not failed.
 _ONE_RECORD = f"""
 due AS (
     SELECT entity, key, 0 AS turn FROM sync.records
-    WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+    WHERE out_of_sync AND stopped IS NULL AND entity = ANY(%(entities)s)
       AND (%(group)s::text IS NULL OR group_key = %(group)s::text OR applied_group = %(group)s::text)
       AND {claim_is_free()}
     ORDER BY EXISTS (SELECT FROM sync.breaker_failures b WHERE b.entity = records.entity AND b.key = records.key),
@@ -76,18 +76,20 @@ _GIVEN_UP_AT = f"greatest(sync.clock(), {claim_ends_at('r.', '%(gives_up)s')})"
 
 _CLAIM_CHOSEN = f"""
 UPDATE sync.records r
-SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
+SET lease_token = nextval('sync.read_sequence'), lease_until = sync.clock() + make_interval(secs => %(lease)s),
     lease_holder = %(holder)s, intent_at = sync.clock(),
-    unsettled_groups = ARRAY(
+    outcome_unknown_groups = ARRAY(
         SELECT DISTINCT g FROM unnest(r.group_key || CASE
-            WHEN r.lease_token IS NULL AND r.unsettled_until IS NULL THEN '{{}}' ELSE r.unsettled_groups END) AS g
+            WHEN r.lease_token IS NULL AND r.outcome_unknown_until IS NULL THEN '{{}}'
+            ELSE r.outcome_unknown_groups END) AS g
         WHERE g IS NOT NULL ORDER BY g),
-    unsettled_until = CASE WHEN r.lease_token IS NULL THEN r.unsettled_until
-                           ELSE {_GIVEN_UP_AT} + make_interval(secs => %(landing)s) END
+    outcome_unknown_until = CASE WHEN r.lease_token IS NULL THEN r.outcome_unknown_until
+                           ELSE {_GIVEN_UP_AT} + make_interval(secs => %(in_flight_window)s) END
 FROM due WHERE r.entity = due.entity AND r.key = due.key
 RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revision, r.applied_digest, r.applied_group,
           r.external_id, r.attempts, r.rejected_digest, r.lease_token, r.first_applied_at IS NOT NULL AS ever_applied,
-          r.unsettled_until, r.unsettled_groups, r.late_creates, r.lane, r.due_at, r.refusal_retried, due.turn,
+          r.outcome_unknown_until, r.outcome_unknown_groups, r.late_creates, r.priority, r.due_at,
+          r.refusal_retried, due.turn,
           (SELECT trace FROM (SELECT e.seq, e.trace FROM sync.events e
                               WHERE e.entity = r.entity AND e.key = r.key AND e.trace IS NOT NULL OFFSET 0) told
            ORDER BY seq DESC LIMIT 1) AS trace,
@@ -95,7 +97,7 @@ RETURNING r.entity, r.key, r.group_key, r.revision, r.deleted, r.applied_revisio
           EXTRACT(epoch FROM sync.clock() - r.applied_at)::float8 AS acknowledged_ago,
           coalesce(EXTRACT(epoch FROM r.refused_at) * 1e6, 0)::bigint AS refused_at,
           coalesce(EXTRACT(epoch FROM sync.clock() - r.waiting_since), 0)::float8 AS waiting_for,
-          EXTRACT(epoch FROM r.unsettled_until - sync.clock())::float8 AS unsettled_for
+          EXTRACT(epoch FROM r.outcome_unknown_until - sync.clock())::float8 AS outcome_unknown_for
 """
 
 CLAIM_DUE_RECORDS = f"WITH {_DUE_RECORDS} {_CLAIM_CHOSEN}"
@@ -117,7 +119,7 @@ SELECT FROM sync.records r JOIN unnest(%(entity)s::text[], %(key)s::text[]) AS v
 ORDER BY r.entity, r.key FOR UPDATE OF r
 """
 
-# Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record unsettled.
+# Acknowledged. Only the lease's token may say so; an older call that can still land keeps the record of unknown outcome.
 ACKNOWLEDGE_PUSHES = """
 UPDATE sync.records r
 SET applied_revision = v.revision,
@@ -126,60 +128,61 @@ SET applied_revision = v.revision,
     applied_digest = v.digest, applied_group = v.applied_group, external_id = v.external_id,
     applied_at = sync.clock(),
     first_applied_at = coalesce(r.first_applied_at, CASE WHEN v.digest IS NOT NULL THEN sync.clock() END),
-    attempts = 0, error = NULL, rejected_digest = NULL, refusal_retried = false, lane = 0, waiting_since = NULL,
+    attempts = 0, error = NULL, rejected_digest = NULL, refusal_retried = false, priority = 0, waiting_since = NULL,
     lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
-    unsettled_until = CASE WHEN v.settles AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until
-                            AND r.late_creates = v.late_creates THEN NULL ELSE r.unsettled_until END,
+    outcome_unknown_until = CASE WHEN v.settles AND r.outcome_unknown_until IS NOT DISTINCT FROM v.outcome_unknown_until
+                            AND r.late_creates = v.late_creates THEN NULL ELSE r.outcome_unknown_until END,
     late_creates = CASE WHEN r.late_creates = v.late_creates THEN '[]' ELSE r.late_creates END,
     due_at = CASE WHEN r.revision <> v.revision THEN sync.clock()
                   ELSE greatest(sync.clock() + make_interval(secs => v.look_again),
-                                coalesce(r.unsettled_until, sync.clock())) END
+                                coalesce(r.outcome_unknown_until, sync.clock())) END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(digest)s::bytea[],
             %(applied_group)s::text[], %(external_id)s::text[], %(settles)s::boolean[],
-            %(unsettled_until)s::timestamptz[], %(late_creates)s::jsonb[], %(look_again)s::float8[])
-     AS v (entity, key, token, revision, digest, applied_group, external_id, settles, unsettled_until, late_creates,
+            %(outcome_unknown_until)s::timestamptz[], %(late_creates)s::jsonb[], %(look_again)s::float8[])
+     AS v (entity, key, token, revision, digest, applied_group, external_id, settles,
+            outcome_unknown_until, late_creates,
            look_again)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
 RETURNING r.entity, r.key, r.changed_at
 """
 
-# Not acknowledged: due again later, or parked. What may have landed leaves the record unsettled. A revision that
+# Not acknowledged: due again later, or on hold. What may have landed leaves the record of unknown outcome. A revision that
 # came meanwhile owes nothing to this failure. Cleared: what was acknowledged is not there any more.
 FAIL_PUSHES = """
 UPDATE sync.records r
 SET attempts = CASE WHEN r.revision = v.revision THEN v.attempts ELSE 0 END,
     error = v.error,
     waiting_since = CASE WHEN v.waits THEN coalesce(r.waiting_since, sync.clock()) ELSE r.waiting_since END,
-    parked = CASE WHEN r.revision = v.revision THEN v.parked END,
-    parked_at = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN sync.clock() END,
+    stopped = CASE WHEN r.revision = v.revision THEN v.stopped END,
+    stopped_at = CASE WHEN r.revision = v.revision AND v.stopped IS NOT NULL THEN sync.clock() END,
     refused_at = CASE WHEN v.refused THEN sync.clock() ELSE r.refused_at END,
-    rejected_digest = CASE WHEN r.revision = v.revision AND v.parked IS NOT NULL THEN v.rejected_digest
+    rejected_digest = CASE WHEN r.revision = v.revision AND v.stopped IS NOT NULL THEN v.rejected_digest
                            ELSE coalesce(v.rejected_digest, r.rejected_digest) END,
     due_at = CASE WHEN r.revision = v.revision THEN sync.clock() + make_interval(secs => v.wait) ELSE sync.clock() END,
     external_id = CASE WHEN v.cleared THEN v.external_id ELSE coalesce(v.external_id, r.external_id) END,
     applied_digest = CASE WHEN v.cleared THEN NULL ELSE r.applied_digest END,
     applied_group = CASE WHEN v.cleared THEN NULL ELSE r.applied_group END,
     lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
-    unsettled_until = CASE WHEN v.unknown THEN greatest(
-            coalesce(r.unsettled_until, '-infinity'), sync.clock() + make_interval(secs => %(landing)s))
-        WHEN v.settled AND r.unsettled_until IS NOT DISTINCT FROM v.unsettled_until THEN NULL
-        ELSE r.unsettled_until END
+    outcome_unknown_until = CASE WHEN v.unknown THEN greatest(
+            coalesce(r.outcome_unknown_until, '-infinity'), sync.clock() + make_interval(secs => %(in_flight_window)s))
+        WHEN v.settled AND r.outcome_unknown_until IS NOT DISTINCT FROM v.outcome_unknown_until THEN NULL
+        ELSE r.outcome_unknown_until END
 FROM unnest(%(entity)s::text[], %(key)s::text[], %(token)s::bigint[], %(revision)s::bigint[], %(attempts)s::int[],
-            %(wait)s::float8[], %(parked)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
+            %(wait)s::float8[], %(stopped)s::text[], %(error)s::text[], %(rejected_digest)s::bytea[],
             %(external_id)s::text[], %(unknown)s::boolean[], %(waits)s::boolean[], %(cleared)s::boolean[],
-            %(refused)s::boolean[], %(settled)s::boolean[], %(unsettled_until)s::timestamptz[])
-     AS v (entity, key, token, revision, attempts, wait, parked, error, rejected_digest, external_id, unknown, waits,
-           cleared, refused, settled, unsettled_until)
+            %(refused)s::boolean[], %(settled)s::boolean[], %(outcome_unknown_until)s::timestamptz[])
+     AS v (entity, key, token, revision, attempts, wait, stopped, error, rejected_digest, external_id, unknown, waits,
+           cleared, refused, settled, outcome_unknown_until)
 WHERE r.entity = v.entity AND r.key = v.key AND r.lease_token = v.token
-RETURNING r.entity, r.key, r.parked, r.attempts, r.revision = v.revision AS same_revision
+RETURNING r.entity, r.key, r.stopped, r.attempts, r.revision = v.revision AS same_revision
 """
 
 # A call that came too late: somebody else holds the record, and it may have overwritten what they wrote.
 MARK_OUTCOME_UNKNOWN = """
 UPDATE sync.records r
-SET unsettled_until = greatest(coalesce(r.unsettled_until, '-infinity'),
-                               sync.clock() + make_interval(secs => %(landing)s)),
-    due_at = CASE WHEN r.out_of_step THEN r.due_at ELSE sync.clock() + make_interval(secs => %(landing)s) END
+SET outcome_unknown_until = greatest(coalesce(r.outcome_unknown_until, '-infinity'),
+                               sync.clock() + make_interval(secs => %(in_flight_window)s)),
+    due_at = CASE WHEN r.out_of_sync THEN r.due_at ELSE sync.clock() + make_interval(secs => %(in_flight_window)s) END
 FROM unnest(%(entity)s::text[], %(key)s::text[]) AS v (entity, key)
 WHERE r.entity = v.entity AND r.key = v.key
 """
@@ -190,7 +193,7 @@ REMEMBER_LATE_CREATE = """
 UPDATE sync.records r
 SET external_id = CASE WHEN r.lease_token IS NULL AND r.group_key IS NOT DISTINCT FROM v.group_key
                        THEN coalesce(r.external_id, v.external_id) ELSE r.external_id END,
-    unsettled_groups = ARRAY(SELECT DISTINCT g FROM unnest(r.unsettled_groups || v.group_key) AS g
+    outcome_unknown_groups = ARRAY(SELECT DISTINCT g FROM unnest(r.outcome_unknown_groups || v.group_key) AS g
                              WHERE g IS NOT NULL ORDER BY g),
     late_creates = CASE WHEN v.external_id IS NULL THEN r.late_creates
                         ELSE r.late_creates || jsonb_build_array(jsonb_build_array(v.group_key, v.external_id)) END
@@ -239,41 +242,41 @@ _SECONDS_UNTIL_FREE = f"EXTRACT(epoch FROM min({_FREE_AT}) - sync.clock())::floa
 
 SECONDS_UNTIL_NEXT_PUSH = f"""
 SELECT {_SECONDS_UNTIL_FREE} AS seconds FROM sync.records
-WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+WHERE out_of_sync AND stopped IS NULL AND entity = ANY(%(entities)s)
 """
 
 SECONDS_UNTIL_NEXT_PUSH_OF_GROUP = f"""
 SELECT least(
     (SELECT {_SECONDS_UNTIL_FREE} FROM sync.records
-     WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND group_key = %(group)s),
+     WHERE out_of_sync AND stopped IS NULL AND entity = %(entity)s AND group_key = %(group)s),
     (SELECT {_SECONDS_UNTIL_FREE} FROM sync.records
-     WHERE out_of_step AND parked IS NULL AND entity = %(entity)s AND applied_group = %(group)s
+     WHERE out_of_sync AND stopped IS NULL AND entity = %(entity)s AND applied_group = %(group)s
        AND applied_group IS DISTINCT FROM group_key)) AS seconds
 """
 
 # An operator has it tried again. The error of a discarded record is the reason of the discard.
 RELEASE_FROM_HOLD = """
 UPDATE sync.records
-SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
-    refusal_retried = false, error = CASE WHEN parked = 'discarded' THEN NULL ELSE error END
-WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_step
+SET stopped = NULL, stopped_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    refusal_retried = false, error = CASE WHEN stopped = 'discarded' THEN NULL ELSE error END
+WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND out_of_sync
 """
 
-# A person has it pushed once more, in step or not: what the third party has by now is looked up first.
+# A person has it pushed once more, in sync or not: what the third party has by now is looked up first.
 PUSH_AGAIN = f"""
 UPDATE sync.records
-SET applied_revision = 0, unsettled_until = coalesce(unsettled_until, sync.clock()), lane = 0
+SET applied_revision = 0, outcome_unknown_until = coalesce(outcome_unknown_until, sync.clock()), priority = 0
 WHERE entity = %(entity)s AND key = %(key)s AND ready AND {claim_is_free()}
 RETURNING group_key, applied_group
 """
 
 # What was refused is tried again, too (rule 26): a full sync is when what it depends on may have come.
 RELEASE_GROUP_FROM_HOLD = f"""
-UPDATE sync.records SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+UPDATE sync.records SET stopped = NULL, stopped_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
     refusal_retried = false
 WHERE entity = %(entity)s
   AND (group_key = %(group)s OR (applied_group = %(group)s AND applied_group IS DISTINCT FROM group_key))
-  AND out_of_step AND (parked = 'dead' OR parked IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))
+  AND out_of_sync AND (stopped = 'dead' OR stopped IS NULL AND (attempts > 0 OR waiting_since IS NOT NULL))
   AND {claim_is_free()}
 RETURNING key
 """
@@ -281,7 +284,7 @@ RETURNING key
 # Whether other records of a third party were under way when one was refused, on which the refusal may depend (rule 26).
 COUNT_OTHERS_IN_FLIGHT = """
 SELECT EXISTS (SELECT FROM sync.records
-               WHERE out_of_step AND parked IS NULL AND entity = ANY(%(entities)s)
+               WHERE out_of_sync AND stopped IS NULL AND entity = ANY(%(entities)s)
                  AND (entity, key) NOT IN (SELECT * FROM unnest(%(entity)s::text[], %(key)s::text[]))) AS found
 """
 
@@ -289,15 +292,16 @@ SELECT EXISTS (SELECT FROM sync.records
 RETRY_REFUSED = """
 WITH chosen AS (
     SELECT entity, key FROM sync.records
-    WHERE entity = ANY(%(entities)s) AND out_of_step AND parked IS NOT NULL AND parked = 'dead'
+    WHERE entity = ANY(%(entities)s) AND out_of_sync AND stopped IS NOT NULL AND stopped = 'dead'
       AND refused_at >= %(since)s AND NOT refusal_retried
       AND NOT EXISTS (SELECT FROM sync.records o
-                      WHERE o.out_of_step AND o.parked IS NULL AND o.entity = ANY(%(entities)s)
+                      WHERE o.out_of_sync AND o.stopped IS NULL AND o.entity = ANY(%(entities)s)
                         AND o.changed_at <= records.refused_at)
     ORDER BY entity, key FOR UPDATE SKIP LOCKED
 )
 UPDATE sync.records r
-SET parked = NULL, parked_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL, refusal_retried = true
+SET stopped = NULL, stopped_at = NULL, attempts = 0, due_at = sync.clock(), rejected_digest = NULL,
+    refusal_retried = true
 FROM chosen WHERE r.entity = chosen.entity AND r.key = chosen.key
 RETURNING r.entity, r.key
 """
@@ -306,10 +310,10 @@ RETURNING r.entity, r.key
 RELEASE_RECORDS_OF_SYSTEM = """
 UPDATE sync.records r
 SET attempts = b.attempts_before, due_at = sync.clock(), rejected_digest = NULL,
-    parked = CASE WHEN r.parked = 'held' THEN r.parked END,
-    parked_at = CASE WHEN r.parked = 'held' THEN r.parked_at END
+    stopped = CASE WHEN r.stopped = 'on_hold' THEN r.stopped END,
+    stopped_at = CASE WHEN r.stopped = 'on_hold' THEN r.stopped_at END
 FROM sync.breaker_failures b
-WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.parked IS DISTINCT FROM 'discarded'
+WHERE b.system = %(system)s AND r.entity = b.entity AND r.key = b.key AND r.stopped IS DISTINCT FROM 'discarded'
 """
 
 RELEASE_EVENTS_OF_SYSTEM = """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from sync_orchestrator.core.context import EntityContext
-from sync_orchestrator.core.db.session import json, one_by_one, run
+from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.ledger import queries as ledger_queries
 from sync_orchestrator.core.notifications import alerts, outcomes
@@ -43,7 +43,7 @@ _SILENT_TIMEOUTS = 2
 
 @dataclass(slots=True)
 class Settled:
-    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a twin.
+    """What a settlement came to: counts, acknowledgements by entity and group, and creates that made a duplicate.
 
     ``keys``: the first ``MAX_KEYS`` acknowledged records by entity and group.
     """
@@ -57,7 +57,7 @@ class Settled:
     slowest: float = 0.0
     groups: Counter[tuple[str, str]] = field(default_factory=Counter)
     keys: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    twins: list[Pushed] = field(default_factory=list)
+    duplicates: list[Pushed] = field(default_factory=list)
 
     def add(self, other: Settled) -> None:
         """Adds another settlement's figures to this one."""
@@ -68,7 +68,7 @@ class Settled:
         for place, keys in other.keys.items():
             for key in keys:
                 self.note_key(place, key)
-        self.twins += other.twins
+        self.duplicates += other.duplicates
 
     def note_key(self, place: tuple[str, str], key: str) -> None:
         """Keeps the key of an acknowledged record, if it is one of the first of its entity and group."""
@@ -86,9 +86,9 @@ def settle(
 ) -> Settled:
     """Writes down how pushes at one third party ended.
 
-    A push whose lease has gone to somebody else changes nothing but this: the record is unsettled from here on.
+    A push whose lease has gone to somebody else changes nothing but this: the record is of unknown outcome from here on.
     """
-    one_by_one(connection)
+    force_index_scans(connection)
     result = Settled()
     state = _state(connection, name, pushed)
     ordered = sorted(pushed, key=lambda end: (end.claim.entity, end.claim.key))
@@ -161,9 +161,10 @@ def _acknowledge(connection: Connection, good: Sequence[Pushed]) -> tuple[set[tu
         applied_group=[None if end.claim.deleted else end.claim.group for end in good],
         external_id=[end.external_id for end in good],
         settles=[
-            end.claim.unsettled_for is not None and end.claim.unsettled_for <= 0 and not end.look_again for end in good
+            end.claim.outcome_unknown_for is not None and end.claim.outcome_unknown_for <= 0 and not end.look_again
+            for end in good
         ],
-        unsettled_until=[end.claim.unsettled_until for end in good],
+        outcome_unknown_until=[end.claim.outcome_unknown_until for end in good],
         late_creates=[json(end.claim.late_creates) for end in good],
         look_again=[end.look_again for end in good],
     )
@@ -251,20 +252,20 @@ def _failures(
         connection,
         queries.FAIL_PUSHES,
         **_claims(bad),
-        landing=system.landing_seconds,
+        in_flight_window=system.in_flight_seconds,
         revision=[end.claim.revision for end in bad],
         attempts=[decision.attempts for decision in decisions],
         wait=[float(decision.wait or 0.0) for decision in decisions],
-        parked=[_parked(end, decision) for end, decision in zip(bad, decisions, strict=True)],
+        stopped=[_stopped(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         error=[str(end.failure) if end.failure else None for end in bad],
         rejected_digest=[_refused(end, decision) for end, decision in zip(bad, decisions, strict=True)],
         external_id=[end.external_id for end in bad],
-        unknown=[end.unsettled or bool(end.failure and end.failure.unknown) for end in bad],
+        unknown=[end.outcome_unknown or bool(end.failure and end.failure.unknown) for end in bad],
         waits=[end.failure is not None and end.failure.kind is Failure.REFERENCE for end in bad],
         cleared=[end.cleared for end in bad],
         refused=[end.refused or _is_settled_refusal(end) for end in bad],
         settled=[end.settled for end in bad],
-        unsettled_until=[end.claim.unsettled_until for end in bad],
+        outcome_unknown_until=[end.claim.outcome_unknown_until for end in bad],
     )
     kept = {(row.entity, row.key): row for row in rows}
     result.failed += sum(1 for end in bad if end.failure is not None and (end.claim.entity, end.claim.key) in kept)
@@ -393,7 +394,7 @@ def _others_under_way(
 
 def _is_settled_refusal(end: Pushed) -> bool:
     """Whether a payload was refused while no outcome of the record was unknown."""
-    return end.called and end.rejected_digest is not None and end.claim.unsettled_for is None
+    return end.called and end.rejected_digest is not None and end.claim.outcome_unknown_for is None
 
 
 def _names_another(end: Pushed) -> bool:
@@ -434,10 +435,10 @@ def _spared(end: Pushed, decision: Decision) -> Decision:
     return Decision(end.claim.attempts, 0.0)
 
 
-def _parked(end: Pushed, decision: Decision) -> str | None:
+def _stopped(end: Pushed, decision: Decision) -> str | None:
     if decision.wait is not None:
         return None
-    return "held" if end.held else "dead"
+    return "on_hold" if end.held else "dead"
 
 
 def _refused(end: Pushed, decision: Decision) -> bytes | None:
@@ -497,7 +498,7 @@ def _tell_of_dead(
                 )
             )
             cause = cause_of(end.failure, end.claim.key)
-            by_cause["held" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
+            by_cause["on_hold" if end.held else "dead", end.claim.entity, cause].append(end.claim.key)
     for (kind, entity, cause), keys in by_cause.items():
         result.dead += len(keys)
         alerts.tell_of_records(
@@ -512,7 +513,7 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
         return
     made = {(end.claim.entity, end.claim.key): end for end in late if end.created}
     records = {"entity": [end.claim.entity for end in late], "key": [end.claim.key for end in late]}
-    run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, landing=system.landing_seconds)
+    run(connection, queries.MARK_OUTCOME_UNKNOWN, **records, in_flight_window=system.in_flight_seconds)
     rows = run(
         connection,
         queries.REMEMBER_LATE_CREATE,
@@ -524,7 +525,7 @@ def _mark_unknown(connection: Connection, system: ThirdPartySystem, late: Sequen
         end = made.get((row.entity, row.key))
         another = row.external_id is not None and end is not None and row.external_id != end.external_id
         if end is not None and another and row.lease_token is None:  # whoever holds it may be adopting this one
-            result.twins.append(end)
+            result.duplicates.append(end)
 
 
 def _attempts(connection: Connection, called: Sequence[Pushed]) -> None:

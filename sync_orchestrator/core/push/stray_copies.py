@@ -14,7 +14,7 @@ from sync_orchestrator.core.values.identity import may_be_given_again, other_key
 
 def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequence[str]]) -> list[Item]:
     """What creates made that came too late, but for the record itself, should it be one of them."""
-    own_place = own.group if third_party.traits.grouped_address else None
+    own_place = own.group if third_party.capabilities.group_in_address else None
     return [
         replace(own, group=group, external_id=external_id)
         for group, external_id in late_creates
@@ -24,12 +24,12 @@ def made_late(third_party: ThirdParty, own: Item, late_creates: Iterable[Sequenc
 
 async def take_back(third_party: ThirdParty, item: Item) -> None:
     """Deletes what a create made too late, unless its id is another record's by now. Raises CallFailed."""
-    traits, external_id = third_party.traits, item.external_id
+    capabilities, external_id = third_party.capabilities, item.external_id
     if (
-        traits.own_ids
+        capabilities.assigns_ids
         and external_id is not None
-        and traits.look_first != "never"
-        and (traits.look_first == "always" or may_be_given_again(external_id))
+        and capabilities.look_first != "never"
+        and (capabilities.look_first == "always" or may_be_given_again(external_id))
     ):
         found = await third_party.read(item)
         if found is not None and other_key(item.key, found.key) is not None:
@@ -42,9 +42,9 @@ async def found_at(third_party: ThirdParty, own: Item, places: Iterable[str]) ->
 
     Never the record itself, which a search that does not obey its group would show. Raises CallFailed.
     """
-    if not third_party.traits.own_ids:
+    if not third_party.capabilities.assigns_ids:
         return [replace(own, group=place) for place in places]
-    if not third_party.traits.can_lookup:
+    if not third_party.capabilities.can_lookup:
         return []
     return [
         replace(own, group=place, external_id=record.external_id)

@@ -55,9 +55,9 @@ LIMIT %(most)s
 # Every business group that was filled, by its last verdict; one that was found wrong or is late says so.
 LIST_UNVALIDATED_ENTITIES = """
 SELECT count(*) AS groups,
-       count(*) FILTER (WHERE verdict IS DISTINCT FROM 'in_step') AS unclean,
-       count(*) FILTER (WHERE verdict = 'in_step' AND at < sync.clock() - make_interval(secs => %(longest)s)) AS late,
-       min(group_key) FILTER (WHERE verdict IS DISTINCT FROM 'in_step'
+       count(*) FILTER (WHERE verdict IS DISTINCT FROM 'in_sync') AS unclean,
+       count(*) FILTER (WHERE verdict = 'in_sync' AND at < sync.clock() - make_interval(secs => %(longest)s)) AS late,
+       min(group_key) FILTER (WHERE verdict IS DISTINCT FROM 'in_sync'
                               OR at < sync.clock() - make_interval(secs => %(longest)s)) AS example
 FROM sync.groups g LEFT JOIN LATERAL (
     SELECT verdict, at FROM sync.validations v WHERE v.entity = g.entity AND v.group_key = g.group_key

@@ -129,7 +129,7 @@ def change(
 ) -> Rollout:
     """Changes a route's rollout and keeps who did it and why.
 
-    Raises NotFound; NotYet for a step up while the entity is not known to be in step, unless it is overridden, which
+    Raises NotFound; NotYet for a step up while the entity is not known to be in sync, unless it is overridden, which
     is kept; ValueError for values that cannot be.
     """
     route = switched(config, name)
@@ -200,7 +200,7 @@ def _too_much(connection: Connection, rollout: Rollout, route: Route) -> str | N
         (counted["failed"], counted["tried"], limits.error_rate, "failed"),
         (counted["different"], counted["compared"], limits.difference_rate, "differed"),
     ):
-        if of >= limits.least and bad > of * most:
+        if of >= limits.min_calls and bad > of * most:
             return f"{bad} of {of} calls of the new path {text} within {limits.window:g} s"
     return None
 
@@ -226,7 +226,7 @@ def _against(connection: Connection, config: Config, route: Route) -> str | None
         return f"no business group of {route.entity} was ever validated"
     if found.unclean:
         return (
-            f"{found.unclean} of {found.groups} business groups of {route.entity} are not in step, "
+            f"{found.unclean} of {found.groups} business groups of {route.entity} are not in sync, "
             f"such as {found.example!r}"
         )
     if found.late:

@@ -42,10 +42,10 @@ class Installation:
     database_oid: int
 
 
-def find_restore(stored: Installation, present: Installation, ticket: int, mark: int | None) -> str | None:
+def find_restore(stored: Installation, present: Installation, read_sequence: int, mark: int | None) -> str | None:
     """Why the database must have been restored or moved since it was last seen, or None. Pure.
 
-    ``ticket`` is the number that its sequence has reached, ``mark`` the highest one that was seen outside of it.
+    ``read_sequence`` is the number that its sequence has reached, ``mark`` the highest one that was seen outside of it.
     """
     if _differ(stored.system_identifier, present.system_identifier):
         what = "it is on another server"
@@ -53,8 +53,8 @@ def find_restore(stored: Installation, present: Installation, ticket: int, mark:
         what = "it is another database of the same server"
     elif _differ(stored.timeline, present.timeline):
         what = f"its server is on timeline {present.timeline}, and was on {stored.timeline}"
-    elif mark is not None and ticket < mark:
-        what = f"its sequence is at {ticket}, and was at {mark}"
+    elif mark is not None and read_sequence < mark:
+        what = f"its sequence is at {read_sequence}, and was at {mark}"
     else:
         return None
     return f"{REASON_PREFIX}: {what}"
@@ -91,9 +91,9 @@ class InstallationWatch:
             if self._looked_at is not None and now - self._looked_at < at_most_every:
                 return None
             self._looked_at = now
-            lineage, ticket, noticed = in_transaction(self._engine, self._look_in)
+            lineage, read_sequence, noticed = in_transaction(self._engine, self._look_in)
             if self._marks is not None and lineage is not None:
-                self._marks.reached(lineage, ticket)
+                self._marks.reached(lineage, read_sequence)
             if noticed is not None:
                 _log.warning("Pushes are suspended: %s.", noticed)
             return noticed
@@ -112,13 +112,13 @@ class InstallationWatch:
             noticed = self._judge(connection, row, present)
             if noticed is not None:
                 self._restored(connection, present, row, noticed)
-        ticket = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
-        return _lineage(present, run(connection, queries.SELECT_INSTALLATION)[0].since), ticket, noticed
+        read_sequence = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
+        return _lineage(present, run(connection, queries.SELECT_INSTALLATION)[0].since), read_sequence, noticed
 
     def _judge(self, connection: Connection, row: object, present: Installation) -> str | None:
         stored = _from_row(row)
-        ticket = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
-        return find_restore(stored, present, ticket, self._mark(stored, row))
+        read_sequence = int(run(connection, queries.SELECT_LAST_READ_SEQUENCE)[0].value)
+        return find_restore(stored, present, read_sequence, self._mark(stored, row))
 
     def _mark(self, stored: Installation, row: object) -> int | None:
         if self._marks is None:

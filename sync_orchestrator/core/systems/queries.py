@@ -3,7 +3,7 @@
 from sync_orchestrator.core.db.fragments import HOLDER_VALID_SECONDS
 
 INSERT_CLAIM_HOLDER = """
-INSERT INTO sync.holders (id, name) VALUES (nextval('sync.ticket'), %(name)s) RETURNING id
+INSERT INTO sync.holders (id, name) VALUES (nextval('sync.read_sequence'), %(name)s) RETURNING id
 """
 
 RENEW_CLAIM_HOLDER = f"""
@@ -135,7 +135,7 @@ FROM sync.logins WHERE system = %(system)s FOR UPDATE
 
 LEASE_LOGIN_SESSION = """
 UPDATE sync.logins
-SET lease_token = nextval('sync.ticket'), lease_until = sync.clock() + make_interval(secs => %(seconds)s)
+SET lease_token = nextval('sync.read_sequence'), lease_until = sync.clock() + make_interval(secs => %(seconds)s)
 WHERE system = %(system)s
 RETURNING lease_token
 """
@@ -235,11 +235,11 @@ SELECT oid::bigint AS database_oid, pg_is_in_recovery() AS in_recovery FROM pg_d
 WHERE datname = current_database()
 """
 
-SELECT_LAST_READ_SEQUENCE = "SELECT last_value AS value FROM sync.ticket"
+SELECT_LAST_READ_SEQUENCE = "SELECT last_value AS value FROM sync.read_sequence"
 
 # Processes that worked on the lost part of the history may still hold leases: none of their numbers is given again.
 ADVANCE_READ_SEQUENCE = """
-SELECT setval('sync.ticket', greatest((SELECT last_value FROM sync.ticket), %(mark)s) + 1000000)
+SELECT setval('sync.read_sequence', greatest((SELECT last_value FROM sync.read_sequence), %(mark)s) + 1000000)
 """
 
 # Full syncs that were under way when the backup was made start from the beginning.
@@ -251,7 +251,7 @@ UPDATE sync.groups SET sync_id = NULL, sync_phase = NULL, sync_cursor = NULL WHE
 LIST_PAUSES = """
 SELECT e.name, s.name AS system, coalesce(n.paused, false) AS entity_paused, coalesce(s.paused, false) AS system_paused,
        s.open_since, s.suspended_at, s.suspended_reason,
-       (SELECT count(*) FROM sync.records r WHERE r.entity = e.name AND r.out_of_step AND r.parked IS NULL) AS waiting
+       (SELECT count(*) FROM sync.records r WHERE r.entity = e.name AND r.out_of_sync AND r.stopped IS NULL) AS waiting
 FROM jsonb_each_text(%(systems)s::jsonb) AS e (name, system)
 LEFT JOIN sync.systems s ON s.name = e.system LEFT JOIN sync.entities n ON n.name = e.name
 WHERE n.paused OR s.paused OR s.open_since IS NOT NULL OR s.suspended_at IS NOT NULL

@@ -14,7 +14,7 @@ import pandas as pd
 from sync_orchestrator.core.validation.spill import Row
 from sync_orchestrator.core.values.places import digest_elsewhere
 
-Kind = Literal["missing", "stale", "different", "extra", "twin", "foreign"]
+Kind = Literal["missing", "stale", "different", "extra", "duplicate", "unmanaged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,29 +67,30 @@ def suspects(ours: Iterable[Any], theirs: Iterable[Row]) -> tuple[list[Suspect],
     found = [
         *_missing(present),
         *_different(present),
-        *_twins(known),
+        *_duplicates(known),
         *_extra(known[~known["present"].astype(bool) & (known["_merge"] == "both")]),
     ]
     unknown = set(judged.loc[judged["_merge"] == "right_only", "key"])
     return found, unknown
 
 
-def foreign(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
+def unmanaged(there: Iterable[Row], keys: set[str]) -> list[Suspect]:
     """The third party's records without a key of ours, or with one of ``keys``, which nobody here knows."""
     return [
-        Suspect(key or str(external_id), "foreign", external_id, None, theirs)
+        Suspect(key or str(external_id), "unmanaged", external_id, None, theirs)
         for key, external_id, theirs in there
         if key is None or key in keys
     ]
 
 
 def misplaced(
-    there: Iterable[Row], rows: Iterable[Any], *, grouped_address: bool, group_is_known: bool
+    there: Iterable[Row], rows: Iterable[Any], *, group_in_address: bool, group_is_known: bool
 ) -> list[Suspect]:
     """Records with a key of ours in a group where it does not belong (rule 12).
 
-    ``rows``: those of ``statements.validation.ELSEWHERE``. With a ``grouped_address`` the same id in two groups is two
-    records; otherwise it is one, which is shown late or was never moved. A copy of a live record is a twin; what is
+    ``rows``: those of ``statements.validation.ELSEWHERE``. With a ``group_in_address`` the same id in two groups is two
+    records; otherwise it is one, which is shown late or was never moved. A copy of a live record is a
+    duplicate; what is
     left of a deleted one is extra. A record that names the group in which it belongs is only listed too widely. So may
     each be where neither the listing nor the record says a group (``group_is_known`` is False).
     """
@@ -99,9 +100,9 @@ def misplaced(
         if key is None or (row := ours.get(key)) is None:
             continue
         if row.deleted:
-            kind: Kind = "extra" if row.ever_applied else "foreign"
-        elif grouped_address or external_id != row.external_id:
-            kind = "twin"
+            kind: Kind = "extra" if row.ever_applied else "unmanaged"
+        elif group_in_address or external_id != row.external_id:
+            kind = "duplicate"
         elif group_is_known and row.group_key is not None and theirs != _shown_in_its_group(row):
             kind = "different"
         else:
@@ -144,15 +145,17 @@ def _different(present: pd.DataFrame) -> list[Suspect]:
     ]
 
 
-def _twins(known: pd.DataFrame) -> list[Suspect]:
+def _duplicates(known: pd.DataFrame) -> list[Suspect]:
     both = known[known["_merge"] == "both"]
     many = both[both.duplicated("key", keep=False)]
-    return [_suspect(row, "twin") for row in many.itertuples() if str(row.external_id) != str(row.external_id_theirs)]
+    return [
+        _suspect(row, "duplicate") for row in many.itertuples() if str(row.external_id) != str(row.external_id_theirs)
+    ]
 
 
 def _extra(gone: pd.DataFrame) -> list[Suspect]:
     return [
-        _suspect(row, "extra" if row.ever_applied else "foreign")
+        _suspect(row, "extra" if row.ever_applied else "unmanaged")
         for row in gone.drop_duplicates("key").itertuples()
         if row.deleted
     ]

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.session import run, streamed
 from sync_orchestrator.core.validation import queries
-from sync_orchestrator.core.validation.compare import Suspect, foreign, misplaced, suspects
+from sync_orchestrator.core.validation.compare import Suspect, misplaced, suspects, unmanaged
 from sync_orchestrator.core.validation.spill import Row, Slices, pairs
 
 
@@ -84,11 +84,11 @@ def _suspects(
     elsewhere = run(connection, queries.SELECT_ELSEWHERE, **{**known, "keys": sorted(unknown)})
     alive = {row.key for row in elsewhere if not row.deleted}
     counts.of_other_groups += sum(1 for key, _, _ in there if key in alive)
-    traits = entity.third_party.traits
+    capabilities = entity.third_party.capabilities
     found += misplaced(
         there,
         elsewhere,
-        grouped_address=traits.grouped_address,
-        group_is_known=traits.lists_by_group or traits.shows_group,
+        group_in_address=capabilities.group_in_address,
+        group_is_known=capabilities.lists_by_group or capabilities.shows_group,
     )
-    return found + foreign(there, unknown - {row.key for row in elsewhere})
+    return found + unmanaged(there, unknown - {row.key for row in elsewhere})

@@ -29,7 +29,7 @@ COLUMNS = (
     "last_seen_at",
     "repaired_at",
 )
-KINDS = ("missing", "stale", "different", "extra", "twin", "foreign")
+KINDS = ("missing", "stale", "different", "extra", "duplicate", "unmanaged")
 _AT_ONCE = 1000
 _BUCKETS = (
     timedelta(minutes=1),

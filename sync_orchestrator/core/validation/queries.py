@@ -3,14 +3,15 @@
 SELECT_NOW = "SELECT sync.clock() AS now"
 
 SELECT_GROUP = """
-SELECT first_completed_at, audited_at IS NULL OR audited_at < sync.clock() - make_interval(secs => %(audit_every)s)
-       AS audit_due
+SELECT first_completed_at, 
+       compared_at IS NULL OR compared_at < sync.clock() - make_interval(secs => %(full_comparison_every)s)
+       AS full_comparison_due
 FROM sync.groups WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
 # A push is open or unknown, or something moved since the look began.
 _IS_AMBIGUOUS = """
-out_of_step OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
+out_of_sync OR lease_token IS NOT NULL OR NOT ready OR changed_at >= %(since)s
 OR coalesce(applied_at, '-infinity') >= %(since)s::timestamptz - make_interval(secs => %(lag)s)
 """
 
@@ -51,19 +52,19 @@ SELECT key, external_id, applied_digest, revision, applied_at, deleted, group_ke
 FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 
-# Whether a foreign record is ours by now, or is about to be. An id is one record's in all groups, unless the group is
+# Whether a unmanaged record is ours by now, or is about to be. An id is one record's in all groups, unless the group is
 # part of its address.
 SELECT_OURS_BY_NOW = """
 SELECT EXISTS (
     SELECT FROM sync.records
     WHERE entity = %(entity)s
       AND (key = %(key)s OR external_id = %(external_id)s AND (NOT %(grouped)s OR group_key = %(group)s))
-      AND (NOT deleted OR out_of_step OR lease_token IS NOT NULL OR first_applied_at IS NOT NULL)) AS ours
+      AND (NOT deleted OR out_of_sync OR lease_token IS NOT NULL OR first_applied_at IS NOT NULL)) AS ours
 """
 
 SELECT_KNOWN_UNMANAGED = """
 SELECT count(*) FROM sync.drift
-WHERE entity = %(entity)s AND group_key = %(group)s AND kind IN ('foreign', 'twin') AND status <> 'repaired'
+WHERE entity = %(entity)s AND group_key = %(group)s AND kind IN ('unmanaged', 'duplicate') AND status <> 'repaired'
 """
 
 # Suspects that nobody has touched since they were seen.
@@ -72,7 +73,7 @@ SELECT r.key, r.group_key, r.applied_digest FROM sync.records r
 JOIN unnest(%(keys)s::text[], %(revisions)s::bigint[], %(applied_at)s::timestamptz[]) AS v (key, revision, applied_at)
   ON r.key = v.key
 WHERE r.entity = %(entity)s AND r.revision = v.revision AND r.applied_at IS NOT DISTINCT FROM v.applied_at
-  AND NOT r.out_of_step AND r.lease_token IS NULL
+  AND NOT r.out_of_sync AND r.lease_token IS NULL
 """
 
 SELECT_OPEN_DRIFT = """
@@ -97,23 +98,23 @@ UPDATE sync.drift SET status = 'repaired', repaired_at = sync.clock()
 WHERE entity = %(entity)s AND group_key = %(group)s AND status <> 'repaired' AND last_seen_at < %(since)s
   AND NOT EXISTS (SELECT FROM sync.records r WHERE r.entity = drift.entity AND r.key = drift.key
                   AND ({_IS_AMBIGUOUS})
-                  AND (r.revision = drift.revision OR drift.kind IN ('extra', 'twin', 'foreign')
-                       OR r.out_of_step OR r.lease_token IS NOT NULL OR NOT r.ready))
+                  AND (r.revision = drift.revision OR drift.kind IN ('extra', 'duplicate', 'unmanaged')
+                       OR r.out_of_sync OR r.lease_token IS NOT NULL OR NOT r.ready))
 RETURNING key
 """
 
-# Applied becomes what the third party really holds; so the record is out of step and goes the normal way. Only if
+# Applied becomes what the third party really holds; so the record is out of sync and goes the normal way. Only if
 # nothing has moved since. The id of one that is missing is kept: its push looks once more whose it is.
 MARK_DUE_FOR_REPAIR = """
 UPDATE sync.records r
 SET applied_revision = 0, applied_digest = v.theirs,
     external_id = CASE WHEN v.theirs IS NULL THEN coalesce(v.external_id, r.external_id) ELSE v.external_id END,
     applied_group = coalesce(v.place, r.applied_group),
-    unsettled_until = CASE WHEN v.theirs IS NULL THEN sync.clock() ELSE r.unsettled_until END,
-    attempts = 0, due_at = sync.clock(), lane = 0
+    outcome_unknown_until = CASE WHEN v.theirs IS NULL THEN sync.clock() ELSE r.outcome_unknown_until END,
+    attempts = 0, due_at = sync.clock(), priority = 0
 FROM unnest(%(keys)s::text[], %(revisions)s::bigint[], %(theirs)s::bytea[], %(external_ids)s::text[],
             %(places)s::text[]) AS v (key, revision, theirs, external_id, place)
-WHERE r.entity = %(entity)s AND r.key = v.key AND r.revision = v.revision AND NOT r.out_of_step
+WHERE r.entity = %(entity)s AND r.key = v.key AND r.revision = v.revision AND NOT r.out_of_sync
   AND r.lease_token IS NULL
 RETURNING r.key
 """
@@ -130,7 +131,7 @@ UPDATE sync.groups
 SET validated_at = CASE WHEN EXISTS (
         SELECT FROM sync.drift WHERE entity = %(entity)s AND group_key = %(group)s AND status = 'repairing'
           AND last_seen_at > sync.clock() - make_interval(secs => %(every)s)) THEN NULL ELSE sync.clock() END,
-    audited_at = CASE WHEN %(drift)s THEN NULL WHEN %(audited)s THEN sync.clock() ELSE audited_at END
+    compared_at = CASE WHEN %(drift)s THEN NULL WHEN %(compared_fully)s THEN sync.clock() ELSE compared_at END
 WHERE entity = %(entity)s AND group_key = %(group)s
 """
 
@@ -143,7 +144,7 @@ ORDER BY validated_at NULLS FIRST, group_key LIMIT %(most)s
 
 SELECT_IN_SYNC_SINCE = """
 SELECT min(latest.at) AS since,
-       bool_and(coalesce(latest.verdict = 'in_step'
+       bool_and(coalesce(latest.verdict = 'in_sync'
                          AND latest.at > sync.clock() - make_interval(secs => %(seconds)s), false)) AS all_in_sync
 FROM sync.groups g LEFT JOIN LATERAL (
     SELECT v.at, v.verdict FROM sync.validations v
@@ -152,7 +153,7 @@ WHERE g.entity = %(entity)s AND g.first_completed_at IS NOT NULL
 """
 
 LIST_GROUPS_WITH_DRIFT = """
-SELECT group_key, bool_and(kind = 'foreign') AS only_unmanaged FROM sync.drift
+SELECT group_key, bool_and(kind = 'unmanaged') AS only_unmanaged FROM sync.drift
 WHERE entity = %(entity)s AND status <> 'repaired' GROUP BY group_key
 """
 
@@ -163,10 +164,10 @@ WHERE entity = %(entity)s AND (%(group)s::text IS NULL OR group_key = %(group)s:
 ORDER BY id DESC LIMIT %(most)s
 """
 
-# Confirmed differences that are not known to be gone: a group with one is not in step, whatever is in flight.
+# Confirmed differences that are not known to be gone: a group with one is not in sync, whatever is in flight.
 COUNT_OPEN_DRIFT = """
 SELECT count(*) FROM sync.drift
-WHERE entity = %(entity)s AND group_key = %(group)s AND kind <> 'foreign' AND status <> 'repaired'
+WHERE entity = %(entity)s AND group_key = %(group)s AND kind <> 'unmanaged' AND status <> 'repaired'
 """
 
 _CHOSEN_DRIFT = """

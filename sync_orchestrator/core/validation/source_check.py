@@ -65,7 +65,7 @@ class SourceCheck:
 
     entity: str
     group: str
-    verdict: Literal["in_step", "lost", "not_checked"] = "in_step"
+    verdict: Literal["in_sync", "lost", "not_checked"] = "in_sync"
     reason: str | None = None
     listed: dict[str, int] = field(default_factory=dict)
     on_the_way: int = 0
@@ -162,7 +162,7 @@ class _Check:
     # What the sources have --------------------------------------------------------------------------------------------
 
     async def _list(self) -> None:
-        self._number = await self._reads.ticket()
+        self._number = await self._reads.read_sequence()
         by_key = [
             part
             for part, source in self._entity.sources.items()
@@ -386,7 +386,7 @@ class _Check:
             None if told is None or deleted else told.data,
             self._group,
             "audit",
-            ticket=self._number if told is not None or deleted else 0,
+            read_sequence=self._number if told is not None or deleted else 0,
             content_id=True,
         )
 

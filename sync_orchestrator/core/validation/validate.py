@@ -53,7 +53,7 @@ _before_repair_commit = CrashPoint("validation.before_repair_commit")
 
 _MAX_DEAD_EXAMPLES = 50
 
-Verdict = Literal["in_step", "drift", "not_validated"]
+Verdict = Literal["in_sync", "drift", "not_validated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class GroupValidation:
 
     entity: str
     group: str
-    verdict: Verdict = "in_step"
+    verdict: Verdict = "in_sync"
     reason: str | None = None
     expected: int = 0
     counted: int | None = None
@@ -88,9 +88,8 @@ class GroupValidation:
     compared: int | None = None
     drift: list[Drift] = field(default_factory=list)
     repaired: int = 0
-    foreign: int = 0
     unmanaged: int = 0
-    stubborn: int = 0
+    persistent: int = 0
     dead: int = 0
     discarded: int = 0
     dead_without_group: int = 0
@@ -155,7 +154,7 @@ class _Validation:
         except CallFailed as failure:
             return await self._end(reason=f"third party {self._entity.system_name} gave no usable response: {failure}")
         if await self._db(lambda connection: self._conclude(connection, confirmed, since)):
-            await self._delete_foreign(confirmed)
+            await self._delete_unmanaged(confirmed)
         return self.result
 
     async def _db(self, work: Any) -> Any:
@@ -168,13 +167,13 @@ class _Validation:
             queries.SELECT_GROUP,
             entity=self._entity.name,
             group=self._group,
-            audit_every=self._settings.audit_every,
+            full_comparison_every=self._settings.full_comparison_every,
         )
         if not rows or rows[0].first_completed_at is None:
             return since, "its first full sync has not completed"
         if (closed := closed_reason(connection, self._entity.system_name)) is not None:
             return since, closed
-        self._full = self._full or bool(rows[0].audit_due)
+        self._full = self._full or bool(rows[0].full_comparison_due)
         return since, None
 
     def _ours(self, since: datetime) -> dict[str, Any]:
@@ -247,33 +246,33 @@ class _Validation:
             there = await self._entity.third_party.read(item) if suspect.external_id else None
             if there is not None and self._is_strangers(suspect, there):
                 there = None  # the id was given to another record, which is judged under its own key
-            if there is None and suspect.kind == "missing" and self._entity.third_party.traits.can_lookup:
+            if there is None and suspect.kind == "missing" and self._entity.third_party.capabilities.can_lookup:
                 found = await self._entity.third_party.lookup(suspect.key, self._group)
                 there = next((each for each in found if other_key(suspect.key, each.key) is None), None)
         if suspect.kind == "missing" and there is None:
             return True, None
         if there is None:
             return False, None
-        if suspect.kind in ("extra", "twin", "foreign"):
+        if suspect.kind in ("extra", "duplicate", "unmanaged"):
             return there.group in (None, self._group), there
         return self._is_misplaced(suspect, there), there
 
     def _is_misplaced(self, suspect: Suspect, there: Found) -> bool | None:
         """Whether a record of ours is different there, or in another place; None where only a listing can say that."""
-        traits = self._entity.third_party.traits
-        unsaid = there.group is None and not traits.shows_group
+        capabilities = self._entity.third_party.capabilities
+        unsaid = there.group is None and not capabilities.shows_group
         if suspect.belongs_to is not None:
-            return None if unsaid else is_elsewhere(traits, there.group, suspect.belongs_to)
-        if is_elsewhere(traits, there.group, self._group) or self._differs(suspect, there):
+            return None if unsaid else is_elsewhere(capabilities, there.group, suspect.belongs_to)
+        if is_elsewhere(capabilities, there.group, self._group) or self._differs(suspect, there):
             return True
-        return None if unsaid and suspect.kind == "missing" and traits.lists_by_group else False
+        return None if unsaid and suspect.kind == "missing" and capabilities.lists_by_group else False
 
     def _is_strangers(self, suspect: Suspect, there: Found) -> bool:
         """Whether another record is under a suspect's id by now; one that we were given is noted as a stray id."""
-        own_ids = self._entity.third_party.traits.own_ids
-        nameless = suspect.kind == "foreign" and suspect.key == suspect.external_id  # it shows no key
+        assigns_ids = self._entity.third_party.capabilities.assigns_ids
+        nameless = suspect.kind == "unmanaged" and suspect.key == suspect.external_id  # it shows no key
         shown = other_key(suspect.key, there.key)
-        if not own_ids or nameless or shown is None:
+        if not assigns_ids or nameless or shown is None:
             return False
         if suspect.revision and suspect.external_id:
             self._strays.append((self._entity.name, suspect.key, suspect.external_id, shown))
@@ -301,7 +300,7 @@ class _Validation:
             applied_at=[suspect.applied_at for suspect in known],
         )
         still = {row.key for row in rows}
-        return [(suspect, there) for suspect, there in confirmed if suspect.kind == "foreign" or suspect.key in still]
+        return [(suspect, there) for suspect, there in confirmed if suspect.kind == "unmanaged" or suspect.key in still]
 
     def _conclude(
         self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]], since: datetime
@@ -330,7 +329,7 @@ class _Validation:
         self._send_to_repair(connection, confirmed)
         _before_repair_commit()
         self._tell(connection, before)
-        self._write_end(connection, audited=True)
+        self._write_end(connection, compared_fully=True)
         return True
 
     def _statuses(
@@ -371,15 +370,15 @@ class _Validation:
         return count > cap
 
     def _status(self, suspect: Suspect, there: Found | None, earlier: Any, *, capped: bool) -> str:
-        if suspect.kind in ("foreign", "twin"):
+        if suspect.kind in ("unmanaged", "duplicate"):
             return "left"
         unchanged = (
             earlier is not None
             and _same(earlier.ours, suspect.ours)
             and _same(earlier.theirs, self._theirs(suspect, there))
         )
-        if earlier is not None and unchanged and earlier.status in ("repairing", "stubborn"):
-            return "stubborn"
+        if earlier is not None and unchanged and earlier.status in ("repairing", "persistent"):
+            return "persistent"
         return "found" if self._repair != "auto" or (capped and suspect.kind == "extra") else "repairing"
 
     def _theirs(self, suspect: Suspect, there: Found | None) -> bytes | None:
@@ -396,7 +395,7 @@ class _Validation:
 
     def _place(self, there: Found) -> str:
         """The business group under which a record that is there counts as acknowledged."""
-        grouped = self._entity.third_party.traits.grouped_address
+        grouped = self._entity.third_party.capabilities.group_in_address
         return self._group if grouped else there.group or self._group
 
     def _note(self, connection: Connection, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
@@ -438,11 +437,10 @@ class _Validation:
             run(connection, notify.NOTIFY_WORK)
 
     def _tell(self, connection: Connection, before: dict[Any, Any]) -> None:
-        self.result.foreign = sum(1 for drift in self.result.drift if drift.kind == "foreign")
-        self.result.unmanaged = self.result.foreign
-        self.result.stubborn = sum(1 for drift in self.result.drift if drift.status == "stubborn")
-        wrong = [drift for drift in self.result.drift if drift.kind != "foreign"]
-        self.result.verdict, self.result.reason = "drift" if wrong else "in_step", None
+        self.result.unmanaged = sum(1 for drift in self.result.drift if drift.kind == "unmanaged")
+        self.result.persistent = sum(1 for drift in self.result.drift if drift.status == "persistent")
+        wrong = [drift for drift in self.result.drift if drift.kind != "unmanaged"]
+        self.result.verdict, self.result.reason = "drift" if wrong else "in_sync", None
         cause = f"{self._entity.name} {self._group}"
         news = [drift for drift in self.result.drift if _thing(drift.key, drift.kind, drift.external_id) not in before]
         outcomes.note(
@@ -469,16 +467,16 @@ class _Validation:
             self._tell_of_drift(connection, cause, f"{cause}: {counts}", self.result.drift)
         elif not wrong:
             alerts.resolve(connection, "drift", cause)
-        stubborn = [drift for drift in self.result.drift if drift.status == "stubborn"]
-        if any(before[_thing(drift.key, drift.kind, drift.external_id)].status != "stubborn" for drift in stubborn):
+        persistent = [drift for drift in self.result.drift if drift.status == "persistent"]
+        if any(before[_thing(drift.key, drift.kind, drift.external_id)].status != "persistent" for drift in persistent):
             self._tell_of_drift(
                 connection,
-                f"{cause}: stubborn",
-                f"{cause}: {len(stubborn)} stubborn, repair does not mend it",
-                stubborn,
+                f"{cause}: persistent",
+                f"{cause}: {len(persistent)} persistent, repair does not fix it",
+                persistent,
             )
-        elif not stubborn:
-            alerts.resolve(connection, "drift", f"{cause}: stubborn")
+        elif not persistent:
+            alerts.resolve(connection, "drift", f"{cause}: persistent")
 
     def _tell_of_drift(self, connection: Connection, cause: str, title: str, drift: Sequence[Drift]) -> None:
         alerts.tell(
@@ -501,7 +499,7 @@ class _Validation:
 
     def _sample(self, suspect: Suspect, there: Found | None, parts: dict[str, Any]) -> list[dict[str, Any]]:
         ours: dict[str, Any] = {}
-        if suspect.kind not in ("extra", "foreign"):
+        if suspect.kind not in ("extra", "unmanaged"):
             try:
                 ours = self._entity.mapping.payload(suspect.key, suspect.belongs_to or self._group, parts)
             except MappingFailed:
@@ -514,36 +512,36 @@ class _Validation:
 
     def _differences_of_place(self, suspect: Suspect, there: Found | None) -> list[dict[str, Any]]:
         """Rows for the business group and the id, where these differ."""
-        if there is None or suspect.kind in ("extra", "foreign"):
+        if there is None or suspect.kind in ("extra", "unmanaged"):
             return []
         group, known_id = suspect.belongs_to or self._group, suspect.known_id
-        traits = self._entity.third_party.traits
+        capabilities = self._entity.third_party.capabilities
         if self._is_by_listing(suspect):
             return differences_of_place(
-                replace(traits, shows_group=True),
+                replace(capabilities, shows_group=True),
                 group=group,
                 external_id=known_id,
                 found=replace(there, group=self._listed_in(suspect)),
             )
-        return differences_of_place(traits, group=group, external_id=known_id, found=there)
+        return differences_of_place(capabilities, group=group, external_id=known_id, found=there)
 
-    async def _delete_foreign(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
-        strangers = [suspect for suspect, _ in confirmed if suspect.kind == "foreign"]
-        if self._settings.foreign != "delete" or self._repair != "auto":
+    async def _delete_unmanaged(self, confirmed: Sequence[tuple[Suspect, Found | None]]) -> None:
+        strangers = [suspect for suspect, _ in confirmed if suspect.kind == "unmanaged"]
+        if self._settings.unmanaged != "delete" or self._repair != "auto":
             return
         cap = self._settings.deletions.cap(self.result.expected)
-        if await self._db(lambda connection: self._tell_of_cap(connection, "foreign", len(strangers), cap)):
+        if await self._db(lambda connection: self._tell_of_cap(connection, "unmanaged", len(strangers), cap)):
             return
         for suspect in strangers:
             try:
-                await ended_in_order(self._delete_one_foreign(suspect))
+                await ended_in_order(self._delete_one_unmanaged(suspect))
             except CallFailed as failure:
-                self.result.reason = f"foreign records could not be deleted now: {failure}"
+                self.result.reason = f"unmanaged records could not be deleted now: {failure}"
 
-    async def _delete_one_foreign(self, suspect: Suspect) -> None:
+    async def _delete_one_unmanaged(self, suspect: Suspect) -> None:
         """Deletes it unless it is ours by now; what becomes ours during the call is looked after by its push."""
         known = {"entity": self._entity.name, "key": suspect.key}
-        grouped = self._entity.third_party.traits.grouped_address
+        grouped = self._entity.third_party.capabilities.group_in_address
         ours = await self._db(
             lambda connection: (
                 run(
@@ -572,7 +570,7 @@ class _Validation:
                     entity=[self._entity.name],
                     key=[suspect.key],
                     external_id=[None],
-                    landing=self._entity.system.landing_seconds,
+                    in_flight_window=self._entity.system.in_flight_seconds,
                 )
             )
 
@@ -584,24 +582,24 @@ class _Validation:
         return self.result
 
     def _fits(self, connection: Connection) -> None:
-        self.result.verdict, self.result.reason = "in_step", None  # again, where a deadlock undid the first try
-        self._write_end(connection, audited=False)
+        self.result.verdict, self.result.reason = "in_sync", None  # again, where a deadlock undid the first try
+        self._write_end(connection, compared_fully=False)
 
     def _not_validated(self, connection: Connection, reason: str) -> None:
         self.result.verdict, self.result.reason = "not_validated", reason
-        self._write_end(connection, audited=False)
+        self._write_end(connection, compared_fully=False)
 
-    def _write_end(self, connection: Connection, *, audited: bool) -> None:
+    def _write_end(self, connection: Connection, *, compared_fully: bool) -> None:
         result = self.result
         open_drift = run(connection, queries.COUNT_OPEN_DRIFT, entity=result.entity, group=result.group)[0][0]
-        if result.verdict == "in_step" and open_drift:
+        if result.verdict == "in_sync" and open_drift:
             result.verdict = "drift"
             result.reason = (
                 "1 difference found earlier is not known to be repaired yet"
                 if open_drift == 1
                 else (f"{open_drift} differences found earlier are not known to be repaired yet")
             )
-        if result.verdict == "in_step":
+        if result.verdict == "in_sync":
             result.reason = "; ".join(filter(None, (result.reason, self._reason_of_count()))) or None
         to_compare = result.verdict == "drift"
         self._count_dead(connection)
@@ -624,7 +622,7 @@ class _Validation:
                 queries.MARK_GROUP_VALIDATED,
                 entity=result.entity,
                 group=result.group,
-                audited=audited,
+                compared_fully=compared_fully,
                 drift=to_compare,
                 every=self._settings.every,
             )
@@ -688,7 +686,7 @@ def _identity(suspect: Suspect) -> tuple[str, str | None]:
 
 def _example(drift: Drift) -> str:
     """A difference in a few words: its key, its kind, and what differs, where the record is there."""
-    what = what_differs(drift.sample) if drift.kind in ("different", "stale", "twin") else ""
+    what = what_differs(drift.sample) if drift.kind in ("different", "stale", "duplicate") else ""
     return f"{drift.key} ({drift.kind}: {what})" if what else f"{drift.key} ({drift.kind})"
 
 

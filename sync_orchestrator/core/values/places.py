@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping as NamedValues
 from typing import Any
 
-from sync_orchestrator.core.ports import Found, Traits
+from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.values.mapping import Mapping, digest
 
 GROUP_FIELD = "(business group)"
@@ -18,18 +18,18 @@ ID_FIELD = "(id)"
 """The name under which a sample shows the third party's id."""
 
 
-def is_elsewhere(traits: Traits, shown: str | None, group: str | None) -> bool:
+def is_elsewhere(capabilities: Capabilities, shown: str | None, group: str | None) -> bool:
     """Whether a record that shows a business group is not in ``group``. One that shows none is in none."""
-    return traits.shows_group if shown is None else shown != group
+    return capabilities.shows_group if shown is None else shown != group
 
 
-def digest_of_found(mapping: Mapping, traits: Traits, found: Found, group: str | None) -> bytes:
+def digest_of_found(mapping: Mapping, capabilities: Capabilities, found: Found, group: str | None) -> bytes:
     """The digest of a record that the third party shows, as one of a business group.
 
     That of its mapped fields where it is in the group, and one that no payload has where it is elsewhere.
     """
     fields = mapping.digest_of_theirs(found.fields)
-    return digest_elsewhere(fields, found.group) if is_elsewhere(traits, found.group, group) else fields
+    return digest_elsewhere(fields, found.group) if is_elsewhere(capabilities, found.group, group) else fields
 
 
 def digest_elsewhere(fields: bytes, group: str | None) -> bytes:
@@ -37,26 +37,26 @@ def digest_elsewhere(fields: bytes, group: str | None) -> bytes:
     return digest([fields.hex(), group])
 
 
-def digest_of_write(payload: bytes | None, traits: Traits, group: str | None) -> bytes | None:
+def digest_of_write(payload: bytes | None, capabilities: Capabilities, group: str | None) -> bytes | None:
     """What a refusal is remembered by: the payload's digest, with the business group where that is sent, too."""
-    if payload is None or not (traits.sends_group or traits.grouped_address):
+    if payload is None or not (capabilities.sends_group or capabilities.group_in_address):
         return payload
     return digest([payload.hex(), group])
 
 
 def differences_of_place(
-    traits: Traits, *, group: str | None, external_id: str | None, found: Found
+    capabilities: Capabilities, *, group: str | None, external_id: str | None, found: Found
 ) -> list[dict[str, Any]]:
     """Rows of field, ours, theirs for the business group and the id, where they differ.
 
     Args:
-        traits: What the third party can do.
+        capabilities: What the third party can do.
         group: The business group in which the record should be.
         external_id: The id under which it was acknowledged; None where that is not known.
         found: The record as the third party shows it.
     """
     rows = []
-    if is_elsewhere(traits, found.group, group):
+    if is_elsewhere(capabilities, found.group, group):
         rows.append({"field": GROUP_FIELD, "ours": group, "theirs": found.group})
     if external_id is not None and found.external_id != external_id:
         rows.append({"field": ID_FIELD, "ours": external_id, "theirs": found.external_id})

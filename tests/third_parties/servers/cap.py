@@ -38,7 +38,7 @@ class Cap(ThirdPartyServer):
 
     name = "cap"
     page = "odata"
-    skipped_behaviours = frozenset({"repeated-create-makes-no-twin", "values-long-text"})
+    skipped_behaviours = frozenset({"repeated-create-makes-no-duplicate", "values-long-text"})
     keeps_keys_unique = True
     write_calls = ("POST", r"/\$batch")
 

@@ -17,7 +17,7 @@ class ParseServer(ThirdPartyServer):
 
     name = "parse_server"
     page = "parse-server"
-    skipped_behaviours = frozenset({"repeated-create-makes-no-twin"})
+    skipped_behaviours = frozenset({"repeated-create-makes-no-duplicate"})
     write_calls = ("POST", "/batch")
 
     def __init__(self, folder: Path, database: URL | None = None) -> None:

@@ -43,7 +43,7 @@ class Vendure(ThirdPartyServer):
     skipped_behaviours = frozenset(
         {
             "bulk-results-are-item-by-item",
-            "repeated-create-makes-no-twin",
+            "repeated-create-makes-no-duplicate",
             "values-large-integers",
             "values-null",
             "wrong-login-is-told",

@@ -6,10 +6,10 @@
 # Seconds until no call that has begun can take effect any more.
 COUNT_CALLS_IN_FLIGHT = """
 SELECT coalesce(EXTRACT(epoch FROM max(greatest(
-    CASE WHEN lease_token IS NOT NULL THEN lease_until + make_interval(secs => %(landing)s) END,
-    unsettled_until)) - sync.clock()), 0)::float8 AS seconds
+    CASE WHEN lease_token IS NOT NULL THEN lease_until + make_interval(secs => %(in_flight_window)s) END,
+    outcome_unknown_until)) - sync.clock()), 0)::float8 AS seconds
 FROM sync.records
-WHERE entity = %(entity)s AND (lease_token IS NOT NULL OR unsettled_until IS NOT NULL)
+WHERE entity = %(entity)s AND (lease_token IS NOT NULL OR outcome_unknown_until IS NOT NULL)
 """
 
 # Groups with the time since when they are listed for this adoption, if they are. ``managed``: the group has had a full
@@ -66,7 +66,7 @@ ORDER BY r.key LIMIT %(limit)s
 # Records with what the third party shows under their key: of several the one whose id we had, else one in the record's
 # own group, else the one with the lowest id.
 _RECORDS_BESIDE_LISTING = """
-SELECT r.key, r.group_key, r.revision, r.deleted, r.ready, r.applied_revision, r.parked,
+SELECT r.key, r.group_key, r.revision, r.deleted, r.ready, r.applied_revision, r.stopped,
        l.external_id AS there_id, l.group_key AS there_group, l.digest AS there_digest
 FROM sync.records r
 LEFT JOIN LATERAL (
@@ -92,9 +92,10 @@ SET external_id = v.external_id, applied_digest = v.digest, applied_group = v.ap
     applied_revision = v.revision, applied_at = sync.clock(),
     first_applied_at = CASE WHEN v.digest IS NULL THEN r.first_applied_at
                             ELSE coalesce(r.first_applied_at, sync.clock()) END,
-    unsettled_until = CASE WHEN v.look_up THEN sync.clock() END, unsettled_groups = '{}', late_creates = '[]',
+    outcome_unknown_until = CASE WHEN v.look_up THEN sync.clock() END, outcome_unknown_groups = '{}',
+    late_creates = '[]',
     lease_token = NULL, lease_until = NULL, lease_holder = NULL, intent_at = NULL,
-    parked = CASE WHEN r.parked = 'discarded' THEN r.parked END, rejected_digest = NULL,
+    stopped = CASE WHEN r.stopped = 'discarded' THEN r.stopped END, rejected_digest = NULL,
     attempts = 0, error = NULL, waiting_since = NULL, due_at = sync.clock()
 FROM unnest(%(keys)s::text[], %(external_id)s::text[], %(digest)s::bytea[], %(applied_group)s::text[],
             %(revision)s::bigint[], %(look_up)s::boolean[])
