@@ -42,16 +42,20 @@ def config_path() -> Path:
     return Path(os.environ.get("SYNC_CONFIG", "sync.yaml")).resolve()
 
 
-def load_config() -> Config:
-    """The configuration, with the classes that it names; their modules may stand beside it.
+def load_config(path: Path | None = None) -> Config:
+    """Loads the configuration and the classes that it names, whose modules may be beside it.
 
-    Raises ConfigError with all that is wrong.
+    Args:
+        path: The file; by default that of ``config_path``.
+
+    Raises:
+        ConfigError: Something is wrong; the message lists all of it.
     """
     from sync_orchestrator import config as configuration
     from sync_orchestrator.adapters.custom.loading import wrong_classes
     from sync_orchestrator.config.required_extras import find_missing_extras
 
-    path = config_path()
+    path = path or config_path()
     if (folder := str(path.parent)) not in sys.path:
         sys.path.append(folder)
     return configuration.load(path, lambda config: chain(find_missing_extras(config), wrong_classes(config)))
@@ -83,16 +87,20 @@ def require_database() -> None:
     raise ConfigError(f"there is no database in {home()}: {hint}; `sync-orchestrator up` makes a new one")
 
 
-def database_url() -> str:
-    """The database: ``SYNC_DATABASE_URL``, or the embedded server, started if it is not running.
+def database_url(configured: str | None = None) -> str:
+    """Returns the URL of the database, and starts the embedded server if that is used and not running.
 
-    Raises ConfigError for a URL that cannot be one of Postgres.
+    Args:
+        configured: The URL; by default ``SYNC_DATABASE_URL``, or that of the embedded server.
+
+    Raises:
+        ConfigError: The URL cannot be one of Postgres.
     """
     from sqlalchemy import URL
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    told = os.environ.get("SYNC_DATABASE_URL")
+    told = configured or os.environ.get("SYNC_DATABASE_URL")
     if not told:
         from sync_orchestrator.database import embedded
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import dagster as dg
 
-from sync_orchestrator.assets.entity import mirror_key
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
+from sync_orchestrator.assets.lineage import mirror_key
 from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.core.notifications.alert_messages import action_for
 from sync_orchestrator.core.operations.open_alerts import OpenAlerts, open_alerts
+from sync_orchestrator.resources.job_names import REPORT_ALERTS
 from sync_orchestrator.resources.system import System
 
 ALERTS_CHECK = "open_alerts"
@@ -103,6 +104,7 @@ def report_open_alerts(
 
 
 @dg.job(
+    name=REPORT_ALERTS,
     **IN_ONE_RUN,
     description=(
         "Evaluates the check `open_alerts` of each mirror. The sensor `worker` requests it when alerts or pauses "

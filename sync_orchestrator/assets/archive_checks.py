@@ -14,7 +14,6 @@ import dagster as dg
 from pydantic import Field
 
 from sync_orchestrator.assets.cancellation import cancelable
-from sync_orchestrator.assets.entity import SOURCE_CHECK, archive_key
 from sync_orchestrator.assets.jobs.by_group import (
     IN_ONE_RUN,
     Context,
@@ -23,6 +22,7 @@ from sync_orchestrator.assets.jobs.by_group import (
     by_group,
     named_groups,
 )
+from sync_orchestrator.assets.lineage import archive_key
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -36,6 +36,7 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
+from sync_orchestrator.assets.partitions import business_groups_of
 from sync_orchestrator.assets.ticks import source_check_tick_minutes
 from sync_orchestrator.assets.totals import Verdicts
 from sync_orchestrator.config import Config
@@ -47,7 +48,11 @@ from sync_orchestrator.resources.instance.dagster_internals import (
     is_materialized_here,
     partitioned_check,
 )
+from sync_orchestrator.resources.job_names import CHECK_SOURCES
 from sync_orchestrator.resources.system import System
+
+SOURCE_CHECK = "source_then_archive"
+"""The name of the archive's check."""
 
 _MOST_SAMPLES = 50
 _MOST_GROUPS = 500
@@ -81,6 +86,7 @@ def archive_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinitio
         f"{name}_archive_{SOURCE_CHECK}",
         archive_key(name),
         SOURCE_CHECK,
+        business_groups_of(name),
         _DESCRIPTION.format(effect=_EFFECTS[repair]),
     )
 
@@ -219,7 +225,7 @@ def check_sources_job(config: Config) -> dg.JobDefinition:
     check_op = op_with(check_source_groups, options)
 
     @dg.job(
-        name="check_sources",
+        name=CHECK_SOURCES,
         **IN_ONE_RUN,
         config=all_defaults(check_op.name, options),
         description="Compares the archive with the sources, in the business groups that are due, or those named.",

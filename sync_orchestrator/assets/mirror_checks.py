@@ -4,20 +4,17 @@ The partitioned check stands as the declaration and works when it is launched by
 evaluates it for every group that is due, in one run. A group that could not be validated gets a warning that says so:
 an earlier green would claim what nobody knows, and a failure would claim drift. A run in which no group could be
 validated fails. Groups in sync are reported first and those with drift last, since the UI shows the last evaluation as
-that of the asset. Not here: the validation (``core/validation/validate.py``), what is preview (``preview.py``).
+that of the asset. The validation is in ``core/validation/validate.py``, what is said of a group in
+``mirror_check_report.py``.
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from decimal import Decimal
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator import exact_json
 from sync_orchestrator.assets.cancellation import cancelable
-from sync_orchestrator.assets.entity import mirror_key
+from sync_orchestrator.assets.freshness import report_if_in_sync
 from sync_orchestrator.assets.jobs.by_group import (
     IN_ONE_RUN,
     Context,
@@ -26,6 +23,8 @@ from sync_orchestrator.assets.jobs.by_group import (
     by_group,
     named_groups,
 )
+from sync_orchestrator.assets.lineage import mirror_key
+from sync_orchestrator.assets.mirror_check_report import drift_observation, metadata_of, summary
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
     AS_CONFIGURED,
@@ -39,25 +38,20 @@ from sync_orchestrator.assets.options import (
     op_with,
     with_choices,
 )
-from sync_orchestrator.assets.partitions import groups_of
+from sync_orchestrator.assets.partitions import business_groups_of, groups_of
 from sync_orchestrator.assets.totals import Verdicts, observe_totals
 from sync_orchestrator.config import Config
 from sync_orchestrator.config.entities import Repair
-from sync_orchestrator.core.push.dead_records import DeadRecord
 from sync_orchestrator.core.systems.pauses import pauses_of
-from sync_orchestrator.core.validation.drift import DriftKind
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, groups_with_drift, validate
 from sync_orchestrator.resources.instance.dagster_internals import check_output, evaluation, partitioned_check, report
+from sync_orchestrator.resources.job_names import VALIDATE, VALIDATE_FULLY
 from sync_orchestrator.resources.system import System
 
 CHECK = "count_then_diff"
 
-_STATES = {"dead": "record", "on_hold": "record, on hold", "discarded": "record, discarded"}
 _TICK_SECONDS = 60.0
 _PARTITION_TAG = "dagster/partition"
-_MOST_SAMPLES = 50
-_MOST_FIELDS = 6
-_LONGEST_ERROR = 300
 _MOST_GROUPS = 500
 
 
@@ -87,7 +81,12 @@ def mirror_check(name: str, repair: Repair = "auto") -> dg.AssetChecksDefinition
         yield check_output(context, mirror_key(name), CHECK)
 
     return partitioned_check(
-        check, f"{name}_mirror_{CHECK}", mirror_key(name), CHECK, _DESCRIPTION.format(effect=_EFFECTS[repair])
+        check,
+        f"{name}_mirror_{CHECK}",
+        mirror_key(name),
+        CHECK,
+        business_groups_of(name),
+        _DESCRIPTION.format(effect=_EFFECTS[repair]),
     )
 
 
@@ -130,6 +129,8 @@ def validate_groups(
         )
         yield from _evaluations(context, system, name, groups, verdicts, full=config.full, repair=repair)
     observe_totals(context, system, entities)
+    for name in entities:
+        report_if_in_sync(context, system, name)
     verdicts.require_some()
     yield dg.Output(None, metadata=verdicts.metadata())
 
@@ -228,113 +229,13 @@ def _changes_the_plot(result: GroupValidation, shown: Mapping[str, bool]) -> boo
     return bool(result.drift) or not shown[result.group] or result.compared is not None
 
 
-def drift_observation(name: str, result: GroupValidation) -> dg.AssetObservation:
-    """The drift of one group by kind, as numbers that the UI plots over time.
-
-    Reported where there is some, and once more when it is gone or was repaired by hand; groups that are in sync add
-    nothing to the event log.
-    """
-    counts = Counter(drift.kind for drift in result.drift)
-    return dg.AssetObservation(
-        asset_key=mirror_key(name),
-        partition=result.group,
-        metadata={"drift": len(result.drift), **{f"drift_{kind}": counts[kind] for kind in DriftKind}},
-    )
-
-
-def summary(result: GroupValidation) -> str:
-    """The verdict in one line."""
-    if result.verdict == "not_validated":
-        return f"not validated: {result.reason}"
-    looked = "counted" if result.compared is None else f"compared {result.compared}"
-    counts = [f"{n} {kind}" for kind, n in sorted(Counter(drift.kind for drift in result.drift).items())]
-    line = ", ".join([result.verdict.replace("_", " "), looked, *counts])
-    if waiting := sum(1 for drift in result.drift if drift.status == "found"):
-        line += f"; {waiting} to be repaired by hand: launch the job repair"
-    return "; ".join(text for text in (line, result.reason) if text)
-
-
-def metadata_of(result: GroupValidation) -> dict[str, Any]:
-    """What people look at: the verdict, the counts, tables of sampled differences and of dead records."""
-    metadata: dict[str, Any] = {
-        "verdict": result.verdict,
-        "expected": result.expected,
-        "in_flight": result.ambiguous,
-        "drift": len(result.drift),
-        "sent_to_repair": result.repaired,
-        "unmanaged": result.unmanaged,
-        "persistent": result.persistent,
-        "dead": result.dead,
-        "discarded": result.discarded,
-        "method": "count" if result.compared is None else "count, then diff",
-    }
-    if result.counted is not None:
-        metadata["counted"] = result.counted
-    if result.compared is not None:
-        metadata["compared"] = result.compared
-    if result.drift:
-        metadata["differences"] = _differences(result)
-    if result.dead_records:
-        metadata["dead_records"] = _dead_records(result.dead_records)
-    if result.dead_without_group:
-        metadata["dead_without_group"] = result.dead_without_group
-    return metadata
-
-
-def _dead_records(records: Sequence[DeadRecord]) -> dg.TableMetadataValue:
-    columns = ["key", "kind", "cause", "since", "error"]
-    rows = [
-        {
-            "key": record.key,
-            "kind": "change" if record.kind == "event" else _STATES[record.state],
-            "cause": record.cause,
-            "since": record.since.isoformat(timespec="seconds"),
-            "error": (record.error or "")[:_LONGEST_ERROR],
-        }
-        for record in records
-    ]
-    return dg.MetadataValue.table(
-        [dg.TableRecord(row) for row in rows], schema=dg.TableSchema([dg.TableColumn(name) for name in columns])
-    )
-
-
-def _differences(result: GroupValidation) -> dg.TableMetadataValue:
-    columns = ["key", "kind", "status", "id there", "ours → theirs"]
-    drifts = sorted(result.drift, key=lambda drift: (drift.kind, drift.key))
-    rows = [
-        {
-            "key": drift.key,
-            "kind": drift.kind.value,
-            "status": drift.status.value,
-            "id there": drift.external_id or "",
-            "ours → theirs": "not there" if drift.kind == "missing" else _compact(drift.sample),
-        }
-        for drift in drifts[:_MOST_SAMPLES]
-    ]
-    return dg.MetadataValue.table(
-        [dg.TableRecord(row) for row in rows], schema=dg.TableSchema([dg.TableColumn(name) for name in columns])
-    )
-
-
-def _compact(sample: Sequence[dict[str, Any]]) -> str:
-    """The differing fields of one record in one line: ``price: 12.5 → 99``."""
-    lines = [f"{line['field']}: {_shown(line['ours'])} → {_shown(line['theirs'])}" for line in sample]
-    return "; ".join(lines[:_MOST_FIELDS]) + (f"; and {len(lines) - _MOST_FIELDS} more" * (len(lines) > _MOST_FIELDS))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | list | Decimal):
-        return exact_json.text(value, spaced=True)[:80]
-    return "nothing" if value is None else str(value)[:80]
-
-
 def validate_jobs(config: Config) -> list[dg.JobDefinition]:
     """The jobs that validate: what is due, or everything."""
     options = with_choices(ValidateOptions, entity=entity_choices(config))
     validate_op = op_with(validate_groups, options)
 
     @dg.job(
-        name="validate",
+        name=VALIDATE,
         **IN_ONE_RUN,
         config=all_defaults(validate_op.name, options),
         description="Validates the business groups that are due, or those named.",
@@ -343,7 +244,7 @@ def validate_jobs(config: Config) -> list[dg.JobDefinition]:
         validate_op()
 
     @dg.job(
-        name="validate_fully",
+        name=VALIDATE_FULLY,
         **IN_ONE_RUN,
         config=all_defaults(validate_op.name, options, full=True),
         description="Compares every record of every business group, whatever the counts say, due or not.",

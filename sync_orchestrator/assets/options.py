@@ -47,13 +47,13 @@ def chosen_repair(choice: RepairChoice) -> Repair | None:
     return None if choice == AS_CONFIGURED else choice
 
 
-def with_choices(options: type[Options], **choices: Sequence[str]) -> type[Options]:
+def with_choices(options: type[Options], *, is_preset: bool = True, **choices: Sequence[str]) -> type[Options]:
     """The same options, of which some fields are choices of names.
 
     Args:
         options: The class of the options.
-        choices: By the names of fields, the values that they take. The first one becomes the default, unless the
-            field has to be set.
+        is_preset: Whether the first choice is the default; otherwise an operator has to choose.
+        choices: By the names of fields, the values that they take.
 
     Returns:
         A class of the same name, for ``op_with``.
@@ -61,7 +61,7 @@ def with_choices(options: type[Options], **choices: Sequence[str]) -> type[Optio
     fields: dict[str, Any] = {}
     for name, values in choices.items():
         field = copy(options.model_fields[name])
-        if not field.is_required():
+        if is_preset:
             field.default = values[0]
         fields[name] = (cast(Any, Literal)[tuple(values)], field)
     return cast(type[Options], create_model(options.__name__, __base__=options, **fields))

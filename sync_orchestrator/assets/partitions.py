@@ -1,45 +1,45 @@
-"""The one set of partitions: the business groups of all entities."""
+"""The partitions: one set of business groups for each entity, so that no entity shows the groups of another."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import dagster as dg
 
 from sync_orchestrator.core.context import Context
-from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.groups.registry import known_groups
 
-business_group = dg.DynamicPartitionsDefinition(name="business_group")
+MAX_ADDED_PARTITIONS = 25_000
+"""Dagster adds at most this number of partitions in one tick of a sensor."""
 
-_MOST_AT_ONCE = 25_000
-"""So many partitions can be added in one tick of a sensor."""
+
+@cache
+def business_groups_of(entity: str) -> dg.DynamicPartitionsDefinition:
+    """The partitions of an entity's archive, mirror and checks.
+
+    The name is that of the entity and of its kind: dynamic partitions have one namespace in an instance of Dagster,
+    which other projects may share.
+    """
+    return dg.DynamicPartitionsDefinition(name=f"{entity}_business_group")
 
 
 def groups_of(context: Context, entity: str) -> set[str]:
-    """The groups an entity has; a partition that it lacks belongs to another entity."""
+    """The business groups of an entity."""
     with context.engine.begin() as connection:
         return set(known_groups(connection, entity))
 
 
-def groups_of_all(context: Context) -> set[str]:
-    """The groups of all entities."""
-    return set().union(*(groups_of(context, entity) for entity in context.entities))
-
-
-def is_group_of_any(context: Context, group: str) -> bool:
-    """Whether any entity has the group, or had it before ``sync.yaml`` changed; a partition added by hand has none."""
-    with context.engine.begin() as connection:
-        return bool(
-            run(
-                connection, "SELECT EXISTS (SELECT FROM sync.groups WHERE group_key = %(group)s) AS known", group=group
-            )[0].known
-        )
-
-
-def missing_partitions(context: Context, instance: dg.DagsterInstance) -> list[str]:
-    """Business groups that Dagster does not know yet and can know."""
-    known = set(instance.get_dynamic_partitions(str(business_group.name)))
-    groups = groups_of_all(context) - known
-    return sorted(group for group in groups if _can_be_partition(group))[:_MOST_AT_ONCE]
+def new_partition_requests(context: Context, instance: dg.DagsterInstance) -> list[dg.AddDynamicPartitionsRequest]:
+    """Requests that add the business groups that Dagster does not know yet and can know, at most a tick's worth."""
+    requests, left = [], MAX_ADDED_PARTITIONS
+    for entity in context.entities:
+        partitions = business_groups_of(entity)
+        known = set(instance.get_dynamic_partitions(str(partitions.name)))
+        missing = sorted(group for group in groups_of(context, entity) - known if _can_be_partition(group))[:left]
+        left -= len(missing)
+        if missing:
+            requests.append(partitions.build_add_request(missing))
+    return requests
 
 
 def unnameable_groups(context: Context) -> dict[str, list[str]]:

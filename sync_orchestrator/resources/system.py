@@ -1,6 +1,6 @@
 """The system as a Dagster resource: assets, checks, ops and sensors work through it.
 
-Not here: how it is put together (``composition.py``).
+How it is put together is in ``composition.py``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from sync_orchestrator.composition import home, open_context
+from sync_orchestrator.composition import database_url, home, load_config, open_context, open_database
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.runtime import Item, perform, perform_each
 from sync_orchestrator.core.systems.run_heartbeats import beating
@@ -26,45 +27,38 @@ from sync_orchestrator.errors import ConfigError
 
 T = TypeVar("T")
 
+DATABASE_URL_VARIABLE = "SYNC_DATABASE_URL"
+"""The environment variable with the URL of the database, unless another one is configured."""
+
 _opening = threading.Lock()
-
-
-@cache
-def _opened() -> Context:
-    _start_database()
-    return open_context()
-
-
-def _start_database() -> None:
-    """Starts the embedded server, if it is wanted and not up, from a process of its own.
-
-    Its start forks, which now and then crashes the child in a process that is full of gRPC's threads.
-    """
-    if os.environ.get("SYNC_DATABASE_URL") or embedded.running(home() / "postgres"):
-        return
-    started = subprocess.run(
-        [sys.executable, "-m", "sync_orchestrator", "db", "url"], capture_output=True, text=True, check=False
-    )
-    if started.returncode:
-        raise ConfigError(" ".join(started.stderr.split()))
-
-
-def shared_context() -> Context:
-    """The process's one connection to database and systems, opened when it is first needed, by one thread."""
-    with _opening:
-        return _opened()
 
 
 class System(dg.ConfigurableResource[None]):
     """The configured system; the database and the APIs are reached only when something runs.
 
     In a run it keeps up the run's heartbeat while work goes on, by which others know that the run's process lives.
+    Tests replace it with a subclass whose ``context`` is another one.
     """
+
+    config_path: str | None = Field(
+        default=None,
+        description="The path of `sync.yaml`; by default the environment variable `SYNC_CONFIG`, or `sync.yaml` in the "
+        "working directory.",
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="The URL of the Postgres database; by default the environment variable `SYNC_DATABASE_URL`, or an "
+        "embedded server in the folder `SYNC_HOME`.",
+    )
 
     _run_id: str | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Dagster's hook, before a step, a sensor or a schedule; a teardown would be one more for every sensor."""
+        """Dagster calls it before a step, a sensor or a schedule.
+
+        There is no counterpart that closes the database: the ticks of all sensors share the connections of their
+        process.
+        """
         self._run_id = context.run.run_id if context.run is not None else None
 
     def alive(self) -> AbstractContextManager[None]:
@@ -73,7 +67,9 @@ class System(dg.ConfigurableResource[None]):
 
     @property
     def context(self) -> Context:
-        return shared_context()
+        """The process's one connection to database and systems, opened when it is first needed, by one thread."""
+        with _opening:
+            return _open(self.config_path, self.database_url)
 
     def entity(self, name: str) -> EntityContext:
         """One entity's rules and systems."""
@@ -87,6 +83,28 @@ class System(dg.ConfigurableResource[None]):
     def perform_each(
         self, items: Iterable[Item], work: Callable[[Item], Awaitable[T]], at_once: int
     ) -> Iterator[tuple[Item, T | Exception]]:
-        """The same for each of some items, so many at once; results as they come."""
+        """Runs the work for each item, at most ``at_once`` at a time, and yields the results as they come."""
         with self.alive():
             yield from perform_each(self.context, items, work, at_once)
+
+
+@cache
+def _open(config_path: str | None, url: str | None) -> Context:
+    if url is None:
+        _start_database()
+    config = load_config(Path(config_path).resolve() if config_path else None)
+    return open_context(open_database(database_url(url)), config)
+
+
+def _start_database() -> None:
+    """Starts the embedded server, if it is wanted and not up, from a process of its own.
+
+    Its start forks, which now and then crashes the child in a process that is full of gRPC's threads.
+    """
+    if os.environ.get(DATABASE_URL_VARIABLE) or embedded.running(home() / "postgres"):
+        return
+    started = subprocess.run(
+        [sys.executable, "-m", "sync_orchestrator", "db", "url"], capture_output=True, text=True, check=False
+    )
+    if started.returncode:
+        raise ConfigError(" ".join(started.stderr.split()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dagster as dg
 
 from sync_orchestrator.assets.jobs.incremental import incremental_sync, maintenance
+from sync_orchestrator.assets.own_runs import is_own_run
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.resources.instance.config import GONE_TAG
 from sync_orchestrator.resources.system import System
@@ -25,7 +26,7 @@ _GO_ON = {incremental_sync.name, maintenance.name}
 def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
     """One alert for a job and what it was to work on, however often it fails; none if it goes on by itself."""
     run = context.dagster_run
-    if run.tags.get("dagster/will_retry") == "true" or goes_on(run):
+    if not is_own_run(run, system.context.entities) or run.tags.get("dagster/will_retry") == "true" or goes_on(run):
         return
     cause = cause_of(run)
     with system.context.engine.begin() as connection:
@@ -46,6 +47,8 @@ def failed_runs(context: dg.RunFailureSensorContext, system: System) -> None:
 )
 def recovered_runs(context: dg.RunStatusSensorContext, system: System) -> None:
     """The counterpart of ``failed_runs``."""
+    if not is_own_run(context.dagster_run, system.context.entities):
+        return
     with system.context.engine.begin() as connection:
         alerts.resolve_alert(connection, "run_failed", cause_of(context.dagster_run))
 

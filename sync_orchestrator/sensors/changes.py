@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from sync_orchestrator.assets.jobs.incremental import incremental_sync
-from sync_orchestrator.assets.partitions import business_group, missing_partitions, unnameable_groups
+from sync_orchestrator.assets.partitions import new_partition_requests, unnameable_groups
 from sync_orchestrator.core.drain.presence import at_work
 from sync_orchestrator.core.drain.wakeup import is_due, wait_for_work
 from sync_orchestrator.core.groups.registry import discover_groups
@@ -46,7 +46,7 @@ _FAILURES_COUNTED = 8
 def change_events(context: dg.SensorEvaluationContext, system: System) -> dg.SensorResult:
     """No run key: the ledger is what tells events apart."""
     record_heartbeat(system.context.engine, "sensor")
-    partitions = _new_partitions(context, system)
+    partitions = new_partition_requests(system.context, context.instance)
     reason = _wait(context, system)
     if reason is not None:
         return dg.SensorResult(skip_reason=reason, dynamic_partitions_requests=partitions)
@@ -140,7 +140,7 @@ def business_groups(context: dg.SensorEvaluationContext, system: System) -> dg.S
     _tell_of_unnameable(system)
     return dg.SensorResult(
         skip_reason="business groups known: " + ", ".join(asked),
-        dynamic_partitions_requests=_new_partitions(context, system),
+        dynamic_partitions_requests=new_partition_requests(system.context, context.instance),
     )
 
 
@@ -159,8 +159,3 @@ def _tell_of_unnameable(system: System) -> None:
                 )
             else:
                 alerts.resolve_alert(connection, "invalid_partition_name", entity)
-
-
-def _new_partitions(context: dg.SensorEvaluationContext, system: System) -> list[dg.AddDynamicPartitionsRequest]:
-    missing = missing_partitions(system.context, context.instance)
-    return [business_group.build_add_request(missing)] if missing else []

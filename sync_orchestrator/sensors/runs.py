@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from sync_orchestrator.assets.own_runs import is_own_run
 from sync_orchestrator.core.systems.run_heartbeats import Watched
 from sync_orchestrator.resources.instance.config import end_dead_runs
 from sync_orchestrator.resources.system import System
@@ -22,9 +23,15 @@ def dead_runs(context: dg.SensorEvaluationContext, system: System) -> dg.SensorR
     """The cursor is what the last look found, and when that was."""
     now = time.time()
     looked, known = _read(context.cursor)
-    repository = context.repository_def
+    repository, entities = context.repository_def, system.context.entities
     jobs = set(repository.job_names) if repository is not None else set()
-    found, ended = end_dead_runs(context.instance, system.context.engine, jobs, known, max(0.0, now - looked))
+    found, ended = end_dead_runs(
+        context.instance,
+        system.context.engine,
+        lambda run: run.job_name in jobs and is_own_run(run, entities),
+        known,
+        max(0.0, now - looked),
+    )
     reason = f"{len(found)} runs are at work" + (f"; ended {', '.join(ended)}" if ended else "")
     return dg.SensorResult(skip_reason=reason, cursor=_written(now, found))
 

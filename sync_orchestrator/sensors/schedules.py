@@ -10,6 +10,7 @@ from sync_orchestrator.assets.mirror_checks import due_groups, waits_for_third_p
 from sync_orchestrator.assets.ticks import cron_line, source_check_tick_minutes, validation_tick_minutes
 from sync_orchestrator.config import Config
 from sync_orchestrator.resources.instance.config import under_way
+from sync_orchestrator.resources.job_names import CHECK_SOURCES, VALIDATE
 from sync_orchestrator.resources.system import System
 
 
@@ -18,12 +19,12 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
 
     @dg.schedule(
         cron_schedule=cron_line(validation_tick_minutes(config)),
-        job_name="validate",
+        job_name=VALIDATE,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Validates the business groups that are due.",
     )
     def validate_due_groups(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
-        if under_way(context.instance, "validate"):
+        if under_way(context.instance, VALIDATE):
             return dg.SkipReason("a validation is under way")
         if not any(due_groups(system, name) for name in system.context.entities):
             waits = {
@@ -36,12 +37,12 @@ def schedules(config: Config) -> list[dg.ScheduleDefinition]:
 
     @dg.schedule(
         cron_schedule=cron_line(source_check_tick_minutes(config)),
-        job_name="check_sources",
+        job_name=CHECK_SOURCES,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Holds the sources against the archive, in the business groups that are due.",
     )
     def check_due_sources(context: dg.ScheduleEvaluationContext, system: System) -> dg.RunRequest | dg.SkipReason:
-        if under_way(context.instance, "check_sources"):
+        if under_way(context.instance, CHECK_SOURCES):
             return dg.SkipReason("a check is under way")
         if not any(groups_to_check(system, name) for name in system.context.entities):
             return dg.SkipReason("no business group is due")

@@ -277,13 +277,19 @@ def main() -> None:
     """Prepares Dagster's instance: its configuration, its tables, and an end for runs whose processes are gone."""
     import dagster as dg
 
-    from sync_orchestrator.resources.instance.config import make_tables, reap, write_instance
+    from sync_orchestrator.resources.instance.config import (
+        delete_shared_partitions,
+        make_tables,
+        reap,
+        write_instance,
+    )
 
     home = Path(os.environ["DAGSTER_HOME"])
     write_instance(home)
     make_tables()
     with dg.DagsterInstance.from_config(str(home)) as instance:
         ended = reap(instance)
+        delete_shared_partitions(instance)
     print(f"{ended} runs whose processes were gone are marked as failed" if ended else "no run was left over")
 
 

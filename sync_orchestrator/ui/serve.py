@@ -10,11 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import WorkspaceFileTarget
-from dagster_webserver.app import create_app_from_workspace_process_context
-from dagster_webserver.cli import DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_MAX_OVERFLOW, DEFAULT_POOL_RECYCLE
-from dagster_webserver.version import __version__
 from starlette.applications import Starlette
 from starlette.routing import Match
 from starlette.types import Scope
@@ -22,6 +17,11 @@ from starlette.types import Scope
 from sync_orchestrator import config as configuration
 from sync_orchestrator.config import Config
 from sync_orchestrator.errors import ConfigError
+from sync_orchestrator.resources.instance.webserver import (
+    WorkspaceProcessContext,
+    create_webserver_app,
+    open_workspace,
+)
 from sync_orchestrator.texts.host_names import AllowedHosts, Origin
 from sync_orchestrator.ui.guard import UiGuard
 
@@ -44,29 +44,22 @@ def serve(workspace: Path, host: str, port: int, log_level: str = "warning") -> 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        with dg.DagsterInstance.get() as instance:
-            instance.optimize_for_webserver(
-                DEFAULT_DB_STATEMENT_TIMEOUT, DEFAULT_POOL_RECYCLE, DEFAULT_POOL_MAX_OVERFLOW
+        with dg.DagsterInstance.get() as instance, open_workspace(instance, workspace) as context:
+            uvicorn.run(
+                create_guarded_app(context, config),
+                host=host,
+                port=port,
+                log_level=log_level,
+                proxy_headers=False,
+                timeout_graceful_shutdown=5,
             )
-            target = WorkspaceFileTarget(paths=[str(workspace)])
-            with WorkspaceProcessContext(
-                instance, version=__version__, read_only=False, workspace_load_target=target
-            ) as context:
-                uvicorn.run(
-                    create_guarded_app(context, config),
-                    host=host,
-                    port=port,
-                    log_level=log_level,
-                    proxy_headers=False,
-                    timeout_graceful_shutdown=5,
-                )
     except KeyboardInterrupt:
         return
 
 
 def create_guarded_app(context: WorkspaceProcessContext, config: Config) -> UiGuard:
     """Dagster's webserver as an ASGI application that refuses what does not come from its own pages."""
-    app = create_app_from_workspace_process_context(context, live_data_poll_rate=LIVE_DATA_POLL_MILLISECONDS)
+    app = create_webserver_app(context, LIVE_DATA_POLL_MILLISECONDS)
     return guard_app(app, config)
 
 

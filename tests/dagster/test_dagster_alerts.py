@@ -17,7 +17,6 @@ from sync_orchestrator.assets.alert_checks import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.operations.open_alerts import open_alerts
 from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
-from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors import worker as sensor_module
 from sync_orchestrator.sensors.worker import AlertCursor, worker_report
@@ -181,7 +180,7 @@ def test_an_alert_is_in_the_log_of_the_tick_that_has_it_shown(
     written: list[logging.LogRecord] = []
     handler = logging.Handler()
     monkeypatch.setattr(handler, "emit", written.append)
-    context = dg.build_sensor_context(dagster.instance, definitions=dagster.defs, resources={"system": System()})
+    context = dg.build_sensor_context(dagster.instance, definitions=dagster.defs, resources={"system": dagster.system})
     context.log.addHandler(handler)
     tell(dagster, "drift", "item A", "item A: drift of 100%", entity="item")
     with context:

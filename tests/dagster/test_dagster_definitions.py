@@ -53,7 +53,7 @@ def test_each_entity_has_an_archive_and_a_mirror_by_business_group(defs: dg.Defi
     assert graph.materializable_asset_keys == {archive_key("item"), mirror_key("item")}
     assert graph.get(mirror_key("item")).parent_keys == {archive_key("item")}
     for key in graph.materializable_asset_keys:
-        assert graph.get(key).partitions_def.name == "business_group"  # type: ignore[union-attr]
+        assert graph.get(key).partitions_def.name == "item_business_group"  # type: ignore[union-attr]
         assert graph.get(key).group_name == "item"
 
 
@@ -132,11 +132,11 @@ def test_the_descriptions_say_what_a_launch_may_write() -> None:
 
 def test_the_check_of_the_mirror_is_partitioned_too(defs: dg.Definitions) -> None:
     key = dg.AssetCheckKey(mirror_key("item"), "count_then_diff")
-    assert defs.resolve_asset_graph().get(key).partitions_def.name == "business_group"  # type: ignore[union-attr]
+    assert defs.resolve_asset_graph().get(key).partitions_def.name == "item_business_group"  # type: ignore[union-attr]
 
 
 def test_one_full_sync_job_covers_every_asset_and_can_be_backfilled(defs: dg.Definitions) -> None:
-    job = defs.resolve_job_def("full_sync")
+    job = defs.resolve_job_def("full_sync_item")
     assert job.partitions_def is not None
     assert set(job.asset_layer.executable_asset_keys) == {archive_key("item"), mirror_key("item")}
     assert not job.asset_layer.asset_graph.asset_check_keys
@@ -308,7 +308,7 @@ JOB_OPS = {
     "pause": "pause_pushes",
     "resume": "resume_pushes",
     "show_record": "show_one_record",
-    "full_sync": "item_full_sync",
+    "full_sync_item": "item_full_sync",
 }
 
 
@@ -349,7 +349,7 @@ def test_the_launchpad_completes_names_and_refuses_others(
         defs.resolve_job_def(job).execute_in_process(run_config=wrong)
 
 
-@pytest.mark.parametrize("job", [job for job in JOB_OPS if job not in ("pause", "resume", "full_sync")])
+@pytest.mark.parametrize("job", [job for job in JOB_OPS if job not in ("pause", "resume", "full_sync_item")])
 def test_the_launchpad_shows_every_default(defs: dg.Definitions, job: str) -> None:
     definition = defs.resolve_job_def(job)
     config: Any = definition.run_config

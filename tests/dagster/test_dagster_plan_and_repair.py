@@ -13,8 +13,7 @@ from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key
-from sync_orchestrator.assets.partitions import business_group
-from sync_orchestrator.resources.system import System
+from sync_orchestrator.assets.partitions import business_groups_of
 from sync_orchestrator.sensors import changes
 
 CHECK = dg.AssetCheckKey(archive_key("item"), SOURCE_CHECK)
@@ -52,7 +51,7 @@ def test_a_plan_that_cannot_be_made_fails_the_run_and_says_why(synced: Dagster) 
 def checked(dagster: Dagster) -> dict[str, list[str]]:
     """The groups by the status of the archive's check, as the UI shows it."""
     with partition_loading_context(dynamic_partitions_store=dagster.instance):
-        state = dagster.instance.event_log_storage.get_asset_check_state([(CHECK, business_group)])[CHECK]
+        state = dagster.instance.event_log_storage.get_asset_check_state([(CHECK, business_groups_of("item"))])[CHECK]
         found = {
             status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
             for status, subset in state.subsets.items()
@@ -81,7 +80,7 @@ def test_the_schedule_of_the_check_starts_no_run_for_nothing_and_none_beside_ano
     def asked() -> Any:
         return schedule.evaluate_tick(
             dg.build_schedule_context(
-                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": System()}
+                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": synced.system}
             )
         )
 
@@ -201,8 +200,8 @@ def test_a_group_that_does_not_exist_fails_the_run_with_the_nearest_names(synced
 
 
 def test_a_partition_that_no_entity_has_fails_its_full_sync_and_check(synced: Dagster) -> None:
-    synced.instance.add_dynamic_partitions("business_group", ["AA"])
-    ran = synced.run("full_sync", tags={"dagster/partition": "AA"})
+    synced.instance.add_dynamic_partitions("item_business_group", ["AA"])
+    ran = synced.run("full_sync_item", tags={"dagster/partition": "AA"})
     assert "AA: unknown business group 'AA' of item; did you mean A?" in failure(ran)
     assert "AA" not in synced.events(archive_key("item"), "materialization")
     for job, options in (("__ASSET_JOB", {"checks": [CHECK]}), ("validate", {})):

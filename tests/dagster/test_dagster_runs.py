@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
@@ -21,10 +22,12 @@ from fakes import answer, two_part_config
 from sqlalchemy import text
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
+from sync_orchestrator.assets import freshness
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.mirror_checks import CHECK
-from sync_orchestrator.assets.partitions import business_group
+from sync_orchestrator.assets.partitions import business_groups_of
+from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
@@ -34,8 +37,14 @@ from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.rate_limit import shared_rate
 from sync_orchestrator.database.embedded import pgurl_for_dagster
 from sync_orchestrator.definitions import build
-from sync_orchestrator.resources import system
-from sync_orchestrator.resources.instance.config import DATABASE_VARIABLE, make_tables, reap, write_instance
+from sync_orchestrator.resources.instance.config import (
+    DATABASE_VARIABLE,
+    delete_shared_partitions,
+    make_tables,
+    reap,
+    write_instance,
+)
+from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
 
@@ -44,18 +53,31 @@ CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
 SOURCES_KEY = dg.AssetCheckKey(ARCHIVE, SOURCE_CHECK)
 
 
+def system_of(context: Callable[[], Context]) -> System:
+    """A resource whose context is that of a test."""
+
+    class SystemOfTest(System):
+        @property
+        def context(self) -> Context:
+            return context()
+
+    return SystemOfTest()
+
+
 class Dagster:
     """The definitions of the test's world, on an instance with its storage in the test's database."""
 
     def __init__(self, world: World, instance: dg.DagsterInstance) -> None:
         self.world = world
         self.instance = instance
-        self.defs = build(world.config)
+        self.context = world.context
+        self.system = system_of(lambda: self.context)
+        self.defs = build(world.config, self.system)
 
     def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
         """One evaluation of a sensor, its partitions added as the daemon does."""
         context = dg.build_sensor_context(
-            self.instance, cursor=cursor, definitions=self.defs, resources={"system": system.System()}
+            self.instance, cursor=cursor, definitions=self.defs, resources={"system": self.system}
         )
         result: Any = sensor.evaluate_tick(context)
         for request in result.dynamic_partitions_requests:
@@ -107,15 +129,15 @@ class Dagster:
 
     def partitions(self, asset: dg.AssetKey) -> dict[str, str]:
         """The status of the groups of an asset, as the UI shows it."""
-        groups = self.instance.get_dynamic_partitions("business_group")
-        found = self.instance.get_status_by_partition(asset, groups, business_group)
+        groups = self.instance.get_dynamic_partitions("item_business_group")
+        found = self.instance.get_status_by_partition(asset, groups, business_groups_of("item"))
         return {group: "missing" if status is None else status.name for group, status in (found or {}).items()}
 
     def checked(self, check: dg.AssetCheckKey = CHECK_KEY) -> dict[str, list[str]]:
         """The groups by the check's status, as the UI shows it."""
         storage = self.instance.event_log_storage
         with partition_loading_context(dynamic_partitions_store=self.instance):
-            state = storage.get_asset_check_state([(check, business_group)])[check]
+            state = storage.get_asset_check_state([(check, business_groups_of("item"))])[check]
             found = {
                 status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
                 for status, subset in state.subsets.items()
@@ -181,7 +203,7 @@ def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, sto
 
     def look(instance: dg.DagsterInstance) -> None:
         instance.get_runs_count()
-        instance.get_dynamic_partitions("business_group")
+        instance.get_dynamic_partitions("item_business_group")
         instance.all_instigator_state()
 
     engine = connect(storage_url)
@@ -216,7 +238,6 @@ def dagster(
     make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Dagster]:
     world = make_world(limits={"linger": 0})
-    monkeypatch.setattr(system, "_opened", lambda: world.context)
     monkeypatch.setattr(changes, "LONG_POLL_SECONDS", 0.2)
     with set_defs_state_storage(None):  # a storage left over from an instance that is gone may be set
         yield Dagster(world, instance)
@@ -228,9 +249,9 @@ def synced(dagster: Dagster) -> Dagster:
     for group in "ABC":
         for number in range(3):
             dagster.world.put(f"{group}{number}", group=group, tell=False)
-    dagster.instance.add_dynamic_partitions("business_group", ["A", "B", "C"])
+    dagster.instance.add_dynamic_partitions("item_business_group", ["A", "B", "C"])
     dagster.tick(changes.business_groups)
-    assert dagster.run("full_sync", groups=["A", "B", "C"]).success
+    assert dagster.run("full_sync_item", groups=["A", "B", "C"]).success
     return dagster
 
 
@@ -304,7 +325,7 @@ def output_of(ran: dg.ExecuteInProcessResult) -> dict[str, Any]:
 def test_sigterm_lets_a_drain_finish_what_is_under_way(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would linger for a minute otherwise."""
     lingering = replace(dagster.world.context, config=two_part_config(limits={"linger": 60}))
-    monkeypatch.setattr(system, "_opened", lambda: lingering)
+    dagster.context = lingering
     dagster.world.put("k1")
     dagster.world.erp.before = lambda verb, key: os.kill(os.getpid(), signal.SIGTERM)
     started = time.monotonic()
@@ -317,7 +338,7 @@ def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dag
     dagster.world.put("k1", group="new")
     dagster.run("incremental_sync")
     dagster.tick(changes.change_events)
-    assert dagster.instance.get_dynamic_partitions("business_group") == ["new"]
+    assert dagster.instance.get_dynamic_partitions("item_business_group") == ["new"]
 
 
 def test_sensor_says_why_it_requests_nothing(dagster: Dagster) -> None:
@@ -351,7 +372,7 @@ def test_groups_are_discovered_at_the_owner(dagster: Dagster, monkeypatch: pytes
     dagster.world.put("k1", group="A", tell=False)
     dagster.world.put("k2", group="B", tell=False)
     assert dagster.tick(changes.business_groups).skip_message == "business groups known: item: 2"
-    assert set(dagster.instance.get_dynamic_partitions("business_group")) == {"A", "B"}
+    assert set(dagster.instance.get_dynamic_partitions("item_business_group")) == {"A", "B"}
     monkeypatch.setattr(dagster.world.shop, "groups", refuses)
     assert "could not be asked" in dagster.tick(changes.business_groups).skip_message
 
@@ -370,7 +391,7 @@ def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
         assert sorted(event.partition for event in synced.all_events(asset, "materialization")) == ["A", "B", "C"]
         assert synced.partitions(asset) == dict.fromkeys("ABC", "MATERIALIZED")
     synced.run("validate")
-    assert synced.run("full_sync", groups=["A", "C"]).success
+    assert synced.run("full_sync_item", groups=["A", "C"]).success
     mirrored = synced.events(MIRROR, "materialization")["B"].metadata
     assert (mirrored["dagster/partition_row_count"].value, mirrored["records"].value, mirrored["in_sync"].value) == (
         3,
@@ -383,7 +404,7 @@ def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
 
 def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(synced: Dagster) -> None:
     synced.world.put("B0", name="changed", group="B", tell=False)
-    ran = synced.run("full_sync", groups=["A", "C"])
+    ran = synced.run("full_sync_item", groups=["A", "C"])
     told = output_of(ran)
     assert (told["groups"].value, told["listed"].value, told["mirrored"].value) == (3, 9, 1)
     assert [(row["group"], row["result"], row["mirrored"]) for row in by_group(told)] == [
@@ -404,7 +425,7 @@ def test_a_group_that_is_not_in_sync_is_not_materialized_and_fails_the_step(sync
     synced.world.erp.before = lambda verb, key: answer(422) if key in ("B0", "B1") else None
     for number in range(3):
         synced.world.put(f"B{number}", name="changed", group="B", tell=False)
-    ran = synced.run("full_sync", groups=["A", "C"])
+    ran = synced.run("full_sync_item", groups=["A", "C"])
     assert not ran.success
     reason, told = failure_of(ran)
     assert reason == "1 of 3 business groups of item are not in sync: B: 2 records failing (erp: 2: answer 422)"
@@ -423,17 +444,16 @@ def impatient(
 ) -> Dagster:
     """A group A of one record before its full sync, which waits for retries only shortly."""
     world = make_world(limits={"linger": 0, "drain_seconds": 0.5})
-    monkeypatch.setattr(system, "_opened", lambda: world.context)
     made = Dagster(world, instance)
     world.put("k1", tell=False)
-    instance.add_dynamic_partitions("business_group", ["A"])
+    instance.add_dynamic_partitions("item_business_group", ["A"])
     made.tick(changes.business_groups)
     return made
 
 
 def test_a_full_sync_whose_third_party_is_down_materializes_no_mirror(impatient: Dagster) -> None:
     impatient.world.erp.before = lambda verb, key: answer(503)
-    ran = impatient.run("full_sync", groups=["A"])
+    ran = impatient.run("full_sync_item", groups=["A"])
     assert failure_of(ran)[0].startswith(
         "1 of 1 business groups of item are not in sync: A: 1 records failing (erp: 1: answer 503)"
     )
@@ -443,7 +463,7 @@ def test_a_full_sync_whose_third_party_is_down_materializes_no_mirror(impatient:
 
 def test_a_full_sync_while_the_entity_is_paused_says_so_and_ends(impatient: Dagster) -> None:
     set_paused(impatient.world.engine, "item", {"item"}, paused=True)
-    ran = impatient.run("full_sync", groups=["A"])
+    ran = impatient.run("full_sync_item", groups=["A"])
     waits = "pushes wait: item is paused; launch the job `resume`, or run `sync-orchestrator resume item`"
     assert waits in messages(impatient, ran, "WARNING")
     assert failure_of(ran)[0].endswith(f"A: 1 records waiting; {waits}")
@@ -470,32 +490,35 @@ async def drain_archive_only(world: World) -> None:
 
 
 def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> None:
-    assert synced.run("full_sync", groups=["A", "B", "C"]).success
+    assert synced.run("full_sync_item", groups=["A", "B", "C"]).success
     assert synced.events(MIRROR, "materialization")["A"].metadata["calls"].value == 0
 
 
 def test_archive_alone_can_be_filled(dagster: Dagster) -> None:
     dagster.world.put("k1", tell=False)
-    dagster.instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
-    assert dagster.run("full_sync", groups=["A"], assets=[ARCHIVE]).success
+    assert dagster.run("full_sync_item", groups=["A"], assets=[ARCHIVE]).success
     assert set(dagster.events(ARCHIVE, "materialization")) == {"A"}
     assert not dagster.events(MIRROR, "materialization")
     assert not dagster.world.mirrored()
 
 
-def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partitions are shared by all entities."""
-    synced.instance.add_dynamic_partitions("business_group", ["other"])
+def test_the_groups_of_another_entity_are_no_partitions_of_this_one(synced: Dagster) -> None:
+    """And one that was added by hand fails, without an empty materialization."""
     synced.world.query("INSERT INTO sync.groups (entity, group_key) VALUES ('order', 'other')")
-    assert synced.run("full_sync", tags={"dagster/partition": "other"}).success
+    synced.tick(changes.business_groups)
+    assert "other" not in synced.instance.get_dynamic_partitions("item_business_group")
+    synced.instance.add_dynamic_partitions("item_business_group", ["other"])
+    ran = synced.run("full_sync_item", tags={"dagster/partition": "other"})
+    assert "unknown business group 'other' of item" in failure_of(ran)[0]
     assert not synced.world.query("SELECT FROM sync.groups WHERE entity = 'item' AND group_key = 'other'")
-    assert synced.events(MIRROR, "materialization")["other"].metadata["has_group"].value is False
+    assert "other" not in synced.events(MIRROR, "materialization")
 
 
 def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
-    synced.instance.add_dynamic_partitions("business_group", ["misspelt"])
-    ran = synced.run("full_sync", tags={"dagster/partition": "misspelt"})
+    synced.instance.add_dynamic_partitions("item_business_group", ["misspelt"])
+    ran = synced.run("full_sync_item", tags={"dagster/partition": "misspelt"})
     assert "misspelt: unknown business group 'misspelt' of item; expected one of: A, B, C" in failure_of(ran)[0]
     assert synced.partitions(MIRROR)["misspelt"] == "FAILED"
 
@@ -504,11 +527,11 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     """The failure names the group and the hint; what was done counts as done."""
     for number in range(6):
         synced.world.put(f"B{number}", group="B", tell=False)
-    assert synced.run("full_sync", groups=["B"]).success
+    assert synced.run("full_sync_item", groups=["B"]).success
     for number in range(6):
         synced.world.shop.remove(f"B{number}")
     synced.world.put("C9", group="C", tell=False)
-    ended = synced.run("full_sync", groups=["A", "B", "C"])
+    ended = synced.run("full_sync_item", groups=["A", "B", "C"])
     assert not ended.success
     failure = next(event for event in ended.all_events if event.is_step_failure)
     assert "1 of 3 business groups of item are not in sync: B: item B: 6 of 6 records would be deleted" in str(
@@ -522,7 +545,7 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     assert {record.run_id for record in newest} == {ended.run_id}
     assert synced.open_alerts()["delete_cap"] == "item B"
     options = dg.RunConfig(ops={"item_full_sync": {"config": {"allow_deletions": 6}}})
-    assert synced.run("full_sync", groups=["B"], run_config=options).success
+    assert synced.run("full_sync_item", groups=["B"], run_config=options).success
     assert not [key for key in synced.world.mirrored() if key.startswith("B")]
 
 
@@ -531,10 +554,9 @@ def test_source_that_fails_for_a_while_is_asked_again(
 ) -> None:
     """By the entity's retry rule, within the run."""
     world: World = make_world(entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
-    monkeypatch.setattr(system, "_opened", lambda: world.context)
     dagster = Dagster(world, instance)
     world.put("k1", tell=False)
-    instance.add_dynamic_partitions("business_group", ["A"])
+    instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     refusals = [answer(503), answer(503)]
 
@@ -543,7 +565,7 @@ def test_source_that_fails_for_a_while_is_asked_again(
             raise refusals.pop()
 
     monkeypatch.setattr(world.shop, "_answer", refuse_at_first)
-    assert dagster.run("full_sync", groups=["A"]).success
+    assert dagster.run("full_sync_item", groups=["A"]).success
     assert not refusals
     assert set(world.mirrored()) == {"k1"}
 
@@ -557,13 +579,13 @@ def test_a_source_that_fails_is_named_with_its_group(
     context = replace(
         world.context, entities={"item": replace(world.entity, sources={**world.entity.sources, "stock": contained})}
     )
-    monkeypatch.setattr(system, "_opened", lambda: context)
     dagster = Dagster(world, instance)
+    dagster.context = context
     world.put("k1", tell=False)
-    instance.add_dynamic_partitions("business_group", ["A"])
+    instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     world.stock.down = True
-    ran = dagster.run("full_sync", groups=["A"])
+    ran = dagster.run("full_sync_item", groups=["A"])
     assert messages(dagster, ran, "WARNING")[0] == (
         "item A: source system stock: the source does not answer; again in 0 s"
     )
@@ -719,7 +741,7 @@ def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_anothe
     def asked() -> Any:
         return schedule.evaluate_tick(
             dg.build_schedule_context(
-                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}
+                synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": synced.system}
             )
         )
 
@@ -737,7 +759,7 @@ def test_schedule_of_validation_waits_while_the_third_party_is_known_to_be_down(
     synced.world.query("UPDATE sync.systems SET open_since = sync.clock() WHERE name = 'erp'")
     asked = schedule.evaluate_tick(
         dg.build_schedule_context(
-            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": system.System()}
+            synced.instance, repository_def=synced.defs.get_repository_def(), resources={"system": synced.system}
         )
     )
     assert not asked.run_requests
@@ -773,6 +795,36 @@ def test_check_launched_by_itself_judges_each_group(synced: Dagster, launched: A
     assert synced.checked() == {"SUCCEEDED": judged}
 
 
+def test_validations_that_find_every_group_in_sync_keep_the_mirror_fresh(synced: Dagster) -> None:
+    """By a materialization that takes no check's status and is no partition, if the newest one is not recent."""
+
+    def confirmed() -> int:
+        return sum(
+            1 for event in synced.all_events(MIRROR, "materialization") if event.partition == freshness.ALL_GROUPS
+        )
+
+    assert synced.run("validate_fully").success
+    assert confirmed() == 0  # the full sync has just materialized the groups
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(freshness, "_age_of_newest", lambda instance, asset: timedelta(minutes=8))
+        assert synced.run("validate_fully").success
+        assert confirmed() == 1
+        assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
+        next(iter(synced.world.erp.store.values()))["name"] = "altered"
+        assert synced.run("validate_fully").success
+        assert confirmed() == 1
+    assert synced.partitions(MIRROR) == dict.fromkeys("ABC", "MATERIALIZED")
+
+
+def test_the_partitions_that_entities_shared_are_deleted_in_order(synced: Dagster) -> None:
+    """What was materialized stays, since the partitions of the entity have the same names."""
+    synced.instance.add_dynamic_partitions("business_group", ["A", "B"])
+    assert delete_shared_partitions(synced.instance) == 2
+    assert synced.instance.get_dynamic_partitions("business_group") == []
+    assert synced.partitions(MIRROR) == dict.fromkeys("ABC", "MATERIALIZED")
+    assert delete_shared_partitions(synced.instance) == 0
+
+
 def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster) -> None:
     wrong = dg.RunConfig(ops={"validate_groups": {"config": {"groups": ["nothing"]}}})
     for _ in range(2):
@@ -783,7 +835,7 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
                 ended.get_run_failure_event(),
                 synced.instance,
                 ended.dagster_run,
-                resources={"system": system.System()},
+                resources={"system": synced.system},
             ).for_run_failure()
         )
     [alert] = synced.world.query("SELECT n, cause, title FROM sync.alerts WHERE kind = 'run_failed'")
@@ -795,7 +847,7 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
             ended.get_run_success_event(),
             synced.instance,
             ended.dagster_run,
-            resources={"system": system.System()},
+            resources={"system": synced.system},
         )
     )
     assert "run_failed" not in synced.open_alerts()
@@ -838,7 +890,7 @@ def test_reaper_ends_runs_whose_processes_are_gone(dagster: Dagster) -> None:
 
 def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
     """The next drain goes on, and Dagster starts a full sync again."""
-    for job in ("incremental_sync", "full_sync"):
+    for job in ("incremental_sync", "full_sync_item"):
         definition = dagster.defs.resolve_job_def(job)
         dagster.instance.create_run_for_job(definition, status=dg.DagsterRunStatus.STARTED)
     assert reap(dagster.instance) == 2
@@ -847,7 +899,7 @@ def test_an_end_of_the_system_is_no_alert(dagster: Dagster) -> None:
         assert entry.dagster_event is not None
         failed_runs(
             dg.build_run_status_sensor_context(
-                "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": system.System()}
+                "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": dagster.system}
             ).for_run_failure()
         )
     assert dagster.open_alerts() == {}

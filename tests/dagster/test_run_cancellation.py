@@ -299,7 +299,7 @@ def runs(
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    instance.add_dynamic_partitions("business_group", GROUPS)
+    instance.add_dynamic_partitions("item_business_group", GROUPS)
     context = open_context(engine, Config.model_validate(settings(server.url)))
     with engine.begin() as connection:
         run(connection, "INSERT INTO sync.groups (entity, group_key) VALUES ('item', 'A'), ('item', 'B')")
@@ -323,7 +323,7 @@ def listings_of(system: str) -> Held:
 @pytest.mark.parametrize("way", WAYS)
 def test_full_sync(runs: Runs, way: Any) -> None:
     runs.systems.held = writes
-    runs.start("full_sync", groups=GROUPS)
+    runs.start("full_sync_item", groups=GROUPS)
     reached(runs.systems, 2)
     runs.cancel(way)
     runs.holds_only(2)
@@ -332,7 +332,7 @@ def test_full_sync(runs: Runs, way: Any) -> None:
     assert runs.systems.writes() == 2
     assert runs.query("SELECT count(*) AS n FROM sync.records WHERE NOT out_of_sync")[0].n == 2
     assert runs.leases() == 0
-    runs.start("full_sync", groups=GROUPS)
+    runs.start("full_sync_item", groups=GROUPS)
     assert runs.ended() is dg.DagsterRunStatus.SUCCESS
     runs.in_sync()
     assert runs.systems.writes() == len(KEYS)
@@ -416,7 +416,7 @@ def test_repair(runs: Runs, way: Any) -> None:
     assert runs.ended() is dg.DagsterRunStatus.CANCELED, runs.output.read_text()
     assert runs.systems.writes() == 2
     assert runs.leases() == 0
-    runs.start("full_sync", groups=["A"])
+    runs.start("full_sync_item", groups=["A"])
     assert runs.ended() is dg.DagsterRunStatus.SUCCESS
     assert runs.systems.writes() == 4
     assert {item["name"] for item in runs.systems.items.values() if item["store"] == "A"} == {"n"}

@@ -12,7 +12,7 @@ from test_full_sync import fill
 from test_no_storms import watched
 
 from sync_orchestrator.adapters.http.responses import Answer, failure_of
-from sync_orchestrator.assets.mirror_checks import metadata_of, summary
+from sync_orchestrator.assets.mirror_check_report import metadata_of, summary
 from sync_orchestrator.config import Outcome
 from sync_orchestrator.core.failure_causes import MAX_OPEN_CAUSES, cause_of, cause_of_error
 from sync_orchestrator.core.operations import events

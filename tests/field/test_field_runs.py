@@ -20,7 +20,6 @@ from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.systems import run_heartbeats
 from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
-from sync_orchestrator.resources import system
 from sync_orchestrator.resources.instance import config as instance_module
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors import runs as sensor_module
@@ -31,7 +30,7 @@ JOBS = (
     "validate",
     "validate_fully",
     "check_sources",
-    "full_sync",
+    "full_sync_item",
     "repair",
     "plan",
     "maintenance",
@@ -173,9 +172,9 @@ def test_a_run_that_never_beat_has_longer() -> None:
 def filled(dagster: Dagster) -> Dagster:  # noqa: F811
     """A group with a record, after its full sync."""
     dagster.world.put("k1", tell=False)
-    dagster.instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
-    assert dagster.run("full_sync", groups=["A"]).success
+    assert dagster.run("full_sync_item", groups=["A"]).success
     return dagster
 
 
@@ -219,10 +218,10 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
 def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:  # noqa: F811
     seen: list[set[str]] = []
     dagster.world.put("k1", tell=False)
-    dagster.instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     dagster.world.erp.before = lambda verb, key: seen.append(set(beats(dagster.world.engine)))
-    ended = dagster.run("full_sync", groups=["A"])
+    ended = dagster.run("full_sync_item", groups=["A"])
     assert ended.success
     assert seen == [{f"run {ended.run_id}"}] * len(seen)
     assert seen
@@ -237,7 +236,7 @@ def test_a_sensor_has_none(dagster: Dagster) -> None:  # noqa: F811
 
 BEATS_UNTIL_KILLED = """
 import sys, time
-from sync_orchestrator.core import runs
+from sync_orchestrator.core.systems import run_heartbeats as runs
 from sync_orchestrator.core.db.session import connect
 runs.BEAT_SECONDS = 0.05
 with runs.beating(connect(sys.argv[1]), sys.argv[2]):
@@ -268,7 +267,7 @@ def process(database_url: str) -> Iterator[Callable[[str], subprocess.Popen[str]
         each.stdout.close()
 
 
-@pytest.mark.parametrize("job", ["validate", "full_sync"])
+@pytest.mark.parametrize("job", ["validate", "full_sync_item"])
 def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
     dagster: Dagster,  # noqa: F811
     ticks: Ticks,
@@ -301,10 +300,10 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
     assert "has not been heard of for" in (entry.dagster_event.message or "")
     failed_runs(
         dg.build_run_status_sensor_context(
-            "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": system.System()}
+            "failed_runs", entry.dagster_event, dagster.instance, run, resources={"system": dagster.system}
         ).for_run_failure()
     )
-    if job == "full_sync":
+    if job == "full_sync_item":
         assert run.tags["dagster/will_retry"] == "true"
     else:
         assert dagster.open_alerts() == {"run_failed": job}
@@ -312,9 +311,9 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
 
 def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
     dagster.world.put("k1", tell=False)
-    dagster.instance.add_dynamic_partitions("business_group", ["A"])
+    dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
-    assert dagster.run("full_sync", groups=["A"]).success
+    assert dagster.run("full_sync_item", groups=["A"]).success
     schedule = dagster.defs.resolve_schedule_def("validate_due_groups")
 
     def scheduled() -> Any:
@@ -322,7 +321,7 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None: 
             dg.build_schedule_context(
                 dagster.instance,
                 repository_def=dagster.defs.get_repository_def(),
-                resources={"system": system.System()},
+                resources={"system": dagster.system},
             )
         )
 

@@ -160,6 +160,14 @@ class Dagster:
         """Shows the partitions of the check whose page is open."""
         self._page.get_by_role("tab", name="Partitions").last.click()
 
+    def freshness_of_mirror(self) -> str:
+        """What the badge of the mirror is drawn from."""
+        found = self._play.ask(
+            '{assetNodeOrError(assetKey: {path: ["product", "mirror"]}) {... on AssetNode {'
+            "freshnessStatusInfo {freshnessStatus}}}}"
+        )
+        return str(found["assetNodeOrError"]["freshnessStatusInfo"]["freshnessStatus"])
+
     def status_of_check(self, name: str) -> str:
         """The status of a check of the mirror, severity and description of its newest evaluation."""
         found = self._play.ask(

@@ -114,6 +114,13 @@ def test_damage_turns_the_check_red_and_a_repair_turns_it_green(play: Play, dags
     eventually(lambda: "SUCCEEDED" in dagster.status_of_check("open_alerts"), "the end of the alert turns it green")
 
 
+def test_the_badge_of_the_mirror_says_that_it_is_fresh(dagster: Dagster) -> None:
+    eventually(lambda: dagster.freshness_of_mirror() == "HEALTHY", "the freshness is evaluated")
+    dagster.open("/assets/product/mirror")
+    dagster.see("Freshness policy")
+    dagster.picture("freshness")
+
+
 def test_a_full_sync_fails_with_its_cause_while_the_third_party_is_stopped(play: Play, dagster: Dagster) -> None:
     play.erp.running.clear()
     for sku in ("turin-00", "turin-01", "lisbon-00"):
@@ -156,7 +163,7 @@ def test_a_misspelt_group_fails_with_the_nearest_name(play: Play, dagster: Dagst
 def test_launchpads_explain_themselves(dagster: Dagster, play: Play) -> None:
     page = dagster.launchpad("repair")
     editor = page.locator(".CodeMirror").first
-    assert "allow_deletions: 0" in editor.inner_text()
+    assert "allow_deletions: null" in editor.inner_text()
     editor.get_by_text("entity").click()
     dagster.see("Only this entity.")
     dagster.picture("launchpad")

@@ -1,6 +1,7 @@
 """Work on business groups in one run: what it was asked for, and the work, a few groups at once.
 
-Not here: the work itself, and what is reported of it (``checks.py``, ``source_checks.py``, ``repair.py``, ``plan.py``).
+The work itself, and what is reported of it, is in ``mirror_checks.py``, ``archive_checks.py``, ``repair.py`` and
+``plan.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from sync_orchestrator.assets.options import ALL_ENTITIES
-from sync_orchestrator.assets.partitions import groups_of, is_group_of_any
+from sync_orchestrator.assets.partitions import groups_of
 from sync_orchestrator.core.groups.concurrency import GROUPS_COMPARED_AT_ONCE
 from sync_orchestrator.resources.system import System
 from sync_orchestrator.texts.nearest_names import unknown_name
@@ -56,14 +57,12 @@ def unknown_groups(entities: Sequence[str], groups: Sequence[str], known: set[st
 def asked_groups(context: dg.AssetCheckExecutionContext, system: System, name: str) -> list[str]:
     """The groups of an entity that a check was launched over; all of its groups where no partitions were named.
 
-    Raises Failure for a partition that is no business group of any entity.
+    Raises Failure for a partition that is no business group of the entity: an operator added it by hand.
     """
     own = groups_of(system.context, name)
     if not (context.has_partition_key or context.has_partition_key_range):
         return sorted(own)
-    if unknown := [
-        group for group in context.partition_keys if group not in own and not is_group_of_any(system.context, group)
-    ]:
+    if unknown := [group for group in context.partition_keys if group not in own]:
         raise unknown_groups([name], unknown, own)
     return sorted(own.intersection(context.partition_keys))
 

@@ -15,8 +15,8 @@ from typing import Any
 import dagster as dg
 
 from sync_orchestrator.assets.cancellation import cancelable, ended_by_sigterm
-from sync_orchestrator.assets.entity import archive_key, mirror_key
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN
+from sync_orchestrator.assets.lineage import archive_key, mirror_key
 from sync_orchestrator.assets.totals import observe_totals
 from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.operations.maintenance import look_after
@@ -25,6 +25,7 @@ from sync_orchestrator.core.push.settlement import MAX_KEYS
 from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.resources.instance.dagster_internals import AssetEvent, report
 from sync_orchestrator.resources.instance.run_retention import forget_runs
+from sync_orchestrator.resources.job_names import INCREMENTAL_SYNC, MAINTENANCE
 from sync_orchestrator.resources.system import System
 
 TELL_SECONDS = 5.0
@@ -141,6 +142,7 @@ def _log_pauses(context: dg.OpExecutionContext, system: System) -> None:
 
 
 @dg.job(
+    name=INCREMENTAL_SYNC,
     **IN_ONE_RUN,
     description="Mirrors the changes that have come in. Its sensor requests it; several at once do no harm.",
 )
@@ -156,7 +158,8 @@ def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterato
     with system.alive():
         with system.context.engine.begin() as connection:
             totals = look_after(connection)
-        forgotten = {**forget(system.context.engine, settings), "runs": forget_runs(context.instance, settings)}
+        runs = forget_runs(context.instance, settings, origin=context.run.remote_job_origin)
+        forgotten = {**forget(system.context.engine, settings), "runs": runs}
     yield dg.Output(
         None,
         metadata={
@@ -169,6 +172,6 @@ def look_after_ledger(context: dg.OpExecutionContext, system: System) -> Iterato
     )
 
 
-@dg.job(**IN_ONE_RUN, description="Looks after the ledger.")
+@dg.job(name=MAINTENANCE, **IN_ONE_RUN, description="Looks after the ledger.")
 def maintenance() -> None:
     look_after_ledger()

@@ -12,6 +12,7 @@ from sync_orchestrator.core.systems.pauses import pauses_of
 from sync_orchestrator.core.systems.pauses import set_paused as set_paused
 from sync_orchestrator.core.systems.suspension import suspension_of
 from sync_orchestrator.errors import SyncError
+from sync_orchestrator.resources.job_names import PAUSE, RESUME
 from sync_orchestrator.resources.system import System
 
 
@@ -19,7 +20,7 @@ class PauseOptions(dg.Config):
     """What is paused or resumed, and why."""
 
     name: str = Field(description="The entity, or the third party with all its entities.")
-    reason: str = Field(default="", description="Why, for those who look at this run; it is logged.")
+    reason: str | None = Field(default=None, description="Why, for those who look at this run; it is logged.")
 
 
 def pause_pushes(context: dg.OpExecutionContext, config: PauseOptions, system: System) -> Iterator[dg.Output[None]]:
@@ -54,7 +55,8 @@ def _switch(
     line = f"pushes of {config.name} are {'paused' if paused else 'going on'}"
     context.log.info(f"{line}: {config.reason}" if config.reason else line)
     waits = "; ".join(pause.text() for pause in left.values())
-    yield dg.Output(None, metadata={"result": line, "reason": config.reason, "pushes that wait": waits or "none"})
+    reason = {} if config.reason is None else {"reason": config.reason}
+    yield dg.Output(None, metadata={"result": line, **reason, "pushes that wait": waits or "none"})
 
 
 def _system_of(system: System, name: str) -> str:
@@ -63,11 +65,13 @@ def _system_of(system: System, name: str) -> str:
 
 def pause_jobs(config: Config) -> list[dg.JobDefinition]:
     """The jobs that pause and resume."""
-    options = with_choices(PauseOptions, name=list(dict.fromkeys([*config.entities, *config.third_parties])))
+    options = with_choices(
+        PauseOptions, is_preset=False, name=list(dict.fromkeys([*config.entities, *config.third_parties]))
+    )
     pause_op, resume_op = op_with(pause_pushes, options), op_with(resume_pushes, options)
 
     @dg.job(
-        name="pause",
+        name=PAUSE,
         **IN_ONE_RUN,
         description=(
             "Stops the pushes of an entity or of a third party; changes are still recorded and archived. The same as "
@@ -78,7 +82,7 @@ def pause_jobs(config: Config) -> list[dg.JobDefinition]:
         pause_op()
 
     @dg.job(
-        name="resume",
+        name=RESUME,
         **IN_ONE_RUN,
         description=("Lets the pushes of an entity or of a third party go on. The same as `sync-orchestrator resume`."),
     )

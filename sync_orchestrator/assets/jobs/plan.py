@@ -27,6 +27,7 @@ from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.full_sync.plan import GroupPlan, groups_to_plan, plan_group, ungrouped_notes
 from sync_orchestrator.core.full_sync.plan_tables import counts_table, notes, samples_table
 from sync_orchestrator.errors import SyncError
+from sync_orchestrator.resources.job_names import PLAN
 from sync_orchestrator.resources.system import System
 
 _MOST_SAMPLES = 200
@@ -37,7 +38,7 @@ class PlanOptions(dg.Config):
 
     entity: str = Field(default=ALL_ENTITIES, description=ENTITY)
     groups: list[str] = Field(default=[], description=GROUPS)
-    allow_deletions: int = Field(default=0, description=f"{ALLOW_DELETIONS} As for the full sync.")
+    allow_deletions: int | None = Field(default=None, description=f"{ALLOW_DELETIONS} As for the full sync.")
 
 
 def plan_full_sync(context: dg.OpExecutionContext, config: PlanOptions, system: System) -> Iterator[dg.Output[None]]:
@@ -93,9 +94,7 @@ def _plans(
 ) -> Iterator[GroupPlan]:
     for number, group in enumerate(groups, 1):
         try:
-            made = system.perform(
-                plan_group(system.context, entity, group, allow_deletions=config.allow_deletions or None)
-            )
+            made = system.perform(plan_group(system.context, entity, group, allow_deletions=config.allow_deletions))
         except SyncError as error:
             failed.append(f"{entity.name} {group}: {error}")
             context.log.error(failed[-1])
@@ -111,7 +110,7 @@ def plan_job(config: Config) -> dg.JobDefinition:
     plan_op = op_with(plan_full_sync, options)
 
     @dg.job(
-        name="plan",
+        name=PLAN,
         **IN_ONE_RUN,
         config=all_defaults(plan_op.name, options),
         description=("Shows what full syncs would do, of every business group or of those named. Nothing is written."),

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from sync_orchestrator.assets import archive_checks, mirror_checks
+from sync_orchestrator.assets import archive_checks, mirror_check_report, mirror_checks
 from sync_orchestrator.assets.jobs.by_group import IN_ONE_RUN, asked_entities, by_group, named_groups
 from sync_orchestrator.assets.options import (
     ALL_ENTITIES,
@@ -26,6 +26,7 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.full_sync.plan_tables import Table
 from sync_orchestrator.core.operations.repair import Repaired, groups_to_repair, repair
 from sync_orchestrator.resources.instance.dagster_internals import report
+from sync_orchestrator.resources.job_names import REPAIR
 from sync_orchestrator.resources.system import System
 
 _WORST_FIRST = {"drift": 0, "not_validated": 1, "in_sync": 2}
@@ -41,9 +42,9 @@ class RepairOptions(dg.Config):
             f"{GROUPS} By default all groups in which drift or lost notifications were found and wait for an operator."
         ),
     )
-    key: str = Field(default="", description="Only the record with this key.")
-    allow_deletions: int = Field(
-        default=0,
+    key: str | None = Field(default=None, description="Only the record with this key.")
+    allow_deletions: int | None = Field(
+        default=None,
         description=(f"{ALLOW_DELETIONS} It applies to records that are at the third party and should not be."),
     )
 
@@ -61,14 +62,14 @@ def repair_groups(
             validation = result.validation
             if validation is not None:
                 if validation.verdict != "not_validated":
-                    report(context, [mirror_checks.drift_observation(name, validation)])
+                    report(context, [mirror_check_report.drift_observation(name, validation)])
                 yield mirror_checks.group_evaluation(context, name, validation)
     yield dg.Output(None, metadata=_metadata(context, entities, config, results))
 
 
-def _waiting(system: System, entities: Sequence[str], key: str) -> dict[str, list[str]]:
+def _waiting(system: System, entities: Sequence[str], key: str | None) -> dict[str, list[str]]:
     with system.context.engine.begin() as connection:
-        return {name: groups_to_repair(connection, name, key or None) for name in entities}
+        return {name: groups_to_repair(connection, name, key) for name in entities}
 
 
 def _repaired(
@@ -79,8 +80,8 @@ def _repaired(
             system.context,
             system.entity(name),
             group,
-            key=config.key or None,
-            allow_deletions=config.allow_deletions or None,
+            key=config.key,
+            allow_deletions=config.allow_deletions,
         )
 
     for group, result in by_group(context, system, name, groups, work, "repaired"):
@@ -99,7 +100,7 @@ def summary(result: Repaired) -> str:
     if result.sources is not None:
         parts.append(f"sources: {archive_checks.summary(result.sources)}")
     if result.validation is not None:
-        parts.append(mirror_checks.summary(result.validation))
+        parts.append(mirror_check_report.summary(result.validation))
     return "; ".join(parts)
 
 
@@ -167,7 +168,7 @@ def repair_job(config: Config) -> dg.JobDefinition:
     repair_op = op_with(repair_groups, options)
 
     @dg.job(
-        name="repair",
+        name=REPAIR,
         **IN_ONE_RUN,
         config=all_defaults(repair_op.name, options),
         description=(

@@ -16,6 +16,7 @@ from sync_orchestrator.assets.tables import shown_table
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.operations.records import show
 from sync_orchestrator.errors import SyncError
+from sync_orchestrator.resources.job_names import SHOW_RECORD
 from sync_orchestrator.resources.system import System
 
 MAX_ROWS = 200
@@ -26,8 +27,8 @@ _LISTS = ("parts", "events", "pushes", "drift")
 class RecordOptions(dg.Config):
     """Which record is shown."""
 
-    entity: str = Field(default="", description="The entity of the record.")
-    key: str = Field(default="", description="The key of the record, as the sources have it.")
+    entity: str = Field(description="The entity of the record.")
+    key: str | None = Field(default=None, description="The key of the record, as the sources have it.")
 
 
 def show_one_record(context: dg.OpExecutionContext, config: RecordOptions, system: System) -> Iterator[dg.Output[None]]:
@@ -76,7 +77,7 @@ def record_job(config: Config) -> dg.JobDefinition:
     show_op = op_with(show_one_record, options)
 
     @dg.job(
-        name="show_record",
+        name=SHOW_RECORD,
         **IN_ONE_RUN,
         config=all_defaults(show_op.name, options),
         description=(

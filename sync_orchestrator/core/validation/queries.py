@@ -142,6 +142,16 @@ WHERE entity = %(entity)s AND first_completed_at IS NOT NULL
 ORDER BY validated_at NULLS FIRST, group_key LIMIT %(most)s
 """
 
+SELECT_IN_SYNC_SINCE = """
+SELECT min(latest.at) AS since,
+       bool_and(coalesce(latest.verdict = 'in_sync'
+                         AND latest.at > sync.clock() - make_interval(secs => %(seconds)s), false)) AS all_in_sync
+FROM sync.groups g LEFT JOIN LATERAL (
+    SELECT v.at, v.verdict FROM sync.validations v
+    WHERE v.entity = g.entity AND v.group_key = g.group_key ORDER BY v.at DESC LIMIT 1) latest ON true
+WHERE g.entity = %(entity)s AND g.first_completed_at IS NOT NULL
+"""
+
 LIST_GROUPS_WITH_DRIFT = """
 SELECT group_key, bool_and(kind = 'unmanaged') AS only_unmanaged FROM sync.drift
 WHERE entity = %(entity)s AND status <> 'repaired' GROUP BY group_key

@@ -6,7 +6,7 @@ Not here: the definitions; the processes that use the instance (``supervisor/sys
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ DATABASE_VARIABLE = "SYNC_DAGSTER_DATABASE_URL"
 """Holds the URL of Dagster's storage (``postgresql+psycopg2://…``), so that no password is written to a file."""
 
 FULL_SYNC_POOL = "full_sync"
+
+SHARED_PARTITIONS = "business_group"
+"""The set of dynamic partitions that earlier versions used for all entities."""
 
 GONE_TAG = "sync_orchestrator/process_gone"
 """Marks runs that were ended because nothing was left of their process."""
@@ -60,6 +63,8 @@ _SETTINGS: dict[str, Any] = {
         "max_runtime_seconds": 86_400,
         "free_slots_after_run_end_seconds": 60,
     },
+    # The badge of each mirror (`assets/freshness.py`).
+    "freshness": {"enabled": True},
     "retention": {"sensor": _RETENTION, "schedule": _RETENTION},
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
@@ -86,6 +91,18 @@ def make_tables() -> None:
     url = os.environ[DATABASE_VARIABLE]
     for storage in (PostgresRunStorage, PostgresEventLogStorage, PostgresScheduleStorage):
         storage(url, should_autocreate_tables=True).dispose()
+
+
+def delete_shared_partitions(instance: dg.DagsterInstance) -> int:
+    """Deletes the set of partitions that all entities shared in earlier versions; returns how many partitions it had.
+
+    Only for an instance that is ours alone: another project may have a set of this name. What was materialized stays,
+    since the sets of the entities have the same keys.
+    """
+    groups = instance.get_dynamic_partitions(SHARED_PARTITIONS)
+    for group in groups:
+        instance.delete_dynamic_partition(SHARED_PARTITIONS, group)
+    return len(groups)
 
 
 def reap(instance: dg.DagsterInstance) -> int:
@@ -129,13 +146,14 @@ def never_started(record: dg.RunRecord) -> bool:
 def end_dead_runs(
     instance: dg.DagsterInstance,
     engine: Engine,
-    jobs: Collection[str],
+    is_watched: Callable[[dg.DagsterRun], bool],
     known: Mapping[str, Watched],
     gap_seconds: float,
 ) -> tuple[dict[str, Watched], list[str]]:
-    """Ends runs of these jobs that are said to be at work and whose heartbeat stands still.
+    """Ends watched runs that are said to be at work and whose heartbeat has stopped.
 
     Args:
+        is_watched: Whether a run is one that has heartbeats; those of other projects have none.
         known: What the last look found.
         gap_seconds: How long ago that was.
 
@@ -143,7 +161,7 @@ def end_dead_runs(
         What this look found, for the next one, and the ids of the runs that were ended.
     """
     started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-    runs = {run.run_id: run for run in instance.get_runs(started) if run.job_name in jobs}
+    runs = {run.run_id: run for run in instance.get_runs(started) if is_watched(run)}
     found = watched(engine, known, runs.keys(), gap_seconds)
     dead = [run_id for run_id, each in found.items() if each.is_dead]
     for run_id in dead:

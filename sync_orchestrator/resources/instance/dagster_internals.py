@@ -1,6 +1,7 @@
-"""What uses preview or less public parts of Dagster, in one place: partitioned checks, and events stored in batches.
+"""What uses preview or private parts of Dagster, in one place: partitioned checks, and events stored in batches.
 
-Written for the pinned release. Not here: what is checked or reported, and when.
+Each import names the issue that would make it unnecessary. ``test_dagster_internals.py`` says which part broke when
+Dagster is raised.
 """
 
 from __future__ import annotations
@@ -13,12 +14,18 @@ from itertools import groupby
 from typing import Any
 
 import dagster as dg
+
+# Ties an evaluation that an op reports to its materialization. Unnecessary once checks of partitions are no preview:
+# https://github.com/dagster-io/dagster/issues/17005
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+
+# Keeps Dagster from materializing partitions again that were reported one by one:
+# https://github.com/dagster-io/dagster/issues/29846
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+# Store materializations and observations of many partitions at once: https://github.com/dagster-io/dagster/issues/18149
 from dagster._core.events import AssetObservationData, DagsterEvent, DagsterEventType, StepMaterializationData
 from dagster._core.events.log import EventLogEntry
-
-from sync_orchestrator.assets.partitions import business_group
 
 AssetEvent = dg.AssetMaterialization | dg.AssetObservation
 Execution = dg.OpExecutionContext | dg.AssetExecutionContext | dg.AssetCheckExecutionContext
@@ -29,16 +36,17 @@ def partitioned_check(
     op: str,
     asset: dg.AssetKey,
     name: str,
+    partitions: dg.PartitionsDefinition[str],
     description: str,
 ) -> dg.AssetChecksDefinition:
-    """Declares an asset check that is partitioned by business group.
+    """Declares an asset check that is partitioned as its asset is.
 
     The function yields an evaluation for each group it could judge: unlike an ``AssetCheckResult``, that keeps its
     partition in a run over a range, and a group without one shows as skipped.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)
-        spec = dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=business_group)
+        spec = dg.AssetCheckSpec(name, asset=asset, description=description, partitions_def=partitions)
         return dg.multi_asset_check(name=op, specs=[spec], can_subset=True)(function)
 
 

@@ -6,10 +6,14 @@ The queue is read every few seconds, which costs a dozen connections each time; 
 from __future__ import annotations
 
 from dagster import DagsterRun
+
+# Unnecessary once a run can be launched at once beside a queue: https://github.com/dagster-io/dagster/issues/7351
 from dagster._core.run_coordinator import SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import QueuedRunCoordinator
 
-AT_ONCE = ("incremental_sync", "report_alerts")
+from sync_orchestrator.resources.job_names import INCREMENTAL_SYNC, REPORT_ALERTS
+
+AT_ONCE = (INCREMENTAL_SYNC, REPORT_ALERTS)
 """The jobs whose runs are not queued."""
 
 

@@ -1,7 +1,7 @@
 """Dagster's storage in Postgres, on connections that are kept and set up as those of the core.
 
 Dagster's own opens a connection for each statement, which costs more than the statement; and each tick of a sensor
-makes its storage anew, so the connections are the process's. Not here: the instance's settings (``instance.py``).
+makes its storage anew, so the connections are the process's. The instance's settings are in ``config.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from functools import cache, partial
 from typing import Any
 
 from dagster_postgres import DagsterPostgresStorage
+
+# Also its attribute `_engine` is set. Unnecessary once the pool can be configured:
+# https://github.com/dagster-io/dagster/issues/33935
 from dagster_postgres.utils import pg_url_from_config
 from sqlalchemy import Engine, create_engine
 

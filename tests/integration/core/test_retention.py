@@ -6,6 +6,8 @@ Not here: the daily job's other work (``test_dagster_runs.py``).
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -153,7 +155,7 @@ def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_st
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=29)) == 0
     assert forget_runs(dagster.instance, Retention(runs_days=None), now + timedelta(days=99)) == 0
     assert forget_runs(dagster.instance, Retention(runs_days=30), now + timedelta(days=31)) == 1
-    assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync", "validate"}
+    assert {run.job_name for run in dagster.instance.get_runs()} == {"full_sync_item", "validate"}
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     going_on = dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.STARTED
@@ -169,3 +171,14 @@ def test_of_the_evaluations_of_open_alerts_the_newest_is_kept(synced: Dagster) -
     assert forget_runs(synced.instance, Retention(runs_days=30), later) == 2
     assert [run.run_id for run in synced.instance.get_runs(dg.RunsFilter(job_name="report_alerts"))] == ids[-1:]
     assert forget_runs(synced.instance, Retention(runs_days=30), later) == 0
+
+
+def test_runs_of_another_project_with_the_same_job_names_stay(synced: Dagster) -> None:
+    """A company's instance of Dagster has other code locations."""
+    later = datetime.now(UTC) + timedelta(days=31)
+    other = synced.run("incremental_sync", tags={".dagster/repository": "__repository__@other"}).run_id
+    ours = synced.run("incremental_sync", tags={".dagster/repository": "__repository__@sync"}).run_id
+    origin: Any = SimpleNamespace(repository_origin=SimpleNamespace(get_label=lambda: "__repository__@sync"))
+    assert forget_runs(synced.instance, Retention(runs_days=30), later, origin) == 1
+    assert synced.instance.get_run_by_id(ours) is None
+    assert synced.instance.get_run_by_id(other) is not None

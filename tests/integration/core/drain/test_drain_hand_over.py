@@ -21,7 +21,6 @@ from test_dagster_runs import dagster as dagster
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.presence import Presence, at_work
 from sync_orchestrator.core.systems.heartbeats import AtWork
-from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 
 __all__ = ["dagster", "instance", "storage", "storage_url"]
@@ -105,10 +104,10 @@ def test_the_sensor_asks_for_the_successor_of_one_that_leaves_though_nothing_is_
 
 
 def test_the_sensor_asks_for_more_only_where_those_at_work_do_not_keep_up(
-    dagster: Dagster, monkeypatch: pytest.MonkeyPatch
+    dagster: Dagster,
 ) -> None:
     allowed = replace(dagster.world.context, config=two_part_config(limits={"drains": 2}))
-    monkeypatch.setattr(system, "_opened", lambda: allowed)
+    dagster.context = allowed
     Presence(dagster.world.engine).beat()
     dagster.world.put("a")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message

@@ -37,7 +37,6 @@ from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.suspension import note_stray_ids
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld
-from sync_orchestrator.resources import system
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs
 
@@ -395,7 +394,7 @@ def test_a_run_that_failed_is_told_of(dagster: Dagster, webhook: Webhook) -> Non
             ended.get_run_failure_event(),
             dagster.instance,
             ended.dagster_run,
-            resources={"system": system.System()},
+            resources={"system": dagster.system},
         ).for_run_failure()
     )
     assert ended.run_id in arrived(dagster.world, webhook, "run_failed")

@@ -14,7 +14,7 @@ from fakes import FakeThirdParty, lost_answer
 from test_full_sync import fill
 from test_validation import id_of
 
-from sync_orchestrator.assets.mirror_checks import summary
+from sync_orchestrator.assets.mirror_check_report import summary
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.validation import validate as validating
 from sync_orchestrator.core.validation.validate import GroupValidation, groups_due, validate
