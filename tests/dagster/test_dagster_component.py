@@ -24,7 +24,7 @@ from sync_orchestrator import SyncEntityComponent
 from sync_orchestrator.assets.lineage import archive_key, mirror_key
 from sync_orchestrator.assets.own_runs import is_own_run
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.full_sync.full_sync import known_groups
+from sync_orchestrator.core.groups.registry import known_groups
 
 ROOT = Path(sync_orchestrator.__file__).parents[1]
 COMPONENT = "sync_orchestrator.SyncEntityComponent"

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, event
 from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  # noqa: F401  (fixtures)
 
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.systems import run_heartbeats
+from sync_orchestrator.core.systems import heartbeats, run_heartbeats
 from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
 from sync_orchestrator.resources.instance import config as instance_module
 from sync_orchestrator.sensors import changes
@@ -329,7 +329,7 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None: 
     with beating(dagster.world.engine, run_id):
         ticks.pass_(0)
         assert scheduled().skip_message == "a validation is under way"
-    run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
+    heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
     ticks.pass_(90)
     assert len(scheduled().run_requests) == 1
 
@@ -357,7 +357,7 @@ def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None: 
 def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
     """Neither a beat nor a look for ten minutes; the first look afterwards comes before the first beat."""
     run_id = started(dagster, "validate")
-    run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")
+    heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(600, every=600)
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
 
@@ -380,6 +380,6 @@ def test_a_run_that_was_never_launched_holds_up_nobody(
 def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
     ids = {job: started(dagster, job) for job in JOBS}
     for run_id in ids.values():
-        run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")
+        heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(90)
     assert {job for job, run_id in ids.items() if status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED} == set()
