@@ -14,7 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.database import running_server
 from sync_orchestrator.errors import ConfigError
 
@@ -214,9 +213,9 @@ def assemble(
     (``core/systems/installation.py``).
     """
     from sync_orchestrator.core.context import Context
-    from sync_orchestrator.core.db.session import run
     from sync_orchestrator.core.operations.remap import remap
     from sync_orchestrator.core.systems.installation import InstallationWatch
+    from sync_orchestrator.core.systems.overview import register_systems
 
     entities = {
         name: entity_context(name, config, checked_sources(engine, name, config, sources[name]), third_parties[name])
@@ -225,8 +224,7 @@ def assemble(
     installation = InstallationWatch(engine, list(config.third_parties), mark_file)
     context = Context(engine, config, entities, clients or {}, installation, call_limits=call_limits or {})
     with engine.begin() as connection:
-        for name in sorted({*config.sources, *config.third_parties}):
-            run(connection, systems_queries.REGISTER_SYSTEM, name=name)
+        register_systems(connection, sorted({*config.sources, *config.third_parties}))
     if not only_look:
         installation.look()
         remap(context)

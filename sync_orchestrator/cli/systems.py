@@ -89,4 +89,4 @@ def epoch(source: Annotated[str, typer.Argument(help="A source system.")]) -> No
     context = existing_context()
     if source not in context.config.sources:
         raise NotFound(f"there is no source system '{source}'; there is {', '.join(context.config.sources)}")
-    say(f"{source} is in epoch {records.step_epoch(context.engine, source)} now; a full sync takes over what it holds")
+    say(f"{source} is in epoch {records.begin_epoch(context.engine, source)} now; a full sync takes over what it holds")

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.operations.maintenance import watch
-from sync_orchestrator.core.operations.records import step_epoch
+from sync_orchestrator.core.operations.records import begin_epoch
 
 TIMED = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}}
 HOUR = 3600.0
@@ -204,7 +204,7 @@ def test_what_came_before_a_new_epoch_loses_to_what_comes_in_it(world: World) ->
     world.put("a")
     world.drain()
     world.tell("shop", "a", "update", world.shop.version + 9, named("lost with the restored backup"))
-    step_epoch(world.engine, "shop")
+    begin_epoch(world.engine, "shop")
     world.tell("shop", "a", "update", 3, named("restored"))
     world.drain()
     assert world.mirrored()["a"]["name"] == "restored"

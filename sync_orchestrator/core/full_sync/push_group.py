@@ -17,8 +17,8 @@ from sync_orchestrator.core.drain.drain import DrainReport, drain
 from sync_orchestrator.core.full_sync import queries
 from sync_orchestrator.core.full_sync.fill import Progress
 from sync_orchestrator.core.groups.lease import GroupLease
-from sync_orchestrator.core.ledger.retrying import redrive_archived_events, retry_failed_of_group
-from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.ledger.retrying import retry_failed_of_group
+from sync_orchestrator.core.push.hold import release_group_from_hold
 from sync_orchestrator.core.systems.suspension import suspension_of
 
 _IDLE_WAIT_SECONDS = 0.1
@@ -152,10 +152,9 @@ def complete(connection: Connection, lease: GroupLease) -> tuple[int, int]:
     """
     lock(connection, AdvisoryLock.COMPLETION, lease.entity)
     lease.fenced(connection, queries.COMPLETE_GROUP)
-    tried = run(connection, push_queries.RELEASE_GROUP_FROM_HOLD, entity=lease.entity, group=lease.group)
-    redrive_archived_events(connection, lease.entity, [row.key for row in tried])
+    tried = release_group_from_hold(connection, lease.entity, lease.group)
     covered = run(connection, queries.MARK_ENTITY_COVERED, entity=lease.entity)[0].covered
     redriven = retry_failed_of_group(connection, lease.entity, lease.group, all_covered=covered)
     if tried or redriven:
         notify_work(connection)
-    return len(tried), redriven
+    return tried, redriven

@@ -155,3 +155,8 @@ def _end_messages(connection: Connection, ids: Sequence[int], ending: str, reaso
 def _replace_unstorable(value: str) -> str:
     """What the database can hold."""
     return value.encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def count_open_by_consumer(connection: Connection) -> dict[str, int]:
+    """Returns how many messages wait for an operator, by consumer."""
+    return {row.consumer: row.n for row in run(connection, queries.COUNT_OPEN_REJECTED)}

@@ -66,3 +66,21 @@ def redrive_archived_events(connection: Connection, entity: str, keys: Iterable[
 def release_events_of_system(connection: Connection, system: str) -> None:
     """Gives back to events the attempts that the failures spent by which a third party's breaker opened."""
     run(connection, queries.RELEASE_EVENTS_OF_SYSTEM, system=system)
+
+
+def discard_dead_events(connection: Connection, seqs: Sequence[int], reason: str) -> int:
+    """Ends dead events as discarded, with the reason kept; returns how many of them were dead."""
+    return sum(row.n for row in run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason))
+
+
+def find_dead_records_of_events(connection: Connection, seqs: Sequence[int]) -> dict[str, list[str]]:
+    """Returns, by entity, the keys of the records whose dead events are among these and were archived."""
+    keys: dict[str, list[str]] = {}
+    for row in run(connection, queries.SELECT_DEAD_RECORDS_OF_EVENTS, seqs=list(seqs)):
+        keys.setdefault(row.entity, []).append(row.key)
+    return keys
+
+
+def finish_reread(connection: Connection, entity: str, key: str, parts: Sequence[str]) -> None:
+    """Ends the events of a record as superseded whose parts have just been read from their sources."""
+    run(connection, queries.FINISH_REREAD, entity=entity, key=key, parts=list(parts))

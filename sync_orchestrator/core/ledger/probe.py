@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record_in
-from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat_in
 
 WAIT_SECONDS = 4
 """The database ends a probe that takes longer."""
@@ -26,6 +26,6 @@ def try_to_record(engine: Engine, name: str) -> None:
         attempt = connection.begin_nested()
         record_in(connection, [ChangeEvent("probe", uuid4().hex, "probe", "probe", "delete", 0)])
         attempt.rollback()
-        run(connection, systems_queries.UPSERT_HEARTBEAT, name=f"probe {name}", detail=None)
+        record_heartbeat_in(connection, f"probe {name}")
 
     in_transaction(engine, work)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger import queries
@@ -26,7 +27,8 @@ def retry_failed_of_group(connection: Connection, entity: str, group: str, *, al
     return len(run(connection, queries.RETRY_FAILED_OF_GROUP, entity=entity, group=group, all_covered=all_covered))
 
 
-def redrive_archived_events(connection: Connection, entity: str, keys: Collection[str]) -> None:
-    """Makes the waiting and dead events of some records due whose change is in the archive already."""
-    if keys:
-        run(connection, queries.REDRIVE_ARCHIVED_EVENTS, entity=entity, keys=sorted(keys))
+def redrive_events_of(
+    connection: Connection, *, seqs: Collection[int] | None = None, entity: str | None = None
+) -> Sequence[Row[Any]]:
+    """Makes dead and waiting events pending again with fresh attempts; None chooses all. Returns their rows."""
+    return run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)

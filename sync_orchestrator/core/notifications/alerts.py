@@ -198,3 +198,33 @@ class _AlertOutbox(Outbox[Sequence[DueAlert], _AlertDelivery]):
 
     def log_failure(self, reason: str) -> None:
         _log.warning("An alert could not be sent, and will be tried again: %s.", reason)
+
+
+def resolve_dead_alerts(connection: Connection) -> None:
+    """Resolves the alerts about dead records none of whose records is dead any more."""
+    run(connection, queries.RESOLVE_DEAD_ALERTS)
+
+
+def remove_records_from_alerts(connection: Connection, entity: str, keys: Sequence[str]) -> None:
+    """Takes records that are tried again out of the alerts that name them."""
+    run(connection, queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=list(keys))
+
+
+def summarize_open_alerts(connection: Connection, limit: int) -> dict[str, Any]:
+    """Returns the open alerts, newest first, how many messages are not sent yet, and why."""
+    errors = run(connection, queries.SELECT_SEND_ERROR)
+    return {
+        "open": [
+            {
+                "kind": row.kind,
+                "cause": row.cause,
+                "title": row.title,
+                "count": row.n,
+                "since": row.created_at.isoformat(),
+                "sent": row.sent,
+            }
+            for row in run(connection, queries.COUNT_OPEN_ALERTS, most=limit)
+        ],
+        "unsent": run(connection, queries.COUNT_UNSENT_ALERTS)[0].n,
+        "send_error": errors[0].error if errors else None,
+    }

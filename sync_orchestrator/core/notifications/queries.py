@@ -170,41 +170,6 @@ WHERE r.error IS NOT NULL AND (a.resolved_at IS NULL OR r.told_at IS NOT NULL)
 ORDER BY r.attempts DESC, r.alert_id DESC LIMIT 1
 """
 
-# Events that wait for their record, or for a clock, longer than anybody would think normal.
-LIST_LONG_WAITING = """
-SELECT entity, array_agg(DISTINCT key) AS keys FROM (
-    SELECT entity, key FROM sync.events
-    WHERE state = 'waiting' AND revision IS NULL
-      AND received_at < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
-GROUP BY entity
-"""
-
-SECONDS_SINCE_HEARTBEAT = """
-SELECT EXTRACT(epoch FROM sync.clock() - max(at))::float8 AS seconds FROM sync.heartbeats WHERE name = 'sensor'
-"""
-
-# Groups that were seen in sync or in drift too long ago, unless their third party is paused by a person or suspended,
-# which has an alert of its own.
-LIST_NOT_VALIDATED = """
-SELECT count(*) AS n, EXTRACT(epoch FROM sync.clock() - min(since))::float8 AS seconds,
-       coalesce((array_agg(group_key ORDER BY since))[1:10], '{}') AS groups
-FROM (
-    SELECT g.group_key, greatest(g.first_completed_at, (
-        SELECT max(v.at) FROM sync.validations v
-        WHERE v.entity = g.entity AND v.group_key = g.group_key AND v.verdict <> 'not_validated')) AS since
-    FROM sync.groups g WHERE g.entity = %(entity)s AND g.first_completed_at IS NOT NULL) seen
-WHERE since < sync.clock() - make_interval(secs => %(after)s)
-  AND NOT EXISTS (SELECT FROM sync.systems WHERE name = %(system)s AND (paused OR suspended_at IS NOT NULL))
-"""
-
-# Records that wait so long for something that they refer to.
-COUNT_LONG_REFERRING = """
-SELECT entity, array_agg(key) AS keys FROM (
-    SELECT entity, key FROM sync.records
-    WHERE out_of_sync AND stopped IS NULL
-      AND waiting_since < sync.clock() - make_interval(secs => %(after)s) LIMIT 1000) w
-GROUP BY entity
-"""
 
 # One row for each receiver, in the order in which they are given. Wakes the senders, without another round trip.
 INSERT_OUTCOMES = """

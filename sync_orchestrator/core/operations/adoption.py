@@ -28,9 +28,8 @@ from sync_orchestrator.core.operations.queries import adoption as adoption_queri
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.account_check import ask_account
 from sync_orchestrator.core.push.claims import read_parts
-from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.systems.installation import is_about_database
-from sync_orchestrator.core.systems.suspension import lift, suspend, suspension_of
+from sync_orchestrator.core.systems.suspension import lift, read_suspended_at, suspend, suspension_of
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
 
@@ -253,16 +252,15 @@ class _Adoption:
 
         Raises _Overtaken where it is another one by now, or another adoption is under way.
         """
-        current = run(connection, systems_queries.LOCK_SUSPENSION, name=self._entity.system_name)[0]
-        if current.suspended_at != self._since:
-            raise _Overtaken("pushes were suspended again" if current.suspended_at else "another adoption has ended")
+        suspended_at, _ = read_suspended_at(connection, self._entity.system_name, locked=True)
+        if suspended_at != self._since:
+            raise _Overtaken("pushes were suspended again" if suspended_at else "another adoption has ended")
         rows = run(connection, adoption_queries.LIST_GROUPS_TO_ADOPT, entity=self._entity.name, since=self._since)
         if any(row.group_key in self._due and not row.listed for row in rows):
             raise _Overtaken("another adoption of the same entity is under way")
 
     def _begin(self, connection: Connection) -> None:
-        row = run(connection, systems_queries.SELECT_SUSPENSION, name=self._entity.system_name)[0]
-        self._since, self._reason = row.suspended_at, row.suspended_reason
+        self._since, self._reason = read_suspended_at(connection, self._entity.system_name)
 
     # Listing ----------------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.notify import notify_work
-from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.ledger.finishing import finish_reached
-from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.push import dead_record_queries
-from sync_orchestrator.core.push.dead_records import ALL_STATES, DEAD_STATES, DeadSelection, State, _parameters
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.ledger.finishing import discard_dead_events, finish_reached
+from sync_orchestrator.core.ledger.retrying import redrive_events_of
+from sync_orchestrator.core.notifications import alerts
+from sync_orchestrator.core.push.dead_records import (
+    ALL_STATES,
+    DEAD_STATES,
+    DeadSelection,
+    confirm_absent,
+    discard_records,
+    find_archived_events,
+    lock_dead,
+    resolve_alerts_of_records,
+)
 from sync_orchestrator.core.push.hold import release_from_hold
 from sync_orchestrator.errors import NotFound, UsageError
 
@@ -55,14 +63,14 @@ def discard_dead_records(engine: Engine, selection: DeadSelection, reason: str) 
 
 
 def _redrive(connection: Connection, entity: str, selection: DeadSelection, confirmed_absent: bool) -> int:
-    records, unarchived = _locked(connection, selection, ALL_STATES if selection.keys is not None else DEAD_STATES)
+    records, unarchived = lock_dead(connection, selection, ALL_STATES if selection.keys is not None else DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
     if not keys:
         return 0
     if confirmed_absent:
-        run(connection, dead_record_queries.CONFIRM_ABSENT, entity=entity, keys=records)
+        confirm_absent(connection, entity, records)
     release_from_hold(connection, entity, records)
-    run(connection, ledger_queries.REDRIVE_EVENTS, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
+    redrive_events_of(connection, seqs=_seqs(connection, entity, records, unarchived), entity=entity)
     _end_alerts(connection, entity, keys)
     finish_reached(connection, entity, keys)
     notify_work(connection)
@@ -70,28 +78,18 @@ def _redrive(connection: Connection, entity: str, selection: DeadSelection, conf
 
 
 def _discard(connection: Connection, entity: str, selection: DeadSelection, reason: str) -> int:
-    records, unarchived = _locked(connection, selection, DEAD_STATES)
+    records, unarchived = lock_dead(connection, selection, DEAD_STATES)
     keys = sorted({*records, *unarchived.values()})
-    run(connection, dead_record_queries.DISCARD_RECORDS, entity=entity, keys=records, reason=reason)
-    run(connection, ledger_queries.DISCARD_EVENTS, seqs=_seqs(connection, entity, records, unarchived), reason=reason)
+    discard_records(connection, entity, records, reason)
+    discard_dead_events(connection, _seqs(connection, entity, records, unarchived), reason)
     _end_alerts(connection, entity, keys)
     return len(keys)
 
 
-def _locked(
-    connection: Connection, selection: DeadSelection, states: Sequence[State]
-) -> tuple[list[str], dict[int, str]]:
-    """Keys of selected records, and selected changes that died before they were archived, held until the end."""
-    parameters = _parameters(selection, states)
-    records = [row.key for row in run(connection, dead_record_queries.LOCK_DEAD_RECORDS, **parameters)]
-    return records, {row.seq: row.key for row in run(connection, dead_record_queries.LOCK_DEAD_EVENTS, **parameters)}
-
-
 def _seqs(connection: Connection, entity: str, records: list[str], unarchived: dict[int, str]) -> list[int]:
-    archived = run(connection, dead_record_queries.SELECT_ARCHIVED_EVENTS, entity=entity, keys=records)
-    return sorted({*(row.seq for row in archived), *unarchived})
+    return sorted({*find_archived_events(connection, entity, records), *unarchived})
 
 
 def _end_alerts(connection: Connection, entity: str, keys: Sequence[str]) -> None:
-    run(connection, dead_record_queries.RESOLVE_ALERTS_OF_RECORDS, entity=entity, keys=list(keys))
-    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+    resolve_alerts_of_records(connection, entity, keys)
+    alerts.resolve_dead_alerts(connection)

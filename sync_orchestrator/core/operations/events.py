@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.notify import notify_work
-from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ledger import queries
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
-from sync_orchestrator.core.ledger.finishing import finish_reached
+from sync_orchestrator.core.ledger.finishing import discard_dead_events, find_dead_records_of_events, finish_reached
+from sync_orchestrator.core.ledger.retrying import redrive_events_of
 from sync_orchestrator.core.ledger.states import require_discard_reason
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.notifications import queries as notifications_queries
-from sync_orchestrator.core.push import dead_record_queries
+from sync_orchestrator.core.push.dead_records import discard_records_without_events
 from sync_orchestrator.core.push.hold import release_from_hold
 from sync_orchestrator.errors import NotFound
 
@@ -29,16 +28,16 @@ def redrive_events(engine: Engine, seqs: Sequence[int] | None = None, entity: st
     """
 
     def work(connection: Connection) -> int:
-        rows = run(connection, queries.REDRIVE_EVENTS, seqs=None if seqs is None else list(seqs), entity=entity)
+        rows = redrive_events_of(connection, seqs=seqs, entity=entity)
         by_entity: dict[str, list[Any]] = {}
         for row in rows:
             by_entity.setdefault(row.entity, []).append(row)
         for name, events in sorted(by_entity.items()):
             keys = [event.key for event in events]
             release_from_hold(connection, name, [event.key for event in events if event.revision is not None])
-            run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=name, keys=keys)
+            alerts.remove_records_from_alerts(connection, name, keys)
             finish_reached(connection, name, keys)
-        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+        alerts.resolve_dead_alerts(connection)
         notify_work(connection)
         return len(rows)
 
@@ -54,20 +53,12 @@ def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
     require_discard_reason(reason)
 
     def work(connection: Connection) -> int:
-        archived: dict[str, list[str]] = {}
-        for row in run(connection, queries.SELECT_DEAD_RECORDS_OF_EVENTS, seqs=list(seqs)):
-            archived.setdefault(row.entity, []).append(row.key)
-        rows = run(connection, queries.DISCARD_EVENTS, seqs=list(seqs), reason=reason)
+        archived = find_dead_records_of_events(connection, seqs)
+        count = discard_dead_events(connection, seqs, reason)
         for name, keys in sorted(archived.items()):
-            run(
-                connection,
-                dead_record_queries.DISCARD_RECORDS_WITH_EVENTS,
-                entity=name,
-                keys=sorted(set(keys)),
-                reason=reason,
-            )
-        run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
-        return sum(row.n for row in rows)
+            discard_records_without_events(connection, name, sorted(set(keys)), reason)
+        alerts.resolve_dead_alerts(connection)
+        return count
 
     count = in_transaction(engine, work)
     if not count:

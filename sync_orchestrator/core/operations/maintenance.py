@@ -13,8 +13,8 @@ from sync_orchestrator.core.ledger import partitions
 from sync_orchestrator.core.ledger.conservation import Conservation
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.notifications import queries as notifications_queries
 from sync_orchestrator.core.operations.events import check_conservation
+from sync_orchestrator.core.operations.queries import maintenance as queries
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.systems.heartbeats import claim_round
 from sync_orchestrator.core.systems.suspension import end_old_strays, list_suspended_systems
@@ -61,7 +61,7 @@ def watch(connection: Connection, settings: Alerts, entities: Mapping[str, Entit
             connection, name, entity.third_party.system, 2 * entity.validation.every + settings.silent_after
         )
     tell_of_long_waiting(connection, settings.waiting_after)
-    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+    alerts.resolve_dead_alerts(connection)
     end_old_strays(connection)
 
 
@@ -79,7 +79,7 @@ def tell_of_overdue(connection: Connection, after: float, suspended: Sequence[st
 
 def tell_of_silence(connection: Connection, after: float) -> None:
     """A sensor that has looked for changes once, and not for more than ``after`` seconds; or the end of it."""
-    seconds = run(connection, notifications_queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
+    seconds = run(connection, queries.SECONDS_SINCE_HEARTBEAT)[0].seconds
     if seconds is None or seconds <= after:
         alerts.resolve_alert(connection, "sensor_stalled", "sensor")
     else:
@@ -93,7 +93,7 @@ def tell_of_silence(connection: Connection, after: float) -> None:
 
 def tell_of_not_validated(connection: Connection, entity: str, system: str, after: float) -> None:
     """Groups of an entity of which nobody knows for more than ``after`` seconds whether they are in sync."""
-    late = run(connection, notifications_queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
+    late = run(connection, queries.LIST_NOT_VALIDATED, entity=entity, system=system, after=after)[0]
     if not late.n:
         alerts.resolve_alert(connection, "not_validated", entity)
     else:
@@ -109,7 +109,7 @@ def tell_of_not_validated(connection: Connection, entity: str, system: str, afte
 
 def tell_of_long_waiting(connection: Connection, after: float) -> None:
     """What waits for its record, or for what it refers to, for more than ``after`` seconds; each is told of once."""
-    for row in run(connection, notifications_queries.LIST_LONG_WAITING, after=after):
+    for row in run(connection, queries.LIST_LONG_WAITING, after=after):
         alerts.raise_alert_for_records(
             connection,
             "stuck_waiting",
@@ -118,7 +118,7 @@ def tell_of_long_waiting(connection: Connection, after: float) -> None:
             row.entity,
             row.keys,
         )
-    for row in run(connection, notifications_queries.COUNT_LONG_REFERRING, after=after):
+    for row in run(connection, queries.COUNT_LONG_REFERRING, after=after):
         alerts.raise_alert_for_records(
             connection,
             "stuck_waiting",

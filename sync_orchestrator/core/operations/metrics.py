@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.ledger.queries import LATENCY_BUCKETS_SECONDS
 from sync_orchestrator.core.operations.queries import metrics as queries
-from sync_orchestrator.core.push import dead_record_queries
+from sync_orchestrator.core.push.dead_records import count_dead_by_state
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
+
+
+Query: TypeAlias = "str | Callable[[Connection], Sequence[Row[Any]]]"
+"""A query, or a function of the package that owns it; its rows have the labels and the count ``n``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Latency:
     sum_seconds: float
 
 
-_COUNTERS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+_COUNTERS: tuple[tuple[str, str, Query, tuple[str, ...]], ...] = (
     (
         "sync_events",
         "Events by what became of them, and what was received.",
@@ -51,7 +55,7 @@ _COUNTERS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         ("entity", "outcome"),
     ),
 )
-_GAUGES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
+_GAUGES: tuple[tuple[str, str, Query, tuple[str, ...]], ...] = (
     (
         "sync_events_open",
         "Events that are not finished, by state.",
@@ -81,7 +85,7 @@ _GAUGES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
         "sync_dead_records",
         "Records that are not pushed any more: dead, on hold or discarded; and changes that died before they were "
         "archived (event).",
-        dead_record_queries.COUNT_DEAD,
+        count_dead_by_state,
         ("entity", "state"),
     ),
     ("sync_alerts_open", "Alerts that are open.", queries.COUNT_OPEN_ALERTS, ("kind",)),
@@ -125,5 +129,6 @@ def read_latencies(connection: Connection) -> Iterator[Latency]:
         yield Latency(entity, buckets, sums[entity])
 
 
-def _read_values(connection: Connection, query: str, labels: tuple[str, ...]) -> dict[tuple[str, ...], float]:
-    return {tuple(str(getattr(row, label)) for label in labels): float(row.n) for row in run(connection, query)}
+def _read_values(connection: Connection, query: Query, labels: tuple[str, ...]) -> dict[tuple[str, ...], float]:
+    rows = run(connection, query) if isinstance(query, str) else query(connection)
+    return {tuple(str(getattr(row, label)) for label in labels): float(row.n) for row in rows}

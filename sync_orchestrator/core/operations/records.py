@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.archive import queries as archive_queries
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_changes import change_of_read
-from sync_orchestrator.core.archive.reads import next_read_sequence, stamp_of
+from sync_orchestrator.core.archive.reading import find_record, list_parts_of_record
+from sync_orchestrator.core.archive.reads import next_read_sequence, read_stamps
+from sync_orchestrator.core.archive.rereading import lock_record, reset_stamps
 from sync_orchestrator.core.db.notify import notify_work
-from sync_orchestrator.core.db.session import in_transaction, run
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.db.session import in_transaction
+from sync_orchestrator.core.ledger.finishing import finish_reread
+from sync_orchestrator.core.ledger.lookups import list_events_of_record
+from sync_orchestrator.core.ledger.retrying import redrive_events_of
+from sync_orchestrator.core.notifications import alerts
 from sync_orchestrator.core.ports import PartRead, SourceSystem
 from sync_orchestrator.core.push.attempt_log import list_attempts
 from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.push.hold import release_from_hold, request_push
-from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.epochs import list_epochs
+from sync_orchestrator.core.systems.epochs import list_epochs, step_epoch
 from sync_orchestrator.core.validation.drift_log import list_drift_of_record
 from sync_orchestrator.core.values.names import composed
 from sync_orchestrator.core.values.storable import sort_out
@@ -31,7 +33,7 @@ from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Row
+    from sqlalchemy import Connection, Engine
 
     from sync_orchestrator.core.context import Context, EntityContext
     from sync_orchestrator.core.values.mapping import Mapping
@@ -52,10 +54,9 @@ class Archived:
 
 def archived(connection: Connection, entity: str, key: str, mapping: Mapping) -> Archived | None:
     """A record's newest state, mapped; None where it is not known, or not all of it. Raises MappingFailed."""
-    rows = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
-    if not rows or not (rows[0].ready or rows[0].deleted):
+    row = find_record(connection, entity, key)
+    if row is None or not (row.ready or row.deleted):
         return None
-    [row] = rows
     parts = read_parts(connection, [entity], [key]).get((entity, key), {})
     payload = None if row.deleted else mapping.payload(key, row.group_key, parts)
     return Archived(payload, row.group_key, row.revision, row.applied_at)
@@ -67,15 +68,13 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
     Raises NotFound where neither archive nor ledger has it.
     """
     key = composed(key)
-    records = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
-    events = run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
-    if not records and not events:
+    record = find_record(connection, entity, key)
+    events = list_events_of_record(connection, entity, key)
+    if record is None and not events:
         raise NotFound(f"nothing is known of {entity} '{key}'")
     return {
-        "record": dict(records[0]._mapping) if records else None,
-        "parts": [
-            dict(row._mapping) for row in run(connection, archive_queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)
-        ],
+        "record": None if record is None else dict(record._mapping),
+        "parts": list_parts_of_record(connection, entity, key),
         "events": [dict(row._mapping) for row in events],
         "pushes": list_attempts(connection, entity, key),
         "drift": list_drift_of_record(connection, entity, key),
@@ -85,7 +84,7 @@ def show(connection: Connection, entity: str, key: str) -> Biography:
 async def refresh(context: Context, entity: EntityContext, key: str) -> dict[str, str]:
     """Rereads a record's parts and makes the archive say what they say, whatever version stood there.
 
-    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A on hold record
+    Returns what was found, by part. What a source does not have, asked twice, is taken for deleted. A record on hold
     is due again, its events are tried again, and those held back for a version in the future are superseded. A change
     that arrives during the reading is not overwritten. Raises CallFailed, NotFound.
     """
@@ -113,12 +112,12 @@ def push_again(connection: Connection, entity: str, key: str) -> str:
     key = composed(key)
     group = request_push(connection, entity, key)
     if group is None:
-        known = run(connection, archive_queries.SELECT_RECORD, entity=entity, key=key)
+        known = find_record(connection, entity, key)
         why = (
             "is not archived"
-            if not known
+            if known is None
             else "lacks a required part"
-            if not known[0].ready
+            if not known.ready
             else ("is being pushed now")
         )
         raise NotFound(f"{entity} '{key}' {why}")
@@ -144,11 +143,8 @@ def _told(part: str, reads: dict[str, PartRead | None]) -> str:
     return f"version {found.version}, deleted" if found.deleted else f"version {found.version}"
 
 
-def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Row[Any]]:
-    return {
-        row.part: row
-        for row in run(connection, archive_queries.SELECT_STAMPS, entity=entity.name, keys=[key], lag=entity.rules.lag)
-    }
+def _stamps(connection: Connection, entity: EntityContext, key: str) -> dict[str, Stamp]:
+    return {part: stamp for (_, part), stamp in read_stamps(connection, entity.name, [key], entity.rules.lag).items()}
 
 
 def _take(
@@ -156,12 +152,12 @@ def _take(
     entity: EntityContext,
     key: str,
     reads: dict[str, PartRead | None],
-    before: dict[str, Row[Any]],
+    before: dict[str, Stamp],
     number: int,
 ) -> None:
-    run(connection, archive_queries.LOCK_RECORDS, entity=entity.name, keys=[key])
+    lock_record(connection, entity.name, key)
     now = _stamps(connection, entity, key)
-    unmoved = {part for part in reads if _stamp(now.get(part)) == _stamp(before.get(part))}
+    unmoved = {part for part in reads if now.get(part) == before.get(part)}
     epochs = list_epochs(connection)
     changes: list[Change] = []
     for part, found in reads.items():
@@ -171,36 +167,28 @@ def _take(
         elif part in now and part in unmoved:
             gone = Stamp(epoch, now[part].version, number, TOMBSTONE_HASH, inferred=True)
             changes.append(Change(key, part, "delete", gone, None))
-    run(connection, archive_queries.RESET_STAMP, entity=entity.name, key=key, parts=sorted(unmoved))
+    reset_stamps(connection, entity.name, key, sorted(unmoved))
     merge(connection, entity.name, changes, entity.rules)
     _try_again(connection, entity.name, key, sorted(reads))
 
 
-def _stamp(row: Row[Any] | None) -> Stamp | None:
-    return None if row is None else stamp_of(row)
-
-
 def _try_again(connection: Connection, entity: str, key: str, parts: list[str]) -> None:
     release_from_hold(connection, entity, [key])
-    run(connection, ledger_queries.FINISH_REREAD, entity=entity, key=key, parts=parts)
-    failed = [
-        row.seq
-        for row in run(connection, ledger_queries.LIST_EVENTS_OF_RECORD, entity=entity, key=key)
-        if row.state in ("waiting", "dead")
-    ]
-    run(connection, ledger_queries.REDRIVE_EVENTS, seqs=failed, entity=entity)
-    run(connection, notifications_queries.REMOVE_RECORDS_FROM_ALERTS, entity=entity, keys=[key])
-    run(connection, notifications_queries.RESOLVE_DEAD_ALERTS)
+    finish_reread(connection, entity, key, parts)
+    failed = [row.seq for row in list_events_of_record(connection, entity, key) if row.state in ("waiting", "dead")]
+    redrive_events_of(connection, seqs=failed, entity=entity)
+    alerts.remove_records_from_alerts(connection, entity, [key])
+    alerts.resolve_dead_alerts(connection)
     notify_work(connection)
 
 
-def step_epoch(engine: Engine, source: str) -> int:
+def begin_epoch(engine: Engine, source: str) -> int:
     """Starts a new count of versions for a source that was restored from a backup; returns its epoch.
 
     Raises NotFound for an unknown source system.
     """
     with engine.begin() as connection:
-        rows = run(connection, systems_queries.STEP_EPOCH, name=source)
-    if not rows:
+        epoch = step_epoch(connection, source)
+    if epoch is None:
         raise NotFound(f"there is no source system '{source}'")
-    return int(rows[0].epoch)
+    return epoch

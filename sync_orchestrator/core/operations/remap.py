@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive import queries as archive_queries
+from sync_orchestrator.core.archive.reading import list_digests, read_parts_data
+from sync_orchestrator.core.archive.rereading import step_revisions
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -40,21 +40,19 @@ def _remap_entity(connection: Connection, entity: EntityContext) -> int:
     changed = 0
     if before is not None and before != entity.mapping.fingerprint:
         after = ""
-        while rows := run(connection, archive_queries.SELECT_DIGESTS, entity=entity.name, after=after, most=_PAGE):
+        while rows := list_digests(connection, entity.name, after, _PAGE):
             after = rows[-1].key
             keys = _changed_keys(connection, entity, rows)
             changed += len(keys)
-            run(connection, archive_queries.STEP_REVISION, entity=entity.name, keys=keys)
+            step_revisions(connection, entity.name, keys)
         run(connection, _TRY_REFUSED_AGAIN, name=entity.name)
     run(connection, _REMEMBER, name=entity.name, fingerprint=entity.mapping.fingerprint)
     return changed
 
 
 def _changed_keys(connection: Connection, entity: EntityContext, rows: Any) -> list[str]:
-    parts: dict[str, dict[str, Any]] = defaultdict(dict)
-    for part in run(connection, archive_queries.SELECT_PARTS_DATA, entity=entity.name, keys=[row.key for row in rows]):
-        parts[part.key][part.part] = part.data
-    return [row.key for row in rows if _digest(entity, row, parts[row.key]) != bytes(row.applied_digest)]
+    parts = read_parts_data(connection, entity.name, [row.key for row in rows])
+    return [row.key for row in rows if _digest(entity, row, parts.get(row.key, {})) != bytes(row.applied_digest)]
 
 
 def _digest(entity: EntityContext, row: Any, parts: dict[str, Any]) -> bytes | None:

@@ -6,15 +6,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.archive import queries as archive_queries
+from sync_orchestrator.core.archive.reading import count_records, sum_entity_totals, sum_group_totals
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.groups.registry import count_groups
-from sync_orchestrator.core.intake import queries as intake_queries
-from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.notifications import outcomes
-from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.intake.rejected_messages import count_open_by_consumer
+from sync_orchestrator.core.ledger.conservation import count_conservation
+from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
+from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.push.dead_records import summarize_dead_records
-from sync_orchestrator.core.systems import queries as systems_queries
+from sync_orchestrator.core.systems.heartbeats import list_heartbeat_ages
 from sync_orchestrator.core.systems.overview import list_systems
 from sync_orchestrator.core.systems.worker_presence import read_workers
 from sync_orchestrator.core.validation.lost_change_counts import count_lost_changes_by_day
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _DAYS_OF_LOST = 7
+_MAX_ALERTS = 50
 
 
 def status(engine: Engine) -> dict[str, Any]:
     """Everything at a glance, from one snapshot: events by state, records, systems, open alerts."""
     with engine.begin() as connection:
         run(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        events: dict[str, int] = dict.fromkeys(
-            ("received", "pending", "leased", "waiting", "done", "superseded", "dead", "discarded", "duplicate"), 0
-        )
-        for row in run(connection, ledger_queries.COUNT_CONSERVATION):
-            events[row.what] += row.n
-        states = sum(n for what, n in events.items() if what not in ("received", "duplicate"))
+        events = count_conservation(connection)
         records = dict.fromkeys(
             ("archived", "in_sync", "out_of_sync", "tombstones", "incomplete", "dead", "on_hold", "discarded"), 0
         )
-        for row in run(connection, archive_queries.COUNT_RECORDS):
+        for row in count_records(connection):
             for what in records:
                 records[what] += getattr(row, what)
-        duplicates = events.pop("duplicate")
         return {
-            "events": {**events, "duplicates": duplicates, "balanced": events["received"] == states},
+            "events": {
+                "received": events.received,
+                **events.states,
+                "duplicates": events.duplicates,
+                "balanced": events.balanced,
+            },
             "records": records,
             "dead": summarize_dead_records(connection),
             "groups": {
@@ -51,15 +51,15 @@ def status(engine: Engine) -> dict[str, Any]:
                 for entity, counts in count_groups(connection).items()
             },
             "systems": list_systems(connection),
-            "oldest_due_seconds": float(run(connection, ledger_queries.SELECT_OLDEST_DUE)[0].seconds),
+            "oldest_due_seconds": seconds_oldest_is_due(connection),
             "lost_notifications": [
                 {"entity": lost.entity, "source": lost.source, "day": lost.day.isoformat(), "count": lost.count}
                 for lost in count_lost_changes_by_day(connection, _DAYS_OF_LOST)
             ],
-            "heartbeats": {row.name: round(row.age, 1) for row in run(connection, systems_queries.LIST_HEARTBEAT_AGES)},
+            "heartbeats": {name: round(age, 1) for name, age in list_heartbeat_ages(connection).items()},
             "worker": _worker(connection),
-            "alerts": _alerts(connection),
-            "rejected": {row.consumer: row.n for row in run(connection, intake_queries.COUNT_OPEN_REJECTED)},
+            "alerts": alerts.summarize_open_alerts(connection, _MAX_ALERTS),
+            "rejected": count_open_by_consumer(connection),
             "outcomes": outcomes.unsent(connection),
         }
 
@@ -71,7 +71,7 @@ def entity_totals(connection: Connection, entity: str) -> dict[str, int]:
         ``in_sync``, ``pending`` (records to push, changes to archive), ``dead``, ``on_hold``, ``drift`` and
         ``unmanaged`` (found and not known to be gone), and ``open_alerts`` (of the entity, and of no entity).
     """
-    row = run(connection, archive_queries.SUM_ENTITY_TOTALS, entity=entity)[0]
+    row = sum_entity_totals(connection, entity)
     return {
         "in_sync": row.in_sync,
         "pending": row.pending_records + row.pending_events,
@@ -94,7 +94,7 @@ class GroupTotals:
 
 def group_totals(connection: Connection, entity: str, group: str) -> GroupTotals:
     """The totals of one business group."""
-    row = run(connection, archive_queries.SUM_GROUP_TOTALS, entity=entity, group=group)[0]
+    row = sum_group_totals(connection, entity, group)
     return GroupTotals(row.records, row.in_sync, row.validated_at)
 
 
@@ -102,23 +102,3 @@ def _worker(connection: Connection) -> dict[str, Any]:
     """How many workers run, when one was last heard of, and how their tasks fare."""
     found = read_workers(connection)
     return {"running": found.count, "seconds": found.seconds, "tasks": [asdict(task) for task in found.tasks]}
-
-
-def _alerts(connection: Connection) -> dict[str, Any]:
-    """Those that are open, how many of them somebody has not heard of yet, and why."""
-    errors = run(connection, notifications_queries.SELECT_SEND_ERROR)
-    return {
-        "open": [
-            {
-                "kind": row.kind,
-                "cause": row.cause,
-                "title": row.title,
-                "count": row.n,
-                "since": row.created_at.isoformat(),
-                "sent": row.sent,
-            }
-            for row in run(connection, notifications_queries.COUNT_OPEN_ALERTS, most=50)
-        ],
-        "unsent": run(connection, notifications_queries.COUNT_UNSENT_ALERTS)[0].n,
-        "send_error": errors[0].error if errors else None,
-    }

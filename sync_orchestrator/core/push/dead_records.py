@@ -16,7 +16,7 @@ from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.push import dead_record_queries
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
 
 State = Literal["dead", "on_hold", "discarded"]
@@ -190,3 +190,48 @@ def _pattern(cause: str, entity: str | None) -> str:
     text = cause.removeprefix(f"{entity}: ") if entity else cause
     escaped = text.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return "%" + escaped.replace("…", "%").replace(": ", "%") + "%"
+
+
+def lock_dead(
+    connection: Connection, selection: DeadSelection, states: Sequence[State]
+) -> tuple[list[str], dict[int, str]]:
+    """Locks what is dead until the end of the transaction.
+
+    Returns:
+        The keys of the selected records, and the keys by number of the selected changes that died before the archive
+        had them.
+    """
+    parameters = _parameters(selection, states)
+    records = [row.key for row in run(connection, dead_record_queries.LOCK_DEAD_RECORDS, **parameters)]
+    return records, {row.seq: row.key for row in run(connection, dead_record_queries.LOCK_DEAD_EVENTS, **parameters)}
+
+
+def find_archived_events(connection: Connection, entity: str, keys: Sequence[str]) -> list[int]:
+    """Returns the numbers of the dead events of records whose changes the archive has."""
+    rows = run(connection, dead_record_queries.SELECT_ARCHIVED_EVENTS, entity=entity, keys=list(keys))
+    return [row.seq for row in rows]
+
+
+def confirm_absent(connection: Connection, entity: str, keys: Sequence[str]) -> None:
+    """Notes that the third party does not have records on hold, as an operator has seen: they are created again."""
+    run(connection, dead_record_queries.CONFIRM_ABSENT, entity=entity, keys=list(keys))
+
+
+def discard_records(connection: Connection, entity: str, keys: Sequence[str], reason: str) -> None:
+    """Gives dead records up, with the reason kept."""
+    run(connection, dead_record_queries.DISCARD_RECORDS, entity=entity, keys=list(keys), reason=reason)
+
+
+def discard_records_without_events(connection: Connection, entity: str, keys: Sequence[str], reason: str) -> None:
+    """Gives up the dead records among these that have no dead event any more."""
+    run(connection, dead_record_queries.DISCARD_RECORDS_WITH_EVENTS, entity=entity, keys=sorted(keys), reason=reason)
+
+
+def resolve_alerts_of_records(connection: Connection, entity: str, keys: Sequence[str]) -> None:
+    """Takes records out of all alerts about single records."""
+    run(connection, dead_record_queries.RESOLVE_ALERTS_OF_RECORDS, entity=entity, keys=list(keys))
+
+
+def count_dead_by_state(connection: Connection) -> Sequence[Row[Any]]:
+    """Returns rows of entity, state and count ``n`` of what is dead or discarded."""
+    return run(connection, dead_record_queries.COUNT_DEAD)

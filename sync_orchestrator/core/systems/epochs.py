@@ -14,3 +14,9 @@ if TYPE_CHECKING:
 def list_epochs(connection: Connection) -> dict[str, int]:
     """Returns the present epochs, by source system."""
     return {row.name: row.epoch for row in run(connection, queries.LIST_EPOCHS)}
+
+
+def step_epoch(connection: Connection, source: str) -> int | None:
+    """Begins a new epoch of a source system and returns it; None for an unknown source system."""
+    rows = run(connection, queries.STEP_EPOCH, name=source)
+    return int(rows[0].epoch) if rows else None

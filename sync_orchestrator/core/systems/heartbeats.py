@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 def record_heartbeat(engine: Engine, name: str, detail: dict[str, Any] | None = None) -> None:
     """Records that the process or task of this name is alive now."""
     with engine.begin() as connection:
-        run(connection, queries.UPSERT_HEARTBEAT, name=name, detail=json(detail or {}))
+        record_heartbeat_in(connection, name, detail)
+
+
+def record_heartbeat_in(connection: Connection, name: str, detail: dict[str, Any] | None = None) -> None:
+    """The same in the caller's transaction."""
+    run(connection, queries.UPSERT_HEARTBEAT, name=name, detail=json(detail or {}))
 
 
 def end_heartbeat(engine: Engine, name: str) -> None:
@@ -57,3 +62,8 @@ class AtWork:
     staying: int
     leaving: int
     age: float | None
+
+
+def list_heartbeat_ages(connection: Connection) -> dict[str, float]:
+    """Returns the seconds since the newest heartbeat, by the kind of process or task."""
+    return {row.name: float(row.age) for row in run(connection, queries.LIST_HEARTBEAT_AGES)}

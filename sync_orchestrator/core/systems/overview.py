@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import run
@@ -52,3 +53,9 @@ def describe_call_limit(name: str, limit: dict[str, Any]) -> str:
         f"{name}: {limit['calls_at_once']} of {limit['configured']} calls at once are made in each process{batches}"
         f", since calls were not answered in time ({limit['since'][:19]}: {limit['reason']})"
     )
+
+
+def register_systems(connection: Connection, names: Iterable[str]) -> None:
+    """Makes systems known to the database, those that are known already excepted."""
+    for name in names:
+        run(connection, queries.REGISTER_SYSTEM, name=name)

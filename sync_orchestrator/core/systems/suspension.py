@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from sync_orchestrator.core.db.notify import notify_work
@@ -50,6 +51,15 @@ def suspension_of(connection: Connection, system: str) -> Suspension | None:
     if not rows or rows[0].suspended_at is None:
         return None
     return Suspension(rows[0].suspended_reason or "", float(rows[0].suspended_for))
+
+
+def read_suspended_at(connection: Connection, system: str, *, locked: bool = False) -> tuple[datetime | None, str]:
+    """Returns since when pushes to a third party are suspended, and why.
+
+    With ``locked`` nobody else changes that before the transaction ends.
+    """
+    row = run(connection, queries.LOCK_SUSPENSION if locked else queries.SELECT_SUSPENSION, name=system)[0]
+    return row.suspended_at, row.suspended_reason or ""
 
 
 def suspend(connection: Connection, system: str, reason: str, *, examples: Sequence[str] = ()) -> None:

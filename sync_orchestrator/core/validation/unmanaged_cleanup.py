@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.push import queries as push_queries
+from sync_orchestrator.core.push.late_calls import mark_outcome_unknown
 from sync_orchestrator.core.shutdown import ended_in_order
 from sync_orchestrator.core.validation import queries
 from sync_orchestrator.core.validation.compare import Suspect
@@ -62,13 +62,8 @@ async def _delete_record(scope: ValidationScope, suspect: Suspect) -> None:
         await third_party.delete(item)
     finally:  # a delete whose response is lost can still land
         await scope.transact(
-            lambda connection: run(
-                connection,
-                push_queries.MARK_OUTCOME_UNKNOWN,
-                entity=[scope.entity.name],
-                key=[suspect.key],
-                external_id=[None],
-                in_flight_window=scope.entity.system.in_flight_seconds,
+            lambda connection: mark_outcome_unknown(
+                connection, [scope.entity.name], [suspect.key], scope.entity.system.in_flight_seconds
             )
         )
 

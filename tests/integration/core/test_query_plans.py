@@ -16,7 +16,7 @@ from sync_orchestrator.core.db.session import force_index_scans, run
 from sync_orchestrator.core.drain import wakeup
 from sync_orchestrator.core.full_sync import queries as full_sync_queries
 from sync_orchestrator.core.ledger import queries as ledger_queries
-from sync_orchestrator.core.notifications import queries as notifications_queries
+from sync_orchestrator.core.operations.queries import maintenance
 from sync_orchestrator.core.push import claim_queries, dead_record_queries
 from sync_orchestrator.core.push import queries as push_queries
 
@@ -148,9 +148,7 @@ def test_nothing_that_is_done_again_and_again_reads_a_whole_table(full: World) -
 
 def test_the_round_of_every_minute_reads_no_record_that_is_in_sync(full: World) -> None:
     with full.engine.begin() as connection:
-        plan = "\n".join(
-            row[0] for row in run(connection, f"EXPLAIN {notifications_queries.COUNT_LONG_REFERRING}", after=60)
-        )
+        plan = "\n".join(row[0] for row in run(connection, f"EXPLAIN {maintenance.COUNT_LONG_REFERRING}", after=60))
     assert "Seq Scan on records" not in plan
 
 

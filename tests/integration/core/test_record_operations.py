@@ -11,7 +11,7 @@ import pytest
 from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
 
-from sync_orchestrator.core.operations.records import refresh, show, step_epoch
+from sync_orchestrator.core.operations.records import begin_epoch, refresh, show
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import CallFailed, NotFound
 
@@ -198,7 +198,7 @@ def test_refresh_changes_nothing_when_a_source_does_not_answer(world: World) -> 
 def test_new_epoch_lets_lower_versions_in(world: World) -> None:
     world.put("a", name="from before the crash")
     world.drain()
-    assert step_epoch(world.engine, "shop") == 1
+    assert begin_epoch(world.engine, "shop") == 1
     world.tell("shop", "a", "update", 3, {"name": "restored", "store": "A"})
     world.shop.rows["a"] = PartRead("a", 3, {"name": "restored", "store": "A"}, "A")
     world.drain()
@@ -207,4 +207,4 @@ def test_new_epoch_lets_lower_versions_in(world: World) -> None:
 
 def test_new_epoch_of_an_unknown_source(world: World) -> None:
     with pytest.raises(NotFound, match="no source system"):
-        step_epoch(world.engine, "nobody")
+        begin_epoch(world.engine, "nobody")
