@@ -1,6 +1,7 @@
 """The queries of ``core/ledger/``. Parameters are bound; batches come as arrays."""
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_IS_GONE, OF_KEYS, claim_ends_at
+from sync_orchestrator.core.ledger.states import LATENCY_BUCKETS_SECONDS
 
 # Months ahead are made at every start and by the daily maintenance; the default partition catches the rest.
 ENSURE_PARTITIONS = """
@@ -31,8 +32,6 @@ _ADD_TALLIES = """
     ON CONFLICT (entity, source, what, slot) DO UPDATE SET n = sync.tallies.n + excluded.n
 """
 
-# The upper ends of the classes of latency, in seconds.
-LATENCY_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 
 _ADD_LATENCIES = f"""
     INSERT INTO sync.latencies (entity, most, slot, n, seconds)

@@ -51,3 +51,7 @@ def require_discard_reason(reason: str) -> None:
     """Raises UsageError for a discard without a reason."""
     if not reason.strip():
         raise UsageError("a discard needs a reason")
+
+
+# The upper ends of the classes of latency, in seconds.
+LATENCY_BUCKETS_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
-from sync_orchestrator.core.ledger.queries import LATENCY_BUCKETS_SECONDS
+from sync_orchestrator.core.ledger.states import LATENCY_BUCKETS_SECONDS
 from sync_orchestrator.core.operations.queries import metrics as queries
 from sync_orchestrator.core.push.dead_records import count_dead_by_state
 

@@ -1,0 +1,54 @@
+"""Rules of the layout that import-linter cannot say."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sync_orchestrator
+
+PACKAGE = Path(sync_orchestrator.__file__).parent
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """The dotted names that a module imports: modules, or names in modules."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def foreign_queries(file: Path) -> set[str]:
+    """The modules of queries that a module imports and that belong to another package."""
+    found = set()
+    for name in imported_modules(file):
+        words = name.split(".")
+        queries = next((at for at, word in enumerate(words) if word.endswith("queries")), None)
+        if queries is None or words[0] != PACKAGE.name:
+            continue
+        owner = PACKAGE.joinpath(*words[1:queries])
+        if not file.is_relative_to(owner):
+            found.add(".".join(words[: queries + 1]))
+    return found
+
+
+def test_a_package_runs_its_own_queries_only() -> None:
+    found = {str(file.relative_to(PACKAGE)): foreign_queries(file) for file in PACKAGE.rglob("*.py")}
+    assert {file: modules for file, modules in found.items() if modules} == {}
+
+
+def test_queries_of_another_package_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / PACKAGE.name
+    (package / "core" / "push").mkdir(parents=True)
+    (package / "api").mkdir()
+    text = "from sync_orchestrator.core.push import queries as push_queries\n"
+    for place in ("core/push/claims.py", "api/health.py"):
+        (package / place).write_text(text)
+    monkeypatch.setattr("test_layout.PACKAGE", package)
+    assert foreign_queries(package / "core/push/claims.py") == set()
+    assert foreign_queries(package / "api/health.py") == {"sync_orchestrator.core.push.queries"}
