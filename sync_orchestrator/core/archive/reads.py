@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Row
 
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import run
@@ -47,3 +49,45 @@ def read_covered_groups(connection: Connection, entity: str) -> dict[str, bool]:
 def stamp_of(row: Any) -> Stamp:
     """Returns the stamp of an archived part, from a row that has its columns."""
     return Stamp(row.epoch, row.version, row.read_sequence, bytes(row.content_hash), row.seq, row.inferred)
+
+
+def read_parts_data(connection: Connection, entity: str, keys: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the content of the parts of some records, by key and part.
+
+    A key without archived parts is missing from the result.
+    """
+    parts: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in run(connection, queries.SELECT_PARTS_DATA, entity=entity, keys=list(keys)):
+        parts.setdefault(row.key, {})[row.part] = row.data
+    return parts
+
+
+def find_record(connection: Connection, entity: str, key: str) -> Row[Any] | None:
+    """Returns the row of a record; None where the archive does not know it."""
+    rows = run(connection, queries.SELECT_RECORD, entity=entity, key=key)
+    return rows[0] if rows else None
+
+
+def list_parts_of_record(connection: Connection, entity: str, key: str) -> list[dict[str, Any]]:
+    """Returns what each source says of a record."""
+    return [dict(row._mapping) for row in run(connection, queries.LIST_PARTS_OF_RECORD, entity=entity, key=key)]
+
+
+def count_records(connection: Connection) -> Sequence[Row[Any]]:
+    """Returns, for each entity, how many of its records are archived, in sync, dead and so on."""
+    return run(connection, queries.COUNT_RECORDS)
+
+
+def sum_entity_totals(connection: Connection, entity: str) -> Row[Any]:
+    """Returns the totals of an entity over all its business groups."""
+    return run(connection, queries.SUM_ENTITY_TOTALS, entity=entity)[0]
+
+
+def sum_group_totals(connection: Connection, entity: str, group: str) -> Row[Any]:
+    """Returns the totals of one business group."""
+    return run(connection, queries.SUM_GROUP_TOTALS, entity=entity, group=group)[0]
+
+
+def list_digests(connection: Connection, entity: str, after: str, limit: int) -> Sequence[Row[Any]]:
+    """Returns the digests of the acknowledged payloads of records, by key, beginning behind ``after``."""
+    return run(connection, queries.SELECT_DIGESTS, entity=entity, after=after, most=limit)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.archive.read_changes import change_of_read
-from sync_orchestrator.core.archive.reading import find_record, list_parts_of_record
-from sync_orchestrator.core.archive.reads import next_read_sequence, read_stamps
+from sync_orchestrator.core.archive.reads import find_record, list_parts_of_record, next_read_sequence, read_stamps
 from sync_orchestrator.core.archive.rereading import lock_record, reset_stamps
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction

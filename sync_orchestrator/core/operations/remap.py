@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive.reading import list_digests, read_parts_data
+from sync_orchestrator.core.archive.reads import list_digests, read_parts_data
 from sync_orchestrator.core.archive.rereading import step_revisions
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.locks import AdvisoryLock, lock
