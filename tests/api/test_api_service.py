@@ -11,12 +11,12 @@ import httpx
 import pytest
 import yaml
 from api_client import BATCH, DROP, client_of, event, key_for, send, service
-from conftest import World
 from fakes import two_part_config
 from jsonschema import Draft202012Validator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from psycopg import DataError
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.api.intake import group_commit
 from sync_orchestrator.api.intake.group_commit import GroupCommit

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from api_client import key_for
-from conftest import World
 from http_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from world import World
 
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.proxy.paths import segments, spelt

@@ -15,34 +15,18 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import answer, two_part_config
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.terminal import clean
 from sync_orchestrator.core.operations.status import end_heartbeat, heartbeat
 from sync_orchestrator.supervisor import system as processes
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command against the test's world."""
-    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
-    monkeypatch.setattr(composition, "open_database", lambda: world.engine)
-    monkeypatch.setattr(composition, "require_database", lambda: None)
-
-    def run(*words: object, **environment: str) -> Result:
-        result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    return run
 
 
 def shell(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
-from conftest import World
 from paths import ROOT
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.database import migrate

@@ -8,9 +8,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_instance import ARCHIVE, CHECK_KEY, MIRROR, Dagster, failure, output, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_plan_and_repair import failure, output
-from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, instance, storage, storage_url, synced
 
 from sync_orchestrator.assets.alert_checks import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts

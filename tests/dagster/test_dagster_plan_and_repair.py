@@ -7,9 +7,12 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster_instance import Dagster, failure, failure_of, output, plotted, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_runs import Dagster, failure_of, instance, plotted, storage, storage_url, synced
-from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key
@@ -130,19 +133,6 @@ def altered(synced: Dagster, *keys: str) -> None:
     ask = {"ops": {"validate_groups": {"config": {"full": True, "repair": "ask"}}}}
     assert synced.run("validate", run_config=ask).success
     synced.world.later(1)
-
-
-def output(ran: dg.ExecuteInProcessResult, node: str) -> dict[str, Any]:
-    """The metadata of a run's output."""
-    [event] = [event for event in ran.events_for_node(node) if event.is_successful_output]
-    return {name: value.value for name, value in event.step_output_data.metadata.items()}
-
-
-def failure(ran: dg.ExecuteInProcessResult) -> str:
-    """Why a run's step failed."""
-    assert not ran.success
-    [event] = [event for event in ran.all_events if event.is_step_failure]
-    return str(event.step_failure_data.error_display_string)
 
 
 def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dagster) -> None:

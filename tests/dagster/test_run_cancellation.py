@@ -24,12 +24,14 @@ import cancel_worker
 import dagster as dg
 import pytest
 import yaml
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from http_server import Server
 from paths import SUPPORT
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_dagster_runs import instance, storage, storage_url
 
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.mirror_checks import CHECK

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import command_lines, read
 from http_server import Server
+from paths import ROOT
 from small_systems import Backoffice, Partner, products
-from test_docs import ROOT, command_lines, read
 
 PAGE = read(ROOT / "docs" / "getting-started.md")
 NOT_HERE = (["make", "install"], ["sync-orchestrator", "up"])

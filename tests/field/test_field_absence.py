@@ -12,39 +12,16 @@ from functools import partial
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource
-from test_full_sync import fill
+from scenes import checked_sources, open_alerts, planned, synced
+from world import World
 
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group, ungrouped_notes
+from sync_orchestrator.core.full_sync.plan import ungrouped_notes
 from sync_orchestrator.core.intake.polling import poll_due
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.ports import PartRead, Ungrouped
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld
-
-
-def check(world: World, group: str = "A") -> SourceCheck:
-    return asyncio.run(check_sources(world.context, world.entity, group))
-
-
-def plan(world: World, group: str = "A") -> GroupPlan:
-    return asyncio.run(plan_group(world.context, world.entity, group))
-
-
-def alerts(world: World) -> list[tuple[str, str]]:
-    return [
-        (row.kind, row.cause)
-        for row in world.query("SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL ORDER BY kind, cause")
-    ]
-
-
-def synced(world: World, count: int = 4, group: str = "A", prefix: str = "k") -> World:
-    fill(world, count, group, prefix)
-    world.full_sync(group, patience=30)
-    return world
-
 
 # Rule 20: absence ----------
 
@@ -79,13 +56,13 @@ def test_case_r10_a_known_record_that_the_source_lacks_for_a_while_is_not_delete
         world.later(300)
     assert len(world.mirrored()) == 40
     assert world.erp.calls["delete"] == 0
-    assert alerts(world) == [("source_behind", "item: its source has no such record")]
+    assert open_alerts(world) == [("source_behind", "item: its source has no such record")]
     world.shop.rows |= rows
     world.later(300)
     world.drain()
     assert set(world.states()) == {"done"}
     in_transaction(world.engine, partial(watch, settings=world.config.alerts))
-    assert alerts(world) == [], "the alert ends by itself"
+    assert open_alerts(world) == [], "the alert ends by itself"
 
 
 def test_case_r10_an_older_version_for_three_minutes_is_waited_for(world: World) -> None:
@@ -96,7 +73,7 @@ def test_case_r10_an_older_version_for_three_minutes_is_waited_for(world: World)
         world.drain()
         world.later(10)
     assert world.states() == {"waiting": 1}
-    assert alerts(world) == []
+    assert open_alerts(world) == []
     world.shop.put("k001", {**row.data, "name": "new"}, group="A", version=row.version + 10_000)
     world.later(300)
     world.drain()
@@ -109,7 +86,7 @@ def test_rule_20_what_lasts_is_alerted_and_ends_dead_after_a_day(world: World) -
     world.drain()
     world.later(901)
     world.drain()
-    assert alerts(world) == [("source_behind", "item: its source has no such record")]
+    assert open_alerts(world) == [("source_behind", "item: its source has no such record")]
     assert world.states() == {"waiting": 1}
     world.later(86_400)
     world.drain()
@@ -157,7 +134,7 @@ def test_rule_37_a_source_that_is_down_costs_no_attempts(world: World) -> None:
         world.later(60)
     assert world.states() == {"waiting": 1}
     assert world.query("SELECT max(attempts) AS n FROM sync.events")[0].n == 0
-    assert alerts(world) == [("source_behind", "item: 'shop' cannot be read")]
+    assert open_alerts(world) == [("source_behind", "item: 'shop' cannot be read")]
     world.shop.down = False
     world.later(300)
     world.drain()
@@ -191,7 +168,7 @@ def test_rule_21_a_row_at_the_source_and_a_tombstone_here_is_a_lost_notification
     world.full_sync()
     assert "k003" not in world.mirrored()
     world.shop.rows["k003"] = row
-    result = check(world)
+    result = checked_sources(world)
     assert [(lost.key, lost.kind) for lost in result.lost if lost.part == "shop"] == [("k003", "missing")]
     world.drain()
     assert "k003" in world.mirrored()
@@ -243,19 +220,19 @@ def test_case_r19_a_table_that_is_emptied_for_a_while_deletes_nothing(stores: Wo
     rows = dict(stores.shop.rows)
     stores.shop.rows.clear()
     assert held_full_syncs(stores) == 10
-    results = [check(stores, f"S{number}") for number in range(10)]
+    results = [checked_sources(stores, f"S{number}") for number in range(10)]
     assert {result.repaired for result in results} == {0}
     stores.drain()
     assert (stores.erp.calls["delete"], len(stores.mirrored())) == (0, 40)
-    assert {kind for kind, _ in alerts(stores)} == {"delete_cap"}
-    assert "deletions are held: 'shop' listed nothing" in plan(stores, "S0").notes[0]
+    assert {kind for kind, _ in open_alerts(stores)} == {"delete_cap"}
+    assert "deletions are held: 'shop' listed nothing" in planned(stores, "S0").notes[0]
     stores.shop.rows |= rows
     assert held_full_syncs(stores) == 0
     assert stores.mirrored() == stores.truth()
     assert stores.erp.calls["create"] == 40, "the ids are the same"
     for number in range(10):
-        check(stores, f"S{number}")
-    assert alerts(stores) == []
+        checked_sources(stores, f"S{number}")
+    assert open_alerts(stores) == []
 
 
 def test_case_r19_one_store_that_lists_nothing_is_held_until_an_operator_allows_it(stores: World) -> None:
@@ -283,15 +260,15 @@ def test_rule_22_a_flag_counts_like_an_absence(world: World) -> None:
     synced(world, 20)
     flags = {key: PartRead(key, row.version + 1, row.data, "A", deleted=True) for key, row in world.shop.rows.items()}
     world.shop.rows |= flags
-    assert plan(world).counts == {"held": 20, "unchanged": 20}
+    assert planned(world).counts == {"held": 20, "unchanged": 20}
     with pytest.raises(DeletionsHeld, match="20 of 20 records would be deleted, more than the cap of 5"):
         world.full_sync()
-    check(world)
+    checked_sources(world)
     for key, row in flags.items():
         world.tell("shop", key, "update", row.version)
     world.drain()
     assert len(world.mirrored()) == 20
-    assert ("delete_cap", "item A: flagged") in alerts(world)
+    assert ("delete_cap", "item A: flagged") in open_alerts(world)
     world.full_sync(allow_deletions=20)
     world.drain()
     assert world.mirrored() == {}
@@ -359,14 +336,14 @@ def test_case_a1_rows_without_a_business_group_are_counted_and_reported(ungroupe
     ungrouped.shop.put("nowhere", {"key": "nowhere", "name": "x"}, group=None)
     assert len(asyncio.run(ungrouped_notes(ungrouped.entity))) == 1
     ungrouped.full_sync()
-    assert alerts(ungrouped) == [("unusable", "item: without a business group")]
-    assert check(ungrouped).ungrouped == 1
+    assert open_alerts(ungrouped) == [("unusable", "item: without a business group")]
+    assert checked_sources(ungrouped).ungrouped == 1
 
 
 def test_case_a1_a_record_whose_group_becomes_null_is_not_gone_and_its_change_is_found(ungrouped: World) -> None:
     row = ungrouped.shop.rows["k002"]
     ungrouped.shop.put("k002", {**row.data, "name": "changed", "store": None}, group=None)
-    result = check(ungrouped)
+    result = checked_sources(ungrouped)
     assert [(lost.key, lost.kind) for lost in result.lost] == [("k002", "newer")]
     ungrouped.drain()
     assert ungrouped.mirrored()["k002"]["name"] == "changed"
@@ -376,4 +353,4 @@ def test_rule_20_a_plan_says_that_a_source_cannot_be_read(world: World) -> None:
     synced(world)
     world.shop.down = True
     with pytest.raises(CannotPlan):
-        plan(world)
+        planned(world)

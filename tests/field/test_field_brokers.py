@@ -14,13 +14,13 @@ from typing import Any
 
 import kombu
 import pytest
+from broker_consumers import alerts_of, cloud_event, config_for, consuming, eventually, open_rejected, packed, received
 from brokers import Broker, Rabbit
 from brokers import broker as broker
 from brokers import rabbit as rabbit
 from paths import SUPPORT
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from test_consume import alerts_of, cloud_event, config_for, consuming, eventually, open_rejected, packed, received
 
 from sync_orchestrator.brokers import consume as consuming_module
 from sync_orchestrator.brokers import kombu_queue

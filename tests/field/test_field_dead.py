@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
+from dead_records import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
 from fakes import FakeThirdParty, answer, lost_answer
-from test_full_sync import fill
-from test_no_storms import watched
+from scenes import fill, watched
+from world import World
 
 from sync_orchestrator.adapters.http.responses import Answer, failure_of
 from sync_orchestrator.api.health import _figures
@@ -26,42 +26,12 @@ from sync_orchestrator.core.operations.dead_records import (
 )
 from sync_orchestrator.core.operations.records import push_again, refresh
 from sync_orchestrator.core.operations.status import pause, status
-from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.service.rollout import describe_dead_of_entity
 from sync_orchestrator.core.validation.validate import groups_due
 from sync_orchestrator.errors import CallFailed, Failure, NotFound
 
 MakeWorld = Callable[..., World]
 MANY_FAILURES = {"breaker": {"failures": 100}}
-
-
-def refuse(world: World, *keys: str, status_code: int = 422) -> None:
-    """The third party refuses these records for good, and takes all others."""
-    world.erp.before = lambda verb, key: answer(status_code) if key in keys else None
-
-
-def accept_all(world: World) -> None:
-    world.erp.before = lambda verb, key: None
-
-
-def dead_by_full_sync(world: World, *keys: str, count: int = 20) -> None:
-    """A group of records that a full sync brought, without any event; some of them are refused."""
-    refuse(world, *keys)
-    fill(world, count)
-    world.full_sync(patience=30)
-    accept_all(world)
-    world.later(1)
-
-
-def dead_by_events(world: World, *keys: str) -> None:
-    refuse(world, *keys)
-    world.put("fine")
-    for key in keys:
-        world.put(key)
-    world.drain()
-    world.full_sync()
-    accept_all(world)
-    world.later(1)
 
 
 def listed(world: World, **selected: Any) -> list[DeadRecord]:
@@ -173,18 +143,6 @@ def test_not_validated_stays_not_validated_and_tells_what_is_dead(world: World) 
 
 
 # Changes that died before they were archived ------------------------------------------------------------------------
-
-
-def unreadable_change(world: World, key: str, group: str | None = None) -> None:
-    """A change whose source refuses to be read for good."""
-    world.shop.read = world.stock.read = _refused  # type: ignore[method-assign]
-    world.tell("shop", key, "update", world.shop.version + 1, group=group)
-    world.drain()
-    world.later(1)
-
-
-async def _refused(key: str) -> PartRead | None:
-    raise CallFailed(Failure.PERMANENT, f'answer 400: {{"message": "no access to {key}"}}', status=400)
 
 
 @pytest.mark.parametrize("full", [False, True])

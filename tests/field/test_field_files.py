@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server, failure_of
 from starlette.requests import Request
 from starlette.responses import Response
+from world import World
 
 from sync_orchestrator.adapters.files.source import FileSource
 from sync_orchestrator.adapters.http.client import Http

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty
 from http_server import Server, failure_of
 from record_store import THEIRS, Store, adapter, http_world, item
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse
+from world import World
 
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import two_part_config
 from http_server import Server, failure_of
 from hypothesis import given
@@ -22,6 +21,7 @@ from record_store import THEIRS, HttpWorld, Store, adapter, item
 from sqlalchemy import Engine, create_engine, text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource
 from sync_orchestrator.adapters.files.source import FileSource

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import answer
-from test_field_absence import alerts
-from test_full_sync import fill
+from scenes import fill, open_alerts
+from world import World
 
 from sync_orchestrator.config import Config, Retry
 from sync_orchestrator.core.operations.maintenance import watch
@@ -47,11 +46,11 @@ def test_case_r16_an_outage_in_which_little_changes_costs_nothing(
         world.put(f"k{number:03}", name="changed")
     drain_for(world, 300)
     assert "dead" not in world.states()
-    assert alerts(world) == [("breaker_open", "erp")]
+    assert open_alerts(world) == [("breaker_open", "erp")]
     world.erp.before = lambda verb, key: None
     drain_for(world, 130)
     assert world.mirrored() == world.truth()
-    assert (set(world.states()), alerts(world)) == ({"done"}, [])
+    assert (set(world.states()), open_alerts(world)) == ({"done"}, [])
 
 
 def test_a_third_party_that_stops_responding_counts_as_down_after_twice_its_timeout(
@@ -65,12 +64,12 @@ def test_a_third_party_that_stops_responding_counts_as_down_after_twice_its_time
     for number, expected in enumerate([[], [], [("breaker_open", "erp")]]):
         world.put(f"k{number:03}", name="changed")
         world.drain()
-        assert alerts(world) == expected
+        assert open_alerts(world) == expected
         world.later(world.context.config.third_parties["erp"].timeout)
     world.erp.before = lambda verb, key: None
     drain_for(world, 130)
     assert world.mirrored() == world.truth()
-    assert alerts(world) == []
+    assert open_alerts(world) == []
 
 
 def test_refusals_over_a_long_time_do_not_count_as_silence(make_world: Callable[..., World]) -> None:
@@ -82,7 +81,7 @@ def test_refusals_over_a_long_time_do_not_count_as_silence(make_world: Callable[
     world.later(60)
     world.put("two")
     world.drain()
-    assert alerts(world) == []
+    assert open_alerts(world) == []
 
 
 def test_a_record_that_alone_is_not_answered_dies_while_others_are_served(world: World) -> None:
@@ -93,7 +92,7 @@ def test_a_record_that_alone_is_not_answered_dies_while_others_are_served(world:
         world.put("fine", name=f"n{number}")
         drain_for(world, 10)
     assert world.row("heavy").parked == "dead"
-    assert [kind for kind, _ in alerts(world)] == ["dead"]
+    assert [kind for kind, _ in open_alerts(world)] == ["dead"]
 
 
 def test_a_5xx_of_one_record_is_that_records_trouble(world: World) -> None:
@@ -109,7 +108,7 @@ def test_a_5xx_of_all_that_is_under_way_is_an_outage(world: World) -> None:
     world.put("b")
     drain_for(world, 300)
     assert "dead" not in world.states()
-    assert alerts(world) == [("breaker_open", "erp")]
+    assert open_alerts(world) == [("breaker_open", "erp")]
 
 
 def test_an_outage_during_a_full_sync_leaves_nothing_dead(world: World) -> None:
@@ -162,10 +161,10 @@ def test_an_outage_in_which_reads_fail_too_spends_no_attempts_on_any_path(
             world.full_sync(patience=0.01)
         assert not world.query("SELECT key FROM sync.records WHERE parked IS NOT NULL")
         world.later(1)
-    assert alerts(world) == [("breaker_open", "erp")]
+    assert open_alerts(world) == [("breaker_open", "erp")]
     world.erp.before = lambda verb, key: None
     drain_for(world, 130)
-    assert (world.mirrored(), alerts(world)) == (world.truth(), [])
+    assert (world.mirrored(), open_alerts(world)) == (world.truth(), [])
 
 
 def test_a_record_that_changes_all_the_time_does_not_hide_an_outage(world: World) -> None:
@@ -175,7 +174,7 @@ def test_a_record_that_changes_all_the_time_does_not_hide_an_outage(world: World
     for number in range(8):
         world.put("hot", name=f"n{number}")
         drain_for(world, 10)
-    assert alerts(world) == [("breaker_open", "erp")]
+    assert open_alerts(world) == [("breaker_open", "erp")]
 
 
 # Refusals that pass -------------------------------------------------------------------------------------------------
@@ -223,7 +222,7 @@ def test_case_r18_a_unique_value_is_handed_over_without_an_operator(world: World
     assert world.mirrored() == world.truth()
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts)
-    assert (set(world.states()), alerts(world)) == ({"done"}, [])
+    assert (set(world.states()), open_alerts(world)) == ({"done"}, [])
 
 
 def test_case_r18_a_swap_is_reported_once_and_ends_when_the_tie_is_broken(world: World) -> None:
@@ -235,9 +234,9 @@ def test_case_r18_a_swap_is_reported_once_and_ends_when_the_tie_is_broken(world:
     world.put("p4", name="three")
     drain_for(world, 200)
     assert world.states()["dead"] == 4
-    assert [(kind, world.query("SELECT n FROM sync.alerts WHERE kind = 'dead'")[0].n) for kind, _ in alerts(world)] == [
-        ("dead", 2)
-    ]
+    assert [
+        (kind, world.query("SELECT n FROM sync.alerts WHERE kind = 'dead'")[0].n) for kind, _ in open_alerts(world)
+    ] == [("dead", 2)]
     next(record for record in world.erp.store.values() if record["code"] == "p3")["name"] = "between"
     world.full_sync(patience=30)
     drain_for(world, 30)

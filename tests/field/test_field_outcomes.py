@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer
 from http_server import Server, failure_of
 from record_store import OURS, THEIRS, Store, adapter, http_world, item
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.responses import Answer

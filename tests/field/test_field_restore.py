@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from databases import create, drop
 from fakes import FakeThirdParty, answer, two_part_config
 from http_server import Server, failure_of
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from world import World
 
 from sync_orchestrator.adapters.custom.base import Given, ThirdPartyAdapter
 from sync_orchestrator.adapters.custom.guard import Guard, GuardedThirdParty

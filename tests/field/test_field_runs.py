@@ -13,9 +13,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from sqlalchemy import Engine, event
-from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  # noqa: F401  (fixtures)
+from world import World
 
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.systems import run_heartbeats
@@ -56,7 +60,7 @@ class Clock:
 class Ticks:
     """The sensor, evaluated as the daemon does, with a clock that the test moves."""
 
-    def __init__(self, dagster: Dagster, clock: Clock) -> None:  # noqa: F811
+    def __init__(self, dagster: Dagster, clock: Clock) -> None:
         self._dagster = dagster
         self._clock = clock
         self._cursor: str | None = None
@@ -73,13 +77,13 @@ class Ticks:
 
 
 @pytest.fixture
-def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:  # noqa: F811
+def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:
     clock = Clock()
     monkeypatch.setattr(sensor_module, "time", clock)
     return Ticks(dagster, clock)
 
 
-def started(dagster: Dagster, job: str) -> str:  # noqa: F811
+def started(dagster: Dagster, job: str) -> str:
     definition = dagster.defs.resolve_job_def(job)
     needed = {job: {"ops": {f"{job}_pushes": {"config": {"name": "item"}}}}} if job in ("pause", "resume") else {}
     run = dagster.instance.create_run_for_job(
@@ -88,7 +92,7 @@ def started(dagster: Dagster, job: str) -> str:  # noqa: F811
     return run.run_id
 
 
-def status_of(dagster: Dagster, run_id: str) -> dg.DagsterRunStatus:  # noqa: F811
+def status_of(dagster: Dagster, run_id: str) -> dg.DagsterRunStatus:
     run = dagster.instance.get_run_by_id(run_id)
     assert run is not None
     return run.status
@@ -170,7 +174,7 @@ def test_a_run_that_never_beat_has_longer() -> None:
 
 
 @pytest.fixture
-def filled(dagster: Dagster) -> Dagster:  # noqa: F811
+def filled(dagster: Dagster) -> Dagster:
     """A group with a record, after its full sync."""
     dagster.world.put("k1", tell=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
@@ -216,7 +220,7 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
     assert beats(filled.world.engine) == {}
 
 
-def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:  # noqa: F811
+def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:
     seen: list[set[str]] = []
     dagster.world.put("k1", tell=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
@@ -228,7 +232,7 @@ def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:  # noqa:
     assert seen
 
 
-def test_a_sensor_has_none(dagster: Dagster) -> None:  # noqa: F811
+def test_a_sensor_has_none(dagster: Dagster) -> None:
     dagster.tick(dead_runs)
     assert beats(dagster.world.engine) == {}
 
@@ -270,7 +274,7 @@ def process(database_url: str) -> Iterator[Callable[[str], subprocess.Popen[str]
 
 @pytest.mark.parametrize("job", ["validate", "full_sync"])
 def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
-    dagster: Dagster,  # noqa: F811
+    dagster: Dagster,
     ticks: Ticks,
     process: Any,
     job: str,
@@ -310,7 +314,7 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
         assert dagster.open_alerts() == {"run_failed": job}
 
 
-def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:
     dagster.world.put("k1", tell=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
@@ -335,7 +339,7 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None: 
     assert len(scheduled().run_requests) == 1
 
 
-def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagster, ticks: Ticks) -> None:
     run_id = started(dagster, "check_sources")
     ticks.pass_(570)
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
@@ -343,7 +347,7 @@ def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagste
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.FAILURE
 
 
-def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None:
     """Another code location on the same Dagster has no heartbeats of ours."""
 
     @dg.job
@@ -355,7 +359,7 @@ def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None: 
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
 
 
-def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:
     """Neither a beat nor a look for ten minutes; the first look afterwards comes before the first beat."""
     run_id = started(dagster, "validate")
     run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")
@@ -364,7 +368,7 @@ def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -
 
 
 def test_a_run_that_was_never_launched_holds_up_nobody(
-    dagster: Dagster,  # noqa: F811
+    dagster: Dagster,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -378,7 +382,7 @@ def test_a_run_that_was_never_launched_holds_up_nobody(
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 
-def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:
     ids = {job: started(dagster, job) for job in JOBS}
     for run_id in ids.values():
         run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")

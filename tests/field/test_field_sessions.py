@@ -19,14 +19,14 @@ import psycopg
 import pytest
 import yaml
 from api_client import client_of, event, key_for, send, service
-from conftest import World
+from busy_tables import EVENTS, HOT, RECORDS
 from databases import create, drop
 from fakes import two_part_config
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from test_query_plans import EVENTS, HOT, RECORDS
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator.api.database import trouble
 from sync_orchestrator.api.intake import group_commit

@@ -9,10 +9,10 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource, two_part_config
+from scenes import checked_sources, open_alerts, planned, synced
 from sqlalchemy import Engine
-from test_field_absence import alerts, check, plan, synced
+from world import World
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.intake.polling import poll_due
@@ -219,31 +219,31 @@ def test_case_r11_a_thin_event_of_the_later_commit_waits_until_no_replica_can_la
 
 def test_case_r11_an_older_version_is_never_in_sync(older: World) -> None:
     """Said by the check of the sources, the full sync and the plan; taken over once it is no lag."""
-    assert plan(older).counts["behind"] == 1
+    assert planned(older).counts["behind"] == 1
     older.full_sync()
-    assert ("source_behind", "item A") in alerts(older)
-    result = check(older)
+    assert ("source_behind", "item A") in open_alerts(older)
+    result = checked_sources(older)
     assert (result.verdict, [(lost.key, lost.kind) for lost in result.lost]) == ("lost", [("p", "older")])
     assert name_there(older) == "B"
     older.later(1000)
-    assert plan(older).counts == {"update": 1}
+    assert planned(older).counts == {"update": 1}
     older.full_sync(patience=30)
     assert name_there(older) == "C"
     older.drain()
-    check(older)
+    checked_sources(older)
     older.later(400)
     older.drain()
-    assert check(older).verdict == "in_step"
-    assert alerts(older) == []
+    assert checked_sources(older).verdict == "in_step"
+    assert open_alerts(older) == []
 
 
 def test_rule_32_the_check_of_the_sources_has_it_taken_over_by_itself(older: World) -> None:
-    check(older)
+    checked_sources(older)
     for _ in range(20):
         older.drain()
         older.later(60)
     assert name_there(older) == "C"
-    assert check(older).verdict == "in_step"
+    assert checked_sources(older).verdict == "in_step"
 
 
 def test_rule_32_a_source_that_can_only_be_listed_is_taken_over_as_well(engine: Engine) -> None:
@@ -253,7 +253,7 @@ def test_rule_32_a_source_that_can_only_be_listed_is_taken_over_as_well(engine: 
     set_at_source(world, "B", 12_000_010)
     world.full_sync(patience=30)
     set_at_source(world, "C", 12_000_000)
-    check(world)
+    checked_sources(world)
     for _ in range(20):
         world.drain()
         world.later(60)
@@ -268,13 +268,13 @@ def test_rule_32_a_replica_that_lags_takes_nothing_back(world: World) -> None:
     world.tell("shop", "p", "update", 2000, product("B", v=2000))
     world.drain()
     world.full_sync()
-    check(world)
+    checked_sources(world)
     world.drain()
     assert name_there(world) == "B"
     set_at_source(world, "B", 2000)
     world.later(301)
     world.drain()
-    assert (name_there(world), check(world).verdict) == ("B", "in_step")
+    assert (name_there(world), checked_sources(world).verdict) == ("B", "in_step")
 
 
 def test_rule_32_an_operators_refresh_takes_it_over_at_once(older: World) -> None:
@@ -306,12 +306,12 @@ def test_rule_39_the_check_of_the_sources_compares_contents_as_well(engine: Engi
     world.later(1)
     row = world.shop.rows["k003"]
     world.shop.rows["k003"] = type(row)("k003", row.version, {**row.data, "name": "by hand"}, "A")
-    result = check(world)
+    result = checked_sources(world)
     assert [(lost.key, lost.kind) for lost in result.lost] == [("k003", "different")]
     assert result.contents >= 6
     world.drain()
     assert name_there(world, "k003") == "by hand"
-    assert check(world).verdict == "in_step"
+    assert checked_sources(world).verdict == "in_step"
 
 
 def test_rule_39_where_only_keys_are_listed_contents_are_compared_in_turn(engine: Engine) -> None:
@@ -321,7 +321,7 @@ def test_rule_39_where_only_keys_are_listed_contents_are_compared_in_turn(engine
     for key in ("k000", "k004", "k007"):
         row = world.shop.rows[key]
         world.shop.rows[key] = type(row)(key, row.version, {**row.data, "name": "by hand"}, "A")
-    found = [[lost.key for lost in check(world).lost if lost.part == "shop"] for _ in range(4)]
+    found = [[lost.key for lost in checked_sources(world).lost if lost.part == "shop"] for _ in range(4)]
     assert found == [["k000"], ["k004"], ["k007"], ["k000"]]
 
 
@@ -340,7 +340,7 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
     world.put("k001", name="silent", tell=False)
     world.put("k009", tell=False)
     world.full_sync("B")
-    check(world)
+    checked_sources(world)
     world.shop.refusal = answer(400)
     world.drain()
     assert world.states()["dead"] == 2
@@ -352,11 +352,11 @@ def test_case_a2_a_finding_that_died_or_was_discarded_is_found_and_made_up_for_a
         )
     world.shop.refusal = None
     world.later(86_400)
-    result = check(world)
+    result = checked_sources(world)
     assert (result.on_the_way, result.repaired > 0) == (0, True)
     world.drain()
     assert world.mirrored() == world.truth()
     world.later(86_400)
-    assert check(world).verdict == "in_step"
+    assert checked_sources(world).verdict == "in_step"
     assert "dead" not in world.states()
-    assert alerts(world) in ([], [("dead", "item: answer 400")])
+    assert open_alerts(world) in ([], [("dead", "item: answer 400")])

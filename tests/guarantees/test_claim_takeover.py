@@ -15,11 +15,11 @@ from typing import Any
 
 import holder_worker
 import pytest
-from conftest import World
 from crash_worker import TableThirdParty
 from paths import SUPPORT
 from sqlalchemy import Engine
-from test_stopped_processes import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
+from stopped_workers import WRITES, archive, assert_in_step, drained_until, due_for, held, settled, went_on
+from world import World
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction

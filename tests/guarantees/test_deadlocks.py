@@ -15,10 +15,10 @@ from functools import partial
 from queue import SimpleQueue
 
 import pytest
-from conftest import World
 from fakes import lost_answer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from world import World
 
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run

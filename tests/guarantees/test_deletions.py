@@ -12,11 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource, two_part_config
+from scenes import fill, planned
 from sqlalchemy import Engine
-from test_full_sync import fill
-from test_full_sync_plan import planned
+from world import World
 
 from sync_orchestrator.core.archive.deletion_caps import alive_groups
 from sync_orchestrator.core.ports import PartRead

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.drain import drain as draining
 from sync_orchestrator.core.drain.drain import drain

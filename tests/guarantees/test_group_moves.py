@@ -10,9 +10,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty
-from test_full_sync import fill
+from scenes import fill
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.operations.status import pause

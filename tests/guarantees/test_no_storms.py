@@ -14,19 +14,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import World
 from fakes import FakeSource, FakeThirdParty, answer, lost_answer, two_part_config
+from scenes import fill, watched
 from sqlalchemy import Engine
-from test_full_sync import fill
+from world import World
 
 from sync_orchestrator.composition import assemble
-from sync_orchestrator.config import Alerts, Config
+from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.connections import arguments
 from sync_orchestrator.core.drain import drain as draining
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.wakeup import CHANNEL, wait_for_work
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.status import pause
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.core.systems import breaker
@@ -34,16 +33,6 @@ from sync_orchestrator.core.systems.breaker import shared_rate
 from sync_orchestrator.errors import CallFailed, Failure
 
 HOUR = 3600.0
-
-
-def watched(world: World) -> list[tuple[str, int]]:
-    """The minute's round, and the alerts that are open after it."""
-    with world.engine.begin() as connection:
-        watch(connection, Alerts())
-    return [
-        (row.kind, row.n)
-        for row in world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL ORDER BY cause")
-    ]
 
 
 # Before a group's first full sync (16) -------------------------------------------------------------------------------

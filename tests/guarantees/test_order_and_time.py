@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource, answer, two_part_config
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.config import Alerts
 from sync_orchestrator.core.operations.maintenance import watch

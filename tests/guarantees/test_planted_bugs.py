@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import World
 from field_systems import connected, make_field_world
+from histories import replay
 from sqlalchemy import Engine
-from test_invariants import replay
+from world import World
 
 from sync_orchestrator.adapters.http import responses
 from sync_orchestrator.core import version_guard

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource, two_part_config
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import DeletionsHeld

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+from world import World
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from random import Random, SystemRandom
 
 import pytest
-from conftest import World
 from live_load import SETTINGS, Experiment, LiveThirdParty
+from world import World
 
 SEED = os.environ.get("SYNC_TEST_SEED") or str(SystemRandom().randrange(10**9))
 

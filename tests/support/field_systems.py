@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import World
 from fakes import FakeSource, FakeThirdParty, two_part_config
 from sqlalchemy import Engine
 from tenacity import wait_none
+from world import World
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties

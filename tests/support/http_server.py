@@ -20,6 +20,9 @@ from sync_orchestrator.errors import CallFailed
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
+"""Keys that are awkward in a path."""
+
 
 class Server:
     """One handler behind a real port; ``seen`` holds (method, path as sent, query) of every call."""

@@ -15,8 +15,8 @@ from itertools import count, cycle
 from random import Random
 from typing import Any, Literal
 
-from conftest import World
 from fakes import FakeThirdParty, lost_answer
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync

@@ -106,3 +106,24 @@ class ReadableDrawer(Drawer):
 async def _made(misbehaviour: Misbehaviour) -> Any:
     came = misbehaviour()
     return await came if asyncio.iscoroutine(came) else came
+
+
+def class_document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, Any]:
+    """An entity whose source and third party are classes."""
+    entity = {
+        "owner": "shop",
+        "parts": {"shop": {"key": "key", "group": "store", "version": {"path": "v", "kind": "number"}}},
+        "mapping": {"code": "key", "store": "group", "name": "shop.name"},
+        "retry": {"retries": 1, "first_wait": 0},
+        "third_party": {"system": "erp", "key_field": "code", **changes.pop("third_party", {})},
+        "validation": {"confirm_after": 0},
+    }
+    return {
+        "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
+        "third_parties": {
+            "erp": {"adapter": adapter, "search_lag": 0, "landing": 0, "timeout": 5, **changes.pop("system", {})}
+        },
+        "entities": {"item": entity},
+        "alerts": {"group_wait": 0},
+        **changes,
+    }

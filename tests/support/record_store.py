@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from conftest import World
 from fakes import two_part_config
 from http_server import Server
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty

@@ -19,10 +19,10 @@ import httpx
 import yaml
 from http_server import Server
 from paths import ROOT
+from ports import free_ports
 from small_systems import Backoffice, Partner
 from starlette.requests import Request
 from starlette.responses import Response
-from test_up import free_ports
 
 PATIENCE = 90.0
 SHOPS = ("berlin", "lisbon", "lyon", "oslo", "porto", "turin")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import World
 from http_server import Server
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get

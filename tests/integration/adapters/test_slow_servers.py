@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.lost_batches import LostBatches

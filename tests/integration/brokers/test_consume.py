@@ -8,9 +8,7 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,6 +16,17 @@ from typing import Any
 
 import pytest
 import yaml
+from broker_consumers import (
+    PATIENCE,
+    alerts_of,
+    cloud_event,
+    config_for,
+    consuming,
+    eventually,
+    open_rejected,
+    packed,
+    received,
+)
 from brokers import Broker, Proxy, Rabbit
 from brokers import broker as broker
 from brokers import rabbit as rabbit
@@ -36,81 +45,16 @@ from sync_orchestrator.brokers.messages import Message, events_of
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config, Consumer
 from sync_orchestrator.config.brokers import BROKERS
-from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.recording import ChangeEvent, conservation
 from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
 
 STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-PATIENCE = 30.0
-
-
-def cloud_event(number: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
-        "specversion": "1.0",
-        "id": f"e{number}",
-        "source": "shop",
-        "type": "item.updated",
-        "subject": f"k{number}",
-        "version": number,
-        "data": {"key": f"k{number}", "store": "A", "v": number},
-        **changes,
-    }
-
-
-def packed(document: Any) -> bytes:
-    return json.dumps(document).encode()
-
-
-def eventually(check: Callable[[], Any], what: str) -> None:
-    """Waits for another thread's or process's doing."""
-    ends = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < ends, f"{what} did not come about"
-        time.sleep(0.02)
-
-
-def config_for(broker: Broker, **changes: Any) -> Config:
-    consumer = {"url": broker.url, "queue": broker.queue, **changes.pop("consumer", {})}
-    return two_part_config(consumers={"orders": consumer}, **changes)
-
-
-def received(engine: Engine) -> int:
-    with engine.begin() as connection:
-        return conservation(connection).received
 
 
 def duplicates(engine: Engine) -> int:
     with engine.begin() as connection:
         return conservation(connection).duplicates
-
-
-def open_rejected(engine: Engine) -> list[dict[str, Any]]:
-    with engine.begin() as connection:
-        return rejected_messages.listed(connection, None, 100)
-
-
-def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
-    with engine.begin() as connection:
-        rows = run(
-            connection, "SELECT cause, title FROM sync.alerts WHERE resolved_at IS NULL AND kind = %(kind)s", kind=kind
-        )
-        return [(row.cause, row.title) for row in rows]
-
-
-@contextmanager
-def consuming(engine: Engine, config: Config) -> Iterator[Consumption]:
-    """A consumer at work in a thread; when the block is left it was asked to stop, and has."""
-    stop = threading.Event()
-    consumption = Consumption(engine, config, "orders", stop)
-    thread = threading.Thread(target=consumption.run)
-    thread.start()
-    try:
-        yield consumption
-    finally:
-        stop.set()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import World
 from fakes import answer
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from world import World
 
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.event_batch import work_off

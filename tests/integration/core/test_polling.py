@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource
+from world import World
 
 from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.errors import CallFailed

@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import World
 from sqlalchemy import Engine, make_url
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.core.db import connections

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+from world import World
 
 from sync_orchestrator.core.operations.records import refresh, show, step_epoch
 from sync_orchestrator.core.ports import PartRead

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import FakeThirdParty, answer
-from test_cli import Command
-from test_cli import command as command
-from test_drift import alter, synced
-from test_full_sync import fill
-from test_validation import id_of
+from scenes import alter, fill, id_of, synced_a_second_ago
+from world import World
 
 from sync_orchestrator.core.operations.records import push_again
 from sync_orchestrator.core.operations.repair import Repaired, repair
@@ -40,7 +38,7 @@ def verdict(result: Repaired) -> str:
 
 def damage(world: World) -> None:
     """A record that differs, one that is missing, one that is there though it was deleted; found by a validation."""
-    synced(world, 10)
+    synced_a_second_ago(world, 10)
     alter(world, "k001", name="altered")
     world.erp.store.pop(id_of(world, "k002"))
     left = dict(world.erp.store[id_of(world, "k003")])
@@ -133,7 +131,7 @@ def test_with_the_breaker_open_nothing_is_sent_and_nothing_is_forgotten(world: W
 
 
 def test_lost_notifications_of_the_group_are_made_up_for(world: World, command: Command) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     world.put("new", tell=False)
     world.put("newer", tell=False)
     assert command("verify", "--sources").exit_code == 1
@@ -166,7 +164,7 @@ def test_repair_tells_by_exit_status(world: World, command: Command) -> None:
 @pytest.mark.parametrize("own_ids", [True, False])
 def test_a_record_is_pushed_once_more(make_world: Callable[..., World], own_ids: bool) -> None:
     """What is there as it should be is not written again."""
-    world = synced(make_world(entity=ASK, erp=FakeThirdParty(own_ids=own_ids)))
+    world = synced_a_second_ago(make_world(entity=ASK, erp=FakeThirdParty(own_ids=own_ids)))
     world.erp.calls.clear()
 
     def pushed() -> int:

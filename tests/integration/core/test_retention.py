@@ -9,10 +9,13 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from conftest import World
+from dagster_instance import Dagster, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_runs import Dagster, instance, storage, storage_url, synced
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.config import Retention
 from sync_orchestrator.core.db.session import run

@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 import pytest
 from api_client import client_of, key_for, service
-from conftest import World
 from http_server import Server
 from record_store import HttpWorld
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.brokers.receivers import receivers

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import answer, two_part_config
-from test_cli import Command
-from test_cli import command as command
-from test_full_sync import fill
+from scenes import fill
+from world import World
 
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.ledger.recording import discard

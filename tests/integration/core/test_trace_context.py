@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 from api_client import client_of, event, key_for, send, service
-from conftest import World
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from world import World
 
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.db.session import run

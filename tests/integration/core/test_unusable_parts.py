@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.operations.records import refresh
 from sync_orchestrator.core.ports import PartRead

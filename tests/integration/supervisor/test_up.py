@@ -21,6 +21,7 @@ import psutil
 import pytest
 import yaml
 from fakes import two_part_config
+from ports import free_ports
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.db.session import connect, run
@@ -52,17 +53,6 @@ def eventually(check: Callable[[], Any], what: str, patience: float = PATIENCE) 
         assert time.monotonic() < ends, f"{what} did not come about"
         time.sleep(0.05)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 # Any tree -----------------------------------------------------------------------------------------------------------

@@ -8,13 +8,12 @@ from urllib.parse import unquote
 
 import odd_adapters
 import pytest
+from conformance_catalogue import SAMPLE, Catalogue, configuration, failed, skipped
 from http_server import Server
-from odd_adapters import Drawer, Shelf
+from odd_adapters import Drawer, Shelf, class_document
 from small_systems import Backoffice, products
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_conformance_third_party import SAMPLE, Catalogue, configuration, failed, skipped
-from test_custom_adapters import document as class_document
 
 from sync_orchestrator.adapters.custom.base import SourceAdapter
 from sync_orchestrator.config import Config

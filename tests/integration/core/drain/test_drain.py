@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.shutdown import ending

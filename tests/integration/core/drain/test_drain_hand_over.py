@@ -13,10 +13,13 @@ from itertools import count
 from typing import Any
 
 import pytest
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import two_part_config
-from test_dagster_runs import Dagster, instance, storage, storage_url
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.presence import AtWork, Presence, at_work

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.drain import drain
 

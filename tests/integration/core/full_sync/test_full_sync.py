@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from fakes import answer
+from scenes import fill
+from world import World
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -15,11 +16,6 @@ from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import redrive
 from sync_orchestrator.core.operations.records import refresh
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, Failure
-
-
-def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
-    for number in range(count):
-        world.put(f"{prefix}{number:03}", count=number, group=group, tell=False)
 
 
 def test_fills_the_archive_and_brings_the_third_party_in_step(world: World) -> None:

@@ -10,20 +10,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import FakeThirdParty, answer, two_part_config
-from test_cli import Command
-from test_cli import command as command
-from test_full_sync import fill
+from scenes import fill, planned
+from world import World
 
 from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
 from sync_orchestrator.core.ports import Traits
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld, GroupBusy
-
-
-def planned(world: World, group: str = "A", **options: Any) -> GroupPlan:
-    return asyncio.run(plan_group(world.context, world.entity, group, **options))
 
 
 def everything(world: World) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from conftest import World
 from fakes import answer
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from paths import ROOT, SUPPORT
 from sqlalchemy import Connection, Engine
+from world import World
 
 from sync_orchestrator.core.groups import lease as group_lease
 from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, leased

@@ -15,10 +15,10 @@ from typing import Any
 import apprise
 import pytest
 from alert_servers import MailServer, Receiver, Webhook
-from conftest import World
 from fakes import answer
 from pydantic import ValidationError
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Alerts

@@ -16,10 +16,13 @@ from typing import Any
 import dagster as dg
 import pytest
 from alert_servers import Webhook
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import FakeThirdParty, answer, lost_answer
-from test_dagster_runs import Dagster, instance, storage, storage_url
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.watchdog import Watchdog

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from brokers import Broker, Proxy, Rabbit, running
 from brokers import broker as broker
-from conftest import World
 from fakes import answer, lost_answer, two_part_config
 from http_server import Server
 from standardwebhooks import Webhook, WebhookVerificationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.core.notifications import outcomes

@@ -9,18 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, lost_answer
-from test_full_sync import fill
-from test_validation import id_of
+from scenes import alter, fill, id_of, synced_a_second_ago
+from world import World
 
 from sync_orchestrator.assets.mirror_checks import summary
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.validation.validate import GroupValidation, _Validation, groups_due, validate
-
-
-def alter(world: World, key: str, **fields: Any) -> None:
-    world.erp.store[id_of(world, key)].update(fields)
 
 
 def stubborn_alerts(world: World) -> int:
@@ -28,18 +23,11 @@ def stubborn_alerts(world: World) -> int:
     return sum(1 for row in told if row.cause.endswith("stubborn"))
 
 
-def synced(world: World, count: int = 5) -> World:
-    fill(world, count)
-    world.full_sync()
-    world.later(1)
-    return world
-
-
 # Until it is known to be gone ----------------------------------------------------------------------------------------
 
 
 def test_a_repair_that_the_third_party_may_not_show_yet_is_not_called_good(make_world: Callable[..., World]) -> None:
-    world = synced(make_world(system={"search_lag": 30}))
+    world = synced_a_second_ago(make_world(system={"search_lag": 30}))
     world.later(60)
     alter(world, "k001", name="altered")
     world.validate(full=True)
@@ -51,7 +39,7 @@ def test_a_repair_that_the_third_party_may_not_show_yet_is_not_called_good(make_
 
 
 def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world: Callable[..., World]) -> None:
-    world = synced(make_world(system={"search_lag": 30}))
+    world = synced_a_second_ago(make_world(system={"search_lag": 30}))
     for _ in range(3):
         world.later(60)
         alter(world, "k001", count=1.5)
@@ -64,7 +52,7 @@ def test_drift_is_stubborn_though_a_look_comes_within_the_search_lag(make_world:
 
 def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) -> None:
     """It is different at first, and stale once a repair has put it right in vain."""
-    synced(world)
+    synced_a_second_ago(world)
     found = []
     for _ in range(3):
         world.later(1)
@@ -78,7 +66,7 @@ def test_what_the_third_party_rounds_is_stubborn_after_one_repair(world: World) 
 
 
 def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_id(world: World) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     for _ in range(5):
         for record in world.erp.of_key("k001"):
             del world.erp.store[id_of(world, record["code"])]
@@ -90,7 +78,7 @@ def test_a_record_that_vanishes_after_each_repair_is_stubborn_whatever_its_new_i
 
 
 def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_world: Callable[..., World]) -> None:
-    world = synced(make_world(system={"search_lag": 30}))
+    world = synced_a_second_ago(make_world(system={"search_lag": 30}))
     world.later(60)
     alter(world, "k001", name="altered")
     world.validate(full=True)
@@ -101,7 +89,7 @@ def test_drift_of_a_hot_record_is_over_when_a_newer_revision_has_landed(make_wor
 
 
 def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     alter(world, "k001", name="altered")
     world.validate(full=True)
     world.later(1)
@@ -113,7 +101,7 @@ def test_a_check_says_that_it_fails_for_what_was_found_earlier(world: World) -> 
 def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     alter(world, "k001", name="altered")
     confirm = _Validation._confirm
     others: list[GroupValidation] = []
@@ -131,7 +119,7 @@ def test_two_validations_at_once_do_not_call_each_others_repair_stubborn(
 
 
 def test_drift_that_repair_does_not_mend_is_looked_at_no_more_often_than_other_groups(world: World) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     for _ in range(3):
         alter(world, "k001", count=1.5)
         world.later(1)
@@ -151,7 +139,7 @@ def test_drift_that_repair_does_not_mend_is_looked_at_no_more_often_than_other_g
 
 
 def test_a_group_under_repair_is_looked_at_again_at_once(world: World) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     alter(world, "k001", name="altered")
     world.validate(full=True)
     with world.engine.begin() as connection:
@@ -163,7 +151,7 @@ def test_a_group_under_repair_is_looked_at_again_at_once(world: World) -> None:
 
 @pytest.mark.parametrize("looked_at", ["A", "B"])
 def test_a_record_that_somebody_moved_at_the_third_party_is_brought_home(world: World, looked_at: str) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     fill(world, 2, "B", "b")
     world.full_sync("B")
     alter(world, "k001", store="B")
@@ -181,7 +169,7 @@ def test_a_record_that_somebody_moved_at_the_third_party_is_brought_home(world: 
 def test_a_record_replaced_by_an_equal_one_under_another_id_gets_no_twin(
     make_world: Callable[..., World], can_lookup: bool
 ) -> None:
-    world = synced(make_world(erp=FakeThirdParty(can_lookup=can_lookup)))
+    world = synced_a_second_ago(make_world(erp=FakeThirdParty(can_lookup=can_lookup)))
     world.erp.by_hand(world.erp.store.pop(id_of(world, "k001")), "A")
     world.later(1)
     assert [(drift.key, drift.kind) for drift in world.validate(full=True).drift] == [("k001", "different")]
@@ -198,7 +186,7 @@ def test_our_record_whose_key_and_group_somebody_changed_is_not_deleted_as_forei
     make_world: Callable[..., World],
 ) -> None:
     world = make_world(entity={"validation": {"confirm_after": 0, "foreign": "delete"}})
-    synced(world)
+    synced_a_second_ago(world)
     fill(world, 2, "B", "b")
     world.full_sync("B")
     kept = id_of(world, "k001")
@@ -214,7 +202,7 @@ def test_what_becomes_ours_while_the_answer_to_its_deletion_is_lost_is_there_in_
     world = make_world(
         erp=FakeThirdParty(own_ids=False), entity={"validation": {"confirm_after": 0, "foreign": "delete"}}
     )
-    synced(world, 3)
+    synced_a_second_ago(world, 3)
     world.erp.store["z"] = {"code": "z", "store": "A", "name": "by hand"}
     world.later(1)
 
@@ -239,7 +227,7 @@ def test_what_becomes_ours_while_the_answer_to_its_deletion_is_lost_is_there_in_
 
 
 def test_a_breaker_that_opens_while_suspects_are_looked_at_leaves_the_group_not_validated(world: World) -> None:
-    synced(world)
+    synced_a_second_ago(world)
     alter(world, "k001", name="altered")
 
     async def opens(verb: str, key: str) -> None:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import World
-from test_cli import Command, command
-from test_drift import alter, synced
+from command_line import Command
+from command_line import command as command
+from scenes import alter, synced_a_second_ago
+from world import World
 
 from sync_orchestrator.cli.drift_export import plot, write
 from sync_orchestrator.core.validation import drift_log as found_drift
@@ -26,7 +27,7 @@ KEYS = ("k000", "k001", "k002")
 @pytest.fixture
 def drifted(world: World) -> World:
     """Three records that somebody altered there; the first is repaired."""
-    synced(world)
+    synced_a_second_ago(world)
     for key in KEYS:
         alter(world, key, name="=1+1", count=10**20)
     world.validate(full=True, repair="ask")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from conftest import World
-from test_full_sync import fill
+from scenes import fill, id_of
+from world import World
 
 from sync_orchestrator.core.validation.validate import groups_due
 
 
 def kinds(world: World, **options: object) -> set[tuple[str, str]]:
     return {(drift.key, drift.kind) for drift in world.validate(**options).drift}
-
-
-def id_of(world: World, key: str) -> str:
-    return next(name for name, record in world.erp.store.items() if record["code"] == key)
 
 
 def test_in_step_costs_one_call_after_the_first_audit(world: World) -> None:

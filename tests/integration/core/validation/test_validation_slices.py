@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries

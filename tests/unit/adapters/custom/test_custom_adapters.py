@@ -12,7 +12,7 @@ import odd_adapters
 import pytest
 import yaml
 from http_server import Server, failure_of
-from odd_adapters import Drawer, Shelf
+from odd_adapters import Drawer, Shelf, class_document
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -43,29 +43,8 @@ class Good(ThirdPartyAdapter):
 """
 
 
-def document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, Any]:
-    """An entity whose source and third party are classes."""
-    entity = {
-        "owner": "shop",
-        "parts": {"shop": {"key": "key", "group": "store", "version": {"path": "v", "kind": "number"}}},
-        "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-        "retry": {"retries": 1, "first_wait": 0},
-        "third_party": {"system": "erp", "key_field": "code", **changes.pop("third_party", {})},
-        "validation": {"confirm_after": 0},
-    }
-    return {
-        "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
-        "third_parties": {
-            "erp": {"adapter": adapter, "search_lag": 0, "landing": 0, "timeout": 5, **changes.pop("system", {})}
-        },
-        "entities": {"item": entity},
-        "alerts": {"group_wait": 0},
-        **changes,
-    }
-
-
 def third_party(**changes: Any) -> ThirdParty:
-    return build_third_parties(Config.model_validate(document(**changes)), {})["item"]
+    return build_third_parties(Config.model_validate(class_document(**changes)), {})["item"]
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +70,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 
     def tell(module: str, adapter: str = "mine:Mine", **changes: Any) -> list[str]:
         (tmp_path / "mine.py").write_text(GOOD + module)
-        (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document(adapter, **changes), sort_keys=False))
+        (tmp_path / "sync.yaml").write_text(yaml.safe_dump(class_document(adapter, **changes), sort_keys=False))
         with pytest.raises(ConfigError) as caught:
             composition.load_config()
         return str(caught.value).splitlines()
@@ -318,7 +297,7 @@ async def test_without_an_address_the_rate_counts_methods(server: Server) -> Non
         nonlocal calls
         calls += 1
 
-    adapter = build_third_parties(Config.model_validate(document()), {"erp": before_call})["item"]
+    adapter = build_third_parties(Config.model_validate(class_document()), {"erp": before_call})["item"]
     external_id = await adapter.create(Item("k1", "A", PAYLOAD))
     await adapter.read(Item("k1", "A", {}, external_id=external_id))
     assert calls == 2
@@ -331,7 +310,7 @@ async def test_a_class_that_is_turned_away_is_left_alone_as_long_as_asked(addres
 
     Shelf.instead["read"] = turned_away
     hold_off = HoldOff()
-    config = Config.model_validate(document(system=address))
+    config = Config.model_validate(class_document(system=address))
     adapter = build_third_parties(config, {}, {"erp": hold_off})["item"]
     await failure_of(adapter.read(Item("k1", "A", {}, external_id="s1")))
     assert await hold_off.left() > 500
@@ -456,7 +435,7 @@ async def test_a_listing_that_never_moves_on_is_ended() -> None:
 async def test_what_a_source_gives_is_looked_at_too(row: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Drawer, "part_of", lambda self, row_: row)
     Drawer.rows.append({"key": "k", "store": "A", "v": 1})
-    source = build_sources(Config.model_validate(document()))["item"]["shop"]
+    source = build_sources(Config.model_validate(class_document()))["item"]["shop"]
     assert said in (await failure_of(anext(source.pages("A")))).detail  # type: ignore[arg-type]
 
 
@@ -468,7 +447,7 @@ def test_what_a_source_can_do_follows_from_its_methods() -> None:
 
 async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
     Drawer.rows.extend({"key": key, "store": "A", "v": 1} for key in "abc")
-    source = build_sources(Config.model_validate(document(source={"adapter": "odd_adapters:ReadableDrawer"})))
+    source = build_sources(Config.model_validate(class_document(source={"adapter": "odd_adapters:ReadableDrawer"})))
     assert [row.key for row in await source["item"]["shop"].read_many(["a", "x", "c"])] == ["a", "c"]
 
 
@@ -476,7 +455,7 @@ async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
 
 
 def test_a_change_goes_through_a_class(engine: Engine) -> None:
-    config = Config.model_validate(document())
+    config = Config.model_validate(class_document())
     context = composition.open_context(engine, config)
     Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(5))
     asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
@@ -492,7 +471,7 @@ def test_a_change_goes_through_a_class(engine: Engine) -> None:
 def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
     """Errors of every call are an outage: the breaker opens, and no attempt is lost."""
     context = composition.open_context(
-        engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}}))
+        engine, Config.model_validate(class_document(system={"breaker": {"probe_after": 0.1}}))
     )
     Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(3))
     Shelf.instead["create"] = raising(KeyError("id"))

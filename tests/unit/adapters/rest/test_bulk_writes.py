@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from conftest import World
 from fakes import two_part_config
 from http_server import Server, failure_of
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.responses import Answer, failure_of, shown

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_server import Server, failure_of
+from http_server import AWKWARD, Server, failure_of
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -36,7 +36,6 @@ TOKEN = "s3cret-token"
 BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 SKUS = {"skus": "{{ keys | join(',') }}"}
 POST = Call(method="POST", path="/x")
-AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
 
 
 def http(url: str, **settings: Any) -> Http:

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import Killed
 from http_server import Server, failure_of
 from record_store import OURS, THEIRS, HttpWorld, Store, adapter, http_world, item
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse, Response
+from world import Killed
 
 from sync_orchestrator.adapters.rest.writes import Writes
 from sync_orchestrator.errors import CallFailed, Failure

@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, lost_answer
+from world import World
 
 from sync_orchestrator.core.ports import Traits
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
