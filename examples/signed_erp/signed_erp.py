@@ -18,7 +18,7 @@ from sync_orchestrator.core.ports import Found, Item, Json, Traits
 from sync_orchestrator.errors import CallFailed, Failure
 
 
-class Settings(BaseModel, extra="forbid"):
+class SignedErpSettings(BaseModel, extra="forbid"):
     """What stands below ``settings`` in sync.yaml."""
 
     key_id: str
@@ -29,8 +29,8 @@ class Settings(BaseModel, extra="forbid"):
 class SignedErp(ThirdPartyAdapter):
     """The articles of one warehouse after the other; an article that is withdrawn counts as deleted."""
 
-    Settings = Settings
-    settings: Settings
+    Settings = SignedErpSettings
+    settings: SignedErpSettings
     traits = Traits(own_ids=True, can_lookup=True, idempotent_create=True, grouped_address=False)
 
     def sign(self, call: Outgoing) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ NOT_HERE = (["make", "install"], ["sync-orchestrator", "up"])
 @pytest.fixture
 def systems() -> Iterator[dict[str, tuple[Server, Backoffice | Partner]]]:
     """The reader's two, by the address that the page calls them."""
-    handlers = {
+    handlers: dict[str, Backoffice | Partner] = {
         "https://backoffice.example.com": Backoffice(products(), "the-token-of-your-system"),
         "https://partner.example.com": Partner("the-key-of-the-service"),
     }
@@ -49,7 +49,8 @@ class Reader:
 
     def does(self, words: list[str]) -> None:
         if words[0] == "export":
-            self._environment.update(word.split("=", 1) for word in words[1:] if not word.startswith("PATH="))
+            for name, _, value in (word.partition("=") for word in words[1:] if not word.startswith("PATH=")):
+                self._environment[name] = value
             return
         assert words[0] == "sync-orchestrator"
         here = [self._addresses.get(word, word) for word in words[1:]]

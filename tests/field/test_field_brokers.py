@@ -158,10 +158,13 @@ def test_a_short_outage_costs_no_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
-    real = consuming_module.open_queue
-    monkeypatch.setattr(
-        consuming_module, "open_queue", lambda settings, name: (opened.append(name), real(settings, name))[1]
-    )
+    real = consuming_module.__dict__["open_queue"]
+
+    def open_and_count(settings: Any, name: str) -> Any:
+        opened.append(name)
+        return real(settings, name)
+
+    monkeypatch.setattr(consuming_module, "open_queue", open_and_count)
     monkeypatch.setattr(consuming_module, "_taken", down.set)
     rabbit.send(packed(cloud_event(1)))
     with consuming(engine, config_for(rabbit)):

@@ -103,7 +103,7 @@ class Catalog:
 
     async def _handle(self, request: Request) -> Response:
         content = await request.body()
-        body = json.loads(content) if content else None
+        body: Any = json.loads(content) if content else None
         parts = request.path_params["rest"].split("/")
         self.calls[f"{request.method} {parts[0]}"] += 1
         named = {

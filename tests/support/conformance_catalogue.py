@@ -36,7 +36,7 @@ class Catalogue:
             return JSONResponse({"error": "who are you?"}, self.forbidden_status)
         match request.method, request.path_params["rest"].split("/"):
             case "GET", ["items"]:
-                return self.list(dict(request.query_params))
+                return self.list_items(dict(request.query_params))
             case "GET", ["count"]:
                 number = len(self.found(dict(request.query_params)))
                 return JSONResponse({"count": number + self.count_is_off if number else 0})
@@ -59,7 +59,7 @@ class Catalogue:
         self.made[key or ""] = made["id"]
         return JSONResponse(made, 201)
 
-    def list(self, asked: dict[str, str]) -> Response:
+    def list_items(self, asked: dict[str, str]) -> Response:
         offset, limit = int(asked.pop("offset", "0")), int(asked.pop("limit", "1000"))
         found = self.found(asked)
         return JSONResponse([] if offset and self.truncates else found[offset : offset + limit])

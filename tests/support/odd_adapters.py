@@ -6,9 +6,10 @@ Not here: classes that cannot even be loaded (``test_custom_adapters.py`` writes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, ClassVar
 
+import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from sync_orchestrator.adapters.custom.base import Given, SourceAdapter, ThirdPartyAdapter
@@ -17,7 +18,7 @@ from sync_orchestrator.core.ports import Found, Item, PartRead, Traits
 Misbehaviour = Callable[[], Any]
 
 
-class Settings(BaseModel):
+class ShelfSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     collection: str = "things"
@@ -28,9 +29,9 @@ class Settings(BaseModel):
 class Shelf(ThirdPartyAdapter):
     """Keeps records in memory, by collection. ``instead`` is what a method does in place of its work."""
 
-    Settings = Settings
+    Settings = ShelfSettings
     traits = Traits(own_ids=True, can_lookup=True, idempotent_create=False, grouped_address=False)
-    settings: Settings
+    settings: ShelfSettings
     kept: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
     instead: ClassVar[dict[str, Misbehaviour]] = {}
 
@@ -127,3 +128,12 @@ def class_document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[
         "alerts": {"group_wait": 0},
         **changes,
     }
+
+
+@pytest.fixture(autouse=True)
+def empty_shelves() -> Iterator[None]:
+    """Empties what the classes keep, after each test of a module that imports this."""
+    yield
+    Shelf.kept.clear()
+    Shelf.instead.clear()
+    Drawer.rows.clear()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import yaml
@@ -28,7 +28,7 @@ PATIENCE = 90.0
 SHOPS = ("berlin", "lisbon", "lyon", "oslo", "porto", "turin")
 PRODUCTS_EACH = 25
 
-T = Any
+T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], what: str, patience: float = PATIENCE) -> T:

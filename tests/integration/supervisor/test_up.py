@@ -260,7 +260,7 @@ def open_to_others(home: Path) -> list[str]:
 
 def sockets_open_to_others(up: Up) -> list[str]:
     """The Unix sockets of its processes that other users can connect to."""
-    paths = set()
+    paths: set[str] = set()
     for process in up.all_processes():
         with suppress(psutil.NoSuchProcess):  # runs end at any time
             paths |= {

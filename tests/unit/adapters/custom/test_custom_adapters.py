@@ -11,9 +11,10 @@ from typing import Any
 import odd_adapters
 import pytest
 import yaml
+from failing_adapters import raising
 from http_server import Server, failure_of
 from odd_adapters import Drawer, Shelf, class_document
-from sqlalchemy import Engine
+from odd_adapters import empty_shelves as empty_shelves
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -21,12 +22,8 @@ from sync_orchestrator import composition
 from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Found, Item, PartRead, ThirdParty, Traits
 from sync_orchestrator.core.systems.breaker import HoldOff
-from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
@@ -45,14 +42,6 @@ class Good(ThirdPartyAdapter):
 
 def third_party(**changes: Any) -> ThirdParty:
     return build_third_parties(Config.model_validate(class_document(**changes)), {})["item"]
-
-
-@pytest.fixture(autouse=True)
-def empty() -> Iterator[None]:
-    yield
-    Shelf.kept.clear()
-    Shelf.instead.clear()
-    Drawer.rows.clear()
 
 
 # Loading.
@@ -322,13 +311,6 @@ async def test_a_class_that_is_turned_away_is_left_alone_as_long_as_asked(addres
 # What is believed of it.
 
 
-def raising(error: BaseException) -> Callable[[], Any]:
-    def misbehave() -> Any:
-        raise error
-
-    return misbehave
-
-
 async def hang() -> None:
     await asyncio.Event().wait()
 
@@ -452,42 +434,6 @@ async def test_records_are_read_one_by_one_where_only_that_is_written() -> None:
 
 
 # All of it.
-
-
-def test_a_change_goes_through_a_class(engine: Engine) -> None:
-    config = Config.model_validate(class_document())
-    context = composition.open_context(engine, config)
-    Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(5))
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
-    assert sorted(record["code"] for record in Shelf.kept["things"].values()) == [f"k{number}" for number in range(5)]
-
-    row = {"key": "k1", "store": "A", "name": "new", "v": 2}
-    record(engine, [ChangeEvent("shop", "e1", "item", "k1", "update", 2, row, "A")])
-    asyncio.run(drain(context, linger=0, most_seconds=60))
-    assert [each["name"] for each in Shelf.kept["things"].values() if each["code"] == "k1"] == ["new"]
-    assert asyncio.run(validate(context, context.entities["item"], "A", full=True)).verdict == "in_step"
-
-
-def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
-    """Errors of every call are an outage: the breaker opens, and no attempt is lost."""
-    context = composition.open_context(
-        engine, Config.model_validate(class_document(system={"breaker": {"probe_after": 0.1}}))
-    )
-    Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(3))
-    Shelf.instead["create"] = raising(KeyError("id"))
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
-    assert Shelf.kept["things"] == {}
-    with engine.begin() as connection:
-        errors = (
-            connection.exec_driver_sql("SELECT detail FROM sync.push_attempts WHERE outcome = 'unknown'")
-            .scalars()
-            .all()
-        )
-    assert all("Shelf.create raised KeyError: 'id' (odd_adapters.py" in error for error in errors)
-    assert errors
-    Shelf.instead.clear()
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=30))
-    assert len(Shelf.kept["things"]) == 3
 
 
 def test_traits_are_those_of_the_class() -> None:
