@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-unit test-ui test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
+.PHONY: help install demo up test test-unit coverage test-ui test-postgres test-long test-fuzz test-third-parties bench bench-long check requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -23,6 +23,12 @@ test: .venv/dev  ## run the tests
 
 test-unit: .venv/dev  ## run the tests that need no database, in seconds
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests/unit
+
+coverage: .venv/dev  ## measure how much of the package tests/unit and tests/integration run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadscope tests/unit tests/integration
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browser; SYNC_UI_PICTURES=FOLDER keeps pictures
 	$(BIN)/python -m pytest -m ui tests/ui

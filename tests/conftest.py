@@ -47,7 +47,7 @@ def one_server() -> Iterator[Server]:
 def server(one_server: Server) -> Server:
     """It again, with nothing to say and nothing seen."""
     one_server.seen.clear()
-    one_server.handler = one_server.nothing
+    one_server.handler = one_server.respond_with_nothing
     return one_server
 
 

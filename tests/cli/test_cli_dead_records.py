@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import Result
 from command_line import Command
 from command_line import command as command
 from dead_records import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
-from scenes import fill
+from scenes import fill_sources
+from typer.testing import Result
 from world import World
 
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
@@ -59,7 +59,7 @@ def test_records_are_redriven_only_when_it_is_said_which(world: World, command: 
     )
     assert command("records", "redrive", "item", "--all").stdout == "0 records redriven\n"
     command("drain")
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert command("records", "list").stdout == "there are none\n"
 
 
@@ -96,8 +96,8 @@ def test_verify_ends_with_1_while_records_are_dead(world: World, command: Comman
 
 
 def test_verify_ends_with_1_for_a_dead_change_without_a_group(world: World, command: Command) -> None:
-    fill(world, 3)
-    world.full_sync()
+    fill_sources(world, 3)
+    world.run_full_sync()
     unreadable_change(world, "new")
     result = command("verify", "item")
     assert (result.exit_code, "without a known business group" in result.stdout) == (1, True)

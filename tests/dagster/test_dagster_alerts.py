@@ -89,7 +89,7 @@ def test_an_alert_without_an_entity_concerns_those_of_its_third_party_or_all(dag
 
 def test_the_check_is_a_warning_while_pushes_wait(dagster: Dagster) -> None:
     assert paused(dagster, "item", "the ERP is being updated").success
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     assert dagster.run("incremental_sync").success
     assert status(dagster) == (False, "WARN")
     assert shown(dagster).description == "item is paused: 1 wait"
@@ -104,7 +104,7 @@ def test_the_check_is_a_warning_while_pushes_wait(dagster: Dagster) -> None:
 def test_an_open_breaker_is_a_warning(dagster: Dagster) -> None:
     dagster.world.erp.before = lambda verb, key: answer(503)
     for number in range(6):
-        dagster.world.put(f"k{number}")
+        dagster.world.put_record(f"k{number}")
     dagster.run("incremental_sync")
     assert dagster.open_alerts() == {"breaker_open": "erp"}
     assert status(dagster) == (False, "WARN")
@@ -197,16 +197,16 @@ def test_a_pause_is_said_by_the_sensor_and_by_the_runs(synced: Dagster) -> None:
         "reason": "the ERP is being updated",
         "pushes that wait": "item is paused: 0 wait",
     }
-    synced.world.put("A0", name="changed")
-    synced.world.put("A1", name="changed")
+    synced.world.put_record("A0", name="changed")
+    synced.world.put_record("A1", name="changed")
     ran = synced.run("incremental_sync")
     logged = [entry.user_message for entry in synced.instance.all_logs(ran.run_id)]
     assert [line for line in logged if line.startswith("item is paused: 2 wait; launch the job `resume`")]
     assert synced.tick(changes.change_events).skip_message.startswith("item is paused: 2 wait; nothing else is due: ")
-    assert synced.world.mirrored() != synced.world.truth()
+    assert synced.world.mirror_by_key() != synced.world.expected_mirror()
     assert output(resumed(synced, "item"), "resume_pushes")["pushes that wait"] == "none"
     assert synced.run("incremental_sync").success
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
 
 
 def test_resume_fails_while_the_third_party_is_suspended(dagster: Dagster) -> None:

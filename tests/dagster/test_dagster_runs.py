@@ -25,7 +25,7 @@ from sqlalchemy import text
 from world import World
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
-from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
+from sync_orchestrator.assets.entity import SOURCE_CHECK
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
@@ -73,12 +73,12 @@ def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, sto
 
 def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagster) -> None:
     """From the ledger to the third party, and the touched group is reported."""
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     ticked = dagster.tick(changes.change_events)
     assert [request.run_key for request in ticked.run_requests] == [None]
     ran = dagster.run("incremental_sync")
     assert ran.success
-    assert dagster.world.mirrored() == dagster.world.truth()
+    assert dagster.world.mirror_by_key() == dagster.world.expected_mirror()
     assert dagster.events(ARCHIVE, "observation")["A"].metadata["records_mirrored"].value == 1
     [output] = [event for event in ran.events_for_node("drain_ledger") if event.is_successful_output]
     told = output.step_output_data.metadata
@@ -104,7 +104,7 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
 
 def test_a_drain_names_the_first_twenty_records_of_a_group(dagster: Dagster) -> None:
     for number in range(25):
-        dagster.world.put(f"k{number:02}")
+        dagster.world.put_record(f"k{number:02}")
     ran = dagster.run("incremental_sync")
     named = dagster.events(ARCHIVE, "observation")["A"].metadata["records"].value.split(", ")
     assert len(named) == 20
@@ -135,16 +135,16 @@ def test_sigterm_lets_a_drain_finish_what_is_under_way(dagster: Dagster, monkeyp
     """It would linger for a minute otherwise."""
     lingering = replace(dagster.world.context, config=two_part_config(limits={"linger": 60}))
     monkeypatch.setattr(system, "_opened", lambda: lingering)
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     dagster.world.erp.before = lambda verb, key: os.kill(os.getpid(), signal.SIGTERM)
     started = time.monotonic()
     assert dagster.run("incremental_sync").success
     assert time.monotonic() - started < 30
-    assert dagster.world.mirrored() == dagster.world.truth()
+    assert dagster.world.mirror_by_key() == dagster.world.expected_mirror()
 
 
 def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dagster) -> None:
-    dagster.world.put("k1", group="new")
+    dagster.world.put_record("k1", group="new")
     dagster.run("incremental_sync")
     dagster.tick(changes.change_events)
     assert dagster.instance.get_dynamic_partitions("business_group") == ["new"]
@@ -153,21 +153,21 @@ def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dag
 def test_sensor_says_why_it_requests_nothing(dagster: Dagster) -> None:
     """A quiet ledger, and a drain at work: each is a reason with figures."""
     assert "0 events received" in dagster.tick(changes.change_events).skip_message
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     heartbeat(dagster.world.engine, "drain")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
 
 
 def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> None:
     """A drain that was killed is gone, whatever its run's status says."""
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     heartbeat(dagster.world.engine, "drain")
-    dagster.world.later(presence.ALIVE_SECONDS + 1)
+    dagster.world.advance_clock(presence.ALIVE_SECONDS + 1)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 
 def test_no_second_drain_while_one_is_queued(dagster: Dagster) -> None:
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.NOT_STARTED
     )
@@ -178,8 +178,8 @@ def test_groups_are_discovered_at_the_owner(dagster: Dagster, monkeypatch: pytes
     async def refuses() -> None:
         raise answer(503)
 
-    dagster.world.put("k1", group="A", tell=False)
-    dagster.world.put("k2", group="B", tell=False)
+    dagster.world.put_record("k1", group="A", notify=False)
+    dagster.world.put_record("k2", group="B", notify=False)
     assert dagster.tick(changes.business_groups).skip_message == "business groups known: item: 2"
     assert set(dagster.instance.get_dynamic_partitions("business_group")) == {"A", "B"}
     monkeypatch.setattr(dagster.world.shop, "groups", refuses)
@@ -187,7 +187,7 @@ def test_groups_are_discovered_at_the_owner(dagster: Dagster, monkeypatch: pytes
 
 
 def test_full_sync_of_a_range_tells_of_each_group(synced: Dagster) -> None:
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
     archived, mirrored = synced.events(ARCHIVE, "materialization"), synced.events(MIRROR, "materialization")
     assert set(archived) == set(mirrored) == {"A", "B", "C"}
     assert archived["B"].metadata["listed"].value == 3
@@ -212,7 +212,7 @@ def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
 
 
 def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(synced: Dagster) -> None:
-    synced.world.put("B0", name="changed", group="B", tell=False)
+    synced.world.put_record("B0", name="changed", group="B", notify=False)
     ran = synced.run("full_sync", groups=["A", "C"])
     told = output_of(ran)
     assert (told["groups"].value, told["listed"].value, told["mirrored"].value) == (3, 9, 1)
@@ -222,7 +222,7 @@ def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(syn
         ("C", "in sync", 0),
     ]
     assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
-    synced.world.put("B1", name="again", group="B")
+    synced.world.put_record("B1", name="again", group="B")
     assert synced.run("incremental_sync").success
     assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}  # a drain only observes
     assert synced.events(ARCHIVE, "materialization")["B"].metadata["listed"].value == 3
@@ -233,7 +233,7 @@ def test_a_group_that_is_not_in_sync_is_not_materialized_and_fails_the_step(sync
     """The others stay materialized, and the failure says which group, which system, how many and why."""
     synced.world.erp.before = lambda verb, key: answer(422) if key in ("B0", "B1") else None
     for number in range(3):
-        synced.world.put(f"B{number}", name="changed", group="B", tell=False)
+        synced.world.put_record(f"B{number}", name="changed", group="B", notify=False)
     ran = synced.run("full_sync", groups=["A", "C"])
     assert not ran.success
     reason, told = failure_of(ran)
@@ -255,7 +255,7 @@ def impatient(
     world = make_world(limits={"linger": 0, "drain_seconds": 0.5})
     monkeypatch.setattr(system, "_opened", lambda: world.context)
     made = Dagster(world, instance)
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("business_group", ["A"])
     made.tick(changes.business_groups)
     return made
@@ -280,7 +280,7 @@ def test_a_full_sync_while_the_entity_is_paused_says_so_and_ends(impatient: Dags
 
 
 def test_a_change_that_comes_after_the_completion_of_a_group_is_not_left_over(synced: Dagster) -> None:
-    synced.world.put("A0", name="changed")
+    synced.world.put_record("A0", name="changed")
     synced.world.query("SELECT pg_sleep(0.01)")
     with synced.world.engine.begin() as connection:
         assert group_left_over(connection, synced.world.entity, "A") is None
@@ -305,13 +305,13 @@ def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> No
 
 
 def test_archive_alone_can_be_filled(dagster: Dagster) -> None:
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync", groups=["A"], assets=[ARCHIVE]).success
     assert set(dagster.events(ARCHIVE, "materialization")) == {"A"}
     assert not dagster.events(MIRROR, "materialization")
-    assert not dagster.world.mirrored()
+    assert not dagster.world.mirror_by_key()
 
 
 def test_entity_that_lacks_a_group_does_nothing_for_it(synced: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,18 +333,18 @@ def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
 def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Dagster) -> None:
     """The failure names the group and the mend; what was done counts as done."""
     for number in range(6):
-        synced.world.put(f"B{number}", group="B", tell=False)
+        synced.world.put_record(f"B{number}", group="B", notify=False)
     assert synced.run("full_sync", groups=["B"]).success
     for number in range(6):
         synced.world.shop.remove(f"B{number}")
-    synced.world.put("C9", group="C", tell=False)
+    synced.world.put_record("C9", group="C", notify=False)
     ended = synced.run("full_sync", groups=["A", "B", "C"])
     assert not ended.success
     failure = next(event for event in ended.all_events if event.is_step_failure)
     assert "1 of 3 business groups of item are not in sync: B: item B: 6 of 6 records would be deleted" in str(
         failure.step_failure_data.error_display_string
     )
-    assert "C9" in synced.world.mirrored()
+    assert "C9" in synced.world.mirror_by_key()
     newest = synced.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=MIRROR, asset_partitions=["A", "B", "C"]), limit=2
     ).records
@@ -353,7 +353,7 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     assert synced.open_alerts()["delete_cap"] == "item B"
     options = dg.RunConfig(ops={"item_full_sync": {"config": {"allow_deletions": 6}}})
     assert synced.run("full_sync", groups=["B"], run_config=options).success
-    assert not [key for key in synced.world.mirrored() if key.startswith("B")]
+    assert not [key for key in synced.world.mirror_by_key() if key.startswith("B")]
 
 
 def test_source_that_fails_for_a_while_is_asked_again(
@@ -363,7 +363,7 @@ def test_source_that_fails_for_a_while_is_asked_again(
     world: World = make_world(entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
     monkeypatch.setattr(system, "_opened", lambda: world.context)
     dagster = Dagster(world, instance)
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     refusals = [answer(503), answer(503)]
@@ -375,7 +375,7 @@ def test_source_that_fails_for_a_while_is_asked_again(
     monkeypatch.setattr(world.shop, "_answer", refuse_at_first)
     assert dagster.run("full_sync", groups=["A"]).success
     assert not refusals
-    assert set(world.mirrored()) == {"k1"}
+    assert set(world.mirror_by_key()) == {"k1"}
 
 
 def test_a_source_that_fails_is_named_with_its_group(
@@ -389,7 +389,7 @@ def test_a_source_that_fails_is_named_with_its_group(
     )
     monkeypatch.setattr(system, "_opened", lambda: context)
     dagster = Dagster(world, instance)
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     world.stock.down = True
@@ -403,7 +403,7 @@ def test_a_source_that_fails_is_named_with_its_group(
 def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(synced: Dagster) -> None:
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     assert synced.run("validate").success
     assert synced.checked() == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
     told = synced.evaluation("B")
@@ -418,7 +418,7 @@ def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(sync
 
 def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: Dagster) -> None:
     synced.run("validate_fully")
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     for record in synced.world.erp.store.values():
         record["name"] = "altered"
     assert synced.run("validate").success
@@ -431,11 +431,11 @@ def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
     """Drift, repair by the normal path, the next validation: the check is green and the alert over."""
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
     assert plotted(synced) == {"B": (1, 1, 0)}
     synced.run("incremental_sync")
-    synced.world.later(10)
+    synced.world.advance_clock(10)
     ended = synced.run("validate")
     assert plotted(synced) == {"B": (0, 0, 0)}
     assert list(synced.evaluated(ended)) == ["B"]
@@ -445,9 +445,9 @@ def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
 
 def test_observation_keeps_the_status_of_a_check_and_a_materialization_takes_it(synced: Dagster) -> None:
     """Trap 13, confirmed: so a drain observes the mirror, and only a full sync materializes it."""
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
-    synced.world.put("A0", name="changed")
+    synced.world.put_record("A0", name="changed")
     synced.run("incremental_sync")
     assert set(synced.events(MIRROR, "observation")) == {"A"}
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
@@ -460,7 +460,7 @@ def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(sy
     """With the third party paused nothing can be said: an earlier green must not stay, and no drift is claimed."""
     synced.run("validate")
     synced.world.query("UPDATE sync.systems SET paused = true WHERE name = 'erp'")
-    synced.world.later(3600)
+    synced.world.advance_clock(3600)
     ended = synced.run("validate")
     reason, told = failure_of(ended)
     assert reason.startswith("none of 3 business groups could be validated, such as item A: ")
@@ -475,7 +475,7 @@ def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(sy
 def test_a_validation_of_which_some_groups_failed_is_a_success_that_shows_them_first(synced: Dagster) -> None:
     """The evaluations of groups with drift come last: the UI shows the last one as that of the asset."""
     synced.run("validate")
-    synced.world.later(3600)
+    synced.world.advance_clock(3600)
     del synced.world.erp.store[next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "A1")]
     count = synced.world.erp.count
 
@@ -524,7 +524,7 @@ def test_unmanaged_records_are_plotted_when_found_and_when_gone_and_not_in_betwe
     synced.run("validate_fully")
     assert observed() == [1]
     for _ in range(2):
-        synced.world.later(3600)
+        synced.world.advance_clock(3600)
         synced.run("validate")
     assert observed() == [1]
     del synced.world.erp.store[ref]
@@ -544,7 +544,7 @@ def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_anothe
         )
 
     assert len(asked().run_requests) == 1
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
     assert asked().skip_message == "no business group is due"
     synced.instance.create_run_for_job(synced.defs.resolve_job_def("validate"), status=dg.DagsterRunStatus.STARTED)
@@ -568,7 +568,7 @@ def test_schedule_of_validation_waits_while_the_third_party_is_known_to_be_down(
 
 
 def test_validation_of_named_groups(synced: Dagster) -> None:
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     options = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "item", "groups": ["B"], "full": True}}})
     assert synced.run("validate", run_config=options).success
     assert synced.checked() == {"SUCCEEDED": ["B"]}
@@ -587,7 +587,7 @@ def test_validation_of_named_groups(synced: Dagster) -> None:
     ],
 )
 def test_check_launched_by_itself_judges_each_group(synced: Dagster, launched: Any, judged: list[str]) -> None:
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     job = synced.defs.resolve_implicit_global_asset_job_def().name
     assert synced.run(job, checks=[CHECK_KEY], **launched).success
     assert synced.checked() == {"SUCCEEDED": judged}
@@ -622,9 +622,9 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
 
 
 def test_outbox_is_sent_and_what_is_due_too_long_is_told_of(dagster: Dagster) -> None:
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     dagster.world.erp.before = lambda verb, key: answer(500)
-    dagster.world.later(3600)
+    dagster.world.advance_clock(3600)
     ticked = dagster.tick(alert_outbox)
     assert dagster.open_alerts() == {"overdue": "work"}
     assert datetime.now(UTC) - datetime.fromisoformat(json.loads(ticked.cursor)["looked_at"]) < timedelta(minutes=1)
@@ -632,7 +632,7 @@ def test_outbox_is_sent_and_what_is_due_too_long_is_told_of(dagster: Dagster) ->
 
 
 def test_maintenance_counts_everything(synced: Dagster) -> None:
-    synced.world.put("k1")
+    synced.world.put_record("k1")
     ended = synced.run("maintenance")
     assert ended.success
     output = next(event for event in ended.all_events if event.is_successful_output)

@@ -33,7 +33,7 @@ from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
+from sync_orchestrator.assets.entity import SOURCE_CHECK
 from sync_orchestrator.assets.mirror_checks import CHECK
 from sync_orchestrator.composition import open_context
 from sync_orchestrator.config import Config
@@ -345,10 +345,7 @@ def test_drain(runs: Runs, way: Any) -> None:
     """SIGTERM ends the whole system, and a drain that it ends has done what it is for."""
     record(
         runs.engine,
-        [
-            ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row)  # type: ignore[arg-type]
-            for key, row in runs.systems.rows.items()
-        ],
+        [ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row) for key, row in runs.systems.rows.items()],
     )
     runs.systems.held = writes
     runs.start("incremental_sync")

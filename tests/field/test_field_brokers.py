@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from sync_orchestrator.brokers.consume import Consumption
 from sync_orchestrator.config import Config
 
 DOWN = "the database does not answer as it should"
+
+
+def is_received(engine: Engine, count: int) -> bool:
+    return received(engine) == count
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +222,8 @@ def test_a_quorum_queue_of_rabbitmq_4_is_made_without_a_limit(
                     eventually(lambda: consumers(rabbit, queue), "the consumer")
                     sent = rabbit.channel.prepare_message(packed(cloud_event(10 * number + again)))
                     rabbit.channel.basic_publish(sent, routing_key=queue)
-                    eventually(lambda n=2 * number - 1 + again: received(engine) == n, "the event")
+                    wanted = 2 * number - 1 + again
+                    eventually(partial(is_received, engine, wanted), "the event")
             rabbit.channel.queue_declare(queue, durable=True, auto_delete=False, arguments=made)  # else it is refused
             rabbit.channel.queue_delete(queue)
     finally:

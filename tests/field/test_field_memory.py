@@ -227,8 +227,8 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
 
 def test_rule_27_a_hold_off_that_a_failed_push_asked_for_has_a_reason(world: World) -> None:
     world.erp.before = lambda verb, key: CallFailed(Failure.THROTTLED, "answer 429: slow down", retry_after=60)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     found = status(world.engine)["systems"]["erp"]
     assert found["held_off_because"] == "answer 429: slow down"
     assert found["held_off_seconds"] > 50

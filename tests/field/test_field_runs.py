@@ -22,6 +22,7 @@ from sqlalchemy import Engine, event
 from world import World
 
 from sync_orchestrator.core.db.session import connect
+from sync_orchestrator.core.operations.status import heartbeat
 from sync_orchestrator.core.systems import run_heartbeats
 from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
 from sync_orchestrator.resources import system
@@ -176,7 +177,7 @@ def test_a_run_that_never_beat_has_longer() -> None:
 @pytest.fixture
 def filled(dagster: Dagster) -> Dagster:
     """A group with a record, after its full sync."""
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync", groups=["A"]).success
@@ -205,7 +206,7 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
         if "sync.heartbeats" not in statement:
             seen.append(set(beats(watched)))
 
-    filled.world.put("k2")
+    filled.world.put_record("k2")
     event.listen(filled.world.engine, "before_cursor_execute", executed)
     options = {
         "repair": {"ops": {"repair_groups": {"config": {"groups": ["A"]}}}},
@@ -222,7 +223,7 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
 
 def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:
     seen: list[set[str]] = []
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     dagster.world.erp.before = lambda verb, key: seen.append(set(beats(dagster.world.engine)))
@@ -315,7 +316,7 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
 
 
 def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync", groups=["A"]).success
@@ -334,7 +335,7 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:
     with beating(dagster.world.engine, run_id):
         ticks.pass_(0)
         assert scheduled().skip_message == "a validation is under way"
-    run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
+    heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
     ticks.pass_(90)
     assert len(scheduled().run_requests) == 1
 
@@ -362,7 +363,7 @@ def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None:
 def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:
     """Neither a beat nor a look for ten minutes; the first look afterwards comes before the first beat."""
     run_id = started(dagster, "validate")
-    run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")
+    heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(600, every=600)
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
 
@@ -374,7 +375,7 @@ def test_a_run_that_was_never_launched_holds_up_nobody(
 ) -> None:
     for job in ("validate", "incremental_sync"):
         dagster.instance.create_run_for_job(dagster.defs.resolve_job_def(job), status=dg.DagsterRunStatus.NOT_STARTED)
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     assert instance_module.under_way(dagster.instance, "validate")
     assert dagster.tick(changes.change_events).skip_message == "a drain is about to start"
     monkeypatch.setattr(instance_module, "_LAUNCHED_WITHIN_SECONDS", -1)
@@ -385,6 +386,6 @@ def test_a_run_that_was_never_launched_holds_up_nobody(
 def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:
     ids = {job: started(dagster, job) for job in JOBS}
     for run_id in ids.values():
-        run_heartbeats.heartbeat(dagster.world.engine, f"run {run_id}")
+        heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(90)
     assert {job for job, run_id in ids.items() if status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED} == set()

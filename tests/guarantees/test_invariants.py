@@ -37,7 +37,7 @@ def play(make_world: Callable[[], FieldWorld], histories: int, steps: int) -> No
         played: ClassVar[Counter[str]] = Counter()
 
     with connected(make_world) as make:
-        Played.make_world = staticmethod(make)  # type: ignore[assignment]
+        Played.make_world = staticmethod(make)
         for Played.number in range(FIRST, FIRST + histories):
             run_state_machine_as_test(
                 Played,

@@ -27,8 +27,8 @@ def shared(make_world: Callable[..., World], engine: Engine) -> World:
 
 
 def pushed(world: World) -> bool:
-    row = world.row("a")
-    return row.applied_revision == row.revision
+    row = world.read_record_row("a")
+    return bool(row.applied_revision == row.revision)
 
 
 @contextmanager
@@ -58,10 +58,10 @@ def test_stopped_before_its_call_until_its_lease_is_over_it_does_not_begin_the_w
 ) -> None:
     due_for(shared, write)
     with stopped(database_url, SYNC_STOP_AT="push.before_call") as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, pushed)
         assert went_on(worker) == []
-    assert held(shared) == list(shared.truth().values())
+    assert held(shared) == list(shared.expected_mirror().values())
     assert_in_step(shared)
 
 
@@ -72,12 +72,12 @@ def test_a_write_that_lands_over_a_newer_one_is_seen_and_mended(
 ) -> None:
     due_for(shared, write)
     with stopped(database_url, stop_worker.AT_SEND) as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, reached)
-        assert held(shared) == list(shared.truth().values())
+        assert held(shared) == list(shared.expected_mirror().values())
         assert went_on(worker) == [write]
     assert [item["name"] for item in held(shared)] == ([lands] if lands else [])
-    row = shared.row("a")
+    row = shared.read_record_row("a")
     assert (row.out_of_step, row.unsettled_until is not None) == (True, True)
     assert_in_step(shared)
 
@@ -85,7 +85,7 @@ def test_a_write_that_lands_over_a_newer_one_is_seen_and_mended(
 def test_a_create_that_lands_after_another_drain_has_created_leaves_no_twin(shared: World, database_url: str) -> None:
     due_for(shared, "create")
     with stopped(database_url, stop_worker.AT_SEND) as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, settled)
         assert went_on(worker) == ["create", "delete"]
     assert_in_step(shared)

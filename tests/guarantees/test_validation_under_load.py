@@ -45,4 +45,4 @@ def test_every_fault_is_found_by_the_next_audit_and_nothing_else(
         }
 
     asyncio.run(all_of_it())
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()

@@ -103,7 +103,7 @@ class Dagster:
         with partition_loading_context(dynamic_partitions_store=self.instance):
             state = storage.get_asset_check_state([(check, business_group)])[check]
             found = {
-                status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
+                status.name: sorted(subset.subset_value.get_partition_keys())
                 for status, subset in state.subsets.items()
             }
         return {status: groups for status, groups in found.items() if groups}
@@ -183,7 +183,7 @@ def synced(dagster: Dagster) -> Dagster:
     """Groups A, B and C of three records each, after their full sync."""
     for group in "ABC":
         for number in range(3):
-            dagster.world.put(f"{group}{number}", group=group, tell=False)
+            dagster.world.put_record(f"{group}{number}", group=group, notify=False)
     dagster.instance.add_dynamic_partitions("business_group", ["A", "B", "C"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync", groups=["A", "B", "C"]).success

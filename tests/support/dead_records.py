@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fakes import answer
-from scenes import fill
+from scenes import fill_sources
 from world import World
 
 from sync_orchestrator.core.ports import PartRead
@@ -22,29 +22,29 @@ def accept_all(world: World) -> None:
 def dead_by_full_sync(world: World, *keys: str, count: int = 20) -> None:
     """A group of records that a full sync brought, without any event; some of them are refused."""
     refuse(world, *keys)
-    fill(world, count)
-    world.full_sync(patience=30)
+    fill_sources(world, count)
+    world.run_full_sync(patience=30)
     accept_all(world)
-    world.later(1)
+    world.advance_clock(1)
 
 
 def dead_by_events(world: World, *keys: str) -> None:
     refuse(world, *keys)
-    world.put("fine")
+    world.put_record("fine")
     for key in keys:
-        world.put(key)
-    world.drain()
-    world.full_sync()
+        world.put_record(key)
+    world.run_drain()
+    world.run_full_sync()
     accept_all(world)
-    world.later(1)
+    world.advance_clock(1)
 
 
 def unreadable_change(world: World, key: str, group: str | None = None) -> None:
     """A change whose source refuses to be read for good."""
     world.shop.read = world.stock.read = _refused  # type: ignore[method-assign]
-    world.tell("shop", key, "update", world.shop.version + 1, group=group)
-    world.drain()
-    world.later(1)
+    world.post_event("shop", key, "update", world.shop.version + 1, group=group)
+    world.run_drain()
+    world.advance_clock(1)
 
 
 async def _refused(key: str) -> PartRead | None:

@@ -26,6 +26,7 @@ from sync_orchestrator.core.ledger.recording import conservation, redrive
 from sync_orchestrator.core.operations.adoption import adopt
 from sync_orchestrator.core.systems import queries as systems_queries
 from sync_orchestrator.core.validation.source_check import check_sources
+from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import CallFailed, CannotPlan, DeletionsHeld, GroupBusy
 
 KEYS = ("a", "b", "7")
@@ -145,8 +146,8 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = type(self).make_world()
-        self.sent: list[tuple[str, str, str, int, Any, str]] = []
-        self.held: list[tuple[str, str, str, int, Any, str]] = []
+        self.sent: list[tuple[str, str, Action, int, Any, str]] = []
+        self.held: list[tuple[str, str, Action, int, Any, str]] = []
         self.deliveries: Counter[tuple[str, str]] = Counter()
         self.versions: dict[tuple[str, str], tuple[int, int]] = {}
         self.went_back: set[str] = set()
@@ -174,11 +175,11 @@ class Histories(RuleBasedStateMachine):
     def _note_delete(self, external_id: str, code: str) -> None:
         """A delete is asked for by a delete at the source since the record was made, or by a twin that stays."""
         asked = self.deleted_at.get(code, -1) >= self.created_at.get(external_id, 0)
-        twin = any(record["code"] == code for record in self.world.ours().values())
+        twin = any(record["code"] == code for record in self.world.own_mirror_by_key().values())
         if code in self.world.shop.rows and not asked and not twin:
             self.unasked.append(f"{external_id}: {code}")
 
-    def _notify(self, source: str, key: str, action: str, version: int, data: Any) -> None:
+    def _notify(self, source: str, key: str, action: Action, version: int, data: Any) -> None:
         self.held.append((source, key, action, version, data, f"e{len(self.sent) + len(self.held)}"))
 
     @rule(entropy=st.integers(0, 2**64 - 1))
@@ -198,7 +199,7 @@ class Histories(RuleBasedStateMachine):
     def _any(self, choices: Sequence[T]) -> T:
         return self.random.choice(choices)
 
-    def _new_name(self) -> str:
+    def _unused_name(self) -> str:
         self.names += 1
         return f"n{self.names}"
 
@@ -207,8 +208,8 @@ class Histories(RuleBasedStateMachine):
     def _change(self) -> None:
         """The owner creates, updates or moves; the other part comes with a create."""
         world, key, group = self.world, self._any(KEYS), self._any(GROUPS)
-        action = "update" if key in world.shop.rows else "create"
-        row = world.shop.put(key, {"name": self._new_name(), "store": group}, group=group)
+        action: Action = "update" if key in world.shop.rows else "create"
+        row = world.shop.put(key, {"name": self._unused_name(), "store": group}, group=group)
         self._notify("shop", key, action, row.version, row.data)
         if key not in world.stock.rows:
             stock = world.stock.put(key, {"count": self._any(range(4))})
@@ -241,7 +242,7 @@ class Histories(RuleBasedStateMachine):
         if row is None:
             return
         new = self.world.shop.put(
-            key, {**row.data, "name": self._new_name()}, group=row.group, version=row.version + by
+            key, {**row.data, "name": self._unused_name()}, group=row.group, version=row.version + by
         )
         if self._any((True, True, False)):
             self._notify("shop", key, "update", new.version, new.data)
@@ -253,7 +254,7 @@ class Histories(RuleBasedStateMachine):
             return
         giver, taker = self.random.sample(sorted(rows), 2)
         given = rows[giver].data["name"]
-        for key, name in ((giver, self._new_name()), (taker, given)):
+        for key, name in ((giver, self._unused_name()), (taker, given)):
             row = self.world.shop.put(key, {**rows[key].data, "name": name}, group=rows[key].group)
             self._notify("shop", key, "update", row.version, row.data)
 
@@ -273,7 +274,7 @@ class Histories(RuleBasedStateMachine):
 
     def _id_is_given_again(self) -> None:
         """Somebody deletes a record of ours there, and another one comes to stand under its id."""
-        ours = self.world.ours()
+        ours = self.world.own_mirror_by_key()
         if ours:
             external_id = self._any(sorted(ours))
             self.world.erp.store.pop(external_id)
@@ -299,29 +300,29 @@ class Histories(RuleBasedStateMachine):
         if self.sent:
             self._send(self._any(self.sent))
 
-    def _send(self, event: tuple[str, str, str, int, Any, str]) -> None:
+    def _send(self, event: tuple[str, str, Action, int, Any, str]) -> None:
         source, key, action, version, part, event_id = event
-        self.world.tell(source, key, action, version, part, event_id=event_id)
+        self.world.post_event(source, key, action, version, part, event_id=event_id)
         self.deliveries[source, event_id] += 1
 
     def _drain(self) -> None:
-        self._run(self.world.drain)
+        self._run(self.world.run_drain)
 
     def _time_passes(self) -> None:
         seconds = self._any((1, 6, 11, 45, 70))
-        self.world.later(seconds)
+        self.world.advance_clock(seconds)
         self.lies_for += seconds
         if self.lies_for > LONGEST_FAULT_SECONDS:
             self._sources_tell_the_truth()
 
     def _full_sync(self) -> None:
         group = self._any(GROUPS)
-        self._run(lambda: self.world.full_sync(group))
+        self._run(lambda: self.world.run_full_sync(group))
 
     def _validate(self) -> None:
         group, full = self._any(GROUPS), self._any((True, False))
         if self._any((True, False)):
-            self._run(lambda: self.world.validate(group, full=full))
+            self._run(lambda: self.world.run_validation(group, full=full))
         else:
             self._run(lambda: asyncio.run(check_sources(self.world.context, self.world.entity, group)))
 
@@ -338,7 +339,7 @@ class Histories(RuleBasedStateMachine):
         with suppress(GroupBusy, DeletionsHeld, CannotPlan, CallFailed):
             if self.deadly is None:
                 work()
-            elif self.world.killed(work, *self.deadly):
+            elif self.world.run_until_crash(work, *self.deadly):
                 self.deaths[self.deadly[0]] += 1
                 self.deadly = None
 
@@ -356,7 +357,7 @@ class Histories(RuleBasedStateMachine):
             "UPDATE sync.records SET lease_token = 1, lease_until = sync.clock() "
             "WHERE out_of_step AND lease_token IS NULL AND parked IS NULL"
         )
-        self.world.later(0.1)
+        self.world.advance_clock(0.1)
 
     # What always holds ----------
 
@@ -400,7 +401,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_key_is_there_twice(self) -> None:
-        codes = Counter(each["code"] for each in self.world.ours().values())
+        codes = Counter(each["code"] for each in self.world.own_mirror_by_key().values())
         assert not [code for code, n in codes.items() if n > 1], "twins"
 
     @invariant()
@@ -437,15 +438,15 @@ class Histories(RuleBasedStateMachine):
             self.sent.append(event)
             self._send(event)
         for _ in range(4):
-            self.world.later(301)
-            self.world.drain()
+            self.world.advance_clock(301)
+            self.world.run_drain()
         self._adopt()
         self._what_differs_is_named()
         for _ in range(2):  # what lies within absent_after of a change is believed by the second one
-            self.world.later(1000)
+            self.world.advance_clock(1000)
             for group in GROUPS:
-                self.world.drain()
-                self.world.full_sync(group, allow_deletions=10)
+                self.world.run_drain()
+                self.world.run_full_sync(group, allow_deletions=10)
         for _ in range(3):
             self._settle_down()
         self._looked_at = {}
@@ -453,9 +454,9 @@ class Histories(RuleBasedStateMachine):
         self.what_is_not_finished_will_be_picked_up()
         self.nothing_is_deleted_that_nobody_asked_for()
         self.records_of_others_are_left_alone()
-        assert self.world.mirrored() == self.world.truth()
+        assert self.world.mirror_by_key() == self.world.expected_mirror()
         self.no_key_is_there_twice()
-        states = self.world.states()
+        states = self.world.count_events_by_state()
         type(self).events += self.deliveries.total()
         assert set(states) <= {"done", "superseded", "waiting"}, states
 
@@ -463,21 +464,21 @@ class Histories(RuleBasedStateMachine):
         """As in the hours after an outage: re-drives, drains, validation with repair, adoption where asked for."""
         world = self.world
         for _ in range(3):
-            world.later(70)
+            world.advance_clock(70)
             redrive(world.engine)
             world.query(
                 "UPDATE sync.records SET parked = NULL, rejected_digest = NULL, due_at = sync.clock() WHERE out_of_step"
             )
-            world.drain()
+            world.run_drain()
         self._adopt()
         for group in GROUPS:
-            world.validate(group, full=True)
-        world.drain()
+            world.run_validation(group, full=True)
+        world.run_drain()
 
     def _what_differs_is_named(self) -> None:
         """By validation, by the check of the sources, or as what is still to do."""
         world = self.world
-        truth, mirrored = world.truth(), world.mirrored()
+        truth, mirrored = world.expected_mirror(), world.mirror_by_key()
         wrong = {key for key in truth.keys() | mirrored.keys() if truth.get(key) != mirrored.get(key)}
         named = {
             row.key
@@ -487,7 +488,7 @@ class Histories(RuleBasedStateMachine):
             )
         }
         for group in GROUPS:
-            found = world.validate(group, full=True, repair="off")
+            found = world.run_validation(group, full=True, repair="off")
             checked = asyncio.run(check_sources(world.context, world.entity, group, repair="off"))
             if found.verdict == "not_validated" or checked.verdict == "not_checked":
                 return  # said, too: no full sync of it has completed
@@ -513,7 +514,7 @@ def replay(
         deaths: ClassVar[Counter[str]] = Counter()
         played: ClassVar[Counter[str]] = Counter()
 
-    Played.make_world, Played.number = staticmethod(make_world), number  # type: ignore[assignment]
+    Played.make_world, Played.number = staticmethod(make_world), number
     history = Played()
     try:
         history.begin()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
@@ -41,14 +41,14 @@ class Shelf(ThirdPartyAdapter):
 
     async def create(self, item: Item) -> str:
         if "create" in self.instead:
-            return await _made(self.instead["create"])
+            return cast("str", await _made(self.instead["create"]))
         external_id = f"s{len(self.records) + 1}"
         self.records[external_id] = dict(item.payload)
         return external_id
 
     async def update(self, item: Item) -> str | None:
         if "update" in self.instead:
-            return await _made(self.instead["update"])
+            return cast("str | None", await _made(self.instead["update"]))
         if item.external_id not in self.records:
             return None
         self.records[item.external_id] = dict(item.payload)
@@ -56,18 +56,18 @@ class Shelf(ThirdPartyAdapter):
 
     async def delete(self, item: Item) -> None:
         if "delete" in self.instead:
-            return await _made(self.instead["delete"])
+            return cast(None, await _made(self.instead["delete"]))
         self.records.pop(item.external_id or "", None)
         return None
 
     async def read(self, item: Item) -> Found | None:
         if "read" in self.instead:
-            return await _made(self.instead["read"])
+            return cast("Found | None", await _made(self.instead["read"]))
         return self._found(item.external_id) if item.external_id in self.records else None
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         if "lookup" in self.instead:
-            return await _made(self.instead["lookup"])
+            return cast("list[Found]", await _made(self.instead["lookup"]))
         return [self._found(each) for each, record in self.records.items() if record[self.key_field] == key]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
@@ -79,8 +79,8 @@ class Shelf(ThirdPartyAdapter):
 
     async def count(self, group: str) -> int | None:
         if "count" in self.instead:
-            return await _made(self.instead["count"])
-        return sum(record["store"] == group for record in self.records.values())
+            return cast("int | None", await _made(self.instead["count"]))
+        return len([record for record in self.records.values() if record["store"] == group])
 
     def _found(self, external_id: str) -> Found:
         record = self.records[external_id]

@@ -13,31 +13,31 @@ from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
 
 
-def fill(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
+def fill_sources(world: World, count: int, group: str = "A", prefix: str = "k") -> None:
     for number in range(count):
-        world.put(f"{prefix}{number:03}", count=number, group=group, tell=False)
+        world.put_record(f"{prefix}{number:03}", count=number, group=group, notify=False)
 
 
-def planned(world: World, group: str = "A", **options: Any) -> GroupPlan:
+def plan_full_sync(world: World, group: str = "A", **options: Any) -> GroupPlan:
     return asyncio.run(plan_group(world.context, world.entity, group, **options))
 
 
-def id_of(world: World, key: str) -> str:
+def find_external_id(world: World, key: str) -> str:
     return next(name for name, record in world.erp.store.items() if record["code"] == key)
 
 
-def alter(world: World, key: str, **fields: Any) -> None:
-    world.erp.store[id_of(world, key)].update(fields)
+def alter_copy(world: World, key: str, **fields: Any) -> None:
+    world.erp.store[find_external_id(world, key)].update(fields)
 
 
-def synced_a_second_ago(world: World, count: int = 5) -> World:
-    fill(world, count)
-    world.full_sync()
-    world.later(1)
+def sync_and_wait_a_second(world: World, count: int = 5) -> World:
+    fill_sources(world, count)
+    world.run_full_sync()
+    world.advance_clock(1)
     return world
 
 
-def watched(world: World) -> list[tuple[str, int]]:
+def watch_ledger(world: World) -> list[tuple[str, int]]:
     """The minute's round, and the alerts that are open after it."""
     with world.engine.begin() as connection:
         watch(connection, Alerts())
@@ -47,18 +47,18 @@ def watched(world: World) -> list[tuple[str, int]]:
     ]
 
 
-def checked_sources(world: World, group: str = "A") -> SourceCheck:
+def check_group_sources(world: World, group: str = "A") -> SourceCheck:
     return asyncio.run(check_sources(world.context, world.entity, group))
 
 
-def open_alerts(world: World) -> list[tuple[str, str]]:
+def list_open_alerts(world: World) -> list[tuple[str, str]]:
     return [
         (row.kind, row.cause)
         for row in world.query("SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL ORDER BY kind, cause")
     ]
 
 
-def synced(world: World, count: int = 4, group: str = "A", prefix: str = "k") -> World:
-    fill(world, count, group, prefix)
-    world.full_sync(group, patience=30)
+def sync_new_records(world: World, count: int = 4, group: str = "A", prefix: str = "k") -> World:
+    fill_sources(world, count, group, prefix)
+    world.run_full_sync(group, patience=30)
     return world

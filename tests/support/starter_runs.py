@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.starter.document import marked_lines

@@ -24,17 +24,17 @@ def archive(world: World) -> None:
 def due_for(world: World, write: str) -> None:
     """Record ``a`` stands before this write, and its older state is archived."""
     if write != "create":
-        world.put("a", name="first")
+        world.put_record("a", name="first")
         drained_until(world, settled)
     if write == "delete":
-        world.remove("a")
+        world.delete_record("a")
     else:
-        world.put("a", name="older")
+        world.put_record("a", name="older")
     archive(world)
 
 
 def settled(world: World) -> bool:
-    return world.states().keys() <= {"done"} and not world.row("a").out_of_step
+    return world.count_events_by_state().keys() <= {"done"} and not world.read_record_row("a").out_of_step
 
 
 def drained_until(world: World, reached: Callable[[World], bool]) -> None:
@@ -57,5 +57,5 @@ def went_on(process: subprocess.Popen[str]) -> list[str]:
 
 def assert_in_step(world: World) -> None:
     drained_until(world, settled)
-    assert held(world) == list(world.truth().values())
-    assert world.totals().balanced
+    assert held(world) == list(world.expected_mirror().values())
+    assert world.read_conservation().balanced

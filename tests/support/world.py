@@ -25,6 +25,7 @@ from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.push_group import StepReport
 from sync_orchestrator.core.ledger.recording import ChangeEvent, Conservation, conservation, record
 from sync_orchestrator.core.validation.validate import GroupValidation, validate
+from sync_orchestrator.core.version_guard import Action
 
 
 class Killed(BaseException):
@@ -46,24 +47,24 @@ class World:
     shop: FakeSource = field(default_factory=FakeSource)
     stock: FakeSource = field(default_factory=FakeSource)
     erp: FakeThirdParty = field(default_factory=FakeThirdParty)
-    offset: float = 0.0
-    dead: bool = False
+    clock_offset_seconds: float = 0.0
+    is_dead: bool = False
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
         event.listen(self.engine, "begin", self._set_clock)
-        self.context: Context = self.assembled()
+        self.context: Context = self.assemble_context()
 
-    def assembled(self) -> Context:
+    def assemble_context(self) -> Context:
         """Its systems, put together."""
         return assemble(
             self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp}
         )
 
     def _set_clock(self, connection: Any) -> None:
-        if self.dead:
+        if self.is_dead:
             raise Killed
-        connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
+        connection.exec_driver_sql(f"SET sync.clock_offset = '{self.clock_offset_seconds} s'")
 
     def close(self) -> None:
         """Lets go of the engine's clock."""
@@ -74,7 +75,7 @@ class World:
     def entity(self) -> EntityContext:
         return self.context.entities["item"]
 
-    def killed(self, work: Callable[[], object], point: str, times: int) -> bool:
+    def run_until_crash(self, work: Callable[[], object], point: str, times: int) -> bool:
         """Does work as a process that dies when a crash point is reached for the n-th time; says whether it did.
 
         From there on not a statement of its reaches the database, whatever its clean-up tries.
@@ -84,8 +85,8 @@ class World:
         def die(self_: CrashPoint) -> None:
             nonlocal reached
             reached += self_.name == point
-            if self.dead or reached >= times:
-                self.dead = True
+            if self.is_dead or reached >= times:
+                self.is_dead = True
                 raise Killed
 
         with pytest.MonkeyPatch.context() as patch:
@@ -94,22 +95,22 @@ class World:
             try:
                 work()
             except BaseException as error:
-                if not self.dead or not _was_killed(error):
+                if not self.is_dead or not _was_killed(error):
                     raise
-            if self.dead:
+            if self.is_dead:
                 gc.collect()
-            died, self.dead = self.dead, False
+            died, self.is_dead = self.is_dead, False
         return died
 
-    def later(self, seconds: float) -> None:
+    def advance_clock(self, seconds: float) -> None:
         """Moves the database's clock on."""
-        self.offset += seconds
+        self.clock_offset_seconds += seconds
 
-    def tell(
+    def post_event(
         self,
         source: str,
         key: str,
-        action: str,
+        action: Action,
         version: int,
         data: dict[str, Any] | None = None,
         *,
@@ -120,39 +121,39 @@ class World:
         record(
             self.engine,
             [ChangeEvent(source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)],
-        )  # type: ignore[arg-type]
+        )
 
-    def put(self, key: str, name: str = "n", count: int = 1, group: str = "A", *, tell: bool = True) -> None:
+    def put_record(self, key: str, name: str = "n", count: int = 1, group: str = "A", *, notify: bool = True) -> None:
         """Writes a record in both sources and, unless told otherwise, notifies of it."""
-        action = "update" if key in self.shop.rows else "create"
+        action: Action = "update" if key in self.shop.rows else "create"
         shop = self.shop.put(key, {"key": key, "name": name, "store": group, "v": 0}, group=group)
         stock = self.stock.put(key, {"key": key, "count": count, "v": 0})
-        if tell:
-            self.tell("shop", key, action, shop.version, shop.data)
-            self.tell("stock", key, action, stock.version, stock.data)
+        if notify:
+            self.post_event("shop", key, action, shop.version, shop.data)
+            self.post_event("stock", key, action, stock.version, stock.data)
 
-    def remove(self, key: str) -> None:
-        self.tell("shop", key, "delete", self.shop.remove(key))
+    def delete_record(self, key: str) -> None:
+        self.post_event("shop", key, "delete", self.shop.remove(key))
 
-    def drain(self) -> DrainReport:
+    def run_drain(self) -> DrainReport:
         """One drain that ends when nothing is due."""
         return asyncio.run(drain(self.context, linger=0, most_seconds=60))
 
-    def full_sync(self, group: str = "A", **options: Any) -> StepReport:
+    def run_full_sync(self, group: str = "A", **options: Any) -> StepReport:
         return asyncio.run(full_sync(self.context, self.entity, group, **{"patience": 0.3, **options}))[1]
 
-    def validate(self, group: str = "A", **options: Any) -> GroupValidation:
+    def run_validation(self, group: str = "A", **options: Any) -> GroupValidation:
         return asyncio.run(validate(self.context, self.entity, group, **options))
 
-    def totals(self) -> Conservation:
+    def read_conservation(self) -> Conservation:
         with self.engine.begin() as connection:
             return conservation(connection)
 
-    def states(self) -> dict[str, int]:
+    def count_events_by_state(self) -> dict[str, int]:
         """Events by state, those that are not zero."""
-        return {state: n for state, n in self.totals().states.items() if n}
+        return {state: n for state, n in self.read_conservation().states.items() if n}
 
-    def row(self, key: str) -> Any:
+    def read_record_row(self, key: str) -> Any:
         with self.engine.begin() as connection:
             return run(connection, "SELECT * FROM sync.records WHERE key = %(key)s", key=key)[0]
 
@@ -160,11 +161,11 @@ class World:
         with self.engine.begin() as connection:
             return run(connection, statement, **params)
 
-    def mirrored(self) -> dict[str, dict[str, Any]]:
+    def mirror_by_key(self) -> dict[str, dict[str, Any]]:
         """The third party's store by our key."""
         return {record["code"]: record for record in self.erp.store.values()}
 
-    def truth(self) -> dict[str, dict[str, Any]]:
+    def expected_mirror(self) -> dict[str, dict[str, Any]]:
         """What it should hold, from the source systems alone."""
         return {
             key: {

@@ -39,11 +39,11 @@ def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_no
     world = world_of(engine, server)
     store.bad = {"k07"}
     for number in range(120):
-        world.put(f"k{number:02}", tell=False)
-        world.tell("shop", f"k{number:02}", "create", world.shop.version, world.shop.rows[f"k{number:02}"].data)
+        world.put_record(f"k{number:02}", notify=False)
+        world.post_event("shop", f"k{number:02}", "create", world.shop.version, world.shop.rows[f"k{number:02}"].data)
     perform(world.context, drain(world.context, linger=0, most_seconds=60))
     assert len(store.items) == 119
-    assert world.states() == {"done": 119, "dead": 1}
+    assert world.count_events_by_state() == {"done": 119, "dead": 1}
     assert max(len(call) for call in store.calls) == 50
     assert len(store.calls) < 20
 
@@ -51,13 +51,13 @@ def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_no
 def test_answers_that_are_lost_make_no_twins(engine: Engine, server: Server, store: BulkStore) -> None:
     world = world_of(engine, server)
     for number in range(20):
-        world.put(f"k{number:02}")
+        world.put_record(f"k{number:02}")
     store.says = lambda results: JSONResponse({}, 500)
     perform(world.context, drain(world.context, linger=0, most_seconds=60))
     made = dict(store.items)
     assert len(made) == 20
     store.says = lambda results: JSONResponse({"results": results}, 207)
     for _ in range(3):
-        world.later(300)
+        world.advance_clock(300)
         perform(world.context, drain(world.context, linger=0, most_seconds=60))
-    assert (sorted(store.items), world.states()) == (sorted(made), {"done": 40})
+    assert (sorted(store.items), world.count_events_by_state()) == (sorted(made), {"done": 40})

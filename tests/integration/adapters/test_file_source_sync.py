@@ -32,8 +32,8 @@ def test_a_row_without_a_key_is_asked_of_no_other_source(
     monkeypatch.setattr(world.stock, "read_many", strict)
     world.stock.put("k1", {"key": "k1", "count": 1, "v": 0})
     put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n,A,1,nobody\nk2,A\n")
-    world.full_sync()
-    assert sorted(world.mirrored()) == ["k1"]
+    world.run_full_sync()
+    assert sorted(world.mirror_by_key()) == ["k1"]
     [alert] = world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL")
     assert alert.kind == "unusable"
 
@@ -51,12 +51,12 @@ def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]
         world.stock.put(f"k{n}", {"key": f"k{n}", "count": n, "v": 0})
     rows = [f"k{n},A,1,n" for n in range(10)]
     put(tmp_path, "a.csv", HEAD + "\n".join([*rows, "k3,A,3,newest", "k3,A,2,newer"]) + "\n")
-    world.full_sync()
-    assert len(world.mirrored()) == 10
-    assert world.mirrored()["k3"]["name"] == "newest"
+    world.run_full_sync()
+    assert len(world.mirror_by_key()) == 10
+    assert world.mirror_by_key()["k3"]["name"] == "newest"
     put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\nk8,A\n")
     with pytest.raises(DeletionsHeld, match="not proven complete"):
-        world.full_sync()
+        world.run_full_sync()
     put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\n")
-    world.full_sync()
-    assert sorted(world.mirrored()) == [f"k{n}" for n in range(8)]
+    world.run_full_sync()
+    assert sorted(world.mirror_by_key()) == [f"k{n}" for n in range(8)]

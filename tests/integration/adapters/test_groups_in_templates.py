@@ -26,16 +26,16 @@ either_way = pytest.mark.parametrize("target", [SHOWN, HIDDEN], ids=["shown", "n
 def make_in_step(world: HttpWorld, keys: str = "abc", **more: Any) -> None:
     """Records in A, with both groups synced."""
     for key in keys:
-        world.put(key, **more)
-    world.drain()
+        world.put_record(key, **more)
+    world.run_drain()
     for group in "AB":
-        world.full_sync(group)
-    world.later(1)
+        world.run_full_sync(group)
+    world.advance_clock(1)
 
 
 def looks(world: HttpWorld) -> dict[str, tuple[str, int, int | None, str | None]]:
     """What a full validation says of each group."""
-    found = {group: world.validate(group, full=True) for group in "AB"}
+    found = {group: world.run_validation(group, full=True) for group in "AB"}
     return {group: (each.verdict, each.expected, each.counted, each.reason) for group, each in found.items()}
 
 
@@ -53,10 +53,10 @@ def test_an_event_that_changes_only_the_group_moves_the_record(
     world = catalog_world(engine, server, {**CARRIERS[carrier], **({"group": "store"} if group_is == "shown" else {})})
     make_in_step(world)
     assert {item["store"] for item in catalog.items.values()} == {"A"}
-    world.put("b", group="B")
-    world.drain()
-    assert (catalog.of("b")["store"], world.row("b").applied_group, len(catalog.items)) == ("B", "B", 3)
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    assert (catalog.of("b")["store"], world.read_record_row("b").applied_group, len(catalog.items)) == ("B", "B", 3)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_step", 2, 2, None), "B": ("in_step", 1, 1, None)}
     world.close()
 
@@ -68,10 +68,10 @@ def test_an_event_that_changes_only_the_group_makes_no_call_where_no_write_sends
     world = catalog_world(engine, server, {**TARGET, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_step(world)
     before = dict(catalog.calls)
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     assert dict(catalog.calls) == before
-    assert world.states()["done"] == 8
+    assert world.count_events_by_state()["done"] == 8
     world.close()
 
 
@@ -84,12 +84,12 @@ def test_a_group_that_a_lost_call_may_have_changed_is_written_again(
     world = catalog_world(engine, server, target)
     make_in_step(world)
     catalog.lost = [504]
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     assert catalog.of("b")["store"] == "B"
-    world.put("b", group="A")
-    world.settled()
-    assert (catalog.of("b")["store"], world.row("b").unsettled_until) == ("A", None)
+    world.put_record("b", group="A")
+    world.run_until_settled()
+    assert (catalog.of("b")["store"], world.read_record_row("b").unsettled_until) == ("A", None)
     world.close()
 
 
@@ -97,17 +97,17 @@ def test_what_was_refused_in_one_group_is_sent_in_another(engine: Engine, server
     catalog = Catalog(server)
     catalog.refused = {"A"}
     world = catalog_world(engine, server, SHOWN)
-    world.put("a")
-    world.drain()
-    assert (world.states(), catalog.items) == ({"dead": 2}, {})
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
+    assert (world.count_events_by_state(), catalog.items) == ({"dead": 2}, {})
+    world.put_record("a", group="B")
+    world.run_drain()
     assert catalog.of("a")["store"] == "B"
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     refused = catalog.calls["PUT items"]
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     assert catalog.calls["PUT items"] == refused, "the same payload in the same group is not sent again"
     world.close()
 
@@ -119,11 +119,11 @@ def test_a_plan_shows_an_update_for_a_record_that_changed_its_group_alone(
     Catalog(server)
     world = catalog_world(engine, server, target)
     make_in_step(world)
-    world.put("b", group="B", tell=False)
+    world.put_record("b", group="B", notify=False)
     plan = perform(world.context, plan_group(world.context, world.entity, "B"))
     assert plan.counts == {"update": 1}
     assert plan.samples[0].fields == [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}]
-    world.full_sync("B")
+    world.run_full_sync("B")
     assert perform(world.context, plan_group(world.context, world.entity, "B")).counts == {"unchanged": 1}
     world.close()
 
@@ -142,16 +142,16 @@ def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaire
     world = catalog_world(engine, server, {**target, "count": count})
     make_in_step(world)
     catalog.of("b")["store"] = other
-    found = world.validate("A", full=count is None)
+    found = world.run_validation("A", full=count is None)
     [drift] = found.drift
     assert (found.verdict, drift.key, drift.kind, drift.status) == ("drift", "b", "different", "repairing")
     shown = other if target is SHOWN else None
     assert drift.sample == [{"field": GROUP_FIELD, "ours": "A", "theirs": shown}]
     [alert] = world.query("SELECT examples FROM sync.alerts WHERE kind = 'drift'")
     assert alert.examples == [f"b (different: business group {shown or 'none'} there, A expected)"]
-    world.drain()
+    world.run_drain()
     assert catalog.of("b")["store"] == "A"
-    world.later(1)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_step", 3, 3, None), "B": ("in_step", 0, 0, None)}
     world.close()
 
@@ -164,18 +164,18 @@ def test_a_record_that_was_moved_here_and_not_there_is_drift_in_its_old_group(
     catalog = Catalog(server)
     world = catalog_world(engine, server, target)
     make_in_step(world)
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     catalog.of("b")["store"] = "A"
-    world.later(1)
-    found = world.validate("A")
+    world.advance_clock(1)
+    found = world.run_validation("A")
     assert (found.verdict, found.expected, found.counted) == ("drift", 2, 3)
     assert [(drift.key, drift.kind, drift.sample) for drift in found.drift] == [
         ("b", "different", [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}])
     ]
-    world.drain()
+    world.run_drain()
     assert catalog.of("b")["store"] == "B"
-    world.later(1)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_step", 2, 2, None), "B": ("in_step", 1, 1, None)}
     assert world.query("SELECT count(*) FROM sync.drift WHERE status <> 'repaired'")[0][0] == 0
     world.close()
@@ -189,7 +189,7 @@ def test_a_repair_that_an_operator_starts_moves_the_record(
     world = catalog_world(engine, server, target, validation={"confirm_after": 0, "repair": "ask"})
     make_in_step(world)
     catalog.of("b")["store"] = "B"
-    assert [drift.status for drift in world.validate("A", full=True).drift] == ["found"]
+    assert [drift.status for drift in world.run_validation("A", full=True).drift] == ["found"]
     repaired = perform(world.context, repair(world.context, world.entity, "A"))
     assert (repaired.sent, catalog.of("b")["store"]) == (1, "A")
     world.close()
@@ -201,9 +201,9 @@ def test_a_listing_that_shows_all_groups_and_names_none_is_no_drift_but_says_why
     Catalog(server)
     world = catalog_world(engine, server, {**HIDDEN, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_step(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
     assert looks(world) == {
         "A": ("in_step", 2, 3, "3 counted, 2 expected: 1 of other business groups"),
         "B": ("in_step", 1, 3, "3 counted, 1 expected: 2 of other business groups"),
@@ -217,15 +217,15 @@ def test_a_listing_that_shows_all_groups_and_names_them_is_compared_by_what_it_n
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**SHOWN, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_step(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
     before = catalog.calls["GET items"]
     assert {group: look[0] for group, look in looks(world).items()} == {"A": "in_step", "B": "in_step"}
     assert catalog.calls["GET items"] - before == 2, "one listing a group, and no record is looked at again"
     catalog.of("c")["store"] = None
-    world.later(1)
-    assert [drift.key for drift in world.validate("A", full=True).drift] == ["c"]
+    world.advance_clock(1)
+    assert [drift.key for drift in world.run_validation("A", full=True).drift] == ["c"]
     world.close()
 
 
@@ -236,10 +236,10 @@ def test_a_count_that_does_not_fit_has_a_reason(engine: Engine, server: Server) 
     )
     make_in_step(world)
     catalog.by_hand(code="z", name="theirs", store="A")
-    found = world.validate("A")
+    found = world.run_validation("A")
     assert (found.verdict, found.foreign, found.reason) == ("in_step", 1, "4 counted, 3 expected: 1 unmanaged")
-    world.later(1)
-    again = world.validate("A")
+    world.advance_clock(1)
+    again = world.run_validation("A")
     assert (again.compared, again.reason) == (None, "4 counted, 3 expected: 1 unmanaged")
     world.close()
 
@@ -250,11 +250,11 @@ def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, serve
         engine, server, {**SHOWN, "count": {"path": "/count", "number": "n"}, "filter_check": {"off": True}}
     )
     make_in_step(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
-    assert world.validate("A", full=True).reason is None
-    found = world.validate("A")
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
+    assert world.run_validation("A", full=True).reason is None
+    found = world.run_validation("A")
     assert (found.verdict, found.expected, found.counted, found.reason) == (
         "in_step",
         2,
@@ -270,10 +270,10 @@ def test_a_sample_shows_the_id_under_which_a_copy_was_made(engine: Engine, serve
     make_in_step(world)
     copy = catalog.by_hand(**{**catalog.of("b"), "id": "x9"})
     catalog.items["x9"] = catalog.items.pop(copy)
-    [drift] = world.validate("A", full=True).drift
+    [drift] = world.run_validation("A", full=True).drift
     assert (drift.kind, drift.sample) == (
         "twin",
-        [{"field": ID_FIELD, "ours": world.row("b").external_id, "theirs": "x9"}],
+        [{"field": ID_FIELD, "ours": world.read_record_row("b").external_id, "theirs": "x9"}],
     )
     world.close()
 

@@ -28,11 +28,11 @@ def test_records_are_created_once_though_each_response_is_odd(engine: Engine, se
     store.says = odd
     world = world_over_http(engine, server)
     for number in range(4):
-        world.put(f"k{number}")
-    world.drain()
+        world.put_record(f"k{number}")
+    world.run_drain()
     assert store.calls["POST items"] == 4
     assert sorted(item["code"] for item in store.items.values()) == ["k0", "k1", "k2", "k3"]
-    assert world.states() == {"done": 8}
+    assert world.count_events_by_state() == {"done": 8}
     world.close()
 
 
@@ -62,9 +62,9 @@ def test_a_response_that_cannot_be_stored_fails_its_own_record_only(
     store.says = say
     world = world_over_http(engine, server)
     for number in range(3):
-        world.put(f"k{number}")
-    world.drain()
-    assert [world.row(key).out_of_step for key in ("k0", "k2")] == [False, False]
+        world.put_record(f"k{number}")
+    world.run_drain()
+    assert [world.read_record_row(key).out_of_step for key in ("k0", "k2")] == [False, False]
     assert len(store.of("k1")) == (status != 400)
     world.close()
 
@@ -76,8 +76,8 @@ def test_a_record_of_others_that_cannot_be_stored_stops_no_validation(
 ) -> None:
     store = Store(server)
     world = world_over_http(engine, server)
-    world.put("k1")
-    world.full_sync()
+    world.put_record("k1")
+    world.run_full_sync()
     store.items["x9"] = {"id": "x9", "code": "other", "name": "n", "store": "A", "count": 1, field: odd}
     if field == "name":
         store.items[store.of("k1")[0]]["name"] = odd
@@ -93,7 +93,7 @@ def test_a_record_of_others_that_cannot_be_stored_stops_no_validation(
         return Response(json.dumps(found), media_type="application/json")
 
     store._list = list_odd  # type: ignore[method-assign]
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     if field == "name":
         assert [(drift.key, drift.kind) for drift in result.drift if drift.kind == "different"] == [("k1", "different")]
     assert result.verdict == ("drift" if field == "name" else "in_step"), result.reason

@@ -17,13 +17,16 @@ from sqlalchemy import Engine
 def test_a_guarded_update_whose_answer_is_lost_ends_in_step(engine: Engine, server: Server, kind: str) -> None:
     store = guarded(server, kind)
     world = http_world(engine, server, {**THEIRS, **ASKED[kind]})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     store.after[PUTS] = [504]
-    world.put("a", name="next")
-    world.settled()
+    world.put_record("a", name="next")
+    world.run_until_settled()
     store.instead[PUTS] = [504]
-    world.put("a", name="last")
-    world.settled()
-    assert ([record["name"] for record in store.items.values()], world.states()) == (["last"], {"done": 6})
+    world.put_record("a", name="last")
+    world.run_until_settled()
+    assert ([record["name"] for record in store.items.values()], world.count_events_by_state()) == (
+        ["last"],
+        {"done": 6},
+    )
     world.close()

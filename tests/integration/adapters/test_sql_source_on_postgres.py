@@ -167,12 +167,12 @@ def test_a_table_larger_than_a_page_is_synced(tmp_path: Path, make_world: Callab
         world.context.entities["item"].sources["shop"] = source
         for n in range(1, 31):
             world.stock.put(str(n), {"key": str(n), "count": n, "v": 0})
-        world.full_sync()
+        world.run_full_sync()
         assert len(world.erp.store) == 30
         connection.execute("DELETE FROM items WHERE sku IN (3, 20)")
         connection.execute("UPDATE items SET name = 'new', v = 2 WHERE sku = 10")
         connection.commit()
-        world.full_sync()
+        world.run_full_sync()
     asyncio.run(source.close())
     assert {record["code"] for record in world.erp.store.values()} == {str(n) for n in range(1, 31) if n not in (3, 20)}
-    assert world.mirrored()["10"]["name"] == "new"
+    assert world.mirror_by_key()["10"]["name"] == "new"

@@ -86,17 +86,17 @@ def test_a_value_that_a_third_party_keeps_in_its_own_way_is_no_drift(
     store = type("Kept", (Odd,), {"keep": staticmethod(keep)})(server)
     world: HttpWorld = http_world(engine, server, {**THEIRS, "fields": {"name": codec}})
     for key, name in zip(("k1", "k2"), names, strict=True):
-        world.put(key, name=name)
-    world.drain()
-    world.full_sync()
+        world.put_record(key, name=name)
+    world.run_drain()
+    world.run_full_sync()
     assert len(store.bodies) == 2
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert (result.verdict, result.drift) == ("in_step", [])
     before, store.items["x1"]["name"] = store.items["x1"]["name"], store.items["x2"]["name"]
-    assert len(world.validate(full=True).drift) == 1
-    world.drain()
+    assert len(world.run_validation(full=True).drift) == 1
+    world.run_drain()
     assert store.items["x1"]["name"] == before
-    assert world.validate(full=True).verdict == "in_step"
+    assert world.run_validation(full=True).verdict == "in_step"
     world.close()
 
 

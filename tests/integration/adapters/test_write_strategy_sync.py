@@ -22,11 +22,11 @@ def test_an_upsert_whose_answer_is_lost_ends_in_step(
     store = Store(server, our_ids=True, unique=True)
     world = http_world(engine, server, target)
     store.after[lost] = [504]
-    world.put("a")
-    world.settled()
-    world.put("a", name="next")
-    world.settled()
-    assert (store.items["a"]["name"], len(store.items), world.states()) == ("next", 1, {"done": 4})
+    world.put_record("a")
+    world.run_until_settled()
+    world.put_record("a", name="next")
+    world.run_until_settled()
+    assert (store.items["a"]["name"], len(store.items), world.count_events_by_state()) == ("next", 1, {"done": 4})
     world.close()
 
 
@@ -38,12 +38,12 @@ def shared(engine: Engine, server: Server) -> tuple[Store, HttpWorld]:
 
 def test_search_by_external_key_then_create(shared: tuple[Store, HttpWorld]) -> None:
     store, world = shared
-    world.put("a")
-    world.drain()
-    assert (store.of("a"), world.row("a").external_id) == (["x1"], "x1")
+    world.put_record("a")
+    world.run_drain()
+    assert (store.of("a"), world.read_record_row("a").external_id) == (["x1"], "x1")
     assert (store.calls["GET items"], store.calls[POST_ITEMS]) == (1, 1)
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     assert (store.calls["GET items"], store.calls[PUT_ITEMS]) == (2, 1)  # the second one looks whose the id is
     world.close()
 
@@ -52,10 +52,14 @@ def test_search_by_external_key_then_update(shared: tuple[Store, HttpWorld]) -> 
     """What others have made is taken over, and not made a second time."""
     store, world = shared
     theirs = store.by_hand(code="a", name="theirs", store="A")
-    world.put("a")
-    world.drain()
-    assert (store.of("a"), store.items[theirs]["name"], world.row("a").external_id) == ([theirs], "n", theirs)
-    assert (store.calls[POST_ITEMS], world.states()) == (0, {"done": 2})
+    world.put_record("a")
+    world.run_drain()
+    assert (store.of("a"), store.items[theirs]["name"], world.read_record_row("a").external_id) == (
+        [theirs],
+        "n",
+        theirs,
+    )
+    assert (store.calls[POST_ITEMS], world.count_events_by_state()) == (0, {"done": 2})
     world.close()
 
 
@@ -63,20 +67,20 @@ def test_post_then_put_where_the_external_key_is_taken(engine: Engine, server: S
     store = Store(server, unique=True)
     world = http_world(engine, server, THEIRS)
     theirs = store.by_hand(code="a", name="theirs", store="A")
-    world.put("a")
-    world.drain()
-    assert (store.items[theirs]["name"], len(store.items), world.states()) == ("n", 1, {"done": 2})
+    world.put_record("a")
+    world.run_drain()
+    assert (store.items[theirs]["name"], len(store.items), world.count_events_by_state()) == ("n", 1, {"done": 2})
     world.close()
 
 
 def test_put_then_post_where_the_known_id_leads_nowhere(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     store.items.clear()
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     assert [record["name"] for record in store.items.values()] == ["next"]
     world.close()
 
@@ -99,10 +103,10 @@ def test_two_linked_calls_go_in_order_and_are_read_back_together(
 ) -> None:
     store = Store(server, our_ids=our_ids)
     world = http_world(engine, server, target)
-    world.put("a", count=5)
-    world.drain()
-    world.put("a", count=6)
-    world.drain()
+    world.put_record("a", count=5)
+    world.run_drain()
+    world.put_record("a", count=6)
+    world.run_drain()
     writes = [(method, path.split("/")[1]) for method, path, _ in server.seen if method != "GET"]
     first = "PUT" if our_ids else "POST"
     assert writes == [(first, "items"), ("PUT", "stock"), ("PUT", "items"), ("PUT", "stock")]
@@ -120,13 +124,17 @@ def test_the_first_of_two_linked_calls_is_not_repeated_as_a_create_when_the_seco
     store = Store(server, our_ids=our_ids)
     world = http_world(engine, server, target)
     store.instead[PUT_STOCK] = [status]
-    world.put("a", count=5)
-    world.drain()
-    assert (len(store.items), store.stock, world.states()) == (1, {}, {"dead": 2} if status == 404 else {"waiting": 2})
-    world.put("a", name="next", count=6)
-    world.settled()
+    world.put_record("a", count=5)
+    world.run_drain()
+    assert (len(store.items), store.stock, world.count_events_by_state()) == (
+        1,
+        {},
+        {"dead": 2} if status == 404 else {"waiting": 2},
+    )
+    world.put_record("a", name="next", count=6)
+    world.run_until_settled()
     assert (len(store.items), list(store.stock.values())) == (1, [6])
-    assert world.row("a").applied_revision == world.row("a").revision
+    assert world.read_record_row("a").applied_revision == world.read_record_row("a").revision
     world.close()
 
 
@@ -139,11 +147,11 @@ def test_two_linked_calls_of_which_an_answer_is_lost_end_in_step(
     store = Store(server, our_ids=our_ids)
     world = http_world(engine, server, target)
     (store.after if landed else store.instead)[lost] = [504]
-    world.put("a", count=5)
-    world.settled()
-    world.put("a", count=6)
-    world.settled()
-    assert (len(store.items), list(store.stock.values()), world.states()) == (1, [6], {"done": 4})
+    world.put_record("a", count=5)
+    world.run_until_settled()
+    world.put_record("a", count=6)
+    world.run_until_settled()
+    assert (len(store.items), list(store.stock.values()), world.count_events_by_state()) == (1, [6], {"done": 4})
     world.close()
 
 
@@ -156,16 +164,16 @@ def test_a_process_that_dies_between_two_linked_calls_leaves_the_second_to_the_n
     world = http_world(engine, server, target)
 
     def die(*_: object) -> None:
-        world.dead = True
+        world.is_dead = True
         raise Killed
 
-    world.put("a", count=5)
+    world.put_record("a", count=5)
     with monkeypatch.context() as between_the_calls:
         between_the_calls.setattr(Writes, "_follow", die)
-        assert world.killed(world.drain, "there and nowhere else", 1)
+        assert world.run_until_crash(world.run_drain, "there and nowhere else", 1)
     assert (len(store.items), store.stock) == (1, {})
-    world.settled()
-    assert (len(store.items), list(store.stock.values()), world.states()) == (1, [5], {"done": 2})
+    world.run_until_settled()
+    assert (len(store.items), list(store.stock.values()), world.count_events_by_state()) == (1, [5], {"done": 2})
     world.close()
 
 
@@ -173,25 +181,25 @@ def test_drift_in_the_second_of_two_linked_calls_is_found_and_repaired(engine: E
     store = Store(server)
     world = http_world(engine, server, LINKED)
     for key in "abc":
-        world.put(key, count=5)
-    world.full_sync()
-    assert world.validate().verdict == "in_step"
+        world.put_record(key, count=5)
+    world.run_full_sync()
+    assert world.run_validation().verdict == "in_step"
     store.stock["x2"] = 7
     del store.stock["x3"]
-    world.validate(repair="auto")
-    world.drain()
-    assert (list(store.stock.values()), world.validate().verdict) == ([5, 5, 5], "in_step")
+    world.run_validation(repair="auto")
+    world.run_drain()
+    assert (list(store.stock.values()), world.run_validation().verdict) == ([5, 5, 5], "in_step")
     world.close()
 
 
 def test_twins_are_noticed_where_the_external_key_is_not_unique(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.full_sync()
+    world.put_record("a")
+    world.run_full_sync()
     twin = store.by_hand(code="a", name="n", store="A", count=1)
-    assert world.validate().verdict == "drift"
-    assert world.row("a").external_id in store.items
+    assert world.run_validation().verdict == "drift"
+    assert world.read_record_row("a").external_id in store.items
     assert twin in store.items
     world.close()
 
@@ -207,7 +215,7 @@ def test_twins_are_noticed_where_the_external_key_is_not_unique(engine: Engine, 
 )
 async def test_path_encodings(server: Server, template: str, path: str) -> None:
     """Percent, OData quotes, tilde; and one that fits any character set."""
-    server.answers({"code": "a/b'c é"})
+    server.respond_with({"code": "a/b'c é"})
     calls = {"update": {"method": "PUT", "path": template}, "delete": {"path": template}, "read": {"path": template}}
     erp = adapter(server, {**OURS, **calls})
     strange = item("a/b'c é")
@@ -222,10 +230,10 @@ def test_a_create_whose_answer_is_lost_is_repeated_under_its_idempotency_key(eng
     store = Store(server, remembers=True)
     world = http_world(engine, server, {**THEIRS, "lookup": None, "idempotency": {}})
     store.after[POST_ITEMS] = [504]
-    world.put("a")
-    world.drain()
-    world.put("a", name="next")
-    world.settled()
+    world.put_record("a")
+    world.run_drain()
+    world.put_record("a", name="next")
+    world.run_until_settled()
     assert [record["name"] for record in store.items.values()] == ["next"]
     world.close()
 
@@ -233,12 +241,12 @@ def test_a_create_whose_answer_is_lost_is_repeated_under_its_idempotency_key(eng
 def test_a_record_made_again_after_it_was_deleted_has_another_idempotency_key(engine: Engine, server: Server) -> None:
     store = Store(server, remembers=True)
     world = http_world(engine, server, {**THEIRS, "idempotency": {}})
-    world.put("a")
-    world.drain()
-    world.remove("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
+    world.delete_record("a")
+    world.run_drain()
     assert store.items == {}
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert len(store.of("a")) == 1
     world.close()

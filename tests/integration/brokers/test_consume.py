@@ -40,6 +40,7 @@ from typer.testing import CliRunner
 
 from sync_orchestrator import composition
 from sync_orchestrator.brokers import consume as consuming_module
+from sync_orchestrator.brokers import messages
 from sync_orchestrator.brokers.consume import Consumption, consume, retry_rejected
 from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.cli import app
@@ -79,11 +80,12 @@ def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engin
 def test_what_has_arrived_is_one_commit(broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     write = Consumption._write
-    monkeypatch.setattr(
-        Consumption,
-        "_write",
-        lambda self, connection, understood: (sizes.append(len(understood)), write(self, connection, understood)),
-    )
+
+    def note_size(self: Consumption, connection: Any, understood: Any) -> Any:
+        sizes.append(len(understood))
+        return write(self, connection, understood)
+
+    monkeypatch.setattr(Consumption, "_write", note_size)
     for number in range(1, 101):
         broker.send(packed(cloud_event(number)))
     with consuming(engine, config_for(broker, consumer={"at_once": 60})):
@@ -193,7 +195,7 @@ def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Eng
 def test_what_the_database_cannot_hold_is_found_among_the_others(
     broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = consuming_module.events_of
+    read = messages.events_of
 
     def with_nul(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
         found = read(message, consumer, config)

@@ -263,11 +263,10 @@ def sockets_open_to_others(up: Up) -> list[str]:
     paths: set[str] = set()
     for process in up.all_processes():
         with suppress(psutil.NoSuchProcess):  # runs end at any time
-            paths |= {
-                connection.laddr
-                for connection in process.net_connections("unix")
-                if isinstance(connection.laddr, str) and connection.laddr.startswith("/")
-            }
+            for connection in process.net_connections("unix"):
+                path: Any = connection.laddr  # of a Unix socket it is a text, whatever the stubs say
+                if path.startswith("/"):
+                    paths.add(path)
     return [path for path in paths if os.path.exists(path) and os.lstat(path).st_mode & 0o022]
 
 

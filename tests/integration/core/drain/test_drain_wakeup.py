@@ -9,12 +9,13 @@ import pytest
 from world import World
 
 from sync_orchestrator.core.drain import drain
+from sync_orchestrator.core.push import attempt
 
 
 def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pusher looks before the events are archived, and hears of the empty result after that."""
-    world.put("a")
-    whole, slow = drain.claim, iter([0.5])
+    world.put_record("a")
+    whole, slow = attempt.claim, iter([0.5])
 
     def overtaken(*args: Any, **options: Any) -> Any:
         found = whole(*args, **options)
@@ -22,5 +23,5 @@ def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(drain, "claim", overtaken)
-    world.drain()
-    assert world.mirrored() == world.truth()
+    world.run_drain()
+    assert world.mirror_by_key() == world.expected_mirror()

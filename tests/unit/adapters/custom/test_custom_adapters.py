@@ -322,7 +322,7 @@ CALLS: dict[str, Callable[[ThirdParty], Awaitable[Any]]] = {
     "read": lambda adapter: adapter.read(Item("k1", "A", {}, external_id="s1")),
     "lookup": lambda adapter: adapter.lookup("k1", "A"),
     "count": lambda adapter: adapter.count("A"),
-    "pages": lambda adapter: anext(adapter.pages("A")),  # type: ignore[arg-type]
+    "pages": lambda adapter: anext(adapter.pages("A")),
 }
 
 
@@ -418,7 +418,7 @@ async def test_what_a_source_gives_is_looked_at_too(row: Any, said: str, monkeyp
     monkeypatch.setattr(Drawer, "part_of", lambda self, row_: row)
     Drawer.rows.append({"key": "k", "store": "A", "v": 1})
     source = build_sources(Config.model_validate(class_document()))["item"]["shop"]
-    assert said in (await failure_of(anext(source.pages("A")))).detail  # type: ignore[arg-type]
+    assert said in (await failure_of(anext(source.pages("A")))).detail
 
 
 def test_what_a_source_can_do_follows_from_its_methods() -> None:

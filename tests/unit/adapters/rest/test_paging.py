@@ -195,7 +195,7 @@ async def test_a_listing_that_goes_on_behind_its_end(server: Server) -> None:
 
 @pytest.mark.parametrize("end", [{}, {"next": None}, {"next": ""}, {"next": []}], ids=["absent", "null", "empty", "[]"])
 async def test_no_next_cursor_is_the_end(server: Server, end: dict[str, Any]) -> None:
-    server.answers({"items": [{"key": "a"}], **end})
+    server.respond_with({"items": [{"key": "a"}], **end})
     assert await listed(server, BY_CURSOR) == [["a"]]
 
 
@@ -477,7 +477,7 @@ async def test_a_listing_that_goes_wrong(
 async def test_a_first_page_that_is_less_than_its_total(
     server: Server, document: Any, listing: dict[str, Any], says: str
 ) -> None:
-    server.answers(document)
+    server.respond_with(document)
     failure = await failure_of(listed(server, listing))
     assert says in failure.detail
 

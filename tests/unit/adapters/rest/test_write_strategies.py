@@ -175,7 +175,7 @@ async def test_a_key_outside_the_id_character_set_needs_no_deletion(server: Serv
 async def test_the_id_stands_at_a_path_or_in_a_single_record_of_a_list(
     server: Server, answer: Any, changes: dict[str, Any]
 ) -> None:
-    server.answers(answer, 201)
+    server.respond_with(answer, 201)
     erp = adapter(server, {**THEIRS, **changes})
     assert await erp.create(item()) == "7"
     await erp.close()
@@ -183,7 +183,7 @@ async def test_the_id_stands_at_a_path_or_in_a_single_record_of_a_list(
 
 @pytest.mark.parametrize("answer", [[{"id": 7}, {"id": 8}], []])
 async def test_several_records_in_the_answer_to_a_create_name_no_id(server: Server, answer: Any) -> None:
-    server.answers(answer)
+    server.respond_with(answer)
     erp = adapter(server, {**THEIRS, "lookup": None})
     assert (await failure_of(erp.create(item()))).unknown
     await erp.close()

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
-from sync_orchestrator.conformance.report import Report
+from sync_orchestrator.conformance.report import Behaviour, Report
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.errors import ConfigError
@@ -93,7 +93,7 @@ def sets(**faults: Any) -> Callable[[Catalogue], None]:
         (sets(truncates=True), {}, {"list-has-more-than-one-page"}),
         (sets(deletes=False), {}, {"delete-then-gone", "missing-is-told", "clean-up"}),
         (
-            lambda catalogue: setattr(catalogue, "list", lambda asked: JSONResponse({}, 400)),
+            lambda catalogue: setattr(catalogue, "list_items", lambda asked: JSONResponse({}, 400)),
             {},
             {"list-is-complete", "clean-up"},
         ),
@@ -250,7 +250,7 @@ async def test_with_two_samples_an_update_writes_the_other_one(server: Server, c
 
 
 def test_every_behaviour_has_a_name_of_its_own_and_says_what_it_is() -> None:
-    behaviours = [*THIRD_PARTY.all, *SOURCE.all]
+    behaviours: list[Behaviour[Any]] = [*THIRD_PARTY.all, *SOURCE.all]
     assert len({each.name for each in behaviours}) == len(behaviours)
     assert all(each.says.endswith(".") and each.says[0].isupper() for each in behaviours)
 

@@ -213,7 +213,7 @@ async def test_anything_raised_while_a_response_is_read_leaves_the_outcome_unkno
     def fail(answer: Any) -> dict[str, str]:
         raise error
 
-    server.answers({})
+    server.respond_with({})
     monkeypatch.setattr(transport, "_headers", fail)
     client = Http(HttpSettings(base_url=server.url))
     failure = await failure_of(client.send(WRITE, {}, write=True))
@@ -227,7 +227,7 @@ async def test_anything_raised_while_a_response_is_understood_leaves_the_outcome
     def fail(*_: Any, **__: Any) -> None:
         raise ArithmeticError("no")
 
-    server.answers({})
+    server.respond_with({})
     monkeypatch.setattr(http, "failure_of", fail)
     client = Http(HttpSettings(base_url=server.url))
     failure = await failure_of(client.send(WRITE, {}, write=True))
@@ -395,7 +395,7 @@ async def test_a_next_page_is_requested_below_base_url_only(
     def here(text: str) -> str:
         return text.format(url=server.url, host=server.url.removeprefix("http://"))
 
-    server.answers([])
+    server.respond_with([])
     client = Http(
         HttpSettings.model_validate(
             {
@@ -419,7 +419,7 @@ async def test_a_next_page_is_requested_below_base_url_only(
 
 async def test_a_failure_keeps_no_response(server: Server) -> None:
     """A batch keeps its failures until it is settled; the responses would fill the memory."""
-    server.answers({"error": "x" * 1000}, 400)
+    server.respond_with({"error": "x" * 1000}, 400)
     config = two_part_config(system={"base_url": server.url}, entity={"third_party": THEIRS})
     third_party = build_third_parties(config, {})["item"]
     failure = await failure_of(third_party.create(Item("k1", "A", {"code": "k1"}, None, "thing/k1")))

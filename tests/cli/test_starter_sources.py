@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from http_server import Server
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+from jsonschema import Draft202012Validator  # it has no types
 from paths import SUPPORT
 from starlette.requests import Request
 from starlette.responses import Response
 from starter_runs import PARTNER, Init, explained, part_of, written
 from starter_runs import init as init
+from typer.testing import Result
 
 from sync_orchestrator.cli.starter.document import marked_lines
 from sync_orchestrator.cli.starter.openapi import Document, read_document
