@@ -10,6 +10,7 @@ from sync_orchestrator.config import Part
 from sync_orchestrator.config.sources import FilesSystem
 from sync_orchestrator.core.ports import PartRead
 
+LONG = "x" * 200
 HEAD = "sku,store,v,name\n"
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from file_sources import HEAD, put, source
+from file_sources import HEAD, LONG, put, source
 
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import DeletionsHeld
@@ -60,3 +61,19 @@ def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]
     put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\n")
     world.run_full_sync()
     assert sorted(world.mirror_by_key()) == [f"k{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
+    """A file of 20 MB is read with less than a tenth of it in memory."""
+    text = LONG * 4
+    row = f"k{{n}},A,1,{text}" if name == "a.csv" else f'{{{{"sku": "k{{n}}", "store": "A", "v": 1, "n": "{text}"}}}}'
+    put(tmp_path, name, (HEAD if name == "a.csv" else "") + "".join(row.format(n=n) + "\n" for n in range(22_500)))
+    number = 0
+    tracemalloc.start()
+    async for rows, _ in source(tmp_path, files={"page": 500}).pages("A"):
+        number += len(rows)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert number == 22_500
+    assert most < 2_000_000

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import tracemalloc
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +24,6 @@ from sync_orchestrator.config import Config
 from sync_orchestrator.core.ports import PartRead
 from sync_orchestrator.errors import Failure
 
-LONG = "x" * 200
 BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
 
 has_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
@@ -283,22 +281,6 @@ async def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 # How it is read.
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
-    """A file of 20 MB is read with less than a tenth of it in memory."""
-    text = LONG * 4
-    row = f"k{{n}},A,1,{text}" if name == "a.csv" else f'{{{{"sku": "k{{n}}", "store": "A", "v": 1, "n": "{text}"}}}}'
-    put(tmp_path, name, (HEAD if name == "a.csv" else "") + "".join(row.format(n=n) + "\n" for n in range(22_500)))
-    number = 0
-    tracemalloc.start()
-    async for rows, _ in source(tmp_path, files={"page": 500}).pages("A"):
-        number += len(rows)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert number == 22_500
-    assert most < 2_000_000
 
 
 async def test_a_reading_that_is_broken_off_lets_go_of_its_file(
