@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo up test test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
+.PHONY: help install demo up test test-unit coverage test-ui test-postgres test-long test-fuzz test-third-parties wheel test-wheel bench bench-long check hooks requirements reference clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -17,9 +17,18 @@ up: .venv/run  ## start everything with the demo's systems; the UI is at http://
 	$(BIN)/python -m demo.up $(if $(PORT),--port $(PORT)) $(if $(API_PORT),--api-port $(API_PORT))
 
 # Without bytecode on disk each process that a test starts, and each of pytest's, would compile everything anew.
-test: export PYTHONDONTWRITEBYTECODE =
+test test-unit: export PYTHONDONTWRITEBYTECODE =
 test: .venv/dev  ## run the tests
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+test-unit: .venv/dev  ## run the tests that need no database, in seconds
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests/unit
+
+coverage: .venv/dev  ## measure how much of the package tests/unit and tests/integration run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadscope tests/unit tests/integration
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-ui: .venv/dev  ## what a user does in the Dagster UI, by clicks in a browser; SYNC_UI_PICTURES=FOLDER keeps pictures
 	$(BIN)/python -m pytest -m ui tests/ui

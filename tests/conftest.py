@@ -2,183 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import itertools
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from databases import database_url, engine, fresh_engine, server_url, template, template_shape  # noqa: F401
-from fakes import FakeSource, FakeThirdParty, two_part_config
+from fakes import FakeThirdParty, two_part_config
 from http_server import Server
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
+from world import World
 
-from sync_orchestrator.composition import assemble
-from sync_orchestrator.config import Config
-from sync_orchestrator.core.context import Context, EntityContext
-from sync_orchestrator.core.crash_points import CrashPoint
-from sync_orchestrator.core.db.session import run
-from sync_orchestrator.core.drain.drain import DrainReport, drain
-from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.full_sync.push_group import StepReport
-from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.validation.validate import GroupValidation, validate
+pytest.register_assert_rewrite(
+    "broker_consumers", "command_line", "conformance_catalogue", "dagster_instance", "histories", "stopped_workers"
+)
 
 collect_ignore = ["third_parties"]  # asked for by name only: they are installed from registries first
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-def _was_killed(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return any(_was_killed(each) for each in error.exceptions)
-    return isinstance(error, Killed)
-
-
-@dataclass
-class World:
-    """Two source systems, a third party, and the system between them; its clock can be moved."""
-
-    engine: Engine
-    config: Config
-    shop: FakeSource = field(default_factory=FakeSource)
-    stock: FakeSource = field(default_factory=FakeSource)
-    erp: FakeThirdParty = field(default_factory=FakeThirdParty)
-    offset: float = 0.0
-    dead: bool = False
-    _ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    def __post_init__(self) -> None:
-        event.listen(self.engine, "begin", self._set_clock)
-        self.context: Context = self.assembled()
-
-    def assembled(self) -> Context:
-        """Its systems, put together."""
-        return assemble(
-            self.engine, self.config, {"item": {"shop": self.shop, "stock": self.stock}}, {"item": self.erp}
-        )
-
-    def _set_clock(self, connection: Any) -> None:
-        if self.dead:
-            raise Killed
-        connection.exec_driver_sql(f"SET sync.clock_offset = '{self.offset} s'")
-
-    def close(self) -> None:
-        """Lets go of the engine's clock."""
-        if event.contains(self.engine, "begin", self._set_clock):
-            event.remove(self.engine, "begin", self._set_clock)
-
-    @property
-    def entity(self) -> EntityContext:
-        return self.context.entities["item"]
-
-    def killed(self, work: Callable[[], object], point: str, times: int) -> bool:
-        """Does work as a process that dies when a crash point is reached for the n-th time; says whether it did.
-
-        From there on not a statement of its reaches the database, whatever its clean-up tries.
-        """
-        reached = 0
-
-        def die(self_: CrashPoint) -> None:
-            nonlocal reached
-            reached += self_.name == point
-            if self.dead or reached >= times:
-                self.dead = True
-                raise Killed
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(CrashPoint, "__call__", die)
-            patch.setattr(logging.getLogger("asyncio"), "disabled", True)  # nobody asks after a dead process' tasks
-            try:
-                work()
-            except BaseException as error:
-                if not self.dead or not _was_killed(error):
-                    raise
-            if self.dead:
-                gc.collect()
-            died, self.dead = self.dead, False
-        return died
-
-    def later(self, seconds: float) -> None:
-        """Moves the database's clock on."""
-        self.offset += seconds
-
-    def tell(
-        self,
-        source: str,
-        key: str,
-        action: str,
-        version: int,
-        data: dict[str, Any] | None = None,
-        *,
-        event_id: str | None = None,
-        group: str | None = None,
-    ) -> None:
-        """Records one change event."""
-        record(
-            self.engine,
-            [ChangeEvent(source, event_id or f"e{next(self._ids)}", "item", key, action, version, data, group)],
-        )  # type: ignore[arg-type]
-
-    def put(self, key: str, name: str = "n", count: int = 1, group: str = "A", *, tell: bool = True) -> None:
-        """Writes a record in both sources and, unless told otherwise, notifies of it."""
-        action = "update" if key in self.shop.rows else "create"
-        shop = self.shop.put(key, {"key": key, "name": name, "store": group, "v": 0}, group=group)
-        stock = self.stock.put(key, {"key": key, "count": count, "v": 0})
-        if tell:
-            self.tell("shop", key, action, shop.version, shop.data)
-            self.tell("stock", key, action, stock.version, stock.data)
-
-    def remove(self, key: str) -> None:
-        self.tell("shop", key, "delete", self.shop.remove(key))
-
-    def drain(self) -> DrainReport:
-        """One drain that ends when nothing is due."""
-        return asyncio.run(drain(self.context, linger=0, most_seconds=60))
-
-    def full_sync(self, group: str = "A", **options: Any) -> StepReport:
-        return asyncio.run(full_sync(self.context, self.entity, group, **{"patience": 0.3, **options}))[1]
-
-    def validate(self, group: str = "A", **options: Any) -> GroupValidation:
-        return asyncio.run(validate(self.context, self.entity, group, **options))
-
-    def totals(self) -> Conservation:
-        with self.engine.begin() as connection:
-            return count_conservation(connection)
-
-    def states(self) -> dict[str, int]:
-        """Events by state, those that are not zero."""
-        return {state: n for state, n in self.totals().states.items() if n}
-
-    def row(self, key: str) -> Any:
-        with self.engine.begin() as connection:
-            return run(connection, "SELECT * FROM sync.records WHERE key = %(key)s", key=key)[0]
-
-    def query(self, statement: str, **params: Any) -> Any:
-        with self.engine.begin() as connection:
-            return run(connection, statement, **params)
-
-    def mirrored(self) -> dict[str, dict[str, Any]]:
-        """The third party's store by our key."""
-        return {record["code"]: record for record in self.erp.store.values()}
-
-    def truth(self) -> dict[str, dict[str, Any]]:
-        """What it should hold, from the source systems alone."""
-        return {
-            key: {
-                "code": key,
-                "store": row.group,
-                "name": row.data["name"],
-                "count": self.stock.rows[key].data["count"],
-            }
-            for key, row in self.shop.rows.items()
-        }
 
 
 @pytest.fixture
@@ -208,7 +47,7 @@ def one_server() -> Iterator[Server]:
 def server(one_server: Server) -> Server:
     """It again, with nothing to say and nothing seen."""
     one_server.seen.clear()
-    one_server.handler = one_server.nothing
+    one_server.handler = one_server.respond_with_nothing
     return one_server
 
 

@@ -18,7 +18,7 @@ from sync_orchestrator.core.ports import Capabilities, Found, Item, Json
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
 
-class Settings(BaseModel, extra="forbid"):
+class SignedErpSettings(BaseModel, extra="forbid"):
     """What stands below ``settings`` in sync.yaml."""
 
     key_id: str
@@ -29,8 +29,8 @@ class Settings(BaseModel, extra="forbid"):
 class SignedErp(ThirdPartyAdapter):
     """The articles of one warehouse after the other; an article that is withdrawn counts as deleted."""
 
-    Settings = Settings
-    settings: Settings
+    Settings = SignedErpSettings
+    settings: SignedErpSettings
     capabilities = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=True, group_in_address=False)
 
     def sign(self, call: Outgoing) -> Mapping[str, str]:

@@ -110,7 +110,7 @@ class Health:
             found = [*_families(connection), *(self._more(connection) if self._more else ())]
         registry = CollectorRegistry()
         registry.register(_Collected(found))
-        return cast(bytes, generate_latest(registry))  # type: ignore[no-untyped-call]
+        return cast(bytes, generate_latest(registry))
 
 
 class _Collected(Collector):

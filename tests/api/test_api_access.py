@@ -11,15 +11,14 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 from api_client import BATCH, ONE, client_of, event, key_for, send, service
 from fakes import two_part_config
+from signed_requests import SECRETS, signature
 from sqlalchemy import Engine
-from standardwebhooks import Webhook
 
 from sync_orchestrator.api import auth
 from sync_orchestrator.api.database import Database
@@ -30,8 +29,6 @@ from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.service.api_keys import Caller, find, keys, make_key, revoke
 from sync_orchestrator.errors import NotFound
-
-SECRETS = [f"whsec_{base64.b64encode(bytes([n]) * 24).decode()}" for n in range(3)]
 
 
 def received(engine: Engine) -> int:
@@ -274,12 +271,6 @@ def signing() -> Config:
 async def signed(engine: Engine, signing: Config) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(service(engine, signing), None) as client:
         yield client
-
-
-def signature(body: bytes, secret: str = SECRETS[0], seconds: float = 0, ident: str = "msg_1") -> dict[str, str]:
-    at = time.time() + seconds
-    made = Webhook(secret).sign(ident, datetime.fromtimestamp(int(at), tz=UTC), body.decode())
-    return {"webhook-id": ident, "webhook-timestamp": str(int(at)), "webhook-signature": made}
 
 
 BODY = json.dumps(event()).encode()

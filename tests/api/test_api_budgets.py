@@ -24,8 +24,8 @@ from api_client import BATCH, ONE, client_of, event, key_for, send, service
 from fakes import two_part_config
 from hypothesis import given
 from hypothesis import strategies as st
+from signed_requests import SECRETS, signature
 from sqlalchemy import Engine
-from test_api_access import SECRETS, signature
 
 from sync_orchestrator.api.body_budget import ByteBudget
 from sync_orchestrator.api.intake import batches, group_commit, json_items, routes, turns

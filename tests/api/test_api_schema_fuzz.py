@@ -33,7 +33,7 @@ CHECKS = [
 @pytest.fixture
 def api(engine: Engine, server: Server) -> Any:
     """The service's own description, with a key for everything; its third party takes whatever comes."""
-    server.answers({"good": True})
+    server.respond_with({"good": True})
     order = {
         "method": "POST",
         "path": "/orders/{no}",

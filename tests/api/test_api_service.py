@@ -11,12 +11,12 @@ import httpx
 import pytest
 import yaml
 from api_client import BATCH, DROP, client_of, event, key_for, send, service
-from conftest import World
 from fakes import two_part_config
 from jsonschema import Draft202012Validator
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from psycopg import DataError
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.api.intake import group_commit
 from sync_orchestrator.api.intake.group_commit import GroupCommit
@@ -25,7 +25,13 @@ from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.config import Config
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger.conservation import count_conservation
-from sync_orchestrator.core.ledger.recording import ChangeEvent, Recorded, record_each, record_on
+from sync_orchestrator.core.ledger.recording import (
+    ChangeEvent,
+    PreparedEvent,
+    Recorded,
+    record_each,
+    record_on,
+)
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
 
@@ -191,7 +197,7 @@ async def test_requests_that_wait_together_share_a_commit(engine: Engine, monkey
     batches: list[int] = []
     held, begun = asyncio.Event(), asyncio.Event()
 
-    async def counted(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def counted(connection: Any, asked: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         batches.append(len(asked))
         begun.set()
         await held.wait()
@@ -222,7 +228,7 @@ async def test_one_that_cannot_be_stored_spoils_no_other(engine: Engine, monkeyp
     bad = [ChangeEvent("shop", "bad", "item", "a\x00b", "update", 7)]
     batches: list[int] = []
 
-    async def counted(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def counted(connection: Any, asked: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         batches.append(len(asked))
         return await record_on(connection, asked)
 
@@ -243,7 +249,7 @@ async def test_a_database_that_stops_answering_keeps_nobody_waiting_for_ever(
     """Neither those of the commit under way nor those behind it; it goes on with what comes later."""
     silent = [True]
 
-    async def mute(connection: Any, asked: Sequence[Sequence[ChangeEvent]]) -> list[Recorded]:
+    async def mute(connection: Any, asked: Sequence[Sequence[PreparedEvent]]) -> list[Recorded]:
         if silent[0]:
             await asyncio.Event().wait()
         return await record_on(connection, asked)
@@ -328,9 +334,9 @@ def asked(world: World, scope: str, *paths: str) -> list[httpx.Response]:
 
 
 def test_history_of_a_record(world: World) -> None:
-    world.full_sync()
-    world.put("k1")
-    world.drain()
+    world.run_full_sync()
+    world.put_record("k1")
+    world.run_drain()
     record, first = asked(world, "events:shop", "/v1/records/item/k1", "/v1/events/e1")
     answer = record.json()
     [event] = first.json()["events"]
@@ -347,7 +353,7 @@ def test_history_of_a_record(world: World) -> None:
 
 
 def test_what_a_key_does_not_cover_is_not_there(world: World) -> None:
-    world.put("k1")
+    world.put_record("k1")
     for scope, path in (
         ("events:shop", "/v1/events/e2"),
         ("events:shop", "/v1/events/e1?source=stock"),
@@ -365,11 +371,11 @@ def test_what_a_key_does_not_cover_is_not_there(world: World) -> None:
 
 
 def test_figures(world: World) -> None:
-    world.full_sync()
-    world.put("k1")
-    world.later(7)
-    world.drain()
-    world.put("k2")
+    world.run_full_sync()
+    world.put_record("k1")
+    world.advance_clock(7)
+    world.run_drain()
+    world.put_record("k2")
     [answer] = asked(world, "metrics", "/metrics")
     assert [each.status_code for each in asked(world, "events:shop", "/metrics")] == [403]
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
@@ -380,7 +386,7 @@ def test_figures(world: World) -> None:
     }
 
     def of(name: str, **labels: str) -> float:
-        return found[(name, *sorted(labels.items()))]
+        return float(found[(name, *sorted(labels.items()))])
 
     assert of("sync_events_total", entity="item", source="shop", outcome="received") == 2
     assert of("sync_events_total", entity="item", source="stock", outcome="done") == 1

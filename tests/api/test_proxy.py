@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 from api_client import key_for
-from conftest import World
 from http_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from world import World
 
 from sync_orchestrator.api.problems import Refused
 from sync_orchestrator.api.proxy.paths import segments, spelt
@@ -272,7 +272,7 @@ DOCUMENTS = [
 async def test_the_answer_is_the_direct_answer(serve: Serve, server: Server) -> None:
     client = await serve()
     for document in DOCUMENTS:
-        server.answers(document, 203)
+        server.respond_with(document, 203)
         direct = await asyncio.to_thread(httpx.get, server.url + "/items/p1")
         answer = await client.get("/proxy/stones/p1")
         assert (answer.status_code, answer.json()) == (direct.status_code, direct.json())
@@ -393,8 +393,8 @@ ARCHIVED = {"entity": "item", "read_from": {"key": "{{ sku }}", "answer": "{name
 async def test_the_archive_answers_while_the_third_party_is_down(
     serve: Serve, server: Server, world: World, failure: Any
 ) -> None:
-    world.put("k1", name="Mug", count=4)
-    await asyncio.to_thread(world.drain)
+    world.put_record("k1", name="Mug", count=4)
+    await asyncio.to_thread(world.run_drain)
     client = await serve({"stone": route(timeout="300ms", **ARCHIVED)})
 
     async def handler(request: Request) -> Response:
@@ -406,8 +406,8 @@ async def test_the_archive_answers_while_the_third_party_is_down(
     answer = await client.get("/proxy/stones/k1")
     assert (answer.status_code, answer.json()) == (200, {"name": "Mug", "n": 4})
     assert answer.headers["x-served-from"] == "archive"
-    assert answer.headers["x-archive-revision"] == str(world.row("k1").revision)
-    assert answer.headers["x-archive-applied-at"] == world.row("k1").applied_at.isoformat()
+    assert answer.headers["x-archive-revision"] == str(world.read_record_row("k1").revision)
+    assert answer.headers["x-archive-applied-at"] == world.read_record_row("k1").applied_at.isoformat()
     unknown = await client.get("/proxy/stones/k2")
     assert unknown.status_code >= 500
     assert "x-served-from" not in unknown.headers
@@ -416,22 +416,22 @@ async def test_the_archive_answers_while_the_third_party_is_down(
 async def test_the_archive_says_nothing_where_the_third_party_answers(
     serve: Serve, server: Server, world: World
 ) -> None:
-    world.put("k1")
-    await asyncio.to_thread(world.drain)
+    world.put_record("k1")
+    await asyncio.to_thread(world.run_drain)
     records(server, {}, 404)
     answer = await (await serve({"stone": route(**ARCHIVED)})).get("/proxy/stones/k1")
     assert (answer.status_code, "x-served-from" in answer.headers) == (404, False)
 
 
 async def test_the_archive_may_answer_always(serve: Serve, server: Server, world: World) -> None:
-    world.put("k1")
-    world.put("k2")
-    await asyncio.to_thread(world.drain)
-    world.remove("k2")
-    await asyncio.to_thread(world.drain)
+    world.put_record("k1")
+    world.put_record("k2")
+    await asyncio.to_thread(world.run_drain)
+    world.delete_record("k2")
+    await asyncio.to_thread(world.run_drain)
     always = {"entity": "item", "read_from": {"archive": "always", "key": "{{ sku }}"}}
     client = await serve({"stone": route(**always)})
-    assert (await client.get("/proxy/stones/k1")).json() == world.truth()["k1"]
+    assert (await client.get("/proxy/stones/k1")).json() == world.expected_mirror()["k1"]
     gone = await client.get("/proxy/stones/k2")
     assert (gone.status_code, gone.headers["x-served-from"], server.seen) == (404, "archive", [])
 

@@ -29,7 +29,7 @@ async def upstream() -> AsyncIterator[RawUpstream]:
 @pytest.fixture
 async def serve(engine: Engine, server: Server, upstream: RawUpstream) -> AsyncIterator[Serve]:
     """Serves ``/stones/{sku}`` with the upstream as its legacy one, at a real port; gives a function that calls it."""
-    server.answers({"from": "new"})
+    server.respond_with({"from": "new"})
     async with AsyncExitStack() as stack:
 
         async def made(**changes: Any) -> Ask:
@@ -488,7 +488,7 @@ def test_what_could_break_a_request_is_refused_at_load(server: Server, legacy: d
 
 
 async def test_an_error_may_have_a_status_that_http_does_not_name(serve: Serve, engine: Engine, server: Server) -> None:
-    server.answers({}, 400)
+    server.respond_with({}, 400)
     settings = route(errors=[{"when": "status == `400`", "status": 499, "detail": "Not sold."}])
     async with real_port(proxy_service(engine, proxy_config(server, {"stone": settings}))) as port:
         response = await sent(

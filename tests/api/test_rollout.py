@@ -78,7 +78,7 @@ def one_legacy() -> Iterator[Server]:
 @pytest.fixture
 def legacy(one_legacy: Server) -> Server:
     one_legacy.seen.clear()
-    one_legacy.answers({"from": "legacy"})
+    one_legacy.respond_with({"from": "legacy"})
     return one_legacy
 
 
@@ -120,7 +120,7 @@ Serve = Callable[..., Awaitable[Both]]
 @pytest.fixture
 async def serve(engine: Engine, server: Server, legacy: Server) -> AsyncIterator[Serve]:
     """Serves ``stone`` both ways, by the header ``X-Merchant``."""
-    server.answers({"from": "new"})
+    server.respond_with({"from": "new"})
     async with AsyncExitStack() as stack:
 
         async def made(**changes: Any) -> Both:
@@ -233,7 +233,7 @@ async def test_legacys_redirects_are_not_followed(serve: Serve, legacy: Server) 
 
 async def test_legacys_answers_are_capped_and_its_silence_is_told(serve: Serve, legacy: Server) -> None:
     both = await serve(answer_bytes=10)
-    legacy.answers({"x": "x" * 100})
+    legacy.respond_with({"x": "x" * 100})
     assert (await both.get()).status_code == 502
     legacy.handler = until_gone
     both = await serve(legacy={"base_url": legacy.url, "timeout": "200ms"})
@@ -339,14 +339,14 @@ async def test_both_ways_down_is_told(serve: Serve, server: Server, legacy: Serv
     both = await serve()
     await both.change(percent=100)
     server.handler = failing
-    legacy.answers({}, 503)
+    legacy.respond_with({}, 503)
     assert (await both.get()).status_code == 503
 
 
 async def test_a_write_goes_to_legacy_only_where_nothing_was_done(serve: Serve, server: Server, legacy: Server) -> None:
     both = await serve(method="POST", allow_writes=True, call={"method": "POST", "path": "/orders"})
     await both.change(percent=100)
-    server.answers({}, 500)
+    server.respond_with({}, 500)
     assert ((await both.client.post("/proxy/stones/p1", json={})).status_code, legacy.seen) == (502, [])
     both.rows("UPDATE sync.systems SET open_since = sync.clock() RETURNING 1")
     both.app.state.proxy._known.forget()
@@ -364,11 +364,11 @@ async def test_shadow_answers_from_legacy_and_counts_what_differs(serve: Serve, 
         ({"item": {"a": 1, "b": 2}, "at": 1}, {"item": {"b": 2, "a": 1}, "at": 2}),
         ({"item": 1}, {"item": 2}),
     ):
-        legacy.answers(theirs)
-        server.answers(ours)
+        legacy.respond_with(theirs)
+        server.respond_with(ours)
         assert (await both.get()).json() == theirs
         await both.totals()
-    legacy.answers({}, 404)
+    legacy.respond_with({}, 404)
     await both.get()
     assert await both.totals() == {"legacy": 3, "shadowed": 3, "tried": 3, "compared": 3, "different": 2}
 
@@ -451,7 +451,7 @@ async def test_the_share_falls_back_by_itself_and_says_so(serve: Serve, server: 
     [last, _] = both.rows("SELECT * FROM sync.rollout_changes ORDER BY id DESC")
     assert (last.percent, last.halted, last.who, last.allow) == (0, True, "the proxy", ["m1"])
     assert "5 of 5 calls of the new path failed" in last.why
-    server.answers({"from": "new"})
+    server.respond_with({"from": "new"})
     await both.change(percent=100)
     assert (both.rows(ALERTS), (await both.get()).json()) == ([], {"from": "new"})
     await both.totals()

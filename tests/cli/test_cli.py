@@ -15,34 +15,18 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import answer, two_part_config
 from sqlalchemy.engine import make_url
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.terminal import clean
 from sync_orchestrator.core.systems.heartbeats import end_heartbeat, record_heartbeat
 from sync_orchestrator.supervisor import system as processes
-
-Command = Callable[..., Result]
-
-
-@pytest.fixture
-def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a command against the test's world."""
-    monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
-    monkeypatch.setattr(composition, "open_database", lambda: world.engine)
-    monkeypatch.setattr(composition, "require_database", lambda: None)
-
-    def run(*words: object, **environment: str) -> Result:
-        result = CliRunner().invoke(app, [str(word) for word in words], env=environment)
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    return run
 
 
 def shell(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,8 +45,8 @@ def shell(*words: str, folder: Path, **environment: str) -> subprocess.Completed
 def kill(world: World, key: str = "a") -> list[int]:
     """Makes a record whose events are dead, and returns their numbers."""
     world.erp.before = lambda verb, k: answer(422) if k == key else None
-    world.put(key)
-    world.drain()
+    world.put_record(key)
+    world.run_drain()
     return [row.seq for row in world.query("SELECT seq FROM sync.events WHERE state = 'dead' ORDER BY seq")]
 
 
@@ -70,10 +54,10 @@ def kill(world: World, key: str = "a") -> list[int]:
 
 
 def test_status_for_programs_is_one_object_with_the_promised_keys(world: World, command: Command) -> None:
-    world.put("a")
-    world.put("b")
-    world.drain()
-    world.put("c")
+    world.put_record("a")
+    world.put_record("b")
+    world.run_drain()
+    world.put_record("c")
     found = json.loads(command("status", "--json").stdout)
     assert found["events"] == {
         "received": 6,
@@ -100,8 +84,8 @@ def test_status_for_people_shows_what_is_wrong(world: World, command: Command) -
 
 def test_text_of_others_cannot_steer_the_terminal(world: World, command: Command) -> None:
     world.erp.before = lambda verb, key: type(answer(422))(answer(422).kind, "\x1b[2J[bold]no[/nonsense]\r\nway")
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     said = command("events", "list").stdout
     assert "\x1b" not in said
     assert "[bold]no[/nonsense]" in said
@@ -116,7 +100,7 @@ def test_bytes_are_shown_as_hex() -> None:
 
 def test_dead_events_are_listed_shown_and_re_driven(world: World, command: Command) -> None:
     seqs = kill(world)
-    world.put("b")
+    world.put_record("b")
     rows = json.loads(command("events", "list", "--state", "dead", "--json").stdout)
     assert [(row["seq"], row["state"], row["due_at"]) for row in rows] == [(seq, "dead", None) for seq in seqs[::-1]]
     assert "answer 422" in command("events", "list", "--key", "a").stdout
@@ -124,7 +108,7 @@ def test_dead_events_are_listed_shown_and_re_driven(world: World, command: Comma
     world.erp.before = lambda verb, key: None
     assert command("events", "redrive", *seqs).stdout.splitlines()[0] == "2 events re-driven"
     assert command("drain").stdout.startswith("4 events done")
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert json.loads(command("events", "show", seqs[0]).stdout)["state"] == "done"
 
 
@@ -153,21 +137,21 @@ def test_nothing_to_list(command: Command) -> None:
 
 
 def test_a_record_is_shown_and_reread(world: World, command: Command) -> None:
-    world.put("a", name="first")
-    world.drain()
+    world.put_record("a", name="first")
+    world.run_drain()
     said = command("records", "show", "item", "a").stdout
     assert "acknowledged" in said
     assert "group_key         A\n" in said
     found = json.loads(command("records", "show", "item", "a", "--json").stdout)
     assert (found["record"]["revision"], len(found["events"]), len(found["pushes"])) == (2, 2, 1)
-    world.put("a", name="second", tell=False)
+    world.put_record("a", name="second", notify=False)
     assert command("records", "refresh", "item", "a").stdout.startswith("shop: version ")
     command("drain")
-    assert world.mirrored()["a"]["name"] == "second"
+    assert world.mirror_by_key()["a"]["name"] == "second"
 
 
 def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Command) -> None:
-    world.tell("shop", "a", "update", 7, {"store": "A"})
+    world.post_event("shop", "a", "update", 7, {"store": "A"})
     assert "pending" in command("records", "show", "item", "a").stdout
 
 
@@ -175,8 +159,8 @@ def test_an_event_whose_record_is_not_here_is_shown(world: World, command: Comma
 
 
 def test_full_sync_does_not_call_in_sync_what_it_passed_over(world: World, command: Command) -> None:
-    world.put("a", tell=False)
-    world.put("b\x00", tell=False)
+    world.put_record("a", notify=False)
+    world.put_record("b\x00", notify=False)
     result = command("full-sync", "item")
     assert (result.exit_code, result.stdout.startswith("not finished: 1 business groups")) == (1, True)
     assert "A: 1 parts cannot be used and were passed over, such as 'b\\x00': a text holds NUL" in result.stderr
@@ -184,14 +168,14 @@ def test_full_sync_does_not_call_in_sync_what_it_passed_over(world: World, comma
 
 def test_full_sync_of_all_groups(world: World, command: Command) -> None:
     for number in range(6):
-        world.put(f"k{number}", group="AB"[number % 2], tell=False)
+        world.put_record(f"k{number}", group="AB"[number % 2], notify=False)
     result = command("full-sync", "item")
     assert (result.exit_code, result.stdout) == (0, "all of it is in sync\n")
     assert sorted(result.stderr.splitlines()) == [
         "A: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
         "B: 3 listed, 3 changed, 0 deleted, 3 mirrored, 0 events tried again",
     ]
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_full_sync_finishes_what_failed_meanwhile(
@@ -200,18 +184,18 @@ def test_full_sync_finishes_what_failed_meanwhile(
     """Also what must be asked for twice: an update of a record that its owner does not have."""
     world = make_world(entity={"retry": {"retries": 3, "first_wait": 0.1, "jitter": 0}, "absent_after": 0.1})
     monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
-    world.put("a", tell=False)
-    world.tell("shop", "a", "update", 5, {"name": "older", "store": "A"})
-    world.tell("shop", "gone", "update", 5, {"name": "gone", "store": "A"})
-    world.drain()
-    assert world.states() == {"waiting": 2}
+    world.put_record("a", notify=False)
+    world.post_event("shop", "a", "update", 5, {"name": "older", "store": "A"})
+    world.post_event("shop", "gone", "update", 5, {"name": "gone", "store": "A"})
+    world.run_drain()
+    assert world.count_events_by_state() == {"waiting": 2}
     assert CliRunner().invoke(app, ["full-sync", "item"]).exit_code == 0
-    assert world.states() == {"superseded": 2}
+    assert world.count_events_by_state() == {"superseded": 2}
 
 
 def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
-    world.put("a", tell=False)
-    world.put("b", tell=False)
+    world.put_record("a", notify=False)
+    world.put_record("b", notify=False)
     world.erp.before = lambda verb, key: answer(422) if key == "b" else None
     result = command("full-sync", "item")
     assert (result.exit_code, result.stdout) == (
@@ -223,28 +207,28 @@ def test_full_sync_says_what_is_left(world: World, command: Command) -> None:
 
 def test_one_group_that_fails_does_not_keep_the_others_from_theirs(world: World, command: Command) -> None:
     for number in range(20):
-        world.put(f"a{number}", group="A", tell=False)
-    world.full_sync("A")
+        world.put_record(f"a{number}", group="A", notify=False)
+    world.run_full_sync("A")
     for number in range(15):
         world.shop.rows.pop(f"a{number}")
-    world.put("b", group="B", tell=False)
+    world.put_record("b", group="B", notify=False)
     result = command("full-sync", "item")
     assert result.exit_code == 1
     assert "more than the cap" in result.stderr
-    assert "b" in world.mirrored()
+    assert "b" in world.mirror_by_key()
     assert command("full-sync", "item", "--group", "A", "--allow-deletions", 15).exit_code == 0
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
     assert command("validate").exit_code == 2
-    world.put("a", tell=False)
-    world.put("b", tell=False)
+    world.put_record("a", notify=False)
+    world.put_record("b", notify=False)
     assert command("validate", "item", "--group", "A").exit_code == 2
     command("full-sync", "item")
     result = command("validate", "item", "--full")
     assert (result.exit_code, "in_sync" in result.stdout) == (0, True)
-    world.erp.store.pop(world.row("a").external_id)
+    world.erp.store.pop(world.read_record_row("a").external_id)
     result = command("validate", "--full", "--repair", "off", "--json")
     found = json.loads(result.stdout)
     assert (result.exit_code, found["drift"]) == (1, [{"key": "a", "kind": "missing", "status": "found"}])
@@ -255,7 +239,7 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
         "run `sync-orchestrator drain`"
     ) in nobody
     command("drain")
-    world.erp.store.pop(world.row("a").external_id)
+    world.erp.store.pop(world.read_record_row("a").external_id)
     record_heartbeat(world.engine, "sensor")
     assert "1 differences are marked for repair: a drain that runs pushes them" in command("validate", "--full").stdout
     end_heartbeat(world.engine, "sensor")
@@ -264,8 +248,8 @@ def test_verify_tells_by_exit_status(world: World, command: Command) -> None:
 
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, command: Command) -> None:
-    world.put("a", tell=False)
-    world.put("[/]b", group="[/]", tell=False)
+    world.put_record("a", notify=False)
+    world.put_record("[/]b", group="[/]", notify=False)
     assert "━" in command("full-sync", "item", FORCE_COLOR="1", COLUMNS="120").stderr
     assert sorted(command("validate").stderr.splitlines()) == ["item A: in_sync", "item [/]: in_sync"]
 
@@ -275,13 +259,13 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(world: World, comma
 
 @pytest.mark.parametrize("name", ["item", "erp"])
 def test_pause_and_resume(world: World, command: Command, name: str) -> None:
-    world.put("a")
+    world.put_record("a")
     assert command("pause", name).stdout == f"pushes of {name} are paused\n"
     command("drain")
-    assert (world.mirrored(), world.row("a").revision) == ({}, 2)
+    assert (world.mirror_by_key(), world.read_record_row("a").revision) == ({}, 2)
     assert command("resume", name).exit_code == 0
     command("drain")
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_epoch(command: Command) -> None:
@@ -337,10 +321,10 @@ def test_a_share_is_set_and_who_did_it_is_shown(roll: Command, world: World) -> 
     assert (refused.exit_code, "was ever validated" in refused.output) == (2, True)
     assert roll("set", "thing", 5, "--why", "go", "--override").exit_code == 0
     assert roll("shadow", "thing", "--why", "look").exit_code == 0
-    world.put("a")
-    world.drain()
-    world.full_sync()
-    world.validate()
+    world.put_record("a")
+    world.run_drain()
+    world.run_full_sync()
+    world.run_validation()
     assert roll("allow", "thing", "x", "y", "--why", "friends").exit_code == 0
     assert roll("allow", "thing", "y", "--remove", "--why", "no friend").exit_code == 0
     assert roll("deny", "thing", "z", "--why", "not them").exit_code == 0

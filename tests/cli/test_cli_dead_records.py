@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import Result
-from conftest import World
-from test_cli import Command, command  # noqa: F401
-from test_field_dead import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
-from test_full_sync import fill
+from command_line import Command
+from command_line import command as command
+from dead_records import accept_all, dead_by_events, dead_by_full_sync, refuse, unreadable_change
+from scenes import fill_sources
+from typer.testing import Result
+from world import World
 
 from sync_orchestrator.core.notifications.alert_messages import ACTIONS
 
@@ -18,7 +19,7 @@ def rows_of(result: Result) -> list[dict[str, object]]:
     return json.loads(result.stdout)  # type: ignore[no-any-return]
 
 
-def test_dead_records_are_listed_whatever_brought_them(world: World, command: Command) -> None:  # noqa: F811
+def test_dead_records_are_listed_whatever_brought_them(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001")
     said = command("records", "list", "item", "--dead").stdout
     assert all(text in said for text in ("k001", "answer 422", "full sync", "dead"))
@@ -37,13 +38,13 @@ def test_dead_records_are_listed_whatever_brought_them(world: World, command: Co
     assert command("records", "list", "item", "--cause", "answer 409").stdout == "there are none\n"
 
 
-def test_more_dead_records_than_the_limit(world: World, command: Command) -> None:  # noqa: F811
+def test_more_dead_records_than_the_limit(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001", "k002", "k003")
     said = command("records", "list", "--limit", "2").stdout
     assert ("k002" in said, "k003" in said, "--limit shows them" in said) == (True, False, True)
 
 
-def test_records_are_redriven_only_when_it_is_said_which(world: World, command: Command) -> None:  # noqa: F811
+def test_records_are_redriven_only_when_it_is_said_which(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001", "k002")
     assert command("records", "redrive", "item").exit_code == 2
     assert command("records", "redrive", "item", "k001", "--all").exit_code == 2
@@ -58,13 +59,13 @@ def test_records_are_redriven_only_when_it_is_said_which(world: World, command: 
     )
     assert command("records", "redrive", "item", "--all").stdout == "0 records redriven\n"
     command("drain")
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert command("records", "list").stdout == "there are none\n"
 
 
 def test_records_are_discarded_with_a_reason_and_many_after_a_prompt(
     world: World,
-    command: Command,  # noqa: F811
+    command: Command,
 ) -> None:
     dead_by_full_sync(world, "k001", "k002", "k003")
     assert command("records", "discard", "item", "k001").exit_code == 2
@@ -81,7 +82,7 @@ def test_records_are_discarded_with_a_reason_and_many_after_a_prompt(
     assert command("records", "discard", "item", "k001", "--reason", "again").exit_code == 2
 
 
-def test_verify_ends_with_1_while_records_are_dead(world: World, command: Command) -> None:  # noqa: F811
+def test_verify_ends_with_1_while_records_are_dead(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001")
     for options in ([], ["--full"]):
         result = command("validate", "item", *options)
@@ -94,9 +95,9 @@ def test_verify_ends_with_1_while_records_are_dead(world: World, command: Comman
     assert (result.exit_code, json.loads(result.stdout)["discarded"]) == (0, 1)
 
 
-def test_verify_ends_with_1_for_a_dead_change_without_a_group(world: World, command: Command) -> None:  # noqa: F811
-    fill(world, 3)
-    world.full_sync()
+def test_verify_ends_with_1_for_a_dead_change_without_a_group(world: World, command: Command) -> None:
+    fill_sources(world, 3)
+    world.run_full_sync()
     unreadable_change(world, "new")
     result = command("validate", "item")
     assert (result.exit_code, "without a known business group" in result.stdout) == (1, True)
@@ -105,12 +106,12 @@ def test_verify_ends_with_1_for_a_dead_change_without_a_group(world: World, comm
     assert (row["kind"], row["group"], row["brought_by"]) == ("event", None, f"event {row['event_seq']}")
 
 
-def test_repair_does_not_call_a_group_with_dead_records_in_sync(world: World, command: Command) -> None:  # noqa: F811
+def test_repair_does_not_call_a_group_with_dead_records_in_sync(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001")
     assert command("repair", "item", "--group", "A").exit_code == 1
 
 
-def test_a_full_sync_ends_with_0_once_what_is_left_was_discarded(world: World, command: Command) -> None:  # noqa: F811
+def test_a_full_sync_ends_with_0_once_what_is_left_was_discarded(world: World, command: Command) -> None:
     dead_by_full_sync(world, "k001")
     refuse(world, "k001")
     assert command("full-sync", "item", "--group", "A").exit_code == 1
@@ -119,7 +120,7 @@ def test_a_full_sync_ends_with_0_once_what_is_left_was_discarded(world: World, c
     assert "discarded" in command("plan", "item", "--group", "A").stdout
 
 
-def test_status_names_what_is_dead(world: World, command: Command) -> None:  # noqa: F811
+def test_status_names_what_is_dead(world: World, command: Command) -> None:
     dead_by_events(world, "a")
     said = command("status").stdout
     assert "dead and discarded records" in said
@@ -132,7 +133,7 @@ def test_alerts_point_to_the_command_that_lists_the_records(kind: str) -> None:
     assert "sync-orchestrator records list --dead" in ACTIONS[kind]
 
 
-def test_the_events_commands_agree_with_the_records_commands(world: World, command: Command) -> None:  # noqa: F811
+def test_the_events_commands_agree_with_the_records_commands(world: World, command: Command) -> None:
     dead_by_events(world, "a")
     seqs = [row["seq"] for row in rows_of(command("events", "list", "--state", "dead", "--json"))]
     [row] = rows_of(command("records", "list", "--json"))

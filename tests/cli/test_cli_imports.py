@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import Config as AlembicConfig
 from alembic.script import ScriptDirectory
-from conftest import World
 from paths import ROOT
 from sqlalchemy import Engine
+from world import World
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.database import migrate
@@ -80,7 +81,7 @@ def test_commands_that_only_look_import_neither_configuration_nor_clients_nor_mi
     database_url: str,
     tmp_path: Path,
 ) -> None:
-    world.put("a")
+    world.put_record("a")
     loaded = loaded_by(tmp_path, *words, SYNC_DATABASE_URL=database_url)
     assert loaded & (CONFIGURATION | CLIENTS | REST | {"sqlalchemy", "psutil"}) == set()
     assert "psycopg" in loaded
@@ -93,7 +94,7 @@ def test_the_newest_revision_by_file_name_is_the_one_that_alembic_finds() -> Non
 
 
 def test_a_database_of_the_present_shape_is_not_migrated_again(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    migrated = []
+    migrated: list[Any] = []
     monkeypatch.setattr(migrate, "_upgrade", migrated.append)
     migrate.migrate(engine)
     assert (migrate.is_current(engine), migrated) == (True, [])

@@ -9,9 +9,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_instance import ARCHIVE, CHECK_KEY, MIRROR, Dagster, failure, output, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_plan_and_repair import failure, output
-from test_dagster_runs import ARCHIVE, CHECK_KEY, MIRROR, Dagster, dagster, instance, storage, storage_url, synced
 
 from sync_orchestrator.assets.alert_checks import ALERTS_CHECK
 from sync_orchestrator.core.notifications import alerts
@@ -87,7 +90,7 @@ def test_an_alert_without_an_entity_concerns_those_of_its_third_party_or_all(dag
 
 def test_the_check_is_a_warning_while_pushes_wait(dagster: Dagster) -> None:
     assert paused(dagster, "item", "the ERP is being updated").success
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     assert dagster.run("incremental_sync").success
     assert status(dagster) == (False, "WARN")
     assert shown(dagster).description == "item is paused: 1 wait"
@@ -102,7 +105,7 @@ def test_the_check_is_a_warning_while_pushes_wait(dagster: Dagster) -> None:
 def test_an_open_breaker_is_a_warning(dagster: Dagster) -> None:
     dagster.world.erp.before = lambda verb, key: answer(503)
     for number in range(6):
-        dagster.world.put(f"k{number}")
+        dagster.world.put_record(f"k{number}")
     dagster.run("incremental_sync")
     assert dagster.open_alerts() == {"breaker_open": "erp"}
     assert status(dagster) == (False, "WARN")
@@ -214,7 +217,7 @@ def test_the_sensor_reports_what_the_worker_did(dagster: Dagster) -> None:
 
 def test_a_tick_does_none_of_the_workers_work(dagster: Dagster) -> None:
     tell(dagster, "drift", "item A", "item A: drift", entity="item")
-    dagster.world.later(3600)
+    dagster.world.advance_clock(3600)
     dagster.tick(worker_report)
     assert dagster.world.query("SELECT FROM sync.alert_receivers") == []
 
@@ -223,7 +226,7 @@ def test_a_worker_that_is_silent_fails_the_tick_after_the_alert_is_shown(dagster
     cursor = dagster.tick(worker_report).cursor  # from here on one is expected
     waiting = dagster.tick(worker_report, cursor).skip_message
     assert waiting.startswith("no worker runs (not heard of for 0 s): start `sync-orchestrator worker`")
-    dagster.world.later(301)
+    dagster.world.advance_clock(301)
     shown = dagster.tick(worker_report, cursor)
     assert len(shown.run_requests) == 1
     assert dagster.open_alerts() == {"worker_stalled": "worker"}
@@ -242,16 +245,16 @@ def test_a_pause_is_said_by_the_sensor_and_by_the_runs(synced: Dagster) -> None:
         "reason": "the ERP is being updated",
         "pushes that wait": "item is paused: 0 wait",
     }
-    synced.world.put("A0", name="changed")
-    synced.world.put("A1", name="changed")
+    synced.world.put_record("A0", name="changed")
+    synced.world.put_record("A1", name="changed")
     ran = synced.run("incremental_sync")
     logged = [entry.user_message for entry in synced.instance.all_logs(ran.run_id)]
     assert [line for line in logged if line.startswith("item is paused: 2 wait; launch the job `resume`")]
     assert synced.tick(changes.change_events).skip_message.startswith("item is paused: 2 wait; nothing else is due: ")
-    assert synced.world.mirrored() != synced.world.truth()
+    assert synced.world.mirror_by_key() != synced.world.expected_mirror()
     assert output(resumed(synced, "item"), "resume_pushes")["pushes that wait"] == "none"
     assert synced.run("incremental_sync").success
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
 
 
 def test_resume_fails_while_the_third_party_is_suspended(dagster: Dagster) -> None:

@@ -105,7 +105,7 @@ class Company:
     backoffice: Backoffice
     partner: Partner
 
-    def dg(self, *words: str) -> str:
+    def run_dg(self, *words: str) -> str:
         """What a command of `dg` prints, which succeeds."""
         done = subprocess.run(
             [str(Path(sys.executable).parent / "dg"), *words],
@@ -167,7 +167,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
 
 
 def test_dg_lists_the_component(company: Company) -> None:
-    listed = json.loads(company.dg("list", "components", "--package", "sync_orchestrator", "--json"))["items"]
+    listed = json.loads(company.run_dg("list", "components", "--package", "sync_orchestrator", "--json"))["items"]
     assert [each["key"] for each in listed] == [COMPONENT]
     assert "in sync with source systems" in listed[0]["summary"]
 
@@ -187,9 +187,9 @@ def test_the_scaffolder_writes_the_attributes_that_were_given(company: Company) 
 
 
 def test_dg_checks_the_project_and_lists_the_assets_of_both_components(company: Company) -> None:
-    checked = company.dg("check", "defs")
+    checked = company.run_dg("check", "defs")
     assert "word" not in checked
-    listed = json.loads(company.dg("list", "defs", "--json"))
+    listed = json.loads(company.run_dg("list", "defs", "--json"))
     assert {asset["asset_key"] for asset in listed["assets"]} >= {
         "orders",
         "product/source/backoffice",
@@ -269,7 +269,7 @@ def test_one_component_for_each_entity(company: Company, loaded: dg.Definitions)
         assert split.resolve_asset_graph().materializable_asset_keys == (
             loaded.resolve_asset_graph().materializable_asset_keys
         )
-        both[0]["attributes"]["entity"] = "prodct"
+        both[0] = {"type": COMPONENT, "attributes": {**attributes, "entity": "prodct"}}
         (defs / "sync" / "defs.yaml").write_text(yaml.safe_dump_all(both))
         with pytest.raises(Exception, match="Error while building definitions for sync") as raised:
             company.load()

@@ -153,15 +153,15 @@ def test_sensors_and_schedules_run_without_being_switched_on(defs: dg.Definition
         "recovered_runs",
     }
     for sensor in sensors:
-        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING  # type: ignore[union-attr]
+        assert sensor.default_status is dg.DefaultSensorStatus.RUNNING
     for schedule in defs.schedules or []:
-        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING  # type: ignore[union-attr]
+        assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
 
 
 def test_the_schedules_say_what_they_do(defs: dg.Definitions) -> None:
-    schedules = {schedule.name: schedule for schedule in defs.schedules or []}  # type: ignore[union-attr]
+    schedules = {schedule.name: schedule for schedule in defs.schedules or []}
     assert set(schedules) == {"validate_due_groups", "check_due_sources", "ledger_maintenance"}
-    assert "partitions of the ledger's tables" in (schedules["ledger_maintenance"].description or "")  # type: ignore[union-attr]
+    assert "partitions of the ledger's tables" in (schedules["ledger_maintenance"].description or "")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster_instance import Dagster, failure, failure_of, output, plotted, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_runs import Dagster, failure_of, instance, plotted, storage, storage_url, synced
-from test_dagster_runs import dagster as dagster
 
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.entity import archive_key
@@ -30,14 +33,14 @@ def rows(ran: dg.ExecuteInProcessResult, node: str, name: str) -> list[dict[str,
 
 
 def test_the_plan_of_all_groups_stands_in_its_run_as_tables(synced: Dagster) -> None:
-    synced.world.put("A0", name="changed", tell=False)
+    synced.world.put_record("A0", name="changed", notify=False)
     ran = synced.run("plan")
     assert ran.success
     counts = {row["group"]: row for row in rows(ran, "plan_full_sync", "item: counts")}
     assert (counts["A"]["update"], counts["B"]["update"], counts["all"]["unchanged"]) == (1, 0, 8)
     [sample] = rows(ran, "plan_full_sync", "item: samples")
     assert sample == {"group": "A", "action": "update", "key": "A0", "field": "name", "ours": "changed", "theirs": "n"}
-    assert synced.world.mirrored()["A0"]["name"] == "n"
+    assert synced.world.mirror_by_key()["A0"]["name"] == "n"
 
 
 def test_a_plan_that_cannot_be_made_fails_the_run_and_says_why(synced: Dagster) -> None:
@@ -53,14 +56,13 @@ def checked(dagster: Dagster) -> dict[str, list[str]]:
     with partition_loading_context(dynamic_partitions_store=dagster.instance):
         state = dagster.instance.event_log_storage.get_asset_check_state([(CHECK, business_groups_of("item"))])[CHECK]
         found = {
-            status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
-            for status, subset in state.subsets.items()
+            status.name: sorted(subset.subset_value.get_partition_keys()) for status, subset in state.subsets.items()
         }
     return {status: groups for status, groups in found.items() if groups}
 
 
 def test_the_sources_are_held_against_the_archive_group_by_group(synced: Dagster) -> None:
-    synced.world.put("B0", name="silent", group="B", tell=False)
+    synced.world.put_record("B0", name="silent", group="B", notify=False)
     ran = synced.run("check_sources")
     assert ran.success
     assert checked(synced) == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
@@ -68,7 +70,7 @@ def test_the_sources_are_held_against_the_archive_group_by_group(synced: Dagster
     assert lost.description == "B: lost, listed 3 of shop, 3 of stock, 2 newer"
     assert synced.open_alerts()["lost_notifications"] in ("item shop", "item stock")
     assert synced.run("incremental_sync").success
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
     again = synced.run("check_sources")  # of those under repair alone
     assert list(synced.evaluated(again)) == ["B"]
     assert checked(synced) == {"SUCCEEDED": ["A", "B", "C"]}
@@ -87,14 +89,14 @@ def test_the_schedule_of_the_check_starts_no_run_for_nothing_and_none_beside_ano
     assert len(asked().run_requests) == 1
     synced.run("check_sources")
     assert asked().skip_message == "no business group is due"
-    synced.world.later(86_400)
+    synced.world.advance_clock(86_400)
     synced.instance.create_run_for_job(synced.defs.resolve_job_def("check_sources"), status=dg.DagsterRunStatus.STARTED)
     assert asked().skip_message == "a check is under way"
 
 
 def test_the_check_of_the_archive_can_be_launched_by_itself(synced: Dagster) -> None:
-    synced.world.remove("C1")
-    synced.world.put("A1", tell=False)
+    synced.world.delete_record("C1")
+    synced.world.put_record("A1", notify=False)
     assert synced.run("__ASSET_JOB", groups=["A", "C"], checks=[CHECK]).success
     assert checked(synced) == {"SUCCEEDED": ["B", "C"], "FAILED": ["A"]}
 
@@ -125,23 +127,10 @@ def altered(synced: Dagster, *keys: str) -> None:
     for fields in synced.world.erp.store.values():
         if fields["code"] in keys:
             fields["name"] = "altered"
-    synced.world.later(1)
+    synced.world.advance_clock(1)
     ask = {"ops": {"validate_groups": {"config": {"full": True, "repair": "ask"}}}}
     assert synced.run("validate", run_config=ask).success
-    synced.world.later(1)
-
-
-def output(ran: dg.ExecuteInProcessResult, node: str) -> dict[str, Any]:
-    """The metadata of a run's output."""
-    [event] = [event for event in ran.events_for_node(node) if event.is_successful_output]
-    return {name: value.value for name, value in event.step_output_data.metadata.items()}
-
-
-def failure(ran: dg.ExecuteInProcessResult) -> str:
-    """Why a run's step failed."""
-    assert not ran.success
-    [event] = [event for event in ran.all_events if event.is_step_failure]
-    return str(event.step_failure_data.error_display_string)
+    synced.world.advance_clock(1)
 
 
 def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dagster) -> None:
@@ -157,7 +146,7 @@ def test_repair_takes_every_group_that_waits_and_reports_the_result(synced: Dags
         ("B", 1, "in sync"),
         ("C", 1, "in sync"),
     ]
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
     assert set(plotted(synced).values()) == {(0, 0, 0)}
 
@@ -193,7 +182,7 @@ def test_repair_says_where_nothing_was_found_open(synced: Dagster) -> None:
     ],
 )
 def test_a_group_that_does_not_exist_fails_the_run_with_the_nearest_names(synced: Dagster, job: str, node: str) -> None:
-    synced.world.put("G1", group="good-j", tell=False)
+    synced.world.put_record("G1", group="good-j", notify=False)
     synced.tick(changes.business_groups)
     ran = synced.run(job, run_config={"ops": {node: {"config": {"groups": ["A", "goodj"]}}}})
     assert "unknown business group 'goodj' of item; did you mean good-j?" in failure(ran)
@@ -204,20 +193,20 @@ def test_a_partition_that_no_entity_has_fails_its_full_sync_and_check(synced: Da
     ran = synced.run("full_sync_item", tags={"dagster/partition": "AA"})
     assert "AA: unknown business group 'AA' of item; did you mean A?" in failure(ran)
     assert "AA" not in synced.events(archive_key("item"), "materialization")
-    for job, options in (("__ASSET_JOB", {"checks": [CHECK]}), ("validate", {})):
-        ran = synced.run(job, tags={"dagster/partition": "AA"}, **options)
+    for job, checks in (("__ASSET_JOB", [CHECK]), ("validate", None)):
+        ran = synced.run(job, tags={"dagster/partition": "AA"}, checks=checks)
         assert "unknown business group 'AA' of item" in failure(ran)
 
 
 def test_a_plan_may_name_a_group_that_only_the_source_knows(synced: Dagster) -> None:
-    synced.world.put("N1", group="new", tell=False)
+    synced.world.put_record("N1", group="new", notify=False)
     ran = synced.run("plan", run_config={"ops": {"plan_full_sync": {"config": {"groups": ["new"]}}}})
     [counts] = rows(ran, "plan_full_sync", "item: counts")
     assert (counts["group"], counts["create"]) == ("new", 1)
 
 
 def test_show_record_shows_what_is_known_of_it(synced: Dagster) -> None:
-    synced.world.put("A0", name="changed")
+    synced.world.put_record("A0", name="changed")
     assert synced.run("incremental_sync").success
     ran = synced.run("show_record", run_config={"ops": {"show_one_record": {"config": {"key": "A0"}}}})
     assert ran.success

@@ -7,27 +7,25 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from conftest import World
-from dagster._core.definitions.partitions.context import partition_loading_context
-from dagster._core.storage.defs_state.base import set_defs_state_storage
-from databases import create, drop
+from dagster_instance import ARCHIVE, CHECK_KEY, MIRROR, Dagster, failure_of, plotted
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer, two_part_config
 from sqlalchemy import text
+from world import World
 
 from sync_orchestrator.adapters.containment import ContainedSource, Containment
 from sync_orchestrator.assets import freshness
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
-from sync_orchestrator.assets.entity import archive_key, mirror_key
-from sync_orchestrator.assets.mirror_checks import CHECK
-from sync_orchestrator.assets.partitions import business_groups_of
-from sync_orchestrator.core.context import Context
 from sync_orchestrator.core.db.session import connect
 from sync_orchestrator.core.drain import presence
 from sync_orchestrator.core.drain.drain import drain
@@ -35,156 +33,14 @@ from sync_orchestrator.core.full_sync.progress import group_left_over
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.rate_limit import shared_rate
-from sync_orchestrator.database.embedded import pgurl_for_dagster
-from sync_orchestrator.definitions import build
 from sync_orchestrator.resources.instance.config import (
-    DATABASE_VARIABLE,
     delete_shared_partitions,
-    make_tables,
     reap,
-    write_instance,
 )
-from sync_orchestrator.resources.system import System
 from sync_orchestrator.sensors import changes
 from sync_orchestrator.sensors.alerts import failed_runs, recovered_runs
 
-ARCHIVE, MIRROR = archive_key("item"), mirror_key("item")
-CHECK_KEY = dg.AssetCheckKey(MIRROR, CHECK)
 SOURCES_KEY = dg.AssetCheckKey(ARCHIVE, SOURCE_CHECK)
-
-
-def system_of(context: Callable[[], Context]) -> System:
-    """A resource whose context is that of a test."""
-
-    class SystemOfTest(System):
-        @property
-        def context(self) -> Context:
-            return context()
-
-    return SystemOfTest()
-
-
-class Dagster:
-    """The definitions of the test's world, on an instance with its storage in the test's database."""
-
-    def __init__(self, world: World, instance: dg.DagsterInstance) -> None:
-        self.world = world
-        self.instance = instance
-        self.context = world.context
-        self.system = system_of(lambda: self.context)
-        self.defs = build(world.config, self.system)
-
-    def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
-        """One evaluation of a sensor, its partitions added as the daemon does."""
-        context = dg.build_sensor_context(
-            self.instance, cursor=cursor, definitions=self.defs, resources={"system": self.system}
-        )
-        result: Any = sensor.evaluate_tick(context)
-        for request in result.dynamic_partitions_requests:
-            self.instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
-        return result
-
-    def run(
-        self,
-        job: str,
-        *,
-        groups: Sequence[str] = (),
-        assets: Sequence[dg.AssetKey] | None = None,
-        checks: Sequence[dg.AssetCheckKey] | None = None,
-        tags: dict[str, str] | None = None,
-        **options: Any,
-    ) -> dg.ExecuteInProcessResult:
-        """Executes a job over the groups, as the runs of a backfill do."""
-        ranged = (
-            {"dagster/asset_partition_range_start": groups[0], "dagster/asset_partition_range_end": groups[-1]}
-            if groups
-            else {}
-        )
-        definition = self.defs.resolve_job_def(job)
-        if assets is not None or checks is not None:
-            definition = definition.get_subset(
-                asset_selection=set(assets or ()), asset_check_selection=set(checks or ())
-            )
-        return definition.execute_in_process(
-            instance=self.instance, tags={**ranged, **(tags or {})}, raise_on_error=False, **options
-        )
-
-    def events(self, asset: dg.AssetKey, kind: str) -> dict[str, Any]:
-        """The newest event of that kind by group, as the storage has it."""
-        return {str(event.partition): event for event in self.all_events(asset, kind) if event.partition is not None}
-
-    def all_events(self, asset: dg.AssetKey, kind: str) -> list[Any]:
-        """All events of that kind, the oldest first."""
-        fetch = {
-            "materialization": self.instance.fetch_materializations,
-            "observation": self.instance.fetch_observations,
-        }[kind]
-        records = fetch(dg.AssetRecordsFilter(asset_key=asset), limit=1000, ascending=True).records
-        return [getattr(record, f"asset_{kind}") for record in records]
-
-    def totals(self) -> dict[str, Any]:
-        """The newest totals of all groups, as the plots of the mirror show them."""
-        found = [event for event in self.all_events(MIRROR, "observation") if event.partition is None]
-        return {name: entry.value for name, entry in found[-1].metadata.items()}
-
-    def partitions(self, asset: dg.AssetKey) -> dict[str, str]:
-        """The status of the groups of an asset, as the UI shows it."""
-        groups = self.instance.get_dynamic_partitions("item_business_group")
-        found = self.instance.get_status_by_partition(asset, groups, business_groups_of("item"))
-        return {group: "missing" if status is None else status.name for group, status in (found or {}).items()}
-
-    def checked(self, check: dg.AssetCheckKey = CHECK_KEY) -> dict[str, list[str]]:
-        """The groups by the check's status, as the UI shows it."""
-        storage = self.instance.event_log_storage
-        with partition_loading_context(dynamic_partitions_store=self.instance):
-            state = storage.get_asset_check_state([(check, business_groups_of("item"))])[check]
-            found = {
-                status.name: sorted(subset.subset_value.get_partition_keys())  # type: ignore[union-attr]
-                for status, subset in state.subsets.items()
-            }
-        return {status: groups for status, groups in found.items() if groups}
-
-    def evaluation(self, group: str) -> dg.AssetCheckEvaluation:
-        """The newest evaluation of a group."""
-        records = self.instance.event_log_storage.get_asset_check_execution_history(CHECK_KEY, limit=100)
-        found = next(record.evaluation for record in records if record.partition == group)
-        assert found is not None
-        return found
-
-    def evaluated(self, ran: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-        """What a run stored of its checks, by group."""
-        return {str(evaluation.partition): evaluation for evaluation in self.evaluations(ran)}
-
-    def evaluations(self, ran: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
-        """What a run stored of its checks, in order."""
-        records = self.instance.get_records_for_run(
-            ran.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION, ascending=True
-        ).records
-        return [record.event_log_entry.get_dagster_event().asset_check_evaluation_data for record in records]
-
-    def open_alerts(self) -> dict[str, str]:
-        return {
-            row.kind: row.cause
-            for row in self.world.query("SELECT kind, cause FROM sync.alerts WHERE resolved_at IS NULL")
-        }
-
-
-@pytest.fixture(scope="module")
-def storage_url(server_url: str) -> Iterator[str]:
-    """A database for Dagster's own tables; making them takes seconds, so the module has one."""
-    url = create(server_url, f"dagster_{os.getpid()}")
-    yield url
-    drop(server_url, url)
-
-
-@pytest.fixture(scope="module")
-def storage(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(DATABASE_VARIABLE, pgurl_for_dagster(storage_url))
-        home = write_instance(tmp_path_factory.mktemp("dagster")).parent
-        make_tables()
-        with dg.DagsterInstance.from_config(str(home)) as instance:
-            yield instance
 
 
 def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, storage_url: str) -> None:
@@ -217,52 +73,14 @@ def test_dagsters_storage_keeps_its_connections(storage: dg.DagsterInstance, sto
     engine.dispose()
 
 
-@pytest.fixture
-def instance(storage: dg.DagsterInstance, storage_url: str) -> Iterator[dg.DagsterInstance]:
-    """The instance, emptied after the test."""
-    yield storage
-    engine = connect(storage_url)
-    with engine.begin() as connection:
-        names = connection.execute(
-            text(
-                "SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables "
-                "WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'secondary_indexes')"
-            )
-        ).scalar_one()
-        connection.execute(text(f"TRUNCATE {names}"))
-    engine.dispose()
-
-
-@pytest.fixture
-def dagster(
-    make_world: Callable[..., World], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Dagster]:
-    world = make_world(limits={"linger": 0})
-    monkeypatch.setattr(changes, "LONG_POLL_SECONDS", 0.2)
-    with set_defs_state_storage(None):  # a storage left over from an instance that is gone may be set
-        yield Dagster(world, instance)
-
-
-@pytest.fixture
-def synced(dagster: Dagster) -> Dagster:
-    """Groups A, B and C of three records each, after their full sync."""
-    for group in "ABC":
-        for number in range(3):
-            dagster.world.put(f"{group}{number}", group=group, tell=False)
-    dagster.instance.add_dynamic_partitions("item_business_group", ["A", "B", "C"])
-    dagster.tick(changes.business_groups)
-    assert dagster.run("full_sync_item", groups=["A", "B", "C"]).success
-    return dagster
-
-
 def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagster) -> None:
     """From the ledger to the third party, and the touched group is reported."""
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     ticked = dagster.tick(changes.change_events)
     assert [request.run_key for request in ticked.run_requests] == [None]
     ran = dagster.run("incremental_sync")
     assert ran.success
-    assert dagster.world.mirrored() == dagster.world.truth()
+    assert dagster.world.mirror_by_key() == dagster.world.expected_mirror()
     assert dagster.events(ARCHIVE, "observation")["A"].metadata["records_mirrored"].value == 1
     [output] = [event for event in ran.events_for_node("drain_ledger") if event.is_successful_output]
     told = output.step_output_data.metadata
@@ -288,7 +106,7 @@ def test_change_event_is_mirrored_by_the_run_its_sensor_requests(dagster: Dagste
 
 def test_a_drain_names_the_first_twenty_records_of_a_group(dagster: Dagster) -> None:
     for number in range(25):
-        dagster.world.put(f"k{number:02}")
+        dagster.world.put_record(f"k{number:02}")
     ran = dagster.run("incremental_sync")
     named = dagster.events(ARCHIVE, "observation")["A"].metadata["records"].value.split(", ")
     assert len(named) == 20
@@ -302,13 +120,6 @@ def messages(dagster: Dagster, ran: dg.ExecuteInProcessResult, level: str | None
         for entry in dagster.instance.all_logs(ran.run_id)
         if entry.dagster_event is None and level in (None, logging.getLevelName(entry.level))
     ]
-
-
-def failure_of(ran: dg.ExecuteInProcessResult) -> tuple[str, dict[str, Any]]:
-    """Why the first step that failed did so, and its metadata."""
-    data = next(event for event in ran.all_events if event.is_step_failure).step_failure_data
-    metadata = {} if data.user_failure_data is None else data.user_failure_data.metadata
-    return str(data.user_failure_data and data.user_failure_data.description), dict(metadata)
 
 
 def by_group(metadata: dict[str, Any]) -> list[dict[str, Any]]:
@@ -326,16 +137,16 @@ def test_sigterm_lets_a_drain_finish_what_is_under_way(dagster: Dagster, monkeyp
     """It would linger for a minute otherwise."""
     lingering = replace(dagster.world.context, config=two_part_config(limits={"linger": 60}))
     dagster.context = lingering
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     dagster.world.erp.before = lambda verb, key: os.kill(os.getpid(), signal.SIGTERM)
     started = time.monotonic()
     assert dagster.run("incremental_sync").success
     assert time.monotonic() - started < 30
-    assert dagster.world.mirrored() == dagster.world.truth()
+    assert dagster.world.mirror_by_key() == dagster.world.expected_mirror()
 
 
 def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dagster) -> None:
-    dagster.world.put("k1", group="new")
+    dagster.world.put_record("k1", group="new")
     dagster.run("incremental_sync")
     dagster.tick(changes.change_events)
     assert dagster.instance.get_dynamic_partitions("item_business_group") == ["new"]
@@ -344,21 +155,21 @@ def test_sensor_adds_the_partition_of_a_group_that_a_change_brought(dagster: Dag
 def test_sensor_says_why_it_requests_nothing(dagster: Dagster) -> None:
     """A quiet ledger, and a drain at work: each is a reason with figures."""
     assert "0 events received" in dagster.tick(changes.change_events).skip_message
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     record_heartbeat(dagster.world.engine, "drain")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
 
 
 def test_stale_heartbeat_does_not_hold_up_the_next_drain(dagster: Dagster) -> None:
     """A drain that was killed is gone, whatever its run's status says."""
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     record_heartbeat(dagster.world.engine, "drain")
-    dagster.world.later(presence.ALIVE_SECONDS + 1)
+    dagster.world.advance_clock(presence.ALIVE_SECONDS + 1)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 
 def test_no_second_drain_while_one_is_queued(dagster: Dagster) -> None:
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     dagster.instance.create_run_for_job(
         dagster.defs.resolve_job_def("incremental_sync"), status=dg.DagsterRunStatus.NOT_STARTED
     )
@@ -369,8 +180,8 @@ def test_groups_are_discovered_at_the_owner(dagster: Dagster, monkeypatch: pytes
     async def refuses() -> None:
         raise answer(503)
 
-    dagster.world.put("k1", group="A", tell=False)
-    dagster.world.put("k2", group="B", tell=False)
+    dagster.world.put_record("k1", group="A", notify=False)
+    dagster.world.put_record("k2", group="B", notify=False)
     assert dagster.tick(changes.business_groups).skip_message == "business groups known: item: 2"
     assert set(dagster.instance.get_dynamic_partitions("item_business_group")) == {"A", "B"}
     monkeypatch.setattr(dagster.world.shop, "groups", refuses)
@@ -378,7 +189,7 @@ def test_groups_are_discovered_at_the_owner(dagster: Dagster, monkeypatch: pytes
 
 
 def test_full_sync_of_a_range_tells_of_each_group(synced: Dagster) -> None:
-    assert synced.world.mirrored() == synced.world.truth()
+    assert synced.world.mirror_by_key() == synced.world.expected_mirror()
     archived, mirrored = synced.events(ARCHIVE, "materialization"), synced.events(MIRROR, "materialization")
     assert set(archived) == set(mirrored) == {"A", "B", "C"}
     assert archived["B"].metadata["listed"].value == 3
@@ -403,7 +214,7 @@ def test_a_full_sync_materializes_each_group_once(synced: Dagster) -> None:
 
 
 def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(synced: Dagster) -> None:
-    synced.world.put("B0", name="changed", group="B", tell=False)
+    synced.world.put_record("B0", name="changed", group="B", notify=False)
     ran = synced.run("full_sync_item", groups=["A", "C"])
     told = output_of(ran)
     assert (told["groups"].value, told["listed"].value, told["mirrored"].value) == (3, 9, 1)
@@ -413,7 +224,7 @@ def test_a_full_sync_shows_its_totals_and_evaluates_the_check_of_the_archive(syn
         ("C", "in sync", 0),
     ]
     assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}
-    synced.world.put("B1", name="again", group="B")
+    synced.world.put_record("B1", name="again", group="B")
     assert synced.run("incremental_sync").success
     assert synced.checked(SOURCES_KEY) == {"SUCCEEDED": ["A", "B", "C"]}  # a drain only observes
     assert synced.events(ARCHIVE, "materialization")["B"].metadata["listed"].value == 3
@@ -424,7 +235,7 @@ def test_a_group_that_is_not_in_sync_is_not_materialized_and_fails_the_step(sync
     """The others stay materialized, and the failure says which group, which system, how many and why."""
     synced.world.erp.before = lambda verb, key: answer(422) if key in ("B0", "B1") else None
     for number in range(3):
-        synced.world.put(f"B{number}", name="changed", group="B", tell=False)
+        synced.world.put_record(f"B{number}", name="changed", group="B", notify=False)
     ran = synced.run("full_sync_item", groups=["A", "C"])
     assert not ran.success
     reason, told = failure_of(ran)
@@ -445,7 +256,7 @@ def impatient(
     """A group A of one record before its full sync, which waits for retries only shortly."""
     world = make_world(limits={"linger": 0, "drain_seconds": 0.5})
     made = Dagster(world, instance)
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("item_business_group", ["A"])
     made.tick(changes.business_groups)
     return made
@@ -470,7 +281,7 @@ def test_a_full_sync_while_the_entity_is_paused_says_so_and_ends(impatient: Dags
 
 
 def test_a_change_that_comes_after_the_completion_of_a_group_is_not_left_over(synced: Dagster) -> None:
-    synced.world.put("A0", name="changed")
+    synced.world.put_record("A0", name="changed")
     synced.world.query("SELECT pg_sleep(0.01)")
     with synced.world.engine.begin() as connection:
         assert group_left_over(connection, synced.world.entity, "A") is None
@@ -495,13 +306,13 @@ def test_second_full_sync_of_unchanged_data_calls_nothing(synced: Dagster) -> No
 
 
 def test_archive_alone_can_be_filled(dagster: Dagster) -> None:
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync_item", groups=["A"], assets=[ARCHIVE]).success
     assert set(dagster.events(ARCHIVE, "materialization")) == {"A"}
     assert not dagster.events(MIRROR, "materialization")
-    assert not dagster.world.mirrored()
+    assert not dagster.world.mirror_by_key()
 
 
 def test_the_groups_of_another_entity_are_no_partitions_of_this_one(synced: Dagster) -> None:
@@ -526,18 +337,18 @@ def test_a_partition_that_no_entity_has_fails(synced: Dagster) -> None:
 def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Dagster) -> None:
     """The failure names the group and the hint; what was done counts as done."""
     for number in range(6):
-        synced.world.put(f"B{number}", group="B", tell=False)
+        synced.world.put_record(f"B{number}", group="B", notify=False)
     assert synced.run("full_sync_item", groups=["B"]).success
     for number in range(6):
         synced.world.shop.remove(f"B{number}")
-    synced.world.put("C9", group="C", tell=False)
+    synced.world.put_record("C9", group="C", notify=False)
     ended = synced.run("full_sync_item", groups=["A", "B", "C"])
     assert not ended.success
     failure = next(event for event in ended.all_events if event.is_step_failure)
     assert "1 of 3 business groups of item are not in sync: B: item B: 6 of 6 records would be deleted" in str(
         failure.step_failure_data.error_display_string
     )
-    assert "C9" in synced.world.mirrored()
+    assert "C9" in synced.world.mirror_by_key()
     newest = synced.instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=MIRROR, asset_partitions=["A", "B", "C"]), limit=2
     ).records
@@ -546,7 +357,7 @@ def test_held_deletions_fail_the_run_after_the_other_groups_were_done(synced: Da
     assert synced.open_alerts()["delete_cap"] == "item B"
     options = dg.RunConfig(ops={"item_full_sync": {"config": {"allow_deletions": 6}}})
     assert synced.run("full_sync_item", groups=["B"], run_config=options).success
-    assert not [key for key in synced.world.mirrored() if key.startswith("B")]
+    assert not [key for key in synced.world.mirror_by_key() if key.startswith("B")]
 
 
 def test_source_that_fails_for_a_while_is_asked_again(
@@ -555,7 +366,7 @@ def test_source_that_fails_for_a_while_is_asked_again(
     """By the entity's retry rule, within the run."""
     world: World = make_world(entity={"retry": {"retries": 3, "first_wait": 0.2, "jitter": 0}})
     dagster = Dagster(world, instance)
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     refusals = [answer(503), answer(503)]
@@ -567,7 +378,7 @@ def test_source_that_fails_for_a_while_is_asked_again(
     monkeypatch.setattr(world.shop, "_answer", refuse_at_first)
     assert dagster.run("full_sync_item", groups=["A"]).success
     assert not refusals
-    assert set(world.mirrored()) == {"k1"}
+    assert set(world.mirror_by_key()) == {"k1"}
 
 
 def test_a_source_that_fails_is_named_with_its_group(
@@ -581,7 +392,7 @@ def test_a_source_that_fails_is_named_with_its_group(
     )
     dagster = Dagster(world, instance)
     dagster.context = context
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     world.stock.down = True
@@ -595,7 +406,7 @@ def test_a_source_that_fails_is_named_with_its_group(
 def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(synced: Dagster) -> None:
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     assert synced.run("validate").success
     assert synced.checked() == {"SUCCEEDED": ["A", "C"], "FAILED": ["B"]}
     told = synced.evaluation("B")
@@ -610,7 +421,7 @@ def test_validation_reports_every_group_and_a_failing_check_raises_an_alert(sync
 
 def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: Dagster) -> None:
     synced.run("validate_fully")
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     for record in synced.world.erp.store.values():
         record["name"] = "altered"
     assert synced.run("validate").success
@@ -619,25 +430,15 @@ def test_what_counts_do_not_show_is_found_by_the_job_that_compares_all(synced: D
     assert synced.checked() == {"FAILED": ["A", "B", "C"]}
 
 
-def plotted(dagster: Dagster) -> dict[str, tuple[Any, Any, Any]]:
-    """The newest numbers of drift by group: all of it, missing, different."""
-    found = {group: event.metadata for group, event in dagster.events(MIRROR, "observation").items()}
-    return {
-        group: (numbers["drift"].value, numbers["drift_missing"].value, numbers["drift_different"].value)
-        for group, numbers in found.items()
-        if "drift" in numbers
-    }
-
-
 def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
     """Drift, repair by the normal path, the next validation: the check is green and the alert over."""
     lost = next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "B1")
     del synced.world.erp.store[lost]
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
     assert plotted(synced) == {"B": (1, 1, 0)}
     synced.run("incremental_sync")
-    synced.world.later(10)
+    synced.world.advance_clock(10)
     ended = synced.run("validate")
     assert plotted(synced) == {"B": (0, 0, 0)}
     assert list(synced.evaluated(ended)) == ["B"]
@@ -647,9 +448,9 @@ def test_repaired_group_is_validated_again_at_once(synced: Dagster) -> None:
 
 def test_observation_keeps_the_status_of_a_check_and_a_materialization_takes_it(synced: Dagster) -> None:
     """Trap 13, confirmed: so a drain observes the mirror, and only a full sync materializes it."""
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
-    synced.world.put("A0", name="changed")
+    synced.world.put_record("A0", name="changed")
     synced.run("incremental_sync")
     assert set(synced.events(MIRROR, "observation")) == {"A"}
     assert synced.checked() == {"SUCCEEDED": ["A", "B", "C"]}
@@ -662,7 +463,7 @@ def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(sy
     """With the third party paused nothing can be said: an earlier green must not stay, and no drift is claimed."""
     synced.run("validate")
     synced.world.query("UPDATE sync.systems SET paused = true WHERE name = 'erp'")
-    synced.world.later(3600)
+    synced.world.advance_clock(3600)
     ended = synced.run("validate")
     reason, told = failure_of(ended)
     assert reason.startswith("none of 3 business groups could be validated, such as item A: ")
@@ -677,7 +478,7 @@ def test_a_run_that_could_validate_nothing_fails_and_each_group_has_a_warning(sy
 def test_a_validation_of_which_some_groups_failed_is_a_success_that_shows_them_first(synced: Dagster) -> None:
     """The evaluations of groups with drift come last: the UI shows the last one as that of the asset."""
     synced.run("validate")
-    synced.world.later(3600)
+    synced.world.advance_clock(3600)
     del synced.world.erp.store[next(ref for ref, record in synced.world.erp.store.items() if record["code"] == "A1")]
     count = synced.world.erp.count
 
@@ -726,7 +527,7 @@ def test_unmanaged_records_are_plotted_when_found_and_when_gone_and_not_in_betwe
     synced.run("validate_fully")
     assert observed() == [1]
     for _ in range(2):
-        synced.world.later(3600)
+        synced.world.advance_clock(3600)
         synced.run("validate")
     assert observed() == [1]
     del synced.world.erp.store[ref]
@@ -746,7 +547,7 @@ def test_schedule_of_validation_starts_no_run_for_nothing_and_none_beside_anothe
         )
 
     assert len(asked().run_requests) == 1
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     synced.run("validate")
     assert asked().skip_message == "no business group is due"
     synced.instance.create_run_for_job(synced.defs.resolve_job_def("validate"), status=dg.DagsterRunStatus.STARTED)
@@ -770,7 +571,7 @@ def test_schedule_of_validation_waits_while_the_third_party_is_known_to_be_down(
 
 
 def test_validation_of_named_groups(synced: Dagster) -> None:
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     options = dg.RunConfig(ops={"validate_groups": {"config": {"entity": "item", "groups": ["B"], "full": True}}})
     assert synced.run("validate", run_config=options).success
     assert synced.checked() == {"SUCCEEDED": ["B"]}
@@ -789,7 +590,7 @@ def test_validation_of_named_groups(synced: Dagster) -> None:
     ],
 )
 def test_check_launched_by_itself_judges_each_group(synced: Dagster, launched: Any, judged: list[str]) -> None:
-    synced.world.later(60)
+    synced.world.advance_clock(60)
     job = synced.defs.resolve_implicit_global_asset_job_def().name
     assert synced.run(job, checks=[CHECK_KEY], **launched).success
     assert synced.checked() == {"SUCCEEDED": judged}
@@ -854,7 +655,7 @@ def test_failed_run_raises_one_alert_that_the_next_success_ends(synced: Dagster)
 
 
 def test_maintenance_counts_everything(synced: Dagster) -> None:
-    synced.world.put("k1")
+    synced.world.put_record("k1")
     ended = synced.run("maintenance")
     assert ended.success
     output = next(event for event in ended.all_events if event.is_successful_output)

@@ -24,12 +24,14 @@ import cancel_worker
 import dagster as dg
 import pytest
 import yaml
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from http_server import Server
 from paths import SUPPORT
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_dagster_runs import instance, storage, storage_url
 
 from sync_orchestrator.assets.archive_checks import SOURCE_CHECK
 from sync_orchestrator.assets.mirror_checks import CHECK
@@ -343,10 +345,7 @@ def test_drain(runs: Runs, way: Any) -> None:
     """SIGTERM ends the whole system, and a drain that it ends has done what it is for."""
     record(
         runs.engine,
-        [
-            ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row)  # type: ignore[arg-type]
-            for key, row in runs.systems.rows.items()
-        ],
+        [ChangeEvent("shop", f"e {key}", "item", key, "create", 1, row) for key, row in runs.systems.rows.items()],
     )
     runs.systems.held = writes
     runs.start("incremental_sync")

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import command_lines, read
 from http_server import Server
+from paths import ROOT
 from small_systems import Backoffice, Partner, products
-from test_docs import ROOT, command_lines, read
 
 PAGE = read(ROOT / "docs" / "getting-started.md")
 NOT_HERE = (["make", "install"], ["sync-orchestrator", "up"])
@@ -23,7 +24,7 @@ NOT_HERE = (["make", "install"], ["sync-orchestrator", "up"])
 @pytest.fixture
 def systems() -> Iterator[dict[str, tuple[Server, Backoffice | Partner]]]:
     """The reader's two, by the address that the page calls them."""
-    handlers = {
+    handlers: dict[str, Backoffice | Partner] = {
         "https://backoffice.example.com": Backoffice(products(), "the-token-of-your-system"),
         "https://partner.example.com": Partner("the-key-of-the-service"),
     }
@@ -48,7 +49,8 @@ class Reader:
 
     def does(self, words: list[str]) -> None:
         if words[0] == "export":
-            self._environment.update(word.split("=", 1) for word in words[1:] if not word.startswith("PATH="))
+            for name, _, value in (word.partition("=") for word in words[1:] if not word.startswith("PATH=")):
+                self._environment[name] = value
             return
         assert words[0] == "sync-orchestrator"
         here = [self._addresses.get(word, word) for word in words[1:]]

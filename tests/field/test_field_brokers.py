@@ -9,18 +9,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import kombu
 import pytest
+from broker_consumers import alerts_of, cloud_event, config_for, consuming, eventually, open_rejected, packed, received
 from brokers import Broker, Rabbit
 from brokers import broker as broker
 from brokers import rabbit as rabbit
 from paths import SUPPORT
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError, ProgrammingError
-from test_consume import alerts_of, cloud_event, config_for, consuming, eventually, open_rejected, packed, received
 
 from sync_orchestrator.brokers import consume as consuming_module
 from sync_orchestrator.brokers import kombu_queue
@@ -28,6 +29,10 @@ from sync_orchestrator.brokers.consume import Consumption
 from sync_orchestrator.config import Config
 
 DOWN = "the database does not answer as it should"
+
+
+def is_received(engine: Engine, count: int) -> bool:
+    return received(engine) == count
 
 
 @pytest.fixture(autouse=True)
@@ -158,10 +163,13 @@ def test_a_short_outage_costs_no_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
-    real = consuming_module.open_queue
-    monkeypatch.setattr(
-        consuming_module, "open_queue", lambda settings, name: (opened.append(name), real(settings, name))[1]
-    )
+    real = consuming_module.__dict__["open_queue"]
+
+    def open_and_count(settings: Any, name: str) -> Any:
+        opened.append(name)
+        return real(settings, name)
+
+    monkeypatch.setattr(consuming_module, "open_queue", open_and_count)
     monkeypatch.setattr(consuming_module, "_taken", down.set)
     rabbit.send(packed(cloud_event(1)))
     with consuming(engine, config_for(rabbit)):
@@ -214,7 +222,8 @@ def test_a_quorum_queue_of_rabbitmq_4_is_made_without_a_limit(
                     eventually(lambda: consumers(rabbit, queue), "the consumer")
                     sent = rabbit.channel.prepare_message(packed(cloud_event(10 * number + again)))
                     rabbit.channel.basic_publish(sent, routing_key=queue)
-                    eventually(lambda n=2 * number - 1 + again: received(engine) == n, "the event")
+                    wanted = 2 * number - 1 + again
+                    eventually(partial(is_received, engine, wanted), "the event")
             rabbit.channel.queue_declare(queue, durable=True, auto_delete=False, arguments=made)  # else it is refused
             rabbit.channel.queue_delete(queue)
     finally:

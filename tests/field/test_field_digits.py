@@ -120,9 +120,10 @@ def test_rule_34_a_number_is_a_float_only_where_that_is_the_number(text: str, ki
 
 @pytest.mark.parametrize("text", ["1e400", "-1e400", "1e-401", "NaN", "Infinity", "0." + "1" * 401])
 def test_rule_34_numbers_of_absurd_size_are_refused(text: str) -> None:
-    for parse in (lambda: exact_json.parse(text.encode()), lambda: exact_json.parse_text(text)):
-        with pytest.raises(ValueError, match=r"a number|not JSON"):
-            parse()
+    with pytest.raises(ValueError, match=r"a number|not JSON"):
+        exact_json.parse(text.encode())
+    with pytest.raises(ValueError, match=r"a number|not JSON"):
+        exact_json.parse_text(text)
     with pytest.raises(InvalidEvent, match=r"a number|not JSON"):
         parse_event(text.encode())
 
@@ -353,16 +354,16 @@ def test_case_r30_all_digits_arrive_and_are_in_sync(
     there, world = Body(server), world_of(engine, server, fields)
     world.stock.put("k1", {"key": "k1"})
     world.shop.put("k1", ROW, group="A")
-    world.tell("stock", "k1", "create", 1, {"key": "k1"})
-    world.tell("shop", "k1", "create", 1, parse_event(exact_json.dumps(ROW)))
-    world.drain()
+    world.post_event("stock", "k1", "create", 1, {"key": "k1"})
+    world.post_event("shop", "k1", "create", 1, parse_event(exact_json.dumps(ROW)))
+    world.run_drain()
     assert there.bodies == [f'{{"code":"k1","store":"A","price":{price},"rate":{rate}}}'.encode()]
-    world.full_sync()
+    world.run_full_sync()
     assert len(there.bodies) == 1
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert (result.verdict, result.reason, result.drift) == ("in_sync", None, [])
     there.bodies[0] = there.bodies[0].replace(b"89", b"88")
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert [(each["field"], each["ours"]) for each in result.drift[0].sample] == [("price", Decimal(LONG))]
     world.close()
 
@@ -371,7 +372,7 @@ def test_case_r30_a_rate_of_too_many_digits_is_refused_by_name(engine: Engine, s
     there, world = Body(server), world_of(engine, server, {"rate": {"kind": "decimal_text", "digits": 9}})
     world.stock.put("k1", {"key": "k1"})
     world.shop.put("k1", ROW, group="A")
-    world.full_sync()
+    world.run_full_sync()
     assert there.bodies == []
     assert f"fields.rate: {TINY} cannot be written as decimal_text" in str(
         world.query("SELECT detail FROM sync.push_attempts")[0].detail

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server, failure_of
 from starlette.requests import Request
 from starlette.responses import Response
+from world import World
 
 from sync_orchestrator.adapters.files.source import FileSource
 from sync_orchestrator.adapters.http.client import Http
@@ -156,9 +156,9 @@ def test_rule_36_a_broken_file_deletes_nothing(world: World, tmp_path: Path, bro
     world.context.entities["item"].sources["shop"] = source(tmp_path)
     for number in range(6):
         world.stock.put(f"k{number}", {"key": f"k{number}", "count": 1, "v": 0})
-    world.full_sync()
+    world.run_full_sync()
     assert len(world.erp.store) == 6
     path.write_text(HEAD + broken)
     with pytest.raises(CallFailed, match=r"a\.csv:[23]: "):
-        world.full_sync()
+        world.run_full_sync()
     assert len(world.erp.store) == 6

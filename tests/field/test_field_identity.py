@@ -10,18 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty
 from http_server import Server, failure_of
 from record_store import THEIRS, Store, adapter, http_world, item
 from sqlalchemy import Engine
 from starlette.responses import JSONResponse
+from world import World
 
 from sync_orchestrator.conformance.report import Differs
 from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed
 from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.push.result import Pushed
+from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.core.values.identity import StrayId, may_be_given_again, other_key
 
 GIFT = {"code": "GC", "name": "Gift card", "store": "A", "count": 5}
@@ -45,7 +46,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Pushed]:
     from sync_orchestrator.core.drain import pusher
 
     ended: list[Pushed] = []
-    settle = pusher.settle
 
     def noting(connection: Any, name: str, system: Any, entities: Any, pushed: Any) -> Any:
         ended.extend(pushed)
@@ -71,14 +71,14 @@ def test_case_r15_an_update_does_not_overwrite_what_got_our_id(
 ) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, **WAYS[way]})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     taken = given_again(store, "a")
-    world.put("a", name="next")
-    world.settled()
+    world.put_record("a", name="next")
+    world.run_until_settled()
     assert gift_is_whole(store, taken)
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["next"]
-    assert world.row("a").external_id == store.of("a")[0] != taken
+    assert world.read_record_row("a").external_id == store.of("a")[0] != taken
     assert next(end.calls.stray for end in seen if end.calls.stray) == StrayId(taken, "GC")
     world.close()
 
@@ -87,25 +87,25 @@ def test_case_r15_an_update_does_not_overwrite_what_got_our_id(
 def test_case_r15_a_delete_does_not_delete_what_got_our_id(engine: Engine, server: Server, way: str) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, **WAYS[way]})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     taken = given_again(store, "a")
-    world.remove("a")
-    world.settled()
+    world.delete_record("a")
+    world.run_until_settled()
     assert (gift_is_whole(store, taken), store.calls["DELETE items"]) == (True, 0)
-    assert (world.row("a").external_id, world.row("a").out_of_sync) == (None, False)
+    assert (world.read_record_row("a").external_id, world.read_record_row("a").out_of_sync) == (None, False)
     world.close()
 
 
 def test_a_delete_finds_our_record_under_its_new_id(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     taken = given_again(store, "a")
     store.by_hand(code="a", name="n", store="A")  # brought back there, under another id
-    world.remove("a")
-    world.settled()
+    world.delete_record("a")
+    world.run_until_settled()
     assert (store.of("a"), gift_is_whole(store, taken)) == ([], True)
     world.close()
 
@@ -117,16 +117,16 @@ def test_case_r15_validation_and_its_repair_leave_alone_what_got_our_id(
     """The source does not change at all: ours is missing, the other is unmanaged, and each is reported once."""
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, **WAYS[way]})
-    world.put("a")
-    world.full_sync()
-    world.drain()
+    world.put_record("a")
+    world.run_full_sync()
+    world.run_drain()
     taken = given_again(store, "a")
-    found = world.validate(full=True)
+    found = world.run_validation(full=True)
     assert sorted((drift.key, drift.kind) for drift in found.drift) == [("GC", "unmanaged"), ("a", "missing")]
-    world.settled()
+    world.run_until_settled()
     assert gift_is_whole(store, taken)
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["n"]
-    after = world.validate(full=True)
+    after = world.run_validation(full=True)
     assert [(drift.key, drift.kind) for drift in after.drift] == [("GC", "unmanaged")]
     assert any(end.calls.stray and end.calls.stray.external_id == taken for end in seen)
     world.close()
@@ -138,29 +138,29 @@ def test_case_r27_a_third_party_restored_from_a_backup(engine: Engine, server: S
     store = Store(server)
     world = http_world(engine, server, THEIRS if can_lookup else {**THEIRS, "lookup": None})
     for number in range(1, 4):
-        world.put(f"P{number}")
-    world.full_sync()
-    world.drain()
+        world.put_record(f"P{number}")
+    world.run_full_sync()
+    world.run_drain()
     snapshot = copy.deepcopy(store.items)
-    world.put("P21")
-    world.put("P22")
-    world.put("P2", name="renamed")
-    world.drain()
+    world.put_record("P21")
+    world.put_record("P22")
+    world.put_record("P2", name="renamed")
+    world.run_drain()
     ids = [store.of("P21")[0], store.of("P22")[0]]
     store.items.clear()
     store.items.update(snapshot)
-    clerks = [
+    clerks: list[dict[str, Any]] = [
         {"id": external_id, "v": 1, "code": f"CLERK-{number}", "name": "clerk's", "store": "A", "count": 1}
         for number, external_id in enumerate(ids)
     ]
     store.items.update({each["id"]: dict(each) for each in clerks})
 
-    world.put("P21", name="renamed, too")
-    world.remove("P22")
-    world.settled(5)
-    world.validate(full=True)
-    world.settled(5)
-    after = world.validate(full=True)
+    world.put_record("P21", name="renamed, too")
+    world.delete_record("P22")
+    world.run_until_settled(5)
+    world.run_validation(full=True)
+    world.run_until_settled(5)
+    after = world.run_validation(full=True)
 
     assert [store.items[external_id] for external_id in ids] == clerks
     names = {record["code"]: record["name"] for record in store.items.values()}
@@ -191,11 +191,11 @@ def test_rule_28_the_response_to_an_update_shows_whose_record_it_was(engine: Eng
             "update": {"method": "PUT", "path": "/items/{{ id }}", "body": {"name": "{{ payload.name }}"}},
         },
     )
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     taken = given_again(store, "a")
-    world.put("a", name="next")
-    world.settled()
+    world.put_record("a", name="next")
+    world.run_until_settled()
     assert store.items[taken]["code"] == "GC"
     assert [store.items[external_id]["name"] for external_id in store.of("a")] == ["next"]
     world.close()
@@ -209,9 +209,9 @@ def test_rule_28_an_id_is_not_adopted_from_the_response_to_a_create_that_shows_a
     other = store.by_hand(code="other", name="n", store="A")
     store.says = lambda store, made: JSONResponse(store.items[other])
     world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.drain()
-    row = world.row("a")
+    world.put_record("a")
+    world.run_drain()
+    row = world.read_record_row("a")
     assert (row.external_id, row.stopped, row.rejected_digest) == (None, "dead", None)
     assert "shows another record: other" in row.error
     world.close()
@@ -221,49 +221,49 @@ def test_rule_28_a_read_back_that_shows_another_record(world: World) -> None:
     """An update's answer was lost, and the id has been given again by the time it is read back."""
     from fakes import lost_answer
 
-    world.put("a")
-    world.drain()
-    external_id = world.row("a").external_id
+    world.put_record("a")
+    world.run_drain()
+    external_id = world.read_record_row("a").external_id
     failures = iter([lost_answer()])
     world.erp.before = lambda verb, key: next(failures, None) if verb == "update" else None
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     world.erp.store[external_id] = dict(GIFT)
     for _ in range(3):
-        world.later(61)
-        world.drain()
+        world.advance_clock(61)
+        world.run_drain()
     assert world.erp.store[external_id] == GIFT
     assert [record["name"] for record in world.erp.of_key("a")] == ["next"]
 
 
 def test_rule_28_a_search_whose_index_lags_gives_no_record_of_others_away(world: World) -> None:
     """The search still shows our key under an id that another record has by now: it is looked at all the same."""
-    world.put("a")
-    world.drain()
-    external_id = world.row("a").external_id
+    world.put_record("a")
+    world.run_drain()
+    external_id = world.read_record_row("a").external_id
     world.erp.store[external_id] = dict(GIFT)
 
     async def stale(key: str, group: str | None) -> list[Found]:
         return [Found("a", external_id, "A", {"code": "a"})]
 
     fresh, world.erp.lookup = world.erp.lookup, stale  # type: ignore[method-assign]
-    world.put("a", name="next")
-    world.drain()
-    assert (world.erp.store[external_id], world.states()["waiting"]) == (GIFT, 2)
+    world.put_record("a", name="next")
+    world.run_drain()
+    assert (world.erp.store[external_id], world.count_events_by_state()["waiting"]) == (GIFT, 2)
     world.erp.lookup = fresh  # type: ignore[method-assign]
-    world.later(61)
-    world.drain()
+    world.advance_clock(61)
+    world.run_drain()
     assert (world.erp.store[external_id], world.erp.of_key("a")[0]["name"]) == (GIFT, "next")
 
 
 def test_rule_28_the_old_place_of_a_move_is_not_deleted_if_it_is_anothers(make_world: Callable[..., World]) -> None:
     world = make_world(erp=FakeThirdParty(group_in_address=True))
-    world.put("a", group="A")
-    world.drain()
-    external_id = world.row("a").external_id
+    world.put_record("a", group="A")
+    world.run_drain()
+    external_id = world.read_record_row("a").external_id
     world.erp.store[external_id] = dict(GIFT)
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a", group="B")
+    world.run_drain()
     assert world.erp.store[external_id] == GIFT
     assert [record["store"] for record in world.erp.of_key("a")] == ["B"]
 
@@ -271,9 +271,9 @@ def test_rule_28_the_old_place_of_a_move_is_not_deleted_if_it_is_anothers(make_w
 def test_rule_28_an_unmanaged_record_is_deleted_only_if_it_is_still_there(make_world: Callable[..., World]) -> None:
     """With ``unmanaged: delete``: its id may be another record's by the time it is deleted."""
     world = make_world(entity={"validation": {"confirm_after": 0, "unmanaged": "delete"}})
-    world.put("a")
-    world.full_sync()
-    world.drain()
+    world.put_record("a")
+    world.run_full_sync()
+    world.run_drain()
     stranger = world.erp.by_hand({"code": "stranger", "store": "A"})
     reads = iter([None])
 
@@ -282,22 +282,22 @@ def test_rule_28_an_unmanaged_record_is_deleted_only_if_it_is_still_there(make_w
             world.erp.store[stranger] = dict(GIFT)
 
     world.erp.before = given
-    world.validate(full=True)
+    world.run_validation(full=True)
     assert (world.erp.store[stranger], world.erp.calls["delete"]) == (GIFT, 0)
 
 
 def test_a_random_id_is_not_looked_at(make_world: Callable[..., World]) -> None:
     """``look_first: auto``: a UUID is given once, so its record is written without a look."""
     world = make_world()
-    world.put("a")
-    world.drain()
-    old = world.row("a").external_id
+    world.put_record("a")
+    world.run_drain()
+    old = world.read_record_row("a").external_id
     random = "3f0e1c5e-7f3b-4c1c-9a53-0d6f2a1b9c77"
     world.erp.store[random] = world.erp.store.pop(old)
     world.erp.places[random] = "A"
     world.query("UPDATE sync.records SET external_id = %(id)s", id=random)
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     assert (world.erp.store[random]["name"], world.erp.calls["read"]) == ("next", 0)
 
 
@@ -305,10 +305,10 @@ def test_a_random_id_is_not_looked_at(make_world: Callable[..., World]) -> None:
 def test_the_switch_for_the_look(engine: Engine, server: Server, setting: str, reads: int) -> None:
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, "look_first": setting})
-    world.put("a")
-    world.drain()
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     assert (store.calls["GET items"], store.calls["PUT items"]) == (reads, 1)
     world.close()
 
@@ -370,55 +370,55 @@ def test_rule_23_without_a_search_the_in_flight_window_passes_before_a_record_is
 ) -> None:
     """For a while its reads and updates answer "not found", and its record is there all the same."""
     world = make_world(erp=FakeThirdParty(can_lookup=False))
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     hidden = dict(world.erp.store)
     world.erp.store.clear()
-    world.put("a", name="next")
-    world.drain()
-    assert (world.erp.calls["create"], world.row("a").external_id) == (1, next(iter(hidden)))
+    world.put_record("a", name="next")
+    world.run_drain()
+    assert (world.erp.calls["create"], world.read_record_row("a").external_id) == (1, next(iter(hidden)))
     world.erp.store.update(hidden)
-    world.later(20)
-    world.drain()
+    world.advance_clock(20)
+    world.run_drain()
     assert [record["name"] for record in world.erp.of_key("a")] == ["next"]
-    assert (world.erp.calls["create"], world.row("a").attempts) == (1, 0)
+    assert (world.erp.calls["create"], world.read_record_row("a").attempts) == (1, 0)
 
 
 def test_rule_23_without_a_search_a_record_that_stays_away_is_made_again(make_world: Callable[..., World]) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False))
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     world.erp.store.clear()
-    world.put("a", name="next")
+    world.put_record("a", name="next")
     for _ in range(3):
-        world.drain()
-        world.later(20)
+        world.run_drain()
+        world.advance_clock(20)
     assert [record["name"] for record in world.erp.of_key("a")] == ["next"]
-    assert not world.row("a").out_of_sync
+    assert not world.read_record_row("a").out_of_sync
 
 
 def test_rule_23_the_key_is_searched_though_search_first_is_off(world: World) -> None:
     """The record was brought back there under another id."""
-    world.put("a")
-    world.drain()
-    record = world.erp.store.pop(world.row("a").external_id)
+    world.put_record("a")
+    world.run_drain()
+    record = world.erp.store.pop(world.read_record_row("a").external_id)
     other = world.erp.by_hand(record, "A")
-    world.put("a", name="next")
-    world.drain()
-    assert (world.erp.calls["create"], world.row("a").external_id) == (1, other)
+    world.put_record("a", name="next")
+    world.run_drain()
+    assert (world.erp.calls["create"], world.read_record_row("a").external_id) == (1, other)
     assert world.erp.store[other]["name"] == "next"
 
 
 def test_rule_23_a_search_that_lags_is_waited_for(make_world: Callable[..., World]) -> None:
     world = make_world(system={"search_lag": 30})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     world.erp.store.clear()
-    world.put("a", name="next")
-    world.drain()
+    world.put_record("a", name="next")
+    world.run_drain()
     assert world.erp.calls["create"] == 1
-    world.later(31)
-    world.drain()
+    world.advance_clock(31)
+    world.run_drain()
     assert (world.erp.calls["create"], world.erp.of_key("a")[0]["name"]) == (2, "next")
 
 
@@ -449,7 +449,7 @@ BULK = {
 async def test_rule_28_a_bulk_result_that_is_another_records(
     server: Server, result: dict[str, Any], not_ours: str | None, unknown: bool
 ) -> None:
-    server.answers({"results": [result]})
+    server.respond_with({"results": [result]})
     third_party = adapter(server, BULK)
     failure = await failure_of(third_party.update(item("k1", "7")))
     assert (failure.not_ours, failure.unknown) == (not_ours, unknown)
@@ -486,10 +486,10 @@ class _Bench:
 
 
 async def test_the_conformance_suite_notices_ids_that_are_given_again() -> None:
-    await ids_that_are_given_again_are_noticed(_Bench(FakeThirdParty()))  # type: ignore[arg-type]
-    await ids_that_are_given_again_are_noticed(_Bench(_Recycling()))  # type: ignore[arg-type]
+    await ids_that_are_given_again_are_noticed(_Bench(FakeThirdParty()))
+    await ids_that_are_given_again_are_noticed(_Bench(_Recycling()))
     careless = _Recycling()
     careless.capabilities = Capabilities(True, True, False, False, look_first="never")
     with pytest.raises(Differs, match="given again") as caught:
-        await ids_that_are_given_again_are_noticed(_Bench(careless))  # type: ignore[arg-type]
+        await ids_that_are_given_again_are_noticed(_Bench(careless))
     assert "look_first to auto" in caught.value.hint

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server, failure_of
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.passthrough import Upstream
@@ -228,8 +228,8 @@ def test_rule_27_status_says_who_is_held_off_and_why(world: World, monkeypatch: 
 
 def test_rule_27_a_hold_off_that_a_failed_push_asked_for_has_a_reason(world: World) -> None:
     world.erp.before = lambda verb, key: CallFailed(Failure.THROTTLED, "answer 429: slow down", retry_after=60)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     found = status(world.engine)["systems"]["erp"]
     assert found["held_off_because"] == "answer 429: slow down"
     assert found["held_off_seconds"] > 50

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import two_part_config
 from http_server import Server, failure_of
 from hypothesis import given
@@ -22,6 +21,7 @@ from record_store import THEIRS, HttpWorld, Store, adapter, item
 from sqlalchemy import Engine, create_engine, text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource
 from sync_orchestrator.adapters.files.source import FileSource
@@ -166,7 +166,7 @@ async def test_case_r25_parquet_of_pandas(tmp_path: Path) -> None:
 
 
 async def test_case_r25_rest(server: Server) -> None:
-    server.answers({"sku": 1001.0, "store": 7.0, "v": 1})
+    server.respond_with({"sku": 1001.0, "store": 7.0, "v": 1})
     source = RestSource(
         Http(HttpSettings(base_url=server.url, timeout=5)),
         part(
@@ -191,7 +191,7 @@ def test_case_r25_a_group_as_float_makes_no_second_set(engine: Engine, server: S
     shop = {str(key): {"key": key, "store": "7", "name": "n", "v": 1} for key in (1001, 1002)}
     for key in shop:
         world.stock.put(key, {"key": key, "count": 1, "v": 0})
-        world.tell("stock", key, "create", 1, {"key": key, "count": 1})
+        world.post_event("stock", key, "create", 1, {"key": key, "count": 1})
 
     async def handler(request: Request) -> Response:
         _, _, key = request.path_params["rest"].partition("/")
@@ -204,11 +204,11 @@ def test_case_r25_a_group_as_float_makes_no_second_set(engine: Engine, server: S
         part(key="key", list={"path": "/items"}, read={"path": "/items/{{ key }}"}),
     )
     for key, row in shop.items():
-        world.tell("shop", key, "create", 1, row)
-    world.drain()
-    world.full_sync("7")
-    world.drain()
-    assert sorted(world.mirrored()) == ["1001", "1002"]
+        world.post_event("shop", key, "create", 1, row)
+    world.run_drain()
+    world.run_full_sync("7")
+    world.run_drain()
+    assert sorted(world.mirror_by_key()) == ["1001", "1002"]
     assert {row.group_key for row in world.query("SELECT group_key FROM sync.records WHERE NOT deleted")} == {"7"}
     assert world.query("SELECT count(*) AS n FROM sync.records")[0].n == 2
     world.close()
@@ -269,7 +269,7 @@ async def test_rule_29_sql_finds_either_form_of_a_text(tmp_path: Path, stored: s
 
 
 async def test_rule_29_rest_says_how_it_spells_a_key(server: Server) -> None:
-    server.answers({"sku": "AB1", "store": "7", "v": 1})
+    server.respond_with({"sku": "AB1", "store": "7", "v": 1})
     source = RestSource(
         Http(HttpSettings(base_url=server.url, timeout=5)), part(list={"path": "/"}, read={"path": "/{{ key }}"})
     )
@@ -331,8 +331,8 @@ def test_rule_29_an_event_in_another_spelling_dies_with_both(world: World, tmp_p
         ],
     )
     world.context.entities["item"].sources["shop"] = source
-    world.tell("shop", "ab1", "create", 5)
-    world.drain()
+    world.post_event("shop", "ab1", "create", 5)
+    world.run_drain()
     asyncio.run(source.close())
     [event] = world.query("SELECT state, error FROM sync.events")
     assert (event.state, event.error) == ("dead", SPELLING.format("AB1", "ab1"))
@@ -447,8 +447,8 @@ async def test_rule_29_a_key_of_theirs_that_is_not_exact_is_not_read_as_another(
 
 
 def test_rule_29_operators_may_write_a_key_in_either_form(world: World) -> None:
-    world.put(NFC)
-    world.drain()
+    world.put_record(NFC)
+    world.run_drain()
     with world.engine.begin() as connection:
         assert records.show(connection, "item", NFD)["record"] is not None
     assert asyncio.run(records.refresh(world.context, world.entity, NFD))

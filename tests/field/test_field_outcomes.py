@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer
 from http_server import Server, failure_of
 from record_store import OURS, THEIRS, Store, adapter, http_world, item
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.responses import Answer
@@ -77,10 +77,10 @@ def test_case_r01_a_create_that_was_carried_out_is_not_made_twice(
     world = http_world(engine, server, THEIRS)
     answering_once(store, "POST", says)
     server.handler = store.handler  # type: ignore[attr-defined]
-    world.put("a")
-    world.settled(4)
-    assert (len(store.items), store.calls["POST items"], world.states()) == (1, 1, {"done": 2})
-    assert world.row("a").external_id == store.of("a")[0]
+    world.put_record("a")
+    world.run_until_settled(4)
+    assert (len(store.items), store.calls["POST items"], world.count_events_by_state()) == (1, 1, {"done": 2})
+    assert world.read_record_row("a").external_id == store.of("a")[0]
     world.close()
 
 
@@ -97,23 +97,23 @@ def test_case_r01_a_409_to_the_second_create_adopts_what_the_first_one_made(engi
         return JSONResponse([]) if hidden[0] >= 0 else whole(request)
 
     store._list = lagging  # type: ignore[method-assign]
-    world.put("a")
-    world.settled(5)
-    assert (len(store.items), world.states()) == (1, {"done": 2})
+    world.put_record("a")
+    world.run_until_settled(5)
+    assert (len(store.items), world.count_events_by_state()) == (1, {"done": 2})
     world.close()
 
 
 def test_case_r01_the_same_for_an_update(engine: Engine, server: Server) -> None:
     store = Store(server)
     world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     answering_once(store, "PUT", unavailable)
     server.handler = store.handler  # type: ignore[attr-defined]
-    world.put("a", name="next")
-    world.drain()
-    assert world.row("a").outcome_unknown_until is not None
-    world.settled()
+    world.put_record("a", name="next")
+    world.run_drain()
+    assert world.read_record_row("a").outcome_unknown_until is not None
+    world.run_until_settled()
     assert ([record["name"] for record in store.items.values()], store.calls["PUT items"]) == (["next"], 1)
     world.close()
 
@@ -332,21 +332,21 @@ def test_case_r16_all_arrive_by_themselves_once_the_system_is_back(engine: Engin
     """Three changes in two minutes in which every call is answered so: none is refused for good."""
     store = Store(server)
     world = http_world(engine, server, THEIRS)
-    world.put("known")
-    world.drain()
+    world.put_record("known")
+    world.run_drain()
     whole = server.handler
 
     async def handler(request: Request) -> Response:
         return SYSTEM[name]()
 
     server.handler = handler
-    world.put("known", name="next")
-    world.put("new")
-    world.drain()
-    rows = [world.row(key) for key in ("known", "new")]
+    world.put_record("known", name="next")
+    world.put_record("new")
+    world.run_drain()
+    rows = [world.read_record_row(key) for key in ("known", "new")]
     assert [(row.stopped, row.rejected_digest) for row in rows] == [(None, None)] * 2
     server.handler = whole
-    world.settled(4)
+    world.run_until_settled(4)
     assert {record["code"]: record["name"] for record in store.items.values()} == {"known": "next", "new": "n"}
     assert len(store.items) == 2
     world.close()
@@ -357,16 +357,16 @@ def test_rule_26_a_404_to_a_write_that_makes_what_is_missing_is_no_refusal(engin
     store = Store(server, our_ids=True)
     world = http_world(engine, server, OURS)
     store.instead["PUT items"] = [404]
-    world.put("a")
-    world.drain()
-    assert (world.row("a").stopped, world.row("a").rejected_digest) == (None, None)
-    world.settled()
+    world.put_record("a")
+    world.run_drain()
+    assert (world.read_record_row("a").stopped, world.read_record_row("a").rejected_digest) == (None, None)
+    world.run_until_settled()
     assert store.of("a") == ["a"]
     world.close()
 
 
 async def test_rule_26_a_405_to_an_update_is_no_refusal(server: Server) -> None:
-    server.answers({"error": "read only for now"}, 405)
+    server.respond_with({"error": "read only for now"}, 405)
     third_party = adapter(server, THEIRS)
     failure = await failure_of(third_party.update(item("k1", "7")))
     assert (failure.kind, failure.about_system) == (Failure.TRANSIENT, True)
@@ -378,7 +378,7 @@ async def test_rule_26_a_405_to_an_update_is_no_refusal(server: Server) -> None:
 
 @pytest.mark.parametrize("body", [{}, {"data": None}, {"id": None}, {"id": ""}, {"id": True}, {"id": [7]}, [], None, 7])
 async def test_rule_25_a_create_that_names_no_id(server: Server, body: Any) -> None:
-    server.answers(body)
+    server.respond_with(body)
     third_party = adapter(server, {**THEIRS, "lookup": None})
     failure = await failure_of(third_party.create(item()))
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
@@ -429,7 +429,7 @@ async def test_rule_25_an_update_whose_record_does_not_come_is_read_back(
 async def test_rule_25_a_200_that_names_errors_is_no_success(
     server: Server, body: dict[str, Any], good: bool, verb: str
 ) -> None:
-    server.answers(body)
+    server.respond_with(body)
     third_party = adapter(server, THEIRS)
     call = getattr(third_party, verb)(item("k1", "7"))
     if good:
@@ -440,7 +440,7 @@ async def test_rule_25_a_200_that_names_errors_is_no_success(
 
 
 async def test_rule_25_a_rule_says_that_named_errors_do_not_matter(server: Server) -> None:
-    server.answers({"errors": ["deprecated field"]})
+    server.respond_with({"errors": ["deprecated field"]})
     rule = {"when": "body.errors[0] == 'deprecated field'", "means": "ok"}
     third_party = adapter(server, {**THEIRS, "outcomes": [rule]})
     assert await third_party.update(item("k1", "7")) == "7"
@@ -469,7 +469,7 @@ def bulk(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("status", ["200", "422", 200.0, True, None, [200], {"code": 200}, 0, 2000])
 @pytest.mark.parametrize("verb", ["create", "update"])
 async def test_rule_25_a_status_of_another_type_is_no_success(server: Server, status: Any, verb: str) -> None:
-    server.answers({"results": [{"id": "7", "status": status}]})
+    server.respond_with({"results": [{"id": "7", "status": status}]})
     third_party = adapter(server, bulk())
     failure = await failure_of(getattr(third_party, verb)(item("k1", None if verb == "create" else "7")))
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
@@ -493,7 +493,7 @@ async def test_rule_25_a_status_of_another_type_is_no_success(server: Server, st
     ],
 )
 async def test_rule_25_results_that_cannot_be_read_are_no_success(server: Server, results: Any) -> None:
-    server.answers({"results": results})
+    server.respond_with({"results": results})
     third_party = adapter(server, bulk())
     failure = await failure_of(third_party.create(item()))
     assert (failure.kind, failure.unknown) == (Failure.TRANSIENT, True)
@@ -512,7 +512,7 @@ async def test_rule_25_results_that_cannot_be_read_are_no_success(server: Server
 async def test_rule_25_an_item_that_is_not_in_the_answer_or_twice_in_it(
     server: Server, results: list[Any], unknown: bool
 ) -> None:
-    server.answers({"results": results})
+    server.respond_with({"results": results})
     third_party = adapter(server, bulk(match="key", result_key="code"))
     call = third_party.update(item("k1", "7"))
     if unknown:
@@ -524,7 +524,7 @@ async def test_rule_25_an_item_that_is_not_in_the_answer_or_twice_in_it(
 
 async def test_rule_25_an_expression_that_fails_leaves_nobody_waiting(server: Server) -> None:
     """A result on which the status expression cannot work: its record fails, and the call ends."""
-    server.answers({"results": [{"status": {}}]})
+    server.respond_with({"results": [{"status": {}}]})
     third_party = adapter(server, bulk(status="abs(status)"))
     assert (await failure_of(third_party.update(item("k1", "7")))).unknown
     await third_party.close()
@@ -592,11 +592,11 @@ def test_rule_27_a_create_that_was_refused_has_a_new_key_the_next_time(
     world = make_world(erp=_Remembering(can_lookup=can_lookup))
     erp: Any = world.erp
     erp.before = lambda verb, key: answer(422) if verb == "create" and len(erp.keys) == 1 else None
-    world.put("a", name="too long")
-    world.drain()
-    assert world.row("a").stopped == "dead"
-    world.put("a", name="short")
-    world.drain()
+    world.put_record("a", name="too long")
+    world.run_drain()
+    assert world.read_record_row("a").stopped == "dead"
+    world.put_record("a", name="short")
+    world.run_drain()
     assert [record["name"] for record in erp.of_key("a")] == ["short"]
     assert len(set(erp.keys)) == 2
 
@@ -607,12 +607,12 @@ def test_rule_27_while_the_outcome_is_unknown_the_key_stays(make_world: Callable
     erp: Any = world.erp
     ends = iter([answer(500), answer(500), answer(422)])
     erp.before = lambda verb, key: next(ends, None) if verb == "create" else None
-    world.put("a")
+    world.put_record("a")
     for _ in range(3):
-        world.drain()
-        world.later(61)
-    world.put("a", name="next")
-    world.drain()
+        world.run_drain()
+        world.advance_clock(61)
+    world.put_record("a", name="next")
+    world.run_drain()
     assert len(erp.keys) == 4
     assert len(set(erp.keys)) == 1
 
@@ -635,15 +635,15 @@ def test_case_r18_a_refusal_that_may_pass_is_said_by_a_rule(engine: Engine, serv
         server,
         {**THEIRS, "outcomes": [{"when": "status == `409` && body.error == 'name taken'", "means": "transient"}]},
     )
-    world.put("P1", name="Lamp")
-    world.put("P2", name="Desk")
-    world.drain()
+    world.put_record("P1", name="Lamp")
+    world.put_record("P2", name="Desk")
+    world.run_drain()
     store.precondition = name_taken
-    world.put("P2", name="Lamp")
-    world.drain()
-    assert world.row("P2").stopped is None
-    world.put("P1", name="Lamp (old)")
-    world.settled()
+    world.put_record("P2", name="Lamp")
+    world.run_drain()
+    assert world.read_record_row("P2").stopped is None
+    world.put_record("P1", name="Lamp (old)")
+    world.run_until_settled()
     names = {record["code"]: record["name"] for record in store.items.values()}
     assert names == {"P1": "Lamp (old)", "P2": "Lamp"}
     world.close()

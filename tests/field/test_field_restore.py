@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import World
 from databases import create, drop
 from fakes import FakeThirdParty, answer, two_part_config
 from http_server import Server, failure_of
 from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from world import World
 
 from sync_orchestrator.adapters.custom.base import Given, ThirdPartyAdapter
 from sync_orchestrator.adapters.custom.guard import Guard, GuardedThirdParty
@@ -52,11 +52,12 @@ class AccountedThirdParty(FakeThirdParty):
         self.asked += 1
         if isinstance(self.who, Exception):
             raise self.who
+        assert self.who is None or isinstance(self.who, str)
         return self.who
 
 
 def adopted(world: World, **options: Any) -> Adoption:
-    world.later(60)  # what was under way has landed
+    world.advance_clock(60)  # what was under way has landed
     [result] = asyncio.run(adopt(world.context, [world.entity], **options))
     return result
 
@@ -90,7 +91,14 @@ def restored(engine: Engine, server_url: str, database_url: str) -> Iterator[Cal
         made.append((url, None))
 
         def restore() -> World:
-            copy = World(connect(url), world.config, world.shop, world.stock, world.erp, offset=world.offset)
+            copy = World(
+                connect(url),
+                world.config,
+                world.shop,
+                world.stock,
+                world.erp,
+                clock_offset_seconds=world.clock_offset_seconds,
+            )
             made.append((url, copy))
             return copy
 
@@ -126,23 +134,23 @@ def test_rule_28_our_database_restored_to_an_earlier_point(
     """What was made, changed and deleted since is neither made twice nor set back."""
     world = make_world(erp=KINDS[kind]())
     for number in range(6):
-        world.put(f"k{number}")
-    world.full_sync()
-    world.drain()
+        world.put_record(f"k{number}")
+    world.run_full_sync()
+    world.run_drain()
     stranger = "x" if kind.startswith("ours") else world.erp.by_hand({"code": "x", "store": "A"}, "A")
     back = restored(world)
-    world.put("new", name="made since")
-    world.put("k1", name="changed since")
-    world.remove("k2")
-    world.drain()
-    assert world.mirrored().keys() == world.truth().keys() | ({"x"} if stranger != "x" else set())
+    world.put_record("new", name="made since")
+    world.put_record("k1", name="changed since")
+    world.delete_record("k2")
+    world.run_drain()
+    assert world.mirror_by_key().keys() == world.expected_mirror().keys() | ({"x"} if stranger != "x" else set())
     ids = by_key(world)
     calls = world.erp.calls.copy()
 
     world = back()
     assert "another database" in (reason(world) or "")
-    world.put("k3", name="while suspended")
-    assert world.drain().calls == 0
+    world.put_record("k3", name="while suspended")
+    assert world.run_drain().calls == 0
     assert world.erp.calls == calls
     assert open_alerts(world) == ["adoption_needed"]
 
@@ -151,7 +159,7 @@ def test_rule_28_our_database_restored_to_an_earlier_point(
     assert result.stopped is None
     assert result.linked == {"in_sync": 5, "update": 1, "gone": 1}
     assert [each.verdict for each in result.validations] == ["in_sync"]
-    assert {key: record for key, record in world.mirrored().items() if key != "x"} == world.truth()
+    assert {key: record for key, record in world.mirror_by_key().items() if key != "x"} == world.expected_mirror()
     assert by_key(world) == ids  # nothing twice, nothing under another id
     assert world.erp.calls["create"] == calls["create"]
     assert open_alerts(world) == ([] if stranger == "x" else ["drift"])  # an unmanaged record is reported, and stays
@@ -162,45 +170,45 @@ def test_rule_28_a_key_that_moved_since_is_found_in_its_new_group(
     make_world: Make, restored: Callable[[World], Callable[[], World]]
 ) -> None:
     world = make_world()
-    world.put("k1")
-    world.put("k2", group="B")
-    world.full_sync()
-    world.full_sync("B")
-    world.drain()
+    world.put_record("k1")
+    world.put_record("k2", group="B")
+    world.run_full_sync()
+    world.run_full_sync("B")
+    world.run_drain()
     back = restored(world)
-    world.put("k1", group="B")
-    world.drain()
+    world.put_record("k1", group="B")
+    world.run_drain()
     ids = by_key(world)
     world = back()
     result = adopted(world)
     assert result.lifted, result
     assert by_key(world) == ids
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert {each.verdict for each in result.validations} == {"in_sync"}
 
 
 # The third party, restored --------------------------------------------------------------------------------------------
 
 
-def third_party_restored(world: World, *, since: Callable[[], None], clerks: int = 0) -> None:
+def third_party_restored(world: World, *, since: Callable[[], object], clerks: int = 0) -> None:
     """The third party goes back to what it is now, after ``since``; then a clerk makes records, which get ids again."""
     store, places, next_id = dict(world.erp.store), dict(world.erp.places), world.erp._next
     since()
-    world.drain()
+    world.run_drain()
     world.erp.store, world.erp.places, world.erp._next = store, places, next_id
     for number in range(clerks):
         world.erp.by_hand({"code": f"CLERK-{number}", "store": "A", "name": "by a clerk", "count": 7}, "A")
 
 
 def clerks(world: World) -> dict[str, Any]:
-    return {key: record for key, record in world.mirrored().items() if key.startswith("CLERK")}
+    return {key: record for key, record in world.mirror_by_key().items() if key.startswith("CLERK")}
 
 
 def synced(world: World, number: int = 10) -> World:
     for each in range(number):
-        world.put(f"k{each}")
-    world.full_sync()
-    world.drain()
+        world.put_record(f"k{each}")
+    world.run_full_sync()
+    world.run_drain()
     return world
 
 
@@ -211,20 +219,20 @@ def test_case_r27_the_third_party_restored_and_many_ids_given_again(kind: str, m
 
     def changes() -> None:
         for number in range(4):
-            world.put(f"late{number}")
-        world.put("k2", name="renamed")
+            world.put_record(f"late{number}")
+        world.put_record("k2", name="renamed")
 
     third_party_restored(world, since=changes, clerks=4)
     before = clerks(world)
     calls = world.erp.calls.copy()
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert result.verdict == "not_validated"
     assert "suspended" in (result.reason or "")
     assert "4 ids" in (reason(world) or "")
     assert open_alerts(world) == ["adoption_needed"]
-    world.put("late1", name="changed while suspended")
-    world.remove("late2")
-    assert world.drain().calls == 0
+    world.put_record("late1", name="changed while suspended")
+    world.delete_record("late2")
+    assert world.run_drain().calls == 0
     assert {verb: world.erp.calls[verb] for verb in ("create", "update", "delete")} == {
         verb: calls[verb] for verb in ("create", "update", "delete")
     }
@@ -234,7 +242,9 @@ def test_case_r27_the_third_party_restored_and_many_ids_given_again(kind: str, m
     assert (done.linked["create"], done.linked["update"], done.linked["gone"]) == (3, 1, 1)
     assert (done.unmanaged, done.unmanaged_examples) == (4, [f"CLERK-{number}" for number in range(4)])
     assert clerks(world) == before
-    assert {key: value for key, value in world.mirrored().items() if not key.startswith("CLERK")} == world.truth()
+    assert {
+        key: value for key, value in world.mirror_by_key().items() if not key.startswith("CLERK")
+    } == world.expected_mirror()
     assert all(len(ids) == 1 for ids in by_key(world).values())
     assert [each.verdict for each in done.validations] == ["in_sync"]
 
@@ -244,19 +254,21 @@ def test_case_r27_two_ids_given_again_are_single_cases(make_world: Make) -> None
     world = synced(make_world())
     third_party_restored(
         world,
-        since=lambda: (world.put("p21"), world.put("p22"), world.put("k2", "renamed")),  # type: ignore[func-returns-value]
+        since=lambda: (world.put_record("p21"), world.put_record("p22"), world.put_record("k2", "renamed")),  # type: ignore[func-returns-value]
         clerks=2,
     )
     before = clerks(world)
-    assert world.validate(full=True).verdict == "drift"
+    assert world.run_validation(full=True).verdict == "drift"
     assert reason(world) is None
     assert "id_reused" in open_alerts(world)
-    world.later(10)
-    world.drain()
-    assert world.validate(full=True).verdict == "in_sync"
+    world.advance_clock(10)
+    world.run_drain()
+    assert world.run_validation(full=True).verdict == "in_sync"
     assert clerks(world) == before
-    assert {key: value for key, value in world.mirrored().items() if not key.startswith("CLERK")} == world.truth()
-    world.later(90_000)
+    assert {
+        key: value for key, value in world.mirror_by_key().items() if not key.startswith("CLERK")
+    } == world.expected_mirror()
+    world.advance_clock(90_000)
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts)
     assert "id_reused" not in open_alerts(world)
@@ -267,8 +279,8 @@ def test_rule_28_a_record_deleted_here_and_there_again_is_left_to_the_caps(make_
     world = synced(make_world(), 20)
     store = {key: dict(record) for key, record in world.erp.store.items()}
     for number in range(8):
-        world.remove(f"k{number}")
-    world.drain()
+        world.delete_record(f"k{number}")
+    world.run_drain()
     world.erp.store = store
     result = adopted(world)
     assert result.linked["extra"] == 8
@@ -281,12 +293,12 @@ def test_rule_28_a_record_deleted_here_and_there_again_is_left_to_the_caps(make_
 
 def test_two_records_with_one_key_are_reported_and_ours_keeps_its_id(make_world: Make) -> None:
     world = synced(make_world(), 3)
-    ours = world.row("k1").external_id
+    ours = world.read_record_row("k1").external_id
     world.erp.store = {"id-0": {**world.erp.store[ours], "name": "other"}, **world.erp.store}
     world.erp.places["id-0"] = "A"
     result = adopted(world)
     assert result.duplicates == {"k1": ["id-0", ours]}
-    assert world.row("k1").external_id == ours
+    assert world.read_record_row("k1").external_id == ours
     assert world.erp.store["id-0"]["name"] == "other"
 
 
@@ -302,12 +314,12 @@ def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_w
     world.erp.store, world.erp._next, world.erp.who = {}, 0, "other"  # type: ignore[attr-defined]
     world.erp.by_hand({"code": "theirs", "store": "A"}, "A")  # has the id of our first record there
     calls = world.erp.calls.copy()
-    world.put("k0", name="changed")
-    world.drain()
+    world.put_record("k0", name="changed")
+    world.run_drain()
     assert world.erp.calls == calls
     assert "called with account other now" in (reason(world) or "")
     assert open_alerts(world) == ["adoption_needed"]
-    assert world.validate(full=True).verdict == "not_validated"
+    assert world.run_validation(full=True).verdict == "not_validated"
 
     stopped = adopted(world)
     assert "20 of 20 acknowledged records are not at the third party" in (stopped.stopped or "")
@@ -316,7 +328,7 @@ def test_rule_28_another_account_is_noticed_before_any_push(lookup: bool, make_w
 
     done = adopted(world, recreate_missing=True)
     assert done.lifted
-    assert {key: value for key, value in world.mirrored().items() if key != "theirs"} == world.truth()
+    assert {key: value for key, value in world.mirror_by_key().items() if key != "theirs"} == world.expected_mirror()
     assert all(len(ids) == 1 for ids in by_key(world).values())
     assert world.erp.store["id-1"] == {"code": "theirs", "store": "A"}
     assert len(old) == 20
@@ -330,25 +342,25 @@ def test_rule_28_unmanaged_records_of_another_account_are_not_deleted_by_validat
     )
     world.erp.store, world.erp.who = {"id-1": {"code": "theirs", "store": "A"}}, "other"  # type: ignore[attr-defined]
     world.context.accounts_asked.clear()  # another process
-    assert world.validate(full=True).verdict == "not_validated"
+    assert world.run_validation(full=True).verdict == "not_validated"
     assert world.erp.store == {"id-1": {"code": "theirs", "store": "A"}}
 
 
 def test_an_account_that_cannot_be_asked_for_suspends_nothing(make_world: Make) -> None:
     world = synced(make_world(erp=AccountedThirdParty()), 2)
     world.erp.who = answer(503)  # type: ignore[attr-defined]
-    world.put("k1", name="changed")
-    world.drain()
+    world.put_record("k1", name="changed")
+    world.run_drain()
     assert reason(world) is None
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_where_nothing_is_due_no_account_is_asked_for(make_world: Make) -> None:
     world = make_world(erp=AccountedThirdParty())
-    world.drain()
+    world.run_drain()
     assert world.erp.asked == 0  # type: ignore[attr-defined]
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert world.erp.asked == 1  # type: ignore[attr-defined]
 
 
@@ -359,12 +371,18 @@ def test_the_account_is_a_text_or_a_whole_number_of_the_response(server: Server)
     )
 
     async def ask() -> None:
-        server.answers({"account": {"id": 7}})
+        server.respond_with({"account": {"id": 7}})
         assert await third_party.account() == "7"
-        server.answers({"account": {"id": "acme"}})
+        server.respond_with({"account": {"id": "acme"}})
         assert await third_party.account() == "acme"
-        for wrong in ({"account": {"id": None}}, {"account": {"id": True}}, {"account": {"id": {}}}, {"page": "down"}):
-            server.answers(wrong)
+        wrongs: tuple[dict[str, Any], ...] = (
+            {"account": {"id": None}},
+            {"account": {"id": True}},
+            {"account": {"id": {}}},
+            {"page": "down"},
+        )
+        for wrong in wrongs:
+            server.respond_with(wrong)
             failure = await failure_of(third_party.account())
             assert not failure.unknown
         await third_party.close()
@@ -421,7 +439,7 @@ def test_strays_are_counted_by_record_and_within_an_hour(make_world: Make) -> No
     assert not note("a", "b")
     assert not note("a", "b")
     assert open_alerts(world) == ["id_reused"]
-    world.later(3700)
+    world.advance_clock(3700)
     assert not note("c")
     assert note("d", "e")
     assert note()
@@ -432,24 +450,24 @@ def test_a_full_sync_of_a_suspended_third_party_fills_the_archive_and_says_why_n
     make_world: Make,
 ) -> None:
     world = suspended(make_world())
-    world.put("a", tell=False)
-    report = world.full_sync(patience=30)
+    world.put_record("a", notify=False)
+    report = world.run_full_sync(patience=30)
     assert "show other keys" in (report.suspended or "")
-    assert world.row("a").ready
+    assert world.read_record_row("a").ready
     assert world.erp.calls == {}
 
 
 def test_a_suspended_third_party_keeps_no_sensor_busy_and_is_shown(make_world: Make) -> None:
     world = make_world()
-    world.put("a", tell=False)
-    world.full_sync(patience=0)
-    world.put("b")
-    world.drain()
+    world.put_record("a", notify=False)
+    world.run_full_sync(patience=0)
+    world.put_record("b")
+    world.run_drain()
     suspended(world)
-    world.put("b", name="changed")
-    world.drain()
+    world.put_record("b", name="changed")
+    world.run_drain()
     assert not is_due(world.engine, {"item": "erp"})
-    world.later(7200)
+    world.advance_clock(7200)
     with world.engine.begin() as connection:
         watch(connection, world.config.alerts, world.config.entities)
     assert open_alerts(world) == ["adoption_needed"]
@@ -464,8 +482,8 @@ def test_a_suspended_third_party_keeps_no_sensor_busy_and_is_shown(make_world: M
 
 def test_listings_that_fail_keep_the_suspension_and_name_the_group(make_world: Make) -> None:
     world = suspended(synced(make_world(), 3))
-    world.put("other", group="B")
-    world.drain()
+    world.put_record("other", group="B")
+    world.run_drain()
     world.erp.before = lambda verb, key: answer(503) if (verb, key) == ("list", "B") else None
     result = adopted(world)
     assert not result.lifted
@@ -475,18 +493,18 @@ def test_listings_that_fail_keep_the_suspension_and_name_the_group(make_world: M
     world.erp.before = lambda verb, key: None
     again = adopted(world, groups=["B"])
     assert again.lifted
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 @pytest.mark.parametrize("point", ["adoption.listed", "adoption.batch_linked", "adoption.before_commit"])
 def test_an_adoption_that_is_killed_can_be_done_again(point: str, make_world: Make) -> None:
     world = suspended(synced(make_world(erp=FakeThirdParty(can_lookup=False)), 5))
     world.erp.store.pop("id-3")
-    world.later(60)
-    assert world.killed(lambda: asyncio.run(adopt(world.context, [world.entity])), point, 1)
+    world.advance_clock(60)
+    assert world.run_until_crash(lambda: asyncio.run(adopt(world.context, [world.entity])), point, 1)
     assert reason(world) is not None
     assert adopted(world).lifted
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert len(world.erp.store) == 5
 
 
@@ -494,7 +512,7 @@ def test_entities_of_one_third_party_are_all_adopted_before_pushes_go_on(make_wo
     world = suspended(synced(make_world(), 2))
     other = replace(world.entity, name="other")
     world.context.entities["other"] = other
-    world.later(60)
+    world.advance_clock(60)
     [first] = asyncio.run(adopt(world.context, [world.entity]))
     assert (first.lifted, first.still_to_adopt) == (False, ["other"])
     assert reason(world) is not None
@@ -505,7 +523,7 @@ def test_entities_of_one_third_party_are_all_adopted_before_pushes_go_on(make_wo
 def test_two_adoptions_at_once_do_not_conclude_from_each_others_listing(make_world: Make) -> None:
     """The second has deleted the listing that the first was about to link from, or has ended already."""
     world = suspended(synced(make_world(erp=FakeThirdParty(can_lookup=False)), 12))
-    world.later(60)
+    world.advance_clock(60)
 
     async def both() -> list[list[Adoption]]:
         return list(await asyncio.gather(*(adopt(world.context, [world.entity]) for _ in range(2))))
@@ -515,16 +533,16 @@ def test_two_adoptions_at_once_do_not_conclude_from_each_others_listing(make_wor
         done.append(adopted(world))
     assert [result.lifted for result in done].count(True) == 1
     assert all(result.stopped for result in done if not result.lifted)
-    world.drain()
+    world.run_drain()
     assert len(world.erp.store) == 12
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 @pytest.mark.parametrize("taken", ["ended", "listing"])
 def test_a_listing_that_another_adoption_took_away_is_not_linked_from(taken: str, make_world: Make) -> None:
     world = suspended(synced(make_world(erp=FakeThirdParty(can_lookup=False)), 3))
-    world.later(60)
-    killed = world.killed(lambda: asyncio.run(adopt(world.context, [world.entity])), "adoption.listed", 1)
+    world.advance_clock(60)
+    killed = world.run_until_crash(lambda: asyncio.run(adopt(world.context, [world.entity])), "adoption.listed", 1)
     assert killed
 
     def another(progress: str) -> None:
@@ -629,10 +647,10 @@ def test_a_restore_into_the_same_database_is_noticed_by_the_mark(make_world: Mak
     looks = InstallationWatch(world.engine, ["erp"], mark)
     assert looks.look() is None
     then = world.query("SELECT last_value FROM sync.read_sequence")[0].last_value
-    world.put("k1", name="since")
-    world.drain()
+    world.put_record("k1", name="since")
+    world.run_drain()
     assert looks.look() is None  # writes nothing above what it saw before
-    world.put("k2", name="since")
+    world.put_record("k2", name="since")
     assert looks.look() is None
     assert mark.exists()
     other = InstallationWatch(world.engine, ["erp"], mark)
@@ -673,10 +691,10 @@ def run_once(engine: Engine) -> None:
 def test_a_planned_failover_is_resumed_without_adopting(make_world: Make) -> None:
     world = synced(make_world(), 2)
     world.query("UPDATE sync.installation SET timeline = timeline + 1 RETURNING timeline")
-    world.put("k1", name="since")
-    assert world.drain().calls == 0  # compared when a drain starts
+    world.put_record("k1", name="since")
+    assert world.run_drain().calls == 0  # compared when a drain starts
     assert "timeline" in (reason(world) or "")
     with world.engine.begin() as connection:
         lift(connection, "erp", reason="a planned failover")
-    world.drain()
-    assert world.mirrored() == world.truth()
+    world.run_drain()
+    assert world.mirror_by_key() == world.expected_mirror()

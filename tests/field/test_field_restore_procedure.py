@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from databases import create, drop
 from http_server import Server
 from paths import ROOT
@@ -21,7 +20,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app

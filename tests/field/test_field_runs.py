@@ -13,12 +13,17 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from sqlalchemy import Engine, event
-from test_dagster_runs import Dagster, dagster, instance, storage, storage_url  # noqa: F401  (fixtures)
+from world import World
 
 from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.systems import heartbeats, run_heartbeats
+from sync_orchestrator.core.systems import run_heartbeats
+from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.run_heartbeats import Watched, beating, look
 from sync_orchestrator.resources.instance import config as instance_module
 from sync_orchestrator.sensors import changes
@@ -55,7 +60,7 @@ class Clock:
 class Ticks:
     """The sensor, evaluated as the daemon does, with a clock that the test moves."""
 
-    def __init__(self, dagster: Dagster, clock: Clock) -> None:  # noqa: F811
+    def __init__(self, dagster: Dagster, clock: Clock) -> None:
         self._dagster = dagster
         self._clock = clock
         self._cursor: str | None = None
@@ -72,13 +77,13 @@ class Ticks:
 
 
 @pytest.fixture
-def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:  # noqa: F811
+def ticks(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> Ticks:
     clock = Clock()
     monkeypatch.setattr(sensor_module, "time", clock)
     return Ticks(dagster, clock)
 
 
-def started(dagster: Dagster, job: str) -> str:  # noqa: F811
+def started(dagster: Dagster, job: str) -> str:
     definition = dagster.defs.resolve_job_def(job)
     needed = {job: {"ops": {f"{job}_pushes": {"config": {"name": "item"}}}}} if job in ("pause", "resume") else {}
     run = dagster.instance.create_run_for_job(
@@ -87,7 +92,7 @@ def started(dagster: Dagster, job: str) -> str:  # noqa: F811
     return run.run_id
 
 
-def status_of(dagster: Dagster, run_id: str) -> dg.DagsterRunStatus:  # noqa: F811
+def status_of(dagster: Dagster, run_id: str) -> dg.DagsterRunStatus:
     run = dagster.instance.get_run_by_id(run_id)
     assert run is not None
     return run.status
@@ -169,9 +174,9 @@ def test_a_run_that_never_beat_has_longer() -> None:
 
 
 @pytest.fixture
-def filled(dagster: Dagster) -> Dagster:  # noqa: F811
+def filled(dagster: Dagster) -> Dagster:
     """A group with a record, after its full sync."""
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync_item", groups=["A"]).success
@@ -200,7 +205,7 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
         if "sync.heartbeats" not in statement:
             seen.append(set(beats(watched)))
 
-    filled.world.put("k2")
+    filled.world.put_record("k2")
     event.listen(filled.world.engine, "before_cursor_execute", executed)
     options = {
         "repair": {"ops": {"repair_groups": {"config": {"groups": ["A"]}}}},
@@ -215,9 +220,9 @@ def test_rule_38_every_run_has_a_heartbeat_while_it_works(filled: Dagster, job: 
     assert beats(filled.world.engine) == {}
 
 
-def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:  # noqa: F811
+def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:
     seen: list[set[str]] = []
-    dagster.world.put("k1", tell=False)
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     dagster.world.erp.before = lambda verb, key: seen.append(set(beats(dagster.world.engine)))
@@ -227,7 +232,7 @@ def test_rule_38_a_full_sync_has_a_heartbeat(dagster: Dagster) -> None:  # noqa:
     assert seen
 
 
-def test_a_sensor_has_none(dagster: Dagster) -> None:  # noqa: F811
+def test_a_sensor_has_none(dagster: Dagster) -> None:
     dagster.tick(dead_runs)
     assert beats(dagster.world.engine) == {}
 
@@ -269,7 +274,7 @@ def process(database_url: str) -> Iterator[Callable[[str], subprocess.Popen[str]
 
 @pytest.mark.parametrize("job", ["validate", "full_sync_item"])
 def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
-    dagster: Dagster,  # noqa: F811
+    dagster: Dagster,
     ticks: Ticks,
     process: Any,
     job: str,
@@ -309,8 +314,8 @@ def test_case_r38_a_run_that_nobody_carries_any_more_is_ended_within_minutes(
         assert dagster.open_alerts() == {"run_failed": job}
 
 
-def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
-    dagster.world.put("k1", tell=False)
+def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None:
+    dagster.world.put_record("k1", notify=False)
     dagster.instance.add_dynamic_partitions("item_business_group", ["A"])
     dagster.tick(changes.business_groups)
     assert dagster.run("full_sync_item", groups=["A"]).success
@@ -329,12 +334,12 @@ def test_case_r38_the_schedule_goes_on(dagster: Dagster, ticks: Ticks) -> None: 
     with beating(dagster.world.engine, run_id):
         ticks.pass_(0)
         assert scheduled().skip_message == "a validation is under way"
-    heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
+    record_heartbeat(dagster.world.engine, f"run {run_id}")  # as a process that was killed leaves it
     ticks.pass_(90)
     assert len(scheduled().run_requests) == 1
 
 
-def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagster, ticks: Ticks) -> None:
     run_id = started(dagster, "check_sources")
     ticks.pass_(570)
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
@@ -342,7 +347,7 @@ def test_a_run_that_died_before_its_first_heartbeat_is_ended_too(dagster: Dagste
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.FAILURE
 
 
-def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None:
     """Another code location on the same Dagster has no heartbeats of ours."""
 
     @dg.job
@@ -354,22 +359,22 @@ def test_runs_of_others_are_left_alone(dagster: Dagster, ticks: Ticks) -> None: 
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
 
 
-def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_an_outage_of_the_database_ends_no_run(dagster: Dagster, ticks: Ticks) -> None:
     """Neither a beat nor a look for ten minutes; the first look afterwards comes before the first beat."""
     run_id = started(dagster, "validate")
-    heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")
+    record_heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(600, every=600)
     assert status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED
 
 
 def test_a_run_that_was_never_launched_holds_up_nobody(
-    dagster: Dagster,  # noqa: F811
+    dagster: Dagster,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for job in ("validate", "incremental_sync"):
         dagster.instance.create_run_for_job(dagster.defs.resolve_job_def(job), status=dg.DagsterRunStatus.NOT_STARTED)
-    dagster.world.put("k1")
+    dagster.world.put_record("k1")
     assert instance_module.under_way(dagster.instance, "validate")
     assert dagster.tick(changes.change_events).skip_message == "a drain is about to start"
     monkeypatch.setattr(instance_module, "_LAUNCHED_WITHIN_SECONDS", -1)
@@ -377,9 +382,9 @@ def test_a_run_that_was_never_launched_holds_up_nobody(
     assert len(dagster.tick(changes.change_events).run_requests) == 1
 
 
-def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:  # noqa: F811
+def test_every_job_of_ours_is_watched(dagster: Dagster, ticks: Ticks) -> None:
     ids = {job: started(dagster, job) for job in JOBS}
     for run_id in ids.values():
-        heartbeats.record_heartbeat(dagster.world.engine, f"run {run_id}")
+        record_heartbeat(dagster.world.engine, f"run {run_id}")
     ticks.pass_(90)
     assert {job for job, run_id in ids.items() if status_of(dagster, run_id) is dg.DagsterRunStatus.STARTED} == set()

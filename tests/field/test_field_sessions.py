@@ -19,17 +19,16 @@ import psycopg
 import pytest
 import yaml
 from api_client import client_of, event, key_for, send, service
-from conftest import World
+from busy_tables import EVENTS, HOT, RECORDS
 from databases import create, drop
 from fakes import two_part_config
 from sqlalchemy import Engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, OperationalError
-from test_query_plans import EVENTS, HOT, RECORDS
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator.api.database import trouble
-from sync_orchestrator.api.intake import group_commit
 from sync_orchestrator.api.intake.group_commit import GroupCommit
 from sync_orchestrator.cli import app
 from sync_orchestrator.composition import open_database
@@ -261,11 +260,13 @@ def notify(engine: Engine) -> None:
 
 
 def test_waiting_for_work_outlives_its_session(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
+    looks = 0
 
     def looked(*arguments: Any) -> bool:
-        looks.append(end_sessions(engine))
-        return len(looks) == 3
+        nonlocal looks
+        looks += 1
+        end_sessions(engine)
+        return looks == 3
 
     monkeypatch.setattr(wakeup, "is_due", looked)
     assert wait_for_work(engine, SYSTEMS, 10)
@@ -305,7 +306,7 @@ def operator(database_url: str) -> Iterator[Engine]:
 
 async def test_case_r22_a_database_that_was_read_only_for_a_moment(world: World, operator: Engine) -> None:
     """During: 503 and a red /readyz. After: 202 within seconds, and a drain on the same engine works."""
-    world.put("k1", tell=False)
+    world.put_record("k1", notify=False)
     async with client_of(service(world.engine, world.config), key_for(world.engine)) as client:
         assert (await send(client, event())).status_code == 202
         set_read_only(operator, on=True)
@@ -320,13 +321,13 @@ async def test_case_r22_a_database_that_was_read_only_for_a_moment(world: World,
         answer = await client.get("/readyz")
         assert (answer.status_code, answer.json()["detail"]) == (503, "The database is read-only; try again later.")
         with pytest.raises(DBAPIError):
-            await asyncio.to_thread(world.tell, "shop", "k2", "update", 1)
+            await asyncio.to_thread(world.post_event, "shop", "k2", "update", 1)
         set_read_only(operator, on=False)
         await asyncio.sleep(1.1)
         for number in range(20):
             assert (await send(client, event(id=f"after {number}"))).status_code == 202
         assert (await client.get("/readyz")).status_code == 200
-    await asyncio.to_thread(world.drain)
+    await asyncio.to_thread(world.run_drain)
     assert await asyncio.to_thread(is_due, world.engine, SYSTEMS) is False
 
 
@@ -420,7 +421,7 @@ async def test_the_group_commit_replaces_a_session_that_is_no_good(engine: Engin
     async with aclosing(GroupCommit(engine)) as commit:
         await commit.record(changes("a"))
         for connection in commit._idle:
-            await connection.execute(spoil)  # type: ignore[call-overload]
+            await connection.execute(spoil)
         assert await commit.record(changes("b")) == Recorded(1, 0)
 
 
@@ -432,7 +433,7 @@ async def test_a_database_that_is_down_is_tried_once_a_commit(monkeypatch: pytes
         tries.append(1)
         raise psycopg.OperationalError("refused")
 
-    monkeypatch.setattr(group_commit.AsyncConnection, "connect", refused)
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", refused)
     async with aclosing(GroupCommit(engine)) as commit:
         with pytest.raises(psycopg.OperationalError):
             await commit.record(changes("a"))

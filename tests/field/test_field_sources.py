@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -36,12 +36,13 @@ from sync_orchestrator.core.full_sync.full_sync import full_sync
 from sync_orchestrator.core.full_sync.plan import plan_group, ungrouped_notes
 from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.core.ledger.recording import ChangeEvent, record
-from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, Ungrouped
+from sync_orchestrator.core.ports import Item, PartRead, SourceSystem, ThirdParty, Ungrouped
 from sync_orchestrator.core.validation.source_check import check_sources
+from sync_orchestrator.core.version_guard import Action
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure
 from sync_orchestrator.expressions.selectors import compiled
 
-Execute = Callable[[str], None]
+Execute = Callable[..., None]
 
 MACHINE = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 _numbers = itertools.count(1)
@@ -158,7 +159,7 @@ class Field:
         version: int,
         entity: str = "item",
         source: str = "shop",
-        action: str = "update",
+        action: Action = "update",
         data: dict[str, Any] | None = None,
     ) -> None:
         record(
@@ -171,7 +172,7 @@ class Field:
                     key,
                     action,
                     version,
-                    data,  # type: ignore[arg-type]
+                    data,
                     None,
                 )
             ],
@@ -274,7 +275,7 @@ async def called(port: Any, method: str, given: tuple[Any, ...]) -> None:
 async def test_rule_37_whatever_an_adapter_raises_is_the_failure_of_one_call(error: BaseException) -> None:
     containment = Containment("sources.shop", lambda shown: shown.replace("x", "***"))
     source = ContainedSource(Odd(error), containment)
-    third_party = ContainedThirdParty(OddThirdParty(error), containment)
+    third_party = ContainedThirdParty(cast(ThirdParty, OddThirdParty(error)), containment)
     for port, calls in ((source, CALLS), (third_party, OF_THIRD_PARTY)):
         for method, given in calls.items():
             failure = await failure_of(called(port, method, given))
@@ -339,7 +340,7 @@ async def test_rule_37_a_key_that_cannot_be_indexed_spoils_its_row_alone(
 ) -> None:
     long = "k" * 3000
     if system == "rest":
-        server.answers([{"sku": long, "store": "A", "v": 1}, {"sku": "b", "store": "A", "v": 1}])
+        server.respond_with([{"sku": long, "store": "A", "v": 1}, {"sku": "b", "store": "A", "v": 1}])
         config = document({"base_url": server.url}, {"list": {"path": "/"}})
     else:
         place = f"sqlite:///{tmp_path / 'shop.db'}"
@@ -394,7 +395,7 @@ def two(server: Server, tmp_path: Path) -> Config:
         connection.execute("CREATE TABLE items (sku TEXT PRIMARY KEY, store TEXT, v INTEGER, name TEXT)")
         connection.execute("INSERT INTO items VALUES ('a', 'A', 1, 'n')")
         connection.commit()
-    server.answers({"sku": "t1", "store": "A", "v": 5, "name": "thing"})
+    server.respond_with({"sku": "t1", "store": "A", "v": 5, "name": "thing"})
     rest = {
         "key": "sku",
         "group": "store",
@@ -448,9 +449,9 @@ def test_rule_37_a_poll_of_one_source_fails_alone(two: Config, engine: Engine, e
         async def changes(self, *given: Any) -> Any:
             yield [PartRead("t1", 5, {"sku": "t1", "name": "thing"}, "A")]
 
-    healthy["good"] = Healthy(error)  # type: ignore[assignment]
+    healthy["good"] = Healthy(error)
 
-    field.context.entities["item"].sources["shop"] = Odd(error)  # type: ignore[assignment]
+    field.context.entities["item"].sources["shop"] = Odd(error)
     ends = asyncio.run(poll_due(field.context))
     assert [type(end) for end in ends] == [CallFailed, Polled]
 
@@ -678,7 +679,7 @@ def item(key: str, name: str, **more: Any) -> dict[str, Any]:
 
 
 async def test_rule_29_a_key_with_two_rows_over_rest(server: Server) -> None:
-    server.answers([item("a", "X"), item("a", "Y")])
+    server.respond_with([item("a", "X"), item("a", "Y")])
     source, _ = rest_source(server)
     problem = "the key is not unique: 2 rows with key a, which differ in name"
     assert [row.problem for row in await rows_of(source)] == [problem]
@@ -686,7 +687,7 @@ async def test_rule_29_a_key_with_two_rows_over_rest(server: Server) -> None:
         assert row is not None
         assert row.problem == problem
     assert [row.problem for rows in [rows async for rows in source.changes(0)] for row in rows] == [problem]
-    server.answers([item("a", "X"), item("a", "X")])
+    server.respond_with([item("a", "X"), item("a", "X")])
     assert [row.problem for row in await rows_of(source)] == [None]
     await source.close()
 
@@ -788,7 +789,7 @@ async def test_case_a1_groups_that_are_numbers(url: str) -> None:
 async def test_case_a1_files_and_apis(tmp_path: Path, server: Server) -> None:
     source = file_source(tmp_path, "a.csv", HEAD + "a,A,1,n\nb,,1,n\nc,  ,1,n\n,A,1,n\n")
     assert await source.ungrouped() == Ungrouped(2, ("b", "c"))
-    server.answers([item("a", "n"), item("b", "n", store=None), item("c", "n", store=" ")])
+    server.respond_with([item("a", "n"), item("b", "n", store=None), item("c", "n", store=" ")])
     rest, _ = rest_source(server)
     assert {row.key: row.problem for row in await rows_of(rest)} == {
         "a": None,

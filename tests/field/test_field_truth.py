@@ -156,7 +156,7 @@ def part(**changes: Any) -> Part:
 async def of_rest(server: Server, tmp_path: Path, flag: Any) -> PartRead:
     if isinstance(flag, bytes):
         pytest.skip("JSON has no bytes")
-    server.answers([{"sku": "P1", "store": "A", "v": 1, "archived": flag}])
+    server.respond_with([{"sku": "P1", "store": "A", "v": 1, "archived": flag}])
     client = Http(HttpSettings(base_url=server.url, timeout=5))
     source = RestSource(client, part(list={"path": "/"}))
     [row] = [row async for rows, _ in source.pages("A") for row in rows]
@@ -249,7 +249,7 @@ async def test_rule_33_a_class_says_deleted_by_true_or_false() -> None:
 
 
 async def test_rule_33_keys_without_the_field_of_the_condition_are_not_deleted(server: Server) -> None:
-    server.answers([{"sku": "P1", "v": 1}])
+    server.respond_with([{"sku": "P1", "v": 1}])
     keyed = part(
         list={"path": "/items?store={{ group }}"},
         keys={"path": "/keys?store={{ group }}"},
@@ -268,7 +268,7 @@ class Shop:
     """The source's API: its items by store, whose flag is told as the test says."""
 
     def __init__(self, server: Server) -> None:
-        self.items = {
+        self.items: dict[str, dict[str, Any]] = {
             f"P{n:03}": {"sku": f"P{n:03}", "store": "A", "v": 1, "name": "n", "archived": False} for n in range(200)
         }
         server.handler = self._handle
@@ -295,7 +295,7 @@ def shop_world(server: Server, engine: Engine) -> tuple[Shop, HttpWorld]:
     world.context.entities["item"].sources["shop"] = source
     for key in shop.items:
         world.stock.put(key, {"key": key, "count": 1, "v": 0})
-    world.full_sync()
+    world.run_full_sync()
     assert len(world.erp.store) == 200
     return shop, world
 
@@ -304,21 +304,21 @@ def shop_world(server: Server, engine: Engine) -> tuple[Shop, HttpWorld]:
 def test_case_r02_a_flag_that_says_false_as_text_deletes_nothing(shop_world: tuple[Shop, HttpWorld], flag: Any) -> None:
     shop, world = shop_world
     shop.flags(flag)
-    world.full_sync()
-    world.tell("shop", "P001", "update", 3)
+    world.run_full_sync()
+    world.post_event("shop", "P001", "update", 3)
     shop.items["P001"]["v"] = 3
-    world.drain()
+    world.run_drain()
     assert len(world.erp.store) == 200
-    assert world.validate(full=True).verdict == "in_sync"
+    assert world.run_validation(full=True).verdict == "in_sync"
 
 
 def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(shop_world: tuple[Shop, HttpWorld]) -> None:
     shop, world = shop_world
     shop.flags("archived?")
-    report = world.full_sync()
+    report = world.run_full_sync()
     shop.items["P001"]["v"] = 3
-    world.tell("shop", "P001", "update", 3)
-    world.drain()
+    world.post_event("shop", "P001", "update", 3)
+    world.run_drain()
     assert len(world.erp.store) == 200
     assert report.acknowledged == 0
     told = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'unusable'")
@@ -337,16 +337,16 @@ def test_case_r02_gone_when_makes_no_duplicates(engine: Engine, server: Server, 
     store = Store(server)
     world = http_world(engine, server, {**THEIRS, "gone_when": "archived"})
     for number in range(7):
-        world.put(f"k{number}", tell=False)
-    world.full_sync()
+        world.put_record(f"k{number}", notify=False)
+    world.run_full_sync()
     for stored in store.items.values():
         stored["archived"] = flag
     try:
-        result = world.validate(full=True)
+        result = world.run_validation(full=True)
         said = (result.verdict, result.reason)
     except CallFailed as failure:
         said = ("not_validated", str(failure))
-    world.settled()
+    world.run_until_settled()
     assert said[0] == verdict
     assert verdict == "in_sync" or "gone_when: 'archived' is to be true or false: 'active'" in str(said[1])
     assert len(store.items) == 7

@@ -155,40 +155,40 @@ NORMALIZE = {"name": {"normalize": ["unescape_html", "trim", "upper"]}}
 def test_rule_35_a_known_change_is_no_drift_and_no_repair(engine: Engine, server: Server) -> None:
     store, world = Changing(server), world_of(engine, server, NORMALIZE)
     for key, name in (("k1", " Lamp & Light "), ("k2", "desk")):
-        world.put(key, name=name)
-    world.drain()
+        world.put_record(key, name=name)
+    world.run_drain()
     assert {body["name"] for body in store.bodies} == {" Lamp & Light ", "desk"}
-    world.full_sync()
+    world.run_full_sync()
     assert len(store.bodies) == 2
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert (result.verdict, result.drift) == ("in_sync", [])
     store.items["x1"]["name"] = "LAMP"
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert [drift.sample for drift in result.drift] == [[{"field": "name", "ours": " Lamp & Light ", "theirs": "LAMP"}]]
-    world.drain()
+    world.run_drain()
     assert store.items["x1"]["name"] == "LAMP &amp; LIGHT"
-    assert world.validate(full=True).verdict == "in_sync"
+    assert world.run_validation(full=True).verdict == "in_sync"
     world.close()
 
 
 def test_rule_35_without_it_the_difference_is_drift(engine: Engine, server: Server) -> None:
     Changing(server)
     world = world_of(engine, server, {})
-    world.put("k1", name=" Lamp ")
-    world.drain()
-    world.full_sync()
-    assert world.validate(full=True).verdict == "drift"
+    world.put_record("k1", name=" Lamp ")
+    world.run_drain()
+    world.run_full_sync()
+    assert world.run_validation(full=True).verdict == "drift"
     world.close()
 
 
 def test_rule_35_a_lost_answer_is_found_by_what_is_kept(engine: Engine, server: Server) -> None:
     """After an unknown outcome the record is read back, and is not written again."""
     store, world = Changing(server), world_of(engine, server, NORMALIZE)
-    world.put("k1", name="lamp")
-    world.drain()
+    world.put_record("k1", name="lamp")
+    world.run_drain()
     store.after["PUT items"] = [500]
-    world.put("k1", name="desk ")
-    world.settled()
+    world.put_record("k1", name="desk ")
+    world.run_until_settled()
     assert [body["name"] for body in store.bodies] == ["lamp", "desk "]
     assert store.items["x1"]["name"] == "DESK"
     world.close()
@@ -197,38 +197,38 @@ def test_rule_35_a_lost_answer_is_found_by_what_is_kept(engine: Engine, server: 
 def test_rule_35_a_create_without_an_id_is_found_by_what_is_kept(engine: Engine, server: Server) -> None:
     store, world = Changing(server), world_of(engine, server, NORMALIZE)
     store.says = lambda store, item: JSONResponse({})
-    world.put("k1", name="lamp ")
-    world.settled()
+    world.put_record("k1", name="lamp ")
+    world.run_until_settled()
     assert len(store.items) == 1
-    assert world.row("k1").external_id == "x1"
+    assert world.read_record_row("k1").external_id == "x1"
     world.close()
 
 
 def test_rule_35_a_changed_setting_computes_what_is_in_sync_again(engine: Engine, server: Server) -> None:
     """A record whose digest is another by the new setting is pushed once more; the others are not."""
     store, before = Changing(server), world_of(engine, server, {})
-    before.put("k1", name="lamp")
-    before.put("k2", name="DESK")
-    before.drain()
+    before.put_record("k1", name="lamp")
+    before.put_record("k2", name="DESK")
+    before.run_drain()
     before.close()
     after = world_of(engine, server, NORMALIZE)
     after.shop.rows |= before.shop.rows
     after.stock.rows |= before.stock.rows
     assert remap(after.context) == 0  # it was done when that began
-    after.drain()
+    after.run_drain()
     assert sorted(body["code"] for body in store.bodies[:2]) == ["k1", "k2"]
     assert [body["code"] for body in store.bodies[2:]] == ["k1"]
-    after.full_sync()
-    assert after.validate(full=True).verdict == "in_sync"
+    after.run_full_sync()
+    assert after.run_validation(full=True).verdict == "in_sync"
     after.close()
 
 
 def test_rule_35_what_the_composition_root_makes_compares_the_same(engine: Engine, server: Server) -> None:
     fields = {"name": {"write": {"de": "{{ value | trim }}"}, "read": "name.de"}}
     store, world = Store(server), world_of(engine, server, fields)
-    world.put("k1", name=" Lamp ")
-    world.drain()
-    world.full_sync()
+    world.put_record("k1", name=" Lamp ")
+    world.run_drain()
+    world.run_full_sync()
     assert store.bodies[0]["name"] == {"de": "Lamp"}
-    assert world.validate(full=True).verdict == "in_sync"
+    assert world.run_validation(full=True).verdict == "in_sync"
     world.close()

@@ -157,7 +157,8 @@ def table(request: pytest.FixtureRequest) -> Any:
     table = Table()
     yield table
     if request.config.getoption("markexpr") == "long":
-        with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
+        with capture.global_and_fixture_disabled():
             print(table.text())
 
 
@@ -219,7 +220,8 @@ def describe(service: Service, key: str, row: Row, count: int) -> None:
     """Requests that Schemathesis makes of the service's own description, and its checks of the responses."""
     began = time.monotonic()
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json", headers={"X-API-Key": key})
-    operations = [found.ok() for found in schema.get_all_operations()]
+    found: Any = schema.get_all_operations()
+    operations = [each.ok() for each in found]
 
     def checked(operation: Any) -> None:
         @hypothesis.seed(SEED)

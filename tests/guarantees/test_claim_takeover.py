@@ -15,11 +15,11 @@ from typing import Any
 
 import holder_worker
 import pytest
-from conftest import World
 from crash_worker import TableThirdParty
 from paths import SUPPORT
 from sqlalchemy import Engine
-from test_stopped_processes import WRITES, archive, assert_in_sync, drained_until, due_for, held, settled, went_on
+from stopped_workers import WRITES, archive, assert_in_sync, drained_until, due_for, held, settled, went_on
+from world import World
 
 from sync_orchestrator.core.db.fragments import HOLDER_GONE_SECONDS, HOLDER_VALID_SECONDS
 from sync_orchestrator.core.db.session import in_transaction
@@ -59,7 +59,7 @@ def worker(database_url: str, *arguments: str, **environment: str) -> Iterator[s
 
 def taken_over(world: World) -> bool:
     """Another process has claimed the record whose call has an unknown outcome."""
-    return world.row("a").outcome_unknown_until is not None
+    return world.read_record_row("a").outcome_unknown_until is not None
 
 
 def lease_left(world: World) -> float:
@@ -76,32 +76,32 @@ def lease_left(world: World) -> float:
 def test_what_a_killed_process_was_pushing_is_taken_over_soon(shared: World, database_url: str, write: str) -> None:
     due_for(shared, write)
     with worker(database_url, "push", "SIGKILL"):
-        shared.later(GONE)
+        shared.advance_clock(GONE)
         assert lease_left(shared) > 20
         drained_until(shared, taken_over)
-    shared.later(LANDED)
+    shared.advance_clock(LANDED)
     assert_in_sync(shared)
 
 
 def test_while_its_holder_is_heard_of_nothing_is_taken_over(shared: World) -> None:
-    shared.put("a")
+    shared.put_record("a")
     archive(shared)
     with shared.context.holder.beating():
         claims = _claimed(shared)
         assert claims
-        shared.later(HOLDER_VALID_SECONDS - 1)
+        shared.advance_clock(HOLDER_VALID_SECONDS - 1)
         shared.context.holder.beat()
-        shared.later(HOLDER_VALID_SECONDS - 1)
+        shared.advance_clock(HOLDER_VALID_SECONDS - 1)
         assert not _claimed(shared)
         assert not is_over(claims[0].deadline)
 
 
 def test_the_intent_of_a_call_that_may_be_under_way_counts_from_when_it_was_given_up(shared: World) -> None:
-    shared.put("a")
+    shared.put_record("a")
     archive(shared)
     with shared.context.holder.beating():
         _claimed(shared)
-        shared.later(GONE)
+        shared.advance_clock(GONE)
         (second,) = _claimed(shared)
         assert second.outcome_unknown_for is not None
         given_up = HOLDER_VALID_SECONDS + 5 - GONE  # the last call began that late, and has its timeout
@@ -114,49 +114,49 @@ def test_a_stopped_process_whose_records_were_taken_over_begins_no_write(
 ) -> None:
     due_for(shared, write)
     with worker(database_url, "push", SYNC_STOP_AT="push.before_call") as process:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, taken_over)  # as long as it takes to be sure that the process is gone
-        assert lease_left(shared) > 20 or shared.row("a").lease_until is None
-        shared.later(LANDED)
+        assert lease_left(shared) > 20 or shared.read_record_row("a").lease_until is None
+        shared.advance_clock(LANDED)
         drained_until(shared, settled)
         assert went_on(process) == []
-    assert held(shared) == list(shared.truth().values())
-    shared.later(LANDED)
+    assert held(shared) == list(shared.expected_mirror().values())
+    shared.advance_clock(LANDED)
     assert_in_sync(shared)
 
 
 def test_what_a_killed_full_sync_was_pushing_is_taken_over_by_the_next_one(shared: World, database_url: str) -> None:
     holder_worker.fill(shared.shop, shared.stock)
     with worker(database_url, "full_sync", "SIGKILL"):
-        shared.later(GONE)
+        shared.advance_clock(GONE)
         assert lease_left(shared) > 20
-        shared.full_sync()
-    shared.later(LANDED)
-    shared.full_sync()
+        shared.run_full_sync()
+    shared.advance_clock(LANDED)
+    shared.run_full_sync()
     assert_third_party_is_true(shared)
 
 
 def test_events_that_a_killed_process_was_reading_are_taken_over_soon(shared: World, database_url: str) -> None:
     holder_worker.fill(shared.shop, shared.stock)
-    shared.tell("shop", "a", "create", 10)
+    shared.post_event("shop", "a", "create", 10)
     with worker(database_url, "read", "SIGKILL"):
         assert [row.state for row in shared.query("SELECT state FROM sync.events")] == ["leased"]
-        shared.later(GONE)
+        shared.advance_clock(GONE)
         drained_until(shared, archived)
 
 
 def test_events_that_a_stopped_process_was_reading_are_settled_once(shared: World, database_url: str) -> None:
     holder_worker.fill(shared.shop, shared.stock)
-    shared.tell("shop", "a", "create", 10)
+    shared.post_event("shop", "a", "create", 10)
     with worker(database_url, "read", "SIGSTOP") as process:
-        shared.later(GONE)
+        shared.advance_clock(GONE)
         drained_until(shared, archived)
         went_on(process)
     assert archived(shared)
-    assert shared.totals().balanced
-    shared.tell("stock", "a", "create", 10, shared.stock.rows["a"].data)
-    shared.later(LANDED)
-    drained_until(shared, lambda world: world.states() == {"done": 2})
+    assert shared.read_conservation().balanced
+    shared.post_event("stock", "a", "create", 10, shared.stock.rows["a"].data)
+    shared.advance_clock(LANDED)
+    drained_until(shared, lambda world: world.count_events_by_state() == {"done": 2})
     assert [row["code"] for row in held(shared)] == ["a"]
 
 
@@ -174,7 +174,7 @@ def assert_third_party_is_true(world: World) -> None:
     def by_code(items: Any) -> list[Any]:
         return sorted(items, key=lambda item: str(item["code"]))
 
-    assert by_code(held(world)) == by_code(world.truth().values())
+    assert by_code(held(world)) == by_code(world.expected_mirror().values())
 
 
 def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -> None:
@@ -184,7 +184,7 @@ def test_a_holder_that_was_not_heard_of_goes_on_under_another_id(world: World) -
         assert first is not None
         holder.beat()
         assert holder.hold is first
-        world.later(HOLDER_VALID_SECONDS + 1)
+        world.advance_clock(HOLDER_VALID_SECONDS + 1)
         holder.beat()
         assert holder.hold is not None
         assert holder.hold.id > first.id
@@ -200,7 +200,7 @@ def test_a_holder_that_ends_leaves_nothing_and_one_that_fails_lapses(world: Worl
     with pytest.raises(RuntimeError), holder.beating():
         raise RuntimeError
     assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1
-    world.later(1000)
+    world.advance_clock(1000)
     with holder.beating():
         assert world.query("SELECT count(*) FROM sync.holders")[0][0] == 1, "it is forgotten"
 
@@ -217,12 +217,12 @@ def test_a_deadline_is_over_with_its_time_or_with_its_hold() -> None:
 
 
 def test_claims_without_a_heartbeat_end_with_their_lease(world: World) -> None:
-    world.put("a")
+    world.put_record("a")
     archive(world)
     assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
-    world.later(GONE)
+    world.advance_clock(GONE)
     assert not in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
-    world.later(20)
+    world.advance_clock(20)
     assert in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))
 
 

@@ -94,13 +94,15 @@ def test_killed_there_and_started_again_all_is_in_sync(
         revisions = {row.key: row.revision for row in run(connection, "SELECT key, revision FROM sync.records")}
         held = [row.item for row in run(connection, "SELECT item FROM third_party")]
         totals = count_conservation(connection)
-        recorded, ids = run(
-            connection,
-            """
+        recorded, ids = tuple(
+            run(
+                connection,
+                """
             SELECT count(*), count(DISTINCT (source, event_id))
             FROM (SELECT source, event_id FROM sync.events UNION ALL
                   SELECT source, event_id FROM sync.event_history) e""",
-        )[0]
+            )[0]
+        )
         unsent = run(
             connection,
             "SELECT count(*) FROM sync.alerts WHERE resolved_at IS NULL AND id NOT IN "

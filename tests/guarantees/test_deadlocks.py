@@ -15,10 +15,10 @@ from functools import partial
 from queue import SimpleQueue
 
 import pytest
-from conftest import World
 from fakes import lost_answer
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+from world import World
 
 from sync_orchestrator.core.archive.merge import merge
 from sync_orchestrator.core.db.session import in_transaction, run
@@ -106,7 +106,7 @@ def make_the_middle(connection: Connection) -> None:
 def claimed(world: World) -> list[Claim]:
     """Leases of all keys, whose records lie in the table the other way round."""
     for number, key in enumerate(reversed(KEYS)):
-        in_transaction(world.engine, lambda c, key=key: merge(c, "item", changes([key], 1), world.entity.rules))
+        in_transaction(world.engine, partial(merge, entity="item", changes=changes([key], 1), rules=world.entity.rules))
         world.query(
             "UPDATE sync.records SET ready = true, due_at = sync.clock() - make_interval(secs => %(ago)s) "
             "WHERE key = %(key)s",
@@ -265,7 +265,7 @@ def test_claims_that_are_given_back_and_a_merge_of_the_same_keys_wait_for_each_o
 def filled(world: World, *groups: str) -> None:
     """Groups whose archive is filled and which are not completed yet."""
     for group in groups:
-        world.put(f"of {group}", group=group, tell=False)
+        world.put_record(f"of {group}", group=group, notify=False)
         asyncio.run(fill(world.context, world.entity, group))
 
 
@@ -275,10 +275,11 @@ def complete(world: World, threads: ThreadPoolExecutor, group: str, meanwhile: s
     async def work() -> None:
         async with AsyncExitStack() as leases:
             own = await leases.enter_async_context(leased(world.context, "item", group))
-            blocker = meanwhile
             if isinstance(meanwhile, str):
                 other = await leases.enter_async_context(leased(world.context, "item", meanwhile))
-                blocker = partial(complete_group, lease=other)
+                blocker: Work = partial(complete_group, lease=other)
+            else:
+                blocker = meanwhile
             await asyncio.to_thread(meet, world.engine, threads, blocker, partial(complete_group, lease=own))
 
     asyncio.run(work())
@@ -289,22 +290,22 @@ def test_the_last_two_groups_that_are_completed_at_once_leave_no_event_behind(
 ) -> None:
     """Each would take the other for incomplete, and an event of unknown group would wait for ever."""
     filled(world, "A", "B")
-    world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
-    world.drain()
-    assert world.states() == {"waiting": 1}
+    world.post_event("stock", "unknown", "update", 1, {"key": "unknown"})
+    world.run_drain()
+    assert world.count_events_by_state() == {"waiting": 1}
     complete(world, threads, "B", meanwhile="A")
-    assert world.states() == {"pending": 1}
+    assert world.count_events_by_state() == {"pending": 1}
 
 
 def test_an_event_that_is_judged_while_its_last_group_is_completed_is_not_left_behind(
     world: World, threads: ThreadPoolExecutor
 ) -> None:
     filled(world, "A")
-    world.tell("stock", "unknown", "update", 1, {"key": "unknown"})
+    world.post_event("stock", "unknown", "update", 1, {"key": "unknown"})
 
     def judged(connection: Connection) -> None:
         events = select_due_events(connection, ["item"], 9)
         EventBatch(world.context, world.entity, events, token=1).merge_received(connection, Settled())
 
     complete(world, threads, "A", meanwhile=judged)
-    assert world.states() == {"pending": 1}
+    assert world.count_events_by_state() == {"pending": 1}

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.drain import push_pace, record_claimer
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.event_batch import work_off
 from sync_orchestrator.core.full_sync.full_sync import fill, full_sync
+from sync_orchestrator.core.push import claims
 from sync_orchestrator.core.push.claims import Claim
 
 CROWD = 300
@@ -37,14 +38,14 @@ def order(make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> 
 def live(world: World, group: str, count: int) -> None:
     """Changes that somebody told of, archived and not pushed yet."""
     for number in range(count):
-        world.put(f"{group}{number:03}", group=group)
+        world.put_record(f"{group}{number:03}", group=group)
     asyncio.run(work_off(world.context, 10_000, set()))
 
 
 def backfilled(world: World, group: str, count: int) -> None:
     """Records that a full sync has read, archived and not pushed yet."""
     for number in range(count):
-        world.put(f"{group}{number:03}", group=group, tell=False)
+        world.put_record(f"{group}{number:03}", group=group, notify=False)
     asyncio.run(fill(world.context, world.entity, group))
 
 
@@ -69,7 +70,7 @@ def test_a_group_with_few_changes_does_not_wait_for_one_with_many(order: tuple[W
     live(world, "few", 5)
     at_once(world, drains)
     assert ended(pushed, "few") < CROWD / 3
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_a_backfill_does_not_wait_for_the_end_of_live_changes(order: tuple[World, list[str]]) -> None:
@@ -92,7 +93,7 @@ def test_a_live_change_is_pushed_in_the_midst_of_a_full_sync(order: tuple[World,
     """The third party takes two calls at once, from the full sync and from the drain alike."""
     world, pushed = order
     for number in range(CROWD):
-        world.put(f"crowd{number:03}", group="crowd", tell=False)
+        world.put_record(f"crowd{number:03}", group="crowd", notify=False)
     room, begun, arrived, over = asyncio.Semaphore(2), asyncio.Event(), asyncio.Event(), False
 
     async def gate(verb: str, key: str) -> None:
@@ -107,7 +108,7 @@ def test_a_live_change_is_pushed_in_the_midst_of_a_full_sync(order: tuple[World,
         syncing = asyncio.create_task(full_sync(world.context, world.entity, "crowd", patience=60))
         draining = asyncio.create_task(drain(world.context, linger=60, most_seconds=60, asked_to_end=lambda: over))
         await begun.wait()
-        world.put("few000", group="few")
+        world.put_record("few000", group="few")
         before = len(pushed)
         await arrived.wait()
         meanwhile = len(pushed) - before
@@ -117,7 +118,7 @@ def test_a_live_change_is_pushed_in_the_midst_of_a_full_sync(order: tuple[World,
         return meanwhile
 
     assert asyncio.run(asyncio.wait_for(scene(), 120)) < CROWD / 2
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_of_many_groups_each_has_its_turn(order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,14 +138,14 @@ def test_a_group_without_a_name_is_served_too(order: tuple[World, list[str]]) ->
         "INSERT INTO sync.records (entity, key, revision, deleted, ready) VALUES ('item', 'nowhere', 1, true, true)"
     )
     at_once(world, 1)
-    assert not world.row("nowhere").out_of_sync
+    assert not world.read_record_row("nowhere").out_of_sync
 
 
 def test_without_turns_the_wait_would_be_noticed(
     order: tuple[World, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, pushed = order
-    in_order = record_claimer.claim
+    in_order = claims.claim
 
     def by_age(connection, entities, after, **terms) -> tuple[list[Claim], tuple[str, str]]:  # type: ignore[no-untyped-def]
         return in_order(connection, entities, **terms), after

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+from world import World
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.drain import drain
@@ -47,21 +47,25 @@ def archived(world: World) -> None:
 
 def settled_by(world: World, seconds: float = 11, times: int = 2) -> None:
     for _ in range(times):
-        world.drain()
-        world.later(seconds)
+        world.run_drain()
+        world.advance_clock(seconds)
 
 
 def test_their_id_is_kept_and_addressed_until_the_record_is_deleted(world: World) -> None:
-    world.put("a")
-    world.put("b")
-    world.drain()
+    world.put_record("a")
+    world.put_record("b")
+    world.run_drain()
     ids = {record["code"]: external_id for external_id, record in world.erp.store.items()}
-    assert {key: world.row(key).external_id for key in "ab"} == ids
-    world.put("a", name="next")
-    world.remove("b")
-    world.drain()
+    assert {key: world.read_record_row(key).external_id for key in "ab"} == ids
+    world.put_record("a", name="next")
+    world.delete_record("b")
+    world.run_drain()
     assert world.erp.calls == {"create": 2, "read": 2, "update": 1, "delete": 1}  # each is looked at first
-    assert (world.mirrored(), world.row("a").external_id, world.row("b").external_id) == (world.truth(), ids["a"], None)
+    assert (world.mirror_by_key(), world.read_record_row("a").external_id, world.read_record_row("b").external_id) == (
+        world.expected_mirror(),
+        ids["a"],
+        None,
+    )
 
 
 @pytest.mark.parametrize("failure", [lost_answer(), answer(504)])
@@ -70,10 +74,14 @@ def test_a_create_of_unknown_outcome_is_searched_for_and_made_once(
     world: World, failure: Exception, landed: bool
 ) -> None:
     setattr(world.erp, "after" if landed else "before", once(failure, "create"))
-    world.put("a")
+    world.put_record("a")
     settled_by(world)
-    assert world.mirrored() == world.truth()
-    assert (len(world.erp.store), world.erp.calls["create"], world.states()) == (1, 1 if landed else 2, {"done": 2})
+    assert world.mirror_by_key() == world.expected_mirror()
+    assert (len(world.erp.store), world.erp.calls["create"], world.count_events_by_state()) == (
+        1,
+        1 if landed else 2,
+        {"done": 2},
+    )
 
 
 @pytest.mark.parametrize("change", ["none", "deleted"])
@@ -81,44 +89,52 @@ def test_an_empty_search_is_believed_only_after_search_lag(make_world: Callable[
     erp = SlowToSearch()
     world = make_world(erp=erp, system={"search_lag": 30, "in_flight_window": 5})
     erp.after = once(lost_answer(), "create")
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     if change == "deleted":
-        world.remove("a")
-    world.later(11)
-    world.drain()
+        world.delete_record("a")
+    world.advance_clock(11)
+    world.run_drain()
     erp.indexed = True
     settled_by(world, 31)
     assert len(erp.store) == (0 if change == "deleted" else 1)
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_a_search_that_finds_nothing_while_the_create_can_still_land_waits(make_world: Callable[..., World]) -> None:
     world = make_world(system={"in_flight_window": 40}, entity={"retry": {"first_wait": 10, "jitter": 0}})
     world.erp.before = once(lost_answer(), "create")
-    world.put("a")
-    world.drain()
-    attempts = world.row("a").attempts
-    world.later(11)
-    world.drain()
-    assert (world.erp.calls["create"], world.row("a").attempts, world.states()) == (1, attempts, {"waiting": 2})
-    world.later(30)
-    world.drain()
-    assert (world.mirrored(), world.states()) == (world.truth(), {"done": 2})
+    world.put_record("a")
+    world.run_drain()
+    attempts = world.read_record_row("a").attempts
+    world.advance_clock(11)
+    world.run_drain()
+    assert (world.erp.calls["create"], world.read_record_row("a").attempts, world.count_events_by_state()) == (
+        1,
+        attempts,
+        {"waiting": 2},
+    )
+    world.advance_clock(30)
+    world.run_drain()
+    assert (world.mirror_by_key(), world.count_events_by_state()) == (world.expected_mirror(), {"done": 2})
 
 
 def test_a_process_that_dies_after_its_create_landed_leaves_no_duplicate(world: World) -> None:
-    world.put("a")
-    assert world.killed(world.drain, "push.after_call", 1)
+    world.put_record("a")
+    assert world.run_until_crash(world.run_drain, "push.after_call", 1)
     assert len(world.erp.store) == 1
-    assert world.row("a").applied_revision == 0
+    assert world.read_record_row("a").applied_revision == 0
     settled_by(world, 61, times=3)
-    assert (world.mirrored(), len(world.erp.store), world.states()) == (world.truth(), 1, {"done": 2})
+    assert (world.mirror_by_key(), len(world.erp.store), world.count_events_by_state()) == (
+        world.expected_mirror(),
+        1,
+        {"done": 2},
+    )
 
 
 def test_a_create_that_lands_after_another_was_made_is_taken_back(world: World) -> None:
     """The request was on its way when its lease ran out; a token that is refused does not recall it."""
-    world.put("a")
+    world.put_record("a")
     asleep, woken = asyncio.Event(), asyncio.Event()
 
     async def sleep_once(verb: str, key: str) -> None:
@@ -131,20 +147,20 @@ def test_a_create_that_lands_after_another_was_made_is_taken_back(world: World) 
         late = asyncio.create_task(drain(world.context, linger=0, most_seconds=60))
         await asleep.wait()
         for _ in range(3):
-            world.later(61)
+            world.advance_clock(61)
             await drain(world.context, linger=0, most_seconds=20)
         assert len(world.erp.store) == 1
         woken.set()
         await late
         for _ in range(2):
-            world.later(61)
+            world.advance_clock(61)
             await drain(world.context, linger=0, most_seconds=20)
 
     asyncio.run(scene())
     assert world.erp.calls["create"] == 2
-    assert (world.mirrored(), len(world.erp.store)) == (world.truth(), 1)
-    assert world.row("a").external_id in world.erp.store
-    assert not world.row("a").out_of_sync
+    assert (world.mirror_by_key(), len(world.erp.store)) == (world.expected_mirror(), 1)
+    assert world.read_record_row("a").external_id in world.erp.store
+    assert not world.read_record_row("a").out_of_sync
 
 
 def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older_payload(
@@ -152,14 +168,14 @@ def test_a_create_repeated_under_its_key_after_a_change_does_not_leave_the_older
 ) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False, idempotent_create=True))
     world.erp.after = once(lost_answer(), "create")
-    world.put("a", name="old")
-    world.drain()
-    world.later(11)
-    world.put("a", name="new")
+    world.put_record("a", name="old")
+    world.run_drain()
+    world.advance_clock(11)
+    world.put_record("a", name="new")
     archived(world)
     settled_by(world, times=3)
     assert len(world.erp.store) == 1
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_made_again(
@@ -167,21 +183,21 @@ def test_what_can_be_neither_searched_nor_repeated_is_held_for_a_person_and_not_
 ) -> None:
     world = make_world(erp=FakeThirdParty(can_lookup=False))
     world.erp.after = once(lost_answer(), "create")
-    world.put("a")
-    world.put("b")
+    world.put_record("a")
+    world.put_record("b")
     settled_by(world)
-    assert (world.row("a").stopped or world.row("b").stopped) == "on_hold"
+    assert (world.read_record_row("a").stopped or world.read_record_row("b").stopped) == "on_hold"
     assert [(row.kind, row.n) for row in world.query("SELECT kind, n FROM sync.alerts")] == [("on_hold", 1)]
-    held = "a" if world.row("a").stopped else "b"
-    world.put(held, name="changed meanwhile")
+    held = "a" if world.read_record_row("a").stopped else "b"
+    world.put_record(held, name="changed meanwhile")
     settled_by(world)
     redrive_events(world.engine)
     settled_by(world)
-    world.full_sync()
+    world.run_full_sync()
     settled_by(world)
-    world.remove(held)
+    world.delete_record(held)
     settled_by(world)
-    assert (world.erp.calls["create"], world.row(held).stopped) == (2, "on_hold")
+    assert (world.erp.calls["create"], world.read_record_row(held).stopped) == (2, "on_hold")
     assert [row.n for row in world.query("SELECT n FROM sync.alerts WHERE resolved_at IS NULL")] == [1]
 
 
@@ -191,45 +207,45 @@ def test_an_update_of_unknown_outcome_is_read_back_and_sent_again_only_if_it_did
     make_world: Callable[..., World], landed: bool, assigns_ids: bool
 ) -> None:
     world = make_world(erp=FakeThirdParty(assigns_ids=assigns_ids))
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     world.erp.calls.clear()
     setattr(world.erp, "after" if landed else "before", once(lost_answer(), "update"))
-    world.put("a", name="next")
+    world.put_record("a", name="next")
     settled_by(world)
-    assert (world.mirrored(), world.states()) == (world.truth(), {"done": 4})
+    assert (world.mirror_by_key(), world.count_events_by_state()) == (world.expected_mirror(), {"done": 4})
     assert world.erp.calls == {"read": 2 if assigns_ids else 1, "update": 1 if landed else 2}  # looked at first
 
 
 @pytest.mark.parametrize("verb", ["update", "delete"])
 def test_a_refused_settle_makes_the_outcome_unknown(world: World, verb: str) -> None:
     """Whoever holds the record by then may have been overwritten, so their push is looked after as well."""
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     if verb == "delete":
-        world.remove("a")
+        world.delete_record("a")
     else:
-        world.put("a", name="late")
+        world.put_record("a", name="late")
     system = world.config.third_parties["erp"]
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
         late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
-        world.later(61)
-        world.put("a", name="newest")
+        world.advance_clock(61)
+        world.put_record("a", name="newest")
         await work_off(world.context, 10, set())
         await drain(world.context, linger=0, most_seconds=20)
-        world.later(61)
+        world.advance_clock(61)
         await drain(world.context, linger=0, most_seconds=20)
-        assert not world.row("a").out_of_sync
+        assert not world.read_record_row("a").out_of_sync
         ended = await push(world.entity, late)
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
 
     asyncio.run(scene())
-    assert world.mirrored() != world.truth()
-    assert world.row("a").out_of_sync
+    assert world.mirror_by_key() != world.expected_mirror()
+    assert world.read_record_row("a").out_of_sync
     settled_by(world, 61, times=3)
-    assert (world.mirrored(), len(world.erp.store)) == (world.truth(), 1)
+    assert (world.mirror_by_key(), len(world.erp.store)) == (world.expected_mirror(), 1)
 
 
 def test_a_third_party_that_refuses_a_second_of_the_same_key_has_its_own_taken_over(world: World) -> None:
@@ -237,16 +253,24 @@ def test_a_third_party_that_refuses_a_second_of_the_same_key_has_its_own_taken_o
     world.erp.before = once(
         CallFailed(Failure.PERMANENT, "answer 409", status=409, refusal=Refusal.DUPLICATE), "create"
     )
-    world.put("a")
-    world.drain()
-    assert (world.mirrored(), world.row("a").external_id, world.states()) == (world.truth(), made_there, {"done": 2})
+    world.put_record("a")
+    world.run_drain()
+    assert (world.mirror_by_key(), world.read_record_row("a").external_id, world.count_events_by_state()) == (
+        world.expected_mirror(),
+        made_there,
+        {"done": 2},
+    )
     assert len(world.erp.store) == 1
 
 
 def test_a_record_that_vanished_there_is_made_again_once(world: World) -> None:
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     world.erp.store.clear()
-    world.put("a", name="next")
-    world.drain()
-    assert (world.mirrored(), len(world.erp.store), world.states()) == (world.truth(), 1, {"done": 4})
+    world.put_record("a", name="next")
+    world.run_drain()
+    assert (world.mirror_by_key(), len(world.erp.store), world.count_events_by_state()) == (
+        world.expected_mirror(),
+        1,
+        {"done": 4},
+    )

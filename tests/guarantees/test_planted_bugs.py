@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from conftest import World
 from field_systems import connected, make_field_world
+from histories import replay
 from sqlalchemy import Engine
-from test_invariants import replay
+from world import World
 
 from sync_orchestrator.adapters.http import responses
 from sync_orchestrator.core import version_guard
@@ -26,14 +26,15 @@ from sync_orchestrator.core.push.claims import claim
 from sync_orchestrator.core.push.settlement import settle
 from sync_orchestrator.core.values import identity
 from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Change, Stamp
+from sync_orchestrator.expressions.selectors import compiled
 
 
 def late_worker_overwrites(world: World) -> None:
     """A worker is stopped just before its send, wakes up after its lease, and sends: it must end in sync."""
-    world.put("a", name="old")
-    world.drain()
-    world.put("a", name="stale")
-    world.later(1)
+    world.put_record("a", name="old")
+    world.run_drain()
+    world.put_record("a", name="stale")
+    world.advance_clock(1)
     system = world.config.third_parties["erp"]
     asleep, woken = asyncio.Event(), asyncio.Event()
 
@@ -48,37 +49,37 @@ def late_worker_overwrites(world: World) -> None:
         world.erp.gate = sleep_once
         sending = asyncio.create_task(push(world.entity, late))
         await asleep.wait()
-        world.later(30)
-        world.put("a", name="newest")
+        world.advance_clock(30)
+        world.put_record("a", name="newest")
         await drain(world.context, linger=0, most_seconds=20)
         woken.set()
         ended = await sending
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
         for _ in range(3):
-            world.later(30)
+            world.advance_clock(30)
             await drain(world.context, linger=0, most_seconds=20)
 
     asyncio.run(scene())
-    assert world.mirrored()["a"]["name"] == "newest"
-    assert world.row("a").applied_revision == world.row("a").revision
+    assert world.mirror_by_key()["a"]["name"] == "newest"
+    assert world.read_record_row("a").applied_revision == world.read_record_row("a").revision
 
 
 def late_settle_changes_nothing(world: World) -> None:
     """While another holds the record, a settle that comes too late leaves its lease alone."""
-    world.put("a")
-    world.drain()
-    world.put("a", name="next")
+    world.put_record("a")
+    world.run_drain()
+    world.put_record("a", name="next")
     system = world.config.third_parties["erp"]
 
     async def scene() -> None:
         await work_off(world.context, 10, set())
         late = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         ended = await push(world.entity, late)
-        world.later(30)
+        world.advance_clock(30)
         holder = in_transaction(world.engine, lambda c: claim(c, ["item"], most=1, lease=20, in_flight_window=5))[0]
         in_transaction(world.engine, lambda c: settle(c, "erp", system, world.context.entities, [ended]))
-        assert world.row("a").lease_token == holder.token
-        assert world.row("a").out_of_sync
+        assert world.read_record_row("a").lease_token == holder.token
+        assert world.read_record_row("a").out_of_sync
 
     asyncio.run(scene())
 
@@ -91,12 +92,12 @@ def late_commit_is_seen(world: World) -> None:
         record_in(slow, [first])
         with world.engine.begin() as fast:
             record_in(fast, [second])
-        world.drain()
-    world.drain()
+        world.run_drain()
+    world.run_drain()
     for key in "ab":
-        world.tell("stock", key, "create", 1, {"count": 1})
-    world.drain()
-    assert sorted(world.mirrored()) == ["a", "b"]
+        world.post_event("stock", key, "create", 1, {"count": 1})
+    world.run_drain()
+    assert sorted(world.mirror_by_key()) == ["a", "b"]
 
 
 def test_a_worker_that_wakes_up_late_leaves_nothing_stale(world: World) -> None:
@@ -137,11 +138,11 @@ def test_a_cursor_over_ids_would_be_noticed(world: World, monkeypatch: pytest.Mo
 
 def older_change_comes_late(world: World) -> None:
     """The newest version stands, whatever comes after it."""
-    world.tell("stock", "a", "create", 1, {"count": 1})
+    world.post_event("stock", "a", "create", 1, {"count": 1})
     for version, name in ((1, "first"), (9, "newest"), (5, "late")):
-        world.tell("shop", "a", "create", version, {"name": name, "store": "A"})
-        world.drain()
-    assert world.mirrored()["a"]["name"] == "newest"
+        world.post_event("shop", "a", "create", version, {"name": name, "store": "A"})
+        world.run_drain()
+    assert world.mirror_by_key()["a"]["name"] == "newest"
 
 
 def test_an_older_change_that_comes_late_changes_nothing(world: World) -> None:
@@ -200,7 +201,7 @@ def take_a_5xx_for_not_done(patch: pytest.MonkeyPatch) -> None:
 
 
 def take_the_truth_of_a_text(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(responses, "applies_to", lambda when, document, **_: bool(responses.compiled(when).search(document)))
+    patch.setattr(responses, "applies_to", lambda when, document, **_: bool(compiled(when).search(document)))
 
 
 @pytest.mark.timeout(600)

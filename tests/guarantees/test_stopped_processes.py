@@ -5,26 +5,19 @@ Not here: processes that are killed (``test_crashes.py``), late workers within o
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import stop_worker
-from conftest import World
 from crash_worker import TableThirdParty
 from paths import SUPPORT
 from sqlalchemy import Engine
-
-from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.drain.event_batch import work_off
-
-WRITES = ["create", "update", "delete"]
+from stopped_workers import WRITES, assert_in_sync, drained_until, due_for, held, settled, went_on
+from world import World
 
 
 @pytest.fixture
@@ -33,39 +26,9 @@ def shared(make_world: Callable[..., World], engine: Engine) -> World:
     return make_world(erp=TableThirdParty(engine), **stop_worker.SETTINGS)
 
 
-def archive(world: World) -> None:
-    """What was told is in the archive before anything is pushed."""
-    asyncio.run(work_off(world.context, 10, set()))
-
-
-def due_for(world: World, write: str) -> None:
-    """Record ``a`` stands before this write, and its older state is archived."""
-    if write != "create":
-        world.put("a", name="first")
-        drained_until(world, settled)
-    if write == "delete":
-        world.remove("a")
-    else:
-        world.put("a", name="older")
-    archive(world)
-
-
 def pushed(world: World) -> bool:
-    row = world.row("a")
-    return row.applied_revision == row.revision
-
-
-def settled(world: World) -> bool:
-    return world.states().keys() <= {"done"} and not world.row("a").out_of_sync
-
-
-def drained_until(world: World, reached: Callable[[World], bool]) -> None:
-    asyncio.run(drain(world.context, linger=20, most_seconds=20, asked_to_end=lambda: reached(world)))
-    assert reached(world)
-
-
-def held(world: World) -> list[dict[str, Any]]:
-    return [row.item for row in world.query("SELECT item FROM third_party")]
+    row = world.read_record_row("a")
+    return bool(row.applied_revision == row.revision)
 
 
 @contextmanager
@@ -89,31 +52,16 @@ def stopped(database_url: str, *arguments: str, **environment: str) -> Iterator[
             process.kill()
 
 
-def went_on(process: subprocess.Popen[str]) -> list[str]:
-    """Continues it to its end; returns what it wrote at the third party."""
-    process.send_signal(signal.SIGCONT)
-    output, errors = process.communicate(timeout=60)
-    *written, end = output.split()
-    assert (end, process.returncode) == ("ended", 0), errors
-    return written
-
-
-def assert_in_sync(world: World) -> None:
-    drained_until(world, settled)
-    assert held(world) == list(world.truth().values())
-    assert world.totals().balanced
-
-
 @pytest.mark.parametrize("write", WRITES)
 def test_stopped_before_its_call_until_its_lease_is_over_it_does_not_begin_the_write(
     shared: World, database_url: str, write: str
 ) -> None:
     due_for(shared, write)
     with stopped(database_url, SYNC_STOP_AT="push.before_call") as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, pushed)
         assert went_on(worker) == []
-    assert held(shared) == list(shared.truth().values())
+    assert held(shared) == list(shared.expected_mirror().values())
     assert_in_sync(shared)
 
 
@@ -124,12 +72,12 @@ def test_a_write_that_lands_over_a_newer_one_is_seen_and_fixed(
 ) -> None:
     due_for(shared, write)
     with stopped(database_url, stop_worker.AT_SEND) as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, reached)
-        assert held(shared) == list(shared.truth().values())
+        assert held(shared) == list(shared.expected_mirror().values())
         assert went_on(worker) == [write]
     assert [item["name"] for item in held(shared)] == ([lands] if lands else [])
-    row = shared.row("a")
+    row = shared.read_record_row("a")
     assert (row.out_of_sync, row.outcome_unknown_until is not None) == (True, True)
     assert_in_sync(shared)
 
@@ -139,7 +87,7 @@ def test_a_create_that_lands_after_another_drain_has_created_leaves_no_duplicate
 ) -> None:
     due_for(shared, "create")
     with stopped(database_url, stop_worker.AT_SEND) as worker:
-        shared.put("a", name="newest")
+        shared.put_record("a", name="newest")
         drained_until(shared, settled)
         assert went_on(worker) == ["create", "delete"]
     assert_in_sync(shared)

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from fakes import FakeThirdParty, answer, lost_answer
+from world import World
 
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.drain.event_batch import work_off
@@ -58,13 +58,13 @@ def fail_once(world: World, verb: str, failure: Exception, *, landed: bool = Fal
 
 def settled(world: World, seconds: float = 45, times: int = 5) -> None:
     for _ in range(times):
-        world.drain()
-        world.later(seconds)
+        world.run_drain()
+        world.advance_clock(seconds)
 
 
 def assert_in_sync(world: World) -> None:
-    assert world.mirrored() == world.truth()
-    assert len(world.erp.store) == len(world.truth())
+    assert world.mirror_by_key() == world.expected_mirror()
+    assert len(world.erp.store) == len(world.expected_mirror())
     for record in world.erp.store.values():
         assert world.erp.places[next(id_ for id_, r in world.erp.store.items() if r is record)] == record["store"]
     assert not any(row.out_of_sync for row in world.query("SELECT out_of_sync FROM sync.records"))
@@ -84,13 +84,13 @@ def test_a_move_that_fails_half_way_and_is_taken_back_is_not_thought_to_be_still
 ) -> None:
     """The record is as it was acknowledged before, but the old place has been cleared."""
     world = make_world(erp=Placed(assigns_ids=assigns_ids))
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     fail_once(world, writes(assigns_ids), failure)
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a", group="B")
+    world.run_drain()
     assert world.erp.store == {}
-    world.put("a", group="A")
+    world.put_record("a", group="A")
     settled(world)
     assert_in_sync(world)
 
@@ -100,10 +100,10 @@ def test_where_nothing_can_be_searched_a_move_whose_create_was_refused_goes_on(
 ) -> None:
     """The refusal left nothing unknown: no person is asked."""
     world = make_world(erp=Placed(can_lookup=False))
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     fail_once(world, "create", CallFailed(Failure.TRANSIENT, "no connection"))
-    world.put("a", group="B")
+    world.put_record("a", group="B")
     settled(world)
     assert_in_sync(world)
 
@@ -112,14 +112,14 @@ def test_the_id_at_the_old_place_is_not_forgotten_for_one_that_is_found_at_the_n
     make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=Placed())
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     fail_once(world, "update", lost_answer())
-    world.put("a", name="answer lost", group="A")
-    world.drain()
+    world.put_record("a", name="answer lost", group="A")
+    world.run_drain()
     world.erp.by_hand({"code": "a"}, "B")
     fail_once(world, "delete", answer(503))
-    world.put("a", group="B")
+    world.put_record("a", group="B")
     settled(world)
     assert_in_sync(world)
 
@@ -134,17 +134,17 @@ def test_what_a_lost_first_write_left_is_cleared_wherever_the_record_is_by_then(
 ) -> None:
     world = make_world(erp=Placed(assigns_ids=assigns_ids))
     fail_once(world, writes(assigns_ids), lost_answer(), landed=True)
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     assert len(world.erp.store) == 1
     if "moved" in then:
-        world.put("a", group="B")
+        world.put_record("a", group="B")
     if "twice" in then:
         archive(world)
-        world.put("a", group="C")
+        world.put_record("a", group="C")
     if "deleted" in then:
         archive(world)
-        world.remove("a")
+        world.delete_record("a")
     settled(world)
     assert_in_sync(world)
 
@@ -155,15 +155,15 @@ def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
     make_world: Callable[..., World], assigns_ids: bool, then: str
 ) -> None:
     world = make_world(erp=Placed(assigns_ids=assigns_ids))
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     fail_once(world, writes(assigns_ids), lost_answer(), landed=True)
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a", group="B")
+    world.run_drain()
     if then == "deleted":
-        world.remove("a")
+        world.delete_record("a")
     else:
-        world.put("a", group="A" if then == "moved back" else "C")
+        world.put_record("a", group="A" if then == "moved back" else "C")
     settled(world)
     assert_in_sync(world)
 
@@ -171,13 +171,13 @@ def test_what_a_lost_move_left_is_cleared_wherever_the_record_is_by_then(
 def test_an_older_write_that_lands_at_the_old_place_after_the_move_is_cleared(make_world: Callable[..., World]) -> None:
     """With our ids a late update makes the record anew."""
     world = make_world(erp=Placed(assigns_ids=False))
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     fail_once(world, "update", lost_answer())
-    world.put("a", name="under way", group="A")
-    world.drain()
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a", name="under way", group="A")
+    world.run_drain()
+    world.put_record("a", group="B")
+    world.run_drain()
     asyncio.run(world.erp.update(Item("a", "A", {"code": "a", "store": "A", "name": "under way"})))
     settled(world)
     assert_in_sync(world)
@@ -187,20 +187,20 @@ def test_an_empty_search_at_an_older_place_is_believed_only_after_search_lag(mak
     erp = SlowToSearch()
     world = make_world(erp=erp, system={"search_lag": 30, "in_flight_window": 5})
     fail_once(world, "create", lost_answer(), landed=True)
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     left = set(erp.store)
     erp.indexed = False
-    world.put("a", group="B")
+    world.put_record("a", group="B")
     archive(world)
-    world.later(15)
-    world.drain()
-    erp.store = {"made-in-B": {**world.truth()["a"]}} | erp.store
+    world.advance_clock(15)
+    world.run_drain()
+    erp.store = {"made-in-B": {**world.expected_mirror()["a"]}} | erp.store
     erp.places["made-in-B"] = "B"
     world.query("UPDATE sync.records SET external_id = 'made-in-B'")
-    world.drain()
+    world.run_drain()
     calls = erp.calls.total()
-    world.drain()
+    world.run_drain()
     assert erp.calls.total() == calls, "it is looked at again only when there can be more to see"
     assert left <= set(erp.store)
     erp.indexed = True
@@ -214,11 +214,11 @@ def test_where_nothing_can_be_searched_a_lost_create_at_another_place_is_held_fo
     """Its idempotency key is of no use at the new place."""
     world = make_world(erp=Placed(can_lookup=False, idempotent_create=True))
     fail_once(world, "create", lost_answer(), landed=True)
-    world.put("a", group="A")
-    world.drain()
-    world.put("a", group="B")
+    world.put_record("a", group="A")
+    world.run_drain()
+    world.put_record("a", group="B")
     settled(world)
-    assert (world.erp.calls["create"], world.row("a").stopped) == (1, "on_hold")
+    assert (world.erp.calls["create"], world.read_record_row("a").stopped) == (1, "on_hold")
 
 
 # Late workers --------------------------------------------------------------------------------------------------------
@@ -239,12 +239,12 @@ def pushed(world: World, claimed: Claim) -> Pushed:
 
 def late_and_holder(world: World) -> tuple[Claim, Claim]:
     """A lease that ran out, and the one that followed it, which has found nothing there and may create."""
-    world.put("a")
+    world.put_record("a")
     archive(world)
     late = leased(world)
-    world.later(30)
+    world.advance_clock(30)
     leased(world)
-    world.later(30)
+    world.advance_clock(30)
     world.query("UPDATE sync.records SET lease_until = sync.clock(), outcome_unknown_until = NULL, lease_token = NULL")
     return late, leased(world)
 
@@ -256,7 +256,7 @@ def test_what_a_late_create_made_while_another_push_was_under_way_goes(world: Wo
     settle_one(world, made_by_holder)
     settled(world)
     assert_in_sync(world)
-    assert world.row("a").external_id == made_by_holder.external_id
+    assert world.read_record_row("a").external_id == made_by_holder.external_id
 
 
 def test_what_a_late_create_made_stays_where_the_holder_has_adopted_it(world: World) -> None:
@@ -298,15 +298,15 @@ def test_what_a_late_create_made_of_a_record_that_is_deleted_by_then_goes_from_w
     make_world: Callable[..., World],
 ) -> None:
     world = make_world(erp=Placed(can_lookup=False))
-    world.put("a", group="A")
+    world.put_record("a", group="A")
     archive(world)
     late = leased(world)
-    world.later(30)
+    world.advance_clock(30)
     world.query("UPDATE sync.records SET lease_token = NULL, lease_until = NULL")
-    world.put("a", group="B")
-    world.drain()
-    world.remove("a")
-    world.drain()
+    world.put_record("a", group="B")
+    world.run_drain()
+    world.delete_record("a")
+    world.run_drain()
     assert world.erp.store == {}
     settle_one(world, pushed(world, late))
     assert len(world.erp.store) == 1

@@ -130,7 +130,7 @@ def running(kind: type[Broker]) -> Iterator[Any]:
     url = AMQP if kind is Rabbit else REDIS
     place = urlsplit(url)
     try:
-        socket.create_connection((place.hostname, place.port), timeout=2).close()  # type: ignore[arg-type]
+        socket.create_connection((place.hostname, place.port), timeout=2).close()
     except OSError:
         pytest.skip(f"no {kind.__name__} runs at {place.hostname}:{place.port}")
     broker = kind()  # type: ignore[call-arg]
@@ -184,7 +184,7 @@ class Proxy:
         with suppress(OSError):
             while True:
                 near, _ = listener.accept()
-                far = socket.create_connection((self._to.hostname, self._to.port))  # type: ignore[arg-type]
+                far = socket.create_connection((self._to.hostname, self._to.port))
                 self._pairs += [near, far]
                 threading.Thread(target=_pass_on, args=(near, far), daemon=True).start()
 

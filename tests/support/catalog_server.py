@@ -103,7 +103,7 @@ class Catalog:
 
     async def _handle(self, request: Request) -> Response:
         content = await request.body()
-        body = json.loads(content) if content else None
+        body: Any = json.loads(content) if content else None
         parts = request.path_params["rest"].split("/")
         self.calls[f"{request.method} {parts[0]}"] += 1
         named = {
@@ -122,7 +122,7 @@ class Catalog:
             case "GET", ["count"]:
                 return JSONResponse({"n": len(self._found(dict(request.query_params)))})
             case "GET", ["items", item_id]:
-                return JSONResponse(*((self.items[item_id],) if item_id in self.items else ({}, 404)))
+                return JSONResponse(self.items.get(item_id, {}), 200 if item_id in self.items else 404)
             case "POST", ["items"]:
                 return self._answered(self._write(None, {**body, **named}))
             case "PUT", ["items", item_id]:

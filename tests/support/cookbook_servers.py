@@ -398,7 +398,7 @@ class Sources:
     """The internal systems of the cookbook: 45 products of two stores, and what a warehouse has of them."""
 
     def __init__(self) -> None:
-        self.products = [
+        self.products: list[dict[str, Any]] = [
             {
                 "sku": f"p{n:02}",
                 "store": "AB"[n % 2],

@@ -9,23 +9,25 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
 
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.database.migrate import migrate
 
 _numbers = itertools.count(1)
 _SESSIONS_LIMIT = 6
+T = TypeVar("T")
 
 # What would be another if a test had changed the schema, its functions, triggers or version, or left settings behind.
 _SHAPE = """
@@ -124,11 +126,13 @@ class _Database:
 
 def _reset(engine: Engine) -> list[int]:
     """Resets the idle sessions of an engine, up to a limit, and closes the others."""
-    if engine.pool.checkedout():
+    pool = engine.pool
+    assert isinstance(pool, QueuePool)
+    if pool.checkedout():
         engine.dispose()  # a test left one behind
     kept = []
     with ExitStack() as taken:
-        for number in range(engine.pool.checkedin()):
+        for number in range(pool.checkedin()):
             session = engine.raw_connection()
             taken.callback(session.close)
             driver: Any = session.driver_connection
@@ -236,11 +240,11 @@ def database_url(server_url: str, template: str, template_shape: tuple[Any, ...]
         drop(server_url, database.url)
 
 
-def _shape_of(connection: Any) -> tuple[Any, ...]:
+def _shape_of(connection: Connection) -> tuple[Any, ...]:
     return tuple(run(connection, _SHAPE)[0])
 
 
-def _with(url: str, work: Any) -> Any:
+def _with(url: str, work: Callable[[Connection], T]) -> T:
     engine = connect(url)
     try:
         with engine.begin() as connection:

@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import World
 from fakes import FakeSource, FakeThirdParty, two_part_config
 from sqlalchemy import Engine
 from tenacity import wait_none
+from world import World
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
@@ -273,15 +273,15 @@ class FieldWorld(World):
     stock: FieldSource = field(default_factory=FieldSource)
     erp: FieldThirdParty = field(default_factory=FieldThirdParty)
 
-    def assembled(self) -> Any:
+    def assemble_context(self) -> Any:
         return assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))
 
-    def ours(self) -> dict[str, dict[str, Any]]:
+    def own_mirror_by_key(self) -> dict[str, dict[str, Any]]:
         """What the third party holds for us, by its id."""
         return {each: record for each, record in self.erp.store.items() if each not in self.erp.others}
 
-    def mirrored(self) -> dict[str, dict[str, Any]]:
-        return {record["code"]: record for record in self.ours().values()}
+    def mirror_by_key(self) -> dict[str, dict[str, Any]]:
+        return {record["code"]: record for record in self.own_mirror_by_key().values()}
 
 
 @contextmanager

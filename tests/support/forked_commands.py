@@ -43,8 +43,8 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], crash_at: str 
     from sync_orchestrator.cli import app
     from sync_orchestrator.core.crash_points import CrashPoint
 
-    def die(point: CrashPoint) -> None:
-        if point.name == crash_at:
+    def die(self: CrashPoint) -> None:
+        if self.name == crash_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     CrashPoint.__call__ = die  # type: ignore[method-assign]

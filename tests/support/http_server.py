@@ -20,12 +20,15 @@ from sync_orchestrator.errors import CallFailed
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
+"""Keys that are awkward in a path."""
+
 
 class Server:
     """One handler behind a real port; ``seen`` holds (method, path as sent, query) of every call."""
 
     def __init__(self) -> None:
-        self.handler: Handler = self.nothing
+        self.handler: Handler = self.respond_with_nothing
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(self._app, interface="asgi3", log_level="critical", lifespan="off")
@@ -37,10 +40,10 @@ class Server:
         self._thread = threading.Thread(target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, daemon=True)
         self._thread.start()
 
-    async def nothing(self, request: Request) -> Response:
+    async def respond_with_nothing(self, request: Request) -> Response:
         return JSONResponse({"error": "no such thing"}, 404)
 
-    def answers(self, content: Any, status: int = 200) -> None:
+    def respond_with(self, content: Any, status: int = 200) -> None:
         """Every call gets this document."""
 
         async def handler(request: Request) -> Response:

@@ -15,8 +15,8 @@ from itertools import count, cycle
 from random import Random
 from typing import Any, Literal
 
-from conftest import World
 from fakes import FakeThirdParty, lost_answer
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -119,7 +119,7 @@ class Watched:
             self.calls["list"] += 1
             shown.update({str(found.key): found.fields for found in page})
             yield page
-        should = {key: row for key, row in self._world.truth().items() if row["store"] == group}
+        should = {key: row for key, row in self._world.expected_mirror().items() if row["store"] == group}
         self.differing = {key for key in shown.keys() | should.keys() if shown.get(key) != should.get(key)}
 
 
@@ -205,7 +205,7 @@ class Experiment:
         for group in self._groups:
             for number in range(self._size):
                 key = f"{group}-{number:05}"
-                self.world.put(key, count=number, group=group, tell=False)
+                self.world.put_record(key, count=number, group=group, notify=False)
                 self._members[group].append(key)
             await full_sync(self.world.context, self.world.entity, group, patience=60)
 
@@ -228,7 +228,7 @@ class Experiment:
         (what,) = self._load.choices(("update", "stock", "create", "delete", "move"), (50, 25, 10, 10, 5))
         if what == "create" or len(members) < self._size // 2:
             key = f"{group}-new{number:05}"
-            world.put(key, count=number, group=group, tell=False)
+            world.put_record(key, count=number, group=group, notify=False)
             members.append(key)
             return [
                 _event(world.shop.rows[key], "shop", "create", number),
@@ -278,7 +278,7 @@ class Experiment:
                 self._alter(row)
                 self._note(kind, row.key, group, row.at)
             if kind in ("phantom", "swapped"):
-                ghost = (
+                ghost: dict[str, Any] = (
                     ghosts.pop()
                     if ghosts
                     else {"code": f"stranger{next(self._numbers)}", "store": group, "name": "by hand", "count": 0}

@@ -6,9 +6,10 @@ Not here: classes that cannot even be loaded (``test_custom_adapters.py`` writes
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any, ClassVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, ClassVar, cast
 
+import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from sync_orchestrator.adapters.custom.base import Given, SourceAdapter, ThirdPartyAdapter
@@ -17,7 +18,7 @@ from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead
 Misbehaviour = Callable[[], Any]
 
 
-class Settings(BaseModel):
+class ShelfSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     collection: str = "things"
@@ -28,9 +29,9 @@ class Settings(BaseModel):
 class Shelf(ThirdPartyAdapter):
     """Keeps records in memory, by collection. ``instead`` is what a method does in place of its work."""
 
-    Settings = Settings
+    Settings = ShelfSettings
     capabilities = Capabilities(assigns_ids=True, can_lookup=True, idempotent_create=False, group_in_address=False)
-    settings: Settings
+    settings: ShelfSettings
     kept: ClassVar[dict[str, dict[str, dict[str, Any]]]] = {}
     instead: ClassVar[dict[str, Misbehaviour]] = {}
 
@@ -40,14 +41,14 @@ class Shelf(ThirdPartyAdapter):
 
     async def create(self, item: Item) -> str:
         if "create" in self.instead:
-            return await _made(self.instead["create"])
+            return cast("str", await _made(self.instead["create"]))
         external_id = f"s{len(self.records) + 1}"
         self.records[external_id] = dict(item.payload)
         return external_id
 
     async def update(self, item: Item) -> str | None:
         if "update" in self.instead:
-            return await _made(self.instead["update"])
+            return cast("str | None", await _made(self.instead["update"]))
         if item.external_id not in self.records:
             return None
         self.records[item.external_id] = dict(item.payload)
@@ -55,18 +56,18 @@ class Shelf(ThirdPartyAdapter):
 
     async def delete(self, item: Item) -> None:
         if "delete" in self.instead:
-            return await _made(self.instead["delete"])
+            return cast(None, await _made(self.instead["delete"]))
         self.records.pop(item.external_id or "", None)
         return None
 
     async def read(self, item: Item) -> Found | None:
         if "read" in self.instead:
-            return await _made(self.instead["read"])
+            return cast("Found | None", await _made(self.instead["read"]))
         return self._found(item.external_id) if item.external_id in self.records else None
 
     async def lookup(self, key: str, group: str | None) -> list[Found]:
         if "lookup" in self.instead:
-            return await _made(self.instead["lookup"])
+            return cast("list[Found]", await _made(self.instead["lookup"]))
         return [self._found(each) for each, record in self.records.items() if record[self.key_field] == key]
 
     async def pages(self, group: str) -> AsyncIterator[list[Found]]:
@@ -78,8 +79,8 @@ class Shelf(ThirdPartyAdapter):
 
     async def count(self, group: str) -> int | None:
         if "count" in self.instead:
-            return await _made(self.instead["count"])
-        return sum(record["store"] == group for record in self.records.values())
+            return cast("int | None", await _made(self.instead["count"]))
+        return len([record for record in self.records.values() if record["store"] == group])
 
     def _found(self, external_id: str) -> Found:
         record = self.records[external_id]
@@ -106,3 +107,39 @@ class ReadableDrawer(Drawer):
 async def _made(misbehaviour: Misbehaviour) -> Any:
     came = misbehaviour()
     return await came if asyncio.iscoroutine(came) else came
+
+
+def class_document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, Any]:
+    """An entity whose source and third party are classes."""
+    entity = {
+        "owner": "shop",
+        "parts": {"shop": {"key": "key", "group": "store", "version": {"path": "v", "kind": "number"}}},
+        "mapping": {"code": "key", "store": "group", "name": "shop.name"},
+        "retry": {"retries": 1, "first_wait": 0},
+        "third_party": {"system": "erp", "key_field": "code", **changes.pop("third_party", {})},
+        "validation": {"confirm_after": 0},
+    }
+    return {
+        "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
+        "third_parties": {
+            "erp": {
+                "adapter": adapter,
+                "search_lag": 0,
+                "in_flight_window": 0,
+                "timeout": 5,
+                **changes.pop("system", {}),
+            }
+        },
+        "entities": {"item": entity},
+        "alerts": {"group_wait": 0},
+        **changes,
+    }
+
+
+@pytest.fixture(autouse=True)
+def empty_shelves() -> Iterator[None]:
+    """Empties what the classes keep, after each test of a module that imports this."""
+    yield
+    Shelf.kept.clear()
+    Shelf.instead.clear()
+    Drawer.rows.clear()

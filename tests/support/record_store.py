@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from conftest import World
 from fakes import two_part_config
 from http_server import Server
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
@@ -70,7 +70,7 @@ class Store:
         self.our_ids, self.unique, self.keeps = our_ids, unique, keeps
         self.remembers, self.put_makes = remembers, put_makes
         self.says: Answers = lambda store, item: JSONResponse(item)
-        self.missing = lambda: JSONResponse({"error": "no such item"}, 404)
+        self.missing: Callable[[], Response] = lambda: JSONResponse({"error": "no such item"}, 404)
         self.precondition: Callable[[Request, Any, dict[str, Any]], Response | None] = lambda request, body, item: None
         self.shown: Callable[[dict[str, Any]], Response] = JSONResponse
         self.delete_refused: Callable[[Request, str], Response | None] = lambda request, item_id: None
@@ -183,20 +183,20 @@ def adapter(server: Server, target: dict[str, Any], *mapped: str) -> RestThirdPa
 class HttpWorld(World):
     """Sources in memory, and a third party over HTTP."""
 
-    def drain(self) -> DrainReport:
+    def run_drain(self) -> DrainReport:
         return perform(self.context, drain(self.context, linger=0, most_seconds=60))
 
-    def full_sync(self, group: str = "A", **options: Any) -> StepReport:
+    def run_full_sync(self, group: str = "A", **options: Any) -> StepReport:
         return perform(self.context, full_sync(self.context, self.entity, group, patience=0.3, **options))[1]
 
-    def validate(self, group: str = "A", **options: Any) -> GroupValidation:
+    def run_validation(self, group: str = "A", **options: Any) -> GroupValidation:
         return perform(self.context, validate(self.context, self.entity, group, **options))
 
-    def settled(self, times: int = 3) -> None:
+    def run_until_settled(self, times: int = 3) -> None:
         """Drains until what was unknown is known."""
         for _ in range(times):
-            self.drain()
-            self.later(61)
+            self.run_drain()
+            self.advance_clock(61)
 
 
 def http_world(engine: Engine, server: Server, target: dict[str, Any]) -> HttpWorld:

@@ -13,22 +13,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import yaml
 from http_server import Server
 from paths import ROOT
+from ports import free_ports
 from small_systems import Backoffice, Partner
 from starlette.requests import Request
 from starlette.responses import Response
-from test_up import free_ports
 
 PATIENCE = 90.0
 SHOPS = ("berlin", "lisbon", "lyon", "oslo", "porto", "turin")
 PRODUCTS_EACH = 25
 
-T = Any
+T = TypeVar("T")
 
 
 def eventually(check: Callable[[], T], what: str, patience: float = PATIENCE) -> T:

@@ -15,7 +15,7 @@ import httpx
 import yaml
 from fakes import two_part_config
 from paths import ROOT
-from test_up import free_ports
+from ports import free_ports
 
 from sync_orchestrator.database import embedded
 from sync_orchestrator.supervisor.process_tree import Tree

@@ -5,29 +5,18 @@ Not here: groups in mapped fields or in the address (``test_group_moves.py``).
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
-from catalog_server import CARRIERS, REFERENCE, TARGET, Catalog, catalog_world, in_bulk, writing
-from http_server import Server, failure_of
-from pydantic import ValidationError
+from catalog_server import CARRIERS, TARGET, Catalog, catalog_world
+from http_server import Server
 from record_store import HttpWorld
 from sqlalchemy import Engine
 
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.rest.third_party import RestThirdParty, capabilities_of
-from sync_orchestrator.config import Config, Target
-from sync_orchestrator.config import Http as HttpSettings
-from sync_orchestrator.conformance import conformance
-from sync_orchestrator.conformance.source import SOURCE
-from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.full_sync.plan import plan_group
 from sync_orchestrator.core.operations.repair import repair
-from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.core.values.places import GROUP_FIELD, ID_FIELD
-from sync_orchestrator.errors import Failure
 
 SHOWN = {**CARRIERS["body"], "group": "store"}
 HIDDEN = CARRIERS["body"]
@@ -37,16 +26,16 @@ either_way = pytest.mark.parametrize("target", [SHOWN, HIDDEN], ids=["shown", "n
 def make_in_sync(world: HttpWorld, keys: str = "abc", **more: Any) -> None:
     """Records in A, with both groups synced."""
     for key in keys:
-        world.put(key, **more)
-    world.drain()
+        world.put_record(key, **more)
+    world.run_drain()
     for group in "AB":
-        world.full_sync(group)
-    world.later(1)
+        world.run_full_sync(group)
+    world.advance_clock(1)
 
 
 def looks(world: HttpWorld) -> dict[str, tuple[str, int, int | None, str | None]]:
     """What a full validation says of each group."""
-    found = {group: world.validate(group, full=True) for group in "AB"}
+    found = {group: world.run_validation(group, full=True) for group in "AB"}
     return {group: (each.verdict, each.expected, each.counted, each.reason) for group, each in found.items()}
 
 
@@ -64,10 +53,10 @@ def test_an_event_that_changes_only_the_group_moves_the_record(
     world = catalog_world(engine, server, {**CARRIERS[carrier], **({"group": "store"} if group_is == "shown" else {})})
     make_in_sync(world)
     assert {item["store"] for item in catalog.items.values()} == {"A"}
-    world.put("b", group="B")
-    world.drain()
-    assert (catalog.of("b")["store"], world.row("b").applied_group, len(catalog.items)) == ("B", "B", 3)
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    assert (catalog.of("b")["store"], world.read_record_row("b").applied_group, len(catalog.items)) == ("B", "B", 3)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_sync", 2, 2, None), "B": ("in_sync", 1, 1, None)}
     world.close()
 
@@ -79,10 +68,10 @@ def test_an_event_that_changes_only_the_group_makes_no_call_where_no_write_sends
     world = catalog_world(engine, server, {**TARGET, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_sync(world)
     before = dict(catalog.calls)
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     assert dict(catalog.calls) == before
-    assert world.states()["done"] == 8
+    assert world.count_events_by_state()["done"] == 8
     world.close()
 
 
@@ -95,12 +84,12 @@ def test_a_group_that_a_lost_call_may_have_changed_is_written_again(
     world = catalog_world(engine, server, target)
     make_in_sync(world)
     catalog.lost = [504]
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     assert catalog.of("b")["store"] == "B"
-    world.put("b", group="A")
-    world.settled()
-    assert (catalog.of("b")["store"], world.row("b").outcome_unknown_until) == ("A", None)
+    world.put_record("b", group="A")
+    world.run_until_settled()
+    assert (catalog.of("b")["store"], world.read_record_row("b").outcome_unknown_until) == ("A", None)
     world.close()
 
 
@@ -108,17 +97,17 @@ def test_what_was_refused_in_one_group_is_sent_in_another(engine: Engine, server
     catalog = Catalog(server)
     catalog.refused = {"A"}
     world = catalog_world(engine, server, SHOWN)
-    world.put("a")
-    world.drain()
-    assert (world.states(), catalog.items) == ({"dead": 2}, {})
-    world.put("a", group="B")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
+    assert (world.count_events_by_state(), catalog.items) == ({"dead": 2}, {})
+    world.put_record("a", group="B")
+    world.run_drain()
     assert catalog.of("a")["store"] == "B"
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     refused = catalog.calls["PUT items"]
-    world.put("a", group="A")
-    world.drain()
+    world.put_record("a", group="A")
+    world.run_drain()
     assert catalog.calls["PUT items"] == refused, "the same payload in the same group is not sent again"
     world.close()
 
@@ -130,22 +119,13 @@ def test_a_plan_shows_an_update_for_a_record_that_changed_its_group_alone(
     Catalog(server)
     world = catalog_world(engine, server, target)
     make_in_sync(world)
-    world.put("b", group="B", tell=False)
+    world.put_record("b", group="B", notify=False)
     plan = perform(world.context, plan_group(world.context, world.entity, "B"))
     assert plan.counts == {"update": 1}
     assert plan.samples[0].fields == [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}]
-    world.full_sync("B")
+    world.run_full_sync("B")
     assert perform(world.context, plan_group(world.context, world.entity, "B")).counts == {"unchanged": 1}
     world.close()
-
-
-def test_a_group_that_reaches_the_path_by_a_reference_is_a_part_of_the_address() -> None:
-    path = {"path": "/stores/{{ store_id }}/items/{{ id }}"}
-    target = Target.model_validate(
-        {**TARGET, "update": {**path, "method": "PUT"}, "delete": path, "read": path, "references": REFERENCE}
-    )
-    assert capabilities_of(target).group_in_address
-    assert not capabilities_of(Target.model_validate({**TARGET, "references": REFERENCE})).group_in_address
 
 
 # Validation.
@@ -162,16 +142,16 @@ def test_a_record_that_is_in_another_group_there_or_in_none_is_found_and_repaire
     world = catalog_world(engine, server, {**target, "count": count})
     make_in_sync(world)
     catalog.of("b")["store"] = other
-    found = world.validate("A", full=count is None)
+    found = world.run_validation("A", full=count is None)
     [drift] = found.drift
     assert (found.verdict, drift.key, drift.kind, drift.status) == ("drift", "b", "different", "repairing")
     shown = other if target is SHOWN else None
     assert drift.sample == [{"field": GROUP_FIELD, "ours": "A", "theirs": shown}]
     [alert] = world.query("SELECT examples FROM sync.alerts WHERE kind = 'drift'")
     assert alert.examples == [f"b (different: business group {shown or 'none'} there, A expected)"]
-    world.drain()
+    world.run_drain()
     assert catalog.of("b")["store"] == "A"
-    world.later(1)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_sync", 3, 3, None), "B": ("in_sync", 0, 0, None)}
     world.close()
 
@@ -184,18 +164,18 @@ def test_a_record_that_was_moved_here_and_not_there_is_drift_in_its_old_group(
     catalog = Catalog(server)
     world = catalog_world(engine, server, target)
     make_in_sync(world)
-    world.put("b", group="B")
-    world.drain()
+    world.put_record("b", group="B")
+    world.run_drain()
     catalog.of("b")["store"] = "A"
-    world.later(1)
-    found = world.validate("A")
+    world.advance_clock(1)
+    found = world.run_validation("A")
     assert (found.verdict, found.expected, found.counted) == ("drift", 2, 3)
     assert [(drift.key, drift.kind, drift.sample) for drift in found.drift] == [
         ("b", "different", [{"field": GROUP_FIELD, "ours": "B", "theirs": "A"}])
     ]
-    world.drain()
+    world.run_drain()
     assert catalog.of("b")["store"] == "B"
-    world.later(1)
+    world.advance_clock(1)
     assert looks(world) == {"A": ("in_sync", 2, 2, None), "B": ("in_sync", 1, 1, None)}
     assert world.query("SELECT count(*) FROM sync.drift WHERE status <> 'repaired'")[0][0] == 0
     world.close()
@@ -209,7 +189,7 @@ def test_a_repair_that_an_operator_starts_moves_the_record(
     world = catalog_world(engine, server, target, validation={"confirm_after": 0, "repair": "ask"})
     make_in_sync(world)
     catalog.of("b")["store"] = "B"
-    assert [drift.status for drift in world.validate("A", full=True).drift] == ["found"]
+    assert [drift.status for drift in world.run_validation("A", full=True).drift] == ["found"]
     repaired = perform(world.context, repair(world.context, world.entity, "A"))
     assert (repaired.sent, catalog.of("b")["store"]) == (1, "A")
     world.close()
@@ -221,9 +201,9 @@ def test_a_listing_that_shows_all_groups_and_names_none_is_no_drift_but_says_why
     Catalog(server)
     world = catalog_world(engine, server, {**HIDDEN, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_sync(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
     assert looks(world) == {
         "A": ("in_sync", 2, 3, "3 counted, 2 expected: 1 of other business groups"),
         "B": ("in_sync", 1, 3, "3 counted, 1 expected: 2 of other business groups"),
@@ -237,15 +217,15 @@ def test_a_listing_that_shows_all_groups_and_names_them_is_compared_by_what_it_n
     catalog = Catalog(server)
     world = catalog_world(engine, server, {**SHOWN, "list": {"path": "/items"}, "filter_check": {"off": True}})
     make_in_sync(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
     before = catalog.calls["GET items"]
     assert {group: look[0] for group, look in looks(world).items()} == {"A": "in_sync", "B": "in_sync"}
     assert catalog.calls["GET items"] - before == 2, "one listing a group, and no record is looked at again"
     catalog.of("c")["store"] = None
-    world.later(1)
-    assert [drift.key for drift in world.validate("A", full=True).drift] == ["c"]
+    world.advance_clock(1)
+    assert [drift.key for drift in world.run_validation("A", full=True).drift] == ["c"]
     world.close()
 
 
@@ -256,10 +236,10 @@ def test_a_count_that_does_not_fit_has_a_reason(engine: Engine, server: Server) 
     )
     make_in_sync(world)
     catalog.by_hand(code="z", name="theirs", store="A")
-    found = world.validate("A")
+    found = world.run_validation("A")
     assert (found.verdict, found.unmanaged, found.reason) == ("in_sync", 1, "4 counted, 3 expected: 1 unmanaged")
-    world.later(1)
-    again = world.validate("A")
+    world.advance_clock(1)
+    again = world.run_validation("A")
     assert (again.compared, again.reason) == (None, "4 counted, 3 expected: 1 unmanaged")
     world.close()
 
@@ -270,11 +250,11 @@ def test_a_count_that_contradicts_the_listing_has_a_reason(engine: Engine, serve
         engine, server, {**SHOWN, "count": {"path": "/count", "number": "n"}, "filter_check": {"off": True}}
     )
     make_in_sync(world)
-    world.put("b", group="B")
-    world.drain()
-    world.later(1)
-    assert world.validate("A", full=True).reason is None
-    found = world.validate("A")
+    world.put_record("b", group="B")
+    world.run_drain()
+    world.advance_clock(1)
+    assert world.run_validation("A", full=True).reason is None
+    found = world.run_validation("A")
     assert (found.verdict, found.expected, found.counted, found.reason) == (
         "in_sync",
         2,
@@ -290,10 +270,10 @@ def test_a_sample_shows_the_id_under_which_a_copy_was_made(engine: Engine, serve
     make_in_sync(world)
     copy = catalog.by_hand(**{**catalog.of("b"), "id": "x9"})
     catalog.items["x9"] = catalog.items.pop(copy)
-    [drift] = world.validate("A", full=True).drift
+    [drift] = world.run_validation("A", full=True).drift
     assert (drift.kind, drift.sample) == (
         "duplicate",
-        [{"field": ID_FIELD, "ours": world.row("b").external_id, "theirs": "x9"}],
+        [{"field": ID_FIELD, "ours": world.read_record_row("b").external_id, "theirs": "x9"}],
     )
     world.close()
 
@@ -301,126 +281,4 @@ def test_a_sample_shows_the_id_under_which_a_copy_was_made(engine: Engine, serve
 # References in the items of bulk calls.
 
 
-def bulk_adapter(server: Server, target: dict[str, Any]) -> RestThirdParty:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    return RestThirdParty(client, Target.model_validate(target), ("code", "name", "count"))
-
-
-async def test_a_reference_in_a_bulk_item_is_each_records_own(server: Server) -> None:
-    catalog = Catalog(server)
-    erp = bulk_adapter(server, CARRIERS["reference in a bulk item"])
-    ids = await asyncio.gather(
-        *(
-            erp.create(Item(key, group, {"code": key, "name": "n", "count": 1}))
-            for key, group in (("a", "A"), ("b", "B"), ("c", "A"))
-        )
-    )
-    assert [catalog.items[item_id]["store"] for item_id in ids] == ["A", "B", "A"]
-    assert (catalog.calls["POST bulk"], catalog.calls["GET stores"]) == (1, 2)
-    await erp.close()
-
-
-async def test_a_record_whose_reference_is_not_there_yet_holds_up_no_other_of_its_call(server: Server) -> None:
-    catalog = Catalog(server)
-    erp = bulk_adapter(server, CARRIERS["reference in a bulk item"])
-    good, waits = await asyncio.gather(
-        erp.create(Item("a", "A", {"code": "a", "name": "n", "count": 1})),
-        failure_of(erp.create(Item("z", "Z", {"code": "z", "name": "n", "count": 1}))),
-    )
-    assert (catalog.items[good]["code"], waits.kind, len(catalog.items)) == ("a", Failure.REFERENCE, 1)
-    await erp.close()
-
-
-async def test_a_reference_that_needs_the_payload_is_null_in_a_bulk_delete(server: Server) -> None:
-    catalog = Catalog(server)
-    target = in_bulk(store_id="{{ store_id }}")
-    reference = {"store_id": {**REFERENCE["store_id"], "params": {"code": "{{ payload.name }}"}}}
-    target = {**target, "references": reference, "bulk_delete": target["bulk_update"]}
-    erp = bulk_adapter(server, target)
-    made = await erp.create(Item("a", "A", {"code": "a", "name": "B", "count": 1}))
-    assert catalog.items[made]["store"] == "B"
-    catalog.bodies.clear()
-    await failure_of(erp.delete(Item("a", "A", {}, made)))
-    assert catalog.bodies[0][0]["store_id"] is None
-    await erp.close()
-
-
-def test_a_name_that_is_no_reference_is_refused_in_a_bulk_item() -> None:
-    with pytest.raises(ValidationError, match=r"item: nothing fills in 'shop_id'; known here: .*payload.*store_id"):
-        Target.model_validate({**in_bulk(store="{{ shop_id }}"), "references": REFERENCE})
-
-
 # Conformance.
-
-
-def catalog_config(server: Server, target: dict[str, Any]) -> Config:
-    part = {"key": "code", "version": {"path": "v", "kind": "number"}, "group": "store", "list": {"path": "/"}}
-    return Config.model_validate(
-        {
-            "sources": {"shop": {"base_url": server.url}},
-            "third_parties": {"erp": {"base_url": server.url, "timeout": 5, "search_lag": 0}},
-            "entities": {
-                "item": {
-                    "owner": "shop",
-                    "parts": {"shop": part},
-                    "third_party": target,
-                    "mapping": {"code": "key", "name": "shop.name", "count": "shop.count"},
-                }
-            },
-        }
-    )
-
-
-def ended(server: Server, target: dict[str, Any], behaviour: str, **options: Any) -> Any:
-    skip = {*THIRD_PARTY.names, *SOURCE.names} - {behaviour}
-    report = asyncio.run(
-        conformance(
-            catalog_config(server, target),
-            "item",
-            samples=[{"code": "k", "name": "a thing", "count": 3}],
-            group="A",
-            other_group="B",
-            skip=skip,
-            **options,
-        )
-    )
-    return report.of(behaviour)
-
-
-@pytest.mark.parametrize("carrier", CARRIERS)
-def test_group_can_change_makes_the_call_that_a_push_makes(server: Server, carrier: str) -> None:
-    Catalog(server)
-    ending = ended(server, CARRIERS[carrier], "group-can-change")
-    assert (ending.outcome, ending.came) == ("passed", "")
-
-
-def test_group_can_change_fails_where_nothing_that_is_sent_holds_the_group(server: Server) -> None:
-    Catalog(server)
-    ending = ended(server, TARGET, "group-can-change")
-    assert ending.outcome == "failed"
-    assert "neither a mapped field nor a template of a write holds the group" in ending.came
-    assert "put {{ group }} into the calls that write" in ending.hint
-
-
-@pytest.mark.parametrize("forgotten", ["name", "count"])
-def test_update_then_read_changes_every_mapped_field(server: Server, forgotten: str) -> None:
-    body = {name: f"{{{{ payload.{name} }}}}" for name in ("code", "name", "count") if name != forgotten}
-    Catalog(server)
-    ending = ended(server, {**TARGET, "update": {**TARGET["update"], "body": body}}, "update-then-read")
-    assert ending.outcome == "failed"
-    assert forgotten in ending.came
-
-
-def test_update_then_read_changes_field_by_field_where_one_cannot_be_changed(server: Server) -> None:
-    """The count is refused, and the name is not sent at all."""
-    catalog = Catalog(server)
-    plain = catalog._write
-
-    def picky(item_id: str | None, fields: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        return ({"error": "count"}, 422) if fields.get("count") not in (None, 3) else plain(item_id, fields)
-
-    catalog._write = picky  # type: ignore[method-assign]
-    assert ended(server, TARGET, "update-then-read").outcome == "passed"
-    without_name = writing(body={"code": "{{ payload.code }}", "count": "{{ payload.count }}", "name": "fixed"})
-    ending = ended(server, {**TARGET, "update": without_name["update"]}, "update-then-read")
-    assert (ending.outcome, "name" in ending.came) == ("failed", True)

@@ -159,11 +159,11 @@ def test_a_create_whose_second_call_failed_is_completed(engine: Engine, server: 
     shop = Shop(server)
     world = shop_world(engine, server, WAYS[way])
     shop.instead["POST prices"] = [status]
-    world.put("a", count=5)
-    world.drain()
+    world.put_record("a", count=5)
+    world.run_drain()
     assert shop.held() == [("a", "n", None)]
-    world.put("a", name="next", count=6)
-    world.settled()
+    world.put_record("a", name="next", count=6)
+    world.run_until_settled()
     assert (shop.held(), is_in_sync(world)) == ([("a", "next", 6)], True)
     world.close()
 
@@ -172,17 +172,17 @@ def test_a_create_whose_second_call_failed_is_completed(engine: Engine, server: 
 def test_an_update_whose_child_was_deleted_there_makes_it_again(engine: Engine, server: Server, way: str) -> None:
     shop = Shop(server)
     world = shop_world(engine, server, WAYS[way])
-    world.put("a", count=5)
-    world.drain()
+    world.put_record("a", count=5)
+    world.run_drain()
     shop.prices.clear()
-    world.put("a", count=6)
-    world.settled()
+    world.put_record("a", count=6)
+    world.run_until_settled()
     assert (shop.held(), is_in_sync(world)) == ([("a", "n", 6)], True)
-    assert world.row("a").external_id in shop.items
-    world.later(61)
-    world.full_sync()
-    world.later(1)
-    assert world.validate(full=True).verdict == "in_sync"
+    assert world.read_record_row("a").external_id in shop.items
+    world.advance_clock(61)
+    world.run_full_sync()
+    world.advance_clock(1)
+    assert world.run_validation(full=True).verdict == "in_sync"
     world.close()
 
 
@@ -198,11 +198,11 @@ def test_a_linked_call_whose_answer_is_lost_ends_in_sync(
         pytest.skip("an unknown create without a search is on hold for an operator")
     world = shop_world(engine, server, {**WAYS[way], **({} if lookup else {"lookup": None})})
     shop.after[lost] = [504]
-    world.put("a", count=5)
-    world.settled()
+    world.put_record("a", count=5)
+    world.run_until_settled()
     shop.prices.clear()
-    world.put("a", name="next", count=6)
-    world.settled(6)
+    world.put_record("a", name="next", count=6)
+    world.run_until_settled(6)
     assert (shop.held(), is_in_sync(world)) == ([("a", "next", 6)], True)
     world.close()
 
@@ -234,18 +234,18 @@ def test_killed_between_linked_calls_and_started_again_all_is_in_sync(
     shop = Shop(server)
     shop.remembers = idempotent
     world = shop_world(engine, server, {**WAYS[way], **({"idempotency": {}} if idempotent else {})})
-    world.put("a", count=5)
-    world.drain()
+    world.put_record("a", count=5)
+    world.run_drain()
     shop.prices.clear()
-    world.put("a", name="next", count=6)
-    world.later(61)
-    died = world.killed(world.drain, point, times)
+    world.put_record("a", name="next", count=6)
+    world.advance_clock(61)
+    died = world.run_until_crash(world.run_drain, point, times)
     assert died or point == "push.half_deleted" or times == 2, f"{point} was not reached"
     assert died or way != "remake" or times == 2, f"{point} was not reached"
-    world.later(200)
-    world.settled(6)
+    world.advance_clock(200)
+    world.run_until_settled(6)
     assert (shop.held(), is_in_sync(world)) == ([("a", "next", 6)], True)
-    assert world.row("a").external_id in shop.items
+    assert world.read_record_row("a").external_id in shop.items
     world.close()
 
 
@@ -263,11 +263,11 @@ def test_killed_between_the_calls_of_a_create_that_is_made_anew(engine: Engine, 
     }
     world = shop_world(engine, server, {**target, **({} if lookup else {"lookup": None})})
     shop.instead["POST prices"] = [422]
-    world.put("a", count=5)
-    assert world.killed(world.drain, "push.half_deleted", 1)
+    world.put_record("a", count=5)
+    assert world.run_until_crash(world.run_drain, "push.half_deleted", 1)
     assert shop.items == {}
-    world.later(200)
-    world.settled(8)
+    world.advance_clock(200)
+    world.run_until_settled(8)
     assert (shop.held(), is_in_sync(world)) == ([("a", "n", 5)], True)
     world.close()
 
@@ -283,13 +283,13 @@ def test_a_create_that_has_to_be_made_anew_leaves_nothing_behind_and_spends_atte
     }
     world = shop_world(engine, server, target)
     shop.instead["POST prices"] = [422] * 4
-    world.put("a", count=5)
+    world.put_record("a", count=5)
     for _ in range(5):
-        world.drain()
-        world.later(61)
-    assert (shop.items, world.states(), len(set(shop.keys))) == ({}, {"dead": 2}, 4)
-    world.put("a", count=6)
-    world.drain()
+        world.run_drain()
+        world.advance_clock(61)
+    assert (shop.items, world.count_events_by_state(), len(set(shop.keys))) == ({}, {"dead": 2}, 4)
+    world.put_record("a", count=6)
+    world.run_drain()
     assert shop.held() == [("a", "n", 6)]
     world.close()
 
@@ -304,11 +304,11 @@ def test_an_update_that_has_to_be_made_anew_again_and_again_dies_in_the_end(engi
         },
     }
     world = shop_world(engine, server, target)
-    world.put("a", count=5)
+    world.put_record("a", count=5)
     for _ in range(10):
-        world.drain()
-        world.later(100)
-    assert (shop.items, world.states()) == ({}, {"dead": 2})
+        world.run_drain()
+        world.advance_clock(100)
+    assert (shop.items, world.count_events_by_state()) == ({}, {"dead": 2})
     world.close()
 
 
@@ -332,21 +332,21 @@ def test_with_our_ids_a_record_is_deleted_and_written_once_more(engine: Engine, 
         server,
         {**THEIRS, "ids": "ours", "create": None, "lookup": None, "update": {**THEIRS["update"], **rule}},
     )
-    world.put("a")
-    world.drain()
-    assert (written, world.states()) == (["PUT", "DELETE", "PUT"], {"done": 2})
+    world.put_record("a")
+    world.run_drain()
+    assert (written, world.count_events_by_state()) == (["PUT", "DELETE", "PUT"], {"done": 2})
     world.close()
 
 
 def test_a_half_under_an_id_that_is_anothers_by_now_is_left_alone(engine: Engine, server: Server) -> None:
     shop = Shop(server)
     world = shop_world(engine, server, REMAKE)
-    world.put("a", count=5)
-    world.drain()
+    world.put_record("a", count=5)
+    world.run_drain()
     shop.prices.clear()
-    shop.items[world.row("a").external_id]["code"] = "others"
-    world.put("a", count=6)
-    world.settled()
+    shop.items[world.read_record_row("a").external_id]["code"] = "others"
+    world.put_record("a", count=6)
+    world.run_until_settled()
     assert sorted(code for code, _, _ in shop.held()) == ["a", "others"]
     world.close()
 
@@ -358,13 +358,13 @@ def test_a_later_call_that_no_read_shows_is_made_after_the_process_died_before_i
     shop = Shop(server)
     hidden = {"also": {}, "fields": {"count": {"read": "id"}}}
     world = shop_world(engine, server, {**IF_MISSING, **hidden})
-    world.put("a", count=5)
-    world.drain()
-    world.put("a", count=6)
-    assert world.killed(world.drain, "writes.between_calls", 1)
+    world.put_record("a", count=5)
+    world.run_drain()
+    world.put_record("a", count=6)
+    assert world.run_until_crash(world.run_drain, "writes.between_calls", 1)
     assert shop.held() == [("a", "n", 5)]
-    world.later(200)
-    world.settled()
+    world.advance_clock(200)
+    world.run_until_settled()
     assert shop.held() == [("a", "n", 6)]
     world.close()
 

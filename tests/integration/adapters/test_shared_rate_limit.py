@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conftest import World
 from http_server import Server
+from world import World
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Get
@@ -60,7 +60,7 @@ def test_it_never_comes_to_a_stop(world: World) -> None:
 
 
 def test_any_429_is_a_refusal(world: World, server: Server) -> None:
-    server.answers({}, 429)
+    server.respond_with({}, 429)
 
     async def call() -> None:
         http = Http(HttpSettings(base_url=server.url), hold_off=SharedHoldOff(world.engine, "erp"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from sync_orchestrator import composition
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance import assert_conforms, conformance
+from sync_orchestrator.conformance.report import Behaviour
 from sync_orchestrator.conformance.source import SOURCE
 from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.full_sync.full_sync import full_sync
@@ -74,7 +76,15 @@ def test_it_is_kept_in_sync(config: Config, erp: Erp, engine: Engine) -> None:
     context = composition.open_context(engine, config)
     article = context.entities["article"]
     perform(context, full_sync(context, article, "north", patience=0.3))
-    assert sorted(each.findtext("code") for each in erp.articles.values()) == ["a-1", "a-2", "a-3", "a-5", "a-6", "a-7"]
+    codes = sorted(str(each.findtext("code")) for each in erp.articles.values())
+    assert codes == [
+        "a-1",
+        "a-2",
+        "a-3",
+        "a-5",
+        "a-6",
+        "a-7",
+    ]
     assert perform(context, validate(context, article, "north", full=True)).verdict == "in_sync"
     cents = erp.articles["A1"].find("cents")
     assert cents is not None
@@ -103,7 +113,7 @@ async def test_the_erp_can_be_started_by_itself(erp: Erp) -> None:
 
 
 async def test_what_is_no_xml_is_a_failure_that_may_pass(config: Config, erp: Erp, server: Server) -> None:
-    server.answers({"maintenance": True})
+    server.respond_with({"maintenance": True})
     adapter = build_third_parties(config, {})["article"]
     with pytest.raises(CallFailed, match="no XML: ") as caught:
         await adapter.update(
@@ -124,5 +134,6 @@ def test_the_document_shows_the_very_code() -> None:
 def test_the_document_names_every_behaviour() -> None:
     text = (ROOT / "docs" / "custom-adapters.md").read_text()
     named = {row.group(1): row.group(2) for row in re.finditer(r"^\| `([a-z-]+)` \| (.*) \|$", text, re.MULTILINE)}
-    behaviours = {each.name: each.says.replace("``", "`") for each in (*THIRD_PARTY.all, *SOURCE.all)}
+    all_of_them: list[Behaviour[Any]] = [*THIRD_PARTY.all, *SOURCE.all]
+    behaviours = {each.name: each.says.replace("``", "`") for each in all_of_them}
     assert behaviours.items() <= named.items()

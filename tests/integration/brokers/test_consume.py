@@ -8,16 +8,25 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from broker_consumers import (
+    PATIENCE,
+    alerts_of,
+    cloud_event,
+    config_for,
+    consuming,
+    eventually,
+    open_rejected,
+    packed,
+    received,
+)
+from broker_messages import ATTRIBUTES, DATA
 from brokers import Broker, Proxy, Rabbit
 from brokers import broker as broker
 from brokers import rabbit as rabbit
@@ -31,87 +40,20 @@ from typer.testing import CliRunner
 
 from sync_orchestrator import composition
 from sync_orchestrator.brokers import consume as consuming_module
+from sync_orchestrator.brokers import messages
 from sync_orchestrator.brokers.consume import Consumption, consume, retry_rejected
-from sync_orchestrator.brokers.messages import Message, events_of
+from sync_orchestrator.brokers.messages import Message
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Config, Consumer
-from sync_orchestrator.config.brokers import BROKERS
-from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger.conservation import count_conservation
 from sync_orchestrator.core.ledger.recording import ChangeEvent
-from sync_orchestrator.errors import ConfigError, InvalidEvent, NotFound
-
-STRUCTURED, BATCH = "application/cloudevents+json", "application/cloudevents-batch+json"
-PATIENCE = 30.0
-
-
-def cloud_event(number: int = 1, **changes: Any) -> dict[str, Any]:
-    return {
-        "specversion": "1.0",
-        "id": f"e{number}",
-        "source": "shop",
-        "type": "item.updated",
-        "subject": f"k{number}",
-        "version": number,
-        "data": {"key": f"k{number}", "store": "A", "v": number},
-        **changes,
-    }
-
-
-def packed(document: Any) -> bytes:
-    return json.dumps(document).encode()
-
-
-def eventually(check: Callable[[], Any], what: str) -> None:
-    """Waits for another thread's or process's doing."""
-    ends = time.monotonic() + PATIENCE
-    while not check():
-        assert time.monotonic() < ends, f"{what} did not come about"
-        time.sleep(0.02)
-
-
-def config_for(broker: Broker, **changes: Any) -> Config:
-    consumer = {"url": broker.url, "queue": broker.queue, **changes.pop("consumer", {})}
-    return two_part_config(consumers={"orders": consumer}, **changes)
-
-
-def received(engine: Engine) -> int:
-    with engine.begin() as connection:
-        return count_conservation(connection).received
+from sync_orchestrator.errors import ConfigError, NotFound
 
 
 def duplicates(engine: Engine) -> int:
     with engine.begin() as connection:
         return count_conservation(connection).duplicates
-
-
-def open_rejected(engine: Engine) -> list[dict[str, Any]]:
-    with engine.begin() as connection:
-        return rejected_messages.listed(connection, None, 100)
-
-
-def alerts_of(engine: Engine, kind: str) -> list[tuple[str, str]]:
-    with engine.begin() as connection:
-        rows = run(
-            connection, "SELECT cause, title FROM sync.alerts WHERE resolved_at IS NULL AND kind = %(kind)s", kind=kind
-        )
-        return [(row.cause, row.title) for row in rows]
-
-
-@contextmanager
-def consuming(engine: Engine, config: Config) -> Iterator[Consumption]:
-    """A consumer at work in a thread; when the block is left it was asked to stop, and has."""
-    stop = threading.Event()
-    consumption = Consumption(engine, config, "orders", stop)
-    thread = threading.Thread(target=consumption.run)
-    thread.start()
-    try:
-        yield consumption
-    finally:
-        stop.set()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(autouse=True)
@@ -121,78 +63,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # What a message means -----------------------------------------------------------------------------------------------
-
-
-def meaning(message: Message, **consumer: Any) -> list[ChangeEvent]:
-    settings = Consumer(url="amqp://b", queue="q", **consumer)
-    return events_of(message, settings, two_part_config())
-
-
-EXPECTED = ChangeEvent("shop", "e1", "item", "k1", "update", 1, {"key": "k1", "store": "A", "v": 1}, "A")
-ATTRIBUTES = {name: value for name, value in cloud_event().items() if name != "data"}
-DATA = packed(cloud_event()["data"])
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        Message(packed(cloud_event()), STRUCTURED),
-        Message(packed(cloud_event()), "application/cloudevents+json; charset=utf-8"),
-        Message(packed(cloud_event()), "application/json"),
-        Message(packed(cloud_event())),
-        Message(packed([cloud_event()]), BATCH),
-        Message(DATA, "application/json", {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}),
-        Message(DATA, "application/json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}),
-        Message(
-            DATA, "application/vnd.shop+json", {f"cloudEvents_{name}": value for name, value in ATTRIBUTES.items()}
-        ),
-        Message(DATA, None, {f"cloudEvents_{name}": value for name, value in {**ATTRIBUTES, "version": "1"}.items()}),
-    ],
-    ids=str,
-)
-def test_a_cloud_event_is_understood_however_it_is_packed(message: Message) -> None:
-    assert meaning(message) == [EXPECTED]
-
-
-def test_a_binary_event_without_a_body_is_thin() -> None:
-    headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items()}
-    assert meaning(Message(b"", None, headers))[0].data is None
-
-
-def test_a_time_of_amqp_is_utc() -> None:
-    own = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}, "group": "store"}
-    config = two_part_config(entity={"parts": {"shop": own, "stock": own}})
-    headers = {f"cloudEvents:{name}": value for name, value in ATTRIBUTES.items() if name != "version"}
-    at = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    settings = Consumer(url="amqp://b", queue="q")
-    found = [
-        events_of(Message(b"", None, {**headers, "cloudEvents:time": time}), settings, config)[0].version
-        for time in (at, at.replace(tzinfo=None))
-    ]
-    assert found == [int(at.timestamp()) * 1_000_000] * 2
-
-
-def test_a_consumers_source_stands_in_for_what_events_say() -> None:
-    found = meaning(Message(packed(cloud_event(source="/shops/eu"))), source="shop")
-    assert found == [EXPECTED]
-
-
-@pytest.mark.parametrize(
-    ("message", "said"),
-    [
-        (Message(b"\xff"), "not UTF-8"),
-        (Message(b""), "not JSON"),
-        (Message(b"[]"), "must be a JSON object"),
-        (Message(packed(cloud_event()), BATCH), "must be an array"),
-        (Message(b"<a/>", "text/xml", {"cloudEvents:id": "e1"}), "must be JSON"),
-        (Message(packed(cloud_event(type="nothing.updated"))), "must begin with the name of an entity"),
-        (Message(b" " * 300_000), "has more than 262144 bytes"),
-    ],
-    ids=[str(number) for number in range(7)],
-)
-def test_what_cannot_be_read_says_why(message: Message, said: str) -> None:
-    with pytest.raises(InvalidEvent, match=said):
-        meaning(message)
 
 
 # In order -----------------------------------------------------------------------------------------------------------
@@ -211,11 +81,12 @@ def test_what_is_in_the_queue_is_recorded_and_acknowledged(broker: Broker, engin
 def test_what_has_arrived_is_one_commit(broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     write = Consumption._write
-    monkeypatch.setattr(
-        Consumption,
-        "_write",
-        lambda self, connection, understood: (sizes.append(len(understood)), write(self, connection, understood)),
-    )
+
+    def note_size(self: Consumption, connection: Any, understood: Any) -> Any:
+        sizes.append(len(understood))
+        return write(self, connection, understood)
+
+    monkeypatch.setattr(Consumption, "_write", note_size)
     for number in range(1, 101):
         broker.send(packed(cloud_event(number)))
     with consuming(engine, config_for(broker, consumer={"at_once": 60})):
@@ -325,7 +196,7 @@ def test_a_large_message_is_kept_as_far_as_it_may_be(broker: Broker, engine: Eng
 def test_what_the_database_cannot_hold_is_found_among_the_others(
     broker: Broker, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = consuming_module.events_of
+    read = messages.events_of
 
     def with_nul(message: Message, consumer: Consumer, config: Config) -> list[ChangeEvent]:
         found = read(message, consumer, config)
@@ -486,25 +357,6 @@ def test_a_consumer_that_is_not_there(engine: Engine) -> None:
         consume(engine, config, "order")
 
 
-@pytest.mark.parametrize("section", ["consumers", "outcomes"])
-@pytest.mark.parametrize("url", ["nosuch://user:secret@b/x", "nosuch+amqp://user:secret@b/x"])
-def test_a_broker_unheard_of_is_refused_at_load(
-    section: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    document = two_part_config().model_dump(mode="json", exclude_defaults=True)
-    document[section] = {"orders": {"url": url, "queue": "q"}}
-    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
-    with pytest.raises(ConfigError) as refused:
-        composition.load_config()
-    assert f"{section}.orders.url: there is no broker 'nosuch'; there is amqp, amqps, " in str(refused.value)
-    assert "secret" not in str(refused.value)
-
-
-def test_all_brokers_of_kombu_are_known() -> None:
-    assert {name.lower() for name in transport.TRANSPORT_ALIASES} == set(BROKERS)
-
-
 @pytest.mark.parametrize("url", ["sqs://user:secret@b", "zookeeper://user:secret@b"])
 def test_a_broker_whose_library_is_missing_ends_the_consumer(
     engine: Engine, url: str, monkeypatch: pytest.MonkeyPatch
@@ -549,19 +401,3 @@ def test_rejected_messages_by_the_command_line(engine: Engine, tmp_path: Path, m
     assert ran("retry", "--all") == (1, "0 messages recorded, 2 still cannot be read\n")
     assert ran("discard", *numbers, "--reason", "never mind") == (0, "2 messages discarded\n")
     assert "there are none" in ran("list")[1]
-
-
-@pytest.mark.parametrize(
-    ("consumer", "said"),
-    [
-        ({"format": "own"}, "source: is needed"),
-        ({"format": "own", "source": "shop"}, "sources.shop says nothing of its 'events'"),
-        ({"source": "nobody"}, "there is no source system of that name"),
-        ({"url": "redis://b", "exchange": "x"}, "there is no such thing in Redis"),
-        ({"url": "b:5672"}, "should match pattern"),
-        ({"url": "https://b"}, "there is no broker 'https'; there is amqp, "),
-    ],
-)
-def test_a_consumer_that_cannot_work_is_refused(consumer: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        two_part_config(consumers={"orders": {"url": "amqp://b", "queue": "q", **consumer}})

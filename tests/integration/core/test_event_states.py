@@ -11,10 +11,10 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import World
 from fakes import answer
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
+from world import World
 
 from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.event_batch import work_off
@@ -127,75 +127,75 @@ def answers(world: World, status: int | None) -> None:
 
 def archived_without_a_push(world: World) -> None:
     paused(world)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     paused(world, False)
 
 
 def refused(world: World) -> None:
     answers(world, 422)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     answers(world, None)
 
 
 def failed(world: World) -> None:
     answers(world, 503)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     answers(world, None)
 
 
 def told_of_without_a_source(world: World) -> None:
     """An event that carries only the key, while its source is down."""
-    world.put("a", tell=False)
+    world.put_record("a", notify=False)
     world.shop.down = True
-    world.tell("shop", "a", "create", world.shop.rows["a"].version)
-    world.drain()
+    world.post_event("shop", "a", "create", world.shop.rows["a"].version)
+    world.run_drain()
     world.shop.down = False
 
 
 @shows(PENDING, LEASED)
 @shows(LEASED, DONE)
 def a_change_is_mirrored(world: World) -> None:
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
 
 
 @shows(PENDING, SUPERSEDED)
 def an_outdated_change_comes(world: World) -> None:
-    world.put("a")
-    world.drain()
-    world.tell("shop", "a", "update", 1, {"name": "old", "store": "A"})
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
+    world.post_event("shop", "a", "update", 1, {"name": "old", "store": "A"})
+    world.run_drain()
 
 
 @shows(LEASED, SUPERSEDED)
 def its_source_has_no_such_record_and_a_newer_deletion_is_archived(world: World) -> None:
-    world.tell("shop", "a", "delete", 9)
-    world.drain()
-    world.tell("shop", "a", "update", 1)
-    world.drain()
+    world.post_event("shop", "a", "delete", 9)
+    world.run_drain()
+    world.post_event("shop", "a", "update", 1)
+    world.run_drain()
 
 
 @shows(PENDING, WAITING)
 def an_update_comes_before_its_create(world: World) -> None:
-    world.tell("shop", "a", "update", 7, {"name": "n", "store": "A"})
-    world.drain()
+    world.post_event("shop", "a", "update", 7, {"name": "n", "store": "A"})
+    world.run_drain()
 
 
 @shows(LEASED, WAITING)
 def a_required_part_is_not_here(world: World) -> None:
-    world.tell("shop", "a", "create", 7, {"name": "n", "store": "A"})
-    world.drain()
+    world.post_event("shop", "a", "create", 7, {"name": "n", "store": "A"})
+    world.run_drain()
 
 
 @shows(PENDING, WAITING)
 def a_version_lies_in_the_future(world: World) -> None:
     year = 365 * 86_400 * 1_000_000
     [row] = world.query("SELECT (extract(epoch FROM sync.clock()) * 1e6)::bigint AS now")
-    world.tell("shop", "a", "create", row.now + year, {"name": "n", "store": "A"})
-    world.drain()
+    world.post_event("shop", "a", "create", row.now + year, {"name": "n", "store": "A"})
+    world.run_drain()
 
 
 @shows(LEASED, DEAD)
@@ -207,8 +207,8 @@ def a_change_is_refused(world: World) -> None:
 def a_refused_change_comes_again(world: World) -> None:
     refused(world)
     row = world.shop.rows["a"]
-    world.tell("shop", "a", "update", row.version, row.data)
-    world.drain()
+    world.post_event("shop", "a", "update", row.version, row.data)
+    world.run_drain()
 
 
 @shows(LEASED, PENDING)
@@ -218,70 +218,70 @@ def a_drain_ends_before_the_push(world: World) -> None:
 
 @shows(LEASED, PENDING)
 def a_drain_dies_after_it_has_archived(world: World) -> None:
-    world.put("a")
-    assert world.killed(world.drain, "events.merged", 1)
-    world.later(world.config.limits.lease + 1)
-    world.drain()
+    world.put_record("a")
+    assert world.run_until_crash(world.run_drain, "events.merged", 1)
+    world.advance_clock(world.config.limits.lease + 1)
+    world.run_drain()
 
 
 @shows(LEASED, PENDING)
 def a_drain_dies_between_archive_and_push(world: World) -> None:
-    world.put("a")
+    world.put_record("a")
     asyncio.run(work_off(world.context, 10, set()))
     paused(world)
-    world.later(world.config.limits.lease + 1)
-    world.drain()
+    world.advance_clock(world.config.limits.lease + 1)
+    world.run_drain()
 
 
 @shows(PENDING, DONE)
 def a_push_is_made_up_for(world: World) -> None:
     archived_without_a_push(world)
-    world.drain()
+    world.run_drain()
 
 
 @shows(PENDING, WAITING)
 def a_push_is_made_up_for_and_fails(world: World) -> None:
     archived_without_a_push(world)
     answers(world, 503)
-    world.drain()
+    world.run_drain()
 
 
 @shows(PENDING, DEAD)
 def a_push_is_made_up_for_and_is_refused(world: World) -> None:
     archived_without_a_push(world)
     answers(world, 422)
-    world.drain()
+    world.run_drain()
 
 
 @shows(WAITING, LEASED)
 def a_source_is_there_again(world: World) -> None:
     told_of_without_a_source(world)
-    world.later(11)
-    world.drain()
+    world.advance_clock(11)
+    world.run_drain()
 
 
 @shows(WAITING, PENDING)
 def the_create_comes_after_its_update(world: World) -> None:
     an_update_comes_before_its_create(world)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
 
 
 @shows(WAITING, PENDING)
 def a_person_tries_again_what_waits(world: World) -> None:
     failed(world)
     redrive_events(world.engine)
-    world.drain()
+    world.run_drain()
 
 
 @shows(WAITING, PENDING)
 def a_full_sync_compensates(world: World) -> None:
-    world.put("a", tell=False)
-    world.put("b", tell=False)
-    world.tell("shop", "gone", "update", 7, {"name": "n", "store": "A"}, group="A")
-    world.drain()
-    world.full_sync()
-    world.drain()
+    world.put_record("a", notify=False)
+    world.put_record("b", notify=False)
+    world.post_event("shop", "gone", "update", 7, {"name": "n", "store": "A"}, group="A")
+    world.run_drain()
+    world.run_full_sync()
+    world.run_drain()
 
 
 @shows(WAITING, PENDING)
@@ -289,35 +289,35 @@ def a_full_sync_compensates(world: World) -> None:
 def an_outage_opens_the_breaker(world: World) -> None:
     answers(world, 503)
     for number in range(12):
-        world.put(f"k{number}")
-    world.drain()
+        world.put_record(f"k{number}")
+    world.run_drain()
     answers(world, None)
     for _ in range(2):
-        world.later(70)
-        world.drain()
+        world.advance_clock(70)
+        world.run_drain()
 
 
 @shows(WAITING, DONE)
 def a_failed_push_is_repeated(world: World) -> None:
     failed(world)
-    world.later(11)
-    world.drain()
+    world.advance_clock(11)
+    world.run_drain()
 
 
 @shows(WAITING, DONE)
 def the_missing_part_comes(world: World) -> None:
     a_required_part_is_not_here(world)
-    world.tell("stock", "a", "create", 7, {"count": 1})
-    world.drain()
+    world.post_event("stock", "a", "create", 7, {"count": 1})
+    world.run_drain()
 
 
 @shows(WAITING, DEAD)
 def a_push_fails_for_the_last_time(world: World) -> None:
     answers(world, 500)
-    world.put("a")
+    world.put_record("a")
     for wait in (11, 21, 41, 0):
-        world.drain()
-        world.later(wait)
+        world.run_drain()
+        world.advance_clock(wait)
 
 
 @shows(WAITING, SUPERSEDED)
@@ -325,14 +325,14 @@ def a_newer_change_overtakes_one_that_waits(world: World) -> None:
     told_of_without_a_source(world)
     world.shop.down = True
     newer = world.shop.put("a", {"name": "newer", "store": "A"}, group="A")
-    world.tell("shop", "a", "create", newer.version, newer.data)
-    world.drain()
+    world.post_event("shop", "a", "create", newer.version, newer.data)
+    world.run_drain()
 
 
 @shows(WAITING, SUPERSEDED)
 def a_person_has_the_record_of_a_future_version_reread(world: World) -> None:
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     a_version_lies_in_the_future(world)
     asyncio.run(refresh(world.context, world.entity, "a"))
 
@@ -341,7 +341,7 @@ def a_person_has_the_record_of_a_future_version_reread(world: World) -> None:
 def a_person_tries_again_what_is_dead(world: World) -> None:
     refused(world)
     redrive_events(world.engine)
-    world.drain()
+    world.run_drain()
 
 
 @shows(DEAD, DISCARDED)
@@ -353,25 +353,25 @@ def a_person_gives_up(world: World) -> None:
 @shows(DEAD, DONE)
 def a_newer_change_of_a_refused_record_is_accepted(world: World) -> None:
     refused(world)
-    world.put("a", name="better")
-    world.drain()
+    world.put_record("a", name="better")
+    world.run_drain()
 
 
 @shows(DEAD, SUPERSEDED)
 def a_newer_change_overtakes_one_that_is_dead(world: World) -> None:
     nowhere = world.shop.put("a", {"name": "belongs nowhere"})
-    world.tell("shop", "a", "create", nowhere.version, nowhere.data)
-    world.drain()
+    world.post_event("shop", "a", "create", nowhere.version, nowhere.data)
+    world.run_drain()
     world.shop.rows.clear()
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
 
 
 def a_newer_change_of_a_refused_record_fails(world: World) -> None:
     refused(world)
     answers(world, 503)
-    world.put("a", name="better")
-    world.drain()
+    world.put_record("a", name="better")
+    world.run_drain()
 
 
 @pytest.mark.parametrize(
@@ -381,7 +381,7 @@ def test_a_scene_makes_its_move_and_no_move_that_is_not_in_the_table(world: Worl
     made = moves_of(world, scene)
     assert move in made
     assert made <= set(ALL_MOVES)
-    assert world.totals().balanced
+    assert world.read_conservation().balanced
 
 
 @pytest.mark.parametrize("move", [pytest.param(move, id="-".join(move)) for move in ALL_MOVES])

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import World
 from fakes import FakeSource
+from world import World
 
 from sync_orchestrator.core.intake.polling import Polled, poll_due
 from sync_orchestrator.errors import CallFailed
@@ -36,14 +36,14 @@ def world(make_world: Callable[..., World]) -> World:
 
 def polled(world: World, seconds: float = 31) -> list[tuple[int, int]]:
     """Asks all whose turn it is, after a while: how much each showed, and how much of it was new."""
-    world.later(seconds)
+    world.advance_clock(seconds)
     ends = asyncio.run(poll_due(world.context))
     assert all(isinstance(end, Polled) for end in ends), ends
     return [(end.shown, end.new) for end in ends if isinstance(end, Polled)]
 
 
 def now(world: World) -> int:
-    return int((time.time() + world.offset) * SECOND)
+    return int((time.time() + world.clock_offset_seconds) * SECOND)
 
 
 def changed(world: World, key: str, name: str = "n", *, ago: float = 1, count: int = 1) -> None:
@@ -56,18 +56,18 @@ def test_what_changed_is_mirrored_without_a_notification(world: World) -> None:
     assert polled(world) == [(0, 0), (0, 0)]
     changed(world, "a")
     assert polled(world) == [(1, 1), (1, 1)]
-    world.drain()
-    assert (world.mirrored(), world.states()) == (world.truth(), {"done": 2})
+    world.run_drain()
+    assert (world.mirror_by_key(), world.count_events_by_state()) == (world.expected_mirror(), {"done": 2})
 
 
 def test_what_is_shown_again_is_recorded_once(world: World) -> None:
     polled(world)
     changed(world, "a")
     polled(world)
-    world.drain()
-    received = world.totals().received
+    world.run_drain()
+    received = world.read_conservation().received
     assert polled(world, 40)[0] == (1, 0)
-    assert (world.totals().received, world.totals().duplicates) == (received, 0)
+    assert (world.read_conservation().received, world.read_conservation().duplicates) == (received, 0)
 
 
 def test_what_is_on_its_way_is_known_by_its_id(world: World) -> None:
@@ -75,7 +75,7 @@ def test_what_is_on_its_way_is_known_by_its_id(world: World) -> None:
     changed(world, "a")
     polled(world)
     assert polled(world)[0] == (1, 0)
-    assert (world.totals().received, world.totals().balanced) == (2, True)
+    assert (world.read_conservation().received, world.read_conservation().balanced) == (2, True)
 
 
 def test_what_is_committed_late_is_found_by_the_overlap(world: World) -> None:
@@ -84,31 +84,31 @@ def test_what_is_committed_late_is_found_by_the_overlap(world: World) -> None:
     polled(world)
     changed(world, "late", ago=45)
     assert polled(world, 31)[0][1] == 1
-    world.drain()
-    assert sorted(world.mirrored()) == ["a", "late"]
+    world.run_drain()
+    assert sorted(world.mirror_by_key()) == ["a", "late"]
 
 
 def test_the_same_version_with_other_content_is_new(world: World) -> None:
     polled(world)
     changed(world, "a")
     polled(world)
-    world.drain()
+    world.run_drain()
     row = world.shop.rows["a"]
     world.shop.rows["a"] = replace(row, data={**row.data, "name": "same tick"})
     assert polled(world)[0] == (1, 1)
-    world.drain()
-    assert world.mirrored()["a"]["name"] == "same tick"
+    world.run_drain()
+    assert world.mirror_by_key()["a"]["name"] == "same tick"
 
 
 def test_what_the_source_shows_as_deleted_is_deleted(world: World) -> None:
     polled(world)
     changed(world, "a")
     polled(world)
-    world.drain()
+    world.run_drain()
     world.shop.rows["a"] = replace(world.shop.rows["a"], version=now(world), deleted=True)
     polled(world)
-    world.drain()
-    assert (world.mirrored(), world.row("a").deleted) == ({}, True)
+    world.run_drain()
+    assert (world.mirror_by_key(), world.read_record_row("a").deleted) == ({}, True)
 
 
 def test_a_version_in_the_future_hides_nothing_that_follows(world: World) -> None:
@@ -117,8 +117,8 @@ def test_a_version_in_the_future_hides_nothing_that_follows(world: World) -> Non
     polled(world)
     changed(world, "a")
     polled(world)
-    world.drain()
-    assert sorted(world.mirrored()) == ["a"]
+    world.run_drain()
+    assert sorted(world.mirror_by_key()) == ["a"]
 
 
 def test_it_is_asked_as_often_as_configured(world: World) -> None:
@@ -128,11 +128,11 @@ def test_it_is_asked_as_often_as_configured(world: World) -> None:
 def test_numbers_begin_at_the_newest_that_is_known_here(world: World) -> None:
     for key in "abc":
         changed(world, key)
-    world.full_sync()
+    world.run_full_sync()
     world.stock.put("d", {"key": "d", "count": 4, "v": 0}, version=world.stock.version + 100)
     assert polled(world)[1][1] == 1
-    world.drain()
-    assert world.states() == {"waiting": 1}
+    world.run_drain()
+    assert world.count_events_by_state() == {"waiting": 1}
 
 
 def test_a_source_that_is_down_keeps_no_other_from_being_asked_and_is_told_of(world: World) -> None:
@@ -140,7 +140,7 @@ def test_a_source_that_is_down_keeps_no_other_from_being_asked_and_is_told_of(wo
     changed(world, "a")
     world.shop.down = True
     for seconds, told in ((31, []), (900, ["item shop"])):
-        world.later(seconds)
+        world.advance_clock(seconds)
         ends = asyncio.run(poll_due(world.context))
         assert [type(end) for end in ends] == [CallFailed, Polled]
         assert [row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE kind = 'poll_failing'")] == told
@@ -175,25 +175,25 @@ def test_a_poll_that_dies_half_way_loses_nothing(world: World, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr(FakeSource, "changes", breaks_off)
-        world.later(31)
+        world.advance_clock(31)
         asyncio.run(poll_due(world.context))
     world.shop.down = False
     polled(world)
-    world.drain()
-    assert world.mirrored() == world.truth()
+    world.run_drain()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 # Several pollers at once --------------------------------------------------------------------------------------------
 
 
 def received(world: World) -> int:
-    return world.totals().received
+    return world.read_conservation().received
 
 
 def test_two_pollers_at_once_ask_each_source_once(world: World) -> None:
     polled(world)
     changed(world, "a")
-    world.later(31)
+    world.advance_clock(31)
 
     async def both() -> list[Any]:
         return [*await asyncio.gather(poll_due(world.context), poll_due(world.context))]
@@ -228,7 +228,7 @@ def test_a_poller_that_lost_its_lease_records_nothing_more(world: World, monkeyp
         patch.setattr(FakeSource, "changes", slow)
         assert [shown for shown, _ in polled(world)] == [3]  # of the other source
     assert [row.n for row in world.query("SELECT count(*) AS n FROM sync.events WHERE source = 'shop'")] == [1]
-    world.later(31)  # the lease of the one that took over
+    world.advance_clock(31)  # the lease of the one that took over
     assert polled(world, 31)[0] == (3, 2)
 
 

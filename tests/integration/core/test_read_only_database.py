@@ -9,12 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import World
 from sqlalchemy import Engine, make_url
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.core.db import connections
 from sync_orchestrator.core.db.session import json, run
+from sync_orchestrator.core.db.session_settings import add_settings
 from sync_orchestrator.core.operations import records
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.database import reading, running_server
@@ -32,7 +33,7 @@ URLS = [
 def test_an_ordinary_url_means_what_it_means_to_the_engine(url: str) -> None:
     login = reading.login_of(url)
     assert login is not None
-    connections.add_settings(login)
+    add_settings(login)
     engine_url = make_url(url).set(drivername="postgresql+psycopg")
     assert _as_text(login) == _as_text(connections.arguments(connections.with_settings(engine_url)))
 
@@ -68,7 +69,7 @@ def reader(engine: Engine) -> Iterator[Engine]:
 
 
 def test_rows_are_those_of_the_engine(world: World, reader: Engine) -> None:
-    world.put("a")
+    world.put_record("a")
     for read in (lambda connection: records.show(connection, "item", "a"), _values):
         with world.engine.begin() as connection:
             expected = read(connection)

@@ -11,10 +11,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from conftest import World
+from dagster_instance import Dagster, synced
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import answer
-from test_dagster_runs import Dagster, instance, storage, storage_url, synced
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.config import Retention
 from sync_orchestrator.core.db.session import run
@@ -37,23 +40,23 @@ def counts(world: World) -> dict[str, int]:
 @pytest.fixture
 def lived(world: World) -> World:
     """Two records in sync, one of them validated, spoiled and repaired; an alert that is over; a dead record."""
-    world.put("a")
-    world.put("b")
-    world.drain()
-    world.full_sync()
-    world.later(60)
-    name = str(world.row("a").external_id)
+    world.put_record("a")
+    world.put_record("b")
+    world.run_drain()
+    world.run_full_sync()
+    world.advance_clock(60)
+    name = str(world.read_record_row("a").external_id)
     world.erp.store[name] = {**world.erp.store[name], "count": -1}
-    world.validate(full=True)
-    world.drain()
-    world.later(60)
-    assert world.validate(full=True).verdict == "in_sync"
+    world.run_validation(full=True)
+    world.run_drain()
+    world.advance_clock(60)
+    assert world.run_validation(full=True).verdict == "in_sync"
     with world.engine.begin() as connection:
         alerts.raise_alert(connection, "overdue", "work", "work is due")
         alerts.resolve_alert(connection, "overdue")
     world.erp.before = lambda verb, key: answer(422) if key == "dead" else None
-    world.put("dead")
-    world.drain()
+    world.put_record("dead")
+    world.run_drain()
     return world
 
 
@@ -67,12 +70,12 @@ def lived(world: World) -> World:
     ],
 )
 def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) -> None:
-    before, received = counts(lived), lived.totals().received
-    lived.later(days * DAY)
+    before, received = counts(lived), lived.read_conservation().received
+    lived.advance_clock(days * DAY)
     forget(lived.engine, SETTINGS)
     after = counts(lived)
     assert {table for table in before if after[table] < before[table]} == gone
-    assert (lived.totals().received, lived.totals().balanced) == (received, True)
+    assert (lived.read_conservation().received, lived.read_conservation().balanced) == (received, True)
     assert forget(lived.engine, SETTINGS).keys() == {
         "history_partitions",
         "attempts_partitions",
@@ -87,35 +90,35 @@ def test_each_is_forgotten_in_its_time(lived: World, days: int, gone: set[str]) 
 
 
 def test_what_is_open_stays_and_goes_on(lived: World) -> None:
-    lived.later(1000 * DAY)
+    lived.advance_clock(1000 * DAY)
     forget(lived.engine, SETTINGS)
-    assert lived.row("dead").stopped == "dead"
-    assert lived.states()["dead"] == 2
+    assert lived.read_record_row("dead").stopped == "dead"
+    assert lived.count_events_by_state()["dead"] == 2
     assert [row.kind for row in lived.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == ["dead"]
     assert [row.n for row in lived.query("SELECT count(*) AS n FROM sync.validations")] == [1]  # the last word
     assert [row.n for row in lived.query("SELECT count(*) AS n FROM sync.event_ids")] == [2]  # of the dead ones
-    lived.put("a", name="next")
-    lived.drain()
-    assert lived.mirrored()["a"]["name"] == "next"
+    lived.put_record("a", name="next")
+    lived.run_drain()
+    assert lived.mirror_by_key()["a"]["name"] == "next"
 
 
 def test_an_event_that_comes_again_within_its_time_is_known_and_later_it_is_a_new_one(world: World) -> None:
     def again() -> int:
-        world.tell("shop", "a", "create", 5, {"name": "n", "store": "A"}, event_id="same", group="A")
-        world.drain()
-        return world.totals().duplicates
+        world.post_event("shop", "a", "create", 5, {"name": "n", "store": "A"}, event_id="same", group="A")
+        world.run_drain()
+        return world.read_conservation().duplicates
 
     assert again() == 0
-    world.later(59 * DAY)
+    world.advance_clock(59 * DAY)
     forget(world.engine, SETTINGS)
     assert again() == 1
     world.query("UPDATE sync.records SET ready = ready RETURNING key")
-    assert world.totals().balanced
+    assert world.read_conservation().balanced
 
 
 def test_null_is_for_ever(lived: World) -> None:
     before = counts(lived)
-    lived.later(10_000 * DAY)
+    lived.advance_clock(10_000 * DAY)
     forget(lived.engine, Retention(history_days=None, event_ids_days=None, findings_days=None))
     assert counts(lived) == before
 
@@ -127,7 +130,7 @@ def test_much_is_forgotten_in_small_transactions(lived: World, monkeypatch: pyte
         "INSERT INTO sync.event_ids (source, event_id, content_hash) "
         "SELECT 'shop', 'x' || n, 'x' FROM generate_series(1, 10) n RETURNING 1"
     )
-    lived.later(81 * DAY)
+    lived.advance_clock(81 * DAY)
     assert forget(lived.engine, SETTINGS)["event_ids"] == 2
 
 
@@ -147,7 +150,7 @@ def test_a_month_that_is_over_is_dropped_as_a_whole_unless_it_is_in_use(world: W
 
 def test_runs_that_worked_off_changes_are_forgotten_and_what_fills_partitions_stays(synced: Dagster) -> None:
     dagster = synced
-    dagster.world.later(60)
+    dagster.world.advance_clock(60)
     assert dagster.run("incremental_sync").success
     assert dagster.run("validate").success
     assert dagster.checked() == {"SUCCEEDED": ["A", "B", "C"]}

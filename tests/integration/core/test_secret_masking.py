@@ -13,12 +13,12 @@ from urllib.parse import quote
 
 import pytest
 from api_client import client_of, key_for, service
-from conftest import World
 from http_server import Server
 from record_store import HttpWorld
 from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.brokers.receivers import receivers
@@ -196,8 +196,8 @@ def stored(world: World) -> str:
 class EchoWorld(HttpWorld):
     """Sources and third party over HTTP."""
 
-    def assembled(self) -> Context:
-        self.made = assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))  # type: ignore[arg-type]
+    def assemble_context(self) -> Context:
+        self.made = assemble(self.engine, self.config, build_sources(self.config), build_third_parties(self.config, {}))
         return self.made
 
 
@@ -210,26 +210,26 @@ def test_no_secret_of_the_environment_is_stored_sent_or_shown(
     echo = Echo(how, server)
     raw = document(server)
     world = EchoWorld(engine, Config.model_validate(filled_in(raw)))
-    world.full_sync()
-    assert world.row("k0").external_id == "x1"
+    world.run_full_sync()
+    assert world.read_record_row("k0").external_id == "x1"
     echo.refuses = "writes"
-    world.tell("shop", "k1", "create", 1, {"key": "k1", "name": "n", "store": "A", "v": 1}, group="A")
-    world.tell("shop", "k2", "create", 1, group="A")  # without data: it is read at its source
-    world.tell("shop", "k0", "update", 2, {"key": "k0", "name": "new", "store": "A", "v": 2}, group="A")
+    world.post_event("shop", "k1", "create", 1, {"key": "k1", "name": "n", "store": "A", "v": 1}, group="A")
+    world.post_event("shop", "k2", "create", 1, group="A")  # without data: it is read at its source
+    world.post_event("shop", "k0", "update", 2, {"key": "k0", "name": "new", "store": "A", "v": 2}, group="A")
     for _ in range(3):
-        world.drain()
-        world.later(100)
-    world.tell("shop", "k0", "delete", 3)
-    world.drain()
+        world.run_drain()
+        world.advance_clock(100)
+    world.post_event("shop", "k0", "delete", 3)
+    world.run_drain()
     echo.refuses = "all"
-    world.tell("shop", "k3", "create", 1, group="A")
+    world.post_event("shop", "k3", "create", 1, group="A")
     for _ in range(3):
-        world.drain()
-        world.later(100)
+        world.run_drain()
+        world.advance_clock(100)
     shown = []
     for work in (
-        lambda: world.full_sync(),
-        lambda: world.validate(full=True),
+        lambda: world.run_full_sync(),
+        lambda: world.run_validation(full=True),
         lambda: perform(world.context, check_sources(world.context, world.entity, "A")),
     ):
         try:
@@ -269,8 +269,8 @@ def lookups(world: World, scope: str) -> list[str]:
 def test_only_admin_reads_the_text_of_an_error(engine: Engine, server: Server) -> None:
     Echo("text", server).refuses = "all"
     world = EchoWorld(engine, Config.model_validate(filled_in(document(server))))
-    world.tell("shop", "k1", "create", 1, {"key": "k1", "name": "n", "store": "A", "v": 1}, group="A")
-    world.drain()
+    world.post_event("shop", "k1", "create", 1, {"key": "k1", "name": "n", "store": "A", "v": 1}, group="A")
+    world.run_drain()
     for text in lookups(world, "events:shop")[:2]:
         assert '"answer 400"' in text
         assert "answer 400: " not in text

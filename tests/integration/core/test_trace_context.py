@@ -10,12 +10,12 @@ from typing import Any
 import httpx
 import pytest
 from api_client import client_of, event, key_for, send, service
-from conftest import World
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import TraceState
+from world import World
 
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.db.session import run
@@ -100,9 +100,9 @@ def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytes
         return await create(item)
 
     monkeypatch.setattr(world.erp, "create", watched)
-    world.full_sync()
-    world.put("k1", tell=False)
-    world.put("k2", tell=False)
+    world.run_full_sync()
+    world.put_record("k1", notify=False)
+    world.put_record("k2", notify=False)
 
     async def told() -> list[httpx.Response]:
         async with client_of(service(world.engine, world.config), key_for(world.engine)) as client:
@@ -118,7 +118,7 @@ def test_the_push_of_a_change_carries_its_trace(world: World, monkeypatch: pytes
     with world.engine.begin() as connection:
         rows = run(connection, "SELECT trace FROM sync.events ORDER BY seq")
     assert [row.trace for row in rows] == [PARENT, None, PARENT.replace("b7", "c8")]
-    world.drain()
+    world.run_drain()
     assert PARENT[:36] in {header[:36] for header in carried}
     with world.engine.begin() as connection:
         assert run(connection, "SELECT trace FROM sync.event_history WHERE event_id = 'e1'")[0].trace == PARENT

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.operations.records import refresh
 from sync_orchestrator.core.ports import PartRead
@@ -29,23 +29,23 @@ def test_a_value_that_postgres_would_refuse(value: object) -> None:
 @pytest.mark.parametrize("value", [{"name": "\\u0000"}, "\u0001 \u2028", {"a": [1.5, None, True, "é 😀"]}, "\\\\u0000"])
 def test_a_value_that_only_looks_like_it(world: World, value: object) -> None:
     assert problem(value) is None
-    world.put("a", tell=False)
+    world.put_record("a", notify=False)
     spoil(world, "a", {"more": value})
-    world.full_sync()
+    world.run_full_sync()
     assert world.query("SELECT data->'more' AS more FROM sync.parts WHERE part = 'shop'")[0].more == value
 
 
 @pytest.mark.parametrize("data", UNUSABLE)
 def test_in_a_full_sync_the_others_go_on_and_nothing_is_deleted(world: World, data: dict[str, object]) -> None:
     for number in range(5):
-        world.put(f"k{number}", tell=False)
-    world.full_sync()
+        world.put_record(f"k{number}", notify=False)
+    world.run_full_sync()
     for number in range(5):
-        world.put(f"k{number}", name="next", tell=False)
+        world.put_record(f"k{number}", name="next", notify=False)
     good = world.shop.rows["k3"]
     spoil(world, "k3", data)
-    world.full_sync()
-    assert {key: row["name"] for key, row in world.mirrored().items()} == {
+    world.run_full_sync()
+    assert {key: row["name"] for key, row in world.mirror_by_key().items()} == {
         "k0": "next",
         "k1": "next",
         "k2": "next",
@@ -56,33 +56,33 @@ def test_in_a_full_sync_the_others_go_on_and_nothing_is_deleted(world: World, da
     assert [row.kind for row in told] == ["unusable"]
     assert "k3" in told[0].examples[0]
     world.shop.rows["k3"] = replace(good, version=good.version + 2)
-    world.full_sync()
-    assert world.mirrored() == world.truth()
+    world.run_full_sync()
+    assert world.mirror_by_key() == world.expected_mirror()
     assert world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL") == []
 
 
 def test_a_key_that_cannot_be_stored_stops_nobody(world: World) -> None:
-    world.put("a", tell=False)
+    world.put_record("a", notify=False)
     world.shop.rows["b\x00"] = PartRead("b\x00", 5, {"name": "n"}, "A")
-    world.full_sync()
-    assert sorted(world.mirrored()) == ["a"]
+    world.run_full_sync()
+    assert sorted(world.mirror_by_key()) == ["a"]
     assert world.query("SELECT examples FROM sync.alerts")[0].examples == ["'b\\x00': a text holds NUL"]
 
 
 def test_an_event_that_leads_to_one_is_dead_and_told_of(world: World) -> None:
-    world.put("a", tell=False)
+    world.put_record("a", notify=False)
     spoil(world, "a", {"name": "\x00"})
-    world.tell("shop", "a", "create", world.shop.rows["a"].version)
-    world.drain()
-    assert world.states() == {"dead": 1}
+    world.post_event("shop", "a", "create", world.shop.rows["a"].version)
+    world.run_drain()
+    assert world.count_events_by_state() == {"dead": 1}
     assert world.query("SELECT error FROM sync.events")[0].error == "a text holds NUL"
     assert [row.kind for row in world.query("SELECT kind FROM sync.alerts")] == ["dead"]
 
 
 def test_a_person_who_rereads_one_is_told(world: World) -> None:
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     spoil(world, "a", {"name": "\x00"})
     with pytest.raises(CallFailed, match="NUL"):
         asyncio.run(refresh(world.context, world.entity, "a"))
-    assert world.mirrored()["a"]["name"] == "n"
+    assert world.mirror_by_key()["a"]["name"] == "n"

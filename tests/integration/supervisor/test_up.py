@@ -21,6 +21,7 @@ import psutil
 import pytest
 import yaml
 from fakes import two_part_config
+from ports import free_ports
 from sqlalchemy.engine import make_url
 
 from sync_orchestrator.core.db.session import connect, run
@@ -52,17 +53,6 @@ def eventually(check: Callable[[], Any], what: str, patience: float = PATIENCE) 
         assert time.monotonic() < ends, f"{what} did not come about"
         time.sleep(0.05)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 # Any tree -----------------------------------------------------------------------------------------------------------
@@ -270,14 +260,13 @@ def open_to_others(home: Path) -> list[str]:
 
 def sockets_open_to_others(up: Up) -> list[str]:
     """The Unix sockets of its processes that other users can connect to."""
-    paths = set()
+    paths: set[str] = set()
     for process in up.all_processes():
         with suppress(psutil.NoSuchProcess):  # runs end at any time
-            paths |= {
-                connection.laddr
-                for connection in process.net_connections("unix")
-                if isinstance(connection.laddr, str) and connection.laddr.startswith("/")
-            }
+            for connection in process.net_connections("unix"):
+                path: Any = connection.laddr  # of a Unix socket it is a text, whatever the stubs say
+                if path.startswith("/"):
+                    paths.add(path)
     return [path for path in paths if os.path.exists(path) and os.lstat(path).st_mode & 0o022]
 
 

@@ -27,13 +27,13 @@ class Datasette(ThirdPartyServer):
     def __init__(self, folder: Path, database: URL | None = None) -> None:
         super().__init__(folder, database)
         self._file = folder / "shop.db"
-        with sqlite3.connect(self._file) as database:
-            database.execute(
+        with sqlite3.connect(self._file) as shop:
+            shop.execute(
                 "CREATE TABLE products (sku TEXT PRIMARY KEY, merchant TEXT, name TEXT, "
                 "price REAL CHECK (typeof(price) IN ('real', 'null')), stock INTEGER, active INTEGER, "
                 "released TEXT)"
             )
-        database.close()
+        shop.close()
         allowed = {action: {"id": "sync"} for action in ("insert-row", "update-row", "delete-row")}
         (folder / "datasette.json").write_text(
             json.dumps({"databases": {"shop": {"tables": {"products": {"permissions": allowed}}}}})
@@ -77,9 +77,9 @@ class Datasette(ThirdPartyServer):
             other.close()
 
     def clear(self) -> None:
-        with sqlite3.connect(self._file) as database:
-            database.execute("DELETE FROM products")
-        database.close()
+        with sqlite3.connect(self._file) as shop:
+            shop.execute("DELETE FROM products")
+        shop.close()
 
     def records(self) -> list[Record]:
         rows = self._client.get("/shop/products.json", params={"_size": "max"}).raise_for_status().json()["rows"]

@@ -161,6 +161,9 @@ class Vendure(ThirdPartyServer):
         return answer["data"]
 
 
+NO_VARIANT: dict[str, Any] = {"sku": None, "price": None, "stockLevels": [{"stockOnHand": None}]}
+
+
 def _plain(product: Record) -> Record:
     (translation,) = product["translations"]
     fields = product["customFields"]
@@ -168,7 +171,7 @@ def _plain(product: Record) -> Record:
     assert day is None or day.endswith("T00:00:00.000Z")
     variants = product["variants"]
     assert len(variants) <= 1
-    variant = variants[0] if variants else {"sku": None, "price": None, "stockLevels": [{"stockOnHand": None}]}
+    variant: dict[str, Any] = variants[0] if variants else NO_VARIANT
     assert variant["sku"] in (None, fields["externalId"])
     return {
         "id": product["id"],

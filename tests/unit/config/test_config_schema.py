@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+from jsonschema import Draft202012Validator  # it has no types
 from paths import ROOT
 from typer.testing import CliRunner
 
@@ -16,7 +16,7 @@ from sync_orchestrator.config import calls, document, entities, sources, targets
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.config.types import Model
 
-DESCRIBED = {
+DESCRIBED: set[type[Model]] = {
     model
     for module in (calls, document, entities, sources, targets)
     for model in vars(module).values()
@@ -85,7 +85,14 @@ def test_what_loading_would_refuse_is_marked(fragment: dict[str, Any], place: st
     assert wrong(fragment) == [place]
 
 
-@pytest.mark.parametrize("model", sorted(DESCRIBED, key=lambda model: model.__name__))
+def name_of(model: type[Model]) -> str:
+    return model.__name__
+
+
+MODELS: list[type[Model]] = sorted(DESCRIBED, key=name_of)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_an_editor_can_say_what_a_field_is(model: type[Model]) -> None:
     assert model.__doc__
     assert {

@@ -75,7 +75,12 @@ def test_what_the_handler_raises_is_raised_after_the_work_has_ended_in_order(con
 
     async def work() -> None:
         free = asyncio.Event()
-        await asyncio.gather(forever(), ended_in_order(call(free), lambda: (done.append("end"), free.set())))
+
+        def end() -> None:
+            done.append("end")
+            free.set()
+
+        await asyncio.gather(forever(), ended_in_order(call(free), end))
 
     with handled(signal.SIGTERM, raises), pytest.raises(Interrupted):
         perform(context, work())

@@ -11,26 +11,18 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from fakes import two_part_config
 from http_server import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-from paths import ROOT
 from pydantic import BaseModel, ValidationError
-from record_store import THEIRS, HttpWorld, Store, http_world
-from sqlalchemy import Engine
-from typer.testing import CliRunner
+from record_store import THEIRS
+from value_examples import EXAMPLES, Odd, config_with, in_milliseconds, rows_of
 
-from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.rest.codecs import Codecs
-from sync_orchestrator.cli import app
-from sync_orchestrator.config import Config
 from sync_orchestrator.config.constants import uncompared_constants
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.config.types import Expression, Template
@@ -43,45 +35,7 @@ from sync_orchestrator.expressions.functions import FUNCTIONS
 from sync_orchestrator.expressions.selectors import ExpressionFailed, compiled
 from sync_orchestrator.expressions.templates import TemplateFailed
 
-PAGE = ROOT / "docs" / "values.md"
-
-
 # The page of the docs.
-
-
-def tokens() -> Any:
-    return MarkdownIt("commonmark").enable("table").parse(PAGE.read_text(encoding="utf-8"))
-
-
-def rows_of(title: str) -> list[list[str]]:
-    """The rows of the table whose first heading cell is this, without their marks of code."""
-    rows: list[list[str]] = []
-    inside = False
-    for token in tokens():
-        if token.type == "table_open":
-            inside = True
-            table: list[list[str]] = []
-        elif token.type == "tr_open" and inside:
-            table.append([])
-        elif token.type == "inline" and inside:
-            table[-1].append("".join(child.content for child in token.children))
-        elif token.type == "table_close":
-            inside = False
-            if table[0][0] == title:
-                rows += table[1:]
-    return rows
-
-
-DOCUMENT = exact_json.parse_text(next(token.content for token in tokens() if token.info == "json"))
-EXAMPLES = rows_of("expression")
-
-
-@pytest.mark.parametrize(("expression", "template", "result"), EXAMPLES, ids=[row[0] for row in EXAMPLES])
-def test_an_example_of_the_docs_gives_its_result_as_expression_and_as_filter(
-    expression: str, template: str, result: str
-) -> None:
-    for found in (compiled(expression).search(DOCUMENT), templates.value(template, DOCUMENT)):
-        assert exact_json.text(found) == exact_json.text(exact_json.parse_text(result))
 
 
 def test_the_docs_show_every_function_and_every_format_of_times() -> None:
@@ -304,7 +258,8 @@ def test_times_are_refused_by_name_and_read_as_they_are() -> None:
     for value in ("yesterday", 5, True, ["2024-01-31"], "2024-13-01", "1" * 200):
         with pytest.raises(MappingFailed, match=r"fields\.f: .* cannot be written as time"):
             both.encode({"f": value})
-    for shown in ("never", {"a": 1}, [], True, None, "31.01.2024"):
+    others: tuple[Any, ...] = ("never", {"a": 1}, [], True, None, "31.01.2024")
+    for shown in others:
         assert both.decode({"f": shown})["f"] == shown
 
 
@@ -326,8 +281,8 @@ def test_a_form_of_times_that_cannot_work_is_refused(codec: Any, complaint: str)
 def test_the_fingerprint_knows_the_form_of_times() -> None:
     """Since a change of it changes what is compared."""
     prints = {
-        Mapping({"f": "a"}, {"f": Codec(**codec)}, as_sent=dict).fingerprint
-        for codec in (  # type: ignore[arg-type]
+        Mapping({"f": "a"}, {"f": Codec.model_validate(codec)}, as_sent=dict).fingerprint
+        for codec in (
             {},
             {"kind": "time"},
             {"kind": "time", "format": "date"},
@@ -372,91 +327,6 @@ def test_what_is_compared_is_what_is_read_of_what_was_sent(codec: Any, ours: Any
     assert (both.as_sent({"f": ours}) if both.change_values else {"f": ours}) == {"f": compared}
 
 
-class Odd(Store):
-    """A third party that keeps names in its own way."""
-
-    keep: Callable[[Any], Any] = staticmethod(lambda name: name)
-
-    def by_hand(self, **fields: Any) -> str:
-        return super().by_hand(**{**fields, "name": type(self).keep(fields["name"])})
-
-    def _put(self, item_id: str, body: Any) -> Any:
-        return super()._put(item_id, {**body, "name": type(self).keep(body["name"])})
-
-
-def in_milliseconds(text: str) -> str:
-    return text.replace("Z", ".000Z")
-
-
-def in_kathmandu(text: str) -> str:
-    return str(times.written_as(times.moment_in(text), "iso", "Asia/Kathmandu"))
-
-
-@pytest.mark.parametrize(
-    ("codec", "names", "keep"),
-    [
-        pytest.param(
-            {"kind": "time"}, ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"), in_milliseconds, id="milliseconds"
-        ),
-        pytest.param(
-            {"normalize": ["time"]},
-            ("2024-01-31T22:30:00Z", "2024-02-01T22:30:00Z"),
-            in_kathmandu,
-            id="zone, by normalize",
-        ),
-        pytest.param(
-            {"kind": "time", "format": "date", "zone": "Europe/Berlin"},
-            ("2024-01-31T23:30:00Z", "2024-02-03T01:00:00Z"),
-            lambda day: f"{day}T00:00:00",
-            id="date",
-        ),
-        pytest.param(
-            {"kind": "time", "format": "epoch"},
-            ("2024-01-31T23:30:00.7Z", "2024-02-03T01:00:00Z"),
-            str,
-            id="seconds as text",
-        ),
-        pytest.param(
-            {"write": "{{ value | sort | join(';') }}", "read": "split(name, ';')"},
-            (["b", "a"], ["c"]),
-            lambda name: name,
-            id="list in a text",
-        ),
-        pytest.param(
-            {"normalize": [{"apply": "round_half_even(@, `2`)"}]},
-            (2.675, 3.005),
-            lambda price: compiled("round_half_even(@, `2`)").search(price),
-            id="round half even",
-        ),
-        pytest.param(
-            {"normalize": ["html_unescape", "nfc"]},
-            ("Gro\u0308\u00dfe & mehr", "x"),
-            lambda name: name.replace("o\u0308", "ö").replace("&", "&amp;"),
-            id="html and NFC",
-        ),
-    ],
-)
-def test_a_value_that_a_third_party_keeps_in_its_own_way_is_no_drift(
-    engine: Engine, server: Server, codec: Any, names: tuple[Any, Any], keep: Callable[[Any], Any]
-) -> None:
-    """Pushed, listed, read back: in sync. Another value put there by hand is drift, and is repaired."""
-    store = type("Kept", (Odd,), {"keep": staticmethod(keep)})(server)
-    world: HttpWorld = http_world(engine, server, {**THEIRS, "fields": {"name": codec}})
-    for key, name in zip(("k1", "k2"), names, strict=True):
-        world.put(key, name=name)
-    world.drain()
-    world.full_sync()
-    assert len(store.bodies) == 2
-    result = world.validate(full=True)
-    assert (result.verdict, result.drift) == ("in_sync", [])
-    before, store.items["x1"]["name"] = store.items["x1"]["name"], store.items["x2"]["name"]
-    assert len(world.validate(full=True).drift) == 1
-    world.drain()
-    assert store.items["x1"]["name"] == before
-    assert world.validate(full=True).verdict == "in_sync"
-    world.close()
-
-
 async def test_conformance_takes_a_time_in_another_form_for_what_was_written(server: Server) -> None:
     type("Kept", (Odd,), {"keep": staticmethod(in_milliseconds)})(server)
     config = two_part_config(
@@ -476,10 +346,6 @@ async def test_conformance_takes_a_time_in_another_form_for_what_was_written(ser
 
 
 # Constants.
-
-
-def config_with(**target: Any) -> Config:
-    return two_part_config(entity={"third_party": {**THEIRS, **target}})
 
 
 @pytest.mark.parametrize(
@@ -548,19 +414,3 @@ def config_with(**target: Any) -> Config:
 )
 def test_constants_that_are_sent_and_not_compared_are_found(target: Any, found: Any) -> None:
     assert uncompared_constants(config_with(**target).entities["item"]) == found
-
-
-def test_check_names_the_constants_that_are_not_compared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_url: str
-) -> None:
-    body = {"name": "{{ payload.name }}", "type": "consu"}
-    config = config_with(create={"path": "/items", "body": body}).model_dump(mode="json", exclude_defaults=True)
-    (tmp_path / "sync.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setenv("SYNC_CONFIG", str(tmp_path / "sync.yaml"))
-    monkeypatch.setenv("SYNC_DATABASE_URL", server_url)
-    said = " ".join(CliRunner().invoke(app, ["check"]).stdout.split())
-    assert (
-        "note: entities.item.third_party.create.body: 'type' is sent, but not compared, as constants are. "
-        "To compare 'type', map it (such as type: \"'X'\") and send {{ payload.type }}."
-    ) in said
-    assert len(json.loads(CliRunner().invoke(app, ["check", "--json"]).stdout)["notes"]) == 1

@@ -13,10 +13,13 @@ from itertools import count
 from typing import Any
 
 import pytest
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import two_part_config
-from test_dagster_runs import Dagster, instance, storage, storage_url
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.drain.presence import Presence, at_work
@@ -27,7 +30,7 @@ __all__ = ["dagster", "instance", "storage", "storage_url"]
 
 
 def put_in_thread(world: World, number: int) -> Any:
-    return asyncio.to_thread(world.put, f"k{number}")
+    return asyncio.to_thread(world.put_record, f"k{number}")
 
 
 async def until(check: Callable[[], bool]) -> None:
@@ -67,14 +70,14 @@ async def test_a_drain_whose_time_is_over_goes_on_until_another_has_begun(world:
     await feeding
     await asyncio.wait_for(new, 30)
     assert at_work(world.engine) == AtWork(0, 0, None)
-    assert world.mirrored() == world.truth()
-    assert world.totals().balanced
+    assert world.mirror_by_key() == world.expected_mirror()
+    assert world.read_conservation().balanced
 
 
 async def test_nobody_waits_for_a_successor_where_nothing_is_left_to_do(world: World) -> None:
-    world.put("a")
+    world.put_record("a")
     await asyncio.wait_for(drain(world.context, linger=60, most_seconds=0.2, hand_over=60), 20)
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 async def test_it_leaves_in_the_end_though_nobody_comes(world: World) -> None:
@@ -88,9 +91,9 @@ async def test_it_leaves_in_the_end_though_nobody_comes(world: World) -> None:
 def test_drains_that_died_are_forgotten(world: World) -> None:
     for _ in range(3):
         Presence(world.engine).beat()
-    world.later(11)
+    world.advance_clock(11)
     assert at_work(world.engine) == AtWork(0, 0, None)
-    world.later(3600)
+    world.advance_clock(3600)
     Presence(world.engine).begin()
     assert [row.n for row in world.query("SELECT count(*) AS n FROM sync.heartbeats")] == [1]
 
@@ -109,9 +112,9 @@ def test_the_sensor_asks_for_more_only_where_those_at_work_do_not_keep_up(
     allowed = replace(dagster.world.context, config=two_part_config(limits={"drains": 2}))
     dagster.context = allowed
     Presence(dagster.world.engine).beat()
-    dagster.world.put("a")
+    dagster.world.put_record("a")
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
-    dagster.world.later(5)
+    dagster.world.advance_clock(5)
     assert len(dagster.tick(changes.change_events).run_requests) == 1
     Presence(dagster.world.engine).beat()
     assert "a drain is at work" in dagster.tick(changes.change_events).skip_message
@@ -121,6 +124,6 @@ async def test_looking_again_and_again_is_no_work_that_keeps_a_drain(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sync_orchestrator.core.drain.activity._MAX_WAIT_SECONDS", 0.05)
-    world.put("a")
+    world.put_record("a")
     await asyncio.wait_for(drain(world.context, linger=0.5, most_seconds=3600), 20)
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()

@@ -6,15 +6,16 @@ import time
 from typing import Any
 
 import pytest
-from conftest import World
+from world import World
 
 from sync_orchestrator.core.drain import record_claimer
+from sync_orchestrator.core.push import claims
 
 
 def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pusher looks before the events are archived, and hears of the empty result after that."""
-    world.put("a")
-    whole, slow = record_claimer.claim, iter([0.5])
+    world.put_record("a")
+    whole, slow = claims.claim, iter([0.5])
 
     def overtaken(*args: Any, **options: Any) -> Any:
         found = whole(*args, **options)
@@ -22,5 +23,5 @@ def test_a_look_that_was_overtaken_is_repeated(world: World, monkeypatch: pytest
         return found
 
     monkeypatch.setattr(record_claimer, "claim", overtaken)
-    world.drain()
-    assert world.mirrored() == world.truth()
+    world.run_drain()
+    assert world.mirror_by_key() == world.expected_mirror()

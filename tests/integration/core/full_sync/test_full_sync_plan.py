@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from conftest import World
+from command_line import Command
+from command_line import command as command
 from fakes import FakeThirdParty, answer, two_part_config
-from test_cli import Command
-from test_cli import command as command
-from test_full_sync import fill
+from scenes import fill_sources, plan_full_sync
+from world import World
 
 from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.full_sync.plan import GroupPlan, plan_group
 from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.errors import CannotPlan, DeletionsHeld, GroupBusy
-
-
-def planned(world: World, group: str = "A", **options: Any) -> GroupPlan:
-    return asyncio.run(plan_group(world.context, world.entity, group, **options))
 
 
 def everything(world: World) -> Any:
@@ -50,9 +46,9 @@ def everything(world: World) -> Any:
 
 def done(world: World, work: Callable[[], object]) -> dict[str, int]:
     """What really changed at the third party: made, changed, deleted."""
-    before = {key: dict(value) for key, value in world.mirrored().items()}
+    before = {key: dict(value) for key, value in world.mirror_by_key().items()}
     work()
-    after = world.mirrored()
+    after = world.mirror_by_key()
     counts = {
         "create": len(after.keys() - before.keys()),
         "delete": len(before.keys() - after.keys()),
@@ -67,12 +63,12 @@ def writes(plan: GroupPlan) -> dict[str, int]:
 
 def mixed(world: World) -> None:
     """A synced group in which, at the sources, something of each kind has happened since."""
-    fill(world, 60)
-    world.full_sync(patience=30)
-    world.put("k001", name="changed", tell=False)
-    world.put("new", tell=False)
+    fill_sources(world, 60)
+    world.run_full_sync(patience=30)
+    world.put_record("k001", name="changed", notify=False)
+    world.put_record("new", notify=False)
     world.shop.remove("k002")
-    world.put("k003", group="B", tell=False)
+    world.put_record("k003", group="B", notify=False)
     world.erp.by_hand({"code": "strange", "store": "A"})
 
 
@@ -80,10 +76,10 @@ def mixed(world: World) -> None:
 
 
 def test_before_the_first_go_live_everything_is_to_be_made_and_nothing_is_written(world: World) -> None:
-    fill(world, 120)
+    fill_sources(world, 120)
     world.stock.rows.pop("k007")
     before = everything(world)
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert everything(world) == before
     assert (plan.listed, plan.counts) == (120, {"create": 119, "incomplete": 1})
     assert plan.samples[0].fields == [
@@ -97,61 +93,61 @@ def test_before_the_first_go_live_everything_is_to_be_made_and_nothing_is_writte
 def test_a_plan_of_a_changed_group_is_what_its_full_sync_then_does(world: World) -> None:
     mixed(world)
     before = everything(world)
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert everything(world) == before
     assert plan.counts == {"create": 1, "update": 1, "delete": 1, "unchanged": 57, "moved": 1, "unmanaged": 1}
     assert [(sample.key, sample.fields) for sample in plan.samples if sample.action == "update"] == [
         ("k001", [{"field": "name", "ours": "changed", "theirs": "n"}])
     ]
     moved = {"update": 2, "create": 1, "delete": 1}  # the record that moves is written too
-    assert done(world, lambda: world.full_sync(patience=30)) == moved
-    assert writes(planned(world)) == {}
+    assert done(world, lambda: world.run_full_sync(patience=30)) == moved
+    assert writes(plan_full_sync(world)) == {}
 
 
 def test_a_plan_of_the_group_that_a_record_moves_to_tells_of_it(world: World) -> None:
     mixed(world)
-    assert planned(world, "B").counts == {"update": 1}
-    assert done(world, lambda: world.full_sync("B")) == {"update": 1}
+    assert plan_full_sync(world, "B").counts == {"update": 1}
+    assert done(world, lambda: world.run_full_sync("B")) == {"update": 1}
 
 
 def test_a_move_makes_and_deletes_where_the_group_is_part_of_the_address(make_world: Callable[..., World]) -> None:
     world = make_world(erp=FakeThirdParty(assigns_ids=False, group_in_address=True))
-    fill(world, 5)
-    world.full_sync(patience=30)
-    world.put("k003", group="B", tell=False)
-    assert (planned(world).counts, planned(world, "B").counts) == (
+    fill_sources(world, 5)
+    world.run_full_sync(patience=30)
+    world.put_record("k003", group="B", notify=False)
+    assert (plan_full_sync(world).counts, plan_full_sync(world, "B").counts) == (
         {"delete": 1, "unchanged": 4, "moved": 1},
         {"create": 1},
     )
 
 
 def test_what_already_stands_there_is_taken_over_only_where_it_is_searched_for(world: World) -> None:
-    fill(world, 3)
+    fill_sources(world, 3)
     world.erp.by_hand({"code": "k000", "store": "A", "name": "n", "count": 0})
     world.erp.by_hand({"code": "k001", "store": "A", "name": "other", "count": 1})
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert (plan.counts, plan.worries) == ({"create": 3, "duplicates": 2}, True)
     assert "search_first" in plan.notes[0]
     world.erp.capabilities = Capabilities(True, True, False, False, search_first=True)
-    assert planned(world).counts == {"create": 1, "update": 1, "unchanged": 1}
+    assert plan_full_sync(world).counts == {"create": 1, "update": 1, "unchanged": 1}
 
 
 def test_deletions_that_would_be_held_are_told_and_not_planned(world: World) -> None:
-    fill(world, 50)
-    world.full_sync(patience=30)
+    fill_sources(world, 50)
+    world.run_full_sync(patience=30)
     for number in range(10):
         world.shop.remove(f"k{number:03}")
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert plan.counts == {"unchanged": 50, "over_cap": 10}
     assert plan.notes == ["deletions are held: 10 of 50 records would be deleted, more than the cap of 5"]
     with pytest.raises(DeletionsHeld):
-        world.full_sync()
-    assert planned(world, allow_deletions=10).counts == {"delete": 10, "unchanged": 40}
+        world.run_full_sync()
+    assert plan_full_sync(world, allow_deletions=10).counts == {"delete": 10, "unchanged": 40}
 
 
 def test_a_listing_that_is_not_proven_complete_deletes_nothing(world: World) -> None:
-    fill(world, 20)
-    world.full_sync(patience=30)
+    fill_sources(world, 20)
+    world.run_full_sync(patience=30)
     world.shop.keyset_listing = False
     listed = dict(world.shop.rows)
     world.shop.rows.pop("k001")
@@ -160,17 +156,17 @@ def test_a_listing_that_is_not_proven_complete_deletes_nothing(world: World) -> 
         return len(listed)
 
     world.shop.count = count  # type: ignore[method-assign]
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert (plan.counts["over_cap"], "not proven complete (19 listed, 20 counted)" in plan.notes[0]) == (1, True)
 
 
 def test_what_cannot_be_used_or_mapped_is_told(make_world: Callable[..., World]) -> None:
     config = two_part_config().entities["item"]
     world = make_world(entity={"mapping": {**config.mapping, "count": "abs(stock.count)"}})
-    fill(world, 3)
-    world.put("b\x00", tell=False)
+    fill_sources(world, 3)
+    world.put_record("b\x00", notify=False)
     world.stock.put("k001", {"key": "k001", "count": "many", "v": 0})
-    plan = planned(world)
+    plan = plan_full_sync(world)
     assert (plan.counts, plan.worries) == ({"create": 2, "unusable": 1, "unmapped": 1}, True)
     assert any("'k001': mapping.count" in note for note in plan.notes)
     assert any("a text holds NUL" in note for note in plan.notes)
@@ -178,25 +174,25 @@ def test_what_cannot_be_used_or_mapped_is_told(make_world: Callable[..., World])
 
 def test_rule_26_what_was_refused_before_is_planned_again(world: World) -> None:
     world.erp.before = lambda verb, key: answer(422) if key == "a" else None
-    world.put("a")
-    world.put("b")
-    world.drain()
-    assert planned(world).counts == {"unchanged": 1, "create": 1}
+    world.put_record("a")
+    world.put_record("b")
+    world.run_drain()
+    assert plan_full_sync(world).counts == {"unchanged": 1, "create": 1}
     world.erp.before = lambda verb, key: None
-    assert done(world, world.full_sync) == {"create": 1}
+    assert done(world, world.run_full_sync) == {"create": 1}
 
 
 def test_drift_is_left_to_validation_as_a_full_sync_does(world: World) -> None:
-    fill(world, 5)
-    world.full_sync(patience=30)
-    world.erp.store[world.row("k001").external_id]["name"] = "altered"
-    assert planned(world).counts == {"unchanged": 4, "drift": 1}
-    assert done(world, world.full_sync) == {}
+    fill_sources(world, 5)
+    world.run_full_sync(patience=30)
+    world.erp.store[world.read_record_row("k001").external_id]["name"] = "altered"
+    assert plan_full_sync(world).counts == {"unchanged": 4, "drift": 1}
+    assert done(world, world.run_full_sync) == {}
 
 
 def test_a_changed_mapping_is_shown_before_it_is_taken_over(world: World) -> None:
-    fill(world, 5)
-    world.full_sync(patience=30)
+    fill_sources(world, 5)
+    world.run_full_sync(patience=30)
     entity = two_part_config().entities["item"]
     config = two_part_config(entity={"mapping": {**entity.mapping, "name": "join(' ', [shop.name, key])"}})
     context = assemble(
@@ -208,21 +204,21 @@ def test_a_changed_mapping_is_shown_before_it_is_taken_over(world: World) -> Non
 
 
 def test_a_live_change_wins_over_what_was_listed_before_it(world: World) -> None:
-    fill(world, 3)
-    world.full_sync(patience=30)
+    fill_sources(world, 3)
+    world.run_full_sync(patience=30)
     pages = world.shop.pages
 
-    def late(group: str, after: str | None = None):  # type: ignore[no-untyped-def]
-        async def stream():  # type: ignore[no-untyped-def]
+    def late(group: str, after: str | None = None) -> AsyncIterator[Any]:
+        async def stream() -> AsyncIterator[Any]:
             async for page in pages(group, after):
                 yield page
-            world.put("k001", name="live")
-            await asyncio.to_thread(world.drain)
+            world.put_record("k001", name="live")
+            await asyncio.to_thread(world.run_drain)
 
         return stream()
 
     world.shop.pages = late  # type: ignore[method-assign]
-    assert (planned(world).counts, world.mirrored()["k001"]["name"]) == ({"unchanged": 3}, "live")
+    assert (plan_full_sync(world).counts, world.mirror_by_key()["k001"]["name"]) == ({"unchanged": 3}, "live")
 
 
 def happens(world: World, draw: Random) -> None:
@@ -230,11 +226,11 @@ def happens(world: World, draw: Random) -> None:
     key, told = f"k{draw.randrange(30):02}", draw.random() < 0.4
     match draw.randrange(10):
         case 0 | 1 | 2 | 3 | 4 | 5:
-            world.put(key, draw.choice("abc"), draw.randrange(3), draw.choice("AB"), tell=told)
+            world.put_record(key, draw.choice("abc"), draw.randrange(3), draw.choice("AB"), notify=told)
         case 6 | 7 if key in world.shop.rows:
             version = world.shop.remove(key)
             if told:
-                world.tell("shop", key, "delete", version)
+                world.post_event("shop", key, "delete", version)
         case 8:
             world.stock.rows.pop(key, None)
         case 9 if world.erp.store:
@@ -255,12 +251,12 @@ def test_whatever_has_happened_a_full_sync_does_what_was_planned(
     for _ in range(12):
         for _ in range(draw.randrange(13)):
             happens(world, draw)
-        world.later(20)
+        world.advance_clock(20)
         if draw.random() < 0.5:
-            world.drain()
+            world.run_drain()
         for group in "AB":
-            plan = planned(world, group, allow_deletions=100)
-            did = done(world, lambda group=group: world.full_sync(group, allow_deletions=100))  # type: ignore[misc]
+            plan = plan_full_sync(world, group, allow_deletions=100)
+            did = done(world, lambda group=group: world.run_full_sync(group, allow_deletions=100))  # type: ignore[misc]
             more = [did.get(name, 0) - plan.counts.get(name, 0) for name in ("create", "update", "delete")]
             assert more[2] == 0
             assert min(more) >= 0
@@ -271,17 +267,17 @@ def test_whatever_has_happened_a_full_sync_does_what_was_planned(
 
 
 def test_refuses_where_something_cannot_be_read(world: World) -> None:
-    fill(world, 3)
+    fill_sources(world, 3)
     world.stock.down = True
     with pytest.raises(CannotPlan, match="its sources cannot be read: the source does not answer"):
-        planned(world)
+        plan_full_sync(world)
     world.stock.down = False
     world.erp.before = lambda verb, key: answer(503) if verb == "list" else None
     with pytest.raises(CannotPlan, match="the third party 'erp' cannot be read: answer 503"):
-        planned(world)
+        plan_full_sync(world)
     world.query("UPDATE sync.systems SET open_since = now() WHERE name = 'erp'")
     with pytest.raises(CannotPlan, match="its breaker is open"):
-        planned(world)
+        plan_full_sync(world)
 
 
 def test_refuses_while_a_full_sync_is_under_way(world: World) -> None:
@@ -290,15 +286,15 @@ def test_refuses_while_a_full_sync_is_under_way(world: World) -> None:
         "VALUES ('item', 'A', 1, now() + interval '1 minute')"
     )
     with pytest.raises(GroupBusy):
-        planned(world)
+        plan_full_sync(world)
 
 
 # From the shell -------------------------------------------------------------------------------------------------------
 
 
 def test_the_command_shows_counts_and_samples(world: World, command: Command) -> None:
-    fill(world, 3)
-    fill(world, 2, "B", "b")
+    fill_sources(world, 3)
+    fill_sources(world, 2, "B", "b")
     result = command("plan", "item")
     assert result.exit_code == 0
     assert [line.split() for line in result.stdout.splitlines()[1:5]] == [
@@ -314,36 +310,36 @@ def test_the_command_shows_counts_and_samples(world: World, command: Command) ->
 
 
 def test_the_command_tells_by_exit_status_what_needs_a_person(world: World, command: Command, tmp_path: Path) -> None:
-    fill(world, 2)
-    world.put("b\x00", tell=False)
+    fill_sources(world, 2)
+    world.put_record("b\x00", notify=False)
     assert command("plan", "item").exit_code == 1
     world.stock.down = True
     result = command("plan", "item", "--out", tmp_path / "plan.json")
     assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
     assert "A: its sources cannot be read" in result.stderr
     world.shop.down = True
-    world.shop.groups = lambda: world.shop.read("x")  # type: ignore[method-assign, assignment]
+    world.shop.groups = lambda: world.shop.read("x")  # type: ignore[method-assign, assignment, return-value]
     assert "'shop' cannot be asked for the business groups" in command("plan", "item").stderr
 
 
 def test_a_full_sync_does_what_its_plan_says(world: World, command: Command, tmp_path: Path) -> None:
-    fill(world, 3)
-    fill(world, 2, "B", "b")
+    fill_sources(world, 3)
+    fill_sources(world, 2, "B", "b")
     file = tmp_path / "plan.json"
     command("plan", "item", "--out", file)
     result = command("full-sync", "item", "--plan", file, "--group", "B")
-    assert (result.exit_code, sorted(world.mirrored())) == (0, ["b000", "b001"])
+    assert (result.exit_code, sorted(world.mirror_by_key())) == (0, ["b000", "b001"])
     command("plan", "item", "--out", file)
     assert command("full-sync", "item", "--plan", file).exit_code == 0
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def content(world: World) -> None:
-    world.put("k001", name="changed", tell=False)
+    world.put_record("k001", name="changed", notify=False)
 
 
 def another(world: World) -> None:
-    world.put("k009", tell=False)
+    world.put_record("k009", notify=False)
 
 
 def there_by_hand(world: World) -> None:
@@ -351,7 +347,7 @@ def there_by_hand(world: World) -> None:
 
 
 def new_group(world: World) -> None:
-    world.put("c", group="C", tell=False)
+    world.put_record("c", group="C", notify=False)
 
 
 @pytest.mark.parametrize(
@@ -366,8 +362,8 @@ def new_group(world: World) -> None:
 def test_a_full_sync_that_would_do_something_else_than_planned_does_nothing(
     world: World, command: Command, tmp_path: Path, change: Callable[[World], None], said: str
 ) -> None:
-    fill(world, 3)
-    fill(world, 2, "B", "b")
+    fill_sources(world, 3)
+    fill_sources(world, 2, "B", "b")
     file = tmp_path / "plan.json"
     command("plan", "item", "--out", file)
     change(world)
@@ -379,15 +375,15 @@ def test_a_full_sync_that_would_do_something_else_than_planned_does_nothing(
 
 
 def test_the_cap_is_part_of_the_plan(world: World, command: Command, tmp_path: Path) -> None:
-    fill(world, 20)
-    world.full_sync(patience=30)
+    fill_sources(world, 20)
+    world.run_full_sync(patience=30)
     for number in range(10):
         world.shop.remove(f"k{number:03}")
     file = tmp_path / "plan.json"
     assert command("plan", "item", "--allow-deletions", 10, "--out", file).exit_code == 0
     assert command("full-sync", "item", "--plan", file, "--allow-deletions", 10).exit_code == 2
     assert command("full-sync", "item", "--plan", file).exit_code == 0
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "[1]", "\x00"])
@@ -401,7 +397,7 @@ def test_what_is_no_plan_is_said_in_a_line(command: Command, tmp_path: Path, tex
 
 
 def test_a_plan_of_another_entity_or_group_is_refused(world: World, command: Command, tmp_path: Path) -> None:
-    fill(world, 1)
+    fill_sources(world, 1)
     file = tmp_path / "plan.json"
     command("plan", "item", "--out", file)
     assert "no business group 'Z'" in command("full-sync", "item", "--plan", file, "--group", "Z").stderr
@@ -411,4 +407,4 @@ def test_a_plan_of_another_entity_or_group_is_refused(world: World, command: Com
 
 def test_two_plans_of_the_same_say_the_same(world: World) -> None:
     mixed(world)
-    assert planned(world) == planned(world)
+    assert plan_full_sync(world) == plan_full_sync(world)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import Result
-from conftest import World
 from fakes import answer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
+from world import World
 
 from sync_orchestrator import composition
 from sync_orchestrator.cli import app
@@ -32,7 +32,7 @@ def command(world: World, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) -> None:
     for number in range(6):
-        world.put(f"k{number}", tell=False)
+        world.put_record(f"k{number}", notify=False)
     told: list[str] = []
     seen = asyncio.Event()
 
@@ -64,9 +64,9 @@ async def test_progress_is_shown_while_a_group_is_still_under_way(world: World) 
 
 def test_the_last_line_names_the_causes_with_their_numbers_and_the_next_command(world: World) -> None:
     for number in range(5):
-        world.put(f"k{number}", tell=False)
+        world.put_record(f"k{number}", notify=False)
     world.erp.before = lambda verb, key: {"k0": answer(422), "k1": answer(422), "k2": answer(500)}.get(key)
-    world.full_sync()
+    world.run_full_sync()
     with world.engine.begin() as connection:
         said = left_over(connection, "item", ["A"], 0)
     assert said is not None
@@ -75,8 +75,8 @@ def test_the_last_line_names_the_causes_with_their_numbers_and_the_next_command(
 
 
 def test_nothing_is_left_where_all_is_in_sync(world: World) -> None:
-    world.put("a", tell=False)
-    world.full_sync()
+    world.put_record("a", notify=False)
+    world.run_full_sync()
     with world.engine.begin() as connection:
         assert left_over(connection, "item", ["A"], 0) is None
 
@@ -89,7 +89,7 @@ def with_a_listing_that_fails_after_each_page(
     monkeypatch.setattr(composition, "open_context", lambda **_: world.context)
     world.shop.page = 2
     for number in range(5):
-        world.put(f"k{number}", tell=False)
+        world.put_record(f"k{number}", notify=False)
     pages = world.shop.pages
 
     async def broken(group: str, after: str | None = None) -> Any:
@@ -119,7 +119,7 @@ def test_the_command_tries_a_full_sync_again_by_the_retry_rule_of_the_entity(
     result = CliRunner().invoke(app, ["full-sync", "item"])
     assert result.exit_code == 0
     assert "A: answer 500; again in 0 s" in result.stderr
-    assert world.mirrored() == world.truth()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_full_sync_reports_its_progress_in_lines(
@@ -127,9 +127,9 @@ def test_full_sync_reports_its_progress_in_lines(
     command: Command,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sync_progress.reported.__wrapped__, "__defaults__", (0.01,))
+    monkeypatch.setattr(inspect.unwrap(sync_progress.reported), "__defaults__", (0.01,))
     for number in range(5):
-        world.put(f"k{number}", tell=False)
+        world.put_record(f"k{number}", notify=False)
 
     async def gate(verb: str, key: str) -> None:
         await asyncio.sleep(0.05)
@@ -141,11 +141,11 @@ def test_full_sync_reports_its_progress_in_lines(
 
 
 def test_a_group_with_a_known_unmanaged_record_says_so_when_it_is_only_counted(world: World) -> None:
-    world.put("a", tell=False)
-    world.full_sync()
+    world.put_record("a", notify=False)
+    world.run_full_sync()
     world.erp.by_hand({"code": "theirs", "store": "A"}, "A")
-    world.validate(full=True)
-    counted = world.validate()
+    world.run_validation(full=True)
+    counted = world.run_validation()
     assert (counted.verdict, counted.compared) == ("in_sync", None)
     assert counted.reason == "2 counted, 1 expected: 1 unmanaged"
 

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from paths import ROOT, SUPPORT
 from sqlalchemy import Connection, Engine
+from world import World
 
+from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.groups import lease as group_lease
 from sync_orchestrator.core.groups.lease import GROUP_LEASE_SECONDS, leased
 from sync_orchestrator.errors import GroupBusy
@@ -101,7 +102,7 @@ async def test_a_group_that_was_taken_while_the_work_was_canceled_is_given_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     taking, canceled, taken = threading.Event(), threading.Event(), threading.Event()
-    run_transaction = group_lease.in_transaction
+    run_transaction = in_transaction
 
     def slow(engine: Engine, work: Callable[[Connection], Any]) -> Any:
         taking.set()

@@ -15,10 +15,10 @@ from typing import Any
 import apprise
 import pytest
 from alert_servers import MailServer, Receiver, Webhook
-from conftest import World
 from fakes import answer
 from pydantic import ValidationError
 from typer.testing import CliRunner
+from world import World
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.config import Alerts
@@ -121,7 +121,7 @@ def alerts_in_status(world: World) -> dict[str, Any]:
 def refuse(world: World, key: str = "a", status: int = 422) -> None:
     """The third party refuses this record, which is notified of."""
     world.erp.before = lambda verb, k: answer(status) if k == key else None
-    world.put(key)
+    world.put_record(key)
 
 
 # What arrives -------------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
     world = make_world(system={"breaker": {"failures": 5000}})
     world.erp.before = lambda verb, key: answer(422)
     for number in range(1000):
-        world.put(f"k{number:03}", tell=False)
+        world.put_record(f"k{number:03}", notify=False)
     record(
         world.engine,
         [
@@ -142,7 +142,7 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
             for key, row in source.rows.items()
         ],
     )
-    world.drain()
+    world.run_drain()
     assert send(world, webhook.url, ui_url="https://dagster.example.org") == 1
     [message] = webhook.heard
     assert message["title"] == TITLE
@@ -158,8 +158,8 @@ def test_a_thousand_records_of_one_cause_are_one_message_with_their_count(
 
 def test_what_a_full_sync_could_not_push_is_one_message(world: World, webhook: Webhook) -> None:
     world.erp.before = lambda verb, key: answer(422)
-    world.put("a", tell=False)
-    world.full_sync(patience=30)
+    world.put_record("a", notify=False)
+    world.run_full_sync(patience=30)
     send(world, webhook.url)
     assert [message["message"].splitlines()[0] for message in webhook.heard] == ["What: item: answer 422 (1)"]
 
@@ -167,8 +167,8 @@ def test_what_a_full_sync_could_not_push_is_one_message(world: World, webhook: W
 def test_each_cause_has_its_line_in_one_message(world: World, webhook: Webhook) -> None:
     world.erp.before = lambda verb, key: answer({"a": 422, "b": 409, "c": 422}[key])
     for key in "abc":
-        world.put(key)
-    world.drain()
+        world.put_record(key)
+    world.run_drain()
     assert send(world, webhook.url) == 1
     assert webhook.titles == [TITLE]
     lines = webhook.heard[0]["message"].splitlines()
@@ -178,21 +178,21 @@ def test_each_cause_has_its_line_in_one_message(world: World, webhook: Webhook) 
 
 def test_what_comes_within_the_group_wait_is_one_message(world: World, webhook: Webhook) -> None:
     world.erp.before = lambda verb, key: answer(422)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert send(world, webhook.url, group_wait=5) == 0
-    world.later(4)
-    world.put("b")
-    world.drain()
+    world.advance_clock(4)
+    world.put_record("b")
+    world.run_drain()
     assert send(world, webhook.url, group_wait=5) == 0
-    world.later(2)
+    world.advance_clock(2)
     assert send(world, webhook.url, group_wait=5) == 1
     assert "answer 422 (2)\nExamples: a, b" in webhook.heard[0]["message"]
 
 
 def test_mail_has_title_count_examples_and_place(world: World, mail: MailServer) -> None:
     refuse(world)
-    world.drain()
+    world.run_drain()
     assert send(world, mail.url) == 1
     assert (mail.titles, mail.recipients) == ([TITLE], ["oncall@example.org"])
     for text in mail.texts().values():
@@ -202,7 +202,7 @@ def test_mail_has_title_count_examples_and_place(world: World, mail: MailServer)
 
 def test_mail_has_a_line_for_each_thing(world: World, mail: MailServer) -> None:
     refuse(world)
-    world.drain()
+    world.run_drain()
     send(world, mail.url)
     assert [line.split(":")[0] for line in mail.texts()["text/plain"].splitlines()] == [
         "What",
@@ -237,7 +237,7 @@ def test_no_text_keeps_an_alert_from_being_sent(world: World, webhook: Webhook, 
 
 def test_without_an_address_it_is_in_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     refuse(world)
-    world.drain()
+    world.run_drain()
     assert (send(world), send(world)) == (1, 0)
     [line] = [entry.getMessage() for entry in caplog.records if entry.name == "sync_orchestrator.alerts"]
     assert line.startswith(f"ALERT {TITLE}\nWhat: item: answer 422 (1)\n")
@@ -275,13 +275,13 @@ def test_long_causes_and_titles_are_cut_and_still_end(world: World, webhook: Web
 
 def test_whoever_was_told_is_told_once_when_it_is_over(world: World, webhook: Webhook, mail: MailServer) -> None:
     refuse(world)
-    world.drain()
+    world.run_drain()
     send(world, webhook.url, mail.url)
     look(world)
     assert send(world, webhook.url, mail.url) == 0
     world.erp.before = lambda verb, key: None
-    world.put("a", name="fixed")
-    world.drain()
+    world.put_record("a", name="fixed")
+    world.run_drain()
     look(world)
     assert (send(world, webhook.url, mail.url), send(world, webhook.url, mail.url)) == (2, 0)
     assert webhook.titles == mail.titles == [TITLE, f"Over: {TITLE}"]
@@ -305,35 +305,35 @@ def test_what_was_over_before_it_could_be_sent_is_outcome_undeliverable_as_going
     resolve(world)
     absent.up()
     for _ in range(3):
-        world.later(LONGEST_REST)
+        world.advance_clock(LONGEST_REST)
         send(world, absent.url)
     assert absent.titles == []
 
 
 def test_the_record_that_was_waited_for_ends_the_alert(world: World, webhook: Webhook) -> None:
-    world.tell("shop", "late", "update", 5, {"name": "n", "store": "A"})
-    world.drain()
-    world.later(86_400 + 1)
+    world.post_event("shop", "late", "update", 5, {"name": "n", "store": "A"})
+    world.run_drain()
+    world.advance_clock(86_400 + 1)
     look(world)
-    world.drain()
+    world.run_drain()
     send(world, webhook.url)
     assert webhook.titles == ["item: changes wait for records that never came"]
-    world.put("late")
-    world.drain()
-    assert world.states().get("waiting") is None
+    world.put_record("late")
+    world.run_drain()
+    assert world.count_events_by_state().get("waiting") is None
     look(world)
     send(world, webhook.url)
     assert len(webhook.titles) == 2
 
 
 def test_drift_that_repair_does_not_hint_is_told_of(world: World, webhook: Webhook) -> None:
-    world.put("a", count=1, tell=False)
-    world.full_sync()
+    world.put_record("a", count=1, notify=False)
+    world.run_full_sync()
     for _ in range(3):
-        world.erp.store[world.row("a").external_id]["count"] = 1.5
-        world.later(1)
-        result = world.validate(full=True)
-        world.drain()
+        world.erp.store[world.read_record_row("a").external_id]["count"] = 1.5
+        world.advance_clock(1)
+        result = world.run_validation(full=True)
+        world.run_drain()
         send(world, webhook.url)
     assert (result.verdict, result.persistent) == ("drift", 1)
     assert [title for title in webhook.titles if "persistent" in title]
@@ -350,13 +350,13 @@ def test_what_is_added_later_is_told_after_growing_intervals_with_its_count(
     world.erp.before = lambda verb, key: answer(422)
     told = []
     for hours in (0, 0.5, 0.6, 1.1, 1, 4.1):
-        world.later(hours * 3600)
-        world.put(f"after {hours}")
-        world.drain()
+        world.advance_clock(hours * 3600)
+        world.put_record(f"after {hours}")
+        world.run_drain()
         send(world, webhook.url)
         told.append(len(webhook.heard))
     assert told == [1, 1, 2, 2, 3, 4]
-    world.later(86_400)
+    world.advance_clock(86_400)
     assert send(world, webhook.url) == 0
     assert webhook.titles == [TITLE] + [f"Still: {TITLE}"] * 3
     assert [message["message"].splitlines()[0] for message in webhook.heard] == [
@@ -367,13 +367,13 @@ def test_what_is_added_later_is_told_after_growing_intervals_with_its_count(
 def test_the_end_of_an_alert_has_its_last_count(world: World, webhook: Webhook) -> None:
     world.erp.before = lambda verb, key: answer(422)
     for key in "abc":
-        world.put(key)
-        world.drain()
+        world.put_record(key)
+        world.run_drain()
         send(world, webhook.url)
     world.erp.before = lambda verb, key: None
     for key in "abc":
-        world.put(key, name="fixed")
-    world.drain()
+        world.put_record(key, name="fixed")
+    world.run_drain()
     look(world)
     send(world, webhook.url)
     assert webhook.titles == [TITLE, f"Over: {TITLE}"]
@@ -383,7 +383,7 @@ def test_the_end_of_an_alert_has_its_last_count(world: World, webhook: Webhook) 
 def test_what_goes_on_is_told_in_its_newest_words(world: World, webhook: Webhook) -> None:
     tell(world, title="work is due for 15 minutes")
     send(world, webhook.url)
-    world.later(3600)
+    world.advance_clock(3600)
     tell(world, title="work is due for 75 minutes")
     send(world, webhook.url)
     assert webhook.titles == ["work is due for 15 minutes", "Still: work is due for 75 minutes"]
@@ -434,14 +434,14 @@ def test_server_that_is_down_gets_it_once_when_it_is_back(world: World, kind: ty
     receiver: Receiver = kind()
     with closed_at_the_end(receiver):
         refuse(world)
-        world.drain()
+        world.run_drain()
         assert send(world, receiver.url) == 0
-        world.later(RETRY + 1)
+        world.advance_clock(RETRY + 1)
         assert send(world, receiver.url) == 0
         receiver.up()
-        world.later(2 * RETRY - 1)
+        world.advance_clock(2 * RETRY - 1)
         assert (send(world, receiver.url), receiver.titles) == (0, [])
-        world.later(2)
+        world.advance_clock(2)
         assert (send(world, receiver.url), send(world, receiver.url), receiver.titles) == (1, 0, [TITLE])
 
 
@@ -450,7 +450,7 @@ def test_webhook_that_refuses_it_gets_it_later(world: World, webhook: Webhook) -
     for status in (301, 404, 429, 500, 503):
         webhook.status = status
         assert send(world, webhook.url) == 0, status
-        world.later(LONGEST_REST)
+        world.advance_clock(LONGEST_REST)
     webhook.status = 204
     assert (send(world, webhook.url), len(webhook.heard)) == (1, 1)
 
@@ -458,10 +458,10 @@ def test_webhook_that_refuses_it_gets_it_later(world: World, webhook: Webhook) -
 def test_what_gathers_while_the_server_is_down_arrives_as_one(world: World, absent: Webhook) -> None:
     world.erp.before = lambda verb, key: answer(422)
     for key in "abc":
-        world.put(key)
-        world.drain()
+        world.put_record(key)
+        world.run_drain()
         assert send(world, absent.url) == 0
-        world.later(LONGEST_REST)
+        world.advance_clock(LONGEST_REST)
     absent.up()
     assert send(world, absent.url) == 1
     assert "answer 422 (3)\nExamples: a, b, c" in absent.heard[0]["message"]
@@ -472,32 +472,32 @@ def test_drains_that_die_take_no_alert_with_them(make_world: Callable[..., World
     world = make_world(system={"breaker": {"failures": 100}})
     world.erp.before = lambda verb, key: answer(422)
     for point in CRASHES:
-        world.put(point)
-        assert world.killed(world.drain, point, 1), point
+        world.put_record(point)
+        assert world.run_until_crash(world.run_drain, point, 1), point
         dead = {row.key for row in world.query("SELECT key FROM sync.events WHERE state = 'dead'")}
         assert {row.key for row in world.query("SELECT key FROM sync.alert_records")} == dead, point
-        world.later(300)
-        world.drain()
-        world.drain()
-    assert world.states() == {"dead": 2 * len(CRASHES)}
+        world.advance_clock(300)
+        world.run_drain()
+        world.run_drain()
+    assert world.count_events_by_state() == {"dead": 2 * len(CRASHES)}
     assert (send(world, webhook.url), send(world, webhook.url), webhook.titles) == (1, 0, [TITLE])
     assert f"answer 422 ({len(CRASHES)})" in webhook.heard[0]["message"]
 
 
 def test_sender_that_dies_before_it_sends_is_replaced(world: World, webhook: Webhook) -> None:
     tell(world)
-    assert world.killed(lambda: send(world, webhook.url), "alerts.taken", 1)
-    world.later(LEASE - 30)
+    assert world.run_until_crash(lambda: send(world, webhook.url), "alerts.taken", 1)
+    world.advance_clock(LEASE - 30)
     assert (send(world, webhook.url), webhook.heard) == (0, [])
-    world.later(31)
+    world.advance_clock(31)
     assert (send(world, webhook.url), send(world, webhook.url), len(webhook.heard)) == (1, 0, 1)
 
 
 def test_sender_that_dies_after_it_sent_costs_one_repetition(world: World, webhook: Webhook) -> None:
     tell(world)
-    assert world.killed(lambda: send(world, webhook.url), "alerts.delivered", 1)
+    assert world.run_until_crash(lambda: send(world, webhook.url), "alerts.delivered", 1)
     for _ in range(3):
-        world.later(LEASE + 1)
+        world.advance_clock(LEASE + 1)
         send(world, webhook.url)
     assert len(webhook.heard) == 2
 
@@ -514,7 +514,7 @@ def test_what_a_slow_server_kept_waiting_is_sent_by_one_sender(world: World, web
 
     def slow(title: str) -> None:
         webhook.on_message = lambda title: None
-        world.later(LEASE + 1)
+        world.advance_clock(LEASE + 1)
         send(world, webhook.url)
 
     webhook.on_message = slow
@@ -527,7 +527,7 @@ def test_what_a_slow_server_kept_waiting_is_sent_by_one_sender(world: World, web
 def test_slow_sender_that_failed_at_last_leaves_what_another_has_sent(world: World, webhook: Webhook) -> None:
     def slow(title: str) -> None:
         webhook.on_message = lambda title: None
-        world.later(LEASE + 1)
+        world.advance_clock(LEASE + 1)
         assert send(world, webhook.url) == 1
         webhook.status = 500
 
@@ -535,7 +535,7 @@ def test_slow_sender_that_failed_at_last_leaves_what_another_has_sent(world: Wor
     tell(world)
     assert send(world, webhook.url) == 0
     webhook.status = 200
-    world.later(LONGEST_REST)
+    world.advance_clock(LONGEST_REST)
     assert (send(world, webhook.url), len(webhook.heard)) == (0, 1)
     assert alerts_in_status(world)["send_error"] is None
 
@@ -559,7 +559,7 @@ def test_nobody_is_told_again_because_another_address_is_down(world: World, webh
     tell(world)
     for _ in range(4):
         send(world, webhook.url, absent.url)
-        world.later(LONGEST_REST)
+        world.advance_clock(LONGEST_REST)
     absent.up()
     send(world, webhook.url, absent.url)
     assert (len(absent.heard), len(webhook.heard)) == (1, 1)
@@ -572,7 +572,7 @@ def test_who_was_outcome_undeliverable_does_not_hear_of_the_end(
     send(world, webhook.url, absent.url)
     resolve(world)
     absent.up()
-    world.later(LONGEST_REST)
+    world.advance_clock(LONGEST_REST)
     send(world, webhook.url, absent.url)
     assert (webhook.titles, absent.titles) == (["work is due and not done", "Over: work is due and not done"], [])
 
@@ -584,7 +584,7 @@ def test_an_end_that_could_not_be_sent_is_sent_later(world: World, webhook: Webh
     webhook.status = 503
     assert send(world, webhook.url) == 0
     webhook.status = 200
-    world.later(RETRY + 1)
+    world.advance_clock(RETRY + 1)
     assert (send(world, webhook.url), webhook.titles[1:]) == (1, ["Over: work is due and not done"])
 
 
@@ -641,7 +641,7 @@ def test_that_alerts_cannot_be_sent_is_in_the_log_and_the_status(
     found = alerts_in_status(world)
     assert (len(found["open"]), found["unsent"], found["send_error"]) == (1, 1, error)
     absent.up()
-    world.later(RETRY + 1)
+    world.advance_clock(RETRY + 1)
     send(world, webhook.url, absent.url)
     found = alerts_in_status(world)
     assert (found["open"][0]["sent"], found["unsent"], found["send_error"]) == (True, 0, None)
@@ -700,7 +700,7 @@ def test_webhook_with_secrets_uses_them_and_does_not_tell(
         assert send(world, url) == 0
         absent.up()
         for absent.status in (401, 500, 200):
-            world.later(LONGEST_REST)
+            world.advance_clock(LONGEST_REST)
             assert send(world, url) == (absent.status == 200)
             assert "overdue" in said(world, caplog)
             assert SECRET not in said(world, caplog)
@@ -724,7 +724,7 @@ def test_address_that_is_not_known_is_outcome_undeliverable_with_its_secret(
     tell(world)
     for url in (f"slak://{SECRET}", f"nosuch://user@host/{SECRET}", f"slack://{SECRET}", SECRET):
         assert send(world, url) == 0
-        world.later(LONGEST_REST)
+        world.advance_clock(LONGEST_REST)
     assert SECRET not in said(world, caplog)
 
 

@@ -16,10 +16,13 @@ from typing import Any
 import dagster as dg
 import pytest
 from alert_servers import Webhook
-from conftest import World
+from dagster_instance import Dagster
+from dagster_instance import dagster as dagster
+from dagster_instance import instance as instance
+from dagster_instance import storage as storage
+from dagster_instance import storage_url as storage_url
 from fakes import FakeThirdParty, answer, lost_answer
-from test_dagster_runs import Dagster, instance, storage, storage_url
-from test_dagster_runs import dagster as dagster
+from world import World
 
 from sync_orchestrator.api.database import Database
 from sync_orchestrator.api.watchdog import Watchdog
@@ -59,8 +62,8 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
 
 def synced(world: World, number: int = 3) -> World:
     for each in range(number):
-        world.put(f"k{each}", tell=False)
-    world.full_sync()
+        world.put_record(f"k{each}", notify=False)
+    world.run_full_sync()
     return world
 
 
@@ -76,18 +79,18 @@ def minutely(world: World) -> None:
 def a_change_is_refused(make: Make) -> World:
     world = make()
     world.erp.before = lambda verb, key: answer(422)
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     return world
 
 
 def a_create_is_lost_that_cannot_be_looked_up(make: Make) -> World:
     world = make(erp=FakeThirdParty(can_lookup=False))
     world.erp.after = lambda verb, key: lost_answer() if verb == "create" else None
-    world.put("a")
+    world.put_record("a")
     for _ in range(4):
-        world.drain()
-        world.later(60)
+        world.run_drain()
+        world.advance_clock(60)
     return world
 
 
@@ -95,16 +98,16 @@ def a_third_party_fails_again_and_again(make: Make) -> World:
     world = make()
     world.erp.before = lambda verb, key: answer(500)
     for number in range(10):
-        world.put(f"k{number}")
-    world.drain()
+        world.put_record(f"k{number}")
+    world.run_drain()
     return world
 
 
 def a_record_is_altered_there(make: Make) -> World:
     world = synced(make())
-    name = str(world.row("k1").external_id)
+    name = str(world.read_record_row("k1").external_id)
     world.erp.store[name] = {**world.erp.store[name], "count": -1}
-    assert world.validate(full=True).verdict == "drift"
+    assert world.run_validation(full=True).verdict == "drift"
     return world
 
 
@@ -112,24 +115,24 @@ def a_version_is_of_tomorrow(make: Make) -> World:
     part = {"key": "key", "version": {"path": "v"}, "list": {"path": "/"}}
     world = make(entity={"parts": {"shop": {**part, "group": "store"}, "stock": part}})
     version = int((time.time() + 24 * HOUR) * 1e6)
-    world.tell("shop", "a", "create", version, {"name": "n", "store": "A"}, group="A")
-    world.drain()
+    world.post_event("shop", "a", "create", version, {"name": "n", "store": "A"}, group="A")
+    world.run_drain()
     return world
 
 
 def an_update_comes_whose_record_never_does(make: Make) -> World:
     world = make()
-    world.tell("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
-    world.drain()
-    world.later(25 * HOUR)
+    world.post_event("shop", "a", "update", 5, {"name": "n", "store": "A"}, group="A")
+    world.run_drain()
+    world.advance_clock(25 * HOUR)
     minutely(world)
     return world
 
 
 def nobody_drains(make: Make) -> World:
     world = make()
-    world.put("a")
-    world.later(HOUR)
+    world.put_record("a")
+    world.advance_clock(HOUR)
     minutely(world)
     return world
 
@@ -139,16 +142,16 @@ def a_source_lost_most_of_its_records(make: Make) -> World:
     for number in range(15):
         world.shop.remove(f"k{number}")
     with suppress(DeletionsHeld):
-        world.full_sync()
+        world.run_full_sync()
     return world
 
 
 def a_source_does_not_show_what_it_announced(make: Make) -> World:
     world = synced(make())
-    world.tell("shop", "ghost", "create", 5_000_000)
+    world.post_event("shop", "ghost", "create", 5_000_000)
     for _ in range(3):
-        world.drain()
-        world.later(500)
+        world.run_drain()
+        world.advance_clock(500)
     return world
 
 
@@ -156,7 +159,7 @@ def a_record_holds_what_no_database_takes(make: Make) -> World:
     world = synced(make())
     row = world.shop.rows["k1"]
     world.shop.rows["k1"] = replace(row, data={**row.data, "name": "a\x00b"}, version=row.version + 1)
-    world.full_sync()
+    world.run_full_sync()
     return world
 
 
@@ -205,17 +208,17 @@ class Absent:
 
 def a_receiver_of_outcomes_is_down(make: Make) -> World:
     world = make(outcomes={"audit": {"url": "https://audit.test"}})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     for _ in range(2):
         outcomes.send_due_outcomes(world.engine, {"audit": Absent()}, world.config.alerts)
-        world.later(HOUR)
+        world.advance_clock(HOUR)
     return world
 
 
 def a_source_tells_nobody(make: Make) -> World:
     world = synced(make())
-    world.put("new", tell=False)
+    world.put_record("new", notify=False)
     asyncio.run(check_sources(world.context, world.entity, "A"))
     return world
 
@@ -250,7 +253,7 @@ def the_new_path_fails(make: Make) -> World:
 
 def an_event_vanishes_from_the_ledger(make: Make) -> World:
     world = make()
-    world.put("a")
+    world.put_record("a")
     world.query("DELETE FROM sync.events WHERE source = 'shop' RETURNING key")
     with world.engine.begin() as connection:
         assert not look_after(connection).balanced
@@ -259,7 +262,7 @@ def an_event_vanishes_from_the_ledger(make: Make) -> World:
 
 def the_third_party_is_down_for_an_hour(make: Make) -> World:
     world = synced(make())
-    world.later(HOUR)
+    world.advance_clock(HOUR)
     minutely(world)
     return world
 
@@ -329,10 +332,10 @@ def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alert
     watchdog = Watchdog(Database(world.engine), world.config)
     assert watchdog.look() == 0  # no sensor was ever there
     record_heartbeat(world.engine, "sensor")
-    world.put("a")
-    world.later(200)
+    world.put_record("a")
+    world.advance_clock(200)
     assert watchdog.look() == 0
-    world.later(HOUR)
+    world.advance_clock(HOUR)
     assert watchdog.look() == 2
     assert sorted(webhook.titles) == [
         "the sensor has not looked for changes for 63 minutes",
@@ -367,7 +370,7 @@ async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: M
 def test_groups_of_a_third_party_that_a_person_paused_are_outcome_undeliverable_of(make_world: Make) -> None:
     world = synced(make_world())
     set_paused(world.engine, "erp", {"item"}, paused=True)
-    world.later(HOUR)
+    world.advance_clock(HOUR)
     minutely(world)
     assert world.query("SELECT kind FROM sync.alerts WHERE kind = 'not_validated'") == []
 
@@ -375,13 +378,13 @@ def test_groups_of_a_third_party_that_a_person_paused_are_outcome_undeliverable_
 def test_groups_that_are_validated_again_end_it(make_world: Make, webhook: Webhook) -> None:
     world = the_third_party_is_down_for_an_hour(make_world)
     arrived(world, webhook, "not_validated")
-    assert world.validate().verdict == "in_sync"
+    assert world.run_validation().verdict == "in_sync"
     minutely(world)
     assert world.query("SELECT FROM sync.alerts WHERE resolved_at IS NULL") == []
 
 
 def test_a_group_that_dagster_cannot_name_is_told_of(dagster: Dagster, webhook: Webhook) -> None:
-    dagster.world.put("k1", group="a...b", tell=False)
+    dagster.world.put_record("k1", group="a...b", notify=False)
     dagster.tick(changes.business_groups)
     assert "'a...b'" in arrived(dagster.world, webhook, "invalid_partition_name")
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from brokers import Broker, Proxy, Rabbit, running
 from brokers import broker as broker
-from conftest import World
 from fakes import answer, lost_answer, two_part_config
 from http_server import Server
 from standardwebhooks import Webhook, WebhookVerificationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from world import World
 
 from sync_orchestrator.brokers.receivers import receivers
 from sync_orchestrator.core.notifications import outcomes
@@ -78,17 +78,17 @@ def told_world(make_world: Callable[..., World], hook: Hook) -> World:
 
 
 def test_without_receivers_nothing_is_written(world: World) -> None:
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert unsent(world) == {}
 
 
 def test_what_is_mirrored_is_told_as_a_cloud_event(told_world: World, hook: Hook) -> None:
-    told_world.put("a")
-    told_world.drain()
+    told_world.put_record("a")
+    told_world.run_drain()
     assert send(told_world) == 1
     event = hook.events[0]
-    row = told_world.row("a")
+    row = told_world.read_record_row("a")
     assert (event["specversion"], event["type"], event["source"], event["subject"]) == (
         "1.0",
         "item.mirrored",
@@ -108,9 +108,14 @@ def test_what_is_mirrored_is_told_as_a_cloud_event(told_world: World, hook: Hook
 
 
 def test_a_deletion_and_each_newer_revision_are_told_in_order(told_world: World, hook: Hook) -> None:
-    for step in (lambda: told_world.put("a"), lambda: told_world.put("a", "new"), lambda: told_world.remove("a")):
+    steps: tuple[Callable[[], None], ...] = (
+        lambda: told_world.put_record("a"),
+        lambda: told_world.put_record("a", "new"),
+        lambda: told_world.delete_record("a"),
+    )
+    for step in steps:
         step()
-        told_world.drain()
+        told_world.run_drain()
     send(told_world)
     revisions = [event["data"]["revision"] for event in hook.events]
     assert revisions == sorted(revisions)
@@ -119,11 +124,11 @@ def test_a_deletion_and_each_newer_revision_are_told_in_order(told_world: World,
 
 def test_what_dies_is_told_with_its_error(told_world: World, hook: Hook) -> None:
     told_world.erp.before = lambda verb, key: answer(422)
-    told_world.put("a")
-    told_world.drain()
+    told_world.put_record("a")
+    told_world.run_drain()
     told_world.shop.refusal = answer(400)
-    told_world.tell("shop", "b", "create", 1)
-    told_world.drain()
+    told_world.post_event("shop", "b", "create", 1)
+    told_world.run_drain()
     send(told_world)
     assert sorted(hook.told()) == [("item.dead", "a"), ("item.dead", "b")]  # of two records, in no order
     refused, unread = sorted(hook.events, key=lambda event: str(event["subject"]))
@@ -132,12 +137,12 @@ def test_what_dies_is_told_with_its_error(told_world: World, hook: Hook) -> None
 
 
 def test_confirmed_drift_is_told_once_with_a_sample(told_world: World, hook: Hook) -> None:
-    told_world.put("a")
-    told_world.drain()
-    told_world.full_sync()
+    told_world.put_record("a")
+    told_world.run_drain()
+    told_world.run_full_sync()
     next(iter(told_world.erp.store.values()))["name"] = "altered"
     for _ in range(2):
-        told_world.validate(full=True, repair="off")
+        told_world.run_validation(full=True, repair="off")
     send(told_world)
     drift = [event for event in hook.events if event["type"] == "item.drift"]
     assert [(event["subject"], event["data"]["drift"], event["data"]["group"]) for event in drift] == [
@@ -154,15 +159,15 @@ def test_each_receiver_hears_what_it_asked_for(make_world: Callable[..., World],
             "none": {"url": hook.url, "entities": []},
         }
     )
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert unsent(world) == {"every": {"unsent": 1, "error": None}}
     assert send(world) == 1
 
 
 def test_a_receiver_that_is_gone_from_the_configuration_is_owed_nothing(told_world: World, hook: Hook) -> None:
-    told_world.put("a")
-    told_world.drain()
+    told_world.put_record("a")
+    told_world.run_drain()
     assert send_due_outcomes(told_world.engine, {}, told_world.config.alerts) == 0
     assert unsent(told_world) == {}
 
@@ -171,22 +176,22 @@ def test_an_answer_that_was_lost_is_told_of_once_it_is_known(told_world: World, 
     """The record is pushed again, and looked at again; its revision is news once."""
     lost = iter([lost_answer()])
     told_world.erp.after = lambda verb, key: next(lost, None) if verb == "create" else None
-    told_world.put("a")
+    told_world.put_record("a")
     for _ in range(4):
-        told_world.drain()
-        told_world.later(60)
-    assert told_world.states() == {"done": 2}
+        told_world.run_drain()
+        told_world.advance_clock(60)
+    assert told_world.count_events_by_state() == {"done": 2}
     send(told_world)
     assert hook.told() == [("item.mirrored", "a")]
 
 
 def test_a_repair_is_news(told_world: World, hook: Hook) -> None:
-    told_world.put("a")
-    told_world.drain()
-    told_world.full_sync()
+    told_world.put_record("a")
+    told_world.run_drain()
+    told_world.run_full_sync()
     next(iter(told_world.erp.store.values()))["name"] = "altered"
-    told_world.validate(full=True)
-    told_world.drain()
+    told_world.run_validation(full=True)
+    told_world.run_drain()
     send(told_world)
     assert hook.told() == [("item.mirrored", "a"), ("item.drift", "a"), ("item.mirrored", "a")]
 
@@ -198,8 +203,8 @@ def test_calls_are_signed(make_world: Callable[..., World], hook: Hook) -> None:
     world = make_world(
         outcomes={"audit": {"url": hook.url, "secret": SECRET, "headers": {"Authorization": "Bearer t"}}}
     )
-    world.put("a", "Ünï")
-    world.drain()
+    world.put_record("a", "Ünï")
+    world.run_drain()
     send(world)
     body, headers = hook.calls[0]
     assert Webhook(SECRET).verify(body, headers)["id"] == headers["webhook-id"] == hook.events[0]["id"]
@@ -214,8 +219,8 @@ def test_a_webhook_that_is_down_is_left_alone_and_told_later(
 ) -> None:
     hook.answer = lambda event: status
     for key in ("a", "b"):
-        told_world.put(key)
-    told_world.drain()
+        told_world.put_record(key)
+    told_world.run_drain()
     assert send(told_world) == 0
     calls = len(hook.calls)
     assert calls <= 2
@@ -224,15 +229,15 @@ def test_a_webhook_that_is_down_is_left_alone_and_told_later(
     assert len(hook.calls) == calls
     assert unsent(told_world)["audit"] == {"unsent": 2, "error": f"answer {status}"}
     assert f"audit: answer {status}" in caplog.text
-    told_world.later(6)
+    told_world.advance_clock(6)
     assert send(told_world) == 2
     assert sorted(hook.told()) == [("item.mirrored", "a"), ("item.mirrored", "b")]
 
 
 def test_the_rests_grow(told_world: World, hook: Hook) -> None:
     hook.answer = lambda event: 500
-    told_world.put("a")
-    told_world.drain()
+    told_world.put_record("a")
+    told_world.run_drain()
     rests = []
     for _ in range(4):
         send(told_world)
@@ -241,7 +246,7 @@ def test_the_rests_grow(told_world: World, hook: Hook) -> None:
                 0
             ].s
         )
-        told_world.later(1000)
+        told_world.advance_clock(1000)
     assert [round(rest) for rest in rests] == [5, 10, 20, 40]
 
 
@@ -250,13 +255,13 @@ def test_retry_after_is_obeyed(told_world: World, hook: Hook, server: Server) ->
         return JSONResponse({}, 503, headers={"Retry-After": "600"})
 
     server.handler = busy
-    told_world.put("a")
-    told_world.drain()
+    told_world.put_record("a")
+    told_world.run_drain()
     send(told_world)
     server.handler = hook.handle
-    told_world.later(590)
+    told_world.advance_clock(590)
     assert send(told_world) == 0
-    told_world.later(20)
+    told_world.advance_clock(20)
     assert send(told_world) == 1
 
 
@@ -264,16 +269,16 @@ def test_one_that_is_refused_keeps_back_its_record_alone(told_world: World, hook
     hook.answer = lambda event: 422 if event["subject"] == "a" else 202
     for name in ("one", "two"):
         for key in ("a", "b"):
-            told_world.put(key, name)
-        told_world.drain()
+            told_world.put_record(key, name)
+        told_world.run_drain()
     assert send(told_world) == 2
     assert hook.told() == [("item.mirrored", "b")] * 2
     assert unsent(told_world)["audit"] == {"unsent": 2, "error": "answer 422"}
-    told_world.put("b", "three")
-    told_world.drain()
+    told_world.put_record("b", "three")
+    told_world.run_drain()
     assert send(told_world) == 1
     hook.answer = lambda event: 202
-    told_world.later(11)
+    told_world.advance_clock(11)
     assert send(told_world) == 2
     revisions = [event["data"]["revision"] for event in hook.events if event["subject"] == "a"]
     assert revisions == sorted(revisions)
@@ -292,8 +297,8 @@ def test_what_a_webhook_sends_back_is_not_unpacked_nor_read_to_its_end(
 ) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         world = make_world(outcomes={"audit": {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "timeout": 5}})
-        world.put("a")
-        world.drain()
+        world.put_record("a")
+        world.run_drain()
 
         def talk() -> None:
             connection, _ = listener.accept()
@@ -315,8 +320,8 @@ def test_what_a_webhook_sends_back_is_not_unpacked_nor_read_to_its_end(
 def test_a_webhook_that_speaks_no_http_is_down(make_world: Callable[..., World], raw: bytes) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         world = make_world(outcomes={"audit": {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/", "timeout": 5}})
-        world.put("a")
-        world.drain()
+        world.put_record("a")
+        world.run_drain()
 
         def talk() -> None:
             connection, _ = listener.accept()
@@ -333,8 +338,8 @@ def test_a_webhook_that_speaks_no_http_is_down(make_world: Callable[..., World],
 
 def test_a_webhook_that_nobody_listens_at(make_world: Callable[..., World]) -> None:
     world = make_world(outcomes={"audit": {"url": "http://127.0.0.1:9/hook"}})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert send(world) == 0
     assert unsent(world)["audit"]["error"] == "no answer (ConnectError)"
 
@@ -342,23 +347,23 @@ def test_a_webhook_that_nobody_listens_at(make_world: Callable[..., World]) -> N
 def test_a_person_is_told_in_time_and_of_the_end(make_world: Callable[..., World], hook: Hook) -> None:
     world = make_world(outcomes={"audit": {"url": hook.url}}, alerts={"overdue_after": 60})
     hook.answer = lambda event: 500
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     send(world)
     assert alerts_of(world) == []
-    world.later(100)
+    world.advance_clock(100)
     send(world)
     assert alerts_of(world) == ["audit: 1 outcomes wait for it, the oldest for 2 minutes"]
     hook.answer = lambda event: 202
-    world.later(100)
+    world.advance_clock(100)
     assert send(world) == 1
     assert alerts_of(world) == []
 
 
 def test_one_receiver_that_is_down_keeps_no_other_waiting(make_world: Callable[..., World], hook: Hook) -> None:
     world = make_world(outcomes={"down": {"url": "http://127.0.0.1:9"}, "up": {"url": hook.url}})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     assert send(world) == 1
     assert list(unsent(world)) == ["down"]
 
@@ -367,11 +372,11 @@ def test_one_receiver_that_is_down_keeps_no_other_waiting(make_world: Callable[.
 def test_a_sender_that_dies_is_followed_by_another_with_the_same_ids(
     told_world: World, hook: Hook, point: str, repeats: int
 ) -> None:
-    told_world.put("a")
-    told_world.drain()
-    assert told_world.killed(lambda: send(told_world), point, 1)
+    told_world.put_record("a")
+    told_world.run_drain()
+    assert told_world.run_until_crash(lambda: send(told_world), point, 1)
     assert send(told_world) == 0, "the receiver is the dead sender's for a minute"
-    told_world.later(61)
+    told_world.advance_clock(61)
     assert send(told_world) == 1
     assert len(hook.events) == repeats
     assert len({event["id"] for event in hook.events}) == 1
@@ -381,8 +386,8 @@ def test_a_sender_that_dies_is_followed_by_another_with_the_same_ids(
 def test_many_are_sent_in_batches(told_world: World, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "_MAX_BATCH", 7)
     for number in range(30):
-        told_world.put(f"k{number}")
-    told_world.drain()
+        told_world.put_record(f"k{number}")
+    told_world.run_drain()
     assert send(told_world) == 30
     assert len({event["id"] for event in hook.events}) == 30
 
@@ -393,8 +398,8 @@ def test_many_are_sent_in_batches(told_world: World, hook: Hook, monkeypatch: py
 def test_a_broker_gets_cloud_events(make_world: Callable[..., World], broker: Broker) -> None:
     world = make_world(outcomes={"bus": {"url": broker.url, "queue": broker.queue, "source": "/mirror"}})
     for name in ("one", "two"):
-        world.put("a", name)
-        world.drain()
+        world.put_record("a", name)
+        world.run_drain()
     assert send(world) == 2
     got = list(broker.received())
     events = [json.loads(body) for body, _ in got]
@@ -413,14 +418,14 @@ def test_an_exchange_gets_them_by_their_type(make_world: Callable[..., World]) -
         try:
             rabbit.channel.queue_bind(rabbit.queue, exchange, routing_key="item.mirrored")
             world = make_world(outcomes={"bus": {"url": rabbit.url, "exchange": exchange}})
-            world.put("a")
-            world.drain()
+            world.put_record("a")
+            world.run_drain()
             assert send(world) == 1
             assert len(list(rabbit.received())) == 1
         finally:
             rabbit.channel.exchange_delete(exchange)
-        world.put("a", "new")
-        world.drain()
+        world.put_record("a", "new")
+        world.run_drain()
         assert send(world) == 0
         assert "no exchange" in unsent(world)["bus"]["error"]
 
@@ -431,13 +436,13 @@ def test_a_broker_that_is_down_and_comes_back(
     caplog.set_level(logging.INFO)
     proxy = Proxy(broker.url)
     world = make_world(outcomes={"bus": {"url": proxy.url, "queue": broker.queue}})
-    world.put("a")
-    world.drain()
+    world.put_record("a")
+    world.run_drain()
     proxy.cut()
     assert send(world) == 0
     assert unsent(world)["bus"]["unsent"] == 1
     proxy.open()
-    world.later(6)
+    world.advance_clock(6)
     try:
         assert send(world) == 1
     finally:

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import World
-from test_cli import Command, command
-from test_drift import alter, synced
+from command_line import Command
+from command_line import command as command
+from scenes import alter_copy, sync_and_wait_a_second
+from world import World
 
 from sync_orchestrator.cli.drift_export import plot, write
 from sync_orchestrator.core.validation import drift_log as found_drift
@@ -27,10 +28,10 @@ KEYS = ("k000", "k001", "k002")
 @pytest.fixture
 def drifted(world: World) -> World:
     """Three records that somebody altered there; the first is repaired."""
-    synced(world)
+    sync_and_wait_a_second(world)
     for key in KEYS:
-        alter(world, key, name="=1+1", count=10**20)
-    world.validate(full=True, repair="ask")
+        alter_copy(world, key, name="=1+1", count=10**20)
+    world.run_validation(full=True, repair="ask")
     world.query("UPDATE sync.drift SET status = 'repaired', repaired_at = now() WHERE key = 'k000'")
     return world
 

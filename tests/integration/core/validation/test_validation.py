@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from conftest import World
-from test_full_sync import fill
+from typing import Any
+
+from scenes import fill_sources, find_external_id
+from world import World
 
 from sync_orchestrator.core.validation.validate import groups_due
 
 
-def kinds(world: World, **options: object) -> set[tuple[str, str]]:
-    return {(drift.key, drift.kind) for drift in world.validate(**options).drift}
-
-
-def id_of(world: World, key: str) -> str:
-    return next(name for name, record in world.erp.store.items() if record["code"] == key)
+def kinds(world: World, **options: Any) -> set[tuple[str, str]]:
+    return {(drift.key, drift.kind) for drift in world.run_validation(**options).drift}
 
 
 def test_in_sync_costs_one_call_after_the_first_audit(world: World) -> None:
-    fill(world, 30)
-    world.full_sync()
-    assert world.validate().compared == 30
+    fill_sources(world, 30)
+    world.run_full_sync()
+    assert world.run_validation().compared == 30
     world.erp.calls.clear()
-    assert world.validate().verdict == "in_sync"
+    assert world.run_validation().verdict == "in_sync"
     assert world.erp.calls == {"count": 1}
 
 
 def test_names_missing_different_stale_extra_and_unmanaged_and_repairs_them(world: World) -> None:
-    fill(world, 60)
-    world.full_sync()
-    world.put("k005", name="second", count=5)
-    world.put("k009", name="to be deleted")
-    world.drain()
-    ghost = dict(world.mirrored()["k009"])
-    world.remove("k009")
-    world.drain()
-    world.later(1)
+    fill_sources(world, 60)
+    world.run_full_sync()
+    world.put_record("k005", name="second", count=5)
+    world.put_record("k009", name="to be deleted")
+    world.run_drain()
+    ghost = dict(world.mirror_by_key()["k009"])
+    world.delete_record("k009")
+    world.run_drain()
+    world.advance_clock(1)
     world.erp.by_hand({"code": "HAND", "store": "A", "name": "by hand"})
-    del world.erp.store[id_of(world, "k001")]
-    world.erp.store[id_of(world, "k002")]["name"] = "altered"
-    world.erp.store[id_of(world, "k005")]["name"] = "n"
+    del world.erp.store[find_external_id(world, "k001")]
+    world.erp.store[find_external_id(world, "k002")]["name"] = "altered"
+    world.erp.store[find_external_id(world, "k005")]["name"] = "n"
     world.erp.by_hand(ghost)
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert {(drift.key, drift.kind, drift.status) for drift in result.drift} == {
         ("k001", "missing", "repairing"),
         ("k002", "different", "repairing"),
@@ -48,46 +46,46 @@ def test_names_missing_different_stale_extra_and_unmanaged_and_repairs_them(worl
         ("k009", "extra", "repairing"),
         ("HAND", "unmanaged", "left"),
     }
-    world.drain()
-    hand = world.mirrored().pop("HAND")
+    world.run_drain()
+    hand = world.mirror_by_key().pop("HAND")
     assert hand["name"] == "by hand"
-    again = world.validate()
+    again = world.run_validation()
     assert (again.verdict, again.unmanaged) == ("in_sync", 1)
-    assert {key: row for key, row in world.mirrored().items() if key != "HAND"} == world.truth()
+    assert {key: row for key, row in world.mirror_by_key().items() if key != "HAND"} == world.expected_mirror()
 
 
 def test_leaves_records_with_open_pushes_out_of_judgement(world: World) -> None:
-    fill(world, 20)
-    world.full_sync()
-    world.put("k001", name="not pushed yet")
-    world.put("new")
-    world.remove("k003")
-    world.later(1)
-    result = world.validate(full=True)
+    fill_sources(world, 20)
+    world.run_full_sync()
+    world.put_record("k001", name="not pushed yet")
+    world.put_record("new")
+    world.delete_record("k003")
+    world.advance_clock(1)
+    result = world.run_validation(full=True)
     assert (result.verdict, result.drift) == ("in_sync", [])
 
 
 def test_says_not_validated_before_the_first_full_sync_and_with_the_breaker_open(world: World) -> None:
-    world.put("a")
-    world.drain()
-    assert world.validate().verdict == "not_validated"
-    world.full_sync()
+    world.put_record("a")
+    world.run_drain()
+    assert world.run_validation().verdict == "not_validated"
+    world.run_full_sync()
     world.query("UPDATE sync.systems SET open_since = now(), probe_at = now() WHERE name = 'erp'")
-    assert world.validate().verdict == "not_validated"
+    assert world.run_validation().verdict == "not_validated"
 
 
 def test_drift_that_returns_unchanged_is_reported_once_as_persistent(world: World) -> None:
-    fill(world, 5)
-    world.full_sync()
+    fill_sources(world, 5)
+    world.run_full_sync()
 
     def rounded() -> None:
-        world.erp.store[id_of(world, "k001")]["count"] = 1.5
+        world.erp.store[find_external_id(world, "k001")]["count"] = 1.5
 
     for _ in range(4):
         rounded()
-        world.later(1)
-        result = world.validate(full=True)
-        world.drain()
+        world.advance_clock(1)
+        result = world.run_validation(full=True)
+        world.run_drain()
     assert [drift.status for drift in result.drift] == ["persistent"]
     assert result.repaired == 0
     told = world.query("SELECT cause, n FROM sync.alerts WHERE kind = 'drift' ORDER BY cause")
@@ -95,40 +93,40 @@ def test_drift_that_returns_unchanged_is_reported_once_as_persistent(world: Worl
 
 
 def test_extra_records_above_the_cap_are_not_deleted(world: World) -> None:
-    fill(world, 30)
-    world.full_sync()
-    ghosts = [dict(world.mirrored()[f"k{number:03}"]) for number in range(10)]
+    fill_sources(world, 30)
+    world.run_full_sync()
+    ghosts = [dict(world.mirror_by_key()[f"k{number:03}"]) for number in range(10)]
     for number in range(10):
-        world.remove(f"k{number:03}")
-    world.drain()
+        world.delete_record(f"k{number:03}")
+    world.run_drain()
     for ghost in ghosts:
         world.erp.by_hand(ghost)
-    world.later(1)
-    result = world.validate(full=True)
+    world.advance_clock(1)
+    result = world.run_validation(full=True)
     assert {drift.status for drift in result.drift} == {"found"}
-    world.drain()
+    world.run_drain()
     assert len(world.erp.store) == 30
     assert "delete_cap" in [row.kind for row in world.query("SELECT kind FROM sync.alerts")]
 
 
 def test_repair_never_overwrites_newer_data(world: World) -> None:
-    fill(world, 5)
-    world.full_sync()
-    world.erp.store[id_of(world, "k001")]["name"] = "altered"
-    world.later(1)
-    world.validate(full=True)
-    world.put("k001", name="newer")
-    world.drain()
-    assert world.mirrored() == world.truth()
+    fill_sources(world, 5)
+    world.run_full_sync()
+    world.erp.store[find_external_id(world, "k001")]["name"] = "altered"
+    world.advance_clock(1)
+    world.run_validation(full=True)
+    world.put_record("k001", name="newer")
+    world.run_drain()
+    assert world.mirror_by_key() == world.expected_mirror()
 
 
 def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> None:
-    fill(world, 5)
-    world.full_sync()
+    fill_sources(world, 5)
+    world.run_full_sync()
     for key in ("k001", "k002"):
-        world.erp.store[id_of(world, key)]["name"] = "altered"
-        world.later(1)
-        world.validate(full=True, repair="off")
+        world.erp.store[find_external_id(world, key)]["name"] = "altered"
+        world.advance_clock(1)
+        world.run_validation(full=True, repair="off")
     [alert] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'drift'")
     assert (alert.title, alert.examples) == (
         "item A: 2 different",
@@ -139,8 +137,8 @@ def test_drift_that_grows_is_told_with_all_that_is_wrong_now(world: World) -> No
 def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World) -> None:
     for group in "ABCDEF":
         for number in range(5):
-            world.put(f"{group}{number}", group=group, tell=False)
-        world.full_sync(group)
+            world.put_record(f"{group}{number}", group=group, notify=False)
+        world.run_full_sync(group)
     world.erp.calls.clear()
 
     def due() -> list[str]:
@@ -149,9 +147,9 @@ def test_a_round_of_audits_that_was_killed_goes_on_where_it_stopped(world: World
 
     def audit() -> None:
         for group in due():
-            assert world.validate(group).verdict == "in_sync"
+            assert world.run_validation(group).verdict == "in_sync"
 
-    assert world.killed(audit, "validation.before_repair_commit", 3)
+    assert world.run_until_crash(audit, "validation.before_repair_commit", 3)
     assert due() == ["C", "D", "E", "F"]
     audit()
     assert (due(), world.erp.calls["list"]) == ([], 7)

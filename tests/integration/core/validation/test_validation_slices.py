@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from conftest import World
 from hypothesis import given
 from hypothesis import strategies as st
+from world import World
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.validation import queries
@@ -52,10 +52,10 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
     monkeypatch.setattr(Slices.__init__, "__defaults__", (20,))
     world = make_world(entity={"validation": {"confirm_after": 0}})
     for number in range(100):
-        world.put(f"k{number:03}", tell=False)
-    world.full_sync()
-    assert world.validate(full=True).verdict == "in_sync"
-    ids = {world.row(f"k{number:03}").external_id: number for number in range(100)}
+        world.put_record(f"k{number:03}", notify=False)
+    world.run_full_sync()
+    assert world.run_validation(full=True).verdict == "in_sync"
+    ids = {world.read_record_row(f"k{number:03}").external_id: number for number in range(100)}
     lost, altered = (
         [name for name, number in ids.items() if number in (3, 50)],
         next(name for name, number in ids.items() if number == 77),
@@ -64,7 +64,7 @@ def test_a_group_beyond_what_memory_may_hold_is_validated_as_any_other(
         world.erp.store.pop(name)
     world.erp.store[altered] = {**world.erp.store[altered], "count": -1}
     world.erp.by_hand({"code": "stranger", "store": "A", "name": "by hand", "count": 0}, "A")
-    result = world.validate(full=True)
+    result = world.run_validation(full=True)
     assert sorted((drift.key, drift.kind) for drift in result.drift) == [
         ("k003", "missing"),
         ("k050", "missing"),

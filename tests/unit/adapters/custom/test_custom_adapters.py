@@ -11,9 +11,10 @@ from typing import Any
 import odd_adapters
 import pytest
 import yaml
+from failing_adapters import raising
 from http_server import Server, failure_of
-from odd_adapters import Drawer, Shelf
-from sqlalchemy import Engine
+from odd_adapters import Drawer, Shelf, class_document
+from odd_adapters import empty_shelves as empty_shelves
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -21,12 +22,8 @@ from sync_orchestrator import composition
 from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config
-from sync_orchestrator.core.drain.drain import drain
-from sync_orchestrator.core.full_sync.full_sync import full_sync
-from sync_orchestrator.core.ledger.recording import ChangeEvent, record
 from sync_orchestrator.core.ports import Capabilities, Found, Item, PartRead, ThirdParty
 from sync_orchestrator.core.systems.rate_limit import HoldOff
-from sync_orchestrator.core.validation.validate import validate
 from sync_orchestrator.errors import CallFailed, ConfigError, Failure, Refusal
 
 PAYLOAD = {"code": "k1", "store": "A", "name": "n"}
@@ -43,43 +40,8 @@ class Good(ThirdPartyAdapter):
 """
 
 
-def document(adapter: str = "odd_adapters:Shelf", **changes: Any) -> dict[str, Any]:
-    """An entity whose source and third party are classes."""
-    entity = {
-        "owner": "shop",
-        "parts": {"shop": {"key": "key", "group": "store", "version": {"path": "v", "kind": "number"}}},
-        "mapping": {"code": "key", "store": "group", "name": "shop.name"},
-        "retry": {"retries": 1, "first_wait": 0},
-        "third_party": {"system": "erp", "key_field": "code", **changes.pop("third_party", {})},
-        "validation": {"confirm_after": 0},
-    }
-    return {
-        "sources": {"shop": {"kind": "class", "adapter": "odd_adapters:Drawer", **changes.pop("source", {})}},
-        "third_parties": {
-            "erp": {
-                "adapter": adapter,
-                "search_lag": 0,
-                "in_flight_window": 0,
-                "timeout": 5,
-                **changes.pop("system", {}),
-            }
-        },
-        "entities": {"item": entity},
-        "alerts": {"group_wait": 0},
-        **changes,
-    }
-
-
 def third_party(**changes: Any) -> ThirdParty:
-    return build_third_parties(Config.model_validate(document(**changes)), {})["item"]
-
-
-@pytest.fixture(autouse=True)
-def empty() -> Iterator[None]:
-    yield
-    Shelf.kept.clear()
-    Shelf.instead.clear()
-    Drawer.rows.clear()
+    return build_third_parties(Config.model_validate(class_document(**changes)), {})["item"]
 
 
 # Loading.
@@ -97,7 +59,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
 
     def tell(module: str, adapter: str = "mine:Mine", **changes: Any) -> list[str]:
         (tmp_path / "mine.py").write_text(GOOD + module)
-        (tmp_path / "sync.yaml").write_text(yaml.safe_dump(document(adapter, **changes), sort_keys=False))
+        (tmp_path / "sync.yaml").write_text(yaml.safe_dump(class_document(adapter, **changes), sort_keys=False))
         with pytest.raises(ConfigError) as caught:
             composition.load_config()
         return str(caught.value).splitlines()
@@ -324,7 +286,7 @@ async def test_without_an_address_the_rate_counts_methods(server: Server) -> Non
         nonlocal calls
         calls += 1
 
-    adapter = build_third_parties(Config.model_validate(document()), {"erp": before_call})["item"]
+    adapter = build_third_parties(Config.model_validate(class_document()), {"erp": before_call})["item"]
     external_id = await adapter.create(Item("k1", "A", PAYLOAD))
     await adapter.read(Item("k1", "A", {}, external_id=external_id))
     assert calls == 2
@@ -337,7 +299,7 @@ async def test_a_class_that_is_turned_away_is_left_alone_as_long_as_asked(addres
 
     Shelf.instead["read"] = turned_away
     hold_off = HoldOff()
-    config = Config.model_validate(document(system=address))
+    config = Config.model_validate(class_document(system=address))
     adapter = build_third_parties(config, {}, {"erp": hold_off})["item"]
     await failure_of(adapter.read(Item("k1", "A", {}, external_id="s1")))
     assert await hold_off.left() > 500
@@ -347,13 +309,6 @@ async def test_a_class_that_is_turned_away_is_left_alone_as_long_as_asked(addres
 
 
 # What is believed of it.
-
-
-def raising(error: BaseException) -> Callable[[], Any]:
-    def misbehave() -> Any:
-        raise error
-
-    return misbehave
 
 
 async def hang() -> None:
@@ -367,7 +322,7 @@ CALLS: dict[str, Callable[[ThirdParty], Awaitable[Any]]] = {
     "read": lambda adapter: adapter.read(Item("k1", "A", {}, external_id="s1")),
     "lookup": lambda adapter: adapter.lookup("k1", "A"),
     "count": lambda adapter: adapter.count("A"),
-    "pages": lambda adapter: anext(adapter.pages("A")),  # type: ignore[arg-type]
+    "pages": lambda adapter: anext(adapter.pages("A")),
 }
 
 
@@ -462,8 +417,8 @@ async def test_a_listing_that_never_moves_on_is_ended() -> None:
 async def test_what_a_source_gives_is_looked_at_too(row: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Drawer, "part_of", lambda self, row_: row)
     Drawer.rows.append({"key": "k", "store": "A", "v": 1})
-    source = build_sources(Config.model_validate(document()))["item"]["shop"]
-    assert said in (await failure_of(anext(source.pages("A")))).detail  # type: ignore[arg-type]
+    source = build_sources(Config.model_validate(class_document()))["item"]["shop"]
+    assert said in (await failure_of(anext(source.pages("A")))).detail
 
 
 def test_what_a_source_can_do_follows_from_its_methods() -> None:
@@ -474,47 +429,11 @@ def test_what_a_source_can_do_follows_from_its_methods() -> None:
 
 async def test_records_are_read_force_index_scans_where_only_that_is_written() -> None:
     Drawer.rows.extend({"key": key, "store": "A", "v": 1} for key in "abc")
-    source = build_sources(Config.model_validate(document(source={"adapter": "odd_adapters:ReadableDrawer"})))
+    source = build_sources(Config.model_validate(class_document(source={"adapter": "odd_adapters:ReadableDrawer"})))
     assert [row.key for row in await source["item"]["shop"].read_many(["a", "x", "c"])] == ["a", "c"]
 
 
 # All of it.
-
-
-def test_a_change_goes_through_a_class(engine: Engine) -> None:
-    config = Config.model_validate(document())
-    context = composition.open_context(engine, config)
-    Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(5))
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
-    assert sorted(record["code"] for record in Shelf.kept["things"].values()) == [f"k{number}" for number in range(5)]
-
-    row = {"key": "k1", "store": "A", "name": "new", "v": 2}
-    record(engine, [ChangeEvent("shop", "e1", "item", "k1", "update", 2, row, "A")])
-    asyncio.run(drain(context, linger=0, most_seconds=60))
-    assert [each["name"] for each in Shelf.kept["things"].values() if each["code"] == "k1"] == ["new"]
-    assert asyncio.run(validate(context, context.entities["item"], "A", full=True)).verdict == "in_sync"
-
-
-def test_a_class_that_raises_what_it_should_not_does_not_end_the_drain(engine: Engine) -> None:
-    """Errors of every call are an outage: the breaker opens, and no attempt is lost."""
-    context = composition.open_context(
-        engine, Config.model_validate(document(system={"breaker": {"probe_after": 0.1}}))
-    )
-    Drawer.rows.extend({"key": f"k{number}", "store": "A", "name": "n", "v": 1} for number in range(3))
-    Shelf.instead["create"] = raising(KeyError("id"))
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=0.3))
-    assert Shelf.kept["things"] == {}
-    with engine.begin() as connection:
-        errors = (
-            connection.exec_driver_sql("SELECT detail FROM sync.push_attempts WHERE outcome = 'unknown'")
-            .scalars()
-            .all()
-        )
-    assert all("Shelf.create raised KeyError: 'id' (odd_adapters.py" in error for error in errors)
-    assert errors
-    Shelf.instead.clear()
-    asyncio.run(full_sync(context, context.entities["item"], "A", patience=30))
-    assert len(Shelf.kept["things"]) == 3
 
 
 def test_capabilities_are_those_of_the_class() -> None:

@@ -7,14 +7,13 @@ import asyncio
 import os
 import sys
 import threading
-import tracemalloc
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from file_sources import HEAD, keys, put, read, source
 from http_server import failure_of
 from pydantic import ValidationError
 
@@ -22,42 +21,13 @@ from sync_orchestrator.adapters.containment import ContainedSource
 from sync_orchestrator.adapters.factory import build_sources
 from sync_orchestrator.adapters.files import rows as file_rows
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.config import Config, Part
-from sync_orchestrator.config.sources import FilesSystem
+from sync_orchestrator.config import Config
 from sync_orchestrator.core.ports import PartRead
-from sync_orchestrator.errors import DeletionsHeld, Failure
+from sync_orchestrator.errors import Failure
 
-HEAD = "sku,store,v,name\n"
-LONG = "x" * 200
 BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z in microseconds
 
 has_pyarrow = pytest.mark.skipif(find_spec("pyarrow") is None, reason="pyarrow is not installed")
-
-
-def part(**changes: Any) -> Part:
-    files = {"glob": "*", **changes.pop("files", {})}
-    return Part.model_validate(
-        {"key": "sku", "version": {"path": "v", "kind": "number"}, "group": "store", "files": files, **changes}
-    )
-
-
-def source(folder: Path, **changes: Any) -> FileSource:
-    return FileSource(FilesSystem.model_validate({"kind": "files", "folder": str(folder)}), part(**changes))
-
-
-def put(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-async def read(found: FileSource, group: str = "A") -> list[PartRead]:
-    return [row async for rows, _ in found.pages(group) for row in rows]
-
-
-async def keys(found: FileSource, group: str = "A") -> list[str]:
-    return [row.key for row in await read(found, group) if row.problem is None]
 
 
 async def problems(found: FileSource, group: str = "A") -> list[tuple[str, str]]:
@@ -317,22 +287,6 @@ async def test_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 # How it is read.
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-async def test_memory_stays_flat(tmp_path: Path, name: str) -> None:
-    """A file of 20 MB is read with less than a tenth of it in memory."""
-    text = LONG * 4
-    row = f"k{{n}},A,1,{text}" if name == "a.csv" else f'{{{{"sku": "k{{n}}", "store": "A", "v": 1, "n": "{text}"}}}}'
-    put(tmp_path, name, (HEAD if name == "a.csv" else "") + "".join(row.format(n=n) + "\n" for n in range(22_500)))
-    number = 0
-    tracemalloc.start()
-    async for rows, _ in source(tmp_path, files={"page": 500}).pages("A"):
-        number += len(rows)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert number == 22_500
-    assert most < 2_000_000
-
-
 async def test_a_reading_that_is_broken_off_lets_go_of_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -416,30 +370,6 @@ def test_configurations_that_are_refused(changes: dict[str, Any], told: str) -> 
         config(**changes)
 
 
-def test_a_row_without_a_key_is_asked_of_no_other_source(
-    tmp_path: Path, make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make_world()
-    world.context.entities["item"] = replace(
-        world.entity,
-        sources={**world.entity.sources, "shop": source(tmp_path)},
-        rules=replace(world.entity.rules, readable=frozenset({"stock"})),
-    )
-    read_many = world.stock.read_many
-
-    async def strict(keys: Sequence[str]) -> list[PartRead]:
-        assert all(keys)
-        return list(await read_many(keys))
-
-    monkeypatch.setattr(world.stock, "read_many", strict)
-    world.stock.put("k1", {"key": "k1", "count": 1, "v": 0})
-    put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n,A,1,nobody\nk2,A\n")
-    world.full_sync()
-    assert sorted(world.mirrored()) == ["k1"]
-    [alert] = world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL")
-    assert alert.kind == "unusable"
-
-
 @pytest.mark.parametrize("change", ["came", "went", "was written", "all went"])
 async def test_files_that_come_go_or_change_meanwhile_are_noticed(tmp_path: Path, change: str) -> None:
     put(tmp_path, "a.csv", HEAD + "k1,A,1,n\n")
@@ -466,30 +396,6 @@ async def test_files_that_come_go_or_change_meanwhile_are_noticed(tmp_path: Path
     assert failure.kind is Failure.TRANSIENT
     told = {"came": "b.csv came while", "all went": "c.csv is gone"}.get(change, f"a.csv {change} while the others")
     assert told in failure.detail
-
-
-def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]) -> None:
-    """The newest of several rows of a key wins; nothing is deleted for a file that is cut off or has unreadable rows;
-    what is really gone is."""
-    world = make_world()
-    world.context.entities["item"] = replace(
-        world.entity,
-        sources={**world.entity.sources, "shop": source(tmp_path, files={"page": 3})},
-        rules=replace(world.entity.rules, readable=frozenset({"stock"})),
-    )
-    for n in range(10):
-        world.stock.put(f"k{n}", {"key": f"k{n}", "count": n, "v": 0})
-    rows = [f"k{n},A,1,n" for n in range(10)]
-    put(tmp_path, "a.csv", HEAD + "\n".join([*rows, "k3,A,3,newest", "k3,A,2,newer"]) + "\n")
-    world.full_sync()
-    assert len(world.mirrored()) == 10
-    assert world.mirrored()["k3"]["name"] == "newest"
-    put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\nk8,A\n")
-    with pytest.raises(DeletionsHeld, match="not proven complete"):
-        world.full_sync()
-    put(tmp_path, "a.csv", HEAD + "\n".join(rows[:8]) + "\n")
-    world.full_sync()
-    assert sorted(world.mirrored()) == [f"k{n}" for n in range(8)]
 
 
 # Links ---------------------------------------------------------------------------------------------------------------

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from http_server import Server, failure_of
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine, text
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
+from throttling_servers import CONFIG, READ, Slept, answering, client
+from throttling_servers import slept as slept
 
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, wait_asked
-from sync_orchestrator.config import Config, Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
 from sync_orchestrator.config.calls import Throttle
-from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.systems import queries as systems_queries
-from sync_orchestrator.core.systems.breaker import gate
-from sync_orchestrator.core.systems.rate_limit import HoldOff, SharedHoldOff
+from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.errors import Failure
 
-READ = Get(path="/things")
 WRITE = Call(method="PUT", path="/things", body={"a": 1})
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 """The other side's clock, years behind ours; 1445412480 seconds since 1970."""
 AT = 1445412480
 WAIT = Throttle(wait="body.at")
+GARBAGE: tuple[Any, ...] = ("soon", None, True, [], {}, 1e300, "nan", "")
 
 
 def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None) -> Answer:
@@ -73,7 +65,7 @@ def answer(status: int, headers: dict[str, Any] | None = None, body: Any = None)
         pytest.param({}, {"at": AT + 10**6}, LONGEST, id="reset time in the body: at most an hour"),
         *(
             pytest.param({}, {"at": garbage}, None, id=f"reset time in the body: garbage {garbage!r}")
-            for garbage in ("soon", None, True, [], {}, 1e300, "nan", "")
+            for garbage in GARBAGE
         ),
         pytest.param({"retry-after": "7"}, {"at": 3}, 3, id="reset time in the body: before Retry-After"),
         pytest.param({"retry-after": "7"}, {"at": "soon"}, 7, id="reset time in the body: garbage before Retry-After"),
@@ -170,52 +162,6 @@ def test_whatever_is_told_is_a_time_within_bounds_or_none(headers: dict[str, str
 
 
 # What is kept, by one process.
-
-
-def answering(server: Server, *answers: Response) -> None:
-    """These, and good ones ever after."""
-    left = list(answers)
-
-    async def handler(request: Request) -> Response:
-        return left.pop(0) if left else JSONResponse({"ok": True})
-
-    server.handler = handler
-
-
-class Slept:
-    """Waits of the code under test pass at once, and are remembered; the server's go on as they are."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.waits: list[float] = []
-        self.offset = 0.0
-        sleep, ours = asyncio.sleep, threading.get_ident()
-
-        async def slept(seconds: float, *rest: Any) -> None:
-            if threading.get_ident() != ours or not seconds:
-                await sleep(seconds)
-            else:
-                self.waits.append(seconds)
-                self.offset += seconds
-
-        monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http.client", "sync_orchestrator.core.systems.breaker", "tenacity"):
-            monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
-
-    def now(self) -> float:
-        return time.monotonic() + self.offset
-
-    @property
-    def whole(self) -> list[int]:
-        return [round(seconds) for seconds in self.waits]
-
-
-@pytest.fixture
-def slept(monkeypatch: pytest.MonkeyPatch) -> Slept:
-    return Slept(monkeypatch)
-
-
-def client(server: Server, hold_off: HoldOff | None = None, **settings: Any) -> Http:
-    return Http(HttpSettings.model_validate({"base_url": server.url, "timeout": 10, **settings}), hold_off=hold_off)
 
 
 TOLD = [
@@ -337,99 +283,6 @@ async def test_the_longest_pause_counts(slept: Slept) -> None:
 
 
 # What is kept, by all runs on all machines.
-
-
-@pytest.fixture
-def machine(engine: Engine, database_url: str) -> Any:
-    """Makes hold-offs that share nothing but the database."""
-    with engine.begin() as connection:
-        run(connection, systems_queries.REGISTER_SYSTEM, name="erp")
-    engines: list[Engine] = []
-
-    def make() -> SharedHoldOff:
-        engines.append(connect(database_url))
-        return SharedHoldOff(engines[-1], "erp")
-
-    yield make
-    for each in engines:
-        each.dispose()
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "body"),
-    [
-        pytest.param(200, {}, {"backoff": 40}, id="Backoff on good answers"),
-        pytest.param(429, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "40"}, {}, id="X-RateLimit"),
-        pytest.param(429, {"Retry-After": "40"}, {}, id="Retry-After of a 429"),
-        pytest.param(503, {"Retry-After": "40"}, {}, id="Retry-After of a 503"),
-    ],
-)
-async def test_all_machines_are_held_off(
-    server: Server,
-    machine: Callable[[], SharedHoldOff],
-    engine: Engine,
-    status: int,
-    headers: dict[str, str],
-    body: Any,
-) -> None:
-    one, other = (client(server, machine(), throttle={"slow_down": "body.backoff"}) for _ in range(2))
-    answering(server, JSONResponse(body, status, headers=headers))
-    if status == 200:
-        await one.read(READ, {})
-    else:
-        assert (await failure_of(one.read(READ, {}))).retry_after == 40
-    failure = await failure_of(other.read(READ, {}))
-    assert failure.kind is Failure.THROTTLED
-    assert failure.retry_after == pytest.approx(40, abs=5)
-    assert len(server.seen) == 1
-    with engine.begin() as connection:
-        state = gate(connection, "erp", CONFIG.third_parties["erp"])
-    assert state.wait == pytest.approx(40, abs=5)
-    await one.close()
-    await other.close()
-
-
-async def test_machines_that_are_at_work_learn_of_it_within_a_second(
-    machine: Callable[[], SharedHoldOff], slept: Slept
-) -> None:
-    one, other = machine(), machine()
-    assert await other.left() <= 0
-    await one.ask(40)
-    await asyncio.sleep(1)
-    assert await other.left() == pytest.approx(40, abs=5)
-
-
-async def test_a_hold_off_ends(machine: Callable[[], SharedHoldOff], engine: Engine, slept: Slept) -> None:
-    one = machine()
-    await one.ask(40)
-    with engine.begin() as connection:
-        connection.execute(text("UPDATE sync.systems SET not_before = now() - interval '1 s'"))
-    await asyncio.sleep(1)
-    assert await one.left() <= 0
-
-
-CONFIG = Config.model_validate(
-    {
-        "sources": {"shop": {"base_url": "http://127.0.0.1:1"}},
-        "third_parties": {"erp": {"base_url": "http://127.0.0.1:1"}},
-        "entities": {
-            "thing": {
-                "owner": "shop",
-                "parts": {"shop": {"key": "id", "group": "g", "version": {"path": "v"}, "list": {"path": "/x"}}},
-                "mapping": {"code": "key"},
-                "third_party": {
-                    "system": "erp",
-                    "ids": "ours",
-                    "key_field": "code",
-                    "update": {"method": "PUT", "path": "/{{ key }}"},
-                    "delete": {"path": "/{{ key }}"},
-                    "read": {"path": "/{{ key }}"},
-                    "list": {"path": "/x"},
-                },
-            }
-        },
-    }
-)
 
 
 async def test_the_third_party_is_built_with_the_shared_hold_off(server: Server) -> None:

@@ -7,112 +7,24 @@ Not here: what follows a failure that may have been carried out (``test_no_dupli
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from conftest import World
-from fakes import two_part_config
+from bulk_store import BULK, MAPPED, TARGET, BulkStore, item, third_party
+from bulk_store import http as http
+from bulk_store import store as store
 from http_server import Server, failure_of
 from pydantic import ValidationError
-from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
-from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
-from sync_orchestrator.core.drain.drain import drain
 from sync_orchestrator.core.ports import Item
-from sync_orchestrator.core.runtime import perform
 from sync_orchestrator.errors import CallFailed, Failure
-
-MAPPED = ("code", "name")
-BULK: dict[str, Any] = {
-    "request": {"path": "/bulk", "method": "POST", "body": {"items": "{{ items }}"}},
-    "gather": 0.05,
-    "size": 10,
-    "results": "results",
-    "result_id": "id",
-    "status": "status",
-}
-TARGET: dict[str, Any] = {
-    "system": "erp",
-    "key_field": "code",
-    "read": {"path": "/items/{{ id }}"},
-    "lookup": {"path": "/items", "params": {"code": "{{ key }}"}},
-    "list": {"path": "/items", "params": {"store": "{{ group }}"}},
-}
-
-
-class BulkStore:
-    """A server that takes many items in a call; ``says`` makes the answer out of its results."""
-
-    def __init__(self, server: Server) -> None:
-        self.items: dict[str, dict[str, Any]] = {}
-        self.calls: list[list[dict[str, Any]]] = []
-        self.bodies: list[bytes] = []
-        self.bad: set[str] = set()
-        self.most = 1000
-        self.atomic = False
-        self.says: Callable[[list[dict[str, Any]]], Response] = lambda results: JSONResponse({"results": results}, 207)
-        server.handler = self._handle
-
-    async def _handle(self, request: Request) -> Response:
-        if request.method == "GET":
-            code = request.query_params.get("code")
-            one = self.items.get(request.url.path.removeprefix("/items/"))
-            if request.url.path != "/items":
-                return JSONResponse(one) if one else JSONResponse({}, 404)
-            return JSONResponse([item for item in self.items.values() if code in (None, item["code"])])
-        self.bodies.append(await request.body())
-        items = json.loads(self.bodies[-1])["items"]
-        self.calls.append(items)
-        if len(items) > self.most:
-            return JSONResponse({"error": "too many"}, 429)
-        if self.atomic and any(item["key"] in self.bad for item in items):
-            return JSONResponse({"error": "one of them is bad"}, 422)
-        return self.says([self._write(item) for item in items])
-
-    def _write(self, item: dict[str, Any]) -> dict[str, Any]:
-        if item["key"] in self.bad:
-            return {"key": item["key"], "status": 422, "error": "bad"}
-        item_id = item["id"] or f"i-{item['key']}"
-        if item["op"] == "delete":
-            self.items.pop(item_id, None)
-        elif item["op"] == "update" and item_id not in self.items:
-            return {"key": item["key"], "status": 404}
-        else:
-            self.items[item_id] = {"id": item_id, **item["payload"]}
-        return {"key": item["key"], "id": item_id, "status": 200}
-
-
-@pytest.fixture
-def store(server: Server) -> BulkStore:
-    return BulkStore(server)
-
-
-@pytest_asyncio.fixture
-async def http(server: Server) -> AsyncIterator[Http]:
-    client = Http(HttpSettings(base_url=server.url, timeout=5))
-    yield client
-    await client.close()
-
-
-def third_party(http: Http, **changes: Any) -> RestThirdParty:
-    """All three verbs are set up alike; ``changes`` are of the bulk."""
-    bulk = {**BULK, **changes}
-    return RestThirdParty(
-        http, Target.model_validate({**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk}), MAPPED
-    )
-
-
-def item(key: str, external_id: str | None = None, group: str | None = "A", **more: Any) -> Item:
-    return Item(key, group, {"code": key, "name": f"name of {key}"}, external_id, **more)
 
 
 async def created(erp: RestThirdParty, keys: str) -> dict[str, Any]:
@@ -133,7 +45,7 @@ async def test_creates_updates_and_deletes_go_in_one_call(store: BulkStore, http
     erp = third_party(http)
     await created(erp, "ab")
     results = await asyncio.gather(erp.create(item("c")), erp.update(item("a", "i-a")), erp.delete(item("b", "i-b")))
-    assert results == ["i-c", "i-a", None]
+    assert list(results) == ["i-c", "i-a", None]
     assert [sorted(each["op"] for each in call) for call in store.calls] == [
         ["create"] * 2,
         ["create", "delete", "update"],
@@ -295,7 +207,8 @@ async def test_items_that_are_dropped_silently_count_as_unknown(store: BulkStore
 async def test_an_item_that_is_missing_there_is_told_apart(store: BulkStore, http: Http) -> None:
     erp = third_party(http)
     await created(erp, "a")
-    assert await asyncio.gather(erp.update(item("a", "i-a")), erp.update(item("z", "i-z"))) == ["i-a", None]
+    results = await asyncio.gather(erp.update(item("a", "i-a")), erp.update(item("z", "i-z")))
+    assert list(results) == ["i-a", None]
 
 
 async def test_rules_say_what_a_result_means(store: BulkStore, http: Http) -> None:
@@ -389,50 +302,6 @@ async def test_what_fails_for_all_fails_for_each(store: BulkStore, http: Http, s
 
 
 # In a drain -----------------------------------------------------------------------------------------------------------
-
-
-def world_of(engine: Engine, server: Server, **changes: Any) -> World:
-    bulk = {**BULK, "size": 50, "match": "key", "result_key": "key", **changes}
-    settings = {**TARGET, "bulk_create": bulk, "bulk_update": bulk, "bulk_delete": bulk, "group": "store"}
-    config = two_part_config(entity={"third_party": settings}, system={"concurrency": 4, "base_url": server.url})
-    http = Http(config.third_parties["erp"])
-    return World(
-        engine,
-        config,
-        erp=RestThirdParty(  # type: ignore[arg-type]
-            http, config.entities["item"].third_party, tuple(config.entities["item"].mapping)
-        ),
-    )
-
-
-def test_a_drain_fills_calls_beyond_its_connections_and_a_bad_record_holds_up_nobody(
-    engine: Engine, server: Server, store: BulkStore
-) -> None:
-    world = world_of(engine, server)
-    store.bad = {"k07"}
-    for number in range(120):
-        world.put(f"k{number:02}", tell=False)
-        world.tell("shop", f"k{number:02}", "create", world.shop.version, world.shop.rows[f"k{number:02}"].data)
-    perform(world.context, drain(world.context, linger=0, most_seconds=60))
-    assert len(store.items) == 119
-    assert world.states() == {"done": 119, "dead": 1}
-    assert max(len(call) for call in store.calls) == 50
-    assert len(store.calls) < 20
-
-
-def test_answers_that_are_lost_make_no_duplicates(engine: Engine, server: Server, store: BulkStore) -> None:
-    world = world_of(engine, server)
-    for number in range(20):
-        world.put(f"k{number:02}")
-    store.says = lambda results: JSONResponse({}, 500)
-    perform(world.context, drain(world.context, linger=0, most_seconds=60))
-    made = dict(store.items)
-    assert len(made) == 20
-    store.says = lambda results: JSONResponse({"results": results}, 207)
-    for _ in range(3):
-        world.later(300)
-        perform(world.context, drain(world.context, linger=0, most_seconds=60))
-    assert (sorted(store.items), world.states()) == (sorted(made), {"done": 40})
 
 
 # Configuration --------------------------------------------------------------------------------------------------------

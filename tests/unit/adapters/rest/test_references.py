@@ -82,7 +82,7 @@ def stores(server: Server) -> dict[str, list[Any]]:
 async def test_a_reference_is_what_stands_at_its_place(
     server: Server, http: Http, record: str, document: Any, found: Any
 ) -> None:
-    server.answers(document)
+    server.respond_with(document)
     assert await references(http, store={**STORE, "record": record}).resolve(A, {"store"}) == {"store": found}
 
 
@@ -201,7 +201,7 @@ def test_it_is_kept_from_one_event_loop_to_the_next(server: Server) -> None:
 async def test_reference_missing_says_which_and_what_came(
     server: Server, http: Http, record: str, document: Any, status: int
 ) -> None:
-    server.answers(document, status)
+    server.respond_with(document, status)
     failure = await failure_of(references(http, store={**STORE, "record": record}).resolve(A, {"store"}))
     assert failure.kind is Failure.REFERENCE
     assert failure.refusal is not Refusal.MISSING
@@ -209,7 +209,7 @@ async def test_reference_missing_says_which_and_what_came(
 
 
 async def test_reference_missing_by_a_rule_of_the_target(server: Server, http: Http) -> None:
-    server.answers({"code": "E17"})
+    server.respond_with({"code": "E17"})
     rule = Outcome(when="body.code == 'E17'", means="missing")
     failure = await failure_of(references(http, outcomes=[rule], store=STORE).resolve(A, {"store"}))
     assert (failure.kind, failure.refusal) == (Failure.REFERENCE, None)
@@ -240,7 +240,7 @@ async def test_that_there_is_none_is_not_kept(server: Server, http: Http) -> Non
 async def test_a_failed_look_up_is_no_missing_reference(
     server: Server, http: Http, status: int, document: Any, kind: Failure, detail: str
 ) -> None:
-    server.answers(document, status)
+    server.respond_with(document, status)
     failure = await failure_of(references(http, store=STORE).resolve(A, {"store"}))
     assert (failure.kind, failure.refusal) == (kind, None)
     assert failure.detail.startswith(detail)

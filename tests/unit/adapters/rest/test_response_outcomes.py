@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import World
 from http_server import Server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +24,6 @@ from sync_orchestrator.adapters.rest.paging import get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Outcome, Retry
 from sync_orchestrator.config.calls import Get, Write
-from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.retry import Decision, after_failure
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 
@@ -35,7 +33,7 @@ HTML = """
 <body><h1>Bad &amp; sad</h1><script>alert(1)</script><p>Try&nbsp;later</p>
 """
 
-FLAGS = {
+FLAGS: dict[str, Callable[[CallFailed], bool]] = {
     "duplicate": lambda failure: failure.may_be_duplicate,
     "missing": lambda failure: failure.refusal is Refusal.MISSING,
     "conflict": lambda failure: failure.may_be_conflict,
@@ -391,119 +389,3 @@ def test_reference_missing_waits_in_proportion_and_spends_no_attempt(
 ) -> None:
     decision = after_failure(policy, 3, Failure.REFERENCE, retry_after=asked, waited=waited, draw=1.0)
     assert decision == Decision(3, wait)
-
-
-def store_missing(world: World) -> None:
-    world.erp.before = lambda verb, key: (
-        CallFailed(Failure.REFERENCE, "reference 'store' is not there yet: answer 200: {}")
-        if verb in ("create", "update")
-        else None
-    )
-
-
-def waits(world: World, rounds: int) -> list[float]:
-    """So many fruitless pushes of the record ``a``, and how long it was made to wait after each."""
-    told = []
-    for _ in range(rounds):
-        world.drain()
-        told.append((world.row("a").due_at - world.query("SELECT sync.clock() AS now")[0].now).total_seconds())
-        world.later(told[-1])
-    return told
-
-
-def test_reference_missing_waits_is_not_dead_and_goes_on_when_it_is_there(world: World) -> None:
-    world.put("a")
-    store_missing(world)
-    told = waits(world, 14)
-    assert [round(wait, -1) for wait in told[:6]] == [10, 10, 20, 40, 80, 160]
-    assert max(told) == pytest.approx(3600, abs=5)
-    assert (world.row("a").stopped, world.row("a").attempts, world.states()) == (None, 0, {"waiting": 2})
-    world.erp.before = lambda verb, key: None
-    world.drain()
-    assert (world.mirrored(), world.states(), world.row("a").waiting_since) == (world.truth(), {"done": 2}, None)
-
-
-def test_reference_missing_leaves_all_attempts_for_other_failures(world: World) -> None:
-    world.put("a")
-    store_missing(world)
-    waits(world, 6)
-    world.erp.before = lambda verb, key: CallFailed(Failure.TRANSIENT, "answer 500", status=500)
-    waits(world, 3)
-    assert (world.row("a").stopped, world.row("a").attempts) == (None, 3)
-    world.drain()
-    assert world.row("a").stopped == "dead"
-
-
-def test_reference_missing_opens_no_breaker(world: World) -> None:
-    for n in range(20):
-        world.put(f"k{n}")
-    store_missing(world)
-    world.drain()
-    assert world.erp.calls["create"] == 20
-    assert world.query("SELECT open_since FROM sync.systems WHERE name = 'erp'")[0].open_since is None
-    assert world.query("SELECT count(*) AS n FROM sync.breaker_failures")[0].n == 0
-
-
-def alerts(world: World) -> list[tuple[str, str, int, list[str], bool]]:
-    with world.engine.begin() as connection:
-        watch(connection, world.config.alerts)
-    rows = world.query("SELECT * FROM sync.alerts WHERE kind = 'stuck_waiting' ORDER BY id")
-    return [(row.kind, row.cause, row.n, row.examples, row.resolved_at is not None) for row in rows]
-
-
-def test_reference_missing_for_long_is_told_of_once_and_when_it_is_over(world: World) -> None:
-    world.put("a")
-    world.put("b")
-    store_missing(world)
-    waits(world, 3)
-    assert alerts(world) == []
-    world.later(world.config.alerts.waiting_after)
-    world.put("b", name="changed")
-    world.put("c")
-    world.drain()
-    told = ("stuck_waiting", "item: waits for what it refers to", 2, ["a", "b"])
-    assert alerts(world) == alerts(world) == [(*told, False)]
-    world.erp.before = lambda verb, key: None
-    world.later(3600)
-    world.drain()
-    assert alerts(world) == [(*told, True)]
-
-
-def test_an_event_that_waits_for_its_record_is_told_of_as_such(world: World) -> None:
-    world.tell("stock", "a", "update", 5, {"key": "a", "count": 1, "v": 5})
-    world.drain()
-    assert world.states() == {"waiting": 1}
-    world.later(world.config.alerts.waiting_after + 1)
-    told = ("stuck_waiting", "item: waits for its record", 1, ["a"])
-    assert alerts(world) == [(*told, False)]
-    world.put("a")
-    world.drain()
-    assert alerts(world) == [(*told, True)]
-
-
-def test_a_full_sync_of_its_group_tries_a_waiting_record_at_once(world: World) -> None:
-    world.put("a")
-    store_missing(world)
-    waits(world, 6)
-    world.drain()
-    world.erp.before = lambda verb, key: None
-    world.full_sync("A")
-    assert world.mirrored() == world.truth()
-
-
-def test_a_probe_that_finds_a_reference_missing_neither_closes_the_breaker_nor_loops(
-    make_world: Callable[..., World],
-) -> None:
-    world = make_world()
-    for n in range(6):
-        world.put(f"k{n}")
-    world.erp.before = lambda verb, key: CallFailed(Failure.TRANSIENT, "answer 500", status=500)
-    world.drain()
-    assert world.query("SELECT open_since FROM sync.systems WHERE name = 'erp'")[0].open_since is not None
-    store_missing(world)
-    world.later(world.config.third_parties["erp"].breaker.probe_after + 1)
-    before = world.erp.calls["create"] + world.erp.calls["lookup"]
-    world.drain()
-    assert world.erp.calls["create"] + world.erp.calls["lookup"] - before <= 2
-    assert world.query("SELECT open_since FROM sync.systems WHERE name = 'erp'")[0].open_since is not None
-    assert set(world.states()) <= {"pending", "waiting"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from http_server import Server, failure_of
+from http_server import AWKWARD, Server, failure_of
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -36,7 +36,6 @@ TOKEN = "s3cret-token"
 BASE = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 SKUS = {"skus": "{{ keys | join(',') }}"}
 POST = Call(method="POST", path="/x")
-AWKWARD = ["a/b", "a b", "a?b#c", "a%2Fb", "a+b", "a&b=c", "a;b", "100%", "é中", '"', "a\\b", "...", "~"]
 
 
 def http(url: str, **settings: Any) -> Http:
@@ -228,7 +227,7 @@ async def test_no_error_tells_a_secret(server: Server, status: int, content: str
 
 
 async def test_what_came_is_clipped(server: Server) -> None:
-    server.answers("x" * 5000, 400)
+    server.respond_with("x" * 5000, 400)
     client = http(server.url)
     assert len(str(await failure_of(client.send(POST, {}, write=True, body={})))) < 340
     await client.close()
@@ -263,7 +262,7 @@ async def test_reads_are_tried_again_but_not_against_retry_after(server: Server)
 
 
 async def test_before_call_is_awaited_each_time(server: Server) -> None:
-    server.answers({})
+    server.respond_with({})
     calls: list[int] = []
 
     async def before_call() -> None:
@@ -311,7 +310,7 @@ def test_the_first_page_may_have_no_position() -> None:
 
 
 async def test_read(server: Server) -> None:
-    server.answers({"data": {"sku": 7, "v": "12", "store": "A", "gone": True}})
+    server.respond_with({"data": {"sku": 7, "v": "12", "store": "A", "gone": True}})
     found = source(server, read={"path": "/items/{{ key }}", "record": "data"}, group="store", deleted_when="gone")
     row = await found.read("7")
     assert row is not None
@@ -344,7 +343,7 @@ async def test_a_record_that_is_not_there(server: Server, status: int, content: 
 @pytest.mark.parametrize("content", [{"error": "maintenance"}, {}, [], "ok", {"data": "ok"}, {"data": ["ok"]}])
 async def test_another_shape_is_no_missing_record(server: Server, content: Any) -> None:
     """Taken for a 404 it would delete the record."""
-    server.answers(content)
+    server.respond_with(content)
     found = source(server, read={"path": "/items/{{ key }}", "record": "data"})
     assert (await failure_of(found.read("a"))).kind is Failure.TRANSIENT
     await found.close()
@@ -361,7 +360,7 @@ async def test_another_shape_is_no_missing_record(server: Server, content: Any) 
     ],
 )
 async def test_envelopes_of_a_read(server: Server, record: str, content: Any) -> None:
-    server.answers(content)
+    server.respond_with(content)
     found = source(server, read={"path": "/items/{{ key }}", "record": record})
     row = await found.read("a")
     assert row is not None
@@ -378,7 +377,7 @@ async def test_envelopes_of_a_read(server: Server, record: str, content: Any) ->
 )
 async def test_a_list_with_other_records(server: Server, content: Any, says: str) -> None:
     """A filter that is ignored brings some other record first."""
-    server.answers(content)
+    server.respond_with(content)
     found = source(server)
     failure = await failure_of(found.read("a"))
     assert failure.kind is Failure.TRANSIENT
@@ -387,7 +386,7 @@ async def test_a_list_with_other_records(server: Server, content: Any, says: str
 
 
 async def test_another_record_than_asked_for(server: Server) -> None:
-    server.answers({"sku": "b", "v": 1})
+    server.respond_with({"sku": "b", "v": 1})
     found = source(server)
     assert "another came" in (await failure_of(found.read("a"))).detail
     await found.close()
@@ -404,7 +403,7 @@ async def test_another_record_than_asked_for(server: Server) -> None:
 )
 async def test_an_unusable_item_is_passed_on_as_such(server: Server, item: dict[str, Any], field: str) -> None:
     """It must neither stop its page nor count as missing."""
-    server.answers({"items": [item, {"sku": "b", "v": 1, "store": "x"}]})
+    server.respond_with({"items": [item, {"sku": "b", "v": 1, "store": "x"}]})
     found = source(server, group="store")
     [([bad, good], _)] = [page async for page in found.pages("g")]
     assert bad.key == "a"
@@ -423,7 +422,7 @@ async def test_an_unusable_item_is_passed_on_as_such(server: Server, item: dict[
     ],
 )
 async def test_an_item_without_key_stops_the_listing(server: Server, item: dict[str, Any], field: str) -> None:
-    server.answers({"items": [item]})
+    server.respond_with({"items": [item]})
     found = source(server, group="store")
     failure = await failure_of(listed(found))
     assert failure.kind is Failure.PERMANENT
@@ -432,7 +431,7 @@ async def test_an_item_without_key_stops_the_listing(server: Server, item: dict[
 
 
 async def test_an_expression_that_does_not_fit(server: Server) -> None:
-    server.answers({"items": [{"sku": "a", "v": 1, "store": 5}]})
+    server.respond_with({"items": [{"sku": "a", "v": 1, "store": 5}]})
     found = source(server, group="starts_with(store, 'x')")
     assert (await failure_of(listed(found))).kind is Failure.TRANSIENT
     await found.close()
@@ -548,7 +547,7 @@ async def test_paging_by_key_can_go_on(server: Server) -> None:
     ],
 )
 async def test_a_listing_without_end_is_a_failure(server: Server, listing: dict[str, Any], answer: Any) -> None:
-    server.answers(answer)
+    server.respond_with(answer)
     found = source(server, list={"path": "/items", "items": "items", **listing})
     failure = await failure_of(asyncio.wait_for(listed(found), 5))
     assert failure.kind is Failure.TRANSIENT
@@ -609,7 +608,7 @@ async def test_paging_by_cursor_and_by_page(
 @pytest.mark.parametrize("content", [{"error": "x"}, {"items": {}}, {"items": ["text"]}])
 async def test_a_listing_of_another_shape(server: Server, content: Any) -> None:
     """It is not an empty listing: that would delete the group."""
-    server.answers(content)
+    server.respond_with(content)
     found = source(server)
     assert (await failure_of(listed(found))).kind is Failure.TRANSIENT
     await found.close()
@@ -620,7 +619,7 @@ async def test_a_listing_of_another_shape(server: Server, content: Any) -> None:
 
 @pytest.mark.parametrize(("content", "expected"), [({"n": 5}, 5), ({"n": 0}, 0)])
 async def test_count(server: Server, content: Any, expected: int) -> None:
-    server.answers(content)
+    server.respond_with(content)
     found = source(server, count={"path": "/count/{{ group }}", "number": "n"})
     assert await found.count("a/b") == expected
     assert server.seen[0][1] == "/count/a%2Fb"
@@ -629,19 +628,19 @@ async def test_count(server: Server, content: Any, expected: int) -> None:
 
 @pytest.mark.parametrize("content", [{"n": "5"}, {"n": True}, {"n": None}, {"n": -1}, {}, {"n": 1.5}])
 async def test_a_count_that_is_none(server: Server, content: Any) -> None:
-    server.answers(content)
+    server.respond_with(content)
     found = source(server, count={"path": "/count", "number": "n"})
     assert (await failure_of(found.count("g"))).kind is Failure.TRANSIENT
     await found.close()
 
 
 async def test_groups(server: Server) -> None:
-    server.answers({"stores": ["A", 7, None]})
+    server.respond_with({"stores": ["A", 7, None]})
     found = source(server, groups={"path": "/stores", "record": "stores"})
     assert await found.groups() == ["A", "7"]
-    server.answers({"stores": {}})
+    server.respond_with({"stores": {}})
     assert (await failure_of(found.groups())).kind is Failure.TRANSIENT
-    server.answers({"stores": [{"name": "A"}]})
+    server.respond_with({"stores": [{"name": "A"}]})
     assert "'record' has to find a list of names, such as 'items[].name'" in (await failure_of(found.groups())).detail
     await found.close()
 

@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from http_server import Server, failure_of
+from http_server import AWKWARD, Server, failure_of
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_rest_source import AWKWARD
 
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.http.client import Http

@@ -9,83 +9,21 @@ from typing import Any
 
 import pytest
 from http_server import Server, failure_of
-from record_store import OURS, THEIRS, Store, adapter, http_world, item
-from sqlalchemy import Engine
-from starlette.requests import Request
+from record_store import OURS, THEIRS, Store, adapter, item
+from revision_marks import (
+    ASKED,
+    DELETES,
+    GETS,
+    IF_MATCH,
+    PUTS,
+    REV,
+    guarded,
+)
 from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator.errors import Failure
 
-GETS, PUTS, DELETES = "GET items", "PUT items", "DELETE items"
-
-IF_MATCH: dict[str, Any] = {
-    "revision": {"header": "ETag"},
-    "update": {**THEIRS["update"], "headers": {"If-Match": "{{ revision }}"}},
-    "delete": {**THEIRS["delete"], "headers": {"If-Match": "{{ revision }}"}},
-}
-ETAG_IN_BODY: dict[str, Any] = {**IF_MATCH, "revision": {"path": "meta.etag"}}
-REV: dict[str, Any] = {
-    "revision": {"path": "_rev"},
-    "update": {**THEIRS["update"], "body": "{{ payload | plus(_rev=revision) }}"},
-    "delete": {**THEIRS["delete"], "params": {"rev": "{{ revision }}"}},
-}
-CHANGED_AT: dict[str, Any] = {
-    "revision": {"path": "changed_at"},
-    "update": {**THEIRS["update"], "body": {"changed_at": "{{ revision }}", "name": "{{ payload.name }}"}},
-    "delete": {**THEIRS["delete"], "params": {"if_unchanged_since": "{{ revision }}"}},
-}
-
-
-def _etag(request: Request, body: Any) -> Any:
-    return request.headers.get("if-match")
-
-
-def _rev(request: Request, body: Any) -> Any:
-    return (body or {}).get("_rev") or request.query_params.get("rev")
-
-
-def _changed_at(request: Request, body: Any) -> Any:
-    return (body or {}).get("changed_at") or request.query_params.get("if_unchanged_since")
-
-
-def marks(kind: str, version: int) -> tuple[dict[str, str], dict[str, Any]]:
-    """The headers and fields by which a server shows an item's revision."""
-    match kind:
-        case "etag":
-            return {"ETag": f'W/"{version}"'}, {}
-        case "etag in body":
-            return {}, {"meta": {"etag": f'"{version}"'}}
-        case "rev":
-            return {}, {"_rev": f"{version}-abc"}
-    return {}, {"changed_at": f"2024-05-01T10:00:0{version}Z"}
-
-
-SENT = {"etag": _etag, "etag in body": _etag, "rev": _rev, "changed at": _changed_at}
-ASKED = {"etag": IF_MATCH, "etag in body": ETAG_IN_BODY, "rev": REV, "changed at": CHANGED_AT}
 kinds = pytest.mark.parametrize("kind", ["etag", "etag in body", "rev", "changed at"])
-
-
-def guarded(
-    server: Server, kind: str = "etag", *, stale: int = 412, without: int | None = 428, **manners: Any
-) -> Store:
-    """A server that compares revisions: ``stale`` is its answer to an old one, ``without`` that to none."""
-    store = Store(server, **manners)
-    sent = SENT[kind]
-
-    def shown(item: dict[str, Any]) -> Response:
-        headers, fields = marks(kind, item["v"])
-        return JSONResponse({**item, **fields}, headers=headers)
-
-    def precondition(request: Request, body: Any, item: dict[str, Any]) -> Response | None:
-        revision = sent(request, body)
-        headers, fields = marks(kind, item["v"])
-        now = next(iter({**headers, **fields.pop("meta", {}), **fields}.values()))
-        if not revision:
-            return None if without is None else JSONResponse({"error": "which revision?"}, without)
-        return None if revision == now else JSONResponse({"error": "it has moved on"}, stale)
-
-    store.shown, store.precondition = shown, precondition
-    return store
 
 
 def busy(store: Store, writes: int) -> None:
@@ -225,19 +163,3 @@ async def test_either_order_of_post_and_patch_sends_the_revision_with_the_patch(
     assert [await erp.create(item()), await erp.update(item(name="next"))] == ["k1", "k1"]
     assert (store.items["k1"]["name"], store.calls[PUTS]) == ("next", 1)
     await erp.close()
-
-
-@pytest.mark.parametrize("kind", ["etag", "rev"])
-def test_a_guarded_update_whose_answer_is_lost_ends_in_sync(engine: Engine, server: Server, kind: str) -> None:
-    store = guarded(server, kind)
-    world = http_world(engine, server, {**THEIRS, **ASKED[kind]})
-    world.put("a")
-    world.drain()
-    store.after[PUTS] = [504]
-    world.put("a", name="next")
-    world.settled()
-    store.instead[PUTS] = [504]
-    world.put("a", name="last")
-    world.settled()
-    assert ([record["name"] for record in store.items.values()], world.states()) == (["last"], {"done": 6})
-    world.close()

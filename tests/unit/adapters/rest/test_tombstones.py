@@ -5,40 +5,14 @@ Each against a server that behaves that way. Not here: which records are deleted
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from http_server import Server, failure_of
-from record_store import OURS, THEIRS, Store, adapter, http_world, item
-from sqlalchemy import Engine
+from record_store import OURS, THEIRS, Store, adapter, item
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from tombstone_requests import CANCEL, DEACTIVATE, DELETES, GONE, PATCHES, POSTS, SOFT, refusing
 
 from sync_orchestrator.errors import Failure
-
-DELETES, POSTS, PATCHES = "DELETE items", "POST items", "PATCH items"
-
-GONE: dict[str, Any] = {"gone_when": "deleted"}
-SOFT: dict[str, Any] = {
-    **GONE,
-    "delete": {"method": "PATCH", "path": "/items/{{ id }}", "body": {"deleted": True}},
-    "update": {**THEIRS["update"], "body": "{{ payload | plus(deleted=false) }}"},
-}
-CANCEL: dict[str, Any] = {
-    "gone_when": "state == 'cancel'",
-    "delete": {"method": "POST", "path": "/items/{{ id }}/cancel"},
-}
-DEACTIVATE: dict[str, Any] = {
-    **GONE,
-    "delete": {"path": "/items/{{ id }}", "refused": SOFT["delete"]},
-}
-
-
-def refusing(server: Server, status: int, **manners: Any) -> Store:
-    store = Store(server, **manners)
-    store.delete_refused = lambda request, item_id: JSONResponse({"error": "it has orders"}, status)
-    return store
-
 
 # The ways to delete.
 
@@ -166,70 +140,6 @@ async def test_what_the_fetch_of_a_revision_shows_as_deleted_is_not_deleted_agai
     await erp.close()
 
 
-def test_a_soft_deleted_record_is_in_sync_and_neither_extra_nor_missing(engine: Engine, server: Server) -> None:
-    store = Store(server)
-    world = http_world(engine, server, {**THEIRS, **SOFT})
-    world.put("a")
-    world.put("b")
-    world.full_sync()
-    world.remove("a")
-    world.drain()
-    assert sorted(bool(record.get("deleted")) for record in store.items.values()) == [False, True]
-    assert (world.validate().verdict, world.states().keys()) == ("in_sync", {"done"})
-    world.close()
-
-
-def test_a_live_record_that_somebody_deleted_softly_is_revived(engine: Engine, server: Server) -> None:
-    store = Store(server, unique=True)
-    world = http_world(engine, server, {**THEIRS, **SOFT})
-    world.put("a")
-    world.full_sync()
-    store.items["x1"]["deleted"] = True
-    assert world.validate(repair="auto").verdict == "drift"
-    world.settled()
-    assert (store.items["x1"]["deleted"], len(store.items)) == (False, 1)
-    assert world.validate().verdict == "in_sync"
-    world.close()
-
-
-@pytest.mark.parametrize("unique", [True, False])
-def test_a_tombstone_that_keeps_the_unique_key_taken_is_revived_by_an_update(
-    engine: Engine, server: Server, unique: bool
-) -> None:
-    """Where it does not keep the key, another record is made."""
-    store = Store(server, unique=unique)
-    world = http_world(engine, server, {**THEIRS, **SOFT})
-    world.put("a")
-    world.drain()
-    world.remove("a")
-    world.drain()
-    world.put("a", name="again")
-    world.drain()
-    alive = {item_id: record["name"] for item_id, record in store.items.items() if not record.get("deleted")}
-    assert alive == {"x1" if unique else "x2": "again"}
-    assert (world.row("a").external_id, world.states()) == (next(iter(alive)), {"done": 5})
-    world.put("a", name="once more")
-    world.drain()
-    assert store.items[next(iter(alive))]["name"] == "once more"
-    world.close()
-
-
-@pytest.mark.parametrize("landed", [True, False])
-def test_a_revival_whose_answer_is_lost_ends_in_sync(engine: Engine, server: Server, landed: bool) -> None:
-    store = Store(server, unique=True)
-    world = http_world(engine, server, {**THEIRS, **SOFT})
-    world.put("a")
-    world.drain()
-    world.remove("a")
-    world.drain()
-    (store.after if landed else store.instead)["PUT items"] = [504]
-    world.put("a", name="again")
-    world.settled()
-    assert [(record["name"], record["deleted"]) for record in store.items.values()] == [("again", False)]
-    assert world.states() == {"done": 5}
-    world.close()
-
-
 async def test_a_tombstone_that_an_update_does_not_revive_is_no_success(server: Server) -> None:
     store = Store(server, unique=True)
     store.by_hand(code="k1", deleted=True)
@@ -262,22 +172,3 @@ async def test_with_our_ids_a_put_revives_a_tombstone_under_its_key(server: Serv
     assert found is not None
     assert found.fields["name"] == "again"
     await erp.close()
-
-
-@pytest.mark.parametrize("target", [SOFT, CANCEL, DEACTIVATE])
-@pytest.mark.parametrize("landed", [True, False])
-def test_a_deletion_whose_answer_is_lost_ends_in_sync(
-    engine: Engine, server: Server, target: dict[str, Any], landed: bool
-) -> None:
-    store = refusing(server, 409)
-    world = http_world(engine, server, {**THEIRS, **target})
-    world.put("a")
-    world.drain()
-    lost = POSTS if target is CANCEL else PATCHES
-    (store.after if landed else store.instead)[lost] = [504]
-    world.remove("a")
-    world.settled()
-    record = store.items["x1"]
-    assert record.get("deleted") or record.get("state") == "cancel"
-    assert world.states() == {"done": 3}
-    world.close()

@@ -11,17 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from conftest import Killed
 from http_server import Server, failure_of
-from record_store import OURS, THEIRS, HttpWorld, Store, adapter, http_world, item
-from sqlalchemy import Engine
+from record_store import OURS, THEIRS, Store, adapter, item
 from starlette.responses import JSONResponse, Response
+from write_requests import CREATE_FIRST, LINKED, PATCH, POST_ITEMS, PUT_ITEMS, PUT_STOCK, UPDATE_FIRST
 
-from sync_orchestrator.adapters.rest.writes import Writes
 from sync_orchestrator.errors import CallFailed, Failure
 
-POST_ITEMS, PUT_ITEMS, PUT_STOCK = "POST items", "PUT items", "PUT stock"
-PATCH: dict[str, Any] = {"method": "PATCH", "path": "/items/{{ key }}"}
 EMPTY_IS_MISSING = {"when": "status == `204`", "means": "missing"}
 
 
@@ -34,10 +30,6 @@ async def test_put_by_id_makes_what_is_missing_and_overwrites_what_is_there(serv
     assert [await erp.create(item()), await erp.update(item(name="next"))] == ["k1", "k1"]
     assert (store.items["k1"]["name"], store.calls[PUT_ITEMS], store.calls[POST_ITEMS]) == ("next", 2, 0)
     await erp.close()
-
-
-CREATE_FIRST = {**OURS, "upsert": "create_first", "create": THEIRS["create"], "update": PATCH}
-UPDATE_FIRST = {**CREATE_FIRST, "upsert": "update_first"}
 
 
 async def test_post_then_patch_when_it_exists_already(server: Server) -> None:
@@ -110,132 +102,10 @@ async def test_only_a_duplicate_or_a_missing_record_leads_to_the_other_call(
     await erp.close()
 
 
-@pytest.mark.parametrize("target", [CREATE_FIRST, UPDATE_FIRST])
-@pytest.mark.parametrize("lost", ["POST items", "PATCH items"])
-def test_an_upsert_whose_answer_is_lost_ends_in_sync(
-    engine: Engine, server: Server, target: dict[str, Any], lost: str
-) -> None:
-    store = Store(server, our_ids=True, unique=True)
-    world = http_world(engine, server, target)
-    store.after[lost] = [504]
-    world.put("a")
-    world.settled()
-    world.put("a", name="next")
-    world.settled()
-    assert (store.items["a"]["name"], len(store.items), world.states()) == ("next", 1, {"done": 4})
-    world.close()
-
-
 # 1. Upserts with their ids.
 
 
-@pytest.fixture
-def shared(engine: Engine, server: Server) -> tuple[Store, HttpWorld]:
-    """A server that others use, too, and that is searched before every create."""
-    return Store(server), http_world(engine, server, {**THEIRS, "search_first": True})
-
-
-def test_search_by_external_key_then_create(shared: tuple[Store, HttpWorld]) -> None:
-    store, world = shared
-    world.put("a")
-    world.drain()
-    assert (store.of("a"), world.row("a").external_id) == (["x1"], "x1")
-    assert (store.calls["GET items"], store.calls[POST_ITEMS]) == (1, 1)
-    world.put("a", name="next")
-    world.drain()
-    assert (store.calls["GET items"], store.calls[PUT_ITEMS]) == (2, 1)  # the second one looks whose the id is
-    world.close()
-
-
-def test_search_by_external_key_then_update(shared: tuple[Store, HttpWorld]) -> None:
-    """What others have made is taken over, and not made a second time."""
-    store, world = shared
-    theirs = store.by_hand(code="a", name="theirs", store="A")
-    world.put("a")
-    world.drain()
-    assert (store.of("a"), store.items[theirs]["name"], world.row("a").external_id) == ([theirs], "n", theirs)
-    assert (store.calls[POST_ITEMS], world.states()) == (0, {"done": 2})
-    world.close()
-
-
-def test_post_then_put_where_the_external_key_is_taken(engine: Engine, server: Server) -> None:
-    store = Store(server, unique=True)
-    world = http_world(engine, server, THEIRS)
-    theirs = store.by_hand(code="a", name="theirs", store="A")
-    world.put("a")
-    world.drain()
-    assert (store.items[theirs]["name"], len(store.items), world.states()) == ("n", 1, {"done": 2})
-    world.close()
-
-
-def test_put_then_post_where_the_known_id_leads_nowhere(engine: Engine, server: Server) -> None:
-    store = Store(server)
-    world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.drain()
-    store.items.clear()
-    world.put("a", name="next")
-    world.drain()
-    assert [record["name"] for record in store.items.values()] == ["next"]
-    world.close()
-
-
 # 1. Two linked calls in order: the product, then its stock level.
-
-STOCK: dict[str, Any] = {"method": "PUT", "path": "/stock/{{ answer.id }}", "body": {"level": "{{ payload.count }}"}}
-PRODUCT = {"code": "{{ payload.code }}", "name": "{{ payload.name }}", "store": "{{ payload.store }}"}
-LINKED: dict[str, Any] = {
-    **THEIRS,
-    "create": {"path": "/items", "body": PRODUCT, "then": [STOCK]},
-    "update": {"method": "PUT", "path": "/items/{{ id }}", "body": PRODUCT, "then": [STOCK]},
-    "also": {"stock": {"path": "/stock/{{ id }}"}},
-    "fields": {"count": {"read": "stock.level"}},
-}
-LINKED_BY_KEY: dict[str, Any] = {
-    **LINKED,
-    "ids": "ours",
-    "create": None,
-    "lookup": None,
-    "update": {**LINKED["update"], "then": [{**STOCK, "path": "/stock/{{ id }}"}]},
-}
-linked = pytest.mark.parametrize(("target", "our_ids"), [(LINKED, False), (LINKED_BY_KEY, True)])
-
-
-@linked
-def test_two_linked_calls_go_in_order_and_are_read_back_together(
-    engine: Engine, server: Server, target: dict[str, Any], our_ids: bool
-) -> None:
-    store = Store(server, our_ids=our_ids)
-    world = http_world(engine, server, target)
-    world.put("a", count=5)
-    world.drain()
-    world.put("a", count=6)
-    world.drain()
-    writes = [(method, path.split("/")[1]) for method, path, _ in server.seen if method != "GET"]
-    first = "PUT" if our_ids else "POST"
-    assert writes == [(first, "items"), ("PUT", "stock"), ("PUT", "items"), ("PUT", "stock")]
-    assert list(store.stock.values()) == [6]
-    assert "level" not in next(iter(store.items.values()))
-    world.close()
-
-
-@linked
-@pytest.mark.parametrize("status", [503, 429, 404, 401])
-def test_the_first_of_two_linked_calls_is_not_repeated_as_a_create_when_the_second_failed(
-    engine: Engine, server: Server, target: dict[str, Any], our_ids: bool, status: int
-) -> None:
-    """The id that it gave is kept; the next attempt makes both calls again."""
-    store = Store(server, our_ids=our_ids)
-    world = http_world(engine, server, target)
-    store.instead[PUT_STOCK] = [status]
-    world.put("a", count=5)
-    world.drain()
-    assert (len(store.items), store.stock, world.states()) == (1, {}, {"dead": 2} if status == 404 else {"waiting": 2})
-    world.put("a", name="next", count=6)
-    world.settled()
-    assert (len(store.items), list(store.stock.values())) == (1, [6])
-    assert world.row("a").applied_revision == world.row("a").revision
-    world.close()
 
 
 @pytest.mark.parametrize("status", [504, 503, 422])
@@ -253,60 +123,6 @@ async def test_a_second_call_that_fails_says_what_the_first_has_made_and_whether
     await erp.close()
 
 
-@linked
-@pytest.mark.parametrize("lost", [POST_ITEMS, PUT_ITEMS, PUT_STOCK])
-@pytest.mark.parametrize("landed", [True, False])
-def test_two_linked_calls_of_which_an_answer_is_lost_end_in_sync(
-    engine: Engine, server: Server, target: dict[str, Any], our_ids: bool, lost: str, landed: bool
-) -> None:
-    store = Store(server, our_ids=our_ids)
-    world = http_world(engine, server, target)
-    (store.after if landed else store.instead)[lost] = [504]
-    world.put("a", count=5)
-    world.settled()
-    world.put("a", count=6)
-    world.settled()
-    assert (len(store.items), list(store.stock.values()), world.states()) == (1, [6], {"done": 4})
-    world.close()
-
-
-@linked
-def test_a_process_that_dies_between_two_linked_calls_leaves_the_second_to_the_next(
-    engine: Engine, server: Server, target: dict[str, Any], our_ids: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The product alone is there; what it is read back with shows that its stock level is not."""
-    store = Store(server, our_ids=our_ids)
-    world = http_world(engine, server, target)
-
-    def die(*_: object) -> None:
-        world.dead = True
-        raise Killed
-
-    world.put("a", count=5)
-    with monkeypatch.context() as between_the_calls:
-        between_the_calls.setattr(Writes, "_follow", die)
-        assert world.killed(world.drain, "there and nowhere else", 1)
-    assert (len(store.items), store.stock) == (1, {})
-    world.settled()
-    assert (len(store.items), list(store.stock.values()), world.states()) == (1, [5], {"done": 2})
-    world.close()
-
-
-def test_drift_in_the_second_of_two_linked_calls_is_found_and_repaired(engine: Engine, server: Server) -> None:
-    store = Store(server)
-    world = http_world(engine, server, LINKED)
-    for key in "abc":
-        world.put(key, count=5)
-    world.full_sync()
-    assert world.validate().verdict == "in_sync"
-    store.stock["x2"] = 7
-    del store.stock["x3"]
-    world.validate(repair="auto")
-    world.drain()
-    assert (list(store.stock.values()), world.validate().verdict) == ([5, 5, 5], "in_sync")
-    world.close()
-
-
 # 2. The id map.
 
 
@@ -319,40 +135,6 @@ async def test_the_servers_own_id_is_kept_beside_our_key(server: Server) -> None
     found = await erp.read(item(external_id=external_id))
     assert found is not None
     assert (found.key, found.external_id, store.items["x1"]["name"]) == ("k1", "x1", "next")
-    await erp.close()
-
-
-def test_duplicates_are_noticed_where_the_external_key_is_not_unique(engine: Engine, server: Server) -> None:
-    store = Store(server)
-    world = http_world(engine, server, THEIRS)
-    world.put("a")
-    world.full_sync()
-    duplicate = store.by_hand(code="a", name="n", store="A", count=1)
-    assert world.validate().verdict == "drift"
-    assert world.row("a").external_id in store.items
-    assert duplicate in store.items
-    world.close()
-
-
-@pytest.mark.parametrize(
-    ("template", "path"),
-    [
-        ("/items/{{ id }}", "/items/a%2Fb%27c%20%C3%A9"),
-        ("/items({{ id | odata }})", "/items(%27a%2Fb%27%27c%20%C3%A9%27)"),
-        ("/items/{{ id | tilde }}", "/items/a~2Fb~27c+~C3~A9"),
-        ("/items/{{ id | base64 }}", "/items/YS9iJ2Mgw6k%3D"),
-    ],
-)
-async def test_path_encodings(server: Server, template: str, path: str) -> None:
-    """Percent, OData quotes, tilde; and one that fits any character set."""
-    server.answers({"code": "a/b'c é"})
-    calls = {"update": {"method": "PUT", "path": template}, "delete": {"path": template}, "read": {"path": template}}
-    erp = adapter(server, {**OURS, **calls})
-    strange = item("a/b'c é")
-    await erp.update(strange)
-    await erp.read(strange)
-    await erp.delete(strange)
-    assert [sent for _, sent, _ in server.seen] == [path] * 3
     await erp.close()
 
 
@@ -393,7 +175,7 @@ async def test_a_key_outside_the_id_character_set_needs_no_deletion(server: Serv
 async def test_the_id_stands_at_a_path_or_in_a_single_record_of_a_list(
     server: Server, answer: Any, changes: dict[str, Any]
 ) -> None:
-    server.answers(answer, 201)
+    server.respond_with(answer, 201)
     erp = adapter(server, {**THEIRS, **changes})
     assert await erp.create(item()) == "7"
     await erp.close()
@@ -401,7 +183,7 @@ async def test_the_id_stands_at_a_path_or_in_a_single_record_of_a_list(
 
 @pytest.mark.parametrize("answer", [[{"id": 7}, {"id": 8}], []])
 async def test_several_records_in_the_answer_to_a_create_name_no_id(server: Server, answer: Any) -> None:
-    server.answers(answer)
+    server.respond_with(answer)
     erp = adapter(server, {**THEIRS, "lookup": None})
     assert (await failure_of(erp.create(item()))).unknown
     await erp.close()
@@ -571,32 +353,6 @@ async def test_the_idempotency_key_stands_in_the_body(server: Server) -> None:
     assert (len(store.items), store.bodies[0]["request_id"]) == (1, "thing/k1/A/0")
     assert "idempotency-key" not in store.headers[0]
     await erp.close()
-
-
-def test_a_create_whose_answer_is_lost_is_repeated_under_its_idempotency_key(engine: Engine, server: Server) -> None:
-    store = Store(server, remembers=True)
-    world = http_world(engine, server, {**THEIRS, "lookup": None, "idempotency": {}})
-    store.after[POST_ITEMS] = [504]
-    world.put("a")
-    world.drain()
-    world.put("a", name="next")
-    world.settled()
-    assert [record["name"] for record in store.items.values()] == ["next"]
-    world.close()
-
-
-def test_a_record_made_again_after_it_was_deleted_has_another_idempotency_key(engine: Engine, server: Server) -> None:
-    store = Store(server, remembers=True)
-    world = http_world(engine, server, {**THEIRS, "idempotency": {}})
-    world.put("a")
-    world.drain()
-    world.remove("a")
-    world.drain()
-    assert store.items == {}
-    world.put("a")
-    world.drain()
-    assert len(store.of("a")) == 1
-    world.close()
 
 
 async def test_a_duplicate_that_a_search_does_not_show_stays_one(server: Server) -> None:

@@ -138,7 +138,8 @@ def test_which_sources_are_read(changes: dict[str, Any], on_missing: str, parts:
 def test_an_event_of_the_future_waits_until_its_version_is_in_reach() -> None:
     decision = decider().decide_received(event(version=PAST + 4000 * SECOND), None)
     assert isinstance(decision, Wait)
-    assert (decision.seconds, decision.attempts, decision.awaiting) == (pytest.approx(301), 0, "clock")
+    assert decision.seconds == pytest.approx(301)
+    assert (decision.attempts, decision.awaiting) == (0, "clock")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,9 @@ def test_pauses_while_the_source_contradicts(elapsed: float | None, seconds: flo
     waiting = event(absent_at=None if elapsed is None else since(elapsed))
     decision = decider().decide_read(read(waiting, {"shop": None}), {})
     alert = NOT_THERE if is_overdue else None
-    assert decision == Wait(waiting, NOT_THERE, pytest.approx(seconds), 0, "source", True, alert)
+    assert isinstance(decision, Wait)
+    assert decision.seconds == pytest.approx(seconds)
+    assert replace(decision, seconds=seconds) == Wait(waiting, NOT_THERE, seconds, 0, "source", True, alert)
 
 
 @pytest.mark.parametrize(

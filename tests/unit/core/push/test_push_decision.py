@@ -5,13 +5,10 @@ Not here: the calls themselves (``test_push.py``), but for two scenes in which t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
 import pytest
-from conftest import World
-from fakes import FakeThirdParty, lost_answer
 
 from sync_orchestrator.core.ports import Capabilities
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
@@ -187,7 +184,10 @@ def test_an_empty_search_is_not_believed_before_what_landed_last_would_show(
 
 # What holds in every situation -------------------------------------------------------------------------------------
 
-TRAITS = [Capabilities(*each) for each in product((False, True), repeat=5)]
+TRAITS = [
+    Capabilities(assigns_ids, can_lookup, repeatable, grouped, first)
+    for assigns_ids, can_lookup, repeatable, grouped, first in product((False, True), repeat=5)
+]
 SITUATIONS = [
     Situation(digest is None, digest, applied, rejected, external_id, ever_applied, moved, outcome_unknown_for)
     for digest, applied, rejected, external_id, ever_applied, moved, outcome_unknown_for in product(
@@ -312,36 +312,3 @@ def test_a_search_ends_in_the_same_record_once_or_waits(found: str | None) -> No
 
 
 # Played: an id that is known and leads nowhere --------------------------------------------------------------------
-
-
-def test_no_second_create_follows_a_lost_one_where_nothing_can_be_searched(make_world: Callable[..., World]) -> None:
-    """Rule 13: with neither a search nor idempotency keys a person decides."""
-    world = make_world(erp=FakeThirdParty(can_lookup=False))
-    world.put("a")
-    world.drain()
-    world.erp.store.clear()
-    lost = iter([lost_answer()])
-    world.erp.after = lambda verb, key: next(lost, None) if verb == "create" else None
-    world.put("a", name="made anew, answer lost")
-    for _ in range(3):
-        world.drain()
-        world.later(45)
-    assert len(world.erp.store) == 1
-
-
-def test_no_second_create_is_sent_while_a_lost_one_may_still_land(world: World) -> None:
-    world.put("a")
-    world.drain()
-    world.erp.store.clear()
-    lost = iter([lost_answer()])
-    world.erp.before = lambda verb, key: next(lost, None) if verb == "create" else None
-    world.put("a", name="made anew, still under way")
-    world.drain()
-    world.put("a", name="newer")
-    world.drain()
-    world.erp.by_hand({"code": "a", "store": "A", "name": "made anew, still under way", "count": 1}, "A")
-    for _ in range(3):
-        world.later(45)
-        world.drain()
-    assert world.mirrored() == world.truth()
-    assert len(world.erp.store) == 1

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
-from typer.testing import CliRunner
+from jsonschema import Draft202012Validator  # it has no types
+from typer.testing import CliRunner, Result
 
 from sync_orchestrator.cli import app
 from sync_orchestrator.cli.starter.document import Answers, start_of

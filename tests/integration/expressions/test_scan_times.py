@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from http_server import Server
@@ -197,9 +197,10 @@ def test_no_pattern_explodes() -> None:
 
 
 def timed(work: Any) -> float:
-    began = time.perf_counter()
+    """The seconds of processor time that it takes: other programs of the machine do not count."""
+    began = time.thread_time()
     work()
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 @pytest.mark.parametrize("pumped", PUMPED)
@@ -267,9 +268,10 @@ def test_a_function_takes_a_text_of_others_at_once(name: str) -> None:
 @pytest.mark.parametrize("text", ["\u0301\u0327" * 50_000, "a" + "\u0327\u0301" * 50_000, "\u0344" * 100_000])
 def test_accents_of_others_are_composed_at_once_and_as_python_does(text: str) -> None:
     begun = text[:2000]
-    for form in ("NFC", "NFD", "NFKC", "NFKD"):
-        assert timed(lambda form=form: normalized(form, text)) < TIME_LIMIT_SECONDS  # type: ignore[misc]
-        assert normalized(form, begun) == unicodedata.normalize(form, begun)  # type: ignore[arg-type]
+    forms: tuple[Literal["NFC", "NFD", "NFKC", "NFKD"], ...] = ("NFC", "NFD", "NFKC", "NFKD")
+    for form in forms:
+        assert timed(lambda form=form: normalized(form, text)) < TIME_LIMIT_SECONDS
+        assert normalized(form, begun) == unicodedata.normalize(form, begun)
     assert timed(lambda: canonical_name(text)) < TIME_LIMIT_SECONDS
     assert timed(lambda: other_key("k", text)) < TIME_LIMIT_SECONDS
     steps = normalizers({"f": Codec.model_validate({"normalize": ["nfc", "html_unescape"]})})["f"]
@@ -360,7 +362,7 @@ def test_texts_are_cut_before_they_are_looked_at() -> None:
 )
 def test_a_secret_of_odd_signs_is_looked_for_at_once(secret: str) -> None:
     for pumped in ("%25", "%2525", "&amp;", "&amp;amp;", "\\", "\\'", "'", "/", "\\/", "%5c", "ä", "Ã¤", secret):
-        assert timed(lambda text=pumped * 5000: mask(text + "x", (secret,))) < TIME_LIMIT_SECONDS  # type: ignore[misc]
+        assert timed(lambda text=pumped * 5000: mask(text + "x", (secret,))) < TIME_LIMIT_SECONDS
 
 
 def test_a_secret_at_the_cut_is_masked_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,12 @@ from urllib.parse import unquote
 
 import odd_adapters
 import pytest
+from conformance_catalogue import SAMPLE, Catalogue, configuration, failed, skipped
 from http_server import Server
-from odd_adapters import Drawer, Shelf
+from odd_adapters import Drawer, Shelf, class_document
 from small_systems import Backoffice, products
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from test_conformance_third_party import SAMPLE, Catalogue, configuration, failed, skipped
-from test_custom_adapters import document as class_document
 
 from sync_orchestrator.adapters.custom.base import SourceAdapter
 from sync_orchestrator.config import Config
@@ -59,6 +58,9 @@ OURS = {
     "read": {"path": "/stores/{{ group }}/items/{{ key }}"},
     "list": {"path": "/stores/{{ group }}/items"},
 }
+
+
+EMPTY: dict[str, Any] = {}
 
 
 @pytest.fixture
@@ -153,9 +155,9 @@ async def test_a_class_that_does_what_it_should_passes() -> None:
         ("delete", lambda: None, "delete-then-gone"),
         ("count", lambda: 10**6, "count-agrees-with-list"),
         ("lookup", list, "lookup-finds-by-key"),
-        ("pages", lambda: {}["id"], "list-is-complete"),
+        ("pages", lambda: EMPTY["id"], "list-is-complete"),
         ("read", lambda: None, "create-then-read"),
-        ("update", lambda: {}["id"], "update-then-read"),
+        ("update", lambda: EMPTY["id"], "update-then-read"),
     ],
 )
 async def test_a_class_that_does_not_is_told_where_to_look(
@@ -204,13 +206,13 @@ class Ledger(SourceAdapter):
         yield [self.part_of(row) for row in ROWS if row["v"] >= since + 2 * (self.fault == "skips")]
 
     async def count(self, group: str) -> int | None:
-        return sum(row["store"] == group for row in ROWS) + (self.fault == "miscounts")
+        return len([row for row in ROWS if row["store"] == group]) + (self.fault == "miscounts")
 
     async def groups(self) -> list[str] | None:
         return ["B"] if self.fault == "hides" else ["A", "B"]
 
 
-ROWS = [{"key": f"k{number}", "store": "A", "name": "n", "v": number + 10} for number in range(5)]
+ROWS: list[dict[str, Any]] = [{"key": f"k{number}", "store": "A", "name": "n", "v": number + 10} for number in range(5)]
 
 
 async def of_source(fault: str, monkeypatch: pytest.MonkeyPatch) -> Report:

@@ -51,14 +51,15 @@ def backoffice() -> Backoffice:
 @pytest.fixture
 def document(two_servers: tuple[Server, Server], backoffice: Backoffice, partner: Partner) -> dict[str, Any]:
     """A configuration of the two, to be changed."""
-    for server, handler in zip(two_servers, (backoffice, partner), strict=True):
-        server.handler = handler
+    two_servers[0].handler, two_servers[1].handler = backoffice, partner
+    for server in two_servers:
         server.seen.clear()
     found: dict[str, Any] = yaml.safe_load(
         start_of(
             Answers(
                 "product",
-                *(server.url for server in two_servers),
+                two_servers[0].url,
+                two_servers[1].url,
                 key="sku",
                 fields=("name", "price"),
                 source_items="products",

@@ -10,97 +10,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from auth_servers import LOGIN, LOGIN_BODY, READ, REFRESH, Guard, called, client
+from auth_servers import guard as guard
+from auth_servers import store as store
 from http_server import Server, failure_of
 from pydantic import ValidationError
-from sqlalchemy import Engine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from sync_orchestrator.adapters.http import auth
-from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.config import Get
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
-from sync_orchestrator.core.db.session import connect
-from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins, SharedLogins
+from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins
 from sync_orchestrator.errors import Failure
-
-READ = Get(path="/things")
-LOGIN_BODY = {"user": "syncuser", "password": "hunter-2-secret"}
-LOGIN: dict[str, Any] = {"kind": "login", "request": {"method": "POST", "path": "/login", "body": LOGIN_BODY}}
-REFRESH = {
-    "refresh": "body.refresh",
-    "refresh_request": {"method": "POST", "path": "/refresh", "body": {"refresh": "{{ refresh }}"}, "content": "form"},
-}
-
-
-class Guard:
-    """Lets in who holds a token it has given; ``POST /login`` gives one, ``POST /refresh`` for a refresh token."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.numbers = 0
-        self.valid: set[str] = set()
-        self.refreshes: set[str] = set()
-        self.calls: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[bytes] = []
-        self.lifetime: Any = None
-        self.login: Callable[[Request, bytes], Response] = self.give
-        self.refused: Callable[[], Response] = lambda: JSONResponse({"error": "who are you?"}, 401)
-        self.gate = asyncio.Event()
-        self.gate.set()
-        server.handler = self._handle
-
-    def give(self, request: Request, body: bytes) -> Response:
-        self.numbers += 1
-        token, refresh = f"token-{self.numbers}-tok", f"refresh-{self.numbers}-ref"
-        self.valid.add(token)
-        self.refreshes = {refresh}
-        return JSONResponse(
-            {"token": token, "refresh": refresh, "expires_in": self.lifetime, "shop": {"id": f"shop-{self.numbers}"}},
-            headers={"X-Token": token},
-        )
-
-    def expire(self) -> None:
-        self.valid.clear()
-
-    def wrong(self, status: int = 401) -> None:
-        """The password is wrong from now on; the answer repeats what was sent."""
-        self.login = lambda request, body: PlainTextResponse(f"no such login: {body.decode()}", status)
-
-    def made(self, path: str) -> int:
-        return self.calls.count(path)
-
-    async def _handle(self, request: Request) -> Response:
-        path, body = request.url.path, await request.body()
-        self.calls.append(path)
-        self.headers.append(dict(request.headers))
-        self.bodies.append(body)
-        if path == "/login":
-            return self.login(request, body)
-        if path == "/refresh":
-            used = body.decode().partition("refresh=")[2]
-            return self.give(request, body) if used in self.refreshes else JSONResponse({"error": "used"}, 400)
-        if not any(token in value for token in self.valid for value in request.headers.values()):
-            return self.refused()
-        return JSONResponse({"ok": True})
-
-
-@pytest.fixture
-def guard(server: Server) -> Guard:
-    return Guard(server)
-
-
-def client(server: Server, login: dict[str, Any] | None, *, store: LoginStore | None = None, **settings: Any) -> Http:
-    return Http(
-        HttpSettings.model_validate({"base_url": server.url, "timeout": 5, "auth": login, **settings}), logins=store
-    )
-
-
-async def called(http: Http, times: int = 1) -> list[Any]:
-    return [(await http.read(READ, {})).body for _ in range(times)]
-
 
 # What does not change.
 
@@ -341,61 +263,6 @@ async def test_rotating_refresh_within_the_login_itself(server: Server, guard: G
         guard.expire()
     assert [json.loads(body)["refresh"] for body in guard.bodies if body] == ["r1", "r2", "r2"]
     await http.close()
-
-
-@pytest.fixture
-def machines(engine: Engine, database_url: str, server: Server) -> Any:
-    """Makes clients that share nothing but the database."""
-    engines = [engine]
-
-    def make(login: dict[str, Any], **settings: Any) -> Http:
-        engines.append(connect(database_url))
-        return client(server, login, store=SharedLogins(engines[-1], "sources.shop"), **settings)
-
-    yield make
-    for each in engines[1:]:
-        each.dispose()
-
-
-async def test_rotating_refresh_shared_by_all_machines(machines: Any, guard: Guard) -> None:
-    """However many processes find the token expired, one refreshes, and the others use what it was given."""
-    one, two = machines({**LOGIN, **REFRESH}), machines({**LOGIN, **REFRESH})
-    for round_ in range(1, 4):
-        await asyncio.gather(*(called(http) for http in (one, two) for _ in range(5)))
-        assert (guard.made("/login"), guard.made("/refresh")) == (1, round_ - 1)
-        guard.expire()
-    await one.close()
-    await two.close()
-
-
-async def test_rotating_refresh_outlives_a_restart(machines: Any, guard: Guard) -> None:
-    one = machines({**LOGIN, **REFRESH})
-    await called(one)
-    guard.expire()
-    two = machines({**LOGIN, **REFRESH})
-    await called(two)
-    assert (guard.made("/login"), guard.made("/refresh")) == (1, 1)
-    await one.close()
-    await two.close()
-
-
-async def test_a_login_of_other_settings_is_not_used(machines: Any, guard: Guard) -> None:
-    """Somebody else's session would go on under the old account."""
-    one = machines({**LOGIN, **REFRESH})
-    body = {"user": "another", "password": "another-secret"}
-    two = machines({**LOGIN, **REFRESH, "request": {**LOGIN["request"], "body": body}})
-    await called(one)
-    await called(two)
-    assert (guard.made("/login"), guard.made("/refresh")) == (2, 0)
-    await one.close()
-    await two.close()
-
-
-@pytest.fixture(params=["process", "database"])
-def store(request: pytest.FixtureRequest) -> LoginStore:
-    if request.param == "process":
-        return ProcessLogins()
-    return SharedLogins(request.getfixturevalue("engine"), "sources.shop")
 
 
 def test_one_at_a_time_logs_in(store: LoginStore) -> None:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from http_server import Server
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+from jsonschema import Draft202012Validator  # it has no types
 from paths import SUPPORT
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
 from starlette.requests import Request
 from starlette.responses import Response
-from typer.testing import CliRunner
+from starter_runs import PARTNER, Init, explained, part_of, written
+from starter_runs import init as init
+from typer.testing import Result
 
-from sync_orchestrator.cli import app
 from sync_orchestrator.cli.starter.document import marked_lines
 from sync_orchestrator.cli.starter.openapi import Document, read_document
 from sync_orchestrator.config import read
@@ -28,7 +25,6 @@ from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
 
 DOCUMENTS = SUPPORT / "openapi"
-PARTNER = "https://partner.example.com"
 TABLES = """
 CREATE TABLE stores (id INTEGER PRIMARY KEY, name TEXT);
 CREATE TABLE products (
@@ -38,21 +34,6 @@ CREATE TABLE stock (sku TEXT, warehouse TEXT, amount INTEGER, row_version INTEGE
 CREATE TABLE notes (body TEXT);
 """
 CSV = "sku;shop;name;price;updated_at\nA-1;berlin;Lamp;9.90;2026-01-02T10:00:00Z\nA-2;berlin;Tür;8;2026-01-03 11:00\n"
-
-Init = Callable[..., Result]
-
-
-@pytest.fixture
-def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Init:
-    """Runs ``init --yes`` in an empty folder; a text ``typed`` answers its questions instead."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SYNC_CONFIG", raising=False)
-    monkeypatch.delenv("SYNC_DATABASE_URL", raising=False)
-
-    def run(*words: str, typed: str | None = None) -> Result:
-        return CliRunner().invoke(app, ["init", *([] if typed is not None else ["--yes"]), *words], input=typed)
-
-    return run
 
 
 @pytest.fixture
@@ -64,29 +45,9 @@ def tables(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'shop.db'}"
 
 
-def written(folder: Path) -> Any:
-    return yaml.safe_load((folder / "sync.yaml").read_text())
-
-
-def part_of(folder: Path) -> Any:
-    [entity] = written(folder)["entities"].values()
-    return entity["parts"]["backoffice"]
-
-
 def target_of(folder: Path) -> Any:
     [entity] = written(folder)["entities"].values()
     return entity["third_party"]
-
-
-def explained(folder: Path) -> list[int]:
-    """The lines that ``check`` names, which must be all that are marked; it passes where none are."""
-    marked = marked_lines((folder / "sync.yaml").read_text())
-    result = CliRunner().invoke(app, ["check"])
-    assert (result.exit_code == 0) == (marked == []), result.output
-    named = [int(line.removeprefix("error: ").split(":")[1]) for line in result.stderr.splitlines()]
-    assert named == marked, result.stderr
-    assert all("is to be filled in" in line for line in result.stderr.splitlines())
-    return marked
 
 
 # Databases ----------------------------------------------------------------------------------------------------------
@@ -204,41 +165,6 @@ def test_tables_and_guesses_are_offered_to_who_is_asked(init: Init, tables: str,
     assert result.exit_code == 0, result.output
     assert "Which field names a record? [id]" in result.stdout
     assert (part_of(tmp_path)["key"], part_of(tmp_path)["group"]) == ("sku", "store_id")
-
-
-def test_a_postgres_database_is_read_and_its_password_is_not_written(
-    init: Init,
-    database_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delenv("BACKOFFICE_URL", raising=False)
-    engine = create_engine(database_url)
-    with engine.begin() as connection:
-        connection.execute(
-            text(
-                "CREATE SCHEMA trade; CREATE TABLE trade.orders (id uuid PRIMARY KEY, number bigint UNIQUE, "
-                "merchant text NOT NULL, lines jsonb, changed_at timestamptz NOT NULL, is_paid boolean)"
-            )
-        )
-    try:
-        url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-        result = init("--entity", "order", "--source-url", url, "--third-party-url", PARTNER)
-        assert result.exit_code == 0, result.output
-        assert part_of(tmp_path) == {
-            "key": "id",
-            "group": "merchant",
-            "sql": {"table": "trade.orders"},
-            "version": {"path": "changed_at", "kind": "time"},
-        }
-        assert written(tmp_path)["sources"]["backoffice"]["url"] == "${BACKOFFICE_URL}"
-        assert str(make_url(database_url).password) not in result.output + (tmp_path / "sync.yaml").read_text()
-        assert explained(tmp_path) == []
-    finally:
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA trade CASCADE"))
-        engine.dispose()
-        monkeypatch.delenv("BACKOFFICE_URL", raising=False)
 
 
 @pytest.mark.parametrize(
