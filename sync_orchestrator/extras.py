@@ -6,6 +6,7 @@ within ``import_from_extra``. ``pyproject.toml`` has the versions.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -52,8 +53,11 @@ def import_from_extra(extra: str) -> Iterator[None]:
 
 def is_installed(extra: str) -> bool:
     """Whether the package of an extra can be imported; it is not imported."""
+    package = _PACKAGES[extra]
+    if package in sys.modules:  # kombu replaces its module by one that ``find_spec`` cannot look up
+        return sys.modules[package] is not None
     try:
-        return find_spec(_PACKAGES[extra]) is not None
+        return find_spec(package) is not None
     except (ImportError, ValueError):
         return False
 

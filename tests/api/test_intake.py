@@ -437,7 +437,7 @@ async def test_failure_of_a_commit_is_no_202(
 
 
 async def test_ready_healthy_and_nothing_else(client: httpx.AsyncClient) -> None:
-    ready = {"status": "ready", "database": "ok", "migrations": "ok", "sensor": "silent"}
+    ready = {"status": "ready", "database": "ok", "migrations": "ok", "sensor": "silent", "worker": "silent"}
     assert (await client.get("/readyz")).json() == ready
     assert (await client.get("/healthz")).json() == {"status": "ok"}
     for answer, status in ((await client.get("/v1/events"), 405), (await client.get("/nothing"), 404)):

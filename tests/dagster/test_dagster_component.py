@@ -157,7 +157,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
         folder, {**kept, "PYTHONPATH": path, URL_VARIABLE: "postgresql://user:word@127.0.0.1:1/x"}, backoffice, partner
     )
     (folder / "company" / "defs" / "orders.py").write_text(PLAIN_ASSET)
-    made.dg("scaffold", "defs", COMPONENT, "sync", "--database-url-env", URL_VARIABLE, "--config-path", "sync.yaml")
+    made.run_dg("scaffold", "defs", COMPONENT, "sync", "--database-url-env", URL_VARIABLE, "--config-path", "sync.yaml")
     (folder / "company" / "defs" / "sync" / "sync.yaml").write_text(
         yaml.safe_dump(settings(*(server.url for server in servers)), sort_keys=False)
     )

@@ -763,7 +763,7 @@ def test_example_that_holds_passes(reader: Reader, language: str, text: str) -> 
         "events list|frobnicate",
         "full-sync KEY",
         "status [--xml]",
-        "verify --repair perhaps",
+        "validate --repair perhaps",
         "make nothing",
         "core/nothing.py",
         "nothing/",

@@ -336,7 +336,7 @@ def test_case_a1_rows_without_a_business_group_are_counted_and_reported(ungroupe
     ungrouped.shop.put("nowhere", {"key": "nowhere", "name": "x"}, group=None)
     assert len(asyncio.run(ungrouped_notes(ungrouped.entity))) == 1
     ungrouped.run_full_sync()
-    assert list_open_alerts(ungrouped) == [("unusable", "item: without a business group")]
+    assert list_open_alerts(ungrouped) == [("invalid_source_records", "item: without a business group")]
     assert check_group_sources(ungrouped).ungrouped == 1
 
 

@@ -29,7 +29,7 @@ from sync_orchestrator.core.push.dead_records import (
 )
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.validation.validate import groups_due
-from sync_orchestrator.errors import CallFailed, Failure, NotFound
+from sync_orchestrator.errors import CallFailed, Failure, NotFound, UsageError
 
 MakeWorld = Callable[..., World]
 MANY_FAILURES = {"breaker": {"failures": 100}}
@@ -574,7 +574,7 @@ def test_the_events_of_a_discarded_record_end_with_the_reason(world: World) -> N
 
 def test_a_discard_needs_a_reason_and_something_dead(world: World) -> None:
     dead_by_full_sync(world, "k001")
-    with pytest.raises(NotFound, match="needs a reason"):
+    with pytest.raises(UsageError, match="needs a reason"):
         discard(world, reason=" ")
     with pytest.raises(NotFound, match="records list item --dead"):
         discard(world, keys=["k002"])

@@ -154,7 +154,7 @@ def test_a_version_too_far_ahead_waits_for_its_time_and_alerts_while_others_go_o
     version = in_future(timed, 3 * HOUR)
     timed.post_event("shop", "a", "update", version, named("from the future"))
     timed.run_drain()
-    assert (timed.count_events_by_state(), open_alerts(timed)) == ({"done": 2, "waiting": 1}, ["ahead"])
+    assert (timed.count_events_by_state(), open_alerts(timed)) == ({"done": 2, "waiting": 1}, ["version_in_future"])
     timed.put_record("a", name="of now")
     timed.run_drain()
     assert timed.mirror_by_key()["a"]["name"] == "of now"
@@ -174,7 +174,9 @@ def test_a_version_a_little_ahead_is_taken(timed: World) -> None:
     assert (timed.mirror_by_key()["a"]["name"], open_alerts(timed)) == ("clocks differ", [])
 
 
-@pytest.mark.parametrize(("way", "told"), [("full sync", "unusable"), ("thin event", "ahead")])
+@pytest.mark.parametrize(
+    ("way", "told"), [("full sync", "invalid_source_records"), ("thin event", "version_in_future")]
+)
 def test_a_version_too_far_ahead_that_is_read_does_not_supersede_what_follows_unnoticed(
     timed: World, way: str, told: str
 ) -> None:

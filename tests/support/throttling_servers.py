@@ -47,7 +47,11 @@ class Slept:
                 self.offset += seconds
 
         monkeypatch.setattr("asyncio.sleep", slept)
-        for module in ("sync_orchestrator.adapters.http.client", "sync_orchestrator.core.systems.breaker", "tenacity"):
+        for module in (
+            "sync_orchestrator.adapters.http.client",
+            "sync_orchestrator.core.systems.rate_limit",
+            "tenacity",
+        ):
             monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=self.now, sleep=time.sleep))
 
     def now(self) -> float:

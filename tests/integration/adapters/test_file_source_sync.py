@@ -36,7 +36,7 @@ def test_a_row_without_a_key_is_asked_of_no_other_source(
     world.run_full_sync()
     assert sorted(world.mirror_by_key()) == ["k1"]
     [alert] = world.query("SELECT kind, n FROM sync.alerts WHERE resolved_at IS NULL")
-    assert alert.kind == "unusable"
+    assert alert.kind == "invalid_source_records"
 
 
 def test_a_first_load_from_a_file(tmp_path: Path, make_world: Callable[..., Any]) -> None:

@@ -73,7 +73,9 @@ def test_refresh_supersedes_what_waits_for_its_own_future(make_world: Callable[.
     world.post_event("shop", "a", "update", int((time.time() + 86_400) * 1e6), {"name": "tomorrow", "store": "A"})
     world.run_drain()
     assert world.count_events_by_state() == {"done": 2, "waiting": 1}
-    assert [row.kind for row in world.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == ["ahead"]
+    assert [row.kind for row in world.query("SELECT kind FROM sync.alerts WHERE resolved_at IS NULL")] == [
+        "version_in_future"
+    ]
     reread(world, "a")
     world.run_drain()
     assert world.count_events_by_state() == {"done": 2, "superseded": 1}

@@ -53,7 +53,7 @@ def test_in_a_full_sync_the_others_go_on_and_nothing_is_deleted(world: World, da
         "k4": "next",
     }
     told = world.query("SELECT kind, examples FROM sync.alerts WHERE resolved_at IS NULL")
-    assert [row.kind for row in told] == ["unusable"]
+    assert [row.kind for row in told] == ["invalid_source_records"]
     assert "k3" in told[0].examples[0]
     world.shop.rows["k3"] = replace(good, version=good.version + 2)
     world.run_full_sync()
