@@ -19,6 +19,7 @@ from dagster_instance import dagster as dagster
 from dagster_instance import instance as instance
 from dagster_instance import storage as storage
 from dagster_instance import storage_url as storage_url
+from dagster_instance import synced as synced
 from fakes import answer, two_part_config
 from sqlalchemy import text
 from world import World
