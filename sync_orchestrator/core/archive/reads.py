@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row
-
 from sync_orchestrator.core.archive import queries
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.version_guard import Stamp
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
 
 def next_read_sequence(connection: Connection) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
-
-from sqlalchemy import Connection, Row
+from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.ledger import queries
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
 
 
 def retry_failed_of_group(connection: Connection, entity: str, group: str, *, all_covered: bool) -> int:
