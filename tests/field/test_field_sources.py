@@ -640,7 +640,9 @@ def test_case_r35_nothing_flips_and_it_is_reported_once(url: str, engine: Engine
         seen.append(field.names()["P1"])
         assert field.erp["item"].calls["update"] == 0, number
     assert seen == ["X"] * 4
-    [alert] = field.query("SELECT n, examples FROM sync.alerts WHERE kind = 'unusable' AND resolved_at IS NULL")
+    [alert] = field.query(
+        "SELECT n, examples FROM sync.alerts WHERE kind = 'invalid_source_records' AND resolved_at IS NULL"
+    )
     assert NOT_UNIQUE in str(alert.examples)
     plan = field.perform(plan_group(field.context, field.context.entities["item"], "A"))
     assert (plan.counts.get("update", 0), plan.counts.get("delete", 0)) == (0, 0)
@@ -931,7 +933,9 @@ def test_rule_33_an_api_that_stops_to_send_a_field_wipes_nothing(server: Server,
     for row in shop.rows.values():
         row["v"] = 2
     api.full_sync()
-    [alert] = api.query("SELECT examples FROM sync.alerts WHERE kind = 'unusable' AND resolved_at IS NULL")
+    [alert] = api.query(
+        "SELECT examples FROM sync.alerts WHERE kind = 'invalid_source_records' AND resolved_at IS NULL"
+    )
     assert "mapped field absent: 'name' (the archive has a value); send null to clear it" in str(alert.examples)
     plan = api.perform(plan_group(api.context, api.context.entities["item"], "A"))
     assert plan.counts.get("update", 0) == 0
@@ -956,7 +960,7 @@ def test_rule_33_a_field_that_a_record_never_had_is_no_matter(server: Server, ap
     assert api.names() == {"a": "n", "b": None, "c": "n"}
     shop.rows["b"]["v"] = 2
     api.full_sync()
-    assert api.query("SELECT 1 FROM sync.alerts WHERE kind = 'unusable'") == []
+    assert api.query("SELECT 1 FROM sync.alerts WHERE kind = 'invalid_source_records'") == []
 
 
 def test_rule_33_absent_is_null_where_the_source_leaves_out_what_is_null(server: Server, engine: Engine) -> None:

@@ -321,7 +321,7 @@ def test_case_r02_a_flag_that_says_nothing_deletes_nothing_and_is_named(shop_wor
     world.run_drain()
     assert len(world.erp.store) == 200
     assert report.acknowledged == 0
-    told = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'unusable'")
+    told = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'invalid_source_records'")
     assert any("deleted_when: 'archived'" in row.examples[0] for row in told)
     [event] = world.query("SELECT state, error FROM sync.events")
     assert (event.state, event.error.startswith("deleted_when: 'archived' is to be true or false")) == ("dead", True)

@@ -155,7 +155,8 @@ def test_what_cannot_be_used_is_told_of_and_the_rest_is_taken(world: World) -> N
     changed(world, "bad\x00")
     assert polled(world)[0] == (2, 1)
     assert [
-        row.cause for row in world.query("SELECT cause FROM sync.alerts WHERE kind = 'unusable' ORDER BY cause")
+        row.cause
+        for row in world.query("SELECT cause FROM sync.alerts WHERE kind = 'invalid_source_records' ORDER BY cause")
     ] == ["item shop: changes", "item stock: changes"]
 
 

@@ -38,6 +38,7 @@ from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.systems.heartbeats import record_heartbeat
 from sync_orchestrator.core.systems.pauses import set_paused
 from sync_orchestrator.core.systems.suspension import note_stray_ids
+from sync_orchestrator.core.systems.worker_presence import TaskReport, record_worker
 from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import DeletionsHeld
 from sync_orchestrator.sensors import changes
@@ -304,7 +305,7 @@ CAUSES: dict[str, Callable[[Make], World]] = {
     "id_reused": one_id_shows_another_key,
 }
 BY_DAGSTER = {"invalid_partition_name", "run_failed"}
-BY_THE_SERVICE = {"sensor_stalled"}
+BY_THE_SERVICE = {"sensor_stalled", "worker_stalled"}
 
 
 def test_there_is_no_other_kind() -> None:
@@ -325,26 +326,45 @@ def test_it_arrives_with_what_where_and_what_to_do(kind: str, make_world: Make, 
     arrived(CAUSES[kind](make_world), webhook, kind)
 
 
-def test_a_sensor_that_is_silent_is_told_of_by_the_service_which_sends_all_alerts(
+def test_a_worker_that_is_silent_is_told_of_by_the_service_which_sends_all_alerts(
     make_world: Make, webhook: Webhook
 ) -> None:
     world = make_world(alerts={"urls": [webhook.url], "group_wait": 0, "ui_url": UI})
     watchdog = Watchdog(Database(world.engine), world.config)
-    assert watchdog.look() == 0  # no sensor was ever there
+    assert watchdog.look() == 0  # from here on a worker is expected
     record_heartbeat(world.engine, "sensor")
     world.put_record("a")
     world.advance_clock(200)
     assert watchdog.look() == 0
     world.advance_clock(HOUR)
-    assert watchdog.look() == 2
+    assert watchdog.look() == 3
     assert sorted(webhook.titles) == [
+        "no worker was heard of for 63 minutes",
         "the sensor has not looked for changes for 63 minutes",
         "work is due for 63 minutes and not done",
     ]
     record_heartbeat(world.engine, "sensor")
+    with world.engine.begin() as connection:
+        record_worker(connection, "w1", "1 on here", [TaskReport("alerts", 0)])
     minutely(world)
+    assert watchdog.look() == 0  # the worker sends them again
     alerts.send_due_alerts(world.engine, world.config.alerts)
-    assert any(title.startswith("Over: the sensor") for title in webhook.titles), webhook.titles
+    for over in ("Over: the sensor", "Over: no worker"):
+        assert any(title.startswith(over) for title in webhook.titles), webhook.titles
+
+
+@pytest.mark.parametrize(("task", "sent"), [("alerts", 1), ("watch", 1), ("polling item shop", 0)])
+def test_the_service_sends_alerts_while_the_worker_does_not_get_on_with_them(
+    make_world: Make, webhook: Webhook, task: str, sent: int
+) -> None:
+    world = make_world(alerts={"urls": [webhook.url], "group_wait": 0, "ui_url": UI})
+    with world.engine.begin() as connection:
+        reports = [TaskReport("outcomes audit", 1), TaskReport(task, 400, error="unexpected ValueError")]
+        record_worker(connection, "w1", "1 on here", reports)
+    assert Watchdog(Database(world.engine), world.config).look() == sent
+    [row] = world.query("SELECT title, examples FROM sync.alerts WHERE kind = 'worker_stalled'")
+    assert row.title == f"the worker does not get on with {task} for 7 min"
+    assert row.examples == ["unexpected ValueError"]
 
 
 async def test_the_watchdog_looks_again_and_again_whatever_happens(make_world: Make) -> None:
