@@ -50,7 +50,7 @@ class PushPace:
         return self._limit.records(self._batch, self._max_at_once)
 
     @property
-    def max_outcome_unknown(self) -> int:
+    def max_unsettled(self) -> int:
         """How many pushes may have ended before they are settled."""
         return max(MAX_RECORDS_AHEAD, 2 * self.at_once)
 

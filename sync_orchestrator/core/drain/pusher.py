@@ -106,11 +106,11 @@ class Pusher:
         return bool(self._pushing_count or self._pushed or self._is_settling or startable)
 
     def _begin_pushes(self, tasks: asyncio.TaskGroup) -> None:
-        max_outcome_unknown = self._pace.max_outcome_unknown
+        max_unsettled = self._pace.max_unsettled
         while (
             self._claimed
             and self._pushing_count < self._pace.at_once
-            and len(self._pushed) < max_outcome_unknown
+            and len(self._pushed) < max_unsettled
             and not self._activity.is_ended
         ):
             self._pushing_count += 1

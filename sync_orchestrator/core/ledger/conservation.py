@@ -1,4 +1,4 @@
-"""TODO."""
+"""Counts all change events by state: what was received must equal the sum of what became of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What an operator does with change events: redrive them, or discard those that are dead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction
-from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
 from sync_orchestrator.core.ledger.finishing import discard_dead_events, find_dead_records_of_events, finish_reached
 from sync_orchestrator.core.ledger.retrying import redrive_events_of
 from sync_orchestrator.core.ledger.states import require_discard_reason
@@ -64,18 +63,3 @@ def discard_events(engine: Engine, seqs: Sequence[int], reason: str) -> int:
     if not count:
         raise NotFound("none of these events is dead; `sync-orchestrator events list --state dead` shows which are")
     return count
-
-
-def check_conservation(connection: Connection) -> Conservation:
-    """Counts, and alerts where it does not add up."""
-    totals = count_conservation(connection)
-    if totals.balanced:
-        alerts.resolve_alert(connection, "conservation")
-    else:
-        alerts.raise_alert(
-            connection,
-            "conservation",
-            "events",
-            f"{totals.received} events received, {sum(totals.states.values())} accounted for",
-        )
-    return totals

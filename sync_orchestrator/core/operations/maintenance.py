@@ -10,14 +10,16 @@ from sqlalchemy import Connection, Engine
 from sync_orchestrator.core.db.session import in_transaction, run
 from sync_orchestrator.core.intake import rejected_messages
 from sync_orchestrator.core.ledger import partitions
-from sync_orchestrator.core.ledger.conservation import Conservation
+from sync_orchestrator.core.ledger.conservation import Conservation, count_conservation
 from sync_orchestrator.core.ledger.lookups import seconds_oldest_is_due
 from sync_orchestrator.core.notifications import alerts
-from sync_orchestrator.core.operations.events import check_conservation
 from sync_orchestrator.core.operations.queries import maintenance as queries
 from sync_orchestrator.core.service import rollout
 from sync_orchestrator.core.systems.heartbeats import claim_round
 from sync_orchestrator.core.systems.suspension import end_old_strays, list_suspended_systems
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 if TYPE_CHECKING:
     from sync_orchestrator.config import Alerts, Entity
@@ -127,3 +129,18 @@ def tell_of_long_waiting(connection: Connection, after: float) -> None:
             row.entity,
             row.keys,
         )
+
+
+def check_conservation(connection: Connection) -> Conservation:
+    """Counts, and alerts where it does not add up."""
+    totals = count_conservation(connection)
+    if totals.balanced:
+        alerts.resolve_alert(connection, "conservation")
+    else:
+        alerts.raise_alert(
+            connection,
+            "conservation",
+            "events",
+            f"{totals.received} events received, {sum(totals.states.values())} accounted for",
+        )
+    return totals

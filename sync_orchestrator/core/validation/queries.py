@@ -52,8 +52,8 @@ SELECT key, external_id, applied_digest, revision, applied_at, deleted, group_ke
 FROM sync.records WHERE entity = %(entity)s AND key = ANY(%(keys)s)
 """
 
-# Whether a unmanaged record is ours by now, or is about to be. An id is one record's in all groups, unless the group is
-# part of its address.
+# Whether an unmanaged record is ours by now, or is about to be. An id is one record's in all groups, unless the
+# group is part of its address.
 SELECT_OURS_BY_NOW = """
 SELECT EXISTS (
     SELECT FROM sync.records
