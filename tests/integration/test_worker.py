@@ -258,10 +258,12 @@ def test_one_that_stood_still_past_its_lease_sends_nothing_older_after_what_is_n
     state = os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     assert state is not None
     assert state.si_code == os.CLD_STOPPED, site.log(0).read_text()
+    stopped_at = time.monotonic()
     site.write_outcomes(range(3, 5))
     site.end_leases()
     other = site.start()
     eventually(lambda: not site.unsent(), "what the other sends")
+    eventually(lambda: time.monotonic() - stopped_at > outcomes.MAX_HAND_OVER_SECONDS, "the end of its claim")
     stopped.send_signal(signal.SIGCONT)
     eventually(lambda: "is given back" in site.log(0).read_text(), "the end of its batch")
     for process in (stopped, other):

@@ -29,6 +29,10 @@ _log = logging.getLogger("sync_orchestrator.outcomes")
 DELIVERY_SECONDS = 30.0
 """A receiver begins no call later than this after it was handed a batch; a call takes at most 20 s."""
 
+MAX_HAND_OVER_SECONDS = 5.0
+"""A batch is handed over within this time after its claim. With DELIVERY_SECONDS and the longest call, a later sender
+would outlast the lease, and the outcomes of the next one would come before its own."""
+
 _TURN_SECONDS = 40.0
 _MAX_BATCH = 100
 
@@ -173,9 +177,7 @@ class _OutcomeOutbox(Outbox[_OutcomeBatch, Delivery]):
 
     claimed = CrashPoint("outcomes.taken")
     delivered = CrashPoint("outcomes.delivered")
-    max_hand_over_seconds = 5.0
-    """With DELIVERY_SECONDS and the longest call, a later sender would outlast the lease, and the outcomes of the next
-    one would come before its own."""
+    max_hand_over_seconds = MAX_HAND_OVER_SECONDS
 
     def __init__(self, name: str, receiver: Receiver, settings: Alerts) -> None:
         self._name = name
