@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 REGISTERED: list[str] = []
 _reached: dict[str, int] = {}
@@ -32,7 +33,8 @@ class CrashPoint:
         _reached[self.name] = _reached.get(self.name, 0) + 1
         for name, times in self._signals.items():
             if _reached[self.name] == times:
-                os.kill(os.getpid(), getattr(signal, name))
+                # To this thread: one that is sent to the process may reach another one first, while this one goes on.
+                signal.pthread_kill(threading.get_ident(), getattr(signal, name))
 
 
 def _wanted(setting: str, name: str) -> int:
