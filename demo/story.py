@@ -42,6 +42,7 @@ from sync_orchestrator.private_files import make_private_home
 from sync_orchestrator.supervisor.system import start_all
 
 _OUTAGE = 15.0
+_STALL_SECONDS = 90
 _DAMAGE = {"lose": 24, "alter": 24, "revive": 12, "seed": 7}
 _AT_ONCE = 6
 
@@ -127,10 +128,13 @@ class Story:
         _wait("Dagster knows every business group", lambda: set(self._dagster.partitions(asset)) >= set(groups), 60)
         backfill = self._dagster.launch_backfill([["stone", "archive"], asset], groups)
         console.print(f"  backfill {backfill} over {len(groups)} business groups launched")
-        began, outage = time.monotonic(), False
+        began = moved_at = time.monotonic()
+        progress, outage = (0, 0), False
         while True:
             state, done, targeted = self._dagster.backfill(backfill)
             records = status(self._context.engine)["records"]
+            if progress != (done, records["in_sync"]):
+                progress, moved_at = (done, records["in_sync"]), time.monotonic()
             if not outage and records["in_sync"] > 2000:
                 outage = True
                 self._control("erp", "faults", {"outage": _OUTAGE})
@@ -141,8 +145,8 @@ class Story:
             )
             if state.startswith(("COMPLETED", "FAILED", "CANCELED")):
                 break
-            if time.monotonic() - began > 240:
-                raise SyncError("the backfill did not end in 240 s")
+            if time.monotonic() - moved_at > _STALL_SECONDS:
+                raise SyncError(f"the backfill has made no progress for {_STALL_SECONDS} s")
             time.sleep(4)
         if not state.startswith("COMPLETED") or "FAILED" in state:
             raise SyncError(f"the backfill ended as {state}")
