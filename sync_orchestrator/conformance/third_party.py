@@ -14,8 +14,8 @@ from typing import Any
 
 from sync_orchestrator.adapters.rest.filter_check import is_refusal
 from sync_orchestrator.config import Config, FilterCheck, ThirdPartySystem
-from sync_orchestrator.config.calls import Basic, Bearer, Login
 from sync_orchestrator.config.environment import FromEnvironment
+from sync_orchestrator.config.http_access import Basic, Bearer, Login
 from sync_orchestrator.conformance.field_forms import judge_field
 from sync_orchestrator.conformance.fixture import Bench, fields_of, refusal
 from sync_orchestrator.conformance.report import Behaviours, Differs, Skipped
