@@ -59,6 +59,7 @@ class Clock:
 
         monkeypatch.setattr("asyncio.sleep", slept)
         for module in (
+            "sync_orchestrator.adapters.http.call_room",
             "sync_orchestrator.adapters.http.client",
             "sync_orchestrator.core.systems.rate_limit",
             "tenacity",

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.client import Http
-from sync_orchestrator.adapters.http.client import Values
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.references import References

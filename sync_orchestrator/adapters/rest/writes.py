@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.adapters.http.client import Values
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.reads import Present, Reads
 from sync_orchestrator.adapters.rest.records import Records
