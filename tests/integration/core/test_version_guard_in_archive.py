@@ -20,8 +20,9 @@ from version_cases import (
     rules,
 )
 
+from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.archive.merge import merge
-from sync_orchestrator.core.archive.reads import next_read_sequence, stamp_of
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
 from sync_orchestrator.core.version_guard import (
