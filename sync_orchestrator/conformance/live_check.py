@@ -16,11 +16,11 @@ from sync_orchestrator.adapters.containment import ContainedSource, ContainedThi
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.config import Config, Entity, Listing
+from sync_orchestrator.conformance.changed_configs import with_changes
 from sync_orchestrator.conformance.field_forms import FieldDifference, find_differences, find_form_differences
 from sync_orchestrator.conformance.hints import hint_for
 from sync_orchestrator.conformance.pacing import paces_of
 from sync_orchestrator.conformance.samples import unknown_key_like
-from sync_orchestrator.conformance.third_party import with_changes
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead, SourceSystem, ThirdParty
 from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.core.values.source_versions import as_time
