@@ -19,12 +19,7 @@ import aiohttp
 import httpx
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-)
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
 from sync_orchestrator.adapters.http.auth import Proof, auth_of
 from sync_orchestrator.adapters.http.call_room import Room

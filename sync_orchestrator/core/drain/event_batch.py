@@ -41,13 +41,7 @@ from sync_orchestrator.core.ledger.event_claims import (
     mark_failed,
     select_due_events,
 )
-from sync_orchestrator.core.ledger.event_rows import (
-    ArchivedEvent,
-    DueEvent,
-    EventLease,
-    FailedEvent,
-    SupersededEvent,
-)
+from sync_orchestrator.core.ledger.event_rows import ArchivedEvent, DueEvent, EventLease, FailedEvent, SupersededEvent
 from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead
