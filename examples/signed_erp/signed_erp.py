@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement
 from pydantic import BaseModel, SecretStr
 
 from sync_orchestrator.adapters.custom.base import ThirdPartyAdapter
-from sync_orchestrator.adapters.http.client import Outgoing
+from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.config.calls import Method
 from sync_orchestrator.core.ports import Capabilities, Found, Item, Json
 from sync_orchestrator.errors import CallFailed, Failure, Refusal

@@ -11,7 +11,8 @@ from sync_orchestrator.adapters.custom.base import Adapter
 from sync_orchestrator.adapters.custom.guard import Guard, GuardedSource, GuardedThirdParty
 from sync_orchestrator.adapters.custom.loading import made_source, made_third_party, secrets_in
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http, Room
+from sync_orchestrator.adapters.http.call_room import Room
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty

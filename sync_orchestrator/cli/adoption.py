@@ -19,7 +19,7 @@ from sync_orchestrator.errors import NotFound
 
 if TYPE_CHECKING:
     from sync_orchestrator.core.context import Context, EntityContext
-    from sync_orchestrator.core.operations.adoption import Adoption
+    from sync_orchestrator.core.operations.adoption_report import Adoption
 
 commands = typer.Typer()
 

@@ -1,6 +1,6 @@
 """The commands about ``sync.yaml``: to check it, try it out, and its schema.
 
-Not here: what a setting means (``config/``), what is tried (``conformance/live_check.py``, ``conformance/``).
+Not here: what a setting means (``config/``), what is tried (``conformance/live_check/``, ``conformance/``).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a configuration amounts to, in a few rows for people and programs.
 
-Not here: whether it is right (``config/``), whether the systems agree (``conformance/live_check.py``).
+Not here: whether it is right (``config/``), whether the systems agree (``conformance/live_check/``).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sync_orchestrator.errors import SyncError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from sync_orchestrator.conformance.live_check import Step
+    from sync_orchestrator.conformance.live_check.report import Step
     from sync_orchestrator.conformance.report import Ending
 
 _WIDE = 400

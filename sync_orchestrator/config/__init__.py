@@ -4,9 +4,11 @@ Not here: what is done with the settings (``composition.py`` puts the system tog
 """
 
 from sync_orchestrator.config.brokers import Consumer, OutcomeReceiver
-from sync_orchestrator.config.calls import Bulk, Count, FilterCheck, Get, Http, Listing, Outcome, Request, Write
+from sync_orchestrator.config.bulk_calls import Bulk
+from sync_orchestrator.config.calls import Count, FilterCheck, Get, Listing, Outcome, Request, Write
 from sync_orchestrator.config.document import Alerts, ApiSettings, Config, Limits, Retention, UiSettings
 from sync_orchestrator.config.entities import Deletions, Entity, Retry, SourceCheck, Validation
+from sync_orchestrator.config.http_access import Http
 from sync_orchestrator.config.loading import load, read
 from sync_orchestrator.config.routes import Route
 from sync_orchestrator.config.sources import Part, Source, Version

@@ -1,28 +1,21 @@
 """One call of an API: what is sent, how its answer is read, and what it means.
 
-``names`` in the comments are what a template may use at that place. Not here: which calls an entity needs
-(``entities.py``).
+``names`` in the comments are what a template may use at that place. Which calls an entity needs is in ``targets.py``
+and ``sources.py``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from sync_orchestrator.config.types import Body, Expression, Model, Name, Pattern, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
-from sync_orchestrator.expressions.truth import fields_named_by
 
 _SINGLE = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
-
-_STEP = re.compile(r"\bsteps\.([a-z][a-z0-9_]*)")
-IN_CONDITIONS = frozenset({"key", "id", "group", "payload", "answer", "response", "steps"})
-"""What ``when`` of a linked call can look at."""
-
-_OVER_HTTP = {"headers", "auth", "outcomes", "throttle", "next_origins"}
 
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -288,118 +281,6 @@ class Listing(Request):
         return {"limit"} | ({self.paging} & {"after", "cursor", "page", "offset"})
 
 
-class Basic(Model):
-    """HTTP Basic."""
-
-    kind: Literal["basic"]
-    user: str
-    """Who we are there."""
-    password: str = Field(repr=False)
-    """Of that user."""
-
-
-class Bearer(Model):
-    """A token that does not change, after the word ``Bearer``. Any other fixed header goes into ``headers``."""
-
-    kind: Literal["bearer"]
-    token: str = Field(repr=False, pattern=r"^[\x21-\x7e]+$")
-    """The token alone, without the word."""
-
-
-class Login(Model):
-    """A call that gives a token, made again when the token is refused or too old; all machines share what it gave.
-
-    Names in ``request``: ``token`` and ``refresh`` (what the last login gave; empty at first). Names in ``headers``:
-    ``token`` and all that ``values`` picked.
-    """
-
-    kind: Literal["login"]
-    base_url: str | None = Field(default=None, pattern=r"^https?://")
-    """Where the login is, if elsewhere than the system; the system's ``headers`` are sent there, too."""
-    request: Request = Field(repr=False)
-    """The call that gives the token."""
-    token: Expression = "body.token"
-    """Over ``{status, body, text, headers}``."""
-    refresh: Expression | None = None
-    """Where the token for the next login stands, if that one rotates; kept in the database, for all machines."""
-    refresh_request: Request | None = Field(default=None, repr=False)
-    """The call that is made with ``{{ refresh }}`` while there is one; ``request`` if it is refused."""
-    values: dict[str, Expression] = {}
-    """More of the answer that headers are composed of."""
-    expires_in: Expression | None = None
-    """Where the token's lifetime in seconds stands, or the time of its end; it is renewed a little earlier."""
-    headers: dict[str, Template] = Field(default={"Authorization": "Bearer {{ token }}"}, repr=False)
-    """What proves with each call that we are logged in."""
-
-    @model_validator(mode="after")
-    def _names(self) -> Self:
-        last = {"token", "refresh"}
-        check_names(
-            {"request": self.request, "refresh_request": self.refresh_request},
-            {"request": last, "refresh_request": last},
-        )
-        if self.refresh_request is not None and self.refresh is None:
-            raise ValueError("refresh_request needs 'refresh'")
-        if unknown := names_in(self.headers) - {"token", *self.values}:
-            raise ValueError(f"headers: nothing fills in '{sorted(unknown)[0]}'; pick it with 'values'")
-        return self
-
-
-Auth = Annotated[Basic | Bearer | Login, Field(discriminator="kind")]
-
-
-class Throttle(Model):
-    """Where an answer says how long to wait, beside ``Retry-After`` and the ``RateLimit`` headers, which are known.
-
-    More than an hour counts as an hour.
-    Expressions over ``{status, body, text, headers}``; what they find is seconds, seconds since 1970, or a date.
-    """
-
-    wait: Expression | None = None
-    """On a throttled answer: when to come back."""
-    slow_down: Expression | None = None
-    """On a good answer: how long to hold off all calls, such as ``body.backoff``."""
-    headers: bool = True
-    """Whether the ``RateLimit`` headers count. They hold calls off for 60 seconds at most, and for 5 seconds until a
-    refused call confirms them; a header that good answers contradict is ignored until a call is refused."""
-
-
-class Http(Model):
-    """How a system is reached over HTTP."""
-
-    base_url: str = Field(pattern=r"^https?://")
-    """The address that all paths stand below."""
-    headers: dict[str, Annotated[str, Field(pattern=r"^[\x20-\x7e]*$")]] = Field(default={}, repr=False)
-    """Sent with every call."""
-    auth: Auth | None = None
-    """How it knows us."""
-    timeout: Seconds = 10
-    """The deadline of one call."""
-    max_response_bytes: int = Field(default=33_554_432, ge=1)
-    """The largest response that is read, after it is unpacked; the call fails with a larger one."""
-    concurrency: int = Field(default=32, ge=1, le=1000)
-    """Calls under way at once, in one process. Of a third party that does not answer that many in time, fewer."""
-    outcomes: list[Outcome] = []
-    """What its answers mean where their status does not say it plainly."""
-    throttle: Throttle = Throttle()
-    """Where its answers say how long to wait."""
-    next_origins: dict[Annotated[str, Field(pattern=r"^https?://[^/?#]+$")], Literal["rewrite", "follow"]] = {}
-    """Other origins that a next page's address may have, such as ``http://api.example.com`` behind a proxy that ends
-    TLS. ``rewrite``: the page is requested from the origin of ``base_url``. ``follow``: it is requested there, with our
-    credentials. A next page on the origin of ``base_url`` must be below it, unless that origin is named here, too."""
-
-    @model_validator(mode="after")
-    def _means_what_all_calls_can(self) -> Self:
-        check_remake("outcomes", self.outcomes)
-        return self
-
-
-def check_address(system: Http) -> None:
-    """Refuses what belongs to calls over HTTP where there is no address for them. Raises ValueError."""
-    if not system.base_url and (unused := sorted(system.model_fields_set & _OVER_HTTP)):
-        raise ValueError(f"'{unused[0]}' is for calls over HTTP: say 'base_url', too, or leave it out")
-
-
 class IdFrom(Model):
     """Where a create's answer names the id, when no record of it comes back."""
 
@@ -446,48 +327,6 @@ class Reference(Get):
     """How long what it found is believed."""
 
 
-ITEM_NAMES = ("op", "key", "id", "group", "payload", "digest", "idempotency_key")
-
-
-class Bulk(Model):
-    """Many records in one call, instead of one call each.
-
-    Names in ``request``: ``items``, a list of ``{op, key, id, group, payload, digest, idempotency_key}`` (of a delete
-    ``{op, key, id, group}``), and ``group`` where ``by_group``. ``op`` is ``create``, ``update`` or ``delete``: those
-    set up alike go in one call. Without a body of its own, a list of the payloads (of a delete, of the ids) is sent.
-    """
-
-    request: Write
-    """The call."""
-    item: Body = None
-    """How one item stands in ``items``, and in the list that is sent without a body, where not as above. Names: those
-    of an item, null where it has no such, and the references, null in a delete where they need the payload:
-    ``{method: PUT, path: "/items/{{ id | urlencode }}", body: "{{ payload }}"}``
-    for a call of sub-requests."""
-    size: int = Field(default=100, ge=2, le=10_000)
-    """The most records in one call."""
-    bytes: int | None = Field(default=None, ge=1)
-    """The largest body; more is sent in several calls."""
-    gather: Seconds = 0.02
-    """How long a call waits for more records to go with it."""
-    by_group: bool = False
-    """A call holds records of one business group."""
-    results: Expression | None = None
-    """Where the results stand in the answer, one an item; without it the call's outcome is that of all."""
-    match: Literal["position", "id", "key"] = "position"
-    """By what a result belongs to an item; by ``id`` or ``key`` those without a result count as not written."""
-    result_key: Expression = "@"
-    """Where in a result the id or key stands that it is matched by."""
-    result_id: Expression | None = None
-    """Where in a result the third party's id stands."""
-    outcomes: list[Outcome] = []
-    """What a result means: over ``{status, body}``, ``body`` being the result, ``status`` its own."""
-    status: Expression | None = None
-    """Where in a result its own status stands."""
-    atomic: bool = False
-    """One bad item fails the whole call, which then wrote nothing: it is halved to find the bad one."""
-
-
 class FilterCheck(Model):
     """How it is checked that a server knows a filter.
 
@@ -501,58 +340,6 @@ class FilterCheck(Model):
     """A key that cannot exist."""
     off: bool = False
     """Filters are believed without proof."""
-
-
-def check_names(calls: Mapping[str, Request | None], known: Mapping[str, set[str]]) -> None:
-    """Refuses a name that nothing would fill in. Raises ValueError."""
-    for name, call in calls.items():
-        if call is None:
-            continue
-        allowed = known[name] | (call.paging_names() if isinstance(call, Listing) else set())
-        for unknown in sorted(call.names() - allowed):
-            fits = ", ".join(sorted(allowed)) or "none"
-            raise ValueError(f"{name}: nothing fills in '{unknown}'; known here: {fits}")
-
-
-def check_followers(name: str, call: Write | None, known: set[str]) -> None:
-    """Refuses names, conditions and steps that nothing would fill in, for the calls that belong to a write.
-
-    Raises ValueError.
-    """
-    known = known | {"answer", "response", "steps"}
-    steps = {"write"}
-    for number, follower in enumerate(call.then if call else ()):
-        place = f"{name}.then[{number}]"
-        check_names({place: follower}, {place: known})
-        texts = [follower.path, *follower.params.values(), *follower.headers.values(), *_texts_in(follower.body)]
-        if follower.if_missing is not None:
-            made = follower.if_missing
-            texts += [made.path, *made.params.values(), *made.headers.values(), *_texts_in(made.body)]
-        if follower.when is not None:
-            texts.append(follower.when)
-            if unknown := sorted(fields_named_by(follower.when) - IN_CONDITIONS - {"null"}):
-                raise ValueError(
-                    f"{place}.when: nothing fills in '{unknown[0]}'; known here: {', '.join(sorted(IN_CONDITIONS))}"
-                )
-        for text in texts:
-            if unknown := [step for step in _STEP.findall(text) if step not in steps]:
-                raise ValueError(
-                    f"{place}: no call before it has the name '{unknown[0]}'; known in 'steps': "
-                    f"{', '.join(sorted(steps))}"
-                )
-        if follower.name is not None:
-            if follower.name in steps:
-                raise ValueError(f"{place}.name: '{follower.name}' is the name of an earlier call")
-            steps.add(follower.name)
-
-
-def _texts_in(body: Any) -> list[str]:
-    """All texts of a structure."""
-    if isinstance(body, str):
-        return [body]
-    if isinstance(body, Mapping):
-        return [text for pair in body.items() for part in pair for text in _texts_in(part)]
-    return [text for part in body for text in _texts_in(part)] if isinstance(body, list | tuple) else []
 
 
 def check_remake(place: str, outcomes: Sequence[Outcome]) -> None:

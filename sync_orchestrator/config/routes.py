@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sync_orchestrator.config.calls import Request, check_names
+from sync_orchestrator.config.call_checks import check_names
+from sync_orchestrator.config.calls import Request
 from sync_orchestrator.config.types import Expression, Model, Name, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in
 

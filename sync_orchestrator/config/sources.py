@@ -12,7 +12,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from sync_orchestrator.config.calls import Count, FilterCheck, Get, Http, Listing, check_address, check_names
+from sync_orchestrator.config.call_checks import check_names
+from sync_orchestrator.config.calls import Count, FilterCheck, Get, Listing
+from sync_orchestrator.config.http_access import Http, check_address
 from sync_orchestrator.config.intake import Notifying
 from sync_orchestrator.config.types import ClassName, Expression, Model, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in

@@ -9,25 +9,22 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from sync_orchestrator.config.bulk_calls import ITEM_NAMES, Bulk
+from sync_orchestrator.config.call_checks import check_followers, check_names
 from sync_orchestrator.config.calls import (
-    ITEM_NAMES,
-    Bulk,
     Count,
     Delete,
     FilterCheck,
     Get,
-    Http,
     IdFrom,
     Listing,
     Outcome,
     Reference,
     Revision,
     Write,
-    check_address,
-    check_followers,
-    check_names,
     check_remake,
 )
+from sync_orchestrator.config.http_access import Http, check_address
 from sync_orchestrator.config.types import Body, ClassName, Expression, Model, Name, Pattern, Seconds, Template
 from sync_orchestrator.expressions.templates import names_in, place_of
 from sync_orchestrator.expressions.times import check_readable_format, zone_of

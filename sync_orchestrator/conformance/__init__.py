@@ -1,7 +1,7 @@
 """Whether an adapter does what the rest relies on, tried out on a real test system; for tests: ``assert_conforms``.
 
-Not here: whether a configuration is right (``config/``), a first look that writes nothing
-(``conformance/live_check.py``).
+Not here: whether a configuration is right (``config/``). A first look that writes nothing is in
+``conformance/live_check/``.
 """
 
 from sync_orchestrator.conformance.run import assert_conforms, conformance

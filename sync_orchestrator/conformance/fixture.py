@@ -1,6 +1,6 @@
 """What behaviours of third parties are tried with: an adapter, records with keys of our own, and a clean-up of them.
 
-Not here: the behaviours (``third_party.py``).
+Not here: the behaviours (``third_party/``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs the behaviours that are relied on against a real system, one after the other, and cleans up.
 
 Only records are touched whose keys it made itself. The database is not needed, nothing of ours is changed. Not here:
-the behaviours (``third_party.py``, ``source.py``).
+the behaviours (``third_party/``, ``source.py``).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from sync_orchestrator.adapters.factory import build_sources, build_third_partie
 from sync_orchestrator.config import Config
 from sync_orchestrator.conformance.call_notes import FailedCalls, call_of, noting
 from sync_orchestrator.conformance.causes import Tried, name_causes
+from sync_orchestrator.conformance.changed_configs import with_changes
 from sync_orchestrator.conformance.fixture import Bench
 from sync_orchestrator.conformance.hints import hint_for
 from sync_orchestrator.conformance.pacing import paces_of
 from sync_orchestrator.conformance.report import Behaviour, Differs, Ending, Report, Skipped, Told
 from sync_orchestrator.conformance.samples import Samples
 from sync_orchestrator.conformance.source import SOURCE, Shelf
-from sync_orchestrator.conformance.third_party import THIRD_PARTY, with_changes
+from sync_orchestrator.conformance.third_party import THIRD_PARTY
 from sync_orchestrator.core.failure_causes import cause_of, cause_of_error
 from sync_orchestrator.core.ports import Json, SourceSystem, ThirdParty
 from sync_orchestrator.core.values.mapping import Mapping

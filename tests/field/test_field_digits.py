@@ -25,7 +25,8 @@ from starlette.responses import JSONResponse, Response
 
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.files.source import FileSource
-from sync_orchestrator.adapters.http.client import Http, _sent
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import sent
 from sync_orchestrator.adapters.rest.codecs import Codecs
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.adapters.sql.database import Database
@@ -81,8 +82,8 @@ def test_rule_34_a_document_arrives_digit_by_digit(engine: Engine, text: str) ->
         assert digest(payload) == digest({"f": parsed})
         encoded = Codecs({}, ("f",)).encode(payload)
         body = templates.value({"in": ["{{ payload }}"]}, {"payload": encoded})
-        sent = _sent(Call(method="POST", path="/"), {}, body)["content"]
-        assert exactly(sent) == {"in": [{"f": exactly(text)}]}
+        content = sent(Call(method="POST", path="/"), {}, body)["content"]
+        assert exactly(content) == {"in": [{"f": exactly(text)}]}
         assert exactly(exact_json.text(parsed)) == exactly(text)
         assert exactly(canonical(parsed)) == exactly(text)
 

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 from world import World
 
 from sync_orchestrator.conformance.report import Differs
-from sync_orchestrator.conformance.third_party import ids_that_are_given_again_are_noticed
+from sync_orchestrator.conformance.third_party.records import ids_that_are_given_again_are_noticed
 from sync_orchestrator.core.ports import Capabilities, Found
 from sync_orchestrator.core.push.decision import Situation, Step, after_lookup, plan
 from sync_orchestrator.core.push.result import Pushed

@@ -29,7 +29,7 @@ from sync_orchestrator.cli import status as command
 from sync_orchestrator.config import Get, OutcomeReceiver, Target
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.http_access import Throttle
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.notifications.outcomes import Outcome
 from sync_orchestrator.core.operations.status import status
@@ -59,6 +59,7 @@ class Clock:
 
         monkeypatch.setattr("asyncio.sleep", slept)
         for module in (
+            "sync_orchestrator.adapters.http.call_room",
             "sync_orchestrator.adapters.http.client",
             "sync_orchestrator.core.systems.rate_limit",
             "tenacity",

@@ -30,7 +30,9 @@ from sync_orchestrator.core.db.session import connect, run
 from sync_orchestrator.core.drain.wakeup import is_due
 from sync_orchestrator.core.full_sync.plan import plan_group
 from sync_orchestrator.core.operations import adoption
-from sync_orchestrator.core.operations.adoption import Adoption, Listed, Standing, adopt, link
+from sync_orchestrator.core.operations.adoption import adopt
+from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link
+from sync_orchestrator.core.operations.adoption_report import Adoption
 from sync_orchestrator.core.operations.maintenance import watch
 from sync_orchestrator.core.operations.status import status
 from sync_orchestrator.core.systems import queries as systems_queries

@@ -22,6 +22,7 @@ from world import World
 from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.adapters.http import client as http_module
+from sync_orchestrator.adapters.http import read_retries
 from sync_orchestrator.adapters.http.transport import Received
 from sync_orchestrator.composition import assemble
 from sync_orchestrator.core.ports import PartRead
@@ -312,7 +313,7 @@ def connected(made: Callable[[], FieldWorld]) -> Iterator[Callable[[], FieldWorl
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http_module, "Wire", Wire)
-        patch.setattr(http_module, "_backing_off", wait_none())
+        patch.setattr(read_retries, "_backing_off", wait_none())
         yield make
 
 

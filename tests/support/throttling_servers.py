@@ -48,6 +48,7 @@ class Slept:
 
         monkeypatch.setattr("asyncio.sleep", slept)
         for module in (
+            "sync_orchestrator.adapters.http.call_room",
             "sync_orchestrator.adapters.http.client",
             "sync_orchestrator.core.systems.rate_limit",
             "tenacity",

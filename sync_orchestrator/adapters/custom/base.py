@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from sync_orchestrator.adapters.concurrency import side_by_side
 from sync_orchestrator.adapters.custom.http_client import Client
-from sync_orchestrator.adapters.http.client import Http, Outgoing
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.adapters.row_reader import Rows
 from sync_orchestrator.config import Part
 from sync_orchestrator.core.ports import Capabilities, Found, Item, Json, PartRead, Ungrouped

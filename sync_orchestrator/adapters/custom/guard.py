@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from sync_orchestrator.adapters.custom.base import Adapter, SourceAdapter, ThirdPartyAdapter
 from sync_orchestrator.adapters.custom.http_client import Writing, writing
 from sync_orchestrator.adapters.custom.loading import where
-from sync_orchestrator.adapters.http.client import Room
+from sync_orchestrator.adapters.http.call_room import Room
 from sync_orchestrator.adapters.http.responses import shown
 from sync_orchestrator.adapters.row_reader import asked_for
 from sync_orchestrator.core.ports import TOO_OLD, Found, Item, PartRead, Ungrouped

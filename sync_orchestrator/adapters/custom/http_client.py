@@ -11,7 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sync_orchestrator.adapters.http.client import Http, Prepared, Sign
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Prepared, Sign
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.config import Request
 from sync_orchestrator.config.calls import Method

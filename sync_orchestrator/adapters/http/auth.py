@@ -24,7 +24,7 @@ from sync_orchestrator.adapters.http.responses import Answer, found
 from sync_orchestrator.adapters.http.retry_after import seconds_until
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
-from sync_orchestrator.config.calls import Basic, Bearer, Login
+from sync_orchestrator.config.http_access import Basic, Bearer, Login
 from sync_orchestrator.core.systems.login_sessions import Given, LoginStore, ProcessLogins, Session
 from sync_orchestrator.errors import CallFailed, Failure
 from sync_orchestrator.expressions import templates

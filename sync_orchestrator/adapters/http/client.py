@@ -1,7 +1,8 @@
 """The one place that makes HTTP calls: templates filled in, deadlines, no redirects, and every failure classed once.
 
-Not here: connections (``wire.py``), what an answer means (``answers.py``), logging in (``auth.py``), what is asked of
-which system (``rest_source.py``, ``rest_third_party.py``).
+Not here: connections (``transport.py``), what an answer means (``responses.py``), logging in (``auth.py``), when a
+system may be called (``call_room.py``), which reads are retried (``read_retries.py``), what is requested of which
+system (``adapters/rest/``).
 """
 
 from __future__ import annotations
@@ -10,27 +11,21 @@ import asyncio
 import logging
 import reprlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import aiohttp
 import httpx
 from jmespath.exceptions import JMESPathError
 from jmespath.parser import ParsedResult
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
-from sync_orchestrator import exact_json
 from sync_orchestrator.adapters.http.auth import Proof, auth_of
+from sync_orchestrator.adapters.http.call_room import Room
+from sync_orchestrator.adapters.http.origins import is_below, origin_of, shown_origin
+from sync_orchestrator.adapters.http.prepared_calls import Outgoing, Prepared, Values, filled, sent
+from sync_orchestrator.adapters.http.read_retries import READ_ATTEMPTS, may_pass, wait_before_retry
 from sync_orchestrator.adapters.http.responses import About, Answer, failure_of, picks, rule_for, shown
 from sync_orchestrator.adapters.http.retry_after import Asked, pause_of, wait_of
 from sync_orchestrator.adapters.http.transport import Received, Wire
@@ -39,8 +34,7 @@ from sync_orchestrator.config import Count, Listing, Outcome, Request
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.core import tracing
 from sync_orchestrator.core.ports import TOO_OLD
-from sync_orchestrator.core.shutdown import ending
-from sync_orchestrator.core.systems.call_limit import GATEWAY_STATUSES, CallEnd, CallLimit
+from sync_orchestrator.core.systems.call_limit import GATEWAY_STATUSES, CallLimit
 from sync_orchestrator.core.systems.claim_holders import is_over
 from sync_orchestrator.core.systems.login_sessions import LoginStore
 from sync_orchestrator.core.systems.rate_limit import HoldOff
@@ -53,91 +47,11 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells each URL, and s
 
 _log = logging.getLogger("sync_orchestrator.http")
 
-_READ_ATTEMPTS = 4
 _NEVER_CONNECTED = (httpx.ConnectError, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_CONTENT_TYPES = {"json": "application/json", "lines": "application/x-ndjson"}
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 10, 100, 100, 100
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 2000
-
-_backing_off = wait_random_exponential(multiplier=0.1, max=2)
-
-Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Outgoing:
-    """A call as it goes out: ``target`` is path and query as they are written on the wire."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    content: bytes
-
-
-Sign = Callable[[Outgoing], Mapping[str, str]]
-"""Headers that depend on the whole call, such as a signature; made anew for each attempt."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Prepared:
-    """A call with its templates filled in."""
-
-    request: Request
-    url: str
-    params: dict[str, str]
-    headers: dict[str, str]
-    content: Any
-    """Bytes are sent as they are."""
-    sign: Sign | None = None
-    most: int | None = None
-    """The largest answer that is read, in bytes; None: as configured for the system."""
-    about: About = "record"
-    """What it addresses, which decides what a 404 says."""
-
-
-class Room:
-    """When a system may be called: not while it asked to be left alone, within its rate, and so many at once."""
-
-    def __init__(
-        self, before_call: Callable[[], Awaitable[None]] | None, hold_off: HoldOff, limit: CallLimit | None = None
-    ) -> None:
-        self._before_call = before_call
-        self._hold_off = hold_off
-        self.limit = limit
-
-    @asynccontextmanager
-    async def call(self, latest: float, *, write: bool) -> AsyncIterator[CallEnd]:
-        """One call, begun when the system may be called. Raises CallFailed where that is later than ``latest``."""
-        if self.limit is None:
-            await self.wait(latest)
-            yield CallEnd()
-            return
-        async with self.limit.room(latest):
-            await self.wait(latest)
-            async with self.limit.observed(write=write) as end:
-                yield end
-
-    async def wait(self, latest: float) -> None:
-        """Waits until the system may be called. Raises CallFailed where that is later than ``latest``."""
-        with ending.refuses():
-            await self._wait(latest)
-
-    async def _wait(self, latest: float) -> None:
-        while True:
-            while (left := await self._hold_off.left()) > 0:
-                if time.monotonic() + left > latest:
-                    why = f": {self._hold_off.reason}" if self._hold_off.reason else ""
-                    raise CallFailed(
-                        Failure.THROTTLED, f"asked to stay away for {left:.0f} s more{why}", retry_after=left
-                    )
-                await asyncio.sleep(left)
-            if self._before_call is None:
-                return
-            await self._before_call()
-            if await self._hold_off.left() <= 0:
-                return
 
 
 class Http:
@@ -200,34 +114,34 @@ class Http:
         """The address to request for one that a listing names. Raises CallFailed."""
         base = httpx.URL(self._settings.base_url)
         if target.userinfo:
-            bare = self.shown(_shown_origin(target.copy_with(userinfo=b"")))
+            bare = self.shown(shown_origin(target.copy_with(userinfo=b"")))
             raise CallFailed(
                 Failure.TRANSIENT,
                 f"the address of the next page, on {bare}, holds a user name or a "
                 "password; it is not requested with them",
                 about_system=True,
             )
-        ways = {_origin(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
-        way = ways.get(_origin(target))
+        ways = {origin_of(httpx.URL(origin)): way for origin, way in self._settings.next_origins.items()}
+        way = ways.get(origin_of(target))
         if way == "follow":
             return target
         if way == "rewrite":
             target = target.copy_with(scheme=base.scheme, netloc=base.netloc)
-        if _origin(target) == _origin(base):
+        if origin_of(target) == origin_of(base):
             if is_below(target.raw_path, base.raw_path):
                 return target
             raise CallFailed(
                 Failure.TRANSIENT,
                 f"the next page is not below base_url: {self.shown(target.path)}. Shorten base_url "
-                f'to what all paths have in common, or set \'next_origins: {{"{self.shown(_shown_origin(base))}": '
+                f'to what all paths have in common, or set \'next_origins: {{"{self.shown(shown_origin(base))}": '
                 "follow}' of this system to request any path there, with our credentials",
                 about_system=True,
             )
-        there = self.shown(_shown_origin(target))
+        there = self.shown(shown_origin(target))
         raise CallFailed(
             Failure.TRANSIENT,
             f"the next page is on another origin: {there}, and base_url is "
-            f"{self.shown(_shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
+            f"{self.shown(shown_origin(base))}. Set 'next_origins: {{\"{there}\": rewrite}}' of this system to "
             "request such pages from base_url, or 'follow' to request them there, with our credentials",
             about_system=True,
         )
@@ -312,7 +226,7 @@ class Http:
                 raise CallFailed(Failure.PERMANENT, f"header '{name}' can hold printable ASCII only")
         url = path if base_url is None else base_url.rstrip("/") + path
         about: About = "collection" if isinstance(request, Listing | Count) else "record"
-        return Prepared(request, url, _filled(params), _filled(headers), content, about=about)
+        return Prepared(request, url, filled(params), filled(headers), content, about=about)
 
     async def failure_of(
         self,
@@ -400,7 +314,7 @@ class Http:
                 prepared.request.method,
                 prepared.url,
                 params=prepared.params or None,
-                **_sent(prepared.request, headers, prepared.content),
+                **sent(prepared.request, headers, prepared.content),
             )
             if prepared.sign is not None:
                 request.headers.update(
@@ -459,10 +373,10 @@ class Http:
         """The same as ``read`` for a call that is filled in already. Raises CallFailed."""
         latest = time.monotonic() + self._settings.timeout
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(_may_pass),
-            wait=_wait,
+            retry=retry_if_exception(may_pass),
+            wait=wait_before_retry,
             reraise=True,
-            stop=stop_after_attempt(_READ_ATTEMPTS) | stop_before_delay(self._settings.timeout),
+            stop=stop_after_attempt(READ_ATTEMPTS) | stop_before_delay(self._settings.timeout),
         ):
             with attempt:
                 return await self._answer(prepared, outcomes, write=False, deadline=None, latest=latest)
@@ -531,42 +445,6 @@ class Http:
         return masked
 
 
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def is_below(path: bytes, base: bytes) -> bool:
-    """Whether a path of an address is at or below another one, however a server may read dots and escapes in it."""
-    plain = path.partition(b"?")[0]
-    for _ in range(2):  # some servers decode twice
-        plain = unquote_to_bytes(plain).replace(b"\\", b"/")
-        if {b".", b".."} & set(plain.split(b"/")):
-            return False
-    below = base.partition(b"?")[0].rstrip(b"/")
-    return path.partition(b"?")[0] == below or path.startswith((below + b"/", below + b"?"))
-
-
-def _shown_origin(url: httpx.URL) -> str:
-    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}"
-
-
-def _filled(texts: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in texts.items() if text}
-
-
-def _sent(request: Request, headers: dict[str, str], content: Any) -> dict[str, Any]:
-    if content is None:
-        return {"headers": headers}
-    if isinstance(content, bytes):
-        return {"headers": headers, "content": content}
-    if request.content == "form":
-        return {"headers": headers, "data": content}
-    documents = content if request.content == "lines" else [content]
-    lines = [exact_json.dumps(document) for document in documents]
-    body = b"\n".join(lines) + b"\n" if request.content == "lines" else lines[0]
-    return {"headers": {"content-type": _CONTENT_TYPES[request.content], **headers}, "content": body}
-
-
 def _no_answer(error: Exception) -> CallFailed:
     """httpx-aiohttp tells a refused connection as a time-out, so the error below it decides."""
     if isinstance(error, _NEVER_CONNECTED) or isinstance(error.__cause__, _NEVER_CONNECTED):
@@ -574,22 +452,3 @@ def _no_answer(error: Exception) -> CallFailed:
     return CallFailed(
         Failure.TRANSIENT, f"no answer ({type(error.__cause__ or error).__name__})", unknown=True, about_system=True
     )
-
-
-def may_pass_soon(failure: CallFailed) -> bool:
-    """Whether a read is worth another try at once: not after a redirect, which stays for a while."""
-    redirects = failure.status is not None and 300 <= failure.status < 400
-    return failure.kind is Failure.TRANSIENT and not redirects
-
-
-def _may_pass(error: BaseException) -> bool:
-    """What a wait may fix: one of our own choice, or the one that is asked for."""
-    return isinstance(error, CallFailed) and (
-        may_pass_soon(error) or (error.kind is Failure.THROTTLED and error.retry_after is not None)
-    )
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, CallFailed) else None
-    return _backing_off(state) if asked is None else asked

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from sync_orchestrator.adapters.http.responses import Answer, found
-from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.http_access import Throttle
 
 LONGEST = 3600.0
 """No answer holds us off for longer than this many seconds."""

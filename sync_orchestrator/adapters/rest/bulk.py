@@ -15,13 +15,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.references import References
 from sync_orchestrator.adapters.rest.requests import Send, Written, not_ours
 from sync_orchestrator.config import Bulk, Outcome, Target
-from sync_orchestrator.config.calls import ITEM_NAMES
+from sync_orchestrator.config.bulk_calls import ITEM_NAMES
 from sync_orchestrator.core.ports import TOO_OLD, Item
 from sync_orchestrator.core.shutdown import ending, not_begun
 from sync_orchestrator.core.systems.claim_holders import is_over

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.rest.paging import first_page, get_count
 from sync_orchestrator.config import Count, FilterCheck, Listing, Outcome
 from sync_orchestrator.errors import CallFailed, Failure

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.http.link_header import next_link
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.config import Count, Get, Listing, Outcome, Request
 from sync_orchestrator.errors import CallFailed

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_orchestrator.adapters.concurrency import side_by_side
-from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.filter_check import Filters
 from sync_orchestrator.adapters.rest.paging import get, get_count, pages, record_in

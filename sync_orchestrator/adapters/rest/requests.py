@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sync_orchestrator.adapters.http.client import Http, Values
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import About, Answer
 from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.references import References

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from jmespath.exceptions import JMESPathError
 
-from sync_orchestrator.adapters.http.client import Values
+from sync_orchestrator.adapters.http.prepared_calls import Values
 from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.rest.reads import Present, Reads
 from sync_orchestrator.adapters.rest.records import Records
 from sync_orchestrator.adapters.rest.requests import Send, Sender, Written, not_ours
 from sync_orchestrator.config import Request, Target
-from sync_orchestrator.config.calls import IN_CONDITIONS, LinkedCall
+from sync_orchestrator.config.call_checks import IN_CONDITIONS
+from sync_orchestrator.config.calls import LinkedCall
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.errors import CallFailed, Failure, Refusal

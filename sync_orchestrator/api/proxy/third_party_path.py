@@ -18,7 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from sync_orchestrator import exact_json
-from sync_orchestrator.adapters.http.client import Http, Prepared, may_pass_soon
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.prepared_calls import Prepared
+from sync_orchestrator.adapters.http.read_retries import may_pass_soon
 from sync_orchestrator.adapters.http.responses import Answer, found, picks
 from sync_orchestrator.api.database import Database, trouble
 from sync_orchestrator.api.problems import Refused, problem

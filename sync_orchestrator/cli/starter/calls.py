@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sync_orchestrator.cli.starter.columns import GROUP_NAMES, KEY_NAMES, Column, ColumnKind, group_forms, plain_name
+from sync_orchestrator.cli.starter.columns import GROUP_NAMES, KEY_NAMES, group_forms, plain_name
+from sync_orchestrator.cli.starter.filter_parameters import filter_named, filter_value, fits
 from sync_orchestrator.cli.starter.lines import TODO, Value, guessed, todo
 from sync_orchestrator.cli.starter.openapi import Document, Operation, Schema
-from sync_orchestrator.cli.starter.resources import PARAMETER, Place, Resource, joined, list_place, record_place
+from sync_orchestrator.cli.starter.openapi_columns import IDS
+from sync_orchestrator.cli.starter.proposals import Calls, Names, ThirdPartyProposal
+from sync_orchestrator.cli.starter.request_bodies import unwrapped
+from sync_orchestrator.cli.starter.resources import PARAMETER, Resource, joined, list_place, record_place
+from sync_orchestrator.cli.starter.schema_fields import beside, constant_of, described, leaves
 
 _PAGES = ("page", "pagenumber", "pageno", "pageindex", "currentpage", "p")
 _OFFSETS = ("offset", "skip", "start", "startindex", "from")
@@ -27,38 +31,8 @@ _CURSORS = (
 _LIMITS = ("limit", "pagesize", "perpage", "size", "top", "take", "count", "maxresults", "itemsperpage", "pagelimit")
 _NEXT_CURSORS = ("nextcursor", "nextpagetoken", "nexttoken", "continuationtoken", "endcursor", "cursor", "after")
 _NEXT_ADDRESSES = ("next", "nexturl", "nextlink", "nextpage", "odatanextlink", "nextpageurl")
-_IDS = ("id", "uuid", "guid", "gid", "documentid", "key")
-_KINDS: dict[str, ColumnKind] = {"string": "text", "integer": "number", "number": "number", "boolean": "bool"}
 _ALL_GROUPS = frozenset(form for name in GROUP_NAMES if name != "type" for form in group_forms(name))
 _DEFAULT_SIZE = 100
-
-Calls = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What a source calls key and business group; the group may be unknown."""
-
-    key: str
-    group: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ThirdPartyProposal:
-    """The settings of ``third_party`` but for ``system``, the mapping, and the fields that were left out of it."""
-
-    settings: Calls
-    mapping: Calls
-    optional: Calls
-    """Optional fields that the source has nothing of by name; they are offered as comments."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartProposal:
-    """The calls of a source's part, and the columns of its records."""
-
-    calls: Calls
-    columns: tuple[Column, ...]
 
 
 def propose_third_party(
@@ -77,49 +51,9 @@ def propose_third_party(
     return proposer.third_party(source, fields)
 
 
-def writable_fields(document: Document, resource: Resource) -> list[str]:
-    """The names of the fields that a resource's records are written with."""
-    write = resource.create or resource.update
-    _, body = ([], {}) if write is None else _unwrapped(document, resource, document.request(write)[1])
-    return [name for name, field in document.properties(body).items() if not field.get("readOnly")]
-
-
-def propose_columns(document: Document, resource: Resource) -> tuple[Column, ...]:
-    """The fields of a resource's records as the columns of a source."""
-    operation = resource.read or resource.listing
-    if operation is None:
-        return ()
-    schema = document.response(operation)
-    place = record_place(document, schema, ()) if resource.read else list_place(document, schema, ())
-    if resource.read and resource.listing is not None:
-        listed = list_place(document, document.response(resource.listing), ())
-        fields = document.properties(listed.schema) if listed else {}
-        place = record_place(document, schema, fields)
-    shown = document.properties(place.schema) if place else {}
-    parameter = plain_name(resource.id_parameter or "")
-    return tuple(
-        Column(
-            name,
-            _column_kind(field),
-            is_unique=plain_name(name) in (parameter, *_IDS),
-            is_nullable=name not in document.required(place.schema if place else {}),
-        )
-        for name, field in shown.items()
-        if "items" not in field
-    )
-
-
 def propose_part(document: Document, resource: Resource, names: Names) -> Calls:
     """Proposes the calls by which a source's records are read."""
     return _Proposer(document, resource, names).part()
-
-
-def _column_kind(field: Schema) -> ColumnKind:
-    kind = field.get("type")
-    kinds = [each for each in kind if each != "null"] if isinstance(kind, list) else [kind]
-    if field.get("format") == "date-time":
-        return "time"
-    return _KINDS.get(str(kinds[0]), "other") if kinds else "other"
 
 
 class _Proposer:
@@ -136,7 +70,7 @@ class _Proposer:
     def third_party(self, source: str, fields: Sequence[str]) -> ThirdPartyProposal:
         write = self._resource.create or self._resource.update
         assert write is not None
-        _, body = _unwrapped(self._document, self._resource, self._document.request(write)[1])
+        _, body = unwrapped(self._document, self._resource, self._document.request(write)[1])
         properties = {
             name: field for name, field in self._document.properties(body).items() if not field.get("readOnly")
         }
@@ -236,12 +170,12 @@ class _Proposer:
         for name, field in properties.items():
             if name in mapping:
                 continue
-            kind = _described(field)
+            kind = described(field)
             if plain_name(name) in ours:
                 mapping[name] = joined(source, ours[plain_name(name)])
             elif plain_name(name) == plain_name(self._names.key):
                 mapping[name] = "key"
-            elif (constant := _constant(field)) is not None and name in required:
+            elif (constant := constant_of(field)) is not None and name in required:
                 mapping[name] = guessed(f"'{constant}'", "the only value")
             elif name in required:
                 mapping[name] = todo(f"{write.title} requires it ({kind})")
@@ -263,7 +197,7 @@ class _Proposer:
             if operation is not None and (schema := self._document.response(operation)):
                 place = record_place(self._document, schema, properties)
                 shown = self._document.properties(place.schema)
-                parent = _beside(self._document, schema, place)
+                parent = beside(self._document, schema, place)
                 if shown:
                     return {**parent, **shown}
         if self._resource.listing is not None:
@@ -280,12 +214,12 @@ class _Proposer:
     def _id_of(self, shown: Collection[str]) -> Value:
         parameter = plain_name(self._resource.id_parameter or "")
         last = plain_name(self._resource.path.rpartition("/")[2])
-        for name in (parameter, *_IDS, f"{last.removesuffix('s')}id"):
+        for name in (parameter, *IDS, f"{last.removesuffix('s')}id"):
             for field in shown:
                 if name and plain_name(field) == name:
                     return Value(joined("@", field))
         if not shown:
-            return guessed("id", "the document does not describe a response")
+            return guessed("id", "the document does not described a response")
         return todo(f"where their id is in a record; it shows {', '.join(list(shown)[:8])}")
 
     def _revision(self) -> bool:
@@ -335,18 +269,18 @@ class _Proposer:
                     call.setdefault("headers", {})[name] = "{{ revision }}"
                 elif each.get("required"):
                     schema = operation.parameter(name)
-                    value = _constant(schema) or schema.get("default")
+                    value = constant_of(schema) or schema.get("default")
                     filled = "{{ group }}" if plain_name(name) in self._group_names else None
                     call.setdefault(section, {})[name] = filled or (
                         guessed(str(value), "its default")
                         if value is not None
-                        else todo(f"{operation.title} requires it ({_described(schema)})")
+                        else todo(f"{operation.title} requires it ({described(schema)})")
                     )
 
     def _write(self, operation: Operation, properties: Collection[str]) -> Calls:
         call = self._call(operation)
         kind, schema = self._document.request(operation)
-        wraps, _ = _unwrapped(self._document, self._resource, schema)
+        wraps, _ = unwrapped(self._document, self._resource, schema)
         if kind is not None and "form" in kind:
             call["content"] = "form"
         elif kind is not None and kind.partition(";")[0] not in ("application/json", "*/*") and "json" in kind:
@@ -374,13 +308,13 @@ class _Proposer:
 
     def _record(self, schema: Schema, properties: Collection[str]) -> str:
         place = record_place(self._document, schema, properties)
-        if place.expression.endswith(".attributes") and "id" in _beside(self._document, schema, place):
+        if place.expression.endswith(".attributes") and "id" in beside(self._document, schema, place):
             return f"merge({place.expression}, {{id: {place.expression.removesuffix('attributes')}id}})"
         return place.expression
 
     def _lookup(self, key_field: str, properties: Collection[str]) -> Any:
         listing = self._resource.listing
-        name = None if listing is None or key_field == TODO else _filter_named(listing, {plain_name(key_field)})
+        name = None if listing is None or key_field == TODO else filter_named(listing, {plain_name(key_field)})
         if listing is None or name is None:
             where = (
                 "no operation lists records"
@@ -391,7 +325,7 @@ class _Proposer:
                 f"{where}: a call that finds records by their key. Remove this line if there is none; creates "
                 "of unknown outcome then wait for an operator"
             )
-        call: Calls = {"path": self._path(listing), "params": {name: _filter_value(name, key_field, "key")}}
+        call: Calls = {"path": self._path(listing), "params": {name: filter_value(name, key_field, "key")}}
         self._needed(listing, call, {name})
         self._items(listing, call, properties)
         return call
@@ -403,13 +337,13 @@ class _Proposer:
         call: Calls = {"path": self._path(listing)}
         params: Calls = {}
         path = call["path"].value if isinstance(call["path"], Value) else call["path"]
-        by, comment = _filter_named(listing, self._group_names), ""
-        alike = [name for name in listing.names_of("query") if _fits(name, _ALL_GROUPS)]
+        by, comment = filter_named(listing, self._group_names), ""
+        alike = [name for name in listing.names_of("query") if fits(name, _ALL_GROUPS)]
         if len(alike) == 1 and (by is None or by.startswith("$")) and not self._is_group_found(listing):
             by, comment = alike[0], "the only parameter that is named like a part of the data"
         if by is not None and "{{ group }}" not in path:
             params[by] = (
-                guessed("{{ group }}", comment) if comment else _filter_value(by, str(self._names.group), "group")
+                guessed("{{ group }}", comment) if comment else filter_value(by, str(self._names.group), "group")
             )
         elif "{{ group }}" not in path and path != TODO:
             params[TODO] = Value(
@@ -426,7 +360,7 @@ class _Proposer:
         return call
 
     def _is_group_found(self, listing: Operation) -> bool:
-        return any(_fits(name, self._group_names) for name in listing.names_of("query"))
+        return any(fits(name, self._group_names) for name in listing.names_of("query"))
 
     def _items(self, listing: Operation, call: Calls, properties: Collection[str]) -> None:
         schema = self._document.response(listing)
@@ -450,7 +384,7 @@ class _Proposer:
             largest = listing.parameter(limit).get("maximum")
             if isinstance(largest, int | float) and 1 <= largest < _DEFAULT_SIZE:
                 found["size"] = int(largest)
-        nexts = dict(_leaves(self._document, self._document.response(listing), "@", 0))
+        nexts = dict(leaves(self._document, self._document.response(listing), "@", 0))
         cursor = next((query[name] for name in _CURSORS if name in query), None)
         place = next((nexts[name] for name in _NEXT_CURSORS if name in nexts), None)
         address = next((nexts[name] for name in _NEXT_ADDRESSES if name in nexts), None)
@@ -483,92 +417,3 @@ class _Proposer:
             )
             calls["read"] = self._read(self._document.properties(listed.schema) if listed else (), last="key")
         return calls
-
-
-def _unwrapped(document: Document, resource: Resource, schema: Schema) -> tuple[list[tuple[str, Calls]], Schema]:
-    """What is around the fields of a record in a body, from the outside, and the schema of the fields."""
-    wraps: list[tuple[str, Calls]] = []
-    while len(wraps) < 3:
-        properties = document.properties(schema)
-        objects = [name for name, field in properties.items() if document.properties(field)]
-        is_document = "attributes" in objects and properties.keys() <= {
-            "id",
-            "type",
-            "attributes",
-            "relationships",
-            "links",
-            "meta",
-        }
-        if is_document:
-            constants: Calls = {"id": "{{ id }}"} if "id" in properties else {}
-            if "type" in properties:
-                constants["type"] = _constant(properties["type"]) or resource.path.rpartition("/")[2]
-            wraps.append(("attributes", constants))
-            schema = properties["attributes"]
-        elif len(properties) == 1 and objects:
-            wraps.append((objects[0], {}))
-            schema = properties[objects[0]]
-        else:
-            break
-    return wraps, schema
-
-
-def _beside(document: Document, schema: Schema, place: Place) -> Mapping[str, Schema]:
-    """The fields of the object that a place is in."""
-    found = schema
-    for step in place.expression.split(".")[:-1]:
-        found = document.properties(found).get(step, {})
-    return document.properties(found) if place.expression.endswith("attributes") else {}
-
-
-def _filter_named(listing: Operation, names: Collection[str]) -> str | None:
-    for parameter in listing.names_of("query"):
-        if _fits(parameter, names):
-            return parameter
-    return next((each for each in listing.names_of("query") if each.lower() == "$filter"), None)
-
-
-def _fits(parameter: str, names: Collection[str]) -> bool:
-    """Whether a parameter such as ``shop`` or ``filters[shop][$eq]`` is named like one of these."""
-    return plain_name(parameter) in names or any(
-        plain_name(word) in names for word in re.split(r"[^\w-]+", parameter) if word
-    )
-
-
-def _filter_value(parameter: str, field: str, name: str) -> Any:
-    if parameter.lower() == "$filter":
-        return guessed(f"{field} eq {{{{ {name} | odata }}}}", "an OData filter")
-    return f"{{{{ {name} }}}}"
-
-
-def _leaves(document: Document, schema: Schema, expression: str, depth: int) -> list[tuple[str, str]]:
-    """The plain fields of a response outside of its list, by plain name, with their places."""
-    found: list[tuple[str, str]] = []
-    for name, field in document.properties(schema).items():
-        place = joined(expression, name)
-        if document.properties(field):
-            found += _leaves(document, field, place, depth + 1) if depth < 2 else []
-        elif "items" not in field:
-            found.append((plain_name(name), place))
-    return found
-
-
-def _constant(field: Schema) -> Any:
-    if "const" in field:
-        return field["const"]
-    choices = field.get("enum")
-    return choices[0] if isinstance(choices, list) and len(choices) == 1 else None
-
-
-def _described(field: Schema) -> str:
-    if "const" in field:
-        return f"always {field['const']!r}"
-    kind = field.get("type", "any")
-    named = "/".join(str(each) for each in kind if each != "null") if isinstance(kind, list) else str(kind)
-    choices = field.get("enum")
-    more = (
-        f", one of {', '.join(map(str, choices[:6]))}"
-        if isinstance(choices, list)
-        else (f", {field['format']}" if isinstance(field.get("format"), str) else "")
-    )
-    return f"{named}{more}"

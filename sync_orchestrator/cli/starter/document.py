@@ -15,9 +15,9 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined
 
 from sync_orchestrator import config as configuration
-from sync_orchestrator.cli.starter.calls import ThirdPartyProposal
 from sync_orchestrator.cli.starter.columns import Guess, Guesses
 from sync_orchestrator.cli.starter.lines import TODO, Value, quoted, todo, yaml_lines
+from sync_orchestrator.cli.starter.proposals import ThirdPartyProposal
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.errors import ConfigError
 

@@ -9,13 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from sync_orchestrator.cli.starter import database, samples
-from sync_orchestrator.cli.starter.calls import (
-    Names,
-    propose_columns,
-    propose_part,
-    propose_third_party,
-    writable_fields,
-)
+from sync_orchestrator.cli.starter.calls import propose_part, propose_third_party
 from sync_orchestrator.cli.starter.columns import (
     Column,
     Guesses,
@@ -27,6 +21,9 @@ from sync_orchestrator.cli.starter.columns import (
 from sync_orchestrator.cli.starter.document import Answers
 from sync_orchestrator.cli.starter.lines import TODO
 from sync_orchestrator.cli.starter.openapi import Document, read_document
+from sync_orchestrator.cli.starter.openapi_columns import propose_columns
+from sync_orchestrator.cli.starter.proposals import Names
+from sync_orchestrator.cli.starter.request_bodies import writable_fields
 from sync_orchestrator.cli.starter.resources import Resource, find_resource, joined
 from sync_orchestrator.errors import ConfigError
 

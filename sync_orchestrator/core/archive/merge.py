@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sync_orchestrator.core.archive import queries
-from sync_orchestrator.core.archive.reads import stamp_of
+from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.db.session import force_index_scans, json, run
 from sync_orchestrator.core.ledger.event_claims import wake_waiting_events
 from sync_orchestrator.core.version_guard import Change, RecordState, Rules, Verdict, decide

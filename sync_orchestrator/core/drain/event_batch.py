@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sync_orchestrator.core.archive import deletion_caps
 from sync_orchestrator.core.archive.absent_fields import CheckedSource, lacking, refuse_vanished
+from sync_orchestrator.core.archive.archived_records import read_covered_groups, read_stamps
 from sync_orchestrator.core.archive.merge import merge
-from sync_orchestrator.core.archive.reads import next_read_sequence, read_covered_groups, read_stamps
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.locks import AdvisoryLock, share_lock
 from sync_orchestrator.core.db.session import force_index_scans, in_transaction
@@ -40,13 +41,7 @@ from sync_orchestrator.core.ledger.event_claims import (
     mark_failed,
     select_due_events,
 )
-from sync_orchestrator.core.ledger.event_rows import (
-    ArchivedEvent,
-    DueEvent,
-    EventLease,
-    FailedEvent,
-    SupersededEvent,
-)
+from sync_orchestrator.core.ledger.event_rows import ArchivedEvent, DueEvent, EventLease, FailedEvent, SupersededEvent
 from sync_orchestrator.core.ledger.finishing import finish_reached
 from sync_orchestrator.core.notifications import alerts, outcomes
 from sync_orchestrator.core.ports import PartRead

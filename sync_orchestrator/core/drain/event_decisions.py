@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sync_orchestrator.core.archive.read_changes import change_of_read
+from sync_orchestrator.core.archive.changes_from_reads import change_of_read
 from sync_orchestrator.core.failure_causes import cause_of
 from sync_orchestrator.core.retry import after_failure
 from sync_orchestrator.core.values.mapping import digest

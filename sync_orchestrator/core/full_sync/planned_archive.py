@@ -10,9 +10,9 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Engine
 
+from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.archive.deletion_caps import reserve
 from sync_orchestrator.core.archive.merge import in_order
-from sync_orchestrator.core.archive.reads import stamp_of
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.full_sync import queries

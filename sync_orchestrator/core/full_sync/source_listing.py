@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, Engine
 
-from sync_orchestrator.core.archive.read_changes import change_of_read
-from sync_orchestrator.core.archive.reads import next_read_sequence_and_clock
+from sync_orchestrator.core.archive.changes_from_reads import change_of_read
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence_and_clock
 from sync_orchestrator.core.context import EntityContext
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ports import PartRead

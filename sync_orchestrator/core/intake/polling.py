@@ -17,7 +17,8 @@ from typing import Any
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from sync_orchestrator.core.archive.reads import next_read_sequence, read_clock, read_stamps
+from sync_orchestrator.core.archive.archived_records import read_stamps
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence, read_clock
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.crash_points import CrashPoint
 from sync_orchestrator.core.db.session import in_transaction, run

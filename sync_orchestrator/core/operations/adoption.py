@@ -2,7 +2,8 @@
 
 For each business group the archive is filled from the sources and the third party is listed. Then records are linked by
 key: a record takes over the id and the content that the third party shows. Nothing is sent before all of that is done.
-The third party's other records are left alone. ``suspension.py`` says what stops the pushes.
+The third party's other records are left alone. ``adoption_links.py`` decides what each record counts as,
+``core/systems/suspension.py`` says what stops the pushes.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -24,17 +24,16 @@ from sync_orchestrator.core.full_sync.push_group import StepReport, push_group
 from sync_orchestrator.core.groups.concurrency import GROUPS_SYNCED_AT_ONCE
 from sync_orchestrator.core.groups.registry import discover_groups
 from sync_orchestrator.core.ledger.finishing import finish_reached
+from sync_orchestrator.core.operations.adoption_links import Listed, Standing, link
+from sync_orchestrator.core.operations.adoption_report import Adoption, GroupListing
 from sync_orchestrator.core.operations.queries import adoption as adoption_queries
 from sync_orchestrator.core.ports import Found, Item
 from sync_orchestrator.core.push.account_check import ask_account
 from sync_orchestrator.core.push.claims import read_parts
 from sync_orchestrator.core.systems.installation import is_about_database
 from sync_orchestrator.core.systems.suspension import lift, read_suspended_at, suspend, suspension_of
-from sync_orchestrator.core.validation.source_check import SourceCheck, check_sources
+from sync_orchestrator.core.validation.source_check import check_sources
 from sync_orchestrator.errors import CallFailed, DeletionsHeld, GroupBusy, MappingFailed
-
-if TYPE_CHECKING:
-    from sync_orchestrator.core.validation.validate import GroupValidation
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -47,101 +46,6 @@ _MAX_SEARCH_LAG_SECONDS = 60.0
 _listed = CrashPoint("adoption.listed")
 _linked = CrashPoint("adoption.batch_linked")
 _before_commit = CrashPoint("adoption.before_commit")
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A record of the third party with a key of ours: its id, its business group, the digest of its content."""
-
-    external_id: str
-    group: str
-    digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A record of the archive as an adoption finds it.
-
-    ``pending``: it has a revision that the third party has not acknowledged. ``wanted``: the digest of what would be
-    sent now, None for a record that is deleted, incomplete or cannot be mapped.
-    """
-
-    group: str | None
-    revision: int
-    deleted: bool
-    pending: bool
-    wanted: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """What a record counts as from now on.
-
-    ``outcome``: in_sync, update, create, delete, gone, or extra. ``revision``: the one that the third party has, 0 for
-    none. ``look_up``: its key is searched before it is created.
-    """
-
-    outcome: str
-    external_id: str | None
-    digest: bytes | None
-    group: str | None
-    revision: int
-    look_up: bool = False
-
-
-@dataclass(slots=True)
-class GroupListing:
-    """One business group of an adoption: how many records the third party listed, or why it could not be adopted."""
-
-    group: str
-    listed: int = 0
-    error: str | None = None
-    held: str | None = None
-    """Why records that the sources no longer have were not deleted."""
-
-
-@dataclass(slots=True)
-class Adoption:
-    """What the adoption of one entity came to.
-
-    ``linked`` counts records by what follows: ``in_sync`` nothing, ``update``, ``create``, ``delete`` one call,
-    ``gone`` nothing (deleted on both sides), ``extra`` a decision of validation (deleted here, present there).
-    """
-
-    entity: str
-    system: str
-    groups: list[GroupListing] = field(default_factory=list)
-    linked: dict[str, int] = field(default_factory=dict)
-    unmanaged: int = 0
-    unmanaged_examples: list[str] = field(default_factory=list)
-    duplicates: dict[str, list[str]] = field(default_factory=dict)
-    """By key, the ids of all records that carry it."""
-    stopped: str | None = None
-    """Why nothing was linked."""
-    lifted: bool = False
-    still_to_adopt: list[str] = field(default_factory=list)
-    """Entities of the same third party that keep pushes suspended."""
-    checks: list[SourceCheck] = field(default_factory=list)
-    validations: list[GroupValidation] = field(default_factory=list)
-
-
-def link(standing: Standing, there: Listed | None, *, can_look_up: bool) -> Link:
-    """What a record counts as, given what the third party lists under its key. Pure.
-
-    A deleted record that is there again is not deleted from here: validation finds it as ``extra``, and its caps apply.
-    A deletion that has not been acknowledged yet goes on.
-    """
-    if standing.deleted:
-        if there is None:
-            return Link("gone", None, None, None, standing.revision)
-        if not standing.pending:
-            return Link("extra", None, None, None, standing.revision)
-        return Link("delete", there.external_id, there.digest, there.group, 0)
-    if there is None:
-        return Link("create", None, None, None, 0, look_up=can_look_up)
-    if standing.wanted == there.digest and there.group == standing.group:
-        return Link("in_sync", there.external_id, there.digest, there.group, standing.revision)
-    return Link("update", there.external_id, there.digest, there.group, 0)
 
 
 async def adopt(

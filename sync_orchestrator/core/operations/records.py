@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from sync_orchestrator.core.archive.archived_records import find_record, list_parts_of_record, read_stamps
+from sync_orchestrator.core.archive.changes_from_reads import change_of_read
 from sync_orchestrator.core.archive.merge import merge
-from sync_orchestrator.core.archive.read_changes import change_of_read
-from sync_orchestrator.core.archive.reads import find_record, list_parts_of_record, next_read_sequence, read_stamps
-from sync_orchestrator.core.archive.rereading import lock_record, reset_stamps
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence
+from sync_orchestrator.core.archive.record_resets import lock_record, reset_stamps
 from sync_orchestrator.core.db.notify import notify_work
 from sync_orchestrator.core.db.session import in_transaction
 from sync_orchestrator.core.ledger.finishing import finish_reread

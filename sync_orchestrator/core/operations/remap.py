@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive.reads import list_digests, read_parts_data
-from sync_orchestrator.core.archive.rereading import step_revisions
+from sync_orchestrator.core.archive.archived_records import list_digests, read_parts_data
+from sync_orchestrator.core.archive.record_resets import step_revisions
 from sync_orchestrator.core.context import Context, EntityContext
 from sync_orchestrator.core.db.locks import AdvisoryLock, lock
 from sync_orchestrator.core.db.session import in_transaction, run

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sync_orchestrator.core.archive.reads import count_records, sum_entity_totals, sum_group_totals
+from sync_orchestrator.core.archive.archived_records import count_records, sum_entity_totals, sum_group_totals
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.groups.registry import count_groups
 from sync_orchestrator.core.intake.rejected_messages import count_open_by_consumer

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from sync_orchestrator.core.archive.reads import read_parts_data
+from sync_orchestrator.core.archive.archived_records import read_parts_data
 from sync_orchestrator.core.validation.confirmation import ConfirmedSuspect
 from sync_orchestrator.core.validation.drift import DriftKind
 from sync_orchestrator.core.validation.scope import ValidationScope

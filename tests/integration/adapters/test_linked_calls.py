@@ -22,7 +22,8 @@ from sync_orchestrator.adapters.http.client import Http
 from sync_orchestrator.adapters.rest.third_party import RestThirdParty
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Target
-from sync_orchestrator.config.calls import Count, Get, Listing, Login, Reference
+from sync_orchestrator.config.calls import Count, Get, Listing, Reference
+from sync_orchestrator.config.http_access import Login
 from sync_orchestrator.errors import Failure
 
 PRODUCT = {"code": "{{ payload.code }}", "name": "{{ payload.name }}", "store": "{{ payload.store }}"}

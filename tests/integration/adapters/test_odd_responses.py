@@ -22,7 +22,9 @@ from starlette.responses import Response
 from sync_orchestrator.adapters.factory import build_third_parties
 from sync_orchestrator.adapters.http import client as http
 from sync_orchestrator.adapters.http import transport
-from sync_orchestrator.adapters.http.client import Http, Outgoing, is_below
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.adapters.http.origins import is_below
+from sync_orchestrator.adapters.http.prepared_calls import Outgoing
 from sync_orchestrator.adapters.http.response_budget import ResponseBudget
 from sync_orchestrator.adapters.http.unpacking import ResponseTooLarge, ResponseUnreadable, Unpacker
 from sync_orchestrator.config import Http as HttpSettings

@@ -8,30 +8,14 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine
-from version_cases import (
-    HIGH,
-    LOW,
-    READABLE,
-    Archived,
-    change,
-    content,
-    expected,
-    place,
-    rules,
-)
+from version_cases import HIGH, LOW, READABLE, Archived, change, content, expected, place, rules
 
+from sync_orchestrator.core.archive.archived_records import stamp_of
 from sync_orchestrator.core.archive.merge import merge
-from sync_orchestrator.core.archive.reads import next_read_sequence, stamp_of
+from sync_orchestrator.core.archive.read_sequence import next_read_sequence
 from sync_orchestrator.core.db.session import run
 from sync_orchestrator.core.values.mapping import digest
-from sync_orchestrator.core.version_guard import (
-    TOMBSTONE_HASH,
-    Action,
-    Change,
-    Rules,
-    Stamp,
-    Verdict,
-)
+from sync_orchestrator.core.version_guard import TOMBSTONE_HASH, Action, Change, Rules, Stamp, Verdict
 
 
 def archived(connection: Connection) -> dict[str, Archived]:

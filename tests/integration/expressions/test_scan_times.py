@@ -28,7 +28,7 @@ from sync_orchestrator.adapters.http.responses import Answer, classed, shown
 from sync_orchestrator.adapters.http.retry_after import pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request
-from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.http_access import Throttle
 from sync_orchestrator.config.targets import Codec
 from sync_orchestrator.core.failure_causes import cause_of_error
 from sync_orchestrator.core.values.identity import other_key

@@ -15,7 +15,7 @@ import httpx
 from installing import PLACE
 from sqlalchemy.engine import URL
 
-from sync_orchestrator.adapters.http.client import Prepared
+from sync_orchestrator.adapters.http.prepared_calls import Prepared
 from sync_orchestrator.supervisor.process_tree import Tree
 from sync_orchestrator.supervisor.system import wait_ready
 

@@ -12,13 +12,13 @@ from paths import ROOT
 from typer.testing import CliRunner
 
 from sync_orchestrator.cli import app
-from sync_orchestrator.config import calls, document, entities, sources, targets
+from sync_orchestrator.config import bulk_calls, calls, document, entities, http_access, sources, targets
 from sync_orchestrator.config.schema import json_schema
 from sync_orchestrator.config.types import Model
 
 DESCRIBED: set[type[Model]] = {
     model
-    for module in (calls, document, entities, sources, targets)
+    for module in (bulk_calls, calls, document, entities, http_access, sources, targets)
     for model in vars(module).values()
     if isinstance(model, type) and issubclass(model, Model) and model.__module__ == module.__name__
 }

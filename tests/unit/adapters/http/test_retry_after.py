@@ -20,7 +20,7 @@ from sync_orchestrator.adapters.http.responses import Answer
 from sync_orchestrator.adapters.http.retry_after import LONGEST, pause_after, wait_asked
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.http_access import Throttle
 from sync_orchestrator.core.ports import Item
 from sync_orchestrator.core.systems.rate_limit import HoldOff
 from sync_orchestrator.errors import Failure

@@ -27,7 +27,7 @@ from sync_orchestrator.adapters.rest.source import RestSource
 from sync_orchestrator.config import Get, Part
 from sync_orchestrator.config import Http as HttpSettings
 from sync_orchestrator.config import Request as Call
-from sync_orchestrator.config.calls import Throttle
+from sync_orchestrator.config.http_access import Throttle
 from sync_orchestrator.core.values.source_versions import version_of
 from sync_orchestrator.errors import CallFailed, Failure, Refusal
 from sync_orchestrator.expressions import templates

@@ -1,4 +1,4 @@
-"""Reads of the archive, and what numbers and orders the reads of source systems that it takes in."""
+"""Reads records, the stamps and contents of their parts, and totals from the archive."""
 
 from __future__ import annotations
 
@@ -11,22 +11,6 @@ from sync_orchestrator.core.version_guard import Stamp
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
-
-
-def next_read_sequence(connection: Connection) -> int:
-    """Returns a number for a read that begins now: later reads get larger ones, on every machine."""
-    return int(run(connection, queries.NEXT_READ_SEQUENCE)[0][0])
-
-
-def next_read_sequence_and_clock(connection: Connection) -> tuple[int, float]:
-    """Returns a number for a read that begins now, and the database's clock in seconds since 1970."""
-    row = run(connection, queries.NEXT_READ_SEQUENCE_AND_CLOCK)[0]
-    return int(row.number), float(row.now)
-
-
-def read_clock(connection: Connection) -> float:
-    """Returns the database's clock, in seconds since 1970."""
-    return float(run(connection, queries.SELECT_CLOCK)[0][0])
 
 
 def read_stamps(

@@ -1,4 +1,4 @@
-"""What was read from a source as a change of the archive. Pure."""
+"""Turns what was read from a source into a change of the archive. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes of archived records that no change event brings: a reread of the sources, another mapping."""
+"""Resets of archived records that no change event brings: for a reread of the sources, or another mapping."""
 
 from __future__ import annotations
 

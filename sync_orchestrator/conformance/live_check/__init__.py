@@ -1,0 +1,8 @@
+"""Tries a configuration out on the systems themselves: every step reads, none writes, none needs the database.
+
+A step that fails ends what depends on it, and no other. Not here: how it is shown (``cli/terminal.py``).
+"""
+
+from sync_orchestrator.conformance.live_check.run import check
+
+__all__ = ["check"]

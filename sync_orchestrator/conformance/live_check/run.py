@@ -1,0 +1,68 @@
+"""Tries out the logins of all systems, then each entity: first its sources, then its third party."""
+
+from __future__ import annotations
+
+from sync_orchestrator.adapters.factory import build_sources, build_third_parties
+from sync_orchestrator.adapters.http.client import Http
+from sync_orchestrator.config import Config
+from sync_orchestrator.conformance.live_check.entity_steps import Trial
+from sync_orchestrator.conformance.live_check.report import Report, Step, Told
+from sync_orchestrator.conformance.live_check.source_steps import SourceSteps
+from sync_orchestrator.conformance.live_check.third_party_steps import ThirdPartySteps
+from sync_orchestrator.conformance.pacing import paces_of
+from sync_orchestrator.errors import SyncError
+
+
+async def check(config: Config, group: str | None = None, *, told: Told | None = None) -> Report:
+    """Tries every entity with one business group: the given one, or else the first that its owner names."""
+    report = Report()
+
+    def tell(step: Step) -> None:
+        report.steps.append(step)
+        if told is not None:
+            told(step)
+
+    sources, third_parties = build_sources(config), build_third_parties(config, paces_of(config))
+    reached = await _logins(config, tell)
+    accounts: set[str] = set()
+    for name in config.entities:
+        trial = Trial(config, name, sources[name], third_parties[name], reached, accounts, tell)
+        found, row = await SourceSteps(trial).run(group)
+        await ThirdPartySteps(trial).run(found, row)
+    for parts in sources.values():
+        for source in parts.values():
+            await source.close()
+    for third_party in third_parties.values():
+        await third_party.close()
+    return report
+
+
+async def _logins(config: Config, tell: Told) -> set[str]:
+    """Logs in wherever that takes a call; returns the systems that can be gone on with, by place."""
+    reached = set()
+    for section, systems in (("sources", config.sources), ("third_parties", config.third_parties)):
+        for name, system in systems.items():
+            place = f"{section}.{name}"
+            if getattr(getattr(system, "auth", None), "kind", None) != "login" or not getattr(system, "base_url", ""):
+                reached.add(place)
+                continue
+            http = Http(system)  # type: ignore[arg-type]  # what has a login is reached over HTTP
+            try:
+                await http.log_in()
+            except SyncError as error:
+                tell(
+                    Step(
+                        "",
+                        name,
+                        "login",
+                        "failed",
+                        str(error),
+                        f"see {place}.auth, and the secrets that it takes from the environment",
+                    )
+                )
+            else:
+                reached.add(place)
+                tell(Step("", name, "login", "ok", "logged in"))
+            finally:
+                await http.close()
+    return reached

@@ -1,0 +1,8 @@
+"""What is relied on of a third party, behaviour by behaviour; each makes its own records and needs no other.
+
+Not here: the records and their clean-up (``fixture.py``), how behaviours are run (``run.py``).
+"""
+
+from sync_orchestrator.conformance.third_party.all_behaviours import THIRD_PARTY
+
+__all__ = ["THIRD_PARTY"]
