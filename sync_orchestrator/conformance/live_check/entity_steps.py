@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sync_orchestrator.adapters.factory import build_sources, build_third_parties
 from sync_orchestrator.config import Config, Entity
 from sync_orchestrator.conformance.hints import hint_for
-from sync_orchestrator.conformance.live_check.pages import first_pages, rows_alone
+from sync_orchestrator.conformance.live_check.pages import rows_alone, some
 from sync_orchestrator.conformance.live_check.report import Step, Told
 from sync_orchestrator.conformance.live_check.smaller_pages import with_page_size
 from sync_orchestrator.conformance.pacing import paces_of
@@ -103,7 +103,7 @@ class EntitySteps:
         try:
             listing: AsyncIterator[Sequence[PartRead | Found]]
             listing = rows_alone(source.pages(group)) if source is not None else there.pages(group)  # type: ignore[union-attr]
-            found = [[row.key for row in rows] async for rows in first_pages(listing, 3)]
+            found = [[row.key for row in rows] async for rows in some(listing, 3)]
         except CallFailed as failure:
             if failure.kind is Failure.PERMANENT and failure.status is not None:
                 self._skip(

@@ -13,10 +13,10 @@ from sync_orchestrator.conformance.live_check.group_kinds import one_of_each_kin
 from sync_orchestrator.conformance.live_check.pages import (
     MAX_PAGES,
     all_keys,
-    first_page,
-    first_pages,
+    first,
     pages_of,
     rows_of,
+    some,
 )
 from sync_orchestrator.conformance.live_check.report import Step
 from sync_orchestrator.conformance.samples import unknown_key_like
@@ -92,7 +92,7 @@ class SourceSteps(EntitySteps):
         owner = self._entity.owner
         place = self._part(owner, "list")
         async with self._step(owner, "list", place):
-            pages = [found async for found, _ in first_pages(self._sources[owner].pages(group))]
+            pages = [found async for found, _ in some(self._sources[owner].pages(group))]
         pages = [page for page in pages if page]
         rows = [row for found in pages for row in found]
         if not rows:
@@ -163,7 +163,7 @@ class SourceSteps(EntitySteps):
         place = self._part(owner, "changes")
         with suppress(Stopped):
             async with self._step(owner, "changes", place):
-                pages = [rows async for rows in first_pages(self._sources[owner].changes(since))]
+                pages = [rows async for rows in some(self._sources[owner].changes(since))]
             shown = {row.key for rows in pages for row in rows}
             if newest.key not in shown and len(pages) < MAX_PAGES:
                 self._fail(
@@ -223,7 +223,7 @@ class SourceSteps(EntitySteps):
         for group in self._trial.other_groups:
             with suppress(Stopped):
                 async with self._step(owner, "groups", self._part(owner, "list"), f"'{group}': "):
-                    found = await first_page(self._sources[owner].pages(group))
+                    found = await first(self._sources[owner].pages(group))
                 done.append(f"{0 if found is None else len(found[0])} of '{group}'")
         if done:
             self._ok(owner, "groups", f"a page of other kinds of names: {', '.join(done)}")
@@ -296,7 +296,7 @@ class SourceSteps(EntitySteps):
                 continue
             with suppress(Stopped):
                 async with self._step(part, "keys", self._part(part, "keys")):
-                    pages = [rows async for rows in first_pages(self._sources[part].keys(group))]
+                    pages = [rows async for rows in some(self._sources[part].keys(group))]
                 rows = [row for found in pages for row in found]
                 if problem := next((row.problem for row in rows if row.problem), None):
                     self._fail(

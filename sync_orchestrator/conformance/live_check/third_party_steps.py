@@ -9,7 +9,7 @@ from typing import Any
 from sync_orchestrator.adapters.containment import ContainedThirdParty
 from sync_orchestrator.conformance.field_forms import FieldDifference, find_differences, find_form_differences
 from sync_orchestrator.conformance.live_check.entity_steps import EntitySteps, Stopped
-from sync_orchestrator.conformance.live_check.pages import all_found, first_page, first_pages, pages_of
+from sync_orchestrator.conformance.live_check.pages import all_found, first, pages_of, some
 from sync_orchestrator.core.ports import Found, Item, Json, PartRead
 from sync_orchestrator.core.values.mapping import Mapping, digest
 from sync_orchestrator.errors import CallFailed, MappingFailed
@@ -36,7 +36,7 @@ class ThirdPartySteps(EntitySteps):
         is_listed = False
         with suppress(Stopped):
             async with self._step(system, "list", f"{place}.list"):
-                pages = [rows async for rows in first_pages(self._third_party.pages(group))]
+                pages = [rows async for rows in some(self._third_party.pages(group))]
             found, is_listed = [record for rows in pages for record in rows], True
             self._ok(system, "list", f"{pages_of(pages, 'records')} in '{group}'")
             await self._small_pages(
@@ -186,7 +186,7 @@ class ThirdPartySteps(EntitySteps):
                 async with self._step(
                     self._system, "groups", f"entities.{self._name}.third_party.list", f"'{group}': "
                 ):
-                    page = await first_page(self._third_party.pages(group))
+                    page = await first(self._third_party.pages(group))
                 done.append(f"{len(page or ())} in '{group}'")
         if done:
             self._ok(self._system, "groups", f"a page of other kinds of names: {', '.join(done)}")
